@@ -1,0 +1,308 @@
+"""Blocks shared by the networks: convolutions, batch norm, dropout, padding to a multiple.
+
+Arrays are channel last: (N, H, W, C). Kernels are (height, width, in, out). Parameters start as
+torch starts them. This is the one file that chooses a form of an operation by platform.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+
+LAYOUT = ("NHWC", "HWIO", "NHWC")  # the only order that XLA compiles to fast code on a CPU
+Pads = tuple[tuple[int, int], tuple[int, int]]
+
+
+def _on_cpu(cpu_form: Callable, plain_form: Callable, *arrays):
+    """cpu_form(*arrays) where the program is compiled for a CPU, plain_form(*arrays) elsewhere."""
+    return lax.platform_dependent(*arrays, cpu=cpu_form, default=plain_form)
+
+
+def plain_convolution(image, kernel, stride: int, dilation: int, pads: Pads):
+    """The convolution as JAX writes it; its derived gradients are the reference for ours."""
+    return lax.conv_general_dilated(
+        image, kernel, (stride, stride), pads, (dilation, dilation), dimension_numbers=LAYOUT
+    )
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _convolution(image, kernel, stride, dilation, pads):
+    return plain_convolution(image, kernel, stride, dilation, pads)
+
+
+def _convolution_forward(image, kernel, stride, dilation, pads):
+    return plain_convolution(image, kernel, stride, dilation, pads), (image, kernel)
+
+
+def _convolution_backward(stride, dilation, pads, arrays, cotangent):
+    def plain_form(image, kernel, cotangent):
+        form = partial(plain_convolution, stride=stride, dilation=dilation, pads=pads)
+        return jax.vjp(form, image, kernel)[1](cotangent)
+
+    def cpu_form(image, kernel, cotangent):
+        return (
+            _image_gradient(image, kernel, cotangent, stride, dilation, pads),
+            _kernel_gradient(image, kernel, cotangent, stride, dilation, pads),
+        )
+
+    return _on_cpu(cpu_form, plain_form, *arrays, cotangent)
+
+
+_convolution.defvjp(_convolution_forward, _convolution_backward)
+
+
+def _image_gradient(image, kernel, cotangent, stride, dilation, pads):
+    """A forward convolution with the kernel turned over; stride and dilation change places."""
+    turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+    low = [size - 1 - pad for size, (pad, _) in zip(kernel.shape, pads)]
+    high = [
+        (image.shape[axis + 1] - 1) * dilation
+        + kernel.shape[axis] - 1 - low[axis]
+        - (cotangent.shape[axis + 1] - 1) * stride
+        for axis in (0, 1)
+    ]  # fmt: skip
+    return plain_convolution(cotangent, turned, dilation, stride, tuple(zip(low, high)))
+
+
+def _kernel_gradient(image, kernel, cotangent, stride, dilation, pads):
+    """The gradient of the kernel in forms that stay fast inside a loop.
+
+    JAX derives a convolution in another dimension order, which XLA rewrites for the CPU in the
+    entry computation only: inside a scan it runs 10 to 25 times slower.
+    """
+    if dilation > 1:  # a transposed convolution: image and cotangent change places
+        sizes = zip(kernel.shape, image.shape[1:3], cotangent.shape[1:3], pads)
+        pads = tuple(
+            (size - 1 - low, 1 + low - height + (length - 1) * dilation)
+            for size, length, height, (low, _) in sizes
+        )
+        gradient = _correlate(cotangent, image, kernel.shape[:2], dilation, pads)
+        return jnp.flip(gradient, (0, 1)).swapaxes(2, 3)
+    pads = tuple(
+        (low, size + (length - 1) * stride - height - low)
+        for size, height, length, (low, _) in zip(
+            kernel.shape, image.shape[1:3], cotangent.shape[1:3], pads
+        )
+    )
+    return _correlate(image, cotangent, kernel.shape[:2], stride, pads)
+
+
+def _correlate(image, cotangent, size, stride, pads):
+    """sum over n, i, j of image[n, i * stride + u, j * stride + v, c] cotangent[n, i, j, k].
+
+    Returns: (*size, C, K), for u, v below `size`. Three forms, each the fastest in its place:
+    one matrix product over gathered patches where the stride keeps them small, one product per
+    tap for many channels, else a convolution with the cotangent as kernel.
+    """
+    features = cotangent.shape[-1]
+    if stride == 1 and max(size) > 1 and min(image.shape[-1], features) < 128:
+        # The barriers keep XLA from folding the transposes back into the slow order.
+        turned = lax.optimization_barrier(image.transpose(3, 1, 2, 0))
+        window = lax.optimization_barrier(cotangent.transpose(1, 2, 0, 3))
+        gradient = plain_convolution(turned, window, 1, 1, pads)
+        return lax.optimization_barrier(gradient).transpose(1, 2, 0, 3)
+    borders = ((0, 0, 0), *((*pad, 0) for pad in pads), (0, 0, 0))
+    padded = lax.pad(image, jnp.zeros((), image.dtype), borders)
+    n, height, width, _ = cotangent.shape
+    taps = [
+        lax.slice(
+            padded,
+            (0, u, v, 0),
+            (n, u + (height - 1) * stride + 1, v + (width - 1) * stride + 1, padded.shape[-1]),
+            (1, stride, stride, 1),
+        )
+        for u in range(size[0])
+        for v in range(size[1])
+    ]
+    product = partial(jnp.einsum, "nhwc,nhwk->ck")
+    if stride == 1:
+        gradient = jnp.stack([product(tap, cotangent) for tap in taps])
+    else:
+        gradient = product(lax.optimization_barrier(jnp.concatenate(taps, axis=-1)), cotangent)
+    return gradient.reshape(*size, image.shape[-1], features)
+
+
+def convolution(image, kernel, *, stride: int = 1, dilation: int = 1, pads: Pads):
+    """Convolve an image whose pixels lie `dilation` apart; dilation 2 is a transposed convolution.
+
+    Equal to `lax.conv_general_dilated` in value and gradient, with a gradient that is fast on
+    CPUs too. Works under jit, vmap, scan and shard_map.
+
+    Args:
+      image: (N, H, W, C).
+      kernel: (height, width, C, K), correlated with the image (not turned over).
+      pads: ((low, high), (low, high)) zeros around the dilated image.
+    Returns: (N, H', W', K).
+    """
+    # Replicated parameters become varying out here, so that autodiff sums their gradients.
+    image, kernel = vary_alike(image, kernel)
+    return _convolution(image, kernel, stride, dilation, pads)
+
+
+def vary_alike(*arrays):
+    """The arrays, each cast to vary over all mesh axes that any of them varies over."""
+    varying = [jax.typeof(array).manual_axis_type.varying for array in arrays]
+    axes = frozenset().union(*varying)
+    return [
+        lax.pcast(array, tuple(axes - own), to="varying") if axes - own else array
+        for array, own in zip(arrays, varying)
+    ]
+
+
+def torch_uniform(fan_in: int) -> Callable:
+    """torch's default start of convolutions and linear layers: uniform +-1/sqrt(fan_in)."""
+    bound = 1 / math.sqrt(fan_in)
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+class Conv(nn.Module):
+    """torch's Conv2d. Output size floor((H + 2 padding - kernel_size) / stride) + 1.
+
+    `dtype` is that of the computation; None follows image and parameters.
+    """
+
+    features: int
+    kernel_size: int = 3
+    stride: int = 1
+    padding: int = 1
+    use_bias: bool = True
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, image, *, bias_gradient: bool = True):
+        """Pass bias_gradient=False where batch norm follows and takes the bias out again.
+
+        The gradient is then zero, but computed it is rounding noise, which Adam blows up to
+        full steps: runs that should be equal drift apart.
+        """
+        pads = ((self.padding, self.padding),) * 2
+        shape = (self.kernel_size, self.kernel_size, image.shape[-1], self.features)
+        fan_in = math.prod(shape[:3])
+        return _convolve(self, image, shape, fan_in, bias_gradient, stride=self.stride, pads=pads)
+
+
+class ConvTranspose(nn.Module):
+    """torch's ConvTranspose2d. Output size (H-1) stride - 2 padding + kernel_size + output_padding.
+
+    The kernel is torch's turned over in height and width, (height, width, in, out).
+    """
+
+    features: int
+    kernel_size: int = 3
+    stride: int = 2
+    padding: int = 1
+    output_padding: int = 1
+    use_bias: bool = True
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, image, *, bias_gradient: bool = True):
+        """See Conv for bias_gradient."""
+        low = self.kernel_size - 1 - self.padding
+        pads = ((low, low + self.output_padding),) * 2
+        shape = (self.kernel_size, self.kernel_size, image.shape[-1], self.features)
+        fan_in = self.kernel_size**2 * self.features  # torch counts outputs here
+        return _convolve(self, image, shape, fan_in, bias_gradient, dilation=self.stride, pads=pads)
+
+
+def _convolve(module, image, shape, fan_in, bias_gradient, **geometry):
+    """The common half of Conv and ConvTranspose: parameters, dtype, bias."""
+    kernel = module.param("kernel", torch_uniform(fan_in), shape)
+    bias = module.param("bias", torch_uniform(fan_in), shape[-1:]) if module.use_bias else None
+    image, kernel, bias = nn.dtypes.promote_dtype(image, kernel, bias, dtype=module.dtype)
+    output = convolution(image, kernel, **geometry)
+    if bias is None:
+        return output
+    return output + (bias if bias_gradient else lax.stop_gradient(bias))
+
+
+class BatchNorm(nn.Module):
+    """torch's BatchNorm2d over the global batch: epsilon 1e-5, momentum 0.1.
+
+    Statistics are taken in one pass around a pivot (the mean of the central pixels), which
+    keeps the variance exact where the mean is large beside the spread. As in torch, pixels are
+    normalised with the biased variance and the running one is the unbiased, n/(n-1) of it.
+    Variables: params scale, bias; batch_stats mean, var.
+    """
+
+    axis_name: str | None = None
+    momentum: float = 0.1
+    epsilon: float = 1e-5
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, image, *, train: bool):
+        channels = image.shape[-1:]
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
+        running_var = self.variable("batch_stats", "var", jnp.ones, channels)
+        scale = self.param("scale", nn.initializers.ones, channels)
+        bias = self.param("bias", nn.initializers.zeros, channels)
+        dtype = self.dtype or jnp.result_type(image, scale)
+        image = image.astype(jnp.promote_types(image.dtype, jnp.float32))
+        if train:
+            mean, var, count = _moments(image, self.axis_name)
+            if not self.is_initializing():
+                unbiased = var * (count / max(count - 1, 1))
+                running_mean.value += self.momentum * (mean - running_mean.value)
+                running_var.value += self.momentum * (unbiased - running_var.value)
+        else:
+            mean, var = running_mean.value, running_var.value
+        return ((image - mean) * (scale * lax.rsqrt(var + self.epsilon)) + bias).astype(dtype)
+
+
+def _moments(image, axis_name):
+    """Mean and biased variance per channel over the global batch, and the number of pixels."""
+    n, height, width, _ = image.shape
+    pivot = lax.stop_gradient(image[:, height // 2, width // 2].mean(0))
+    shifted = image - pivot
+    mean = shifted.mean((0, 1, 2))
+    var = jnp.maximum((shifted * shifted).mean((0, 1, 2)) - mean * mean, 0)
+    mean = mean + pivot
+    if axis_name is None:
+        return mean, var, n * height * width
+    global_mean = lax.pmean(mean, axis_name)
+    var = lax.pmean(var + (mean - global_mean) ** 2, axis_name)
+    return global_mean, var, n * height * width * lax.axis_size(axis_name)
+
+
+class Dropout(nn.Module):
+    """Zero entries with probability `rate` and scale the others to keep the expectation.
+
+    Every row of the global batch has its own key, so that a mask does not depend on how many
+    devices share the batch. The rate, in [0, 1), may be traced; 0 is then the exact identity,
+    and as a Python number compiles to nothing. It acts in steps of 2**-16: two entries share
+    one random word, and the scale is taken from the rounded rate.
+    """
+
+    rate: Any
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, inputs, *, train: bool):
+        if not train or (isinstance(self.rate, (int, float)) and self.rate == 0):
+            return inputs
+        n, *shape = inputs.shape
+        first = 0 if self.axis_name is None else lax.axis_index(self.axis_name) * n
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("dropout"), first + jnp.arange(n))
+        entries = math.prod(shape)
+        words = jax.vmap(lambda key: jax.random.bits(key, ((entries + 1) // 2,), jnp.uint32))(keys)
+        halves = jnp.concatenate([words & 0xFFFF, words >> 16], axis=1)[:, :entries]
+        kept = jnp.round((1 - jnp.asarray(self.rate, jnp.float32)) * 2**16)
+        keep = halves.reshape(inputs.shape) < kept.astype(jnp.uint32)
+        return jnp.where(keep, inputs * (2**16 / kept).astype(inputs.dtype), jnp.zeros((), inputs.dtype))
+
+
+def pad_to_multiple(image, multiple: int):
+    """Zeros below and to the right, until height and width are multiples of `multiple`."""
+    high = [-size % multiple for size in image.shape[1:3]]
+    return jnp.pad(image, ((0, 0), (0, high[0]), (0, high[1]), (0, 0))) if any(high) else image
+
+
+def leaky_relu(image):
+    """max(x, 0.01 x): torch's default slope."""
+    return nn.leaky_relu(image, 0.01)

@@ -1,0 +1,209 @@
+"""The shared blocks: exact values, exact gradients, and the same result under every transform."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+from cellseg_jax.models.layers import (
+    BatchNorm, Conv, Dropout, convolution, pad_to_multiple, plain_convolution,
+)  # fmt: skip
+
+GEOMETRIES = {
+    "3x3": ((9, 8), (3, 3, 4, 5), dict(stride=1, dilation=1, pads=((1, 1), (1, 1)))),
+    "1x1": ((5, 4), (1, 1, 4, 5), dict(stride=1, dilation=1, pads=((0, 0), (0, 0)))),
+    "wide": ((6, 4), (3, 3, 128, 130), dict(stride=1, dilation=1, pads=((1, 1), (1, 1)))),
+    "stride even": ((8, 10), (3, 3, 4, 5), dict(stride=2, dilation=1, pads=((1, 1), (1, 1)))),
+    "stride odd": ((9, 7), (3, 3, 4, 5), dict(stride=2, dilation=1, pads=((1, 1), (1, 1)))),
+    "stride 1x1": ((8, 7), (1, 1, 4, 5), dict(stride=2, dilation=1, pads=((0, 0), (0, 0)))),
+    "stride 5x5": ((11, 8), (5, 5, 2, 3), dict(stride=2, dilation=1, pads=((2, 2), (2, 2)))),
+    "up 3x3": ((4, 5), (3, 3, 4, 5), dict(stride=1, dilation=2, pads=((1, 2), (1, 2)))),
+    "up 2x2": ((4, 5), (2, 2, 4, 5), dict(stride=1, dilation=2, pads=((1, 1), (1, 1)))),
+}
+
+
+@pytest.fixture(autouse=True)
+def _float64():
+    with jax.enable_x64(True):
+        yield
+
+
+def normal(seed, *shape, dtype=np.float64):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
+
+
+def data_mesh(devices=8):
+    return jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,))
+
+
+def loss_and_gradients(form, geometry):
+    """A function of image and kernel whose gradient depends on every output differently."""
+
+    def loss(image, kernel):
+        return jnp.sin(form(image, kernel, **geometry)).sum()
+
+    return jax.value_and_grad(loss, argnums=(0, 1))
+
+
+def assert_close(got, want, atol=1e-10):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=atol), got, want)
+
+
+@pytest.mark.parametrize("case", GEOMETRIES)
+def test_convolution_matches_lax_in_value_and_gradient(case):
+    size, kernel_shape, geometry = GEOMETRIES[case]
+    image, kernel = normal(0, 2, *size, kernel_shape[2]), normal(1, *kernel_shape)
+    got = jax.jit(loss_and_gradients(convolution, geometry))(image, kernel)
+    assert_close(got, loss_and_gradients(plain_convolution, geometry)(image, kernel))
+
+
+@pytest.mark.parametrize("case", ["3x3", "stride odd", "up 3x3"])
+def test_convolution_same_under_vmap_and_scan(case):
+    size, kernel_shape, geometry = GEOMETRIES[case]
+    images, kernels = normal(0, 3, 2, *size, kernel_shape[2]), normal(1, 3, *kernel_shape)
+    ours = loss_and_gradients(convolution, geometry)
+    plain = loss_and_gradients(plain_convolution, geometry)
+    want = [plain(*pair) for pair in zip(images, kernels)]
+    want = jax.tree.map(lambda *leaves: jnp.stack(leaves), *want)
+    assert_close(jax.jit(jax.vmap(ours))(images, kernels), want)
+    scan = jax.jit(lambda *pairs: jax.lax.scan(lambda c, p: (c, ours(*p)), 0, pairs)[1])
+    assert_close(scan(images, kernels), want)
+
+
+@pytest.mark.parametrize("case", ["3x3", "stride even", "up 3x3"])
+def test_convolution_same_over_eight_devices(case):
+    """Replicated kernel, image split over "data", loss summed inside: gradients need no psum."""
+    size, kernel_shape, geometry = GEOMETRIES[case]
+    image, kernel = normal(0, 8, *size, kernel_shape[2]), normal(1, *kernel_shape)
+
+    def step(image, kernel):
+        def loss(image, kernel):
+            return jax.lax.psum(jnp.sin(convolution(image, kernel, **geometry)).sum(), "data")
+
+        return jax.value_and_grad(loss, argnums=(0, 1))(image, kernel)
+
+    specs = (P(), (P("data"), P()))
+    mapped = jax.shard_map(step, mesh=data_mesh(), in_specs=(P("data"), P()), out_specs=specs)
+    plain = loss_and_gradients(plain_convolution, geometry)
+    assert_close(jax.jit(mapped)(image, kernel), plain(image, kernel))
+
+
+def test_conv_bias_gradient_is_zero_where_asked_for():
+    image = normal(0, 1, 4, 4, 2)
+    conv = Conv(3)
+    variables = conv.init(jax.random.key(0), image)
+
+    def loss(variables, bias_gradient):
+        return (conv.apply(variables, image, bias_gradient=bias_gradient) ** 2).sum()
+
+    exact, cut = (jax.grad(loss)(variables, flag)["params"] for flag in (True, False))
+    assert_close(cut["kernel"], exact["kernel"])
+    assert not cut["bias"].any() and exact["bias"].any()
+
+
+def test_conv_starts_within_bounds_of_torch():
+    kernel = Conv(64).init(jax.random.key(0), normal(0, 1, 8, 8, 16))["params"]["kernel"]
+    bound = 1 / np.sqrt(9 * 16)
+    assert kernel.dtype == jnp.float32
+    assert 0.99 * bound < np.abs(kernel).max() <= bound
+    np.testing.assert_allclose(kernel.std(), bound / np.sqrt(3), rtol=0.03)
+
+
+def batch_norm(image, axis_name=None, train=True):
+    """Output and new running statistics, from a running mean and variance of 0.5 and 2."""
+    norm = BatchNorm(axis_name)
+    channels = jnp.ones(image.shape[-1], image.dtype)
+    variables = {
+        "params": {"scale": 1.5 * channels, "bias": 0.25 * channels},
+        "batch_stats": {"mean": 0.5 * channels, "var": 2 * channels},
+    }
+    return norm.apply(variables, image, train=train, mutable=["batch_stats"])
+
+
+def test_batch_norm_equals_formula():
+    image = normal(0, 3, 4, 5, 2)
+    mean, var = image.mean((0, 1, 2)), image.var((0, 1, 2))
+    output, updates = batch_norm(image)
+    assert_close(output, 1.5 * (image - mean) / np.sqrt(var + 1e-5) + 0.25)
+    assert_close(updates["batch_stats"]["mean"], 0.9 * 0.5 + 0.1 * mean)
+    assert_close(updates["batch_stats"]["var"], 0.9 * 2 + 0.1 * var * 60 / 59)
+    output, updates = batch_norm(image, train=False)
+    assert_close(output, 1.5 * (image - 0.5) / np.sqrt(2 + 1e-5) + 0.25)
+    assert_close(updates["batch_stats"]["mean"], jnp.full(2, 0.5))
+
+
+@pytest.mark.parametrize("mean", [0.0, 1000.0, -1000.0])
+def test_batch_norm_precise_where_mean_is_large(mean):
+    """At mean 1000 float32 pixels are rounded to 6e-5: more precision does not exist."""
+    image = (normal(0, 4, 16, 16, 3) + mean).astype(jnp.float32)
+    exact = np.asarray(image, np.float64)
+    exact = 1.5 * (exact - exact.mean((0, 1, 2))) / np.sqrt(exact.var((0, 1, 2)) + 1e-5) + 0.25
+    np.testing.assert_allclose(batch_norm(image)[0], exact, atol=5e-4 if mean else 5e-6)
+
+
+def test_batch_norm_same_over_eight_devices():
+    image = normal(0, 8, 4, 5, 3) + 10 * normal(1, 8, 1, 1, 1)  # devices see different means
+    step = jax.shard_map(
+        lambda image: batch_norm(image, "data"),
+        mesh=data_mesh(), in_specs=P("data"), out_specs=(P("data"), P()),
+    )  # fmt: skip
+    assert_close(jax.jit(step)(image), batch_norm(image))
+
+
+def test_batch_norm_gradient_same_over_eight_devices_and_matches_two_passes():
+    image = normal(0, 8, 4, 5, 3) + 10 * normal(1, 8, 1, 1, 1)
+
+    def two_passes(image):
+        mean, var = image.mean((0, 1, 2)), image.var((0, 1, 2))
+        return jnp.sin(1.5 * (image - mean) / jnp.sqrt(var + 1e-5) + 0.25).sum()
+
+    def one_device(image):
+        return jnp.sin(batch_norm(image)[0]).sum()
+
+    def mapped(image):
+        return jax.lax.psum(jnp.sin(batch_norm(image, "data")[0]).sum(), "data")
+
+    sharded = jax.shard_map(
+        jax.grad(mapped), mesh=data_mesh(), in_specs=P("data"), out_specs=P("data")
+    )
+    want = jax.grad(two_passes)(image)
+    assert_close(jax.grad(one_device)(image), want)
+    assert_close(jax.jit(sharded)(image), want)
+
+
+def dropout(rate, inputs, axis_name=None):
+    return Dropout(rate, axis_name).apply(
+        {}, inputs, train=True, rngs={"dropout": jax.random.key(3)}
+    )
+
+
+def test_dropout_keeps_expectation_and_its_rate():
+    output = dropout(0.2, jnp.ones((64, 1001)))
+    assert abs((output == 0).mean() - 0.2) < 0.01
+    assert abs(output.mean() - 1) < 0.01
+    assert set(np.unique(output.astype(jnp.float32))) == {np.float32(0), np.float32(2**16 / 52429)}
+
+
+def test_dropout_zero_is_identity():
+    inputs = normal(0, 4, 7, 3)
+    traced = jax.jit(lambda rate: dropout(rate, inputs))
+    np.testing.assert_array_equal(traced(0.0), inputs)
+    assert "threefry" not in str(jax.make_jaxpr(lambda x: dropout(0.0, x))(inputs))
+    assert traced(0.5).all() != traced(0.0).all() and traced._cache_size() == 1
+
+
+def test_dropout_mask_is_one_over_eight_devices():
+    inputs = jnp.ones((16, 5, 3))
+    step = jax.shard_map(
+        lambda rate, inputs: dropout(rate, inputs, "data"),
+        mesh=data_mesh(), in_specs=(P(), P("data")), out_specs=P("data"),
+    )  # fmt: skip
+    np.testing.assert_array_equal(jax.jit(step)(0.3, inputs), dropout(0.3, inputs))
+
+
+def test_pad_to_multiple_pads_below_and_right():
+    padded = pad_to_multiple(jnp.ones((1, 5, 8, 2)), 4)
+    assert padded.shape == (1, 8, 8, 2)
+    assert padded[:, :5].all() and not padded[:, 5:].any()
