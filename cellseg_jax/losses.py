@@ -96,7 +96,7 @@ def jaccard(
     Args: as `dice`.
     Returns: (N,) float32 or wider, in [0, 1].
     Raises: ValueError if shapes differ.
-    Source: Rahman & Wang 2016, Optimizing Intersection-Over-Union, equation 3, plus `smooth`.
+    Source: Rahman & Wang 2016, Optimizing Intersection-Over-Union, plus `smooth`.
       Equals MONAI DiceLoss(sigmoid=True, jaccard=True) with twice this `smooth` there.
     """
     both, either = _overlaps(logits, target, squared, pooled, axis_name, pixel_weight)
@@ -147,8 +147,8 @@ def bce(logits, target, *, pixel_weight=None):
       pixel_weight: (N, H, W), w above; the mean still divides by the number of pixels.
     Returns: (N,) float32 or wider.
     Raises: ValueError if shapes differ.
-    Source: PyTorch BCEWithLogitsLoss; `pixel_weight` is its `weight`, and the boundary map
-      of Ronneberger et al. 2015, U-Net, equation 1.
+    Source: PyTorch BCEWithLogitsLoss; `pixel_weight` is its `weight`, and w(x) of
+      Ronneberger et al. 2015, U-Net, equation 1.
     """
     logits, target, weight = _checked(logits, target, pixel_weight)
     return _mean(_cross_entropy(logits, target), weight)
