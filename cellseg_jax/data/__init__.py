@@ -1,0 +1,1 @@
+"""Datasets: one file each, decoded once into a cache, split and ordered by pure functions."""
