@@ -6,8 +6,9 @@ from flax import linen as nn
 
 from cellseg_jax.errors import InputError, nearest, pick
 from cellseg_jax.models.unet import UNet
+from cellseg_jax.models.unetr import UNETR
 
-MODELS = {"unet": UNet}
+MODELS = {"unet": UNet, "unetr": UNETR}
 COMMON = ("num_outputs", "axis_name", "dtype", "parent", "name")  # no keys of the config
 
 
