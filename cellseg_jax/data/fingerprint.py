@@ -1,0 +1,63 @@
+"""What data a run has seen, as one hash that does not depend on where the data lies."""
+
+import concurrent.futures
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+
+from cellseg_jax.errors import InputError
+
+THREADS = 2
+
+
+def content_fingerprint(records, directory: pathlib.Path, dataset: str, options: dict) -> str:
+    """Hash of names, groups and bytes of all files, wherever they lie and whenever written.
+
+    Records without files are made from the options alone, which then stand for the content.
+    The hash is kept in `directory` by (path, size, mtime) of the files, so that a second start
+    costs one stat call per file. A file changed within the clock tick of its mtime, at equal
+    size, goes unseen.
+    """
+    if not any(record.files for record in records):
+        names = [record.name for record in records]
+        made = json.dumps([dataset, options, names], sort_keys=True)
+        return hashlib.blake2b(made.encode(), digest_size=16).hexdigest()
+    try:
+        memo = directory / "fingerprints" / _stat_hash(records)
+        with contextlib.suppress(OSError):
+            return memo.read_text()
+        fingerprint = _byte_hash(records)
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from error
+    with contextlib.suppress(OSError):  # a read-only cache makes the next start slow, not wrong
+        memo.parent.mkdir(parents=True, exist_ok=True)
+        temporary = memo.with_suffix(f".tmp{os.getpid()}")
+        temporary.write_text(fingerprint)
+        temporary.rename(memo)
+    return fingerprint
+
+
+def _stat_hash(records) -> str:
+    hash_ = hashlib.blake2b(digest_size=16)
+    for record in records:
+        hash_.update(repr((record.name, record.group)).encode())
+        for path in record.files:
+            stat = os.stat(path)
+            hash_.update(f"{os.path.abspath(path)}\n{stat.st_size} {stat.st_mtime_ns}\n".encode())
+    return hash_.hexdigest()
+
+
+def _byte_hash(records) -> str:
+    def digest(path):
+        return hashlib.blake2b(path.read_bytes()).digest()
+
+    hash_ = hashlib.blake2b(digest_size=16)
+    with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
+        digests = pool.map(digest, [path for record in records for path in record.files])
+        for record in records:
+            hash_.update(repr((record.name, record.group)).encode())
+            for path in record.files:  # the last two parts name a file within its dataset
+                hash_.update("/".join(path.parts[-2:]).encode() + next(digests))
+    return hash_.hexdigest()
