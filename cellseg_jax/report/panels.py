@@ -1,0 +1,197 @@
+"""Pictures of predictions: image | truth | prediction | error, and outlines over an image.
+
+Numpy and Pillow only: a picture takes milliseconds. All colours are from the palette of Okabe
+and Ito (2008), which people with any common colour blindness can tell apart.
+"""
+
+import os
+import pathlib
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+# Instances; vermilion and sky blue are kept for errors alone.
+PALETTE = np.array([(230, 159, 0), (0, 158, 115), (204, 121, 167), (240, 228, 66), (0, 114, 178)],
+                   np.uint8)  # fmt: skip
+MISSED, SPURIOUS, CORRECT = (213, 94, 0), (86, 180, 233), (190, 190, 190)
+WRONG_CLASS = (204, 121, 167)
+INK, PAPER, GAP, LINE = (32, 32, 32), (255, 255, 255), 8, 24
+DARK = 0.25  # mean of the stretched image below which it is brightened
+MIN_TILE, MAX_TILE, MIN_CELL = 192, 512, 96  # pixels: longer side of a tile, width of its cell
+
+
+def panel(image, truth, pred, caption="", *, classes=False) -> np.ndarray:
+    """Four tiles side by side: image | truth | prediction | error, over a caption and a legend.
+
+    An instance of the prediction has the colour of the true instance it covers most, unless an
+    instance that touches it has that colour already.
+
+    Args:
+      image: (H, W, C) uint8 or uint16, shown stretched from its minimum to its maximum.
+      truth: (H, W) integers: instance ids, a mask, or classes; 0 is background.
+      pred: as truth.
+      classes: labels are classes: colours are theirs, and a confused class is an error.
+    Returns: (h, w, 3) uint8.
+    """
+    image, truth, pred = _fit(stretch(image), truth, pred)
+    dimmed = _dimmed(image)
+    true_colours = _colours(truth)
+    pred_colours = _colours(pred) if classes else _colours(pred, prefer=(truth, true_colours))
+    tiles = {
+        "image": image,
+        "truth": _fill(dimmed, truth, true_colours),
+        "prediction": _fill(dimmed, pred, pred_colours),
+        "error": _errors(dimmed, truth, pred, classes),
+    }
+    legend = [("missed", MISSED), ("spurious", SPURIOUS), ("correct", CORRECT)]
+    legend += [("other class", WRONG_CLASS)] if classes else []
+    return _page(tiles, caption, legend)
+
+
+def outline(label) -> np.ndarray:
+    """(H, W) bool: pixels of an object with another id above, below, left or right of them."""
+    label = np.asarray(label)
+    edge = np.zeros(label.shape, bool)
+    down, right = label[1:] != label[:-1], label[:, 1:] != label[:, :-1]
+    edge[1:] |= down
+    edge[:-1] |= down
+    edge[:, 1:] |= right
+    edge[:, :-1] |= right
+    return edge & (label != 0)
+
+
+def overlay(image, label) -> np.ndarray:
+    """(H, W, 3) uint8: the image at its own size, every instance of (H, W) `label` outlined."""
+    label = np.asarray(label)
+    out = stretch(image)
+    edge = _thick_outline(label, 1 + max(label.shape) // 700)
+    out[edge] = _colours(label)[label[edge]]
+    return out
+
+
+def contact_sheet(tiles, columns: int) -> np.ndarray:
+    """(h, w, 3) uint8: (h_i, w_i, 3) tiles in rows of `columns`, each centred in its cell."""
+    rows = -(-len(tiles) // columns)
+    height, width = (max(t.shape[axis] for t in tiles) + GAP for axis in (0, 1))
+    sheet = np.full((rows * height + GAP, columns * width + GAP, 3), PAPER, np.uint8)
+    for n, tile in enumerate(tiles):
+        y = GAP + n // columns * height + (height - GAP - tile.shape[0]) // 2
+        x = GAP + n % columns * width + (width - GAP - tile.shape[1]) // 2
+        sheet[y : y + tile.shape[0], x : x + tile.shape[1]] = tile
+    return sheet
+
+
+def write_png(path, array) -> None:
+    """The whole picture or nothing: a kill leaves the old file."""
+    path = pathlib.Path(path)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    Image.fromarray(array).save(temporary, format="PNG")
+    os.replace(temporary, path)
+
+
+def stretch(image) -> np.ndarray:
+    """(H, W, 3) uint8 of (H, W, C): its colours without alpha, minimum to black, maximum to white.
+
+    Mostly dark images are shown brighter (square root), or faint nuclei beside one bright spot
+    could not be seen.
+    """
+    image = np.asarray(image)
+    colour = image[..., :3] if image.shape[-1] > 2 else image[..., :1]
+    low, high = float(colour.min()), float(colour.max())
+    scaled = (colour.astype(np.float32) - low) / max(high - low, 1)
+    scaled = np.sqrt(scaled) if scaled.mean() < DARK else scaled
+    return np.repeat(np.rint(scaled * 255).astype(np.uint8), 3 // scaled.shape[-1], -1)
+
+
+def _fit(image, *labels):
+    """The same arrays at the size of a tile: small ones by a whole factor, large ones reduced."""
+    longer = max(image.shape[:2])
+    if longer > MAX_TILE:
+        size = [max(1, round(n * MAX_TILE / longer)) for n in image.shape[:2]]
+        image = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BOX))
+        pick = np.ix_(*((np.arange(n) + 0.5) * m // n for n, m in zip(size, labels[0].shape)))
+        return image, *(np.asarray(x)[tuple(p.astype(int) for p in pick)] for x in labels)
+    factor = max(1, -(-MIN_TILE // longer))
+    return tuple(np.asarray(x).repeat(factor, 0).repeat(factor, 1) for x in (image, *labels))
+
+
+def _dimmed(image):
+    """A dark grey version, on which colours stand out."""
+    grey = image.mean(-1, keepdims=True)
+    return np.repeat(grey * 0.45, 3, -1)
+
+
+def _colours(label, prefer=None) -> np.ndarray:
+    """(max id + 1, 3) uint8: a colour per id; ids that touch differ where the palette allows it."""
+    ids = np.unique(label)
+    ids = ids[ids > 0]
+    wanted = np.arange(-1, label.max() + 1) [: label.max() + 1]
+    if prefer is not None:
+        truth, colours = prefer
+        both = (truth > 0) & (label > 0)
+        pairs, count = np.unique(np.stack([label[both], truth[both]]), axis=1, return_counts=True)
+        for n in np.argsort(count):  # the largest overlap is written last
+            wanted[pairs[0, n]] = np.flatnonzero((PALETTE == colours[pairs[1, n]]).all(-1))[0]
+    neighbours = {}
+    for a, b in ((label[1:], label[:-1]), (label[:, 1:], label[:, :-1])):
+        touching = (a != b) & (a > 0) & (b > 0)
+        for i, j in np.unique(np.stack([a[touching], b[touching]]), axis=1).T:
+            neighbours.setdefault(max(i, j), set()).add(min(i, j))
+    chosen = np.zeros(label.max() + 1, int)
+    for i in ids:
+        taken = {chosen[j] for j in neighbours.get(i, ())}
+        order = [(wanted[i] + k) % len(PALETTE) for k in range(len(PALETTE))]
+        chosen[i] = next((c for c in order if c not in taken), order[0])
+    return PALETTE[chosen]
+
+
+def _thick_outline(label, width):
+    """Outlines that are `width` pixels wide, inside the objects."""
+    edge = outline(label)
+    for _ in range(width - 1):
+        edge |= outline(np.where(edge, 0, label))
+    return edge
+
+
+def _fill(dimmed, label, colours):
+    """Objects in their colours, half transparent, with full outlines."""
+    colour = colours[label].astype(np.float32)
+    out = np.where((label > 0)[..., None], dimmed * 0.6 + colour * 0.6, dimmed)
+    edge = _thick_outline(label, 1 + max(label.shape) // 300)
+    out[edge] = colour[edge]
+    return np.clip(out, 0, 255).astype(np.uint8)
+
+
+def _errors(dimmed, truth, pred, classes):
+    """Missed and spurious pixels in strong colours, correct ones in grey."""
+    out = dimmed.copy()
+    t, p = truth > 0, pred > 0
+    masks = [(t & p, CORRECT, 0.55), (t & ~p, MISSED, 0.9), (p & ~t, SPURIOUS, 0.9)]
+    if classes:
+        masks.append((t & p & (truth != pred), WRONG_CLASS, 0.9))
+    for mask, colour, strength in masks:
+        out[mask] = dimmed[mask] * (1 - strength) + np.array(colour) * strength
+    return np.clip(out, 0, 255).astype(np.uint8)
+
+
+def _page(tiles, caption, legend):
+    """Tiles under their names, over the caption at the left and the legend at the right."""
+    height, width = next(iter(tiles.values())).shape[:2]
+    cell = max(width, MIN_CELL)
+    page = Image.new("RGB", (len(tiles) * (cell + GAP) + GAP, height + 2 * LINE + 2 * GAP), PAPER)
+    draw = ImageDraw.Draw(page)
+    font = ImageFont.load_default(size=15)
+    for n, (name, tile) in enumerate(tiles.items()):
+        x = GAP + n * (cell + GAP)
+        draw.text((x, GAP + LINE // 2), name, INK, font, anchor="lm")
+        page.paste(Image.fromarray(tile), (x, GAP + LINE))
+    x, y = page.width - GAP, page.height - GAP // 2 - LINE // 2
+    for name, colour in reversed(legend):
+        x -= draw.textlength(name, font)
+        draw.text((x, y), name, INK, font, anchor="lm")
+        draw.rectangle((x - 18, y - 6, x - 6, y + 6), colour)
+        x -= 34
+    while caption and draw.textlength(caption, font) > x - GAP:
+        caption = caption.removesuffix("...")[:-1] + "..." if len(caption) > 4 else ""
+    draw.text((GAP, y), caption, INK, font, anchor="lm")
+    return np.asarray(page)

@@ -1,0 +1,111 @@
+"""Pictures: sizes, colours that mean what the legend says, and outlines."""
+
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cellseg_jax.report import panels
+
+
+def two_cells(height=40, width=50):
+    label = np.zeros((height, width), np.int32)
+    label[5:15, 5:15] = 1
+    label[5:15, 15:25] = 2  # touches 1
+    return label
+
+
+def tile_of(picture, n, columns=4):
+    """The n-th tile of a panel whose tiles are wider than the least cell."""
+    width = (picture.shape[1] - panels.GAP) // columns - panels.GAP
+    x = panels.GAP + n * (width + panels.GAP)
+    y = panels.GAP + panels.LINE
+    return picture[y : picture.shape[0] - panels.LINE - panels.GAP, x : x + width]
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("shape", [(1, 1), (61, 47), (30, 900), (2000, 300)])
+def test_panel_any_image(shape, dtype, channels):
+    image = np.random.default_rng(0).integers(0, 200, (*shape, channels)).astype(dtype)
+    label = (image[..., 0] > 100).astype(np.int32)
+    picture = panels.panel(image, label, 1 - label, "a caption " * 100)
+    assert picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3
+    tile = max(s for s in np.array(picture.shape[:2]) - 2 * panels.LINE - 2 * panels.GAP)
+    assert tile >= panels.MIN_TILE and picture.shape[0] <= panels.MAX_TILE + 80
+
+
+def test_panel_error_tile_shows_missed_and_spurious():
+    truth, pred = np.zeros((200, 200), np.int32), np.zeros((200, 200), np.int32)
+    truth[20:60, 20:60] = 1
+    pred[120:160, 120:160] = 1
+    error = tile_of(panels.panel(np.zeros((200, 200, 1), np.uint8), truth, pred), 3).astype(int)
+    assert error.shape == (200, 200, 3)
+    assert np.abs(error[40, 40] - panels.MISSED).max() < 40
+    assert np.abs(error[140, 140] - panels.SPURIOUS).max() < 40
+    assert error[100, 100].max() == 0
+
+
+def test_panel_prediction_has_the_colour_of_its_truth():
+    truth = two_cells(200, 200)
+    pred = np.where(truth > 0, 3 - truth, 0)  # the same objects, ids exchanged
+    picture = panels.panel(np.zeros((200, 200, 1), np.uint8), truth, pred)
+    np.testing.assert_array_equal(tile_of(picture, 1), tile_of(picture, 2))
+    assert (tile_of(picture, 1)[10, 10] != tile_of(picture, 1)[10, 20]).any()
+
+
+def test_panel_classes_show_confusion():
+    truth = np.full((200, 200), 1)
+    picture = panels.panel(np.zeros((200, 200, 3), np.uint8), truth, truth + 1, classes=True)
+    error = tile_of(picture, 3).astype(int)
+    assert np.abs(error[100, 100] - panels.WRONG_CLASS).max() < 40
+    assert (tile_of(picture, 1)[100, 100] != tile_of(picture, 2)[100, 100]).any()
+
+
+def test_outline_equals_hand_value():
+    label = np.array([[0, 0, 0, 0], [0, 1, 1, 1], [0, 1, 1, 1], [0, 1, 1, 1]])
+    expected = np.array([[0, 0, 0, 0], [0, 1, 1, 1], [0, 1, 0, 0], [0, 1, 0, 0]], bool)
+    np.testing.assert_array_equal(panels.outline(label), expected)
+
+
+def test_outline_parts_touching_objects():
+    edge = panels.outline(two_cells())
+    assert edge[10, 14] and edge[10, 15] and not edge[10, 10] and not edge[0].any()
+
+
+def test_overlay_keeps_size_and_colours_outlines_only():
+    label = two_cells()
+    image = np.full((*label.shape, 3), 100, np.uint16)
+    image[0, 0] = 4095
+    out = panels.overlay(image, label)
+    assert out.shape == (*label.shape, 3)
+    changed = (out != panels.stretch(image)).any(-1)
+    np.testing.assert_array_equal(changed, panels.outline(label))
+
+
+def test_stretch_shows_twelve_bit_images_and_constant_ones():
+    image = np.linspace(0, 4095, 100).astype(np.uint16).reshape(10, 10, 1)
+    assert panels.stretch(image).min() == 0 and panels.stretch(image).max() == 255
+    assert panels.stretch(np.full((3, 3, 4), 65535, np.uint16)).max() == 0
+
+
+def test_contact_sheet_holds_every_tile():
+    tiles = [np.full((10 + n, 20, 3), n, np.uint8) for n in range(5)]
+    sheet = panels.contact_sheet(tiles, 2)
+    assert sheet.shape == (3 * 22 + panels.GAP, 2 * 28 + panels.GAP, 3)
+    assert all((sheet == n).all(-1).sum() == tile.shape[0] * 20 for n, tile in enumerate(tiles))
+
+
+def test_write_png_roundtrip(tmp_path):
+    array = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
+    panels.write_png(tmp_path / "a.png", array)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "a.png")), array)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_panel_is_fast_with_many_instances():
+    label = np.arange(64 * 64).reshape(64, 64).repeat(8, 0).repeat(8, 1)  # 4095 that all touch
+    started = time.monotonic()
+    panels.panel(np.zeros((512, 512, 1), np.uint8), label, label[::-1])
+    assert time.monotonic() - started < 5  # about 0.2 s alone
