@@ -238,10 +238,10 @@ class BatchNorm(nn.Module):
     @nn.compact
     def __call__(self, image, *, train: bool):
         channels = image.shape[-1:]
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
-        running_var = self.variable("batch_stats", "var", jnp.ones, channels)
-        scale = self.param("scale", nn.initializers.ones, channels)
-        bias = self.param("bias", nn.initializers.zeros, channels)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
+        running_var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
+        scale = self.param("scale", nn.initializers.ones, channels, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
         dtype = self.dtype or jnp.result_type(image, scale)
         image = image.astype(jnp.promote_types(image.dtype, jnp.float32))
         if train:

@@ -156,7 +156,7 @@ class UNETR(nn.Module):
         if any(side < PATCH or side % PATCH for side in size):
             raise InputError(f"config.model.image_size: got {size}; expected multiples of {PATCH}")
         own = (size[0] // PATCH, size[1] // PATCH, self.hidden_size)
-        position = self.param("position", nn.initializers.normal(0.02), own)
+        position = self.param("position", nn.initializers.normal(0.02), own, jnp.float32)
         wanted = (rows, columns, self.hidden_size)
         return position if own == wanted else jax.image.resize(position, wanted, "bilinear", False)
 
