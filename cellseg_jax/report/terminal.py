@@ -121,7 +121,7 @@ class Training:
         if not self._bar and step < self.num_steps[k] and now - said < wait:
             return
         self._said[k] = now
-        shown = [f"epoch {line['epoch']}", f"step {step}/{self.num_steps[k]}"]
+        shown = [f"epoch {line['epoch']:g}", f"step {step}/{self.num_steps[k]}"]
         for key, name, form in (("lr", "lr", ".3g"), ("train_loss", "train loss", ".4f"),
                                 ("val_loss", "val loss", ".4f"),
                                 ("val_dice_mean", "val Dice", ".4f")):

@@ -1,0 +1,121 @@
+"""Curves and bars as inline SVG text: no script, no font file, sharp on paper and on a phone."""
+
+import math
+from html import escape
+from typing import NamedTuple
+
+WIDTH, HEIGHT = 420, 250  # user units; a chart is about this wide on a phone, so text stays legible
+LEFT, RIGHT, TOP, BOTTOM = 52, 12, 30, 36
+# Okabe and Ito (2008); lines differ in their dashes too, for grey prints.
+STYLES = (("#0072b2", "none"), ("#d55e00", "7 3"), ("#009e73", "2 3"))
+MAX_POINTS = 600
+
+
+class Series(NamedTuple):
+    """A named line; `x` and `y` may hold None and non-finite numbers, which leave gaps."""
+
+    name: str
+    x: list
+    y: list
+
+
+def curves(title: str, x_name: str, series: list[Series], mark: tuple[float, str] | None = None):
+    """An SVG of lines over a common axis, or "" where no series has a point.
+
+    Args:
+      mark: (x, text) of a vertical line, such as the step of the best checkpoint.
+    """
+    series = [s for s in series if any(map(_finite, s.y))]
+    if not series:
+        return ""
+    xs = [x for s in series for x, y in zip(s.x, s.y, strict=True) if _finite(y)]
+    ys = [y for s in series for y in s.y if _finite(y)]
+    x_ticks, y_ticks = ticks(min(xs), max(xs)), ticks(min(ys), max(ys))
+    x_low, x_high = min(xs), max(max(xs), min(xs) + 1e-9)
+    y_low, y_high = y_ticks[0], y_ticks[-1]
+    to_x = lambda x: LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
+    to_y = lambda y: HEIGHT - BOTTOM - (y - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM)
+    out = []
+    for y in y_ticks:
+        out.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{to_y(y):.1f}" '
+                   f'y2="{to_y(y):.1f}"/>')
+        out.append(_text(LEFT - 6, to_y(y) + 4, f"{y:.6g}", "end"))
+    for x in x_ticks:
+        if x_low <= x <= x_high:
+            out.append(_text(to_x(x), HEIGHT - BOTTOM + 16, f"{x:.6g}", "middle"))
+    out.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 4, x_name, "middle"))
+    if mark and x_low <= mark[0] <= x_high:
+        x = to_x(mark[0])
+        side, shift = ("end", -4) if x > WIDTH / 2 else ("start", 4)
+        out.append(f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" '
+                   f'y2="{HEIGHT - BOTTOM}"/>')
+        out.append(_text(x + shift, HEIGHT - BOTTOM - 6, mark[1], side))
+    x = LEFT
+    for (colour, dash), s in zip(STYLES, series, strict=False):
+        style = f'stroke="{colour}" stroke-dasharray="{dash}"'
+        out.append(f'<path class="line" {style} d="{_path(s, to_x, to_y)}"/>')
+        out.append(f'<line class="line" {style} x1="{x}" x2="{x + 24}" y1="14" y2="14"/>')
+        out.append(_text(x + 30, 18, s.name, "start"))
+        x += 48 + 7 * len(s.name)
+    final = "; ".join(f"{s.name} ends at {[y for y in s.y if _finite(y)][-1]:.4g}" for s in series)
+    return _svg(f"{title}: {final}", WIDTH, HEIGHT, out)
+
+
+def bars(title: str, rows: list[tuple[str, float | None, list[float]]]) -> str:
+    """An SVG of (label, mean, values) rows on [0, 1]: a bar to the mean and a dot per value."""
+    row, left, right = 34, LEFT // 4, RIGHT + 40
+    scale = lambda v: left + v * (WIDTH - left - right)
+    out, spoken = [], []
+    for n, (label, mean, values) in enumerate(rows):
+        y = n * row * 1.5 + 6
+        out.append(_text(left, y + 10, label, "start"))
+        for value in filter(_finite, values):
+            out.append(f'<circle class="dot" cx="{scale(value):.1f}" cy="{y + 29:.1f}" r="3"/>')
+        if _finite(mean):
+            out.insert(0, f'<rect class="bar" x="{left}" y="{y + 18:.1f}" height="22" '
+                          f'width="{scale(mean) - left:.1f}"/>')
+            out.append(_text(scale(1) + 8, y + 33, f"{mean:.3f}", "start"))
+            spoken.append(f"{label} {mean:.3f}")
+    height = len(rows) * row * 1.5 + 26
+    out.insert(0, f'<line class="grid" x1="{left}" x2="{scale(1):.1f}" y1="{height - 20:.1f}" '
+                  f'y2="{height - 20:.1f}"/>')
+    out += [_text(scale(v), height - 6, f"{v:g}", "middle") for v in (0, 0.25, 0.5, 0.75, 1)]
+    return _svg(f"{title}: {'; '.join(spoken)}", WIDTH, height, out)
+
+
+def ticks(low: float, high: float, count: int = 4) -> list[float]:
+    """Round numbers, about `count` steps of 1, 2 or 5 times a power of ten around [low, high]."""
+    if high <= low:
+        low, high = low - (abs(low) or 1) * 0.5, high + (abs(high) or 1) * 0.5
+    rough = (high - low) / count
+    power = 10 ** math.floor(math.log10(rough))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [n * step for n in range(first, last + 1)]
+
+
+def _path(s: Series, to_x, to_y) -> str:
+    """Path data; a gap where a value is missing, and every n-th point of a very long log."""
+    points = [(x, y) for x, y in zip(s.x, s.y, strict=True) if y is not None]
+    points = points[:-1][:: -(-len(points) // MAX_POINTS)] + points[-1:]
+    words, drawing = [], False
+    for x, y in points:
+        if _finite(y):  # h0: a point between two gaps is a dot
+            words.append(f"{'L' if drawing else 'M'}{to_x(x):.1f} {to_y(y):.1f}"
+                         + ("" if drawing else "h0"))
+        drawing = _finite(y)
+    return "".join(words)
+
+
+def _finite(value) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def _text(x, y, text, anchor) -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(str(text))}</text>'
+
+
+def _svg(label, width, height, parts) -> str:
+    label = escape(label, quote=True)
+    return (f'<svg role="img" aria-label="{label}" viewBox="0 0 {width} {height:.0f}">'
+            f"<title>{label}</title>{''.join(parts)}</svg>")

@@ -1,0 +1,142 @@
+"""The page of a run: self-contained, well formed, escaped, and whole only where the run is."""
+
+import html.parser
+import importlib.util
+import math
+import pathlib
+import re
+import xml.dom.minidom
+
+import pytest
+
+from cellseg_jax.errors import InputError
+from cellseg_jax.report import page, svg
+
+spec = importlib.util.spec_from_file_location("fake_run", pathlib.Path(__file__).parent / "fake_run.py")
+fake_run = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(fake_run)
+
+VOID = {"meta", "link", "img", "br", "hr", "input"}
+
+
+class Checker(html.parser.HTMLParser):
+    """Asserts balanced tags, alt texts and that nothing is loaded; collects the visible text."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.texts, self.tags = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.tags.append(tag)
+        for name in ("src", "href", "srcset", "data", "action"):
+            assert attrs.get(name, "data:").startswith("data:"), attrs
+        assert tag != "script" and not any(name.startswith("on") for name in attrs)
+        if tag == "img":
+            assert attrs["alt"]
+        if tag == "svg":
+            assert attrs["aria-label"] and attrs["role"] == "img"
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        self.handle_endtag(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.texts.append(data)
+
+
+def read(folder):
+    page.write_run_page(folder)
+    text = (folder / "report.html").read_text()
+    checker = Checker()
+    checker.feed(text)
+    checker.close()
+    assert checker.open == []
+    without_pictures = re.sub(r"base64,[A-Za-z0-9+/=]*", "", text)
+    assert "//" not in without_pictures and "@import" not in text and "url(" not in text
+    return text, " ".join(checker.texts), checker.tags
+
+
+def test_page_holds_all_of_a_finished_run(tmp_path):
+    fake_run.make(tmp_path / "unet_adam")
+    text, shown, tags = read(tmp_path / "unet_adam")
+    assert tags.count("img") == 4 and tags.count("svg") == 4
+    for part in ("unet_adam", "unet trained with adam", "learning rate 0.001", "Worst predictions",
+                 "Median predictions", "stain <dark> background", "optimizer.schedule",
+                 "jax 0.10.2", "python -m cellseg_jax.main --config=configs/unet_adam.py",
+                 "git checkout 0123456789abcdef0123456789abcdef01234567\n",
+                 "2TP/(2TP+FP+FN) per image", "mean of 67 images"):
+        assert part in shown, part
+    assert "'--config.data.root=data/a & <b>'" in shown  # what a shell needs, letter by letter
+    assert [p.name for p in (tmp_path / "unet_adam").glob("*.tmp")] == []
+
+
+def test_page_before_evaluation_and_before_training(tmp_path):
+    fake_run.make(tmp_path / "a", evaluated=False)
+    _, shown, tags = read(tmp_path / "a")
+    assert tags.count("svg") == 3 and "img" not in tags and "Scores" not in shown
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b/config.json").write_text((tmp_path / "a/config.json").read_text())
+    _, shown, tags = read(tmp_path / "b")
+    assert "svg" not in tags and "Training" not in shown and "Run it again" not in shown
+
+
+def test_page_of_no_run_is_an_input_error(tmp_path):
+    with pytest.raises(InputError, match="no run"):
+        page.write_run_page(tmp_path)
+
+
+def test_page_escapes_names(tmp_path):
+    folder = tmp_path / "<b>run & co"
+    fake_run.make(folder)
+    text, shown, _ = read(folder)
+    assert "<b>run & co" in shown and "<b>run" not in text
+
+
+def test_page_survives_a_diverged_run(tmp_path):
+    fake_run.make(tmp_path, evaluated=False, epochs=2)
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 99, "epoch": 3.0, "lr": 0.1, "train_loss": NaN, "val_loss": Infinity}\n')
+    text, _, _ = read(tmp_path)
+    assert ">nan<" not in text.lower() and "NaN L" not in text
+
+
+def test_curves_one_point_gap_and_empty():
+    assert svg.curves("t", "x", [svg.Series("a", [1, 2], [None, math.nan])]) == ""
+    one = svg.curves("t", "x", [svg.Series("a", [1], [0.5])])
+    gap = svg.curves("t", "x", [svg.Series("<a>", [1, 2, 3, 4], [0.5, 0.6, math.inf, 0.8])],
+                     mark=(2, "best"))
+    for picture in (one, gap):
+        xml.dom.minidom.parseString(picture)
+    path = re.search(r' d="([^"]*)"', gap)[1]
+    assert path.count("M") == 2 and path.count("L") == 1
+
+
+def test_curves_joins_values_across_epochs_without_validation():
+    text = svg.curves("t", "x", [svg.Series("val", [1, 2, 3], [0.5, None, 0.7])])
+    assert re.search(r' d="([^"]*)"', text)[1].count("L") == 1
+
+
+def test_curves_of_a_very_long_log_stay_small():
+    n = 100_000
+    text = svg.curves("t", "x", [svg.Series("a", list(range(n)), [i / n for i in range(n)])])
+    assert len(text) < 20_000
+
+
+@pytest.mark.parametrize("low, high", [(0, 1), (0.5, 0.5), (0, 0), (-3, 1e-9), (1e-6, 2e-3),
+                                       (0.912, 0.913), (1, 12345)])  # fmt: skip
+def test_ticks_span_the_values_with_round_steps(low, high):
+    ticks = svg.ticks(low, high)
+    assert ticks[0] <= low and ticks[-1] >= high - 1e-6 * (high - low) and 2 <= len(ticks) <= 7
+
+
+def test_bars_missing_mean_and_values():
+    text = svg.bars("t", [("a & b", None, []), ("c", 0.5, [0.4, None, 0.6])])
+    xml.dom.minidom.parseString(text)
+    assert text.count("<circle") == 2 and text.count("<rect") == 1
