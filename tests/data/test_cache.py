@@ -1,0 +1,217 @@
+import os
+import pathlib
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tifffile
+
+from cellseg_jax.data import cache, folder, resize
+from cellseg_jax.data.ranges import RANGES, image_ranges
+from cellseg_jax.errors import InputError
+
+SIZE = (16, 24)
+
+
+def make_data(root, count=6, dtype=np.uint8, last_id=9):
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        shape = (20 + i, 30)
+        for kind, array in (("images", rng.integers(0, 255, (*shape, 3)).astype(dtype)),
+                            ("masks", rng.integers(0, 9, shape).astype(np.int32))):
+            if kind == "masks" and i == count - 1:
+                array[0, 0] = last_id
+            (root / kind).mkdir(parents=True, exist_ok=True)
+            tifffile.imwrite(root / kind / f"s{i}.tif", array)
+    return root
+
+
+def open_(root, directory, **changes):
+    settings = dict(dataset="folder", options={"labels": "instances"}, size=SIZE, fit="resize",
+                    channels="rgb", directory=directory)
+    return cache.open_cache(folder.records(root), **settings | changes)
+
+
+@pytest.fixture
+def root(tmp_path):
+    return make_data(tmp_path / "data")
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """Names of the records decoded since."""
+    names, decode = [], cache._decode
+    monkeypatch.setattr(
+        cache, "_decode", lambda record, **kw: names.append(record.name) or decode(record, **kw))
+    return names
+
+
+@pytest.mark.parametrize("fit", resize.FITS)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_open_cache_equals_direct_decoding(tmp_path, fit, dtype):
+    root = make_data(tmp_path / "data", dtype=dtype)
+    arrays = open_(root, tmp_path / "cache", fit=fit)
+    assert arrays.image.shape == (6, *SIZE, 3) and arrays.image.dtype == dtype
+    assert arrays.label.dtype == np.uint16 and arrays.num_samples == 6
+    assert arrays.nbytes == arrays.image.nbytes + arrays.label.nbytes
+    for i, record in enumerate(folder.records(root)):
+        sample = record.read()
+        image, label = resize.FITS[fit](sample.image, sample.label, SIZE, "")
+        np.testing.assert_array_equal(arrays.image[i], image)
+        np.testing.assert_array_equal(arrays.label[i], label)
+        np.testing.assert_array_equal(arrays.original_label(i), sample.label)
+        assert arrays.original_label(i).dtype == np.int32
+        assert tuple(arrays.original_sizes[i]) == sample.label.shape
+        for normalize in RANGES:
+            np.testing.assert_array_equal(
+                arrays.range(normalize)[i], image_ranges(sample.image, normalize))
+    assert arrays.names == arrays.groups == tuple(f"s{i}" for i in range(6))
+    assert arrays.strata == ("",) * 6
+
+
+def test_open_cache_widens_dtypes_when_a_late_sample_needs_it(tmp_path):
+    root = make_data(tmp_path / "data", last_id=70_000)
+    tifffile.imwrite(root / "images/s4.tif", np.full((24, 30, 3), 60_000, np.uint16))
+    arrays = open_(root, tmp_path / "cache")
+    assert arrays.image.dtype == np.uint16 and arrays.label.dtype == np.int32
+    assert arrays.original_label(5)[0, 0] == 70_000 and arrays.image[4, 0, 0, 0] == 60_000
+    for i, record in enumerate(folder.records(root)):
+        sample = record.read()
+        np.testing.assert_array_equal(arrays.image[i], resize.resize_image(sample.image, SIZE))
+        np.testing.assert_array_equal(arrays.original_label(i), sample.label)
+    assert arrays.range("dtype")[:, 0, 1].tolist() == [255] * 4 + [65535] + [255]
+
+
+def test_open_cache_decodes_once_per_content_and_settings(root, tmp_path, decoded):
+    directory = tmp_path / "cache"
+    first = open_(root, directory)
+    assert len(decoded) == 6
+    moved = shutil.copytree(root, tmp_path / "elsewhere", copy_function=shutil.copyfile)
+    assert open_(moved, directory).fingerprint == first.fingerprint
+    assert len(decoded) == 6  # neither place nor mtime matters
+    for changes in (dict(size=(16, 25)), dict(fit="center_crop"), dict(channels="gray"),
+                    dict(options={"labels": "classes"})):
+        open_(root, directory, **changes)
+    assert len(decoded) == 30
+    mask = tifffile.imread(root / "masks/s0.tif")
+    mask[3, 3] ^= 1
+    tifffile.imwrite(root / "masks/s0.tif", mask)
+    assert open_(root, directory).fingerprint != first.fingerprint
+    assert len(decoded) == 36
+
+
+def test_open_cache_reads_no_file_the_second_time(root, tmp_path, monkeypatch):
+    open_(root, tmp_path / "cache")
+    monkeypatch.setattr(pathlib.Path, "read_bytes", lambda path: pytest.fail(f"read {path}"))
+    open_(root, tmp_path / "cache")
+
+
+def test_open_cache_repairs_a_damaged_folder(root, tmp_path, decoded):
+    open_(root, tmp_path / "cache")
+    image, = (tmp_path / "cache").glob("*/image.npy")
+    os.truncate(image, 1000)
+    assert open_(root, tmp_path / "cache").image.shape == (6, *SIZE, 3)
+    assert len(decoded) == 12
+
+
+def test_open_cache_reports_progress(root, tmp_path):
+    seen = []
+    open_(root, tmp_path / "cache", progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(i, 6) for i in range(1, 7)]
+
+
+def test_open_cache_names_all_bad_files(root, tmp_path):
+    for name in ("s1", "s4"):
+        path = root / f"images/{name}.tif"
+        path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(InputError, match="s1.tif: .*truncated.*; and 1 more: .*s4.tif") as caught:
+        open_(root, tmp_path / "cache")
+    assert "\n" not in str(caught.value)
+    assert not list((tmp_path / "cache").glob("*/meta.json"))
+    assert not list((tmp_path / "cache").glob("*.tmp*"))
+
+
+def test_open_cache_rejects_small_image_unknown_names_and_no_records(root, tmp_path):
+    with pytest.raises(InputError, match="20x31 is larger than image s0 of 20x30"):
+        open_(root, tmp_path / "cache", fit="center_crop", size=(20, 31))
+    with pytest.raises(InputError, match="config.data.fit: got 'crop'"):
+        open_(root, tmp_path / "cache", fit="crop")
+    with pytest.raises(InputError, match="config.data.normalize: got 'max'"):
+        open_(root, tmp_path / "cache").range("max")
+    with pytest.raises(InputError, match="config.data.root: no images"):
+        cache.open_cache([], dataset="", options={}, size=SIZE, fit="resize", channels="rgb",
+                         directory=tmp_path)
+
+
+def test_open_cache_rejects_unusable_directory(root, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="config.data.cache: cannot write to .*config.data.cache="):
+        open_(root, tmp_path / "file/cache")
+
+
+def test_open_cache_rejects_full_directory(root, tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)  # stands in for a full disk
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with pytest.raises(InputError, match="config.data.cache: cannot write to"):
+            open_(root, tmp_path / "cache")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list((tmp_path / "cache").glob("*.tmp*"))
+    assert open_(root, tmp_path / "cache").num_samples == 6
+
+
+SLOW_OPEN = """
+import os, pathlib, sys, time
+from cellseg_jax.data import cache, folder
+root, directory, go, log = map(pathlib.Path, sys.argv[1:])
+decode = cache._decode
+def noted(record, **settings):
+    with open(log, "a") as file:
+        file.write(record.name + "\\n")
+    time.sleep(0.05)
+    return decode(record, **settings)
+cache._decode = noted
+while not go.exists():
+    time.sleep(0.001)
+arrays = cache.open_cache(
+    folder.records(root), dataset="folder", options={"labels": "instances"}, size=(16, 24),
+    fit="resize", channels="rgb", directory=directory)
+assert arrays.num_samples == 6 and arrays.image[5].any()
+"""
+
+
+def _processes(count, root, tmp_path):
+    """Processes that open the cache at once, decode slowly and log what they decode."""
+    go, log = tmp_path / "go", tmp_path / "log"
+    processes = [
+        subprocess.Popen([sys.executable, "-c", SLOW_OPEN, root, tmp_path / "cache", go, log])
+        for _ in range(count)]
+    time.sleep(0.5)
+    go.touch()
+    return processes, log
+
+
+def test_open_cache_decodes_once_for_concurrent_processes(root, tmp_path):
+    processes, log = _processes(3, root, tmp_path)
+    assert [process.wait(60) for process in processes] == [0, 0, 0]
+    assert len(log.read_text().split()) == 6
+
+
+def test_open_cache_survives_a_killed_writer(root, tmp_path):
+    (process,), log = _processes(1, root, tmp_path)
+    deadline = time.monotonic() + 60
+    while not (log.exists() and log.read_text().count("\n") >= 3):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait(60) == -signal.SIGKILL
+    assert list((tmp_path / "cache").glob("*.tmp*"))
+    directory = tmp_path / "cache"
+    assert open_(root, directory).num_samples == 6
+    assert not list(directory.glob("*.tmp*"))
