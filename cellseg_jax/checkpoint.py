@@ -1,0 +1,127 @@
+"""Checkpoints of one run: the last and the best. The only orbax code.
+
+A checkpoint is a directory `checkpoints/<step>` that orbax completes with one atomic rename, so a
+kill leaves either a whole checkpoint or a temporary that the next start removes.
+"""
+
+import pathlib
+import shutil
+from collections.abc import Callable
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from cellseg_jax.errors import InputError
+
+_save = ocp.training.save_decision_policies
+_keep = ocp.training.preservation_policies
+
+
+class Checkpoints:
+    """The checkpoints of a run that is being trained. Only its trainer opens them so."""
+
+    def __init__(self, directory):
+        self.directory = pathlib.Path(directory).absolute()
+        self._orbax = ocp.training.Checkpointer(
+            self.directory,
+            cleanup_tmp_directories=True,
+            # The trainer decides; orbax's default policy would skip saves silently.
+            save_decision_policy=_save.FixedIntervalPolicy(1),
+            preservation_policy=_keep.AnyPreservationPolicy([
+                _keep.LatestN(1),
+                _keep.BestN(get_metric_fn=lambda m: m["score"], n=1,
+                            keep_checkpoints_without_metrics=False),
+            ]),
+        )  # fmt: skip
+
+    def save(self, state, step: int, score: float | None = None) -> None:
+        """Save in the background; `score`, larger is better, marks a new best.
+
+        A second save of a step is refused by orbax: callers evaluate first and save once.
+        """
+        metrics = None if score is None else {"score": float(score)}
+        self._orbax.save_checkpointables_async(step, {"state": state}, force=True, metrics=metrics)
+
+    def steps(self) -> list[int]:
+        """Saved steps, newest first."""
+        return sorted((c.step for c in self._orbax.checkpoints), reverse=True)
+
+    def restore_latest(self, state, note: Callable[[str], None]):
+        """The newest state that can be read, or None without one.
+
+        A damaged checkpoint is moved aside, said through `note`, and the previous one is used.
+
+        Args:
+          state: TrainState of jax.ShapeDtypeStruct with shardings.
+        """
+        for step in self.steps():
+            try:
+                return self._orbax.load_checkpointables(step, {"state": state})["state"]
+            except Exception as error:  # orbax raises many kinds for damaged files
+                wrong = _wrong_structure(self._orbax, step, state)
+                if wrong:
+                    raise InputError(f"{self.directory / str(step)}: {wrong}; the checkpoint "
+                                     "was made by other code, use a new workdir") from error
+                aside = self.directory.parent / f"damaged_checkpoint_{step}"
+                shutil.rmtree(aside, ignore_errors=True)
+                (self.directory / str(step)).rename(aside)
+                reason = str(error).strip().splitlines()[0][:200]
+                note(f"checkpoint {step} cannot be read ({reason}); moved to {aside.name}, "
+                     "using the one before")  # fmt: skip
+                self._orbax.reload()
+        return None
+
+    def close(self) -> None:
+        """Wait for the saves under way."""
+        self._orbax.close()
+
+
+def saved_steps(directory) -> dict[str, int]:
+    """{"last": step, "best": step} of a finished or running run; {} without checkpoints."""
+    directory = pathlib.Path(directory).absolute()
+    if not directory.is_dir():
+        return {}
+    with ocp.training.Checkpointer(directory, cleanup_tmp_directories=False) as orbax:
+        found = list(orbax.checkpoints)
+    if not found:
+        return {}
+    last = max(c.step for c in found)
+    scored = [c for c in found if c.metrics]
+    return {"last": last, "best": max(scored, key=lambda c: c.metrics["score"]).step
+            if scored else last}  # fmt: skip
+
+
+def load(directory, step: int, part: dict) -> dict:
+    """A part of a saved state, e.g. {"params": abstract, "batch_stats": abstract}, any devices.
+
+    Args:
+      part: {field of TrainState: tree of jax.ShapeDtypeStruct with shardings}.
+    """
+    context = ocp.Context()
+    context.pytree_options.loading.partial_load = True
+    with ocp.training.Checkpointer(
+        pathlib.Path(directory).absolute(), context=context, cleanup_tmp_directories=False
+    ) as orbax:
+        return orbax.load_checkpointables(step, {"state": part})["state"]
+
+
+def abstract(tree, sharding):
+    """Shapes and dtypes of a tree of arrays, to be restored onto `sharding`."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
+
+def _wrong_structure(orbax, step, state) -> str:
+    """What differs between a saved tree and the wanted one: names, shapes; '' if nothing."""
+    try:
+        saved = orbax.checkpointables_metadata(step).metadata["state"]
+    except Exception:  # metadata is damaged too: not a question of structure
+        return ""
+    name = lambda path: ".".join(str(getattr(p, "key", getattr(p, "name", getattr(p, "idx", p))))
+                                 for p in path)  # fmt: skip
+    here = {name(p): x.shape for p, x in jax.tree_util.tree_leaves_with_path(state)}
+    there = {name(p): tuple(x.shape) for p, x in jax.tree_util.tree_leaves_with_path(saved)
+             if hasattr(x, "shape")}  # fmt: skip
+    for key in sorted(here.keys() | there.keys()):
+        if here.get(key) != there.get(key):
+            return f"{key} has shape {there.get(key)}, expected {here.get(key)}"
+    return ""

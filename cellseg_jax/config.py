@@ -1,0 +1,365 @@
+"""The config of a run: every key with its unit and meaning, the rules, and what differs.
+
+A config file is a Python file whose `get_config()` changes a few keys of `default()`. The
+options of the chosen model and dataset join their sections in `complete`, so that they can be
+overridden like any other key. A complete config is locked: `check` has passed and no key can
+be added.
+"""
+
+import ast
+import difflib
+import hashlib
+import importlib.util
+import json
+import math
+import pathlib
+import traceback
+
+import ml_collections
+from ml_collections import ConfigDict
+
+from cellseg_jax import augment, data, losses, models, optim, targets
+from cellseg_jax.data import ranges, resize
+from cellseg_jax.errors import InputError, nearest, pick
+
+# Values, not structure: runs that differ in these alone train together in one compiled program.
+VALUE_KEYS = (
+    "seed",
+    "data.split",
+    "data.split_seed",
+    "model.dropout",
+    "optimizer.lr",
+    "optimizer.weight_decay",
+    "optimizer.momentum",
+    "optimizer.b1",
+    "optimizer.b2",
+    "optimizer.schedule_power",
+    "train.epochs",
+    "train.steps",
+    *(f"loss.{name}" for name in losses.LOSSES),
+    *(f"augment.{name}" for name in augment.AUGMENTATIONS),
+)
+# A run may be continued with other values of these: they do not change what it computes.
+FREE_KEYS = ("data.root", "data.cache", "data.threads", "data.residence", "eval.",
+             "train.checkpoint_minutes")  # fmt: skip
+CHANNELS = {"gray": 1, "rgb": 3, "rgba": 4}
+
+
+def default() -> ConfigDict:
+    """The default run: report 0's U-Net with Adam. Model and dataset options join in `complete`."""
+    config = ConfigDict()
+    config.seed = 0  # of everything random in training: weights, data order, augmentation, dropout
+    config.data = dict(
+        name="dsb2018",
+        root="",  # the unpacked dataset
+        size=(512, 512),  # height, width of what the network sees, pixels
+        fit="resize",  # how an image comes to that size
+        channels="rgba",  # gray | rgb | rgba
+        normalize="minmax",  # which range of the whole image becomes [0, 1]
+        target="foreground",  # what the network learns from the label
+        num_classes=2,  # with target="classes": classes, background included
+        split=(0.8, 0.1, 0.1),  # fractions: train, validation, test
+        split_seed=0,
+        cache="",  # folder of decoded images; "" = the user's cache folder
+        threads=2,  # reader threads of the streamed path
+        residence="auto",  # device | host: where the decoded images lie; auto = device if they fit
+    )
+    # Every augmentation as (probability, strength).
+    config.augment = {name: (0.0, 1.0) for name in augment.AUGMENTATIONS}
+    config.model = dict(name="unet")
+    # Every loss as a weight, 0 = off; then the options of the losses.
+    config.loss = {name: 0.0 for name in losses.LOSSES}
+    for name in losses.LOSSES:
+        config.loss.update(losses.options(name))
+    config.loss.dice = config.loss.focal = 1.0
+    config.optimizer = dict(
+        name="adam",
+        lr=5e-3,
+        weight_decay=3e-5,  # added to the gradient (coupled), as torch does
+        momentum=0.0,  # sgd
+        nesterov=False,  # sgd
+        b1=0.9,  # adam, adamax
+        b2=0.999,  # adam, adamax
+        amsgrad=False,  # adam: keep the largest second moment
+        schedule="constant",  # constant | polynomial
+        schedule_power=0.9,  # polynomial: lr * (1 - progress) ** power
+        schedule_per="epoch",  # epoch | step: how often the rate changes
+    )
+    config.train = dict(
+        epochs=100,  # passes over the training images
+        steps=0,  # optimiser steps; 0 = epochs decide
+        batch_size=16,  # images per step, over all devices
+        precision="float32",  # float32 | bfloat16 compute; float64 (with JAX_ENABLE_X64) for proofs
+        best=("dice_mean", "max"),  # validation metric that chooses the best checkpoint
+        early_stopping=0,  # validations without a better score before stopping; 0 = never
+        checkpoint_minutes=10.0,  # between timed saves
+    )
+    config.eval = dict(
+        every=1,  # epochs between validations
+        batch_size=16,
+        threshold=0.5,  # of the probability
+        decode="components",  # how a mask becomes instances: components | watershed
+        min_size=0,  # pixels; smaller instances are dropped
+        overlap=0.25,  # of neighbouring tiles, as a fraction of the tile
+        panels=12,  # pictures of test predictions: half the worst, half around the median
+    )
+    config.lock()
+    config.data.unlock()  # the options of dataset and model are not known yet
+    config.model.unlock()
+    return config
+
+
+def complete(config: ConfigDict) -> ConfigDict:
+    """A locked, checked copy of `config` with every key present.
+
+    Raises: InputError for an unknown key, a value of a wrong type, or a broken rule.
+    """
+    reference = default()
+    given = ConfigDict(_tuples(config.to_dict()))
+    pick(models.MODELS, given.model.get("name", ""), "config.model.name")
+    pick(data.DATASETS, given.data.get("name", ""), "config.data.name")
+    reference.model.update(models.options(given.model.name))
+    reference.data.update(
+        {k: v for k, v in data.options(given.data.name).items() if k not in reference.data})
+    reference.lock()
+    for key, value in flatten(given).items():
+        set_value(reference, key, value)
+    check(reference)
+    return reference
+
+
+def load(path: str, overrides=()) -> ConfigDict:
+    """The complete config of a file, after overrides [(dotted key, text), ...].
+
+    `path` may carry an argument for get_config: "configs/studies/ebhi.py:unet_13_1".
+    """
+    file, _, argument = path.partition(":")
+    if not pathlib.Path(file).is_file():
+        known = sorted(str(p) for p in pathlib.Path("configs").glob("*.py"))
+        raise InputError(f"--config: no file {file!r}{nearest(file, known)}; "
+                         "expected a Python file with get_config()")
+    spec = importlib.util.spec_from_file_location("cellseg_jax_config", file)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        config = module.get_config(*([argument] if argument else []))
+    except InputError:
+        raise
+    except Exception as error:  # whatever the user's file does wrong, named by its line
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)]
+        line = frames[-1].lineno if frames else getattr(error, "lineno", "?")
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{file} line {line}: {text}") from error
+    overrides = dict(overrides)
+    for section in ("model", "data"):  # another model or dataset starts from its own defaults
+        name = overrides.get(f"{section}.name", config[section].name)
+        if name != config[section].name:
+            shared = default()[section]
+            config[section] = {k: v for k, v in config[section].items() if k in shared}
+            config[section].name = name
+    return override(complete(config), overrides)
+
+
+def override(config: ConfigDict, overrides) -> ConfigDict:
+    """A complete config with [(dotted key, text), ...] applied, checked again."""
+    config = config.copy_and_resolve_references()
+    for key, text in dict(overrides).items():
+        set_value(config, key, _parse(config, key, text))
+    config.lock()
+    check(config)
+    return config
+
+
+def flatten(config) -> dict:
+    """{dotted key: value} of all leaves."""
+    out = {}
+    for key, value in config.items():
+        if isinstance(value, (ConfigDict, dict)):
+            out.update({f"{key}.{k}": v for k, v in flatten(value).items()})
+        else:
+            out[key] = value
+    return out
+
+
+def diff(config, other) -> dict:
+    """{dotted key: (value here, value there)} of what differs; a missing key is None."""
+    a, b = flatten(config), flatten(other)
+    return {k: (a.get(k), b.get(k)) for k in {**a, **b} if a.get(k) != b.get(k)}
+
+
+def to_json(config) -> str:
+    return json.dumps(config.to_dict(), indent=1)
+
+
+def identity(config) -> str:
+    """A hash of all that decides what a run computes."""
+    kept = {k: v for k, v in flatten(config).items() if not k.startswith(FREE_KEYS)}
+    text = json.dumps(sorted(kept.items()))
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def from_json(text: str) -> ConfigDict:
+    """The inverse of to_json; lists become tuples again."""
+    return complete(ConfigDict(_tuples(json.loads(text))))
+
+
+def set_value(config: ConfigDict, key: str, value) -> None:
+    """config.<key> = value, if the key exists and the type fits what stands there."""
+    *sections, leaf = key.split(".")
+    node = config
+    for section in sections:
+        node = node.get(section) if isinstance(node, ConfigDict) else None
+    if not isinstance(node, ConfigDict) or leaf not in node or isinstance(node[leaf], ConfigDict):
+        raise InputError(f"config.{key}: no such key{_nearest_key(key, config)}")
+    old = node[leaf]
+    if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if isinstance(old, tuple) and isinstance(value, (tuple, list)):
+        value = _like(old, value)
+    if type(value) is not type(old) or (old and isinstance(old, tuple) and not _same(old, value)):
+        raise InputError(f"config.{key}: got {value!r}; expected {_kind(old)} such as {old!r}")
+    with node.unlocked():
+        node[leaf] = value
+
+
+def check(config: ConfigDict) -> None:
+    """Raises InputError at the first rule that the config breaks."""
+    c = config
+
+    def rule(ok, key, expected):
+        if not ok:
+            raise InputError(f"config.{key}: got {flatten(c)[key]!r}; expected {expected}")
+
+    pick(resize.FITS, c.data.fit, "config.data.fit")
+    pick(CHANNELS, c.data.channels, "config.data.channels")
+    pick(ranges.RANGES, c.data.normalize, "config.data.normalize")
+    pick(targets.TARGETS, c.data.target, "config.data.target")
+    pick(optim.OPTIMIZERS, c.optimizer.name, "config.optimizer.name")
+    pick(optim.SCHEDULES, c.optimizer.schedule, "config.optimizer.schedule")
+    for key, choices in (("data.residence", ("auto", "device", "host")),
+                         ("optimizer.schedule_per", ("epoch", "step")),
+                         ("train.precision", ("float32", "bfloat16", "float64")),
+                         ("eval.decode", ("components", "watershed"))):  # fmt: skip
+        pick(dict.fromkeys(choices), flatten(c)[key], f"config.{key}")
+    for key, value in flatten(c).items():
+        if isinstance(value, float):
+            rule(math.isfinite(value), key, "a finite number")
+    rule(0 <= c.seed < 2**32, "seed", "an integer from 0 to 2**32 - 1")
+    rule(len(c.data.size) == 2 and min(c.data.size) > 0, "data.size", "(height, width) in pixels")
+    rule(len(c.data.split) == 3 and min(c.data.split) >= 0 and sum(c.data.split) < 1 + 1e-6,
+         "data.split", "three fractions (train, validation, test) that sum to at most 1")  # fmt: skip
+    rule(c.data.split[0] > 0, "data.split", "a training fraction above 0")
+    rule(c.data.num_classes >= 2, "data.num_classes", "at least 2, background included")
+    rule(c.data.threads >= 1, "data.threads", "at least 1")
+    for name, value in c.augment.items():
+        ok = len(value) == 2 and 0 <= value[0] <= 1
+        rule(ok, f"augment.{name}", "(probability from 0 to 1, strength)")
+    for name in losses.LOSSES:
+        rule(c.loss[name] >= 0, f"loss.{name}", "a weight of at least 0")
+    rule(sum(c.loss[name] for name in losses.LOSSES) > 0, "loss.dice",
+         f"at least one loss weight above 0 among {', '.join(losses.LOSSES)}")  # fmt: skip
+    if "dropout" in c.model:
+        rule(0 <= c.model.dropout < 1, "model.dropout", "a rate from 0 to below 1")
+    rule(c.optimizer.lr > 0, "optimizer.lr", "a learning rate above 0")
+    rule(c.optimizer.weight_decay >= 0, "optimizer.weight_decay", "at least 0")
+    for name in ("momentum", "b1", "b2"):
+        rule(0 <= c.optimizer[name] < 1, f"optimizer.{name}", "from 0 to below 1")
+    if c.optimizer.nesterov:
+        rule(c.optimizer.name == "sgd", "optimizer.nesterov", "False, or optimizer.name='sgd'")
+        rule(c.optimizer.momentum > 0, "optimizer.momentum", "above 0 with nesterov")
+    rule(c.train.steps >= 0, "train.steps", "at least 0 (0 = train.epochs decides)")
+    rule(c.train.epochs >= 1 or c.train.steps, "train.epochs", "at least 1")
+    rule(c.train.batch_size >= 1, "train.batch_size", "at least 1")
+    rule(len(c.train.best) == 2 and c.train.best[1] in ("max", "min"), "train.best",
+         "(validation metric, 'max' or 'min')")  # fmt: skip
+    rule(c.train.best[0] in VALIDATION_METRICS, "train.best",
+         f"a metric among {', '.join(VALIDATION_METRICS)}")  # fmt: skip
+    rule(c.train.early_stopping >= 0, "train.early_stopping", "at least 0 (0 = never)")
+    rule(c.train.checkpoint_minutes > 0, "train.checkpoint_minutes", "above 0")
+    rule(c.eval.every >= 1, "eval.every", "at least 1 epoch")
+    rule(c.eval.batch_size >= 1, "eval.batch_size", "at least 1")
+    rule(0 < c.eval.threshold < 1, "eval.threshold", "between 0 and 1")
+    rule(c.eval.min_size >= 0, "eval.min_size", "at least 0 pixels")
+    rule(0 <= c.eval.overlap < 1, "eval.overlap", "from 0 to below 1")
+    rule(c.eval.panels >= 0, "eval.panels", "at least 0")
+
+
+# What a validation measures; train.best names one of them.
+VALIDATION_METRICS = ("dice_mean", "iou_mean", "dice_pooled", "iou_pooled", "loss")
+
+
+def channels(config) -> int:
+    """Image channels of a config."""
+    return CHANNELS[config.data.channels]
+
+
+def num_outputs(config) -> int:
+    """Output channels of the network."""
+    return targets.TARGETS[config.data.target].num_outputs(config.data.num_classes)
+
+
+def num_steps(config, steps_per_epoch: int) -> int:
+    """Optimiser steps of the whole run."""
+    return config.train.steps or config.train.epochs * steps_per_epoch
+
+
+def _parse(config, key, text):
+    """The text of a command-line override as a value of the key's own type."""
+    flat = flatten(config)
+    if key not in flat:
+        raise InputError(f"config.{key}: no such key{_nearest_key(key, config)}")
+    old = flat[key]
+    if isinstance(old, str):
+        return text
+    try:
+        value = ast.literal_eval(text.strip() if text.lower() not in ("true", "false")
+                                 else text.title())  # fmt: skip
+    except (ValueError, SyntaxError):
+        value = text
+    if isinstance(value, tuple) and isinstance(old, (int, float)):
+        raise InputError(f"config.{key}: got {text!r}; expected {_kind(old)} (stray comma?)")
+    return value
+
+
+def _nearest_key(key, config):
+    """'; did you mean <full key>?', or the keys of its section, or the sections."""
+    flat = flatten(config)
+    section, _, leaf = key.rpartition(".")
+    beside = {k.rpartition(".")[2]: k for k in flat if k.rpartition(".")[0] == section}
+    everywhere = {k.rpartition(".")[2]: k for k in flat}
+    for leaves in (beside, everywhere):
+        close = difflib.get_close_matches(leaf, leaves, 1, 0.7)
+        if close:
+            return f"; did you mean config.{leaves[close[0]]}?"
+    if beside:
+        return f"; config.{section} has {', '.join(beside)}" if section else ""
+    close = difflib.get_close_matches(section, config, 1, 0.5)
+    if close:
+        return f"; did you mean config.{close[0]}?"
+    return f"; the sections are {', '.join(config)}"
+
+
+def _like(old: tuple, value) -> tuple:
+    """A tuple with ints made floats where the old one holds floats."""
+    value = tuple(value)
+    if old and all(isinstance(v, float) for v in old):
+        value = tuple(float(v) if isinstance(v, int) else v for v in value)
+    return value
+
+
+def _same(old: tuple, value: tuple) -> bool:
+    """Whether the entries of `value` have types that occur in `old`."""
+    return {type(v) for v in value} <= {type(v) for v in old}
+
+
+def _kind(value) -> str:
+    names = {bool: "True or False", int: "an integer", float: "a number", str: "a text",
+             tuple: "a tuple"}  # fmt: skip
+    return names[type(value)]
+
+
+def _tuples(value):
+    """Lists become tuples, at any depth: a list cannot be overridden whole."""
+    if isinstance(value, (dict, ml_collections.ConfigDict)):
+        return {k: _tuples(v) for k, v in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, (list, tuple)) else value

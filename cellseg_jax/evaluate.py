@@ -1,0 +1,431 @@
+"""Scores of a trained run: restore, predict, decode, score, write.
+
+Training validates through `measure` and `summarize`; `evaluate` scores a split of a finished run
+and writes `eval/`; `Predictor` gives the probabilities of any image, as `predict` needs them.
+"""
+
+import csv
+import io
+import json
+import pathlib
+import resource
+import shutil
+import time
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from cellseg_jax import checkpoint, data, losses, metrics, rundir, step, targets, tiles
+from cellseg_jax import config as config_lib
+from cellseg_jax.data import pipeline, ranges, records, resize
+from cellseg_jax.errors import InputError
+from cellseg_jax.normalize import normalize
+from cellseg_jax.report import panels
+
+DEFINITIONS = {
+    "dice_mean": "2TP/(2TP+FP+FN) per image, 1 where truth and prediction are empty; mean of images",
+    "iou_mean": "TP/(TP+FP+FN) per image, 1 where truth and prediction are empty; mean of images",
+    "dice_pooled": "2TP/(2TP+FP+FN) of the pixels of all images together",
+    "iou_pooled": "TP/(TP+FP+FN) of the pixels of all images together",
+    "precision_mean": "TP/(TP+FP) per image; mean of images",
+    "recall_mean": "TP/(TP+FN) per image; mean of images",
+    "accuracy_mean": "(TP+TN)/all per image; mean of images",
+    "ap50": "matched instances TP/(TP+FP+FN) at IoU 0.5, counts of all images together",
+    "seg": "Cell Tracking Challenge SEG: mean over true objects of the IoU with the prediction "
+           "that covers more than half of it, else 0; mean of images",
+    "loss": "the training loss, image by image, without dropout; mean of images",
+}  # fmt: skip
+
+
+class Scores(NamedTuple):
+    """What was measured on n images, as numpy arrays in the order of the indices."""
+
+    loss: np.ndarray  # (n,)
+    counts: metrics.Counts  # of (n, K)
+
+
+# --- batches on the device -----------------------------------------------------------------------
+
+
+def put(x, sharding):
+    """A host array that every process holds, on devices."""
+    x = np.asarray(x)
+    if jax.process_count() == 1:
+        return jax.device_put(x, sharding)
+    return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+
+def fetch(x) -> np.ndarray:
+    """A device array on every host."""
+    if x.is_fully_addressable or x.is_fully_replicated:
+        return np.asarray(x)
+    return np.asarray(multihost_utils.process_allgather(x, tiled=True))
+
+
+def resident_source(config, arrays, mesh) -> dict | None:
+    """All decoded samples on every device of the mesh, or None where they stay on the host."""
+    if config.data.residence == "host":
+        return None
+    if config.data.residence == "auto" and arrays.nbytes > 0.3 * _device_memory():
+        return None
+    everywhere = NamedSharding(mesh, P())
+    source = {"image": arrays.image, "label": arrays.label,
+              "range": arrays.range(config.data.normalize)}  # fmt: skip
+    return {k: put(v, everywhere) for k, v in source.items()}
+
+
+def _device_memory() -> int:
+    """Bytes of the smallest device; on a CPU, of the host shared by its devices."""
+    stats = [d.memory_stats() for d in jax.local_devices()]
+    if all(s and "bytes_limit" in s for s in stats):
+        return min(s["bytes_limit"] for s in stats)
+    import os
+
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // len(stats)
+
+
+def eval_batches(config, arrays, indices, mesh, resident):
+    """Batches {image, label, range, weight} on the mesh: every index once, padded by weight 0."""
+    rows = NamedSharding(mesh, P(("member", "data")))
+    size = -(-config.eval.batch_size // mesh.size) * mesh.size
+    if resident is None:
+        for batch in pipeline.eval_batches(arrays, indices, normalize=config.data.normalize,
+                                           batch_size=size):  # fmt: skip
+            yield {k: put(v, rows) for k, v in batch.items() if k != "id"}
+        return
+    for start in range(0, len(indices), size):
+        chosen = np.asarray(indices[start : start + size])
+        padded = np.resize(chosen, size)
+        batch = _gather(resident, put(padded, rows))
+        yield {**batch, "weight": put((np.arange(size) < len(chosen)).astype(np.float32), rows)}
+
+
+@jax.jit
+def _gather(source, index):
+    return {k: v[index] for k, v in source.items()}
+
+
+def measure(eval_step, values, variables, batches, keep_probs=None) -> Scores:
+    """Loss and counts of all images of the batches; keep_probs(probs) gets each batch's (n,...)."""
+    loss, counts = [], []
+    for batch in batches:
+        out = eval_step(values, variables, batch)
+        used = fetch(batch["weight"]) > 0
+        loss.append(fetch(out["loss"])[used])
+        counts.append([fetch(c)[used] for c in out["counts"]])
+        if keep_probs is not None:
+            keep_probs(fetch(out["probs"])[used])
+    columns = (np.concatenate(c).astype(np.float64) for c in zip(*counts, strict=True))
+    return Scores(np.concatenate(loss).astype(np.float64), metrics.Counts(*columns))
+
+
+def summarize(counts: metrics.Counts, kept: slice) -> dict:
+    """Mean and pooled scores of (n, K) counts over the outputs in `kept`."""
+    counts = metrics.Counts(*(c[:, kept] for c in counts))
+    pooled = metrics.Counts(*(c.sum(0, keepdims=True) for c in counts))
+    out = {f"{name}_mean": float(np.mean(getattr(metrics, name)(counts)))
+           for name in ("dice", "iou", "precision", "recall", "accuracy")}  # fmt: skip
+    out |= {f"{name}_pooled": float(np.mean(getattr(metrics, name)(pooled)))
+            for name in ("dice", "iou")}  # fmt: skip
+    return out
+
+
+def foreground_outputs(config) -> slice:
+    """The outputs that scores are taken over: with classes, background is left out."""
+    return slice(1, None) if config_lib.num_outputs(config) > 1 else slice(None)
+
+
+def validate(eval_step, values, variables, batches, config) -> dict:
+    """config.VALIDATION_METRICS of the batches."""
+    scores = measure(eval_step, values, variables, batches)
+    out = {**summarize(scores.counts, foreground_outputs(config)),
+           "loss": float(scores.loss.mean())}  # fmt: skip
+    return {name: out[name] for name in config_lib.VALIDATION_METRICS}
+
+
+# --- a finished run ------------------------------------------------------------------------------
+
+
+def make_recipe(configs) -> step.Recipe:
+    """What the configs of one program share. Raises InputError where precision is impossible."""
+    config = configs[0]
+    dtype = np.dtype("float64" if config.train.precision == "float64" else "float32")
+    if config.train.precision == "float64" and not jax.config.jax_enable_x64:
+        raise InputError("config.train.precision: float64 needs JAX_ENABLE_X64=1 in the environment")
+    model = {k: v for k, v in config.model.items() if k != "dropout"}
+    if config.train.precision == "bfloat16":
+        model["dtype"] = jax.numpy.bfloat16
+    numbers = [hyper_values(c, 1) for c in configs]
+    structural = ("seed", "num_steps", "steps_per_epoch", "lr")
+    zeros = tuple(k for k in numbers[0] if k not in structural
+                  and all(np.ravel(v[k])[0] == 0 for v in numbers))  # fmt: skip
+    return step.Recipe(
+        model={**model, "num_outputs": config_lib.num_outputs(config)},
+        loss_options={name: {k: config.loss[k] for k in losses.options(name)}
+                      for name in losses.LOSSES},
+        optimizer=dict(name=config.optimizer.name, nesterov=config.optimizer.nesterov,
+                       amsgrad=config.optimizer.amsgrad,
+                       schedule=config.optimizer.schedule, per=config.optimizer.schedule_per),
+        target=config.data.target,
+        num_classes=config.data.num_classes,
+        dtype=dtype,
+        zeros=zeros,
+    )  # fmt: skip
+
+
+def hyper_values(config, steps_per_epoch: int) -> dict:
+    """{name: number} of everything that members of one program may differ in."""
+    optimizer = config.optimizer
+    values = {
+        "seed": config.seed,
+        "num_steps": config_lib.num_steps(config, steps_per_epoch),
+        "steps_per_epoch": steps_per_epoch,
+        **{k: optimizer[k] for k in ("lr", "weight_decay", "momentum", "b1", "b2")},
+        "power": optimizer.schedule_power,
+        **{f"loss.{name}": config.loss[name] for name in losses.LOSSES},
+        **{f"augment.{name}": pair for name, pair in config.augment.items()},
+    }
+    if "dropout" in config.model:
+        values["dropout"] = config.model.dropout
+    return values
+
+
+def traced_values(config, steps_per_epoch: int, recipe: step.Recipe) -> dict:
+    """hyper_values that are in the program, as arrays of its dtype."""
+    kinds = {"seed": np.uint32, "num_steps": np.int32, "steps_per_epoch": np.int32}
+    return {k: np.asarray(v, kinds.get(k, recipe.dtype))
+            for k, v in hyper_values(config, steps_per_epoch).items() if k not in recipe.zeros}  # fmt: skip
+
+
+def all_devices() -> Mesh:
+    return jax.make_mesh((1, jax.device_count()), ("member", "data"),
+                         axis_types=(jax.sharding.AxisType.Auto,) * 2)  # fmt: skip
+
+
+class Predictor:
+    """A trained run that turns images into probabilities, repeating the training's `fit`.
+
+    Args:
+      workdir: the run's folder.
+      config: its config, where eval.* may have been changed.
+      which: "best" or "last" checkpoint.
+      batch_size: images or tiles per call.
+    """
+
+    def __init__(self, workdir, config, which: str = "best", batch_size: int = 0):
+        self.config, self.workdir = config, pathlib.Path(workdir)
+        saved = checkpoint.saved_steps(self.workdir / "checkpoints")
+        if not saved:
+            raise InputError(f"--workdir: no checkpoint in {workdir} yet; train first")
+        self.step = saved[which]
+        self.mesh = all_devices()
+        self.recipe = make_recipe([config])
+        everywhere = NamedSharding(self.mesh, P())
+        channels = config_lib.channels(config)
+        values = traced_values(config, 1, self.recipe)
+        shape = (*config.data.size, channels)
+        wanted = jax.eval_shape(lambda v: step.init_state(self.recipe, v, shape), values)
+        part = {"params": wanted.params, "batch_stats": wanted.batch_stats}
+        part = {k: v for k, v in part.items() if v}
+        self.variables = checkpoint.load(
+            self.workdir / "checkpoints", self.step, checkpoint.abstract(part, everywhere))
+        self.variables.setdefault("batch_stats", {})
+        self.values = {k: put(v, everywhere) for k, v in values.items()}
+        self.eval_step = step.map_eval(self.recipe, self.mesh, config.eval.threshold)
+        self.batch_size = -(-(batch_size or config.eval.batch_size) // self.mesh.size) * self.mesh.size
+        self._rows = NamedSharding(self.mesh, P(("member", "data")))
+        self._probs = step.map_probs(self.recipe, self.mesh)
+
+    def __call__(self, image, ranges) -> np.ndarray:
+        """(n, h, w, C) uint8|uint16 of one shape and (n, C, 2) ranges -> (n, h, w, K) float32."""
+        out = []
+        for start in range(0, len(image), self.batch_size):
+            chunk = slice(start, start + self.batch_size)
+            count = len(image[chunk])
+            pad = lambda x: np.resize(x[chunk], (self.batch_size, *x.shape[1:]))
+            probs = self._probs(self.variables, put(pad(np.asarray(image)), self._rows),
+                                put(pad(np.asarray(ranges)), self._rows))  # fmt: skip
+            out.append(fetch(probs)[:count])
+        return np.concatenate(out)
+
+    def image_probs(self, image, scale: float = 0.0) -> np.ndarray:
+        """(H, W, K) float32 probabilities of one whole image of any size.
+
+        Runs that were trained on resized images resize and map the probabilities back; others
+        tile at native scale with overlap. `scale` > 0 tiles the image at that scale instead.
+        """
+        image = records.to_channels(image, self.config.data.channels)
+        height, width = image.shape[:2]
+        range_ = ranges.image_ranges(image, self.config.data.normalize)
+        tile = tuple(self.config.data.size)
+        if self.config.data.fit == "resize" and not scale:
+            small = resize.resize_image(image, tile)
+            return resize.resize_image(self(small[None], range_[None])[0], (height, width))
+        scale = scale or 1.0
+        if scale != 1.0:
+            image = resize.resize_image(
+                image, (max(1, round(height * scale)), max(1, round(width * scale))))
+        predict = lambda batch: self(batch, np.repeat(range_[None], len(batch), 0))
+        probs = tiles.predict_tiled(predict, image, tile=tile, overlap=self.config.eval.overlap,
+                                    batch_size=self.batch_size)  # fmt: skip
+        return resize.resize_image(probs, (height, width)) if scale != 1.0 else probs
+
+    def decode(self, probs) -> np.ndarray:
+        """(H, W, K) probabilities -> (H, W) int32 instances (or classes) by the eval options."""
+        return targets.TARGETS[self.config.data.target].decode(
+            probs, threshold=self.config.eval.threshold, method=self.config.eval.decode,
+            min_size=self.config.eval.min_size)  # fmt: skip
+
+    def mask(self, probs) -> np.ndarray:
+        """(..., H, W, K) probabilities -> {0, 1} of the same shape."""
+        return np.asarray(targets.TARGETS[self.config.data.target].mask(
+            probs, self.config.eval.threshold))  # fmt: skip
+
+
+def evaluate(config, workdir, *, split: str = "test", which: str = "best") -> dict:
+    """Score a split of a trained run and write eval/<split>.json, _images.csv, _predictions/.
+
+    Scores are taken at data.size, as the network sees the images, and at the original size.
+    Raises: InputError without a checkpoint or without images in the split.
+    """
+    started, cpu_started = time.monotonic(), time.process_time()
+    arrays = data.load(config.data)
+    indices = data.split_of(config.data, arrays)[split]
+    if len(indices) == 0:
+        raise InputError(f"config.data.split: got {config.data.split}, which leaves the {split} "
+                         "split without images")  # fmt: skip
+    predictor = Predictor(workdir, config, which)
+    resident = resident_source(config, arrays, predictor.mesh)
+    source = data.records_of(config.data) if config.data.fit != "resize" else None
+    has_instances = (config_lib.num_outputs(config) == 1
+                     and config.data.get("labels", "instances") == "instances")  # fmt: skip
+    original_counts, objects = [], []
+
+    def at_original_size(probs):
+        for one in probs:
+            i = indices[len(original_counts)]
+            label = arrays.original_label(i)
+            if source is None:
+                one = resize.resize_image(one, label.shape)
+            else:  # a cropped run saw only a part: tile the whole image
+                one = predictor.image_probs(source[i].read().image)
+            truth = targets.TARGETS[config.data.target].encode(
+                label[None], num_classes=config.data.num_classes)  # fmt: skip
+            original_counts.append(metrics.pixel_counts(truth, predictor.mask(one[None])))
+            if has_instances:
+                pred = predictor.decode(one)
+                objects.append((metrics.match(label, pred, iou=0.5), metrics.seg(label, pred)))
+
+    batches = lambda chosen: eval_batches(config, arrays, chosen, predictor.mesh, resident)
+    scores = measure(predictor.eval_step, predictor.values, predictor.variables,
+                     batches(indices), at_original_size)  # fmt: skip
+    original = metrics.Counts(*(np.concatenate(c).astype(np.float64)
+                                for c in zip(*original_counts, strict=True)))  # fmt: skip
+    kept = foreground_outputs(config)
+    at_original = summarize(original, kept)
+    if has_instances:
+        tp, fp, fn = (sum(getattr(m, k) for m, _ in objects) for k in ("tp", "fp", "fn"))
+        at_original["ap50"] = tp / (tp + fp + fn) if tp + fp + fn else None
+        seg = [s for _, s in objects if np.isfinite(s)]
+        at_original["seg"] = float(np.mean(seg)) if seg else None
+    strata = np.asarray(arrays.strata)[indices]
+    table = _image_table(arrays, indices, scores, original, objects, kept)
+    seconds = time.monotonic() - started
+    result = {
+        "split": split,
+        "n_images": len(indices),
+        "metrics": {**summarize(scores.counts, kept), "loss": float(scores.loss.mean())},
+        "metrics_original_size": at_original,
+        "per_class": {str(k): summarize(scores.counts, slice(k, k + 1))
+                      for k in range(scores.counts.tp.shape[1])},
+        "per_stratum": {str(s): {"n": int((strata == s).sum()), **summarize(
+            metrics.Counts(*(c[strata == s] for c in scores.counts)), kept)}
+            for s in sorted(set(strata))},
+        "definitions": DEFINITIONS,
+        "config_hash": config_lib.identity(config),
+        "eval_options": config.eval.to_dict(),
+        "checkpoint_step": predictor.step,
+        "seconds": seconds,
+        "cpu_seconds": time.process_time() - cpu_started,
+        "peak_rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "images_per_second": len(indices) / seconds,
+    }  # fmt: skip
+    if jax.process_index() == 0:
+        folder = pathlib.Path(workdir) / "eval"
+        folder.mkdir(exist_ok=True)
+        _write_panels(folder / f"{split}_predictions", predictor, arrays, indices, table, batches)
+        rundir.write_atomic(folder / f"{split}_images.csv", _csv(table))
+        # last, because its presence says that the evaluation is whole
+        rundir.write_atomic(folder / f"{split}.json", json.dumps(result, indent=1))
+    return result
+
+
+def read_scores(workdir, split: str, config) -> dict | None:
+    """The stored scores of a split if this checkpoint and these settings made them, else None."""
+    file = pathlib.Path(workdir) / "eval" / f"{split}.json"
+    if not file.is_file():
+        return None
+    scores = json.loads(file.read_text())
+    saved = checkpoint.saved_steps(pathlib.Path(workdir) / "checkpoints")
+    same = (scores["checkpoint_step"], scores["config_hash"], scores["eval_options"]) == (
+        saved.get("best"), config_lib.identity(config), json.loads(config.eval.to_json()))
+    return scores if same else None
+
+
+def _image_table(arrays, indices, scores, original, objects, kept) -> list[dict]:
+    """One row per image."""
+    rows = []
+    for n, i in enumerate(indices):
+        one = lambda counts: metrics.Counts(*(c[n : n + 1, kept] for c in counts))
+        mean = lambda score, counts: float(np.mean(score(one(counts))))
+        row = {
+            "name": arrays.names[i], "stratum": arrays.strata[i], "group": arrays.groups[i],
+            "height": arrays.original_sizes[i][0], "width": arrays.original_sizes[i][1],
+            "loss": float(scores.loss[n]),
+            "dice": mean(metrics.dice, scores.counts), "iou": mean(metrics.iou, scores.counts),
+            "dice_original": mean(metrics.dice, original),
+            "iou_original": mean(metrics.iou, original),
+        }  # fmt: skip
+        if objects:
+            match, seg = objects[n]
+            row |= {"ap50": float(match.ap), "seg": float(seg), "n_true": int(match.tp + match.fn),
+                    "n_pred": int(match.tp + match.fp)}  # fmt: skip
+        rows.append(row)
+    return rows
+
+
+def _csv(table) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(table[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table)
+    return text.getvalue()
+
+
+def _write_panels(folder, predictor, arrays, indices, table, batches) -> None:
+    """eval.panels pictures: half of the worst images, half around the median Dice."""
+    config = predictor.config
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    order = np.argsort([row["dice"] for row in table], kind="stable")
+    half = min(config.eval.panels // 2, len(order))
+    middle = (len(order) - half) // 2
+    chosen = dict.fromkeys(order[:half], "worst")
+    for n in order[middle : middle + config.eval.panels - half]:
+        chosen.setdefault(n, "median")
+    if not chosen:
+        return
+    probs = []
+    measure(predictor.eval_step, predictor.values, predictor.variables,
+            batches(np.asarray([indices[n] for n in chosen])), probs.extend)  # fmt: skip
+    for rank, ((n, kind), one) in enumerate(zip(chosen.items(), probs, strict=True)):
+        i, dice = indices[n], table[n]["dice"]
+        name = pathlib.PurePath(arrays.names[i]).name[:40]
+        caption = f"{name}  {arrays.strata[i]}  Dice {dice:.3f}"
+        picture = panels.panel(arrays.image[i], np.asarray(arrays.label[i], np.int32),
+                               predictor.decode(one), caption)  # fmt: skip
+        panels.write_png(folder / f"{rank:02d}_{kind}_dice{dice:.3f}_{name}.png", picture)

@@ -1,0 +1,166 @@
+"""Train, evaluate or describe one run.
+
+    python -m cellseg_jax.main --config=configs/unetr_sgd.py [--workdir=runs/NAME]
+        [--mode=train|eval|describe] [--config.data.root=DIR] [--config.optimizer.lr=1e-3 ...]
+
+`train` trains, or continues what lies in the workdir, then scores the best checkpoint on the test
+split and writes report.html. Exit codes: 0 done, 2 bad input or config, 75 stopped by SIGTERM
+after saving (start it again), 1 anything else.
+"""
+
+import os
+import pathlib
+import sys
+from collections.abc import Callable
+
+from absl import flags
+
+from cellseg_jax.errors import InputError, nearest
+
+INTERRUPTED = 75
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("workdir", "", "the run's folder; default runs/<config name>",
+                        flag_values=values)  # fmt: skip
+    flags.DEFINE_string("mode", "train", "train | eval | describe", flag_values=values)
+    flags.DEFINE_string("split", "test", "with --mode=eval: train | val | test",
+                        flag_values=values)  # fmt: skip
+    flags.DEFINE_bool("distributed", False, "one of several processes of one run: start "
+                      "jax.distributed, which finds the others on Slurm and Cloud TPU",
+                      flag_values=values)  # fmt: skip
+
+
+def main(args, overrides: list[tuple[str, str]]) -> int:
+    """One run; returns the exit code."""
+    if args.mode not in MODES:
+        raise InputError(f"--mode: got {args.mode!r}; expected one of {', '.join(MODES)}"
+                         f"{nearest(args.mode, MODES)}")  # fmt: skip
+    if args.distributed:
+        import jax
+
+        jax.distributed.initialize()
+    from cellseg_jax import config as config_lib
+
+    if args.config:
+        config = config_lib.load(args.config, overrides)
+    elif args.workdir and args.mode == "eval":
+        from cellseg_jax import rundir
+
+        config = config_lib.override(rundir.read_config(args.workdir), overrides)
+    else:
+        raise InputError("--config: missing; expected a file such as configs/quickstart.py")
+    name = pathlib.Path(args.config.partition(":")[0]).stem
+    return MODES[args.mode](config, args.workdir or f"runs/{name}", args)
+
+
+def train(config, workdir, args) -> int:
+    from cellseg_jax import train as trainer
+    from cellseg_jax.report import terminal
+
+    result = trainer.train([config], [workdir])[0]
+    if result.status == "interrupted":
+        terminal.note(f"stopped after saving step {result.step}; the same command continues")
+        return INTERRUPTED
+    if result.status == "non-finite":
+        return 1
+    terminal.note(f"{workdir}: training is {result.status} at step {result.step}")
+    if any(config.data.split[2:]):
+        evaluate(config, workdir, args)
+    return 0
+
+
+def evaluate(config, workdir, args) -> int:
+    from cellseg_jax import checkpoint, rundir
+    from cellseg_jax import config as config_lib
+    from cellseg_jax import evaluate as evaluation
+    from cellseg_jax.report import page, terminal
+
+    trained = rundir.read_config(workdir)
+    changed = {k: v for k, v in config_lib.diff(trained, config).items()
+               if k.startswith(("model.", "optimizer.", "train.precision"))}  # fmt: skip
+    if changed:
+        key, (before, now) = next(iter(changed.items()))
+        raise InputError(f"config.{key}: got {now!r}; {workdir} was trained with {before!r}")
+    scores = evaluation.read_scores(workdir, args.split, config)
+    if scores is None:
+        scores = evaluation.evaluate(config, workdir, split=args.split)
+    terminal.scores(scores)
+    page.write_run_page(pathlib.Path(workdir))
+    terminal.note(f"report: {pathlib.Path(workdir) / 'report.html'}")
+    return 0
+
+
+def describe(config, workdir, args) -> int:
+    import jax
+    from flax import linen as nn
+
+    from cellseg_jax import config as config_lib
+    from cellseg_jax import evaluate as evaluation
+
+    recipe = evaluation.make_recipe([config])
+    shape = (1, *config.data.size, config_lib.channels(config))
+    table = nn.tabulate(recipe.module({}), jax.random.key(0), compute_flops=True,
+                        console_kwargs={"width": 140})  # fmt: skip
+    print(table(jax.ShapeDtypeStruct(shape, recipe.dtype), train=False))
+    return 0
+
+
+MODES = {"train": train, "eval": evaluate, "describe": describe}
+
+
+# --- what all commands share -----------------------------------------------------------------
+
+
+def parse(argv: list[str], define: Callable) -> tuple[flags.FlagValues, list[tuple[str, str]]]:
+    """(flags, config overrides) of a command line; InputError for anything unknown."""
+    values = flags.FlagValues()
+    flags.DEFINE_string("config", "", "a config file, FILE.py or FILE.py:ROW", flag_values=values)
+    define(values)
+    rest, overrides, words = [argv[0]], [], iter(argv[1:])
+    for word in words:
+        key, given, text = word.lstrip("-").partition("=")
+        if not word.startswith("-") or not key.removeprefix("no").startswith("config."):
+            rest.append(word)
+        elif key.startswith("noconfig."):
+            overrides.append((key.removeprefix("noconfig."), "false"))
+        else:
+            text = text if given else next(words, "")
+            overrides.append((key.removeprefix("config."), text))
+    try:
+        stray = values(rest)[1:]
+    except flags.Error as error:
+        raise InputError(str(error).replace("FATAL Flags parsing error: ", "")) from error
+    if stray:
+        raise InputError(f"{stray[0]!r}: not a flag; flags start with --, as --config=FILE")
+    return values, overrides
+
+
+def run_command(main: Callable, define: Callable, argv: list[str] | None = None) -> int:
+    """main(flags, overrides) with the exit codes of every command."""
+    argv = sys.argv if argv is None else argv
+    if any(word in ("--help", "-h", "-help") for word in argv[1:]):
+        values = flags.FlagValues()
+        define(values)
+        print(sys.modules[main.__module__].__doc__, values.get_help(), sep="\n")
+        return 0
+    try:
+        args, overrides = parse(argv, define)
+        _prepare_jax()
+        return main(args, overrides)
+    except InputError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+def _prepare_jax() -> None:
+    """Before JAX starts: the compile cache, and grain's flags marked as read."""
+    cache = os.environ.get("XDG_CACHE_HOME", "") or pathlib.Path.home() / ".cache"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(cache, "cellseg_jax/xla")))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, define_flags))

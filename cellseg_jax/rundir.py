@@ -1,0 +1,172 @@
+"""The folder of one run: who may write, what it was started with, and its deterministic log."""
+
+import fcntl
+import json
+import os
+import pathlib
+import platform
+import shlex
+import socket
+import subprocess
+import sys
+from importlib import metadata
+
+import jax
+
+from cellseg_jax import config as config_lib
+from cellseg_jax.errors import InputError
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "ml_collections",
+            "numpy", "scipy", "scikit-image", "tifffile")  # fmt: skip
+
+
+def write_atomic(path, text: str | bytes) -> None:
+    """The whole file or nothing: a kill leaves the old content."""
+    path = pathlib.Path(path)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with open(temporary, "wb") as file:
+        file.write(text.encode() if isinstance(text, str) else text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+class RunDir:
+    """One run's folder, opened for writing; `close` gives it back.
+
+    Opening compares config and data with what the folder was made with and refuses another run.
+    With `writer=False` (the other processes of a multi-process run) nothing is written.
+    """
+
+    def __init__(self, path, config, fingerprint: str, *, writer: bool = True):
+        self.path = pathlib.Path(path)
+        self.config = config
+        self.writer = writer
+        self.notes: list[str] = []
+        self._lock = None
+        if writer:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                self._lock = open(self.path / ".lock", "a+")
+            except OSError as error:
+                raise InputError(f"--workdir: cannot write to {self.path} ({error.strerror}); "
+                                 "choose another folder with --workdir=DIR") from error
+            self._take_lock()
+        self._compare(fingerprint)
+        if writer:
+            write_atomic(self.path / "config.json", config_lib.to_json(config))
+
+    def _take_lock(self):
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.seek(0)
+            holder = self._lock.read().strip() or "another process"
+            raise InputError(f"--workdir: {self.path} is being trained by {holder}; wait for it, "
+                             "or choose another folder with --workdir=DIR") from error
+        self._lock.truncate(0)
+        self._lock.write(f"pid {os.getpid()} on {socket.gethostname()}")
+        self._lock.flush()
+
+    def _compare(self, fingerprint):
+        stored = self.path / "config.json"
+        if not stored.exists():
+            strangers = [p.name for p in self.path.glob("*") if p.name != ".lock"]
+            if strangers and self.writer:
+                raise InputError(f"--workdir: {self.path} holds other files ({strangers[0]} ...) "
+                                 "and no run; choose an empty or new folder")
+            return
+        old = read_config(self.path)
+        changed = {k: v for k, v in config_lib.diff(old, self.config).items()
+                   if not k.startswith(config_lib.FREE_KEYS)}  # fmt: skip
+        extended = changed.get("train.epochs") or changed.get("train.steps")
+        if len(changed) == 1 and extended and extended[1] > extended[0] > 0:
+            (key, (before, now)), = changed.items()
+            self.notes.append(f"extended: {key} {before} -> {now}; a polynomial schedule now "
+                              "spans the new length")  # fmt: skip
+            changed = {}
+        if changed:
+            shown = "; ".join(f"{k} was {a!r}, is {b!r}" for k, (a, b) in changed.items())
+            raise InputError(f"--workdir: {self.path} holds a run of another config: {shown}; "
+                             "use the old values or another --workdir")
+        environment = self.path / "environment.json"
+        before = (json.loads(environment.read_text())["data_fingerprint"]
+                  if environment.exists() else "")  # fmt: skip
+        if before and before != fingerprint:
+            raise InputError(f"--workdir: {self.path} was trained on other data (fingerprint "
+                             f"{before[:12]}, now {fingerprint[:12]}); use the old data or "
+                             "another --workdir")
+
+    def write_environment(self, program: dict, fingerprint: str) -> None:
+        """environment.json: all that is needed to say where the numbers come from."""
+        if not self.writer:
+            return
+        devices = jax.devices()
+        record = {
+            "command": shlex.join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]),
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "packages": {name: metadata.version(name) for name in PACKAGES},
+            "commit": commit(),
+            "devices": [f"{d.platform} {d.device_kind}" for d in devices],
+            "processes": jax.process_count(),
+            "program": program,
+            "data_fingerprint": fingerprint,
+        }
+        write_atomic(self.path / "environment.json", json.dumps(record, indent=1))
+
+    def cut_logs(self, step: int) -> None:
+        """Forget logged lines after `step`, whole or half written: they will be written again."""
+        for name in ("metrics.jsonl", "timing.jsonl") if self.writer else ():
+            path = self.path / name
+            if path.exists():
+                lines = [s for s in read_jsonl(path) if s["step"] <= step]
+                write_atomic(path, "".join(json.dumps(s) + "\n" for s in lines))
+
+    def log(self, name: str, line: dict) -> None:
+        """Append one line to metrics.jsonl (deterministic values) or timing.jsonl."""
+        if self.writer:
+            with open(self.path / name, "a") as file:
+                file.write(json.dumps(line) + "\n")
+                file.flush()
+                os.fsync(file.fileno())  # a checkpoint of this step must not outlive its line
+
+    def close(self) -> None:
+        if self._lock:
+            self._lock.close()
+            self._lock = None
+
+
+def read_config(path):
+    """The config of a run; InputError if there is no run."""
+    file = pathlib.Path(path) / "config.json"
+    if not file.is_file():
+        raise InputError(f"--workdir: no run in {path} (config.json is missing); "
+                         "train one with python -m cellseg_jax.main --config=FILE")
+    return config_lib.from_json(file.read_text())
+
+
+def read_jsonl(path) -> list[dict]:
+    """The whole lines of a log; a last line cut by a kill is left out."""
+    lines = []
+    for line in pathlib.Path(path).read_text().splitlines():
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+def commit() -> str:
+    """The commit of this code, "+" when the tree has changes; "" outside a checkout."""
+    folder = pathlib.Path(__file__).resolve().parent
+    run = lambda *args: subprocess.run(["git", "-C", str(folder), *args],
+                                       capture_output=True, text=True)  # fmt: skip
+    try:
+        head = run("rev-parse", "HEAD")
+        dirty = run("status", "--porcelain", "--untracked-files=no")
+    except OSError:
+        return ""
+    if head.returncode:
+        return ""
+    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")

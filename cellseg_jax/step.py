@@ -1,0 +1,235 @@
+"""The train step and the eval step: one pure per-device function each, and how it is mapped.
+
+A per-device function sees its own rows of the global batch. `map_train` and `map_eval` put it on
+a mesh with the axes ("member", "data"): members are independent runs that share one compiled
+program, data is the batch. The loss is summed over `data` inside the differentiated function, so
+autodiff reduces the gradients and every device holds the same parameters afterwards.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import PartitionSpec as P
+
+from cellseg_jax import augment, losses, metrics, models, optim, targets
+from cellseg_jax.normalize import normalize
+
+RUNNING, STOPPED_EARLY, NON_FINITE = 0, 1, 2  # values of TrainState.stop
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that a run is at one step. With members, every leaf has a leading axis K."""
+
+    step: jax.Array  # () int32: optimiser steps done
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    loss_sum: jax.Array  # () of the steps of this epoch, so that a resumed epoch logs its mean
+    best: jax.Array  # () best validation score so far, larger is better
+    waited: jax.Array  # () int32: validations since then
+    stop: jax.Array  # () int32: RUNNING, STOPPED_EARLY or NON_FINITE
+    values: dict  # traced hyper-parameters, {name: ()}: what members may differ in
+
+
+class Recipe(NamedTuple):
+    """What all members of a program share: structure, not values."""
+
+    model: dict  # name, num_outputs and options of models.make, dropout excluded
+    loss_options: dict  # {loss name: options}
+    optimizer: dict  # name, nesterov, schedule, per of optim.make
+    target: str
+    num_classes: int
+    dtype: Any  # of image, parameters and loss
+    zeros: tuple[str, ...]  # values that are zero in all members: left out of the program
+
+    def module(self, values: dict, axis_name=None):
+        dropout = {} if "dropout" not in values else {"dropout": values["dropout"]}
+        return models.make(**self.model, **dropout, axis_name=axis_name)
+
+    def transformation(self, values: dict):
+        """(tx, lr_fn) of optim.make."""
+        names = ("lr", "weight_decay", "momentum", "b1", "b2", "power", "num_steps",
+                 "steps_per_epoch")  # fmt: skip
+        return optim.make(**self.optimizer, **{k: values[k] for k in names})
+
+    def losses(self, logits, target, values: dict, axis_name=None):
+        """(N,) weighted sum of the losses in use."""
+        total = 0.0
+        for name, options in self.loss_options.items():
+            if f"loss.{name}" in self.zeros:
+                continue
+            if options.get("pooled"):  # evaluation has no batch to pool over: image by image
+                options = {**options, "pooled": axis_name is not None, "axis_name": axis_name}
+            total += values[f"loss.{name}"] * losses.LOSSES[name](logits, target, **options)
+        return total
+
+    def all_values(self, traced: dict) -> dict:
+        return {**dict.fromkeys(self.zeros, 0.0), **traced}
+
+
+def init_state(recipe: Recipe, values: dict, image_shape) -> TrainState:
+    """The state of one member at step 0; `values` hold its traced scalars."""
+    full = recipe.all_values(values)
+    key = jax.random.fold_in(jax.random.key(full["seed"].astype(jnp.uint32)), 0)
+    image = jnp.zeros((1, *image_shape), recipe.dtype)
+    variables = recipe.module({}).init(key, image, train=False)
+    variables = jax.tree.map(lambda x: x.astype(recipe.dtype), variables)
+    tx, _ = recipe.transformation(full)
+    zero = jnp.zeros((), jnp.int32)
+    return TrainState(
+        step=zero,
+        params=variables["params"],
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=tx.init(variables["params"]),
+        loss_sum=jnp.zeros((), recipe.dtype),
+        best=jnp.full((), -jnp.inf, jnp.float32),
+        waited=zero,
+        stop=zero,
+        values=values,
+    )
+
+
+def train_step(recipe: Recipe, state: TrainState, batch: dict) -> tuple[TrainState, dict]:
+    """One optimiser step of one member on this device's rows; runs under the axis "data".
+
+    A member that has finished, was stopped, or would become non-finite is returned unchanged
+    (but for the stop flag), so that it can stay in the program while others go on.
+
+    Args:
+      batch: image (n, H, W, C) uint8|uint16, label (n, H, W) int, range (n, C, 2), weight (n,).
+    Returns: the new state and {"loss", "lr", "grad_norm", "stop"}, each ().
+    """
+    values = recipe.all_values(state.values)
+    rows = batch["weight"].shape[0]
+    row = jax.lax.axis_index("data") * rows + jnp.arange(rows)
+    key = jax.random.fold_in(jax.random.key(values["seed"].astype(jnp.uint32)), state.step + 1)
+    key_augment, key_dropout = jax.random.split(key)
+
+    settings = {name: tuple(values[f"augment.{name}"]) for name in augment.AUGMENTATIONS
+                if f"augment.{name}" not in recipe.zeros}  # fmt: skip
+    if settings:
+        keys = jax.vmap(lambda r: jax.random.fold_in(key_augment, r))(row)
+        sample = {k: batch[k] for k in ("image", "label")}
+        batch = {**batch, **jax.vmap(lambda k, s: augment.augment(k, s, settings))(keys, sample)}
+    image = normalize(batch["image"], batch["range"], recipe.dtype)
+    target = targets.TARGETS[recipe.target].encode(
+        batch["label"], num_classes=recipe.num_classes).astype(recipe.dtype)  # fmt: skip
+    module = recipe.module(values, axis_name="data")
+    tx, lr_fn = recipe.transformation(values)
+
+    def objective(params):
+        variables = {"params": params, "batch_stats": state.batch_stats}
+        logits, updated = module.apply(
+            variables, image, train=True, mutable=["batch_stats"], rngs={"dropout": key_dropout})
+        weight = batch["weight"].astype(recipe.dtype)
+        per_image = recipe.losses(logits, target, values, axis_name="data")
+        loss = jax.lax.psum((per_image * weight).sum(), "data") / jax.lax.psum(weight.sum(), "data")
+        return loss, updated.get("batch_stats", {})
+
+    (loss, batch_stats), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    grad_norm = optax.tree.norm(grads)
+    finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+    running = (state.stop == RUNNING) & (state.step < values["num_steps"])
+    new_epoch = state.step % values["steps_per_epoch"] == 0
+    new = state.replace(
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+        loss_sum=jnp.where(new_epoch, 0, state.loss_sum) + loss,
+    )
+    new = jax.tree.map(lambda a, b: jnp.where(running & finite, a, b), new, state)
+    stop = jnp.where(running & ~finite, NON_FINITE, state.stop)
+    out = {"loss": loss, "lr": lr_fn(state.step), "grad_norm": grad_norm, "stop": stop}
+    return new.replace(stop=stop), out
+
+
+def eval_step(recipe: Recipe, values: dict, variables: dict, batch: dict, threshold) -> dict:
+    """Probabilities and scores of this device's rows, without the axis "data".
+
+    Returns: {"probs" (n, H, W, K), "loss" (n,), "counts" metrics.Counts of (n, K)}.
+    """
+    target_kind = targets.TARGETS[recipe.target]
+    image = normalize(batch["image"], batch["range"], recipe.dtype)
+    logits = recipe.module({}).apply(variables, image, train=False)
+    target = target_kind.encode(batch["label"], num_classes=recipe.num_classes)
+    probs = target_kind.probs(logits)
+    return {
+        "probs": probs,
+        "loss": recipe.losses(logits, target.astype(logits.dtype), recipe.all_values(values)),
+        "counts": metrics.pixel_counts(target, target_kind.mask(probs, threshold)),
+    }
+
+
+def map_train(recipe: Recipe, mesh, members: str = "vmap") -> Callable:
+    """The compiled step(state, source, index) on a mesh with axes ("member", "data").
+
+    state: TrainState with a leading axis K, donated. source: {name: (n, ...)} of all decoded
+    samples on every device and index (K, N) int32 rows of it; or index None and source a batch
+    {name: (K, N, ...)}. members: how one device runs several members, "vmap" or "unroll" (on a
+    CPU vmapped convolutions become slow grouped ones).
+    """
+
+    def per_device(state, source, index):
+        def member(state, batch, index):
+            if index is not None:
+                batch = {k: v[index] for k, v in source.items()}
+                batch["weight"] = jnp.ones(index.shape, jnp.float32)
+            return train_step(recipe, state, batch)
+
+        batch = source if index is None else None
+        return _over_members(member, members)(state, batch, index)
+
+    def mapped(state, source, index):
+        rows = P("member", "data")
+        specs = (P("member"), rows if index is None else P(), rows)
+        f = jax.shard_map(per_device, mesh=mesh, in_specs=specs, out_specs=P("member"))
+        return f(state, source, index)
+
+    return jax.jit(mapped, donate_argnums=0)
+
+
+def _over_members(f: Callable, how: str) -> Callable:
+    """f mapped over the leading axis of all arguments; None stays None."""
+
+    def unrolled(*args):
+        count = jax.tree.leaves(args)[0].shape[0]
+        outs = [f(*jax.tree.map(lambda x: x[k], args)) for k in range(count)]
+        return jax.tree.map(lambda *x: jnp.stack(x), *outs)
+
+    def mapped(*args):
+        if how == "unroll" or jax.tree.leaves(args)[0].shape[0] == 1:
+            return unrolled(*args)
+        return jax.vmap(f)(*args)
+
+    return mapped
+
+
+def map_eval(recipe: Recipe, mesh, threshold: float) -> Callable:
+    """The compiled eval(values, variables, batch) of one member, its rows over the whole mesh."""
+    rows = P(("member", "data"))
+
+    def per_device(values, variables, batch):
+        return eval_step(recipe, values, variables, batch, threshold)
+
+    return jax.jit(jax.shard_map(
+        per_device, mesh=mesh, in_specs=(P(), P(), rows), out_specs=rows))  # fmt: skip
+
+
+def map_probs(recipe: Recipe, mesh) -> Callable:
+    """The compiled probs(variables, image, range) -> (n, H, W, K) float32, rows over the mesh."""
+    rows = P(("member", "data"))
+
+    def per_device(variables, image, range_):
+        image = normalize(image, range_, recipe.dtype)
+        logits = recipe.module({}).apply(variables, image, train=False)
+        return targets.TARGETS[recipe.target].probs(logits).astype(jnp.float32)
+
+    return jax.jit(jax.shard_map(
+        per_device, mesh=mesh, in_specs=(P(), rows, rows), out_specs=rows))  # fmt: skip

@@ -1,0 +1,419 @@
+"""Training, top to bottom: from a list of configs to checkpoints and logs.
+
+One config is the ordinary case. Configs that differ only in values (config.VALUE_KEYS) train
+together in one compiled program, each with its own step, epoch length and run folder.
+"""
+
+import collections
+import contextlib
+import math
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
+
+from cellseg_jax import checkpoint, data, step
+from cellseg_jax import config as config_lib
+from cellseg_jax import evaluate as evaluation
+from cellseg_jax.data import order, pipeline
+from cellseg_jax.errors import InputError
+from cellseg_jax.evaluate import fetch, put
+from cellseg_jax.report import tensorboard, terminal
+from cellseg_jax.rundir import RunDir
+
+STATUS = {step.RUNNING: "done", step.STOPPED_EARLY: "stopped early",
+          step.NON_FINITE: "non-finite"}  # fmt: skip
+
+
+class Result(NamedTuple):
+    """How one run ended: status is one of STATUS, or "interrupted" by SIGTERM after saving."""
+
+    workdir: str
+    status: str
+    step: int
+    metrics: dict  # of the last logged step
+
+
+def train(configs: Sequence[ConfigDict], workdirs: Sequence[str], *, mesh=None,
+          members: str | None = None) -> list[Result]:  # fmt: skip
+    """Train every config into its workdir, or continue there; SIGTERM saves and stops.
+
+    Args:
+      mesh: jax.sharding.Mesh with axes ("member", "data"); default: all devices.
+      members: how a device runs several members (step.map_train); default: by platform.
+    Returns: a Result per config, in order.
+    Raises: InputError before any step is done.
+    """
+    configs = [config_lib.complete(c) for c in configs]
+    if len(configs) != len(workdirs) or len(set(map(str, workdirs))) != len(workdirs):
+        raise ValueError(f"{len(configs)} configs need as many distinct workdirs: {workdirs}")
+    groups = collections.defaultdict(list)
+    for i, config in enumerate(configs):
+        groups[program_key(config)].append(i)
+    results = {}
+    with _interrupt() as interrupted:
+        for chosen in groups.values():
+            trained = train_group([configs[i] for i in chosen], [workdirs[i] for i in chosen],
+                                  interrupted, mesh, members)  # fmt: skip
+            results.update(zip(chosen, trained, strict=True))
+    return [results[i] for i in range(len(configs))]
+
+
+def program_key(config) -> str:
+    """What configs must share to train in one program: everything but values."""
+    shared = {k: v for k, v in config_lib.flatten(config).items()
+              if k not in config_lib.VALUE_KEYS}  # fmt: skip
+    return repr(sorted(shared.items()))
+
+
+def train_group(configs, workdirs, interrupted, mesh=None, members=None) -> list[Result]:
+    """Train configs of one program_key together; see `train`."""
+    first = configs[0]
+    mesh = mesh or default_mesh(len(configs), first.train.batch_size)
+    members = members or ("unroll" if jax.default_backend() == "cpu" else "vmap")
+    _check_devices(first, mesh, len(configs))
+    recipe = evaluation.make_recipe(configs)
+    with terminal.reading() as progress:
+        arrays = data.load(first.data, progress)
+
+    with contextlib.ExitStack() as stack:
+        group = []
+        for config, workdir in zip(configs, workdirs, strict=True):
+            group.append(Member(config, workdir, arrays))
+            stack.callback(group[-1].close)
+
+        # --- state: restored or fresh, one member at a time, then stacked -------------------------
+        everywhere, by_member = NamedSharding(mesh, P()), NamedSharding(mesh, P("member"))
+        image_shape = arrays.image.shape[1:]
+        init = jax.jit(lambda v: step.init_state(recipe, v, image_shape), out_shardings=everywhere)
+        states = []
+        for member in group:
+            values = evaluation.traced_values(member.config, member.steps_per_epoch, recipe)
+            values = {k: put(v, everywhere) for k, v in values.items()}
+            state = member.restore(checkpoint.abstract(jax.eval_shape(init, values), everywhere))
+            states.append(init(values) if state is None else state.replace(values=values))
+        stack_states = jax.jit(lambda *s: jax.tree.map(lambda *x: jnp.stack(x), *s),
+                               out_shardings=by_member)  # fmt: skip
+        state = stack_states(*states)
+        del states
+        if not any(m.running for m in group):
+            return [m.result() for m in group]
+        select = jax.jit(lambda s, k: jax.tree.map(lambda x: x[k], s), out_shardings=everywhere)
+
+        # --- compile, and say what will happen ----------------------------------------------------
+        resident = evaluation.resident_source(first, arrays, mesh)
+        batches = Batches(group, resident, mesh)
+        eval_step = step.map_eval(recipe, mesh, first.eval.threshold)
+        arguments = batches.next()
+        compiled = step.map_train(recipe, mesh, members).lower(state, *arguments).compile()
+        program = {"members": len(group), "mesh": dict(mesh.shape), "how": members,
+                   "residence": "host" if resident is None else "device"}  # fmt: skip
+        for member in group:
+            member.start(program)
+        if jax.process_index() == 0:
+            terminal.summary(describe(group, compiled, state, program))
+
+        # --- the loop: every member to its next event ---------------------------------------------
+        saved_at = logged_at = time.monotonic()
+        steps_since_log = 0
+        pending = collections.deque()  # (steps, outputs) that may still be computing
+        with terminal.Training([m.folder.path.name for m in group], [m.num_steps for m in group],
+                               [m.step for m in group], first.train.batch_size) as progress:  # fmt: skip
+
+            def settle(depth):
+                """Wait until at most `depth` steps are under way; note who became non-finite."""
+                while len(pending) > depth:
+                    steps, out = pending.popleft()
+                    out = {k: fetch(v) for k, v in out.items()}
+                    for k, member in enumerate(group):
+                        if out["stop"][k] == step.NON_FINITE and member.stop == step.RUNNING:
+                            member.fail(steps[k] - 1, float(out["lr"][k]))
+                        elif member.step >= steps[k]:
+                            member.lr = float(out["lr"][k])
+                    progress.advance(steps, out["loss"].tolist())
+
+            while any(m.running for m in group):
+                state, out = compiled(state, *arguments)
+                stepped = [m for m in group if m.running]
+                for member in stepped:
+                    member.step += 1
+                pending.append(([m.step for m in group], out))
+                steps_since_log += 1
+                arguments = batches.next()  # the host prepares while the device computes
+                events = [m for m in stepped if m.at_event()]
+                # Two steps run ahead of the host, so that the device does not wait for it.
+                settle(0 if events else 2)
+                stopping = interrupted(group)
+                timed = _timed_save_due(first, saved_at, bool(events))
+                if not (events or stopping or timed or any(m.failed_now for m in group)):
+                    continue
+                settle(0)
+
+                # Evaluate first, then save once: a timed save and a new best are one checkpoint.
+                scored = {}
+                for k, member in enumerate(group):
+                    if member not in events or member.failed_now:
+                        continue
+                    line = {"train_loss": float(fetch(state.loss_sum)[k]) / member.steps_in_epoch()}
+                    if member.validation_due():
+                        one = select(state, k)
+                        variables = {"params": one.params, "batch_stats": one.batch_stats}
+                        scores = evaluation.validate(
+                            eval_step, one.values, variables, evaluation.eval_batches(
+                                member.config, arrays, member.parts["val"], mesh, resident),
+                            member.config)  # fmt: skip
+                        line |= {f"val_{name}": v for name, v in scores.items()}
+                        scored[k] = member.judge(scores)
+                    now = time.monotonic()
+                    rate = steps_since_log * first.train.batch_size * len(stepped)
+                    member.log(line, now - logged_at, rate / (now - logged_at))
+                    progress.logged(k, {**member.metrics, **member.timing})
+                if events:
+                    logged_at, steps_since_log = time.monotonic(), 0
+                leaves = {"best": [m.best for m in group], "waited": [m.waited for m in group],
+                          "stop": [m.stop for m in group]}  # fmt: skip
+                state = state.replace(**{
+                    name: put(np.asarray(v, getattr(state, name).dtype), by_member)
+                    for name, v in leaves.items()})  # fmt: skip
+                for k, member in enumerate(group):
+                    if scored.get(k) is not None or ((timed or stopping or not member.running)
+                                                     and member.saved != member.step):  # fmt: skip
+                        member.save(select(state, k), scored.get(k))
+                    member.failed_now = False
+                if timed:
+                    saved_at = time.monotonic()
+                if stopping:
+                    break
+        return [m.result() for m in group]
+
+
+class Member:
+    """The host's side of one run: its data, its folder, and when something is due."""
+
+    def __init__(self, config, workdir, arrays):
+        self.config, self.arrays = config, arrays
+        self.parts = data.split_of(config.data, arrays)
+        self.order = order.Order(self.parts["train"], config.seed, config.train.batch_size)
+        self.steps_per_epoch = self.order.steps_per_epoch
+        self.num_steps = config_lib.num_steps(config, self.steps_per_epoch)
+        writer = jax.process_index() == 0
+        self.folder = RunDir(workdir, config, arrays.fingerprint, writer=writer)
+        self.checkpoints = checkpoint.Checkpoints(self.folder.path / "checkpoints")
+        self.board = None
+        self.step, self.saved, self.stop = 0, -1, step.RUNNING
+        self.best, self.waited = -math.inf, 0
+        self.lr, self.metrics, self.timing = config.optimizer.lr, {}, {}
+        self.failed_now = False
+
+    @property
+    def running(self) -> bool:
+        return self.stop == step.RUNNING and self.step < self.num_steps
+
+    def restore(self, abstract):
+        """The newest saved state, or None; the logs are cut to it."""
+        state = self.checkpoints.restore_latest(abstract, terminal.note)
+        if state is not None:
+            host = {k: fetch(getattr(state, k)).item() for k in ("step", "best", "waited", "stop")}
+            self.step, self.best, self.waited, self.stop = host.values()
+            self.saved = self.step
+        self.folder.cut_logs(self.step)
+        return state
+
+    def start(self, program):
+        for note in self.folder.notes:
+            terminal.note(note)
+        self.folder.write_environment(program, self.arrays.fingerprint)
+        if self.folder.writer:
+            self.board = tensorboard.Board(self.folder.path)
+
+    def steps_in_epoch(self) -> int:
+        """Steps of the current epoch that are done, after at least one step."""
+        return (self.step - 1) % self.steps_per_epoch + 1
+
+    def at_event(self) -> bool:
+        return self.step % self.steps_per_epoch == 0 or self.step == self.num_steps
+
+    def validation_due(self) -> bool:
+        epoch, rest = divmod(self.step, self.steps_per_epoch)
+        due = self.step == self.num_steps or (rest == 0 and epoch % self.config.eval.every == 0)
+        return due and len(self.parts["val"]) > 0
+
+    def judge(self, scores: dict) -> float | None:
+        """The score, larger is better, if it is a new best; early stopping counts the others."""
+        name, direction = self.config.train.best
+        score = scores[name] if direction == "max" else -scores[name]
+        if score > self.best:
+            self.best, self.waited = score, 0
+            return score
+        self.waited += 1
+        if 0 < self.config.train.early_stopping <= self.waited:
+            self.stop = step.STOPPED_EARLY
+        return None
+
+    def log(self, line: dict, seconds: float, images_per_second: float) -> None:
+        self.metrics = {"step": self.step, "epoch": self.step / self.steps_per_epoch,
+                        "lr": self.lr, **line}  # fmt: skip
+        self.timing = {"step": self.step, "seconds": round(seconds, 3),
+                       "images_per_second": round(images_per_second, 2)}  # fmt: skip
+        self.folder.log("metrics.jsonl", self.metrics)
+        self.folder.log("timing.jsonl", self.timing)
+        if self.board:
+            self.board.add({**self.metrics, **self.timing})
+
+    def fail(self, at: int, lr: float) -> None:
+        """The step after `at` was not finite; the device kept the state of step `at`."""
+        self.step, self.stop, self.failed_now = at, step.NON_FINITE, True
+        names = [self.arrays.names[i] for i in self.order(at)]
+        self.metrics = {"step": at, "stopped": "loss or gradient not finite in the next step",
+                        "lr": lr, "images": names}  # fmt: skip
+        self.folder.log("metrics.jsonl", self.metrics)
+        terminal.note(f"{self.folder.path}: loss or gradient not finite after step {at} (lr "
+                      f"{lr:g}); stopped there. A lower optimizer.lr usually helps; the batch is "
+                      "in metrics.jsonl")  # fmt: skip
+
+    def save(self, state, score) -> None:
+        self.checkpoints.save(state, self.step, score)
+        self.saved = self.step
+
+    def result(self) -> Result:
+        status = "interrupted" if self.running else STATUS[self.stop]
+        return Result(str(self.folder.path), status, self.step, self.metrics)
+
+    def close(self) -> None:
+        self.checkpoints.close()
+        if self.board:
+            self.board.close()
+        self.folder.close()
+
+
+class Batches:
+    """The arguments (source, index) of the compiled step for each member's current step."""
+
+    def __init__(self, group, resident, mesh):
+        self.group, self.resident = group, resident
+        self.sharding = NamedSharding(mesh, P("member", "data"))
+        if resident is None:
+            self.streams = [self._stream(m) for m in group]
+            self.last = [None] * len(group)
+
+    def next(self):
+        if self.resident is not None:
+            index = np.stack([m.order(min(m.step, m.num_steps - 1)) for m in self.group])
+            return self.resident, put(index.astype(np.int32), self.sharding)
+        # a member that is done or stopped repeats its last batch: its state ignores it
+        self.last = [next(stream, last) for stream, last in
+                     zip(self.streams, self.last, strict=True)]  # fmt: skip
+        names = ("image", "label", "range", "weight")
+        stacked = {k: np.stack([batch[k] for batch in self.last]) for k in names}
+        return {k: self._put_rows(v) for k, v in stacked.items()}, None
+
+    def _stream(self, member):
+        start = min(member.step, member.num_steps - 1)
+        return pipeline.train_batches(
+            member.arrays, member.order, normalize=member.config.data.normalize, start=start,
+            stop=member.num_steps, rows=self._rows(member.config.train.batch_size),
+            threads=member.config.data.threads)  # fmt: skip
+
+    def _rows(self, batch_size) -> slice:
+        """The rows of the global batch that this process feeds."""
+        share = batch_size // jax.process_count()
+        return slice(jax.process_index() * share, (jax.process_index() + 1) * share)
+
+    def _put_rows(self, x):
+        return jax.make_array_from_process_local_data(self.sharding, x)
+
+
+# --- devices and signals -------------------------------------------------------------------------
+
+
+def default_mesh(num_members: int, batch_size: int):
+    """All devices: over the batch, and over members where the batch does not divide."""
+    devices = jax.device_count()
+    data_devices = devices if batch_size % devices == 0 else math.gcd(batch_size, devices)
+    member_devices = devices // data_devices
+    if num_members % member_devices:
+        raise InputError(f"config.train.batch_size: got {batch_size}; expected a multiple of the "
+                         f"{devices} devices")  # fmt: skip
+    return jax.make_mesh((member_devices, data_devices), ("member", "data"),
+                         axis_types=(jax.sharding.AxisType.Auto,) * 2)  # fmt: skip
+
+
+def _check_devices(config, mesh, num_members) -> None:
+    shape = dict(mesh.shape)
+    if config.train.batch_size % shape["data"]:
+        raise InputError(f"config.train.batch_size: got {config.train.batch_size}; expected a "
+                         f"multiple of the {shape['data']} devices of the mesh axis data")
+    if num_members % shape["member"]:
+        raise ValueError(f"{num_members} members do not divide over {shape['member']} devices")
+
+
+@contextlib.contextmanager
+def _interrupt():
+    """A function that says whether SIGTERM came, the same on every process."""
+    flag = threading.Event()
+    many = jax.process_count() > 1  # JAX's own coordination makes all processes stop together
+    if many or threading.current_thread() is not threading.main_thread():
+        previous = None
+    else:
+        previous = signal.signal(signal.SIGTERM, lambda *_: flag.set())
+
+    def interrupted(group) -> bool:
+        if many:
+            return multihost_utils.reached_preemption_sync_point(max(m.step for m in group))
+        return flag.is_set()
+
+    try:
+        yield interrupted
+    finally:
+        if previous is not None:
+            signal.signal(signal.SIGTERM, previous)
+
+
+def _timed_save_due(config, saved_at, at_event) -> bool:
+    """Whether checkpoint_minutes have passed; processes agree, at events only."""
+    due = time.monotonic() - saved_at > 60 * config.train.checkpoint_minutes
+    if jax.process_count() == 1:
+        return due
+    return at_event and bool(multihost_utils.broadcast_one_to_all(np.asarray(due)))
+
+
+# --- words ---------------------------------------------------------------------------------------
+
+
+def describe(group, compiled, state, program) -> list[tuple[str, str]]:
+    """The first lines of a run: data, network, devices, cost."""
+    config, arrays = group[0].config, group[0].arrays
+    counts = " / ".join(f"{len(group[0].parts[p])} {p}" for p in ("train", "val", "test"))
+    parameters = sum(x[0].size for x in jax.tree.leaves(state.params))
+    cost, memory = compiled.cost_analysis() or {}, compiled.memory_analysis()
+    changed = config_lib.diff(config_lib.complete(config_lib.default()), config)
+    devices = jax.devices()
+    rows = [
+        ("run", ", ".join(str(m.folder.path) for m in group)),
+        ("config", ", ".join(f"{k}={b!r}" for k, (_, b) in changed.items()) or "the default"),
+        ("data", f"{config.data.name}: {len(arrays.names)} images, {counts}; "
+                 f"{'x'.join(map(str, arrays.image.shape[1:]))} {arrays.image.dtype}, "
+                 f"on the {program['residence']}"),
+        ("network", f"{config.model.name}: {parameters:,} parameters"),
+        ("devices", f"{len(devices)} {devices[0].device_kind}, mesh {program['mesh']}, "
+                    f"{program['members']} member(s)"),
+        ("length", f"{group[0].num_steps} steps of {config.train.batch_size} images"
+                   + (f", continuing at step {group[0].step}" if group[0].step else "")),
+    ]  # fmt: skip
+    if cost.get("flops", 0) > 0:
+        rows.append(("cost", f"{cost['flops'] / 1e9:.1f} GFLOP per step and device"))
+    if memory is not None:
+        used = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+        rows.append(("memory", f"{used / 2**30:.2f} GiB per device: "
+                     f"{memory.argument_size_in_bytes / 2**30:.2f} state and data, "
+                     f"{memory.temp_size_in_bytes / 2**30:.2f} temporary"))  # fmt: skip
+    return rows

@@ -1,0 +1,42 @@
+"""What several tests need: a run that trains in seconds, and commands in their own process."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+from cellseg_jax import config as config_lib
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def tiny_config(**overrides):
+    """A complete config of a run of a few seconds; overrides are dotted keys with __ for dots."""
+    config = config_lib.default()
+    config.data = dict(name="synthetic", size=(32, 32), count=40)
+    config.model = dict(name="unet", channels=(4, 8, 16), dropout=0.1)
+    config.augment.flip_horizontal = (0.5, 1.0)
+    config.train.epochs = 2
+    config.train.batch_size = 8
+    config.eval.batch_size = 8
+    config = config_lib.complete(config)
+    for key, value in overrides.items():
+        config_lib.set_value(config, key.replace("__", "."), value)
+    config_lib.check(config)
+    return config
+
+
+def run_command(module, *args, devices=1, cwd=None, timeout=300, **environment):
+    """`python -m cellseg_jax.<module> *args` in a fresh process; returns CompletedProcess."""
+    return subprocess.run(
+        command(module, *args), cwd=cwd or ROOT, capture_output=True, text=True, timeout=timeout,
+        env=child_environment(devices) | environment)  # fmt: skip
+
+
+def command(module, *args):
+    return [sys.executable, "-m", f"cellseg_jax.{module}", *args]
+
+
+def child_environment(devices=1):
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}

@@ -1,0 +1,105 @@
+"""Config: overrides, types, rules, and messages that save the search."""
+
+import pytest
+
+from cellseg_jax import config as config_lib
+from cellseg_jax.errors import InputError
+
+QUICKSTART = """
+from cellseg_jax.config import default
+
+
+def get_config(arg="40"):
+    config = default()
+    config.data = dict(name="synthetic", size=(128, 128))
+    config.train.epochs = int(arg)
+    return config
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "quick.py"
+    path.write_text(QUICKSTART)
+    return str(path)
+
+
+def test_override_takes_the_type_of_the_key(file):
+    config = config_lib.load(file, [("optimizer.lr", "1e-4"), ("data.size", "(64, 96)"),
+                                    ("optimizer.nesterov", "false"), ("data.root", "123"),
+                                    ("train.epochs", "3"), ("augment.turn", "(1, 3)")])  # fmt: skip
+    assert config.optimizer.lr == 1e-4 and config.data.size == (64, 96)
+    assert config.data.root == "123" and config.train.epochs == 3
+    assert config.augment.turn == (1.0, 3.0)
+
+
+def test_argument_reaches_get_config(file):
+    assert config_lib.load(file + ":7").train.epochs == 7
+
+
+def test_another_model_brings_its_own_options(file):
+    config = config_lib.load(file, [("model.name", "unetr"), ("model.num_heads", "4")])
+    assert config.model.num_heads == 4 and "channels" not in config.model
+
+
+def test_json_roundtrip(file):
+    config = config_lib.load(file)
+    assert config_lib.diff(config, config_lib.from_json(config_lib.to_json(config))) == {}
+
+
+def test_identity_ignores_where_the_data_lies_and_nothing_else(file):
+    base = config_lib.identity(config_lib.load(file))
+    assert config_lib.identity(config_lib.load(file, [("data.cache", "elsewhere")])) == base
+    assert config_lib.identity(config_lib.load(file, [("seed", "1")])) != base
+
+
+@pytest.mark.parametrize("override,words", [
+    (("optimizer.lerning_rate", "1"), ["config.optimizer.lerning_rate", "no such key",
+                                       "config.optimizer has name, lr, weight_decay"]),
+    (("optimizer.weigth_decay", "1"), ["did you mean config.optimizer.weight_decay?"]),
+    (("optimiser.lr", "1"), ["no such key", "did you mean config.optimizer.lr?"]),
+    (("optimizer.lr", "1e-3,"), ["config.optimizer.lr", "stray comma"]),
+    (("optimizer.lr", "abc"), ["config.optimizer.lr", "'abc'", "a number"]),
+    (("train.epochs", "1.5"), ["config.train.epochs", "1.5", "an integer"]),
+    (("optimizer.name", "adm"), ["config.optimizer.name", "adam, sgd, adamax", "did you mean adam"]),
+    (("model.name", "unett"), ["config.model.name", "unet"]),
+    (("model.chanels", "(1, 2)"), ["config.model.chanels", "config.model.channels"]),
+    (("data.size", "64"), ["config.data.size", "a tuple"]),
+    (("data.size", "('a', 'b')"), ["config.data.size", "a tuple"]),
+    (("data.split", "(0.8, 0.3, 0.1)"), ["config.data.split", "sum to at most 1"]),
+    (("model.dropout", "1.2"), ["config.model.dropout", "below 1"]),
+    (("optimizer.lr", "-1"), ["config.optimizer.lr", "above 0"]),
+    (("optimizer.lr", "1e999"), ["config.optimizer.lr", "finite"]),
+    (("train.batch_size", "0"), ["config.train.batch_size", "at least 1"]),
+    (("augment.turn", "(2, 1)"), ["config.augment.turn", "probability"]),
+    (("optimizer.nesterov", "True"), ["config.optimizer.nesterov"]),
+])  # fmt: skip
+def test_bad_override_is_one_line_with_key_value_and_choices(file, override, words):
+    with pytest.raises(InputError) as caught:
+        config_lib.load(file, [override])
+    for word in words:
+        assert word in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text,words", [
+    ("def get_config():\n    return 1 / 0\n", ["line 2", "division"]),
+    ("def get_config(:\n", ["line 1"]),
+    (QUICKSTART.replace("train.epochs", "train.epoch"), ["line 8", "epoch"]),
+    (QUICKSTART.replace("size=", "sise="), ["config.data.sise", "config.data.size"]),
+])  # fmt: skip
+def test_bad_file_is_named_with_its_line(tmp_path, text, words):
+    path = tmp_path / "broken.py"
+    path.write_text(text)
+    with pytest.raises(InputError) as caught:
+        config_lib.load(str(path))
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_missing_file_names_the_nearest(monkeypatch, tmp_path, file):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "unet_adam.py").write_text(QUICKSTART)
+    with pytest.raises(InputError, match="did you mean configs/unet_adam.py"):
+        config_lib.load("configs/unet_adm.py")

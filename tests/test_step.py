@@ -1,0 +1,118 @@
+"""The step: the same numbers however it is mapped, one compilation, inert members.
+
+The references are the same program on one device. In float64 everything agrees to 1e-8; in
+float32 the bounds are those that rounding allows (Adam turns noise in tiny gradients into steps).
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import tiny_config
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from cellseg_jax import evaluate, step
+
+STEPS, BATCH, SIZE, NUM_SAMPLES = 20, 8, 16, 24
+OPTIMIZERS = {
+    "adam": dict(optimizer__name="adam", optimizer__lr=5e-3),
+    "nesterov": dict(optimizer__name="sgd", optimizer__momentum=0.9, optimizer__nesterov=True,
+                     optimizer__lr=5e-3),
+    "adamax": dict(optimizer__name="adamax", optimizer__lr=5e-3),
+}  # fmt: skip
+
+
+def mesh_of(members, data):
+    return jax.make_mesh((members, data), ("member", "data"), axis_types=(AxisType.Auto,) * 2,
+                         devices=jax.devices()[: members * data])  # fmt: skip
+
+
+def source(rng):
+    label = rng.integers(0, 3, (NUM_SAMPLES, SIZE, SIZE)).astype(np.uint16)
+    image = (40 * label[..., None] + rng.integers(0, 120, (NUM_SAMPLES, SIZE, SIZE, 4)))
+    range_ = np.broadcast_to(np.array([0.0, 255.0], np.float32), (NUM_SAMPLES, 4, 2))
+    return {"image": image.astype(np.uint8), "label": label, "range": range_}
+
+
+def trajectory(configs, mesh, members="vmap", steps=STEPS, steps_per_epoch=3):
+    """Losses (steps, K) and the final state of members trained on random rows."""
+    recipe = evaluate.make_recipe(configs)
+    by_member, rows = (NamedSharding(mesh, p) for p in (P("member"), P("member", "data")))
+    states = [jax.jit(lambda v: step.init_state(recipe, v, (SIZE, SIZE, 4)))(
+        evaluate.traced_values(c, steps_per_epoch + k, recipe)) for k, c in enumerate(configs)]
+    state = jax.device_put(jax.tree.map(lambda *x: jnp.stack(x), *states), by_member)
+    data = jax.device_put(source(np.random.default_rng(0)), NamedSharding(mesh, P()))
+    train_step = step.map_train(recipe, mesh, members)
+    losses = []
+    for n in range(steps):
+        index = np.stack([np.random.default_rng([c.seed, n]).permutation(NUM_SAMPLES)[:BATCH]
+                          for c in configs]).astype(np.int32)
+        state, out = train_step(state, data, jax.device_put(index, rows))
+        losses.append(np.asarray(out["loss"]))
+    assert train_step._cache_size() == 1
+    return np.stack(losses), jax.device_get(state)
+
+
+def configs_of(name, precision, count=1):
+    # widths 8 and 16: the narrow net has no layer whose sums are too short to round
+    base = dict(train__precision=precision, train__epochs=100, augment__turn=(0.5, 3.0),
+                model__channels=(4, 8, 16), **OPTIMIZERS[name])  # fmt: skip
+    return [tiny_config(**base | dict(seed=k, optimizer__lr=5e-3 / (1 + k))) for k in range(count)]
+
+
+def assert_close(state, reference, tolerance):
+    for part in ("params", "batch_stats"):
+        a, b = (jax.tree.leaves(getattr(s, part)) for s in (state, reference))
+        assert max(np.abs(x - y).max() for x, y in zip(a, b, strict=True)) < tolerance
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_float64_is_equal_on_1_device_8_devices_a_mesh_and_together(name):
+    with jax.enable_x64(True):
+        configs = configs_of(name, "float64", 2)
+        alone = [trajectory([c], mesh_of(1, 1)) for c in configs[:1]]
+        losses, state = alone[0]
+        assert losses[-1] < losses[0] and np.ptp(losses) > 1e-3
+        eight, eight_state = trajectory(configs[:1], mesh_of(1, 8))
+        assert np.abs(eight - losses).max() < 1e-8
+        assert_close(eight_state, state, 1e-8)
+        for mesh, members in ((mesh_of(1, 1), "vmap"), (mesh_of(1, 1), "unroll"),
+                              (mesh_of(2, 4), "vmap")):  # fmt: skip
+            together, pair = trajectory(configs, mesh, members)
+            assert np.abs(together[:, :1] - losses).max() < 1e-8
+            first = jax.tree.map(lambda x: x[:1], pair)
+            assert_close(first, state, 1e-8)
+            assert np.abs(together[:, 1] - together[:, 0]).max() > 1e-3  # two runs, not one twice
+
+
+@pytest.mark.parametrize("name,tolerance", [("nesterov", 1e-5), ("adam", 1e-3)])
+def test_float32_losses_agree_within_rounding(name, tolerance):
+    configs = configs_of(name, "float32", 2)
+    losses, _ = trajectory(configs[:1], mesh_of(1, 1))
+    eight, _ = trajectory(configs[:1], mesh_of(1, 8))
+    together, _ = trajectory(configs, mesh_of(2, 4))
+    assert np.abs(eight - losses).max() < tolerance
+    assert np.abs(together[:, :1] - losses).max() < tolerance
+
+
+def test_finished_and_non_finite_members_stay_as_they_are():
+    good, bad = configs_of("nesterov", "float32", 2)
+    bad.unlock()
+    bad.optimizer.lr = 1e30
+    good.unlock()
+    good.train.steps = 5
+    bad.train.steps = 50
+    _, state = trajectory([good, bad], mesh_of(1, 1), steps=12)
+    assert state.step[0] == 5 and state.stop[0] == step.RUNNING
+    assert state.step[1] < 5 and state.stop[1] == step.NON_FINITE
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
+    _, alone = trajectory([good], mesh_of(1, 1), steps=5)
+    assert_close(jax.tree.map(lambda x: x[:1], state), alone, 1e-4)
+
+
+def test_bfloat16_keeps_float32_parameters_and_learns():
+    config = configs_of("nesterov", "bfloat16")
+    losses, state = trajectory(config, mesh_of(1, 1))
+    assert {x.dtype for x in jax.tree.leaves(state.params)} == {np.dtype("float32")}
+    assert losses[-1] < losses[0]

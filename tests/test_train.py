@@ -1,0 +1,259 @@
+"""A whole run: what it leaves behind, that it resumes bit for bit, and what it refuses."""
+
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import time
+
+import jax
+import numpy as np
+import pytest
+from helpers import child_environment, command, run_command, tiny_config
+
+from cellseg_jax import checkpoint, evaluate, main, rundir, step, train
+from cellseg_jax.errors import InputError
+
+CONFIG = """
+from cellseg_jax.config import default
+
+
+def get_config():
+    config = default()
+    config.data = dict(name="synthetic", size=(32, 32), count=40)
+    config.model = dict(name="unet", channels=(4, 8, 16), dropout=0.1)
+    config.augment.turn = (0.5, 3.0)
+    config.train.epochs = 6
+    config.train.batch_size = 8
+    config.eval.batch_size = 8
+    config.eval.panels = 2
+    return config
+"""
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    path = tmp_path / "tiny.py"
+    path.write_text(CONFIG)
+    return path
+
+
+def last_state(workdir):
+    """The last checkpoint as a flat list of numpy arrays."""
+    config = rundir.read_config(workdir)
+    recipe = evaluate.make_recipe([config])
+    values = evaluate.traced_values(config, 1, recipe)
+    shape = (*config.data.size, 4)
+    wanted = jax.eval_shape(lambda v: step.init_state(recipe, v, shape), values)
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    wanted = {k: getattr(wanted, k) for k in ("step", "params", "batch_stats", "opt_state", "best")}
+    directory = pathlib.Path(workdir) / "checkpoints"
+    last = checkpoint.saved_steps(directory)["last"]
+    return [np.asarray(x) for x in jax.tree.leaves(
+        checkpoint.load(directory, last, checkpoint.abstract(wanted, device)))]  # fmt: skip
+
+
+def assert_same_run(one, other):
+    one, other = pathlib.Path(one), pathlib.Path(other)
+    assert (one / "metrics.jsonl").read_text() == (other / "metrics.jsonl").read_text()
+    for a, b in zip(last_state(one), last_state(other), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_run_leaves_the_promised_files(config_file, tmp_path):
+    workdir = tmp_path / "run"
+    arguments = ["main", f"--config={config_file}", f"--workdir={workdir}"]
+    assert main.run_command(main.main, main.define_flags, arguments) == 0
+    for name in ("config.json", "environment.json", "metrics.jsonl", "timing.jsonl", "tensorboard",
+                 "eval/test.json", "eval/test_images.csv", "report.html"):  # fmt: skip
+        assert (workdir / name).exists(), name
+    assert list((workdir / "eval/test_predictions").glob("*.png"))
+    lines = rundir.read_jsonl(workdir / "metrics.jsonl")
+    assert [s["step"] for s in lines] == [4, 8, 12, 16, 20, 24]
+    assert all(0 <= s["val_dice_mean"] <= 1 for s in lines)
+    scores = json.loads((workdir / "eval/test.json").read_text())
+    assert scores["n_images"] == 4 and scores["metrics"].keys() >= {
+        "dice_mean", "dice_pooled", "iou_mean"}  # fmt: skip
+    best = max(lines, key=lambda s: s["val_dice_mean"])
+    assert scores["checkpoint_step"] == best["step"]
+    assert checkpoint.saved_steps(workdir / "checkpoints") == {"last": 24, "best": best["step"]}
+    # started again it says that it is done and changes nothing
+    before = (workdir / "metrics.jsonl").read_text()
+    assert main.run_command(main.main, main.define_flags, arguments) == 0
+    assert (workdir / "metrics.jsonl").read_text() == before
+
+
+def test_two_members_train_as_each_alone_in_float64(tmp_path):
+    with jax.enable_x64(True):
+        configs = [tiny_config(train__precision="float64", seed=k, data__split_seed=k,
+                               data__split=((0.8, 0.1, 0.1), (0.5, 0.3, 0.2))[k],
+                               optimizer__lr=1e-3 * (k + 1), train__epochs=3) for k in (0, 1)]  # fmt: skip
+        together = train.train(configs, [tmp_path / "a", tmp_path / "b"])
+        alone = [train.train([c], [tmp_path / f"alone{k}"])[0] for k, c in enumerate(configs)]
+    assert [r.step for r in together] == [12, 6] == [r.step for r in alone]  # own epoch lengths
+    for k, name in enumerate("ab"):
+        a, b = (rundir.read_jsonl(tmp_path / w / "metrics.jsonl") for w in (name, f"alone{k}"))
+        assert [s["step"] for s in a] == [s["step"] for s in b]
+        for x, y in zip(a, b, strict=True):
+            assert abs(x["train_loss"] - y["train_loss"]) < 1e-8
+            assert abs(x["val_loss"] - y["val_loss"]) < 1e-8
+
+
+def test_streamed_and_resident_data_give_the_same_run(tmp_path):
+    for residence in ("device", "host"):
+        config = tiny_config(data__residence=residence)
+        train.train([config], [tmp_path / residence])
+    assert_same_run(tmp_path / "device", tmp_path / "host")
+
+
+def test_sigterm_saves_and_the_run_goes_on_bit_for_bit(tmp_path, monkeypatch):
+    """Interrupted in mid-epoch, by a signal that comes after the fifth step."""
+    config = tiny_config(train__epochs=3)
+    train.train([config], [tmp_path / "whole"])
+    calls = []
+    settle = train.Batches.next
+
+    def next_and_signal(self):
+        calls.append(1)
+        if len(calls) == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return settle(self)
+
+    monkeypatch.setattr(train.Batches, "next", next_and_signal)
+    result = train.train([config], [tmp_path / "cut"])[0]
+    assert result.status == "interrupted" and 4 <= result.step < 12 and result.step % 4
+    monkeypatch.setattr(train.Batches, "next", settle)
+    assert train.train([config], [tmp_path / "cut"])[0].status == "done"
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_sigterm_gives_exit_code_75(config_file, tmp_path):
+    process = subprocess.Popen(
+        command("main", f"--config={config_file}", f"--workdir={tmp_path / 'run'}",
+                "--config.train.epochs=2000"),
+        env=child_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)  # fmt: skip
+    log = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not log.exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 75, stderr
+    assert "the same command continues" in stderr
+
+
+@pytest.mark.slow
+def test_killed_at_ten_random_moments_it_ends_bit_for_bit_the_same(config_file, tmp_path):
+    """kill -9 in steps, saves and evaluation; saves every few steps, so that many are hit."""
+    arguments = [f"--config={config_file}", "--config.train.epochs=60",
+                 "--config.train.checkpoint_minutes=0.002"]  # fmt: skip
+    started = time.monotonic()
+    whole = run_command("main", *arguments, f"--workdir={tmp_path / 'whole'}")
+    assert whole.returncode == 0, whole.stderr
+    length = time.monotonic() - started
+    rng, kills, reached = random.Random(1), 0, []
+    while kills < 10:
+        process = subprocess.Popen(
+            command("main", *arguments, f"--workdir={tmp_path / 'killed'}"),
+            env=child_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+        try:
+            process.wait(rng.uniform(0.3, 1.0) * length)
+            (tmp_path / "killed/eval/test.json").unlink()  # done too early: evaluate again
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            kills += 1
+        steps = checkpoint.saved_steps(tmp_path / "killed/checkpoints")
+        reached.append(steps.get("last", 0))
+    assert len(set(reached)) > 2, reached  # the kills fell at different moments
+    end = run_command("main", *arguments, f"--workdir={tmp_path / 'killed'}")
+    assert end.returncode == 0, end.stderr
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+    for name in ("metrics", "metrics_original_size"):
+        scores = [json.loads((tmp_path / w / "eval/test.json").read_text())[name]
+                  for w in ("whole", "killed")]  # fmt: skip
+        assert scores[0] == scores[1]
+
+
+def test_damaged_checkpoint_is_set_aside_and_the_one_before_used(tmp_path, capsys):
+    config = tiny_config(train__epochs=4)
+    train.train([config], [tmp_path / "whole"])
+    train.train([tiny_config(train__epochs=4)], [tmp_path / "hurt"])
+    directory = tmp_path / "hurt" / "checkpoints"
+    last = directory / str(checkpoint.saved_steps(directory)["last"])
+    for file in [f for f in last.rglob("*") if f.is_file() and f.stat().st_size > 200]:
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    assert train.train([config], [tmp_path / "hurt"])[0].status == "done"
+    assert "cannot be read" in capsys.readouterr().err
+    assert list((tmp_path / "hurt").glob("damaged_checkpoint_*"))
+    assert_same_run(tmp_path / "whole", tmp_path / "hurt")
+
+
+def test_longer_training_extends_a_finished_run(tmp_path, capsys):
+    train.train([tiny_config(train__epochs=2)], [tmp_path / "run"])
+    result = train.train([tiny_config(train__epochs=3)], [tmp_path / "run"])[0]
+    assert result.step == 12
+    assert "extended" in capsys.readouterr().err
+    train.train([tiny_config(train__epochs=3)], [tmp_path / "at once"])
+    assert_same_run(tmp_path / "run", tmp_path / "at once")
+
+
+def test_early_stopping_ends_the_run_and_stays_ended(tmp_path):
+    config = tiny_config(train__epochs=50, train__early_stopping=1, optimizer__lr=1e-7)
+    result = train.train([config], [tmp_path / "run"])[0]
+    assert result.status == "stopped early" and result.step < 200
+    again = train.train([config], [tmp_path / "run"])[0]
+    assert again.status == "stopped early" and again.step == result.step
+
+
+def test_non_finite_member_stops_alone_with_its_batch_named(tmp_path):
+    base = dict(optimizer__name="sgd", optimizer__momentum=0.9, train__epochs=3)
+    good = tiny_config(**base, optimizer__lr=1e-3)
+    bad = tiny_config(**base, optimizer__lr=1e30)
+    results = train.train([good, bad], [tmp_path / "good", tmp_path / "bad"])
+    assert [r.status for r in results] == ["done", "non-finite"]
+    last = rundir.read_jsonl(tmp_path / "bad" / "metrics.jsonl")[-1]
+    assert last["lr"] == pytest.approx(1e30) and len(last["images"]) == 8
+    alone = train.train([good], [tmp_path / "alone"])[0]
+    assert alone.metrics["val_loss"] == pytest.approx(results[0].metrics["val_loss"], abs=1e-4)
+
+
+def test_workdir_of_another_config_is_refused_with_the_difference(tmp_path):
+    train.train([tiny_config()], [tmp_path / "run"])
+    before = (tmp_path / "run" / "config.json").read_bytes()
+    with pytest.raises(InputError, match="optimizer.lr was 0.005, is 0.001"):
+        train.train([tiny_config(optimizer__lr=1e-3)], [tmp_path / "run"])
+    assert (tmp_path / "run" / "config.json").read_bytes() == before
+
+
+def test_workdir_with_other_files_is_refused(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "holiday.jpg").write_bytes(b"")
+    with pytest.raises(InputError, match="holiday.jpg"):
+        train.train([tiny_config()], [tmp_path / "photos"])
+
+
+def test_second_process_on_a_workdir_is_refused_with_the_first_one_named(tmp_path):
+    config = tiny_config()
+    first = rundir.RunDir(tmp_path / "run", config, "data")
+    with pytest.raises(InputError, match=f"pid {os.getpid()} on"):
+        rundir.RunDir(tmp_path / "run", config, "data")
+    first.close()
+    rundir.RunDir(tmp_path / "run", config, "data").close()
+
+
+def test_batch_that_does_not_divide_over_the_devices_is_refused(tmp_path):
+    with pytest.raises(InputError, match="config.train.batch_size: got 6.*8 devices"):
+        train.train([tiny_config(train__batch_size=6)], [tmp_path / "run"])
+
+
+def test_batch_larger_than_the_training_split_is_refused(tmp_path):
+    with pytest.raises(InputError, match="config.train.batch_size"):
+        train.train([tiny_config(train__batch_size=64)], [tmp_path / "run"])
