@@ -17,6 +17,7 @@ p{margin:.4rem 0;max-width:46rem}
 .card{flex:1 1 9.5rem;border:1px solid #d9dde2;border-radius:8px;padding:.7rem .9rem}
 .card b{display:block;font-size:1.7rem;line-height:1.2;font-variant-numeric:tabular-nums}
 .grid3{display:grid;gap:1rem;grid-template-columns:repeat(auto-fit,minmax(min(100%,330px),1fr))}
+.grid3 h3{margin:0}
 figure{margin:0}
 figcaption{font-size:.875rem;color:#555d66;margin:.2rem 0 0}
 svg{display:block;width:100%;height:auto;max-width:560px}
@@ -33,16 +34,17 @@ td{overflow-wrap:break-word}
 tr:last-child td{border-bottom:0}
 th{background:#f5f6f8;white-space:nowrap}
 .n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
-.wide{min-width:14rem}
+.wide{min-width:20rem}
 .picture{overflow-x:auto;margin:.4rem 0 1.2rem}
 .picture img{display:block;width:100%;min-width:700px;height:auto}
 pre{background:#f5f6f8;border-radius:8px;padding:.8rem 1rem;margin:.6rem 0;overflow-x:auto;
- font:.875rem/1.5 ui-monospace,Menlo,Consolas,monospace;white-space:pre-wrap}
+ font:.875rem/1.5 ui-monospace,Menlo,Consolas,monospace}
 summary{cursor:pointer;font-weight:600}
 @media print{body{max-width:none;padding:0;font-size:11pt}
  *{print-color-adjust:exact;-webkit-print-color-adjust:exact}
  h2,h3{break-after:avoid}figure,.card,tr{break-inside:avoid}
- .picture img{min-width:0}.scroll,.picture,pre{overflow:visible}}
+ .picture img{min-width:0}.scroll,.picture,pre{overflow:visible}
+ pre{white-space:pre-wrap}}
 """
 
 

@@ -19,7 +19,7 @@ from cellseg_jax import config as config_lib
 from cellseg_jax.report import document, svg
 from cellseg_jax.rundir import read_config, read_jsonl, write_atomic
 
-PICTURE_WIDTH = 1400  # pixels; wider panels are reduced, or the page could not be mailed
+PICTURE_WIDTH = 1200  # pixels; wider panels are reduced, or the page could not be mailed
 PICTURE_NAME = re.compile(r"\d+_(worst|median)_dice([\d.]+|nan)_(.*)\.png")
 MAX_ROWS = 100  # of the table of images
 
@@ -45,7 +45,7 @@ def write_run_page(folder: pathlib.Path) -> None:
         _pictures(folder / "eval/test_predictions") if test else "",
         _images(images),
         _config(config),
-        _environment(environment, folder),
+        _environment(environment, test, folder),
         _rerun(environment),
     ]
     write_atomic(folder / "report.html", document.document(name, sections))
@@ -76,7 +76,7 @@ def _cards(test) -> str:
     shown += [(text, original[key]) for key, text in (("ap50", "AP at IoU 0.5"), ("seg", "SEG"))
               if key in original]
     cards = [f'<div class="card"><b>{_number(value)}</b>{escape(text)}</div>'
-             for text, value in shown]
+             for text, value in shown if value is not None]
     return f'<div class="cards">{"".join(cards)}</div>'
 
 
@@ -172,15 +172,19 @@ def _config(config) -> str:
             f"</summary><pre>{escape(config_lib.to_json(config))}</pre></details>")
 
 
-def _environment(environment, folder) -> str:
+def _environment(environment, test, folder) -> str:
     if not environment:
         return ""
-    rows = [(k, _plain(v)) for k, v in environment.items() if v not in ("", None)]
+    rows = [(k, _plain(v)) for k, v in environment.items() if v not in ("", None)
+            and k != "command"]  # which ends the page
     timing = folder / "timing.jsonl"
     speed = [s["images_per_second"] for s in (read_jsonl(timing) if timing.exists() else [])
              if s.get("images_per_second")]
     if speed:
         rows.append(("training speed", f"{sorted(speed)[len(speed) // 2]:.4g} images/s (median)"))
+    if test:
+        rows.append(("evaluation", f"{test['seconds']:.1f} s, {test['images_per_second']:.4g} "
+                                   f"images/s, peak memory {test['peak_rss'] / 2**30:.2f} GiB"))
     return "<h2>Environment</h2>" + document.table(("what", "value"), rows)
 
 
@@ -203,14 +207,14 @@ def _rerun(environment) -> str:
 
 
 def _picture(path) -> str:
-    """A PNG as base64, reduced to PICTURE_WIDTH and to a palette that the eye does not miss."""
+    """A PNG as base64, reduced to PICTURE_WIDTH."""
     with Image.open(path) as image:
         image = image.convert("RGB")
     if image.width > PICTURE_WIDTH:
         size = (PICTURE_WIDTH, round(image.height * PICTURE_WIDTH / image.width))
         image = image.resize(size, Image.Resampling.LANCZOS)
     data = io.BytesIO()
-    image.quantize(256, dither=Image.Dither.NONE).save(data, format="PNG", optimize=True)
+    image.save(data, format="PNG", optimize=True)
     return base64.b64encode(data.getvalue()).decode()
 
 

@@ -15,7 +15,7 @@ PALETTE = np.array([(230, 159, 0), (0, 158, 115), (204, 121, 167), (240, 228, 66
                    np.uint8)  # fmt: skip
 MISSED, SPURIOUS, CORRECT = (213, 94, 0), (86, 180, 233), (190, 190, 190)
 WRONG_CLASS = (204, 121, 167)
-INK, PAPER, GAP, LINE = (32, 32, 32), (255, 255, 255), 8, 24
+INK, PAPER, GAP = (32, 32, 32), (255, 255, 255), 8
 DARK = 0.25  # mean of the stretched image below which it is brightened
 MIN_TILE, MAX_TILE, MIN_CELL = 192, 512, 96  # pixels: longer side of a tile, width of its cell
 
@@ -178,20 +178,25 @@ def _page(tiles, caption, legend):
     """Tiles under their names, over the caption at the left and the legend at the right."""
     height, width = next(iter(tiles.values())).shape[:2]
     cell = max(width, MIN_CELL)
-    page = Image.new("RGB", (len(tiles) * (cell + GAP) + GAP, height + 2 * LINE + 2 * GAP), PAPER)
+    total = len(tiles) * (cell + GAP) + GAP
+    size = max(15, total // 85)  # wide pictures are shown reduced: their text has to last
+    line = round(1.6 * size)
+    page = Image.new("RGB", (total, height + 2 * line + 2 * GAP), PAPER)
     draw = ImageDraw.Draw(page)
-    font = ImageFont.load_default(size=15)
+    font = ImageFont.load_default(size=size)
     for n, (name, tile) in enumerate(tiles.items()):
         x = GAP + n * (cell + GAP)
-        draw.text((x, GAP + LINE // 2), name, INK, font, anchor="lm")
-        page.paste(Image.fromarray(tile), (x, GAP + LINE))
-    x, y = page.width - GAP, page.height - GAP // 2 - LINE // 2
+        draw.text((x, GAP + line // 2), name, INK, font, anchor="lm")
+        page.paste(Image.fromarray(tile), (x, GAP + line))
+    x, y, half = total - GAP, page.height - GAP // 2 - line // 2, round(0.4 * size)
     for name, colour in reversed(legend):
         x -= draw.textlength(name, font)
         draw.text((x, y), name, INK, font, anchor="lm")
-        draw.rectangle((x - 18, y - 6, x - 6, y + 6), colour)
-        x -= 34
-    while caption and draw.textlength(caption, font) > x - GAP:
-        caption = caption.removesuffix("...")[:-1] + "..." if len(caption) > 4 else ""
+        draw.rectangle((x - 3 * half, y - half, x - half, y + half), colour)
+        x -= 3 * half + size
+    if draw.textlength(caption, font) > x - GAP:
+        while caption and draw.textlength(caption + "...", font) > x - GAP:
+            caption = caption[:-1]
+        caption += "..." if caption else ""
     draw.text((GAP, y), caption, INK, font, anchor="lm")
     return np.asarray(page)

@@ -29,9 +29,14 @@ def error(text: str) -> None:
     note("error: " + " ".join(str(text).split()))
 
 
-@contextlib.contextmanager
 def reading():
     """Yields progress(done, total) for the decoding of a dataset; shows nothing if unused."""
+    return counting("reading images")
+
+
+@contextlib.contextmanager
+def counting(what: str):
+    """Yields progress(done, total) for work named `what`; shows nothing if unused."""
     with contextlib.ExitStack() as stack:
         state = {}
 
@@ -39,12 +44,12 @@ def reading():
             now = time.monotonic()
             if _live() and not state:
                 state["bar"] = stack.enter_context(_bar())
-                state["task"] = state["bar"].add_task("reading images", total=total, text="")
+                state["task"] = state["bar"].add_task(what, total=total, text="")
             if _live():
                 state["bar"].update(state["task"], completed=done, total=total)
             elif done == total or now - state.get("said", now - INTERVAL_S) >= INTERVAL_S:
                 state["said"] = now
-                print(f"reading images: {done} of {total}", flush=True)
+                print(f"{what}: {done} of {total}", flush=True)
 
         yield progress
 

@@ -17,11 +17,11 @@ def two_cells(height=40, width=50):
 
 
 def tile_of(picture, n, columns=4):
-    """The n-th tile of a panel whose tiles are wider than the least cell."""
+    """The n-th tile of a panel with square tiles that are wider than the least cell."""
     width = (picture.shape[1] - panels.GAP) // columns - panels.GAP
     x = panels.GAP + n * (width + panels.GAP)
-    y = panels.GAP + panels.LINE
-    return picture[y : picture.shape[0] - panels.LINE - panels.GAP, x : x + width]
+    y = (picture.shape[0] - width) // 2
+    return picture[y : y + width, x : x + width]
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
@@ -32,8 +32,9 @@ def test_panel_any_image(shape, dtype, channels):
     label = (image[..., 0] > 100).astype(np.int32)
     picture = panels.panel(image, label, 1 - label, "a caption " * 100)
     assert picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3
-    tile = max(s for s in np.array(picture.shape[:2]) - 2 * panels.LINE - 2 * panels.GAP)
-    assert tile >= panels.MIN_TILE and picture.shape[0] <= panels.MAX_TILE + 80
+    width = (picture.shape[1] - panels.GAP) // 4 - panels.GAP
+    assert max(width, picture.shape[0] - 100) >= panels.MIN_TILE
+    assert max(width, picture.shape[0] - 100) <= panels.MAX_TILE
 
 
 def test_panel_error_tile_shows_missed_and_spurious():
