@@ -7,10 +7,9 @@ import inspect
 import os
 import pathlib
 
-from cellseg_jax.data import dsb2018, folder, synthetic
+from cellseg_jax.data import dsb2018, folder, split, synthetic
 from cellseg_jax.data.cache import Arrays, open_cache
 from cellseg_jax.data.records import Record
-from cellseg_jax.data.split import split
 from cellseg_jax.errors import pick
 
 DATASETS = {
@@ -49,8 +48,8 @@ def load(data_config, progress=None) -> Arrays:
 
 def split_of(data_config, arrays: Arrays) -> dict:
     """{"train", "val", "test"}: indices into `arrays`, by config.data.split and split_seed."""
-    return split(arrays.groups, arrays.strata, fractions=data_config["split"],
-                 seed=data_config["split_seed"])
+    return split.split(arrays.groups, arrays.strata, fractions=data_config["split"],
+                       seed=data_config["split_seed"])
 
 
 def _chosen(data_config) -> dict:

@@ -200,6 +200,8 @@ class _GrowingNpy:
     def close(self) -> None:
         self.file.seek(0)
         self._write_header()  # as long as the first one: numpy leaves room for the length
+        self.file.flush()
+        os.fsync(self.file.fileno())  # else a power cut after the rename could leave zeros
         self.file.close()
 
     def _write_header(self) -> None:

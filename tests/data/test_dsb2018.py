@@ -123,7 +123,8 @@ def test_records_match_index_of_real_images(real_data):
         assert sample.stratum == row["modality"]
         assert sample.image.shape == (int(row["height"]), int(row["width"]), 4)
         assert len(np.unique(sample.label)) - 1 == int(row["n_masks"])
-        assert np.mean(sample.label > 0) == pytest.approx(float(row["foreground_fraction"]), abs=1e-4)
+        fraction = float(row["foreground_fraction"])
+        assert np.mean(sample.label > 0) == pytest.approx(fraction, abs=1e-4)
         instances += len(np.unique(sample.label)) - 1
     assert instances == 580
 

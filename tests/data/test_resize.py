@@ -4,7 +4,8 @@ import pytest
 from cellseg_jax.data.resize import center_crop, resize_image, resize_label
 from cellseg_jax.errors import InputError
 
-SIZES = [((7, 9), (5, 13)), ((8, 8), (4, 4)), ((5, 6), (15, 12)), ((1, 4), (3, 2)), ((6, 5), (6, 5))]
+SIZES = [((7, 9), (5, 13)), ((8, 8), (4, 4)), ((5, 6), (15, 12)), ((1, 4), (3, 2)),
+         ((6, 5), (6, 5))]
 
 
 def slow_resize(image, size):
