@@ -20,6 +20,8 @@ def _off(value) -> bool:
 
 
 class AmsgradState(NamedTuple):
+    """Moments of torch Adam(amsgrad=True): nu_max is the largest nu so far."""
+
     count: jax.Array
     mu: optax.Updates
     nu: optax.Updates
