@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from cellseg_jax.data.fingerprint import content_fingerprint
+from cellseg_jax.data.npy import GrowingNpy
 from cellseg_jax.data.ranges import RANGES, image_ranges
 from cellseg_jax.data.records import to_channels
 from cellseg_jax.data.resize import FITS
@@ -132,7 +133,7 @@ def _decode(record, size, fit_fn, channels):
 
 def _write(folder, records, decode, fingerprint, progress) -> None:
     image, label, originals = (
-        _GrowingNpy(folder / f"{name}.npy") for name in ("image", "label", "original"))
+        GrowingNpy(folder / f"{name}.npy") for name in ("image", "label", "original"))
     ranges, sizes, strata, errors = collections.defaultdict(list), [], [], []
     for done, future in enumerate(_in_order(decode, records), 1):
         try:
@@ -177,46 +178,6 @@ def _in_order(function, items) -> Iterator[concurrent.futures.Future]:
         while ahead:
             yield ahead.popleft()
             ahead.extend(pool.submit(function, item) for item in itertools.islice(items, 1))
-
-
-class _GrowingNpy:
-    """An .npy file written array after array. A wider dtype rewrites what is there.
-
-    Plain writes, no memory map: on a full disk they raise OSError, a map would be killed.
-    """
-
-    def __init__(self, path: pathlib.Path):
-        self.path, self.file, self.dtype, self.shape, self.length = path, None, None, None, 0
-
-    def append(self, array: np.ndarray) -> None:
-        if self.file is None:
-            self.file, self.dtype, self.shape = open(self.path, "wb"), array.dtype, array.shape[1:]
-            self._write_header()
-        elif not np.can_cast(array.dtype, self.dtype):
-            self._widen(np.promote_types(array.dtype, self.dtype))
-        self.file.write(np.ascontiguousarray(array, self.dtype).data)
-        self.length += len(array)
-
-    def close(self) -> None:
-        self.file.seek(0)
-        self._write_header()  # as long as the first one: numpy leaves room for the length
-        self.file.flush()
-        os.fsync(self.file.fileno())  # else a power cut after the rename could leave zeros
-        self.file.close()
-
-    def _write_header(self) -> None:
-        np.lib.format.write_array_header_1_0(self.file, {
-            "descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False,
-            "shape": (self.length, *self.shape)})
-
-    def _widen(self, dtype) -> None:
-        self.close()
-        narrow = np.load(self.path, mmap_mode="r")
-        wide = _GrowingNpy(self.path.with_suffix(".wide"))
-        for start in range(0, len(narrow), 64 if self.shape else 2**22):
-            wide.append(narrow[start : start + (64 if self.shape else 2**22)].astype(dtype))
-        self.file, self.dtype = wide.file, dtype
-        os.replace(wide.path, self.path)
 
 
 @contextlib.contextmanager

@@ -42,8 +42,12 @@ class Record(NamedTuple):
 
 def entries(folder: pathlib.Path) -> list[pathlib.Path]:
     """What lies in a folder, sorted by name, without hidden files and Thumbs.db."""
-    junk = [p for p in folder.iterdir() if p.name.startswith(".") or p.name.lower() in JUNK]
-    return sorted(set(folder.iterdir()) - set(junk))
+    try:
+        paths = list(folder.iterdir())
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read ({error.strerror})") from error
+    return sorted(p for p in paths if not p.name.startswith(".") and p.name.lower() not in JUNK)
+
 
 
 def check_root(root, download: str) -> pathlib.Path:
@@ -156,8 +160,8 @@ def _decode_tiff(data: bytes, as_values: bool) -> np.ndarray:
         series, page = tiff.series[0], tiff.pages[0]
         num_pages = max(len(tiff.pages), series.size // page.size)
         if num_pages > 1:
-            raise InputError(f"has {num_pages} pages; expected one 2-D image, export each page "
-                             "as its own file")
+            raise InputError(f"has {num_pages} pages; expected one 2-D image; export each page "
+                             "as its own file, or as RGB if the pages are channels")
         image = page.asarray()
         if image.dtype.kind not in "bui":
             nans = np.count_nonzero(np.isnan(image)) if image.dtype.kind == "f" else 0
