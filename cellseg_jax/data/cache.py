@@ -29,7 +29,7 @@ import numpy as np
 from cellseg_jax.data.fingerprint import content_fingerprint
 from cellseg_jax.data.npy import GrowingNpy
 from cellseg_jax.data.ranges import RANGES, image_ranges
-from cellseg_jax.data.records import to_channels
+from cellseg_jax.data.records import NUM_CHANNELS, to_channels
 from cellseg_jax.data.resize import FITS
 from cellseg_jax.errors import InputError, pick
 
@@ -93,6 +93,7 @@ def open_cache(records, *, dataset: str, options: dict, size, fit: str, channels
         raise InputError("config.data.root: no images found")
     directory = pathlib.Path(directory).expanduser()
     fit_fn = pick(FITS, fit, "config.data.fit")
+    pick(NUM_CHANNELS, channels, "config.data.channels")
     fingerprint = content_fingerprint(records, directory, dataset, options)
     settings = [VERSION, dataset, options, list(size), fit, channels, fingerprint]
     folder = directory / hashlib.blake2b(
@@ -139,7 +140,7 @@ def _write(folder, records, decode, fingerprint, progress) -> None:
         try:
             one_image, one_label, one_ranges, original, stratum = future.result()
         except InputError as error:
-            errors.append(str(error))
+            errors.append((records[done - 1].name, error))
             if len(errors) == MAX_ERRORS:
                 break
             continue
@@ -154,8 +155,9 @@ def _write(folder, records, decode, fingerprint, progress) -> None:
         if progress:
             progress(done, len(records))
     if errors:
-        more = [error.split(": ")[0] for error in errors[1:]]
-        raise InputError(errors[0] + (f"; and {len(more)} more: {', '.join(more)}" * bool(more)))
+        names = [name for name, _ in errors[1:]]
+        more = f"; and {len(names)} more bad images: {', '.join(names)}" if names else ""
+        raise InputError(f"{errors[0][1]}{more}") from errors[0][1]
     for array in (image, label, originals):
         array.close()
     np.savez(folder / "ranges.npz", **ranges)

@@ -129,7 +129,7 @@ def test_open_cache_names_all_bad_files(root, tmp_path):
     for name in ("s1", "s4"):
         path = root / f"images/{name}.tif"
         path.write_bytes(path.read_bytes()[:500])
-    with pytest.raises(InputError, match="s1.tif: .*truncated.*; and 1 more: .*s4.tif") as caught:
+    with pytest.raises(InputError, match="s1.tif: .*truncated.*; and 1 more bad images: s4$") as caught:
         open_(root, tmp_path / "cache")
     assert "\n" not in str(caught.value)
     assert not list((tmp_path / "cache").glob("*/meta.json"))
@@ -141,6 +141,8 @@ def test_open_cache_rejects_small_image_unknown_names_and_no_records(root, tmp_p
         open_(root, tmp_path / "cache", fit="center_crop", size=(20, 31))
     with pytest.raises(InputError, match="config.data.fit: got 'crop'"):
         open_(root, tmp_path / "cache", fit="crop")
+    with pytest.raises(InputError, match="config.data.channels: got 'rgbw'"):
+        open_(root, tmp_path / "cache", channels="rgbw")
     with pytest.raises(InputError, match="config.data.normalize: got 'max'"):
         open_(root, tmp_path / "cache").range("max")
     with pytest.raises(InputError, match="config.data.root: no images"):
