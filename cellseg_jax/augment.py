@@ -19,6 +19,11 @@ from cellseg_jax.errors import pick
 WARPED = ("image", "label", "pixel_weight")
 
 
+def _uniform(key):
+    """A number in [0, 1); float32 also under x64, so that precision does not change the draw."""
+    return jax.random.uniform(key, dtype=jnp.float32)
+
+
 def flip_horizontal(key, place, size, strength):
     """Left and right exchanged. strength: 1 flips, 0 does not."""
     del key
@@ -41,7 +46,7 @@ def turn(key, place, size, strength):
     """
     (y, x), (height, width) = place, size
     if height == width:
-        quarters = jnp.floor(jax.random.uniform(key) * strength) + (strength >= 1)
+        quarters = jnp.floor(_uniform(key) * strength) + (strength >= 1)
         odd = quarters % 2 == 1
         y, x = jnp.where(odd, x, y), jnp.where(odd, width - 1 - y, x)
         half = quarters >= 2
@@ -94,7 +99,7 @@ def augment(key, sample: dict, settings: dict) -> dict:
             raise ValueError(f"augment {name}: got strength {strength}; expected one of {allowed}")
         key_apply, key_draw = jax.random.split(jax.random.fold_in(key, zlib.crc32(name.encode())))
         # Not applied is strength 0; uniform is below 1, so probability 1 always applies.
-        applies = jax.random.uniform(key_apply) < probability
+        applies = _uniform(key_apply) < probability
         place = AUGMENTATIONS[name](key_draw, place, size, jnp.where(applies, strength, 0))
     rows = (place[0] * size[1] + place[1]).ravel()
     moved = dict(sample)
