@@ -186,6 +186,22 @@ def test_dropout_keeps_expectation_and_its_rate():
     assert set(np.unique(output.astype(jnp.float32))) == {np.float32(0), np.float32(2**16 / 52429)}
 
 
+def test_dropout_entries_are_independent():
+    """Rates of rows and columns, and correlations of neighbours, rows, keys: all within noise."""
+    kept = np.asarray(dropout(0.5, jnp.ones((256, 64, 63))) > 0, np.float64) - 0.5
+    other = Dropout(0.5).apply(
+        {}, jnp.ones((256, 64, 63)), train=True, rngs={"dropout": jax.random.key(4)}
+    )
+    noise = 0.25 / np.sqrt(kept.size)
+    for shifted in (np.roll(kept, 1, 0), np.roll(kept, 1, 1), np.roll(kept, 1, 2),
+                    np.roll(kept, 2, 2), np.asarray(other > 0) - 0.5):  # fmt: skip
+        assert abs((kept * shifted).mean()) < 4 * noise
+    for axis in range(3):
+        means = kept.mean(tuple({0, 1, 2} - {axis}))
+        expected = 0.5 / np.sqrt(kept.size / kept.shape[axis])
+        assert 0.8 < means.std() / expected < 1.2 and np.abs(means).max() < 5 * expected
+
+
 def test_dropout_zero_is_identity():
     inputs = normal(0, 4, 7, 3)
     traced = jax.jit(lambda rate: dropout(rate, inputs))
