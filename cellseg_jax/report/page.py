@@ -142,9 +142,10 @@ def _pictures(folder) -> str:
         out += f"<h2>{title}</h2>" if chosen else ""
         for match, path in chosen:
             text = escape(f"{match[3]}, Dice {match[2]}")
+            data, width = _picture(path)
             out += (f'<figure><figcaption>{text}</figcaption><div class="picture"><img alt="{text}: '
-                    'image, truth, prediction and error side by side" '
-                    f'src="data:image/png;base64,{_picture(path)}"></div></figure>')
+                    f'image, truth, prediction and error side by side" style="max-width:{width}px" '
+                    f'src="data:image/png;base64,{data}"></div></figure>')
     return out
 
 
@@ -194,8 +195,11 @@ def _rerun(environment) -> str:
         return ""
     script, *words = shlex.split(command)
     package = pathlib.Path(__file__).parents[1]
-    if script.endswith(".py") and (package / script).is_file():
-        command = shlex.join(["python", "-m", f"{package.name}.{script[:-3]}", *words])
+    if (package / script).is_file():
+        script = f"python -m {package.name}.{script.removesuffix('.py')}"
+    elif script.endswith(".py"):
+        script = f"python {shlex.quote(script)}"
+    command = " \\\n    ".join([script, *map(shlex.quote, words)])
     commit = environment.get("commit", "")
     lines = [f"git checkout {commit.rstrip('+')}"] if commit else []
     note = ("<p>The tree had changes that are not in this commit.</p>"
@@ -206,8 +210,8 @@ def _rerun(environment) -> str:
 # --- parts ---------------------------------------------------------------------------------------
 
 
-def _picture(path) -> str:
-    """A PNG as base64, reduced to PICTURE_WIDTH."""
+def _picture(path) -> tuple[str, int]:
+    """(base64, width) of a PNG, reduced to PICTURE_WIDTH."""
     with Image.open(path) as image:
         image = image.convert("RGB")
     if image.width > PICTURE_WIDTH:
@@ -215,7 +219,7 @@ def _picture(path) -> str:
         image = image.resize(size, Image.Resampling.LANCZOS)
     data = io.BytesIO()
     image.save(data, format="PNG", optimize=True)
-    return base64.b64encode(data.getvalue()).decode()
+    return base64.b64encode(data.getvalue()).decode(), image.width
 
 
 def _plain(value) -> str:

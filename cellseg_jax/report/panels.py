@@ -123,22 +123,21 @@ def _dimmed(image):
 
 def _colours(label, prefer=None) -> np.ndarray:
     """(max id + 1, 3) uint8: a colour per id; ids that touch differ where the palette allows it."""
-    ids = np.unique(label)
-    ids = ids[ids > 0]
-    wanted = np.arange(-1, label.max() + 1) [: label.max() + 1]
+    count = int(label.max()) + 1
+    wanted = np.arange(-1, count - 1)
     if prefer is not None:
         truth, colours = prefer
         both = (truth > 0) & (label > 0)
-        pairs, count = np.unique(np.stack([label[both], truth[both]]), axis=1, return_counts=True)
-        for n in np.argsort(count):  # the largest overlap is written last
+        pairs, area = np.unique(np.stack([label[both], truth[both]]), axis=1, return_counts=True)
+        for n in np.argsort(area):  # the largest overlap is written last
             wanted[pairs[0, n]] = np.flatnonzero((PALETTE == colours[pairs[1, n]]).all(-1))[0]
     neighbours = {}
     for a, b in ((label[1:], label[:-1]), (label[:, 1:], label[:, :-1])):
         touching = (a != b) & (a > 0) & (b > 0)
         for i, j in np.unique(np.stack([a[touching], b[touching]]), axis=1).T:
             neighbours.setdefault(max(i, j), set()).add(min(i, j))
-    chosen = np.zeros(label.max() + 1, int)
-    for i in ids:
+    chosen = np.zeros(count, int)
+    for i in np.unique(label[label > 0]):
         taken = {chosen[j] for j in neighbours.get(i, ())}
         order = [(wanted[i] + k) % len(PALETTE) for k in range(len(PALETTE))]
         chosen[i] = next((c for c in order if c not in taken), order[0])

@@ -69,7 +69,7 @@ def test_page_holds_all_of_a_finished_run(tmp_path):
     assert tags.count("img") == 4 and tags.count("svg") == 4
     for part in ("unet_adam", "unet trained with adam", "learning rate 0.001", "Worst predictions",
                  "Median predictions", "stain <dark> background", "optimizer.schedule",
-                 "jax 0.10.2", "python -m cellseg_jax.main --config=configs/unet_adam.py",
+                 "jax 0.10.2", "python -m cellseg_jax.main \\\n    --config=configs/unet_adam.py",
                  "git checkout 0123456789abcdef0123456789abcdef01234567\n",
                  "2TP/(2TP+FP+FN) per image", "mean of 67 images"):
         assert part in shown, part

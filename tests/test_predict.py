@@ -1,0 +1,171 @@
+"""The predict command: exact sizes, one bad image among good ones, and going on where it stopped."""
+
+import numpy as np
+import pytest
+import tifffile
+from absl import flags
+from helpers import tiny_config
+from PIL import Image
+
+from cellseg_jax import main, predict, train
+from cellseg_jax.report import panels
+
+if not flags.FLAGS.is_parsed():
+    flags.FLAGS.mark_as_parsed()
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("predict")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        train.train([tiny_config(train__epochs=6, optimizer__lr=1e-2)], [folder / "run"])
+    return folder / "run"
+
+
+@pytest.fixture
+def run(workdir, tmp_path, capsys, monkeypatch):
+    """run(**flags) -> (exit code, stdout, stderr), writing to tmp_path/out if not told otherwise."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def command(*words, **values):
+        values = {"workdir": workdir, "images": tmp_path / "in", "out": tmp_path / "out"} | values
+        given = [f"--{k}={v}" for k, v in values.items() if v is not None]
+        code = main.run_command(predict.main, predict.define_flags, ["predict", *given, *words])
+        return code, *capsys.readouterr()
+
+    return command
+
+
+def write_image(path, size=(40, 50), channels=None, seed=0):
+    """Random 8-bit pixels: where the network sees cells is all the same here."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shape = size if channels is None else (*size, channels)
+    array = np.random.default_rng(seed).integers(0, 256, shape).astype(np.uint8)
+    if path.suffix == ".tif":
+        tifffile.imwrite(path, array)
+    else:
+        Image.fromarray(array).save(path)
+
+
+@pytest.mark.parametrize("scale", [0, 0.25])
+def test_labels_have_the_exact_size_of_their_images(run, tmp_path, scale):
+    y, x = np.mgrid[:3000, :2000]
+    spots = np.sin(y / 90) * np.sin(x / 90) > 0.5
+    (tmp_path / "in").mkdir()
+    tifffile.imwrite(tmp_path / "in/large.tif", (300 + 60000 * spots).astype(np.uint16))
+    write_image(tmp_path / "in/odd.png", (61, 47))
+    code, out, _ = run(format="tiff,png", scale=scale)
+    assert code == 0 and "2 images predicted, 0 bad" in out and "peak memory" in out
+    for name, size in (("large", (3000, 2000)), ("odd", (61, 47))):
+        label = tifffile.imread(tmp_path / f"out/{name}_label.tif")
+        assert label.shape == size and label.dtype == np.uint16
+        assert np.asarray(Image.open(tmp_path / f"out/{name}_overlay.png")).shape == (*size, 3)
+    with tifffile.TiffFile(tmp_path / "out/odd_label.tif") as file:
+        assert file.pages[0].compression == tifffile.COMPRESSION.ADOBE_DEFLATE
+
+
+def test_threshold_decides_how_much_is_foreground(run, tmp_path):
+    write_image(tmp_path / "in/a.png")
+    areas = []
+    for threshold in (0.01, 0.99):
+        out = tmp_path / f"out{threshold}"
+        assert run(f"--config.eval.threshold={threshold}", out=out)[0] == 0
+        areas.append((tifffile.imread(out / "a_label.tif") > 0).sum())
+    assert areas[0] > areas[1]
+
+
+def test_any_channels_are_accepted(run, tmp_path):
+    for n, channels in enumerate((None, 3, 4)):
+        write_image(tmp_path / f"in/{n}.png", channels=channels)
+    assert run()[0] == 0
+
+
+def test_one_bad_image_is_named_and_the_others_go_on(run, tmp_path):
+    for name in "abc":
+        write_image(tmp_path / f"in/{name}.png")
+    (tmp_path / "in/b.png").write_bytes((tmp_path / "in/b.png").read_bytes()[:500])
+    code, out, err = run()
+    assert code == 2 and "2 images predicted, 1 bad" in out
+    assert len(err.splitlines()) == 1 and "b.png" in err and err.startswith("error: ")
+    assert sorted(p.name for p in (tmp_path / "out").glob("*.tif")) == [
+        "a_label.tif", "c_label.tif"]  # fmt: skip
+
+
+def test_second_run_does_only_what_is_missing_or_changed(run, tmp_path):
+    for name in "abc":
+        write_image(tmp_path / f"in/{name}.png")
+    run()
+    (tmp_path / "out/b_label.tif").unlink()
+    before = (tmp_path / "out/a_label.tif").stat().st_mtime_ns
+    code, out, err = run()
+    assert code == 0 and "1 images predicted" in out
+    assert err == "2 of 3 images were finished before\n"
+    assert (tmp_path / "out/a_label.tif").stat().st_mtime_ns == before
+    assert "3 images predicted" in run(format="tiff,png")[1]  # outlines were not asked for before
+
+
+def test_labels_of_other_options_are_never_passed_off_as_these(run, tmp_path):
+    write_image(tmp_path / "in/a.png")
+    assert run()[0] == 0
+    code, _, err = run("--config.eval.threshold=0.3")
+    assert code == 2 and "config.eval.threshold (0.5, now 0.3)" in err
+    assert run("--config.eval.batch_size=1")[0] == 0  # changes no label
+
+
+def test_equal_names_never_meet(run, tmp_path):
+    for name in ("x/a.png", "y/a.png", "y/a.tif"):
+        write_image(tmp_path / "in" / name)
+    assert run()[0] == 0
+    found = sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.tif"))
+    assert found == ["x/a_label.tif", "y/a.png_label.tif", "y/a.tif_label.tif"]
+
+
+def test_globs_and_outputs_beside_images(run, tmp_path):
+    for name in ("x/a.png", "y/a.png", "y/b.tif"):
+        write_image(tmp_path / "in" / name)
+    assert "2 images predicted" in run(images=tmp_path / "in/*/*.png")[1]
+    assert (tmp_path / "out/y/a_label.tif").exists()
+    here = {"images": tmp_path / "in", "out": tmp_path / "in", "format": "tiff,png"}
+    assert "3 images predicted" in run(**here)[1]
+    assert "0 images predicted" in run(**here)[1]  # its own outputs are not images
+    assert "1 images predicted" in run(images=tmp_path / "in/y/b.tif", out=tmp_path / "o")[1]
+    assert (tmp_path / "o/b_label.tif").exists()
+
+
+def test_many_instances_need_32_bits(run, tmp_path, monkeypatch):
+    from cellseg_jax import evaluate
+
+    write_image(tmp_path / "in/a.png", (300, 300))
+    ids = np.arange(300 * 300, dtype=np.int32).reshape(300, 300)
+    monkeypatch.setattr(evaluate.Predictor, "decode", lambda self, probs: ids)
+    monkeypatch.setattr(panels, "overlay", lambda image, label: image)
+    assert run()[0] == 0
+    label = tifffile.imread(tmp_path / "out/a_label.tif")
+    assert label.dtype == np.uint32
+    np.testing.assert_array_equal(label, ids)
+
+
+@pytest.mark.parametrize("wrong, message", [
+    ({"images": None}, "--images: missing"),
+    ({"out": None}, "--out: missing"),
+    ({"workdir": None}, "--workdir: missing"),
+    ({"images": "nowhere"}, "--images: no image in 'nowhere'"),
+    ({"workdir": "nowhere"}, "--workdir: no run in nowhere"),
+    ({"out": "a_file/out"}, "--out: cannot write"),
+    ({"format": "tif"}, "did you mean tiff?"),
+    ({"scale": "-1"}, "--scale"),
+    ({"scale": "nan"}, "--scale"),
+    ({"checkpoint": "newest"}, "--checkpoint"),
+    ({"config": "a.py"}, "--config"),
+    ({"config.optimizer.lr": "1"}, "config.optimizer.lr"),
+    ({"config.eval.treshold": "0.3"}, "did you mean config.eval.threshold?"),
+    ({"imags": "x"}, "imags"),
+])  # fmt: skip
+def test_rejects_in_one_line(run, tmp_path, monkeypatch, wrong, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a_file").write_text("")
+    write_image(tmp_path / "in/a.png")
+    code, out, err = run(**wrong)
+    assert code == 2 and out == "" and len(err.splitlines()) == 1
+    assert err.startswith("error: ") and message in err
