@@ -65,7 +65,8 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
     config = rundir.read_config(args.workdir)
     for key, _ in overrides:
         if not key.startswith("eval."):
-            raise InputError(f"config.{key}: is fixed by the training; only config.eval.* can change")
+            raise InputError(f"config.{key}: is fixed by the training; only config.eval.* can "
+                             "change")  # fmt: skip
     config = config_lib.override(config, overrides)
     # A whole resized image is a batch of its own; tiles come in batches of eval.batch_size.
     whole = config.data.fit == "resize" and not args.scale
@@ -91,27 +92,31 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
                                  "it are finished, start again to go on") from error  # fmt: skip
             progress(done, len(waiting))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * UNIT / 2**30
-    print(f"{len(waiting) - bad} images predicted, {bad} bad, in {time.monotonic() - started:.1f} s; "
-          f"peak memory {peak:.2f} GiB")  # fmt: skip
+    print(f"images predicted: {len(waiting) - bad}, bad: {bad}, in "
+          f"{time.monotonic() - started:.1f} s; peak memory {peak:.2f} GiB")  # fmt: skip
     return 2 if bad else 0
 
 
 def _jobs(images: str, out: pathlib.Path) -> list[tuple[pathlib.Path, pathlib.Path]]:
     """(image, output path without suffix) of every image, sorted; nothing written is read again."""
     from cellseg_jax.data import records
+    from cellseg_jax.report import terminal
 
     root = pathlib.Path(images).expanduser()
+    inside_out = lambda p: out.resolve() in p.resolve().parents
     if root.is_dir():
-        # Below hidden folders and beside images lie other files, which are nobody's mistake.
-        paths = [p for p in root.rglob("*") if p.suffix.lower() in records.SUFFIXES
-                 and not any(part.startswith(".") for part in p.relative_to(root).parts)]
+        hidden = lambda p: any(part.startswith(".") for part in p.relative_to(root).parts)
+        found = [p for p in root.rglob("*") if p.is_file() and not hidden(p)]
+        paths = [p for p in found if p.suffix.lower() in records.SUFFIXES]
+        others = sum(not inside_out(p) for p in set(found) - set(paths))
+        if others:
+            terminal.note(f"{others} files in {images} are not PNG or TIFF and left out")
     else:
         paths = [pathlib.Path(p) for p in glob.glob(str(root), recursive=True)]
         fixed = next((n for n, part in enumerate(root.parts) if glob.has_magic(part)),
                      len(root.parts) - 1)  # fmt: skip
         root = pathlib.Path(*root.parts[: min(fixed, len(root.parts) - 1)])
-    ours = lambda p: (p.name.endswith(tuple(FORMATS.values()))
-                      and out.resolve() in p.resolve().parents)  # fmt: skip
+    ours = lambda p: p.name.endswith(tuple(FORMATS.values())) and inside_out(p)
     paths = sorted(p for p in paths if p.is_file() and not ours(p))
     if not paths:
         raise InputError(f"--images: no image in {images!r}; expected a folder with PNG or TIFF "
@@ -135,7 +140,8 @@ def _claim(out: pathlib.Path, made_by: dict) -> None:
             rundir.write_atomic(note, json.dumps(made_by, indent=1))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"--out: cannot write to {out} ({reason}); choose another folder") from error
+        raise InputError(f"--out: cannot write to {out} ({reason}); "
+                         "choose another folder") from error  # fmt: skip
     changed = [key for key in made_by if before.get(key) != made_by[key]]
     if changed:
         raise InputError(f"--out: {out} holds predictions made with another {changed[0]} "

@@ -1,4 +1,4 @@
-"""The predict command: exact sizes, one bad image among good ones, and going on where it stopped."""
+"""The predict command: exact sizes, one bad image among good ones, going on where it stopped."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def workdir(tmp_path_factory):
 
 @pytest.fixture
 def run(workdir, tmp_path, capsys, monkeypatch):
-    """run(**flags) -> (exit code, stdout, stderr), writing to tmp_path/out if not told otherwise."""
+    """run(**flags) -> (exit code, stdout, stderr); writes to tmp_path/out unless told otherwise."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
     def command(*words, **values):
@@ -56,7 +56,7 @@ def test_labels_have_the_exact_size_of_their_images(run, tmp_path, scale):
     tifffile.imwrite(tmp_path / "in/large.tif", (300 + 60000 * spots).astype(np.uint16))
     write_image(tmp_path / "in/odd.png", (61, 47))
     code, out, _ = run(format="tiff,png", scale=scale)
-    assert code == 0 and "2 images predicted, 0 bad" in out and "peak memory" in out
+    assert code == 0 and "images predicted: 2, bad: 0" in out and "peak memory" in out
     for name, size in (("large", (3000, 2000)), ("odd", (61, 47))):
         label = tifffile.imread(tmp_path / f"out/{name}_label.tif")
         assert label.shape == size and label.dtype == np.uint16
@@ -86,7 +86,7 @@ def test_one_bad_image_is_named_and_the_others_go_on(run, tmp_path):
         write_image(tmp_path / f"in/{name}.png")
     (tmp_path / "in/b.png").write_bytes((tmp_path / "in/b.png").read_bytes()[:500])
     code, out, err = run()
-    assert code == 2 and "2 images predicted, 1 bad" in out
+    assert code == 2 and "images predicted: 2, bad: 1" in out
     assert len(err.splitlines()) == 1 and "b.png" in err and err.startswith("error: ")
     assert sorted(p.name for p in (tmp_path / "out").glob("*.tif")) == [
         "a_label.tif", "c_label.tif"]  # fmt: skip
@@ -99,10 +99,10 @@ def test_second_run_does_only_what_is_missing_or_changed(run, tmp_path):
     (tmp_path / "out/b_label.tif").unlink()
     before = (tmp_path / "out/a_label.tif").stat().st_mtime_ns
     code, out, err = run()
-    assert code == 0 and "1 images predicted" in out
+    assert code == 0 and "images predicted: 1," in out
     assert err == "2 of 3 images were finished before\n"
     assert (tmp_path / "out/a_label.tif").stat().st_mtime_ns == before
-    assert "3 images predicted" in run(format="tiff,png")[1]  # outlines were not asked for before
+    assert "images predicted: 3," in run(format="tiff,png")[1]  # outlines were not asked for before
 
 
 def test_labels_of_other_options_are_never_passed_off_as_these(run, tmp_path):
@@ -121,15 +121,24 @@ def test_equal_names_never_meet(run, tmp_path):
     assert found == ["x/a_label.tif", "y/a.png_label.tif", "y/a.tif_label.tif"]
 
 
+def test_other_files_are_counted_not_read(run, tmp_path):
+    write_image(tmp_path / "in/a.png")
+    for name in ("notes.txt", "b.jpg", ".DS_Store", ".hidden/c.png"):
+        (tmp_path / "in" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "in" / name).write_text("no image")
+    code, out, err = run()
+    assert code == 0 and "images predicted: 1," in out and err.startswith("2 files in ")
+
+
 def test_globs_and_outputs_beside_images(run, tmp_path):
     for name in ("x/a.png", "y/a.png", "y/b.tif"):
         write_image(tmp_path / "in" / name)
-    assert "2 images predicted" in run(images=tmp_path / "in/*/*.png")[1]
+    assert "images predicted: 2," in run(images=tmp_path / "in/*/*.png")[1]
     assert (tmp_path / "out/y/a_label.tif").exists()
     here = {"images": tmp_path / "in", "out": tmp_path / "in", "format": "tiff,png"}
-    assert "3 images predicted" in run(**here)[1]
-    assert "0 images predicted" in run(**here)[1]  # its own outputs are not images
-    assert "1 images predicted" in run(images=tmp_path / "in/y/b.tif", out=tmp_path / "o")[1]
+    assert "images predicted: 3," in run(**here)[1]
+    assert "images predicted: 0," in run(**here)[1]  # its own outputs are not images
+    assert "images predicted: 1," in run(images=tmp_path / "in/y/b.tif", out=tmp_path / "o")[1]
     assert (tmp_path / "o/b_label.tif").exists()
 
 

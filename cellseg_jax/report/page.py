@@ -95,7 +95,8 @@ def _curves(log, test, config) -> str:
         f"Learning rate ({config.optimizer.schedule})": [get("lr", "learning rate")],
     }
     drawn = [(title, svg.curves(title, x_key, series, mark)) for title, series in charts.items()]
-    figures = [f"<figure><h3>{escape(title)}</h3>{chart}</figure>" for title, chart in drawn if chart]
+    figures = [f"<figure><h3>{escape(title)}</h3>{chart}</figure>"
+               for title, chart in drawn if chart]
     return f'<h2>Training</h2><div class="grid3">{"".join(figures)}</div>'
 
 
@@ -104,8 +105,8 @@ def _scores(test, config) -> str:
         return ""
     small, original = test["metrics"], test["metrics_original_size"]
     definitions = test.get("definitions", {})
-    rows = [(name, _number(small.get(name)), _number(original.get(name)), definitions.get(name, ""))
-            for name in {**small, **original}]
+    rows = [(key, _number(small.get(key)), _number(original.get(key)), definitions.get(key, ""))
+            for key in {**small, **original}]
     height, width = config.data.size
     out = (f"<h2>Scores of the {escape(test['split'])} split</h2>"
            f'<p class="small">{test["n_images"]} images, checkpoint of step '
@@ -153,9 +154,13 @@ def _images(images) -> str:
     if not images:
         return ""
     rows = sorted(images, key=lambda row: _float(row["dice"]) or 0)[:MAX_ROWS]
-    keys = [k for k in images[0] if any(row[k] for row in images)]
-    cells = [[_short(row[k]) if k not in ("name", "group") else row[k] for k in keys] for row in rows]
-    numeric = [n for n, k in enumerate(keys) if k not in ("name", "stratum", "group")]
+    texts = ("stratum", "name")  # last, because they can be long
+    if any(row["group"] != row["name"] for row in images):
+        texts += ("group",)
+    numbers = [k for k in images[0] if k not in ("stratum", "name", "group")]
+    keys = sorted(numbers, key=lambda k: k != "dice") + list(texts)
+    cells = [[_short(row[k]) if k in numbers else row[k] for k in keys] for row in rows]
+    numeric = range(len(numbers))
     title = f"The {len(rows)} worst of {len(images)}" if len(rows) < len(images) else "All"
     return (f"<h2>Images</h2><details><summary>{title} images, by Dice</summary>"
             f"{document.table(keys, cells, numeric)}</details>")
@@ -233,7 +238,10 @@ def _number(value) -> str:
 
 
 def _short(text: str) -> str:
-    return f"{float(text):.4f}" if re.fullmatch(r"-?\d+\.\d{4,}(e-?\d+)?", text) else text
+    """A cell of the image table: four decimals, and a dash where there is nothing to measure."""
+    if text == "nan":
+        return "–"
+    return f"{float(text):.4f}" if "." in text else text
 
 
 def _float(text: str) -> float | None:

@@ -47,7 +47,7 @@ def counting(what: str):
                 state["task"] = state["bar"].add_task(what, total=total, text="")
             if _live():
                 state["bar"].update(state["task"], completed=done, total=total)
-            elif done == total or now - state.get("said", now - INTERVAL_S) >= INTERVAL_S:
+            elif done == total or now - state.setdefault("said", now) >= INTERVAL_S:
                 state["said"] = now
                 print(f"{what}: {done} of {total}", flush=True)
 
@@ -147,7 +147,8 @@ def scores(test: dict) -> None:
     rows = [(name, str(value["n"]), _number(value["dice_mean"]), _number(value["iou_mean"]))
             for name, value in test.get("per_stratum", {}).items()]
     if len(rows) > 1:
-        _print_table("by stratum, at data.size", ("stratum", "images", "dice_mean", "iou_mean"), rows)
+        columns = ("stratum", "images", "dice_mean", "iou_mean")
+        _print_table("by stratum, at data.size", columns, rows)
 
 
 def _print_table(title, columns, rows):

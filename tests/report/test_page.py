@@ -12,7 +12,8 @@ import pytest
 from cellseg_jax.errors import InputError
 from cellseg_jax.report import page, svg
 
-spec = importlib.util.spec_from_file_location("fake_run", pathlib.Path(__file__).parent / "fake_run.py")
+HERE = pathlib.Path(__file__).parent
+spec = importlib.util.spec_from_file_location("fake_run", HERE / "fake_run.py")
 fake_run = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(fake_run)
 
@@ -102,7 +103,8 @@ def test_page_escapes_names(tmp_path):
 def test_page_survives_a_diverged_run(tmp_path):
     fake_run.make(tmp_path, evaluated=False, epochs=2)
     with open(tmp_path / "metrics.jsonl", "a") as file:
-        file.write('{"step": 99, "epoch": 3.0, "lr": 0.1, "train_loss": NaN, "val_loss": Infinity}\n')
+        file.write('{"step": 99, "epoch": 3.0, "lr": 0.1, "train_loss": NaN, '
+                   '"val_loss": Infinity}\n')
     text, _, _ = read(tmp_path)
     assert ">nan<" not in text.lower() and "NaN L" not in text
 

@@ -73,7 +73,7 @@ def test_no_control_codes_in_a_pipe():
     env = {**os.environ, "FORCE_COLOR": "1", "TERM": "xterm-256color"}
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, env=env, check=True)
     assert done.stderr == b"" and b"\x1b" not in done.stdout and b"\r" not in done.stdout
-    assert done.stdout.decode().splitlines()[0] == "reading images: 1 of 2"
+    assert done.stdout.decode().splitlines()[0] == "reading images: 2 of 2"
 
 
 def test_bar_in_a_terminal():
