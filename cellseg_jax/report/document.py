@@ -43,7 +43,8 @@ summary{cursor:pointer;font-weight:600}
 @media print{body{max-width:none;padding:0;font-size:11pt}
  *{print-color-adjust:exact;-webkit-print-color-adjust:exact}
  h2,h3{break-after:avoid}figure,.card,tr{break-inside:avoid}
- table{font-size:7.5pt}th,td{padding:.1rem .3rem}th{white-space:normal}td{overflow-wrap:anywhere}.wide{min-width:0}
+ table{font-size:7.5pt}th,td{padding:.1rem .3rem}th{white-space:normal}
+ td{overflow-wrap:anywhere}.wide{min-width:0}
  .picture img{min-width:0}.scroll,.picture,pre{overflow:visible}
  pre{white-space:pre-wrap}}
 """
