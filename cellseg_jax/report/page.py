@@ -111,7 +111,8 @@ def _scores(test, config) -> str:
     out = (f"<h2>Scores of the {escape(test['split'])} split</h2>"
            f'<p class="small">{test["n_images"]} images, checkpoint of step '
            f"{test['checkpoint_step']}. One run: the spread over seeds is not known from it.</p>")
-    out += document.table(("score", f"{height}x{width}", "original size", "definition"), rows, {1, 2}, {3})
+    head = ("score", f"{height}x{width}", "original size", "definition")
+    out += document.table(head, rows, numeric={1, 2}, wide={3})
     classes = test.get("per_class", {})
     if len(classes) > 1:
         names = list(next(iter(classes.values())))
@@ -144,7 +145,8 @@ def _pictures(folder) -> str:
         for match, path in chosen:
             text = escape(f"{match[3]}, Dice {match[2]}")
             data, width = _picture(path)
-            out += (f'<figure><figcaption>{text}</figcaption><div class="picture"><img alt="{text}: '
+            out += (f'<figure><figcaption>{text}</figcaption><div class="picture">'
+                    f'<img alt="{text}: '
                     f'image, truth, prediction and error side by side" style="max-width:{width}px" '
                     f'src="data:image/png;base64,{data}"></div></figure>')
     return out
