@@ -18,6 +18,8 @@ GEOMETRIES = {
     "stride even": ((8, 10), (3, 3, 4, 5), dict(stride=2, dilation=1, pads=((1, 1), (1, 1)))),
     "stride odd": ((9, 7), (3, 3, 4, 5), dict(stride=2, dilation=1, pads=((1, 1), (1, 1)))),
     "stride 1x1": ((8, 7), (1, 1, 4, 5), dict(stride=2, dilation=1, pads=((0, 0), (0, 0)))),
+    "stride wide": ((8, 7), (3, 3, 16, 5), dict(stride=2, dilation=1, pads=((1, 1), (1, 1)))),
+    "up wide": ((4, 5), (3, 3, 5, 16), dict(stride=1, dilation=2, pads=((1, 2), (1, 2)))),
     "stride 5x5": ((11, 8), (5, 5, 2, 3), dict(stride=2, dilation=1, pads=((2, 2), (2, 2)))),
     "up 3x3": ((4, 5), (3, 3, 4, 5), dict(stride=1, dilation=2, pads=((1, 2), (1, 2)))),
     "up 2x2": ((4, 5), (2, 2, 4, 5), dict(stride=1, dilation=2, pads=((1, 1), (1, 1)))),

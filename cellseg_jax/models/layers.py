@@ -15,6 +15,7 @@ from flax import linen as nn
 from jax import lax
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")  # the only order that XLA compiles to fast code on a CPU
+CACHE_BYTES = 2**24  # gathered patches beyond this cost more memory traffic than they save
 Pads = tuple[tuple[int, int], tuple[int, int]]
 
 
@@ -96,15 +97,20 @@ def _correlate(image, cotangent, size, stride, pads):
     """sum over n, i, j of image[n, i * stride + u, j * stride + v, c] cotangent[n, i, j, k].
 
     Returns: (*size, C, K), for u, v below `size`. Three forms, each the fastest in its place:
-    one matrix product over gathered patches where the stride keeps them small, one product per
-    tap for many channels, else a convolution with the cotangent as kernel.
+    one matrix product over gathered patches where they stay small, one product per tap for many
+    channels, else a convolution with the cotangent as kernel.
     """
-    features = cotangent.shape[-1]
-    if stride == 1 and max(size) > 1 and min(image.shape[-1], features) < 128:
+    channels, features = image.shape[-1], cotangent.shape[-1]
+    patches = cotangent.size // features * channels * math.prod(size) * image.dtype.itemsize
+    gather = stride > 1 and (max(size) <= stride or (channels >= 16 and patches <= CACHE_BYTES))
+    per_tap = stride == 1 and (max(size) == 1 or min(channels, features) >= 128)
+    if not gather and not per_tap:
         # The barriers keep XLA from folding the transposes back into the slow order.
         turned = lax.optimization_barrier(image.transpose(3, 1, 2, 0))
         window = lax.optimization_barrier(cotangent.transpose(1, 2, 0, 3))
-        gradient = plain_convolution(turned, window, 1, 1, pads)
+        gradient = lax.conv_general_dilated(
+            turned, window, (1, 1), pads, rhs_dilation=(stride, stride), dimension_numbers=LAYOUT
+        )
         return lax.optimization_barrier(gradient).transpose(1, 2, 0, 3)
     borders = ((0, 0, 0), *((*pad, 0) for pad in pads), (0, 0, 0))
     padded = lax.pad(image, jnp.zeros((), image.dtype), borders)
@@ -120,11 +126,11 @@ def _correlate(image, cotangent, size, stride, pads):
         for v in range(size[1])
     ]
     product = partial(jnp.einsum, "nhwc,nhwk->ck")
-    if stride == 1:
-        gradient = jnp.stack([product(tap, cotangent) for tap in taps])
-    else:
+    if gather:
         gradient = product(lax.optimization_barrier(jnp.concatenate(taps, axis=-1)), cotangent)
-    return gradient.reshape(*size, image.shape[-1], features)
+    else:
+        gradient = jnp.stack([product(tap, cotangent) for tap in taps])
+    return gradient.reshape(*size, channels, features)
 
 
 def convolution(image, kernel, *, stride: int = 1, dilation: int = 1, pads: Pads):
