@@ -254,6 +254,9 @@ def check(config: ConfigDict) -> None:
     for name, value in c.augment.items():
         ok = len(value) == 2 and 0 <= value[0] <= 1
         rule(ok, f"augment.{name}", "(probability from 0 to 1, strength)")
+        choices = augment.strengths(name, c.data.size)
+        rule(not value[0] or value[1] in choices, f"augment.{name}",
+             f"a strength among {choices} at data.size {c.data.size}")  # fmt: skip
     for name in losses.LOSSES:
         rule(c.loss[name] >= 0, f"loss.{name}", "a weight of at least 0")
     rule(sum(c.loss[name] for name in losses.LOSSES) > 0, "loss.dice",

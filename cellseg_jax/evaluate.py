@@ -427,5 +427,6 @@ def _write_panels(folder, predictor, arrays, indices, table, batches) -> None:
         name = pathlib.PurePath(arrays.names[i]).name[:40]
         caption = f"{name}  {arrays.strata[i]}  Dice {dice:.3f}"
         picture = panels.panel(arrays.image[i], np.asarray(arrays.label[i], np.int32),
-                               predictor.decode(one), caption)  # fmt: skip
+                               predictor.decode(one), caption,
+                               classes=config_lib.num_outputs(config) > 1)  # fmt: skip
         panels.write_png(folder / f"{rank:02d}_{kind}_dice{dice:.3f}_{name}.png", picture)

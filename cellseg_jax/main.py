@@ -21,6 +21,7 @@ INTERRUPTED = 75
 
 
 def define_flags(values: flags.FlagValues) -> None:
+    """The flags of this command, beside --config and --config.*."""
     flags.DEFINE_string("workdir", "", "the run's folder; default runs/<config name>",
                         flag_values=values)  # fmt: skip
     flags.DEFINE_string("mode", "train", "train | eval | describe", flag_values=values)
@@ -55,6 +56,7 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
 
 
 def train(config, workdir, args) -> int:
+    """Train or continue; then score the best checkpoint, unless that is done."""
     from cellseg_jax import train as trainer
     from cellseg_jax.report import terminal
 
@@ -71,6 +73,7 @@ def train(config, workdir, args) -> int:
 
 
 def evaluate(config, workdir, args) -> int:
+    """Score a split of a trained run and write its report."""
     from cellseg_jax import checkpoint, rundir
     from cellseg_jax import config as config_lib
     from cellseg_jax import evaluate as evaluation
@@ -92,6 +95,7 @@ def evaluate(config, workdir, args) -> int:
 
 
 def describe(config, workdir, args) -> int:
+    """Print the network, layer by layer."""
     import jax
     from flax import linen as nn
 
@@ -149,7 +153,9 @@ def run_command(main: Callable, define: Callable, argv: list[str] | None = None)
         _prepare_jax()
         return main(args, overrides)
     except InputError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        from cellseg_jax.report import terminal
+
+        terminal.error(error)
         return 2
 
 

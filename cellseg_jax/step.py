@@ -13,6 +13,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from cellseg_jax import augment, losses, metrics, models, optim, targets
@@ -192,7 +193,9 @@ def map_train(recipe: Recipe, mesh, members: str = "vmap") -> Callable:
         f = jax.shard_map(per_device, mesh=mesh, in_specs=specs, out_specs=P("member"))
         return f(state, source, index)
 
-    return jax.jit(mapped, donate_argnums=0)
+    # Said in full, since jit would call a member axis of one device replicated and the state
+    # that comes back would compile the step again.
+    return jax.jit(mapped, donate_argnums=0, out_shardings=NamedSharding(mesh, P("member")))
 
 
 def _over_members(f: Callable, how: str) -> Callable:

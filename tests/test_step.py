@@ -12,7 +12,7 @@ from helpers import tiny_config
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from cellseg_jax import evaluate, step
+from cellseg_jax import evaluate, step, train
 
 STEPS, BATCH, SIZE, NUM_SAMPLES = 20, 8, 16, 24
 OPTIMIZERS = {
@@ -39,7 +39,8 @@ def trajectory(configs, mesh, members="vmap", steps=STEPS, steps_per_epoch=3):
     """Losses (steps, K) and the final state of members trained on random rows."""
     recipe = evaluate.make_recipe(configs)
     by_member, rows = (NamedSharding(mesh, p) for p in (P("member"), P("member", "data")))
-    states = [jax.jit(lambda v: step.init_state(recipe, v, (SIZE, SIZE, 4)))(
+    states = [jax.jit(lambda v: step.init_state(recipe, v, (SIZE, SIZE, 4)),
+                      compiler_options=train.QUICK_COMPILE)(
         evaluate.traced_values(c, steps_per_epoch + k, recipe)) for k, c in enumerate(configs)]
     state = jax.device_put(jax.tree.map(lambda *x: jnp.stack(x), *states), by_member)
     data = jax.device_put(source(np.random.default_rng(0)), NamedSharding(mesh, P()))
@@ -55,9 +56,8 @@ def trajectory(configs, mesh, members="vmap", steps=STEPS, steps_per_epoch=3):
 
 
 def configs_of(name, precision, count=1):
-    # widths 8 and 16: the narrow net has no layer whose sums are too short to round
     base = dict(train__precision=precision, train__epochs=100, augment__turn=(0.5, 3.0),
-                model__channels=(4, 8, 16), **OPTIMIZERS[name])  # fmt: skip
+                model__channels=(4, 8), **OPTIMIZERS[name])  # fmt: skip
     return [tiny_config(**base | dict(seed=k, optimizer__lr=5e-3 / (1 + k))) for k in range(count)]
 
 
@@ -77,8 +77,10 @@ def test_float64_is_equal_on_1_device_8_devices_a_mesh_and_together(name):
         eight, eight_state = trajectory(configs[:1], mesh_of(1, 8))
         assert np.abs(eight - losses).max() < 1e-8
         assert_close(eight_state, state, 1e-8)
-        for mesh, members in ((mesh_of(1, 1), "vmap"), (mesh_of(1, 1), "unroll"),
-                              (mesh_of(2, 4), "vmap")):  # fmt: skip
+        ways = [(mesh_of(2, 4), "vmap")]
+        if name == "nesterov":  # how members share a device has nothing to do with the optimiser
+            ways += [(mesh_of(1, 1), "vmap"), (mesh_of(1, 1), "unroll")]
+        for mesh, members in ways:
             together, pair = trajectory(configs, mesh, members)
             assert np.abs(together[:, :1] - losses).max() < 1e-8
             first = jax.tree.map(lambda x: x[:1], pair)
@@ -86,7 +88,8 @@ def test_float64_is_equal_on_1_device_8_devices_a_mesh_and_together(name):
             assert np.abs(together[:, 1] - together[:, 0]).max() > 1e-3  # two runs, not one twice
 
 
-@pytest.mark.parametrize("name,tolerance", [("nesterov", 1e-5), ("adam", 1e-3)])
+@pytest.mark.parametrize("name,tolerance", [
+    ("nesterov", 1e-5), pytest.param("adam", 1e-3, marks=pytest.mark.slow)])  # fmt: skip
 def test_float32_losses_agree_within_rounding(name, tolerance):
     configs = configs_of(name, "float32", 2)
     losses, _ = trajectory(configs[:1], mesh_of(1, 1))
