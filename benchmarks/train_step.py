@@ -22,7 +22,11 @@ from monai.networks.nets import UNETR, UNet
 from cellseg_jax import models
 
 # case: (network, image size, batch size)
-CASES = {"unet_128": ("unet", 128, 16), "unet_512": ("unet", 512, 4), "unetr_128": ("unetr", 128, 4)}
+CASES = {
+    "unet_128": ("unet", 128, 16),
+    "unet_512": ("unet", 512, 4),
+    "unetr_128": ("unetr", 128, 4),  # MONAI's needs einops
+}
 
 
 def dice_focal(logits, target):

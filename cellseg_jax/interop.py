@@ -22,7 +22,8 @@ def _monai_unet_key(path: str, model_options: Mapping) -> str:
     first, _, rest = path.partition("/")
     place, _, level = first.partition("_")
     depth = levels if place == "bottom" else int(level)
-    block = {"down": "0.", "bottom": "", "up": "2.0." if residual else "2.", "refine": "2.1."}[place]
+    up = "2.0." if residual else "2."
+    block = {"down": "0.", "bottom": "", "up": up, "refine": "2.1."}[place]
     rest = re.sub(r"unit_(\d+)/(?!conv|norm)", r"conv/unit\1/conv/", rest)  # a bare convolution
     rest = re.sub(r"unit_(\d+)/", r"conv/unit\1/", rest)
     rest = rest.replace("norm/", "adn/N/").replace("skip/", "residual/")

@@ -21,7 +21,9 @@ def options(name: str) -> dict:
     }
 
 
-def make(name: str, *, num_outputs: int, axis_name: str | None = None, **model_options) -> nn.Module:
+def make(
+    name: str, *, num_outputs: int, axis_name: str | None = None, **model_options
+) -> nn.Module:
     """The network `name`, as a Flax module with the contract of every model here.
 
     `module.init(key, image, train=False)` makes the variables and

@@ -5,7 +5,7 @@ torch starts them. This is the one file that chooses a form of an operation by p
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -163,7 +163,11 @@ def vary_alike(*arrays):
 def torch_uniform(fan_in: int) -> Callable:
     """torch's default start of convolutions and linear layers: uniform +-1/sqrt(fan_in)."""
     bound = 1 / math.sqrt(fan_in)
-    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    def init(key, shape, dtype=jnp.float32):
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
 
 
 class Conv(nn.Module):
@@ -294,14 +298,16 @@ class Dropout(nn.Module):
             return inputs
         n, *shape = inputs.shape
         first = 0 if self.axis_name is None else lax.axis_index(self.axis_name) * n
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("dropout"), first + jnp.arange(n))
+        key = self.make_rng("dropout")
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(n))
         entries = math.prod(shape)
         words = jax.vmap(lambda key: _random_words(key, (entries + 1) // 2))(keys)
         halves = lax.bitcast_convert_type(words, jnp.uint16).reshape(n, -1)[:, :entries]
         kept = jnp.round((1 - jnp.asarray(self.rate, jnp.float32)) * 2**16)
         # 2**16, for rate 0, is no uint16: compare with one less.
         keep = halves.reshape(inputs.shape) <= (kept - 1).astype(jnp.uint16)
-        return jnp.where(keep, inputs * (2**16 / kept).astype(inputs.dtype), jnp.zeros((), inputs.dtype))
+        scaled = inputs * (2**16 / kept).astype(inputs.dtype)
+        return jnp.where(keep, scaled, jnp.zeros_like(inputs))
 
 
 def _random_words(key, count: int):

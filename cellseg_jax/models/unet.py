@@ -54,7 +54,8 @@ class ResidualUnit(nn.Module):
         if self.stride != 1:
             skip = Conv(self.features, stride=self.stride, dtype=self.dtype, name="skip")(image)
         elif image.shape[-1] != self.features:
-            skip = Conv(self.features, kernel_size=1, padding=0, dtype=self.dtype, name="skip")(image)
+            point = Conv(self.features, kernel_size=1, padding=0, dtype=self.dtype, name="skip")
+            skip = point(image)
         for unit in range(self.units):
             stride = self.stride if unit == 0 else 1
             name = f"unit_{unit}"
@@ -117,6 +118,7 @@ class UNet(nn.Module):
                 continue
             image = ConvNorm(features, 2, up=True, name=name, **shared)(image, train=train)
             if self.num_res_units > 0:
-                unit = ResidualUnit(features, 1, last_bare=level == 0, name=f"refine_{level}", **shared)
+                name = f"refine_{level}"
+                unit = ResidualUnit(features, 1, last_bare=level == 0, name=name, **shared)
                 image = unit(image, train=train)
         return image[:, :height, :width].astype(jnp.promote_types(image.dtype, jnp.float32))

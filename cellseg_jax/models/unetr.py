@@ -211,5 +211,6 @@ class UNETR(nn.Module):
         for level in (4, 3, 2, 1):
             decoder = Decoder(features[level], name=f"decoder_{level}", **shared)
             output = decoder(output, skips[level], train=train)
-        output = Conv(self.num_outputs, kernel_size=1, padding=0, dtype=self.dtype, name="out")(output)
+        out = Conv(self.num_outputs, kernel_size=1, padding=0, dtype=self.dtype, name="out")
+        output = out(output)
         return output[:, :height, :width].astype(jnp.promote_types(output.dtype, jnp.float32))

@@ -85,7 +85,8 @@ def test_small_unetr_matches_monai(image_size):
         image = picture(2, *size)
         want = padded_logits(network, image, 16)
         assert want.std() > 0.05
-        np.testing.assert_allclose(our_logits("unetr", variables, image, **options), want, atol=1e-4)
+        got = our_logits("unetr", variables, image, **options)
+        np.testing.assert_allclose(got, want, atol=1e-4)
 
 
 @pytest.mark.slow
@@ -104,7 +105,11 @@ CASES = {
         lambda: monai_unet((4, 8, 16), 2, 0.0),
         dict(channels=(4, 8, 16), num_res_units=2),
     ),
-    "unetr": ("unetr", lambda: monai_unetr(32, 0.0, **SMALL_UNETR), dict(image_size=32, **SMALL_UNETR)),
+    "unetr": (
+        "unetr",
+        lambda: monai_unetr(32, 0.0, **SMALL_UNETR),
+        dict(image_size=32, **SMALL_UNETR),
+    ),
 }
 
 
