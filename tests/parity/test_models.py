@@ -8,7 +8,6 @@ import pytest
 from cellseg_jax import interop, models
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("einops")  # MONAI's UNETR needs it
 nets = pytest.importorskip("monai.networks.nets")
 
 SMALL_UNETR = dict(feature_size=4, hidden_size=24, mlp_dim=48, num_heads=2)
@@ -24,6 +23,7 @@ def monai_unet(channels=CHANNELS, num_res_units=0, dropout=0.2):
 
 
 def monai_unetr(image_size=512, dropout=0.2, **sizes):
+    pytest.importorskip("einops")  # MONAI's UNETR needs it
     sizes = {"feature_size": 16, "hidden_size": 768, "mlp_dim": 3072, "num_heads": 12, **sizes}
     return nets.UNETR(
         in_channels=4, out_channels=1, img_size=image_size, norm_name="batch", res_block=True,
