@@ -121,7 +121,7 @@ def _wrong_structure(orbax, step, state) -> str:
     here = {name(p): x.shape for p, x in jax.tree_util.tree_leaves_with_path(state)}
     there = {name(p): tuple(x.shape) for p, x in jax.tree_util.tree_leaves_with_path(saved)
              if hasattr(x, "shape")}  # fmt: skip
-    for key in sorted(here.keys() | there.keys()):
+    for key in sorted(here.keys() | there.keys()) if there else ():
         if here.get(key) != there.get(key):
             return f"{key} has shape {there.get(key)}, expected {here.get(key)}"
     return ""

@@ -109,6 +109,13 @@ def default() -> ConfigDict:
     return config
 
 
+def plain(config) -> ConfigDict:
+    """The default config with the same model and dataset: what a config is compared with."""
+    out = default()
+    out.model.name, out.data.name = config.model.name, config.data.name
+    return complete(out)
+
+
 def complete(config: ConfigDict) -> ConfigDict:
     """A locked, checked copy of `config` with every key present.
 

@@ -8,6 +8,7 @@ split and writes report.html. Exit codes: 0 done, 2 bad input or config, 75 stop
 after saving (start it again), 1 anything else.
 """
 
+import logging
 import os
 import pathlib
 import sys
@@ -106,7 +107,7 @@ def describe(config, workdir, args) -> int:
     shape = (1, *config.data.size, config_lib.channels(config))
     table = nn.tabulate(recipe.module({}), jax.random.key(0), compute_flops=True,
                         console_kwargs={"width": 140})  # fmt: skip
-    print(table(jax.ShapeDtypeStruct(shape, recipe.dtype), train=False))
+    print(table(jax.numpy.zeros(shape, recipe.dtype), train=False))
     return 0
 
 
@@ -164,6 +165,7 @@ def _prepare_jax() -> None:
     cache = os.environ.get("XDG_CACHE_HOME", "") or pathlib.Path.home() / ".cache"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(cache, "cellseg_jax/xla")))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # what orbax says, the run says better
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
 

@@ -400,7 +400,7 @@ def describe(group, compiled, state, program) -> list[tuple[str, str]]:
     counts = " / ".join(f"{len(group[0].parts[p])} {p}" for p in ("train", "val", "test"))
     parameters = sum(x[0].size for x in jax.tree.leaves(state.params))
     cost, memory = compiled.cost_analysis() or {}, compiled.memory_analysis()
-    changed = config_lib.diff(config_lib.complete(config_lib.default()), config)
+    changed = config_lib.diff(config_lib.plain(config), config)
     devices = jax.devices()
     rows = [
         ("run", ", ".join(str(m.folder.path) for m in group)),

@@ -114,7 +114,7 @@ def test_streamed_and_resident_data_give_the_same_run(tmp_path):
 
 
 def test_sigterm_saves_and_the_run_goes_on_bit_for_bit(tmp_path, monkeypatch):
-    """Interrupted in mid-epoch, by a signal that comes after the fifth step."""
+    """Interrupted in mid-epoch, by a signal that comes after the sixth step."""
     config = tiny_config(train__epochs=3)
     train.train([config], [tmp_path / "whole"])
     calls = []
@@ -122,7 +122,7 @@ def test_sigterm_saves_and_the_run_goes_on_bit_for_bit(tmp_path, monkeypatch):
 
     def next_and_signal(self):
         calls.append(1)
-        if len(calls) == 5:
+        if len(calls) == 7:
             os.kill(os.getpid(), signal.SIGTERM)
         return settle(self)
 

@@ -169,11 +169,10 @@ def _images(images) -> str:
 
 
 def _config(config) -> str:
-    default = config_lib.default()
-    names = {f"{s}.name": (config[s].name, default[s].name) for s in ("data", "model")}
-    default.data.name, default.model.name = config.data.name, config.model.name
-    changed = {k: v for k, v in names.items() if v[0] != v[1]}
-    changed |= config_lib.diff(config, config_lib.complete(default))
+    changed = {f"{s}.name": (config[s].name, config_lib.default()[s].name)
+               for s in ("data", "model")}
+    changed = {k: v for k, v in changed.items() if v[0] != v[1]}
+    changed |= config_lib.diff(config, config_lib.plain(config))
     rows = [(key, repr(now), repr(before)) for key, (now, before) in changed.items()]
     table = document.table(("key", "this run", "default"), rows) if rows else "<p>None.</p>"
     return (f"<h2>Config: what differs from the default</h2>{table}<details><summary>Whole config"
