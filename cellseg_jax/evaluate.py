@@ -157,6 +157,8 @@ def make_recipe(configs) -> step.Recipe:
     if config.train.precision == "float64" and not jax.config.jax_enable_x64:
         raise InputError("config.train.precision: float64 needs JAX_ENABLE_X64=1 in the environment")
     model = {k: v for k, v in config.model.items() if k != "dropout"}
+    if model.get("image_size") == 0:
+        model["image_size"] = config.data.size
     if config.train.precision == "bfloat16":
         model["dtype"] = jax.numpy.bfloat16
     numbers = [hyper_values(c, 1) for c in configs]

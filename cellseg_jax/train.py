@@ -6,6 +6,7 @@ together in one compiled program, each with its own step, epoch length and run f
 
 import collections
 import contextlib
+import json
 import math
 import signal
 import threading
@@ -28,7 +29,7 @@ from cellseg_jax.data import order, pipeline
 from cellseg_jax.errors import InputError
 from cellseg_jax.evaluate import fetch, put
 from cellseg_jax.report import tensorboard, terminal
-from cellseg_jax.rundir import RunDir
+from cellseg_jax.rundir import RunDir, write_atomic
 
 STATUS = {step.RUNNING: "done", step.STOPPED_EARLY: "stopped early",
           step.NON_FINITE: "non-finite"}  # fmt: skip
@@ -238,6 +239,9 @@ class Member:
             terminal.note(note)
         self.folder.write_environment(program, self.arrays.fingerprint)
         if self.folder.writer:
+            split = {part: [self.arrays.names[i] for i in indices]
+                     for part, indices in self.parts.items()}  # fmt: skip
+            write_atomic(self.folder.path / "split.json", json.dumps(split, indent=1))
             self.board = tensorboard.Board(self.folder.path)
 
     def steps_in_epoch(self) -> int:

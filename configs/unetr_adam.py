@@ -11,7 +11,7 @@ from cellseg_jax.config import default
 
 def get_config():
     config = default()
-    config.model = dict(name="unetr", dropout=0.2)
+    config.model = dict(name="unetr", image_size=0, dropout=0.2)  # image_size 0: data.size
     config.optimizer.name = "adam"
     config.optimizer.lr = 5e-3
     config.optimizer.weight_decay = 3e-5

@@ -1,13 +1,23 @@
-"""Eight CPU devices for every test, and the two gates: --slow and CELLSEG_DATA."""
+"""Eight CPU devices for every test, one compile cache, and the gates --slow and CELLSEG_DATA."""
 
+import atexit
 import os
 import pathlib
+import shutil
+import tempfile
 
 import jax
 import pytest
 from absl import flags
 
 jax.config.update("jax_num_cpu_devices", 8)  # must run before the first array exists
+# Many tests train the same tiny network: it is compiled once per session, in the tests' child
+# processes too. The cache is new each time, so that no result of other code can be reused.
+CACHE = tempfile.mkdtemp(prefix="cellseg_jax_tests_")
+atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
+os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE
+jax.config.update("jax_compilation_cache_dir", CACHE)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()  # grain's worker options are absl flags
 
@@ -31,3 +41,11 @@ def real_data() -> pathlib.Path:
     if not root:
         pytest.skip("CELLSEG_DATA is not set: no real images on this machine")
     return pathlib.Path(root)
+
+
+@pytest.fixture
+def float64():
+    """float64 in every thread: orbax restores in threads of its own."""
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", False)

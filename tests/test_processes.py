@@ -1,0 +1,76 @@
+"""Several processes: two of two devices each train one run, and one process goes on with it."""
+
+import pathlib
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from helpers import child_environment, tiny_config
+from test_train import last_state
+
+from cellseg_jax import rundir, train
+
+WORKER = """
+import sys
+import jax
+from absl import flags
+from helpers import tiny_config
+from cellseg_jax import train
+
+flags.FLAGS.mark_as_parsed()
+port, process, workdir, epochs, residence = sys.argv[1:]
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=int(process),
+                           heartbeat_timeout_seconds=20)
+config = tiny_config(train__precision="float64", train__epochs=int(epochs),
+                     data__residence=residence)
+print(train.train([config], [workdir])[0].status)
+jax.distributed.shutdown()
+"""
+
+
+def run_two(tmp_path, workdir, epochs, residence):
+    """Train in two processes of two devices each; both must end well."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    environment = child_environment(devices=2) | {"JAX_ENABLE_X64": "1"}
+    environment["PYTHONPATH"] += f":{pathlib.Path(__file__).parent}"
+    script = tmp_path / "worker.py"
+    script.write_text(WORKER)
+    processes = [subprocess.Popen(
+        [sys.executable, str(script), port, str(k), str(workdir), str(epochs), residence],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for k in range(2)]  # fmt: skip
+    try:
+        outputs = [p.communicate(timeout=240)[0] for p in processes]
+    finally:
+        for p in processes:
+            p.kill()
+    for p, output in zip(processes, outputs, strict=True):
+        assert p.returncode == 0 and "done" in output, output[-3000:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("residence", ["device", "host"])
+def test_two_processes_equal_one_and_one_goes_on(tmp_path, monkeypatch, float64, residence):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    run_two(tmp_path, tmp_path / "two", 2, residence)
+    train.train([tiny_config(train__precision="float64", train__epochs=2)], [tmp_path / "one"])
+    assert_equal_runs(tmp_path / "one", tmp_path / "two")
+    longer = tiny_config(train__precision="float64", train__epochs=3)
+    for name in ("one", "two"):  # the checkpoint of two processes goes on in this one
+        assert train.train([longer], [tmp_path / name])[0].step == 12
+    assert_equal_runs(tmp_path / "one", tmp_path / "two")
+
+
+def assert_equal_runs(one, two):
+    """Losses and the last state agree to 1e-8."""
+    lines = [rundir.read_jsonl(run / "metrics.jsonl") for run in (one, two)]
+    for a, b in zip(*lines, strict=True):
+        assert abs(a["train_loss"] - b["train_loss"]) < 1e-8
+        assert abs(a["val_loss"] - b["val_loss"]) < 1e-8
+    for a, b in zip(last_state(one), last_state(two), strict=True):
+        assert np.abs(a - b).max() < 1e-8
