@@ -15,15 +15,14 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from cellseg_jax import checkpoint, data, losses, metrics, rundir, step, targets, tiles
+from cellseg_jax import checkpoint, data, feed, metrics, recipe, rundir, step, targets, tiles
 from cellseg_jax import config as config_lib
-from cellseg_jax.data import pipeline, ranges, records, resize
+from cellseg_jax.data import ranges, records, resize
 from cellseg_jax.errors import InputError
-from cellseg_jax.normalize import normalize
+from cellseg_jax.feed import fetch, put
 from cellseg_jax.report import panels
 
 DEFINITIONS = {
@@ -46,67 +45,6 @@ class Scores(NamedTuple):
 
     loss: np.ndarray  # (n,)
     counts: metrics.Counts  # of (n, K)
-
-
-# --- batches on the device -----------------------------------------------------------------------
-
-
-def put(x, sharding):
-    """A host array that every process holds, on devices."""
-    x = np.asarray(x)
-    if jax.process_count() == 1:
-        return jax.device_put(x, sharding)
-    return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
-
-
-def fetch(x) -> np.ndarray:
-    """A device array on every host."""
-    if x.is_fully_addressable or x.is_fully_replicated:
-        return np.asarray(x)
-    return np.asarray(multihost_utils.process_allgather(x, tiled=True))
-
-
-def resident_source(config, arrays, mesh) -> dict | None:
-    """All decoded samples on every device of the mesh, or None where they stay on the host."""
-    if config.data.residence == "host":
-        return None
-    if config.data.residence == "auto" and arrays.nbytes > 0.3 * _device_memory():
-        return None
-    everywhere = NamedSharding(mesh, P())
-    source = {"image": arrays.image, "label": arrays.label,
-              "range": arrays.range(config.data.normalize)}  # fmt: skip
-    return {k: put(v, everywhere) for k, v in source.items()}
-
-
-def _device_memory() -> int:
-    """Bytes of the smallest device; on a CPU, of the host shared by its devices."""
-    stats = [d.memory_stats() for d in jax.local_devices()]
-    if all(s and "bytes_limit" in s for s in stats):
-        return min(s["bytes_limit"] for s in stats)
-    import os
-
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // len(stats)
-
-
-def eval_batches(config, arrays, indices, mesh, resident):
-    """Batches {image, label, range, weight} on the mesh: every index once, padded by weight 0."""
-    rows = NamedSharding(mesh, P(("member", "data")))
-    size = -(-config.eval.batch_size // mesh.size) * mesh.size
-    if resident is None:
-        for batch in pipeline.eval_batches(arrays, indices, normalize=config.data.normalize,
-                                           batch_size=size):  # fmt: skip
-            yield {k: put(v, rows) for k, v in batch.items() if k != "id"}
-        return
-    for start in range(0, len(indices), size):
-        chosen = np.asarray(indices[start : start + size])
-        padded = np.resize(chosen, size)
-        batch = _gather(resident, put(padded, rows))
-        yield {**batch, "weight": put((np.arange(size) < len(chosen)).astype(np.float32), rows)}
-
-
-@jax.jit
-def _gather(source, index):
-    return {k: v[index] for k, v in source.items()}
 
 
 def measure(eval_step, values, variables, batches, keep_probs=None) -> Scores:
@@ -150,64 +88,6 @@ def validate(eval_step, values, variables, batches, config) -> dict:
 # --- a finished run ------------------------------------------------------------------------------
 
 
-def make_recipe(configs) -> step.Recipe:
-    """What the configs of one program share. Raises InputError where precision is impossible."""
-    config = configs[0]
-    dtype = np.dtype("float64" if config.train.precision == "float64" else "float32")
-    if config.train.precision == "float64" and not jax.config.jax_enable_x64:
-        raise InputError("config.train.precision: float64 needs JAX_ENABLE_X64=1 in the environment")
-    model = {k: v for k, v in config.model.items() if k != "dropout"}
-    if model.get("image_size") == 0:
-        model["image_size"] = config.data.size
-    if config.train.precision == "bfloat16":
-        model["dtype"] = jax.numpy.bfloat16
-    numbers = [hyper_values(c, 1) for c in configs]
-    structural = ("seed", "num_steps", "steps_per_epoch", "lr")
-    zeros = tuple(k for k in numbers[0] if k not in structural
-                  and all(np.ravel(v[k])[0] == 0 for v in numbers))  # fmt: skip
-    return step.Recipe(
-        model={**model, "num_outputs": config_lib.num_outputs(config)},
-        loss_options={name: {k: config.loss[k] for k in losses.options(name)}
-                      for name in losses.LOSSES},
-        optimizer=dict(name=config.optimizer.name, nesterov=config.optimizer.nesterov,
-                       amsgrad=config.optimizer.amsgrad,
-                       schedule=config.optimizer.schedule, per=config.optimizer.schedule_per),
-        target=config.data.target,
-        num_classes=config.data.num_classes,
-        dtype=dtype,
-        zeros=zeros,
-    )  # fmt: skip
-
-
-def hyper_values(config, steps_per_epoch: int) -> dict:
-    """{name: number} of everything that members of one program may differ in."""
-    optimizer = config.optimizer
-    values = {
-        "seed": config.seed,
-        "num_steps": config_lib.num_steps(config, steps_per_epoch),
-        "steps_per_epoch": steps_per_epoch,
-        **{k: optimizer[k] for k in ("lr", "weight_decay", "momentum", "b1", "b2")},
-        "power": optimizer.schedule_power,
-        **{f"loss.{name}": config.loss[name] for name in losses.LOSSES},
-        **{f"augment.{name}": pair for name, pair in config.augment.items()},
-    }
-    if "dropout" in config.model:
-        values["dropout"] = config.model.dropout
-    return values
-
-
-def traced_values(config, steps_per_epoch: int, recipe: step.Recipe) -> dict:
-    """hyper_values that are in the program, as arrays of its dtype."""
-    kinds = {"seed": np.uint32, "num_steps": np.int32, "steps_per_epoch": np.int32}
-    return {k: np.asarray(v, kinds.get(k, recipe.dtype))
-            for k, v in hyper_values(config, steps_per_epoch).items() if k not in recipe.zeros}  # fmt: skip
-
-
-def all_devices() -> Mesh:
-    return jax.make_mesh((1, jax.device_count()), ("member", "data"),
-                         axis_types=(jax.sharding.AxisType.Auto,) * 2)  # fmt: skip
-
-
 class Predictor:
     """A trained run that turns images into probabilities, repeating the training's `fit`.
 
@@ -224,11 +104,11 @@ class Predictor:
         if not saved:
             raise InputError(f"--workdir: no checkpoint in {workdir} yet; train first")
         self.step = saved[which]
-        self.mesh = all_devices()
-        self.recipe = make_recipe([config])
+        self.mesh = feed.all_devices()
+        self.recipe = recipe.make_recipe([config])
         everywhere = NamedSharding(self.mesh, P())
         channels = config_lib.channels(config)
-        values = traced_values(config, 1, self.recipe)
+        values = recipe.traced_values(config, 1, self.recipe)
         shape = (*config.data.size, channels)
         wanted = jax.eval_shape(lambda v: step.init_state(self.recipe, v, shape), values)
         part = {"params": wanted.params, "batch_stats": wanted.batch_stats}
@@ -301,7 +181,7 @@ def evaluate(config, workdir, *, split: str = "test", which: str = "best") -> di
         raise InputError(f"config.data.split: got {config.data.split}, which leaves the {split} "
                          "split without images")  # fmt: skip
     predictor = Predictor(workdir, config, which)
-    resident = resident_source(config, arrays, predictor.mesh)
+    resident = feed.resident_source(config, arrays, predictor.mesh)
     source = data.records_of(config.data) if config.data.fit != "resize" else None
     has_instances = (config_lib.num_outputs(config) == 1
                      and config.data.get("labels", "instances") == "instances")  # fmt: skip
@@ -322,7 +202,7 @@ def evaluate(config, workdir, *, split: str = "test", which: str = "best") -> di
                 pred = predictor.decode(one)
                 objects.append((metrics.match(label, pred, iou=0.5), metrics.seg(label, pred)))
 
-    batches = lambda chosen: eval_batches(config, arrays, chosen, predictor.mesh, resident)
+    batches = lambda chosen: feed.eval_batches(config, arrays, chosen, predictor.mesh, resident)
     scores = measure(predictor.eval_step, predictor.values, predictor.variables,
                      batches(indices), at_original_size)  # fmt: skip
     original = metrics.Counts(*(np.concatenate(c).astype(np.float64)

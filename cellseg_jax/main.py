@@ -101,13 +101,13 @@ def describe(config, workdir, args) -> int:
     from flax import linen as nn
 
     from cellseg_jax import config as config_lib
-    from cellseg_jax import evaluate as evaluation
+    from cellseg_jax import recipe
 
-    recipe = evaluation.make_recipe([config])
+    shared = recipe.make_recipe([config])
     shape = (1, *config.data.size, config_lib.channels(config))
-    table = nn.tabulate(recipe.module({}), jax.random.key(0), compute_flops=True,
+    table = nn.tabulate(shared.module({}), jax.random.key(0), compute_flops=True,
                         console_kwargs={"width": 140})  # fmt: skip
-    print(table(jax.numpy.zeros(shape, recipe.dtype), train=False))
+    print(table(jax.numpy.zeros(shape, shared.dtype), train=False))
     return 0
 
 

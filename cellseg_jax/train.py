@@ -22,12 +22,10 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from cellseg_jax import checkpoint, data, step
+from cellseg_jax import checkpoint, data, evaluate, feed, recipe, step
 from cellseg_jax import config as config_lib
-from cellseg_jax import evaluate as evaluation
-from cellseg_jax.data import order, pipeline
-from cellseg_jax.errors import InputError
-from cellseg_jax.evaluate import fetch, put
+from cellseg_jax.data import order
+from cellseg_jax.feed import fetch, put
 from cellseg_jax.report import tensorboard, terminal
 from cellseg_jax.rundir import RunDir, write_atomic
 
@@ -83,10 +81,10 @@ def program_key(config) -> str:
 def train_group(configs, workdirs, interrupted, mesh=None, members=None) -> list[Result]:
     """Train configs of one program_key together; see `train`."""
     first = configs[0]
-    mesh = mesh or default_mesh(len(configs), first.train.batch_size)
+    mesh = mesh or feed.default_mesh(len(configs), first.train.batch_size)
     members = members or ("unroll" if jax.default_backend() == "cpu" else "vmap")
-    _check_devices(first, mesh, len(configs))
-    recipe = evaluation.make_recipe(configs)
+    feed.check_mesh(first, mesh, len(configs))
+    shared = recipe.make_recipe(configs)
     with terminal.reading() as progress:
         arrays = data.load(first.data, progress)
 
@@ -99,11 +97,11 @@ def train_group(configs, workdirs, interrupted, mesh=None, members=None) -> list
         # --- state: restored or fresh, one member at a time, then stacked -------------------------
         everywhere, by_member = NamedSharding(mesh, P()), NamedSharding(mesh, P("member"))
         image_shape = arrays.image.shape[1:]
-        init = jax.jit(lambda v: step.init_state(recipe, v, image_shape), out_shardings=everywhere,
+        init = jax.jit(lambda v: step.init_state(shared, v, image_shape), out_shardings=everywhere,
                        compiler_options=QUICK_COMPILE if jax.default_backend() == "cpu" else None)
         states = []
         for member in group:
-            values = evaluation.traced_values(member.config, member.steps_per_epoch, recipe)
+            values = recipe.traced_values(member.config, member.steps_per_epoch, shared)
             values = {k: put(v, everywhere) for k, v in values.items()}
             state = member.restore(checkpoint.abstract(jax.eval_shape(init, values), everywhere))
             states.append(init(values) if state is None else state.replace(values=values))
@@ -116,11 +114,11 @@ def train_group(configs, workdirs, interrupted, mesh=None, members=None) -> list
         select = jax.jit(lambda s, k: jax.tree.map(lambda x: x[k], s), out_shardings=everywhere)
 
         # --- compile, and say what will happen ----------------------------------------------------
-        resident = evaluation.resident_source(first, arrays, mesh)
-        batches = Batches(group, resident, mesh)
-        eval_step = step.map_eval(recipe, mesh, first.eval.threshold)
+        resident = feed.resident_source(first, arrays, mesh)
+        batches = feed.Batches(group, resident, mesh)
+        eval_step = step.map_eval(shared, mesh, first.eval.threshold)
         arguments = batches.next()
-        compiled = step.map_train(recipe, mesh, members).lower(state, *arguments).compile()
+        compiled = step.map_train(shared, mesh, members).lower(state, *arguments).compile()
         program = {"members": len(group), "mesh": dict(mesh.shape), "how": members,
                    "residence": "host" if resident is None else "device"}  # fmt: skip
         for member in group:
@@ -173,8 +171,8 @@ def train_group(configs, workdirs, interrupted, mesh=None, members=None) -> list
                     if member.validation_due():
                         one = select(state, k)
                         variables = {"params": one.params, "batch_stats": one.batch_stats}
-                        scores = evaluation.validate(
-                            eval_step, one.values, variables, evaluation.eval_batches(
+                        scores = evaluate.validate(
+                            eval_step, one.values, variables, feed.eval_batches(
                                 member.config, arrays, member.parts["val"], mesh, resident),
                             member.config)  # fmt: skip
                         line |= {f"val_{name}": v for name, v in scores.items()}
@@ -304,65 +302,7 @@ class Member:
         self.folder.close()
 
 
-class Batches:
-    """The arguments (source, index) of the compiled step for each member's current step."""
-
-    def __init__(self, group, resident, mesh):
-        self.group, self.resident = group, resident
-        self.sharding = NamedSharding(mesh, P("member", "data"))
-        if resident is None:
-            self.streams = [self._stream(m) for m in group]
-            self.last = [None] * len(group)
-
-    def next(self):
-        if self.resident is not None:
-            index = np.stack([m.order(min(m.step, m.num_steps - 1)) for m in self.group])
-            return self.resident, put(index.astype(np.int32), self.sharding)
-        # a member that is done or stopped repeats its last batch: its state ignores it
-        self.last = [next(stream, last) for stream, last in
-                     zip(self.streams, self.last, strict=True)]  # fmt: skip
-        names = ("image", "label", "range", "weight")
-        stacked = {k: np.stack([batch[k] for batch in self.last]) for k in names}
-        return {k: self._put_rows(v) for k, v in stacked.items()}, None
-
-    def _stream(self, member):
-        start = min(member.step, member.num_steps - 1)
-        return pipeline.train_batches(
-            member.arrays, member.order, normalize=member.config.data.normalize, start=start,
-            stop=member.num_steps, rows=self._rows(member.config.train.batch_size),
-            threads=member.config.data.threads)  # fmt: skip
-
-    def _rows(self, batch_size) -> slice:
-        """The rows of the global batch that this process feeds."""
-        share = batch_size // jax.process_count()
-        return slice(jax.process_index() * share, (jax.process_index() + 1) * share)
-
-    def _put_rows(self, x):
-        return jax.make_array_from_process_local_data(self.sharding, x)
-
-
 # --- devices and signals -------------------------------------------------------------------------
-
-
-def default_mesh(num_members: int, batch_size: int):
-    """All devices: over the batch, and over members where the batch does not divide."""
-    devices = jax.device_count()
-    data_devices = devices if batch_size % devices == 0 else math.gcd(batch_size, devices)
-    member_devices = devices // data_devices
-    if num_members % member_devices:
-        raise InputError(f"config.train.batch_size: got {batch_size}; expected a multiple of the "
-                         f"{devices} devices")  # fmt: skip
-    return jax.make_mesh((member_devices, data_devices), ("member", "data"),
-                         axis_types=(jax.sharding.AxisType.Auto,) * 2)  # fmt: skip
-
-
-def _check_devices(config, mesh, num_members) -> None:
-    shape = dict(mesh.shape)
-    if config.train.batch_size % shape["data"]:
-        raise InputError(f"config.train.batch_size: got {config.train.batch_size}; expected a "
-                         f"multiple of the {shape['data']} devices of the mesh axis data")
-    if num_members % shape["member"]:
-        raise ValueError(f"{num_members} members do not divide over {shape['member']} devices")
 
 
 @contextlib.contextmanager

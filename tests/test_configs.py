@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from cellseg_jax import config as config_lib
-from cellseg_jax import evaluate, step
+from cellseg_jax import recipe, step
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "configs").glob("*.py"))
@@ -24,10 +24,10 @@ def test_the_promised_configs_exist():
 def test_config_loads_locked_and_builds(file):
     config = config_lib.load(str(file))
     assert config.is_locked
-    recipe = evaluate.make_recipe([config])
-    values = evaluate.traced_values(config, 10, recipe)
+    shared = recipe.make_recipe([config])
+    values = recipe.traced_values(config, 10, shared)
     shape = (*config.data.size, config_lib.channels(config))
-    state = jax.eval_shape(lambda v: step.init_state(recipe, v, shape), values)
+    state = jax.eval_shape(lambda v: step.init_state(shared, v, shape), values)
     assert len(jax.tree.leaves(state.params)) > 10
     assert f"configs/{file.name}" in file.read_text(), "the docstring says how to run it"
 

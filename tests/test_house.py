@@ -13,7 +13,7 @@ FLOORS = [
     ("step",),
     ("data",),
     ("config",),
-    ("checkpoint", "rundir"),
+    ("checkpoint", "rundir", "recipe", "feed"),
     ("report",),
     ("evaluate",),
     ("train",),

@@ -12,7 +12,7 @@ from helpers import tiny_config
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from cellseg_jax import evaluate, step, train
+from cellseg_jax import recipe, step, train
 
 STEPS, BATCH, SIZE, NUM_SAMPLES = 20, 8, 16, 24
 OPTIMIZERS = {
@@ -37,14 +37,14 @@ def source(rng):
 
 def trajectory(configs, mesh, members="vmap", steps=STEPS, steps_per_epoch=3):
     """Losses (steps, K) and the final state of members trained on random rows."""
-    recipe = evaluate.make_recipe(configs)
+    shared = recipe.make_recipe(configs)
     by_member, rows = (NamedSharding(mesh, p) for p in (P("member"), P("member", "data")))
-    states = [jax.jit(lambda v: step.init_state(recipe, v, (SIZE, SIZE, 4)),
+    states = [jax.jit(lambda v: step.init_state(shared, v, (SIZE, SIZE, 4)),
                       compiler_options=train.QUICK_COMPILE)(
-        evaluate.traced_values(c, steps_per_epoch + k, recipe)) for k, c in enumerate(configs)]
+        recipe.traced_values(c, steps_per_epoch + k, shared)) for k, c in enumerate(configs)]
     state = jax.device_put(jax.tree.map(lambda *x: jnp.stack(x), *states), by_member)
     data = jax.device_put(source(np.random.default_rng(0)), NamedSharding(mesh, P()))
-    train_step = step.map_train(recipe, mesh, members)
+    train_step = step.map_train(shared, mesh, members)
     losses = []
     for n in range(steps):
         index = np.stack([np.random.default_rng([c.seed, n]).permutation(NUM_SAMPLES)[:BATCH]

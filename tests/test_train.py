@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from helpers import child_environment, command, run_command, tiny_config
 
-from cellseg_jax import checkpoint, evaluate, main, rundir, step, train
+from cellseg_jax import checkpoint, feed, main, recipe, rundir, step, train
 from cellseg_jax.errors import InputError
 
 CONFIG = """
@@ -48,10 +48,10 @@ def config_file(tmp_path):
 def last_state(workdir):
     """The last checkpoint as a flat list of numpy arrays."""
     config = rundir.read_config(workdir)
-    recipe = evaluate.make_recipe([config])
-    values = evaluate.traced_values(config, 1, recipe)
+    shared = recipe.make_recipe([config])
+    values = recipe.traced_values(config, 1, shared)
     shape = (*config.data.size, 4)
-    wanted = jax.eval_shape(lambda v: step.init_state(recipe, v, shape), values)
+    wanted = jax.eval_shape(lambda v: step.init_state(shared, v, shape), values)
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     wanted = {k: getattr(wanted, k) for k in ("step", "params", "batch_stats", "opt_state", "best")}
     directory = pathlib.Path(workdir) / "checkpoints"
@@ -117,7 +117,7 @@ def test_sigterm_saves_and_the_run_goes_on_bit_for_bit(tmp_path, monkeypatch):
     config = tiny_config(train__epochs=3)
     train.train([config], [tmp_path / "whole"])
     calls = []
-    settle = train.Batches.next
+    settle = feed.Batches.next
 
     def next_and_signal(self):
         calls.append(1)
@@ -125,10 +125,10 @@ def test_sigterm_saves_and_the_run_goes_on_bit_for_bit(tmp_path, monkeypatch):
             os.kill(os.getpid(), signal.SIGTERM)
         return settle(self)
 
-    monkeypatch.setattr(train.Batches, "next", next_and_signal)
+    monkeypatch.setattr(feed.Batches, "next", next_and_signal)
     result = train.train([config], [tmp_path / "cut"])[0]
     assert result.status == "interrupted" and 4 <= result.step < 12 and result.step % 4
-    monkeypatch.setattr(train.Batches, "next", settle)
+    monkeypatch.setattr(feed.Batches, "next", settle)
     assert train.train([config], [tmp_path / "cut"])[0].status == "done"
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 

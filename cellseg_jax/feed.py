@@ -1,0 +1,143 @@
+"""Samples and meshes: which devices a run uses, and how decoded images come onto them.
+
+A dataset that fits lies on every device and a step gathers its rows; else grain streams them.
+Both give equal batches.
+"""
+
+import math
+import os
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from cellseg_jax.data import pipeline
+from cellseg_jax.errors import InputError
+
+# --- meshes ---------------------------------------------------------------------------------------
+
+
+def default_mesh(num_members: int, batch_size: int):
+    """All devices: over the batch, and over members where the batch does not divide."""
+    devices = jax.device_count()
+    data_devices = devices if batch_size % devices == 0 else math.gcd(batch_size, devices)
+    member_devices = devices // data_devices
+    if num_members % member_devices:
+        raise InputError(f"config.train.batch_size: got {batch_size}; expected a multiple of the "
+                         f"{devices} devices")  # fmt: skip
+    return jax.make_mesh((member_devices, data_devices), ("member", "data"),
+                         axis_types=(AxisType.Auto,) * 2)  # fmt: skip
+
+
+def check_mesh(config, mesh, num_members) -> None:
+    """InputError where batch or members do not divide over the mesh."""
+    shape = dict(mesh.shape)
+    if config.train.batch_size % shape["data"]:
+        raise InputError(f"config.train.batch_size: got {config.train.batch_size}; expected a "
+                         f"multiple of the {shape['data']} devices of the mesh axis data")
+    if num_members % shape["member"]:
+        raise ValueError(f"{num_members} members do not divide over {shape['member']} devices")
+
+
+def all_devices() -> Mesh:
+    """Every device along the batch, for evaluation."""
+    return jax.make_mesh((1, jax.device_count()), ("member", "data"),
+                         axis_types=(AxisType.Auto,) * 2)  # fmt: skip
+
+
+# --- arrays and batches ---------------------------------------------------------------------------
+
+
+def put(x, sharding):
+    """A host array that every process holds, on devices."""
+    x = np.asarray(x)
+    if jax.process_count() == 1:
+        return jax.device_put(x, sharding)
+    return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+
+def fetch(x) -> np.ndarray:
+    """A device array on every host."""
+    if x.is_fully_addressable or x.is_fully_replicated:
+        return np.asarray(x)
+    return np.asarray(multihost_utils.process_allgather(x, tiled=True))
+
+
+def resident_source(config, arrays, mesh) -> dict | None:
+    """All decoded samples on every device of the mesh, or None where they stay on the host."""
+    if config.data.residence == "host":
+        return None
+    if config.data.residence == "auto" and arrays.nbytes > 0.3 * _device_memory():
+        return None
+    everywhere = NamedSharding(mesh, P())
+    source = {"image": arrays.image, "label": arrays.label,
+              "range": arrays.range(config.data.normalize)}  # fmt: skip
+    return {k: put(v, everywhere) for k, v in source.items()}
+
+
+def _device_memory() -> int:
+    """Bytes of the smallest device; on a CPU, of the host shared by its devices."""
+    stats = [d.memory_stats() for d in jax.local_devices()]
+    if all(s and "bytes_limit" in s for s in stats):
+        return min(s["bytes_limit"] for s in stats)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // len(stats)
+
+
+def eval_batches(config, arrays, indices, mesh, resident):
+    """Batches {image, label, range, weight} on the mesh: every index once, padded by weight 0."""
+    rows = NamedSharding(mesh, P(("member", "data")))
+    size = -(-config.eval.batch_size // mesh.size) * mesh.size
+    if resident is None:
+        for batch in pipeline.eval_batches(arrays, indices, normalize=config.data.normalize,
+                                           batch_size=size):  # fmt: skip
+            yield {k: put(v, rows) for k, v in batch.items() if k != "id"}
+        return
+    for start in range(0, len(indices), size):
+        chosen = np.asarray(indices[start : start + size])
+        padded = np.resize(chosen, size)
+        batch = _gather(resident, put(padded, rows))
+        yield {**batch, "weight": put((np.arange(size) < len(chosen)).astype(np.float32), rows)}
+
+
+@jax.jit
+def _gather(source, index):
+    return {k: v[index] for k, v in source.items()}
+
+
+class Batches:
+    """The arguments (source, index) of the compiled step for each member's current step."""
+
+    def __init__(self, group, resident, mesh):
+        self.group, self.resident = group, resident
+        self.sharding = NamedSharding(mesh, P("member", "data"))
+        if resident is None:
+            self.streams = [self._stream(m) for m in group]
+            self.last = [None] * len(group)
+
+    def next(self):
+        if self.resident is not None:
+            index = np.stack([m.order(min(m.step, m.num_steps - 1)) for m in self.group])
+            return self.resident, put(index.astype(np.int32), self.sharding)
+        # a member that is done or stopped repeats its last batch: its state ignores it
+        self.last = [next(stream, last) for stream, last in
+                     zip(self.streams, self.last, strict=True)]  # fmt: skip
+        names = ("image", "label", "range", "weight")
+        stacked = {k: np.stack([batch[k] for batch in self.last]) for k in names}
+        return {k: self._put_rows(v) for k, v in stacked.items()}, None
+
+    def _stream(self, member):
+        start = min(member.step, member.num_steps - 1)
+        return pipeline.train_batches(
+            member.arrays, member.order, normalize=member.config.data.normalize, start=start,
+            stop=member.num_steps, rows=self._rows(member.config.train.batch_size),
+            threads=member.config.data.threads)  # fmt: skip
+
+    def _rows(self, batch_size) -> slice:
+        """The rows of the global batch that this process feeds."""
+        share = batch_size // jax.process_count()
+        return slice(jax.process_index() * share, (jax.process_index() + 1) * share)
+
+    def _put_rows(self, x):
+        return jax.make_array_from_process_local_data(self.sharding, x)

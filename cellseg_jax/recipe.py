@@ -1,0 +1,61 @@
+"""From configs to what the compiled step needs: a Recipe of structure, and traced values."""
+
+import jax
+import numpy as np
+
+from cellseg_jax import config as config_lib
+from cellseg_jax import losses, step
+from cellseg_jax.errors import InputError
+
+
+def make_recipe(configs) -> step.Recipe:
+    """What the configs of one program share. Raises InputError where precision is impossible."""
+    config = configs[0]
+    dtype = np.dtype("float64" if config.train.precision == "float64" else "float32")
+    if config.train.precision == "float64" and not jax.config.jax_enable_x64:
+        raise InputError("config.train.precision: float64 needs JAX_ENABLE_X64=1 in the environment")
+    model = {k: v for k, v in config.model.items() if k != "dropout"}
+    if model.get("image_size") == 0:
+        model["image_size"] = config.data.size
+    if config.train.precision == "bfloat16":
+        model["dtype"] = jax.numpy.bfloat16
+    numbers = [hyper_values(c, 1) for c in configs]
+    structural = ("seed", "num_steps", "steps_per_epoch", "lr")
+    zeros = tuple(k for k in numbers[0] if k not in structural
+                  and all(np.ravel(v[k])[0] == 0 for v in numbers))  # fmt: skip
+    return step.Recipe(
+        model={**model, "num_outputs": config_lib.num_outputs(config)},
+        loss_options={name: {k: config.loss[k] for k in losses.options(name)}
+                      for name in losses.LOSSES},
+        optimizer=dict(name=config.optimizer.name, nesterov=config.optimizer.nesterov,
+                       amsgrad=config.optimizer.amsgrad,
+                       schedule=config.optimizer.schedule, per=config.optimizer.schedule_per),
+        target=config.data.target,
+        num_classes=config.data.num_classes,
+        dtype=dtype,
+        zeros=zeros,
+    )  # fmt: skip
+
+
+def hyper_values(config, steps_per_epoch: int) -> dict:
+    """{name: number} of everything that members of one program may differ in."""
+    optimizer = config.optimizer
+    values = {
+        "seed": config.seed,
+        "num_steps": config_lib.num_steps(config, steps_per_epoch),
+        "steps_per_epoch": steps_per_epoch,
+        **{k: optimizer[k] for k in ("lr", "weight_decay", "momentum", "b1", "b2")},
+        "power": optimizer.schedule_power,
+        **{f"loss.{name}": config.loss[name] for name in losses.LOSSES},
+        **{f"augment.{name}": pair for name, pair in config.augment.items()},
+    }
+    if "dropout" in config.model:
+        values["dropout"] = config.model.dropout
+    return values
+
+
+def traced_values(config, steps_per_epoch: int, recipe: step.Recipe) -> dict:
+    """hyper_values that are in the program, as arrays of its dtype."""
+    kinds = {"seed": np.uint32, "num_steps": np.int32, "steps_per_epoch": np.int32}
+    return {k: np.asarray(v, kinds.get(k, recipe.dtype))
+            for k, v in hyper_values(config, steps_per_epoch).items() if k not in recipe.zeros}  # fmt: skip
