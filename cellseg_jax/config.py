@@ -98,7 +98,8 @@ def default() -> ConfigDict:
         every=1,  # epochs between validations
         batch_size=16,
         threshold=0.5,  # of the probability
-        decode="components",  # how a mask becomes instances: components | watershed
+        decode="watershed",  # how a mask becomes instances: components | watershed
+        watershed_h=1.0,  # pixels a neck must be thinner than a cell to be cut; larger cuts less
         min_size=0,  # pixels; smaller instances are dropped
         overlap=0.25,  # of neighbouring tiles, as a fraction of the tile
         panels=12,  # pictures of test predictions: half the worst, half around the median
@@ -289,6 +290,7 @@ def check(config: ConfigDict) -> None:
     rule(c.eval.every >= 1, "eval.every", "at least 1 epoch")
     rule(c.eval.batch_size >= 1, "eval.batch_size", "at least 1")
     rule(0 < c.eval.threshold < 1, "eval.threshold", "between 0 and 1")
+    rule(c.eval.watershed_h >= 0, "eval.watershed_h", "at least 0 pixels")
     rule(c.eval.min_size >= 0, "eval.min_size", "at least 0 pixels")
     rule(0 <= c.eval.overlap < 1, "eval.overlap", "from 0 to below 1")
     rule(c.eval.panels >= 0, "eval.panels", "at least 0")

@@ -160,7 +160,7 @@ class Predictor:
         """(H, W, K) probabilities -> (H, W) int32 instances (or classes) by the eval options."""
         return targets.TARGETS[self.config.data.target].decode(
             probs, threshold=self.config.eval.threshold, method=self.config.eval.decode,
-            min_size=self.config.eval.min_size)  # fmt: skip
+            min_size=self.config.eval.min_size, h=self.config.eval.watershed_h)  # fmt: skip
 
     def mask(self, probs) -> np.ndarray:
         """(..., H, W, K) probabilities -> {0, 1} of the same shape."""

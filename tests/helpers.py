@@ -14,7 +14,7 @@ def tiny_config(**overrides):
     """A complete config of a run of a few seconds; overrides are dotted keys with __ for dots."""
     config = config_lib.default()
     config.data = dict(name="synthetic", size=(32, 32), count=40)
-    config.model = dict(name="unet", channels=(4, 8, 16), dropout=0.1)
+    config.model = dict(name="unet", channels=(4, 8), dropout=0.1)
     config.augment.flip_horizontal = (0.5, 1.0)
     config.train.epochs = 2
     config.train.batch_size = 8

@@ -191,7 +191,7 @@ def test_eval_without_a_run(folder, capsys):
 def test_eval_again_with_another_decoding(folder):
     assert started(folder) == 0
     arguments = ["main", "--mode=eval", f"--workdir={folder.parent / 'runs/mine'}",
-                 "--config.eval.decode=watershed", "--split=val"]  # fmt: skip
+                 "--config.eval.decode=components", "--split=val"]  # fmt: skip
     assert main.run_command(main.main, main.define_flags, arguments) == 0
     assert (folder.parent / "runs/mine/eval/val.json").exists()
 

@@ -23,7 +23,7 @@ from cellseg_jax.config import default
 def get_config():
     config = default()
     config.data = dict(name="synthetic", size=(32, 32), count=40)
-    config.model = dict(name="unet", channels=(4, 8, 16), dropout=0.1)
+    config.model = dict(name="unet", channels=(4, 8), dropout=0.1)
     config.augment.turn = (0.5, 3.0)
     config.train.epochs = 6
     config.train.batch_size = 8
