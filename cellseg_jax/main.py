@@ -158,6 +158,9 @@ def run_command(main: Callable, define: Callable, argv: list[str] | None = None)
 
         terminal.error(error)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where it was", file=sys.stderr)
+        return 130
 
 
 def _prepare_jax() -> None:

@@ -48,7 +48,7 @@ class Result(NamedTuple):
 
 def train(configs: Sequence[ConfigDict], workdirs: Sequence[str], *, mesh=None,
           members: str | None = None) -> list[Result]:  # fmt: skip
-    """Train every config into its workdir, or continue there; SIGTERM saves and stops.
+    """Train every config into its workdir, or continue there; SIGTERM and Ctrl-C save and stop.
 
     Args:
       mesh: jax.sharding.Mesh with axes ("member", "data"); default: all devices.
@@ -68,7 +68,10 @@ def train(configs: Sequence[ConfigDict], workdirs: Sequence[str], *, mesh=None,
             trained = train_group([configs[i] for i in chosen], [workdirs[i] for i in chosen],
                                   interrupted, mesh, members)  # fmt: skip
             results.update(zip(chosen, trained, strict=True))
-    return [results[i] for i in range(len(configs))]
+            if any(r.status == "interrupted" for r in trained):
+                break
+    not_begun = [Result(str(w), "interrupted", 0, {}) for w in workdirs]
+    return [results.get(i, not_begun[i]) for i in range(len(configs))]
 
 
 def program_key(config) -> str:
@@ -307,13 +310,17 @@ class Member:
 
 @contextlib.contextmanager
 def _interrupt():
-    """A function that says whether SIGTERM came, the same on every process."""
+    """A function that says whether SIGTERM or Ctrl-C came, the same on every process."""
     flag = threading.Event()
     many = jax.process_count() > 1  # JAX's own coordination makes all processes stop together
-    if many or threading.current_thread() is not threading.main_thread():
-        previous = None
-    else:
-        previous = signal.signal(signal.SIGTERM, lambda *_: flag.set())
+    previous = {}
+
+    def request(number, _):
+        flag.set()
+        signal.signal(number, previous[number])  # a second one does what it always did
+
+    if not many and threading.current_thread() is threading.main_thread():
+        previous = {n: signal.signal(n, request) for n in (signal.SIGTERM, signal.SIGINT)}
 
     def interrupted(group) -> bool:
         if many:
@@ -323,8 +330,8 @@ def _interrupt():
     try:
         yield interrupted
     finally:
-        if previous is not None:
-            signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _timed_save_due(config, saved_at, at_event) -> bool:
