@@ -8,7 +8,6 @@ import csv
 import io
 import json
 import pathlib
-import resource
 import shutil
 import time
 from typing import NamedTuple
@@ -176,6 +175,7 @@ def evaluate(config, workdir, *, split: str = "test", which: str = "best") -> di
     """
     started, cpu_started = time.monotonic(), time.process_time()
     arrays = data.load(config.data)
+    rundir.check_same_data(workdir, arrays.fingerprint)
     indices = data.split_of(config.data, arrays)[split]
     if len(indices) == 0:
         raise InputError(f"config.data.split: got {config.data.split}, which leaves the {split} "
@@ -233,13 +233,17 @@ def evaluate(config, workdir, *, split: str = "test", which: str = "best") -> di
         "checkpoint_step": predictor.step,
         "seconds": seconds,
         "cpu_seconds": time.process_time() - cpu_started,
-        "peak_rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_rss": feed.peak_rss(),
         "images_per_second": len(indices) / seconds,
     }  # fmt: skip
+    pictures = _pictures(predictor, arrays, indices, table, batches)
     if jax.process_index() == 0:
         folder = pathlib.Path(workdir) / "eval"
-        folder.mkdir(exist_ok=True)
-        _write_panels(folder / f"{split}_predictions", predictor, arrays, indices, table, batches)
+        predictions = folder / f"{split}_predictions"
+        shutil.rmtree(predictions, ignore_errors=True)
+        predictions.mkdir(parents=True)
+        for name, picture in pictures.items():
+            panels.write_png(predictions / name, picture)
         rundir.write_atomic(folder / f"{split}_images.csv", _csv(table))
         # last, because its presence says that the evaluation is whole
         rundir.write_atomic(folder / f"{split}.json", json.dumps(result, indent=1))
@@ -288,11 +292,9 @@ def _csv(table) -> str:
     return text.getvalue()
 
 
-def _write_panels(folder, predictor, arrays, indices, table, batches) -> None:
-    """eval.panels pictures: half of the worst images, half around the median Dice."""
+def _pictures(predictor, arrays, indices, table, batches) -> dict:
+    """{file name: panel} of eval.panels images: half the worst, half around the median Dice."""
     config = predictor.config
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
     order = np.argsort([row["dice"] for row in table], kind="stable")
     half = min(config.eval.panels // 2, len(order))
     middle = (len(order) - half) // 2
@@ -300,15 +302,16 @@ def _write_panels(folder, predictor, arrays, indices, table, batches) -> None:
     for n in order[middle : middle + config.eval.panels - half]:
         chosen.setdefault(n, "median")
     if not chosen:
-        return
+        return {}
     probs = []
     measure(predictor.eval_step, predictor.values, predictor.variables,
             batches(np.asarray([indices[n] for n in chosen])), probs.extend)  # fmt: skip
+    pictures = {}
     for rank, ((n, kind), one) in enumerate(zip(chosen.items(), probs, strict=True)):
         i, dice = indices[n], table[n]["dice"]
         name = pathlib.PurePath(arrays.names[i]).name[:40]
-        caption = f"{name}  {arrays.strata[i]}  Dice {dice:.3f}"
-        picture = panels.panel(arrays.image[i], np.asarray(arrays.label[i], np.int32),
-                               predictor.decode(one), caption,
-                               classes=config_lib.num_outputs(config) > 1)  # fmt: skip
-        panels.write_png(folder / f"{rank:02d}_{kind}_dice{dice:.3f}_{name}.png", picture)
+        pictures[f"{rank:02d}_{kind}_dice{dice:.3f}_{name}.png"] = panels.panel(
+            arrays.image[i], np.asarray(arrays.label[i], np.int32), predictor.decode(one),
+            f"{name}  {arrays.strata[i]}  Dice {dice:.3f}",
+            classes=config_lib.num_outputs(config) > 1)  # fmt: skip
+    return pictures

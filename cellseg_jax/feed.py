@@ -6,6 +6,8 @@ Both give equal batches.
 
 import math
 import os
+import resource
+import sys
 
 import jax
 import numpy as np
@@ -75,6 +77,20 @@ def resident_source(config, arrays, mesh) -> dict | None:
     source = {"image": arrays.image, "label": arrays.label,
               "range": arrays.range(config.data.normalize)}  # fmt: skip
     return {k: put(v, everywhere) for k, v in source.items()}
+
+
+def peak_memory() -> int:
+    """Bytes in use at most so far, on the fullest device; on a CPU, by this process."""
+    stats = [d.memory_stats() for d in jax.local_devices()]
+    if all(s and "peak_bytes_in_use" in s for s in stats):
+        return max(s["peak_bytes_in_use"] for s in stats)
+    return peak_rss()
+
+
+def peak_rss() -> int:
+    """Bytes of memory that this process has held at most, memory maps included."""
+    unit = 1024 if sys.platform == "linux" else 1
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _device_memory() -> int:

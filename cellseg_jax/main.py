@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from absl import flags
 
-from cellseg_jax.errors import InputError, nearest
+from cellseg_jax.errors import InputError, pick
 
 INTERRUPTED = 75
 
@@ -35,13 +35,13 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(args, overrides: list[tuple[str, str]]) -> int:
     """One run; returns the exit code."""
-    if args.mode not in MODES:
-        raise InputError(f"--mode: got {args.mode!r}; expected one of {', '.join(MODES)}"
-                         f"{nearest(args.mode, MODES)}")  # fmt: skip
+    run = pick(MODES, args.mode, "--mode")
     if args.distributed:
         import jax
 
         jax.distributed.initialize()
+        if jax.process_index():
+            sys.stdout = open(os.devnull, "w")  # one process speaks for all
     from cellseg_jax import config as config_lib
 
     if args.config:
@@ -53,7 +53,7 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
     else:
         raise InputError("--config: missing; expected a file such as configs/quickstart.py")
     name = pathlib.Path(args.config.partition(":")[0]).stem
-    return MODES[args.mode](config, args.workdir or f"runs/{name}", args)
+    return run(config, args.workdir or f"runs/{name}", args)
 
 
 def train(config, workdir, args) -> int:
@@ -75,23 +75,21 @@ def train(config, workdir, args) -> int:
 
 def evaluate(config, workdir, args) -> int:
     """Score a split of a trained run and write its report."""
-    from cellseg_jax import checkpoint, rundir
-    from cellseg_jax import config as config_lib
+    import jax
+
     from cellseg_jax import evaluate as evaluation
+    from cellseg_jax import rundir
     from cellseg_jax.report import page, terminal
 
-    trained = rundir.read_config(workdir)
-    changed = {k: v for k, v in config_lib.diff(trained, config).items()
-               if k.startswith(("model.", "optimizer.", "train.precision"))}  # fmt: skip
-    if changed:
-        key, (before, now) = next(iter(changed.items()))
-        raise InputError(f"config.{key}: got {now!r}; {workdir} was trained with {before!r}")
+    pick(dict.fromkeys(("train", "val", "test")), args.split, "--split")
+    rundir.check_same_config(workdir, config)
     scores = evaluation.read_scores(workdir, args.split, config)
     if scores is None:
         scores = evaluation.evaluate(config, workdir, split=args.split)
     terminal.scores(scores)
-    page.write_run_page(pathlib.Path(workdir))
-    terminal.note(f"report: {pathlib.Path(workdir) / 'report.html'}")
+    if jax.process_index() == 0:
+        page.write_run_page(pathlib.Path(workdir))
+        terminal.note(f"report: {pathlib.Path(workdir) / 'report.html'}")
     return 0
 
 

@@ -14,7 +14,6 @@ import io
 import json
 import math
 import pathlib
-import resource
 import sys
 import time
 
@@ -26,7 +25,6 @@ from cellseg_jax.main import run_command
 FORMATS = {"tiff": "_label.tif", "png": "_overlay.png"}
 CHECKPOINTS = {"best": "best", "last": "last"}
 IRRELEVANT = ("every", "batch_size", "panels")  # keys of config.eval that leave labels as they are
-UNIT = 1024 if sys.platform == "linux" else 1  # of ru_maxrss, bytes
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -59,7 +57,7 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
     jobs = _jobs(args.images, out)
 
     from cellseg_jax import config as config_lib
-    from cellseg_jax import evaluate, rundir
+    from cellseg_jax import evaluate, feed, rundir
     from cellseg_jax.report import terminal
 
     config = rundir.read_config(args.workdir)
@@ -91,7 +89,7 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
                 raise InputError(f"--out: cannot write {stem}: {error.strerror}; the images before "
                                  "it are finished, start again to go on") from error  # fmt: skip
             progress(done, len(waiting))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * UNIT / 2**30
+    peak = feed.peak_rss() / 2**30
     print(f"images predicted: {len(waiting) - bad}, bad: {bad}, in "
           f"{time.monotonic() - started:.1f} s; peak memory {peak:.2f} GiB")  # fmt: skip
     return 2 if bad else 0

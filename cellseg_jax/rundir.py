@@ -76,26 +76,15 @@ class RunDir:
                 raise InputError(f"--workdir: {self.path} holds other files ({strangers[0]} ...) "
                                  "and no run; choose an empty or new folder")
             return
-        old = read_config(self.path)
-        changed = {k: v for k, v in config_lib.diff(old, self.config).items()
-                   if not k.startswith(config_lib.FREE_KEYS)}  # fmt: skip
+        changed = changes(self.path, self.config)
         extended = changed.get("train.epochs") or changed.get("train.steps")
         if len(changed) == 1 and extended and extended[1] > extended[0] > 0:
-            (key, (before, now)), = changed.items()
+            ((key, (before, now)),) = changed.items()
             self.notes.append(f"extended: {key} {before} -> {now}; a polynomial schedule now "
                               "spans the new length")  # fmt: skip
-            changed = {}
-        if changed:
-            shown = "; ".join(f"{k} was {a!r}, is {b!r}" for k, (a, b) in changed.items())
-            raise InputError(f"--workdir: {self.path} holds a run of another config: {shown}; "
-                             "use the old values or another --workdir")
-        environment = self.path / "environment.json"
-        before = (json.loads(environment.read_text())["data_fingerprint"]
-                  if environment.exists() else "")  # fmt: skip
-        if before and before != fingerprint:
-            raise InputError(f"--workdir: {self.path} was trained on other data (fingerprint "
-                             f"{before[:12]}, now {fingerprint[:12]}); use the old data or "
-                             "another --workdir")
+        else:
+            check_same_config(self.path, self.config)
+        check_same_data(self.path, fingerprint)
 
     def write_environment(self, program: dict, fingerprint: str) -> None:
         """environment.json: all that is needed to say where the numbers come from."""
@@ -144,6 +133,31 @@ def read_config(path):
         raise InputError(f"--workdir: no run in {path} (config.json is missing); "
                          "train one with python -m cellseg_jax.main --config=FILE")
     return config_lib.from_json(file.read_text())
+
+
+def changes(path, config) -> dict:
+    """{key: (value of the run, value now)} of all that decides what a run computes."""
+    return {k: v for k, v in config_lib.diff(read_config(path), config).items()
+            if not k.startswith(config_lib.FREE_KEYS)}  # fmt: skip
+
+
+def check_same_config(path, config) -> None:
+    """InputError with the difference, if the run was made with another config."""
+    changed = changes(path, config)
+    if changed:
+        shown = "; ".join(f"{k} was {a!r}, is {b!r}" for k, (a, b) in changed.items())
+        raise InputError(f"--workdir: {path} holds a run of another config: {shown}; use the old "
+                         "values or another --workdir")
+
+
+def check_same_data(path, fingerprint: str) -> None:
+    """InputError if the run was trained on other data."""
+    file = pathlib.Path(path) / "environment.json"
+    before = json.loads(file.read_text())["data_fingerprint"] if file.exists() else fingerprint
+    if before != fingerprint:
+        raise InputError(f"--workdir: {path} was trained on other data (fingerprint "
+                         f"{before[:12]}, now {fingerprint[:12]}); use the old data or another "
+                         "--workdir")  # fmt: skip
 
 
 def read_jsonl(path) -> list[dict]:

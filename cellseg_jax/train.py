@@ -273,7 +273,8 @@ class Member:
         self.metrics = {"step": self.step, "epoch": self.step / self.steps_per_epoch,
                         "lr": self.lr, **line}  # fmt: skip
         self.timing = {"step": self.step, "seconds": round(seconds, 3),
-                       "images_per_second": round(images_per_second, 2)}  # fmt: skip
+                       "images_per_second": round(images_per_second, 2),
+                       "peak_memory_gib": round(feed.peak_memory() / 2**30, 3)}  # fmt: skip
         self.folder.log("metrics.jsonl", self.metrics)
         self.folder.log("timing.jsonl", self.timing)
         if self.board:

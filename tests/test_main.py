@@ -205,3 +205,13 @@ def test_a_fresh_process_says_one_line_and_exits_with_2(tmp_path):
     done = run_command("main", "--config=nowhere.py", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("argument,words", [
+    ("--split=tset", ["--split", "tset", "test"]),
+    ("--config.data.split_seed=1", ["data.split_seed was 0, is 1"]),  # would test on training images
+])  # fmt: skip
+def test_eval_refuses_what_was_not_trained(folder, capsys, argument, words):
+    assert started(folder) == 0
+    assert started(folder, "--mode=eval", argument) == 2
+    one_line(capsys, *words)
