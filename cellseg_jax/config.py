@@ -144,8 +144,8 @@ def load(path: str, overrides=()) -> ConfigDict:
     file, _, argument = path.partition(":")
     if not pathlib.Path(file).is_file():
         known = sorted(str(p) for p in pathlib.Path("configs").glob("*.py"))
-        raise InputError(f"--config: no file {file!r}{nearest(file, known)}; "
-                         "expected a Python file with get_config()")
+        raise InputError(f"--config: no file {file!r} in {pathlib.Path.cwd()}"
+                         f"{nearest(file, known)}; expected a Python file with get_config()")
     spec = importlib.util.spec_from_file_location("cellseg_jax_config", file)
     module = importlib.util.module_from_spec(spec)
     try:
@@ -225,7 +225,8 @@ def set_value(config: ConfigDict, key: str, value) -> None:
     if isinstance(old, tuple) and isinstance(value, (tuple, list)):
         value = _like(old, value)
     if type(value) is not type(old) or (old and isinstance(old, tuple) and not _same(old, value)):
-        raise InputError(f"config.{key}: got {value!r}; expected {_kind(old)} such as {old!r}")
+        example = "(probability, strength)" if key.startswith("augment.") else repr(old)
+        raise InputError(f"config.{key}: got {value!r}; expected {_kind(old)} such as {example}")
     with node.unlocked():
         node[leaf] = value
 
@@ -257,6 +258,12 @@ def check(config: ConfigDict) -> None:
     rule(len(c.data.split) == 3 and min(c.data.split) >= 0 and sum(c.data.split) < 1 + 1e-6,
          "data.split", "three fractions (train, validation, test) that sum to at most 1")  # fmt: skip
     rule(c.data.split[0] > 0, "data.split", "a training fraction above 0")
+    if c.data.target == "classes":
+        kind = c.data.get("labels", "instances")
+        if kind != "classes":
+            raise InputError(f"config.data.target: got 'classes' where the labels of {c.data.name} "
+                             f"are {kind}; expected 'foreground', or a dataset whose masks hold "
+                             "classes (data.name=folder with data.labels=classes)")
     rule(c.data.num_classes >= 2, "data.num_classes", "at least 2, background included")
     rule(c.data.threads >= 1, "data.threads", "at least 1")
     for name, value in c.augment.items():

@@ -24,6 +24,7 @@ from cellseg_jax.errors import InputError
 from cellseg_jax.feed import fetch, put
 from cellseg_jax.report import panels
 
+# With classes, means run over the classes too, background left out.
 DEFINITIONS = {
     "dice_mean": "2TP/(2TP+FP+FN) per image, 1 where truth and prediction are empty; mean of images",
     "iou_mean": "TP/(TP+FP+FN) per image, 1 where truth and prediction are empty; mean of images",
@@ -246,7 +247,7 @@ def evaluate(config, workdir, *, split: str = "test", which: str = "best") -> di
             panels.write_png(predictions / name, picture)
         rundir.write_atomic(folder / f"{split}_images.csv", _csv(table))
         # last, because its presence says that the evaluation is whole
-        rundir.write_atomic(folder / f"{split}.json", json.dumps(result, indent=1))
+        rundir.write_atomic(folder / f"{split}.json", json.dumps(result, indent=1) + "\n")
     return result
 
 
@@ -259,6 +260,8 @@ def read_scores(workdir, split: str, config) -> dict | None:
     saved = checkpoint.saved_steps(pathlib.Path(workdir) / "checkpoints")
     same = (scores["checkpoint_step"], scores["config_hash"], scores["eval_options"]) == (
         saved.get("best"), config_lib.identity(config), json.loads(config.eval.to_json()))
+    if same:  # an edited mask or another root must not get the old scores
+        rundir.check_same_data(workdir, data.load(config.data).fingerprint)
     return scores if same else None
 
 

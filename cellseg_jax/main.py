@@ -46,7 +46,7 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
 
     if args.config:
         config = config_lib.load(args.config, overrides)
-    elif args.workdir and args.mode == "eval":
+    elif args.workdir and args.mode in ("eval", "describe"):
         from cellseg_jax import rundir
 
         config = config_lib.override(rundir.read_config(args.workdir), overrides)
@@ -68,9 +68,10 @@ def train(config, workdir, args) -> int:
     if result.status == "non-finite":
         return 1
     terminal.note(f"{workdir}: training is {result.status} at step {result.step}")
-    if any(config.data.split[2:]):
-        evaluate(config, workdir, args)
-    return 0
+    if config.data.split[2] == 0:
+        terminal.note("no test split (config.data.split), so no scores and no report")
+        return 0
+    return evaluate(config, workdir, args)
 
 
 def evaluate(config, workdir, args) -> int:
@@ -86,6 +87,8 @@ def evaluate(config, workdir, args) -> int:
     scores = evaluation.read_scores(workdir, args.split, config)
     if scores is None:
         scores = evaluation.evaluate(config, workdir, split=args.split)
+    else:
+        terminal.note(f"{workdir}: these scores were computed before, from the same checkpoint")
     terminal.scores(scores)
     if jax.process_index() == 0:
         page.write_run_page(pathlib.Path(workdir))

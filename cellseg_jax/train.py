@@ -25,6 +25,7 @@ from ml_collections import ConfigDict
 from cellseg_jax import checkpoint, data, evaluate, feed, recipe, step
 from cellseg_jax import config as config_lib
 from cellseg_jax.data import order
+from cellseg_jax.errors import InputError
 from cellseg_jax.feed import fetch, put
 from cellseg_jax.report import tensorboard, terminal
 from cellseg_jax.rundir import RunDir, write_atomic
@@ -90,6 +91,8 @@ def train_group(configs, workdirs, interrupted, mesh=None, members=None) -> list
     shared = recipe.make_recipe(configs)
     with terminal.reading() as progress:
         arrays = data.load(first.data, progress)
+
+    _check_labels(first, arrays)
 
     with contextlib.ExitStack() as stack:
         group = []
@@ -341,6 +344,19 @@ def _timed_save_due(config, saved_at, at_event) -> bool:
     if jax.process_count() == 1:
         return due
     return at_event and bool(multihost_utils.broadcast_one_to_all(np.asarray(due)))
+
+
+def _check_labels(config, arrays) -> None:
+    """InputError for labels that nothing can be learned from."""
+    if not any(label.any() for label in arrays.label):
+        raise InputError("config.data.root: all masks are empty, there is no cell to learn from; "
+                         "expected labels above 0")
+    if config.data.target == "classes":
+        seen = set().union(*(np.unique(label).tolist() for label in arrays.label))
+        missing = sorted(set(range(config.data.num_classes)) - seen)
+        if missing:
+            raise InputError(f"config.data.num_classes: got {config.data.num_classes}, but the "
+                             f"classes {missing} occur in no mask; expected 1 + the highest class")
 
 
 # --- words ---------------------------------------------------------------------------------------
