@@ -26,19 +26,20 @@ from monai.networks.nets import UNet
 def load(folder: pathlib.Path, size: int, normalize: str):
     """(image (4, size, size) float32 in [0, 1], mask (1, size, size)) of one id.
 
-    Resized bilinearly (the mask: nearest) with half-pixel centres and no antialiasing; each
-    channel is scaled by its own extremes (minmax) or all by the colours' common ones
-    (minmax_joint). A constant channel, as alpha is, becomes 0 in the first case.
+    Resized bilinearly (the mask: nearest) with half-pixel centres and no antialiasing. Scaled as
+    cellseg_jax does: colours by their common extremes and alpha by 255 (minmax), or all four
+    channels by their common extremes (minmax_joint).
     """
     pixels = imageio.imread(next((folder / "images").glob("*.png")))
     masks = [imageio.imread(path) > 0 for path in sorted((folder / "masks").glob("*.png"))]
     mask = np.any([m.any(-1) if m.ndim == 3 else m for m in masks], axis=0)
     image = torch.tensor(pixels, dtype=torch.float32).permute(2, 0, 1)
-    values = image[:3].flatten() if normalize == "minmax_joint" else image.flatten(1)
-    low, high = values.amin(-1), values.amax(-1)
+    values = image[:3] if normalize == "minmax" else image
+    low, high = values.min(), values.max()
+    alpha = image[3:] / 255
+    image = (image - low) / (high - low).clamp(min=1)
     if normalize == "minmax":
-        low, high = low[:, None, None], high[:, None, None]
-    image = ((image - low) / (high - low).clamp(min=1)).clamp(0, 1)
+        image[3:] = alpha
     image = F.interpolate(image[None], (size, size), mode="bilinear", align_corners=False)[0]
     mask = F.interpolate(torch.tensor(mask)[None, None].float(), (size, size), mode="nearest-exact")
     return image, mask[0]
@@ -86,7 +87,7 @@ def main():
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--normalize", choices=("minmax", "minmax_joint"), default="minmax_joint")
+    parser.add_argument("--normalize", choices=("minmax", "minmax_joint"), default="minmax")
     parser.add_argument("--turns", action="store_true", help="random flips and right angles")
     args = parser.parse_args()
 

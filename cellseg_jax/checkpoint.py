@@ -4,6 +4,7 @@ A checkpoint is a directory `checkpoints/<step>` that orbax completes with one a
 kill leaves either a whole checkpoint or a temporary that the next start removes.
 """
 
+import logging
 import pathlib
 import shutil
 from collections.abc import Callable
@@ -37,10 +38,14 @@ class Checkpoints:
     def save(self, state, step: int, score: float | None = None) -> None:
         """Save in the background; `score`, larger is better, marks a new best.
 
+        `state.values` come from the config at every start and are left out: which of them are in
+        the program depends on who else is.
+
         A second save of a step is refused by orbax: callers evaluate first and save once.
         """
         metrics = None if score is None else {"score": float(score)}
-        self._orbax.save_checkpointables_async(step, {"state": state}, force=True, metrics=metrics)
+        self._orbax.save_checkpointables_async(
+            step, {"state": state.replace(values={})}, force=True, metrics=metrics)
 
     def steps(self) -> list[int]:
         """Saved steps, newest first."""
@@ -54,6 +59,7 @@ class Checkpoints:
         Args:
           state: TrainState of jax.ShapeDtypeStruct with shardings.
         """
+        state = state.replace(values={})
         for step in self.steps():
             try:
                 return self._orbax.load_checkpointables(step, {"state": state})["state"]
@@ -66,9 +72,10 @@ class Checkpoints:
                 shutil.rmtree(aside, ignore_errors=True)
                 (self.directory / str(step)).rename(aside)
                 reason = str(error).strip().splitlines()[0][:200]
-                note(f"checkpoint {step} cannot be read ({reason}); moved to {aside.name}, "
-                     "using the one before")  # fmt: skip
                 self._orbax.reload()
+                instead = self.steps()[0] if self.steps() else 0
+                note(f"checkpoint {step} cannot be read ({reason}); moved to {aside.name}, "
+                     f"going on from step {instead}")  # fmt: skip
         return None
 
     def close(self) -> None:
@@ -103,6 +110,21 @@ def load(directory, step: int, part: dict) -> dict:
         pathlib.Path(directory).absolute(), context=context, cleanup_tmp_directories=False
     ) as orbax:
         return orbax.load_checkpointables(step, {"state": part})["state"]
+
+
+def load_first(directory, steps, part: dict) -> tuple[int, dict]:
+    """(step, load(...)) of the first of `steps` that can be read.
+
+    Raises: InputError if none can.
+    """
+    for step in dict.fromkeys(steps):
+        try:
+            return step, load(directory, step, part)
+        except Exception as error:  # orbax raises many kinds for damaged files
+            reason = str(error).strip().splitlines()[0][:200]
+            logging.warning("%s/%d cannot be read (%s)", directory, step, reason)
+    raise InputError(f"{directory}: no checkpoint can be read ({reason}); train again with "
+                     "another --workdir")  # fmt: skip
 
 
 def abstract(tree, sharding):

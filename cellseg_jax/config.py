@@ -124,6 +124,9 @@ def complete(config: ConfigDict) -> ConfigDict:
     """
     reference = default()
     given = ConfigDict(_tuples(config.to_dict()))
+    for section in reference:
+        if section not in given:
+            raise InputError(f"config.{section}: missing; expected what config.default() has")
     pick(models.MODELS, given.model.get("name", ""), "config.model.name")
     pick(data.DATASETS, given.data.get("name", ""), "config.data.name")
     reference.model.update(models.options(given.model.name))
@@ -146,11 +149,16 @@ def load(path: str, overrides=()) -> ConfigDict:
         known = sorted(str(p) for p in pathlib.Path("configs").glob("*.py"))
         raise InputError(f"--config: no file {file!r} in {pathlib.Path.cwd()}"
                          f"{nearest(file, known)}; expected a Python file with get_config()")
+    if not file.endswith(".py"):
+        raise InputError(f"--config: got {file!r}; expected a Python file (.py) with get_config()")
     spec = importlib.util.spec_from_file_location("cellseg_jax_config", file)
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
         config = module.get_config(*([argument] if argument else []))
+        if not isinstance(config, ConfigDict):
+            raise InputError(f"{file}: get_config() returned {type(config).__name__}; expected "
+                             "the ConfigDict that cellseg_jax.config.default() gives")
     except InputError:
         raise
     except Exception as error:  # whatever the user's file does wrong, named by its line
@@ -285,6 +293,16 @@ def check(config: ConfigDict) -> None:
     if c.optimizer.nesterov:
         rule(c.optimizer.name == "sgd", "optimizer.nesterov", "False, or optimizer.name='sgd'")
         rule(c.optimizer.momentum > 0, "optimizer.momentum", "above 0 with nesterov")
+    if c.optimizer.name != "sgd":
+        rule(c.optimizer.momentum == 0, "optimizer.momentum", "0, or optimizer.name='sgd'")
+    if c.optimizer.name != "adam":
+        rule(not c.optimizer.amsgrad, "optimizer.amsgrad", "False, or optimizer.name='adam'")
+    rule(c.optimizer.schedule_power > 0, "optimizer.schedule_power", "above 0")
+    for key in set(c.loss) - set(losses.LOSSES):
+        if isinstance(c.loss[key], float):
+            rule(c.loss[key] >= 0, f"loss.{key}", "at least 0")
+    rule(c.train.early_stopping == 0 or c.data.split[1] > 0, "train.early_stopping",
+         "0 without a validation split (data.split)")  # fmt: skip
     rule(c.train.steps >= 0, "train.steps", "at least 0 (0 = train.epochs decides)")
     rule(c.train.epochs >= 1 or c.train.steps, "train.epochs", "at least 1")
     rule(c.train.batch_size >= 1, "train.batch_size", "at least 1")

@@ -24,7 +24,6 @@ from cellseg_jax.errors import InputError
 from cellseg_jax.feed import fetch, put
 from cellseg_jax.report import panels
 
-# With classes, means run over the classes too, background left out.
 DEFINITIONS = {
     "dice_mean": "2TP/(2TP+FP+FN) per image, 1 where truth and prediction are empty; mean of images",
     "iou_mean": "TP/(TP+FP+FN) per image, 1 where truth and prediction are empty; mean of images",
@@ -37,6 +36,12 @@ DEFINITIONS = {
     "seg": "Cell Tracking Challenge SEG: mean over true objects of the IoU with the prediction "
            "that covers more than half of it, else 0; mean of images",
     "loss": "the training loss, image by image, without dropout; mean of images",
+}  # fmt: skip
+
+
+CLASS_DEFINITION = {
+    "classes": "means run over the classes too, background (class 0) left out; a class that is "
+               "neither drawn nor predicted in an image counts 1 there",
 }  # fmt: skip
 
 
@@ -103,18 +108,16 @@ class Predictor:
         saved = checkpoint.saved_steps(self.workdir / "checkpoints")
         if not saved:
             raise InputError(f"--workdir: no checkpoint in {workdir} yet; train first")
-        self.step = saved[which]
         self.mesh = feed.all_devices()
         self.recipe = recipe.make_recipe([config])
         everywhere = NamedSharding(self.mesh, P())
-        channels = config_lib.channels(config)
         values = recipe.traced_values(config, 1, self.recipe)
-        shape = (*config.data.size, channels)
+        shape = (*config.data.size, config_lib.channels(config))
         wanted = jax.eval_shape(lambda v: step.init_state(self.recipe, v, shape), values)
         part = {"params": wanted.params, "batch_stats": wanted.batch_stats}
-        part = {k: v for k, v in part.items() if v}
-        self.variables = checkpoint.load(
-            self.workdir / "checkpoints", self.step, checkpoint.abstract(part, everywhere))
+        part = checkpoint.abstract({k: v for k, v in part.items() if v}, everywhere)
+        self.step, self.variables = checkpoint.load_first(
+            self.workdir / "checkpoints", (saved[which], *saved.values()), part)
         self.variables.setdefault("batch_stats", {})
         self.values = {k: put(v, everywhere) for k, v in values.items()}
         self.eval_step = step.map_eval(self.recipe, self.mesh, config.eval.threshold)
@@ -228,10 +231,8 @@ def evaluate(config, workdir, *, split: str = "test", which: str = "best") -> di
         "per_stratum": {str(s): {"n": int((strata == s).sum()), **summarize(
             metrics.Counts(*(c[strata == s] for c in scores.counts)), kept)}
             for s in sorted(set(strata))},
-        "definitions": DEFINITIONS,
-        "config_hash": config_lib.identity(config),
-        "eval_options": config.eval.to_dict(),
-        "checkpoint_step": predictor.step,
+        "definitions": DEFINITIONS | (CLASS_DEFINITION if kept.start else {}),
+        **_made_by(config, predictor.step, arrays.fingerprint),
         "seconds": seconds,
         "cpu_seconds": time.process_time() - cpu_started,
         "peak_rss": feed.peak_rss(),
@@ -241,6 +242,7 @@ def evaluate(config, workdir, *, split: str = "test", which: str = "best") -> di
     if jax.process_index() == 0:
         folder = pathlib.Path(workdir) / "eval"
         predictions = folder / f"{split}_predictions"
+        (folder / f"{split}.json").unlink(missing_ok=True)
         shutil.rmtree(predictions, ignore_errors=True)
         predictions.mkdir(parents=True)
         for name, picture in pictures.items():
@@ -254,15 +256,19 @@ def evaluate(config, workdir, *, split: str = "test", which: str = "best") -> di
 def read_scores(workdir, split: str, config) -> dict | None:
     """The stored scores of a split if this checkpoint and these settings made them, else None."""
     file = pathlib.Path(workdir) / "eval" / f"{split}.json"
-    if not file.is_file():
-        return None
-    scores = json.loads(file.read_text())
     saved = checkpoint.saved_steps(pathlib.Path(workdir) / "checkpoints")
-    same = (scores["checkpoint_step"], scores["config_hash"], scores["eval_options"]) == (
-        saved.get("best"), config_lib.identity(config), json.loads(config.eval.to_json()))
-    if same:  # an edited mask or another root must not get the old scores
-        rundir.check_same_data(workdir, data.load(config.data).fingerprint)
-    return scores if same else None
+    if not file.is_file() or not saved:
+        return None
+    scores = rundir.read_json(file)
+    made_by = _made_by(config, saved["best"], data.load(config.data).fingerprint)
+    return scores if all(scores.get(k) == v for k, v in made_by.items()) else None
+
+
+def _made_by(config, checkpoint_step: int, fingerprint: str) -> dict:
+    """What scores depend on: they are taken again when any of it differs."""
+    return {"config_hash": config_lib.identity(config), "checkpoint_step": checkpoint_step,
+            "eval_options": json.loads(config.eval.to_json()), "data_fingerprint": fingerprint,
+            "code_hash": rundir.code_hash()}  # fmt: skip
 
 
 def _image_table(arrays, indices, scores, original, objects, kept) -> list[dict]:

@@ -107,7 +107,7 @@ def eval_batches(config, arrays, indices, mesh, resident):
     size = -(-config.eval.batch_size // mesh.size) * mesh.size
     if resident is None:
         for batch in pipeline.eval_batches(arrays, indices, normalize=config.data.normalize,
-                                           batch_size=size):  # fmt: skip
+                                           batch_size=size, threads=config.data.threads):
             yield {k: put(v, rows) for k, v in batch.items() if k != "id"}
         return
     for start in range(0, len(indices), size):
@@ -128,6 +128,8 @@ class Batches:
     def __init__(self, group, resident, mesh):
         self.group, self.resident = group, resident
         self.sharding = NamedSharding(mesh, P("member", "data"))
+        # Processes lie along the batch where members do not spread; else each reads all rows.
+        self.by_process = mesh.shape["member"] == 1
         if resident is None:
             self.streams = [self._stream(m) for m in group]
             self.last = [None] * len(group)
@@ -151,9 +153,13 @@ class Batches:
             threads=member.config.data.threads)  # fmt: skip
 
     def _rows(self, batch_size) -> slice:
-        """The rows of the global batch that this process feeds."""
+        """The rows of the global batch that this process reads."""
+        if not self.by_process:
+            return slice(None)
         share = batch_size // jax.process_count()
         return slice(jax.process_index() * share, (jax.process_index() + 1) * share)
 
     def _put_rows(self, x):
+        if not self.by_process:
+            return put(x, self.sharding)
         return jax.make_array_from_process_local_data(self.sharding, x)

@@ -8,9 +8,11 @@ split and writes report.html. Exit codes: 0 done, 2 bad input or config, 75 stop
 after saving (start it again), 1 anything else.
 """
 
+import contextlib
 import logging
 import os
 import pathlib
+import signal
 import sys
 from collections.abc import Callable
 
@@ -59,7 +61,7 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
 def train(config, workdir, args) -> int:
     """Train or continue; then score the best checkpoint, unless that is done."""
     from cellseg_jax import train as trainer
-    from cellseg_jax.report import terminal
+    from cellseg_jax.report import page, terminal
 
     result = trainer.train([config], [workdir])[0]
     if result.status == "interrupted":
@@ -68,8 +70,11 @@ def train(config, workdir, args) -> int:
     if result.status == "non-finite":
         return 1
     terminal.note(f"{workdir}: training is {result.status} at step {result.step}")
+    # What is left can be done again from its start, so a scheduler may stop it at any time.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(INTERRUPTED))
     if config.data.split[2] == 0:
-        terminal.note("no test split (config.data.split), so no scores and no report")
+        terminal.note("no test split (config.data.split), so no scores")
+        page.write_run_page(pathlib.Path(workdir))
         return 0
     return evaluate(config, workdir, args)
 
@@ -84,15 +89,17 @@ def evaluate(config, workdir, args) -> int:
 
     pick(dict.fromkeys(("train", "val", "test")), args.split, "--split")
     rundir.check_same_config(workdir, config)
-    scores = evaluation.read_scores(workdir, args.split, config)
-    if scores is None:
-        scores = evaluation.evaluate(config, workdir, split=args.split)
-    else:
-        terminal.note(f"{workdir}: these scores were computed before, from the same checkpoint")
-    terminal.scores(scores)
-    if jax.process_index() == 0:
-        page.write_run_page(pathlib.Path(workdir))
-        terminal.note(f"report: {pathlib.Path(workdir) / 'report.html'}")
+    writer = jax.process_index() == 0
+    with rundir.lock(workdir) if writer else contextlib.nullcontext():
+        scores = evaluation.read_scores(workdir, args.split, config)
+        if scores is None:
+            scores = evaluation.evaluate(config, workdir, split=args.split)
+        else:
+            terminal.note(f"{workdir}: scored before, from the same checkpoint, data and code")
+        terminal.scores(scores)
+        if writer:
+            page.write_run_page(pathlib.Path(workdir))
+            terminal.note(f"report: {pathlib.Path(workdir) / 'report.html'}")
     return 0
 
 
@@ -104,10 +111,11 @@ def describe(config, workdir, args) -> int:
     from cellseg_jax import config as config_lib
     from cellseg_jax import recipe
 
+    recipe.check_model(config)
     shared = recipe.make_recipe([config])
     shape = (1, *config.data.size, config_lib.channels(config))
     table = nn.tabulate(shared.module({}), jax.random.key(0), compute_flops=True,
-                        console_kwargs={"width": 140})  # fmt: skip
+                        console_kwargs={"width": 140, "force_terminal": sys.stdout.isatty()})  # fmt: skip
     print(table(jax.numpy.zeros(shape, shared.dtype), train=False))
     return 0
 

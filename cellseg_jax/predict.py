@@ -1,14 +1,16 @@
 """Segment images with a trained run.
 
     python -m cellseg_jax.predict --workdir=runs/NAME --images='DIR or glob' --out=DIR
-        [--format=tiff,png] [--scale=0] [--checkpoint=best|last] [--config.eval.threshold=0.5 ...]
+        [--format=tiff] [--scale=0] [--checkpoint=best|last] [--config.eval.threshold=0.5 ...]
 
-Leaves `<image>_label.tif` for every image: instance ids (0 background) at the image's own height
-and width, uint16, or uint32 above 65535 instances; with png, `<image>_overlay.png` too. Folders
-below --images are kept below --out. Started again it goes on where it was stopped. Exit codes: 0
-done, 2 bad input; a bad image is named and the others go on.
+Leaves two files for every image. `<image>_label.tif`, at its own height and width, holds instance
+ids (0 background), uint16, or uint32 above 65535 instances; class numbers instead if the run's
+target is classes. `<image>_overlay.png` shows their outlines over the image. Folders below --images are kept below --out. Started again it goes on where it was stopped; what predict wrote,
+into whichever folder, is never read as an image. Exit codes: 0 done, 2 bad input; a bad image is
+named and the others go on.
 """
 
+import functools
 import glob
 import io
 import json
@@ -23,6 +25,7 @@ from cellseg_jax.errors import InputError, pick
 from cellseg_jax.main import run_command
 
 FORMATS = {"tiff": "_label.tif", "png": "_overlay.png"}
+NOTE = "predict.json"  # in a folder of predictions: what made them
 CHECKPOINTS = {"best": "best", "last": "last"}
 IRRELEVANT = ("every", "batch_size", "panels")  # keys of config.eval that leave labels as they are
 
@@ -34,7 +37,7 @@ def define_flags(values: flags.FlagValues) -> None:
     text("workdir", "", "the folder of a trained run")
     text("images", "", "a folder, searched with all below it, or a quoted glob such as 'in/*.tif'")
     text("out", "", "the folder to write to")
-    text("format", "tiff", "tiff (instance labels), png (outlines over the image), or tiff,png")
+    text("format", "tiff,png", "tiff (labels), png (outlines over the image), or both")
     text("checkpoint", "best", "best | last")
     flags.DEFINE_float("scale", 0.0, "0 repeats the training's fit; above 0 tiles the image at "
                        "that scale, 1 being its own", flag_values=values)  # fmt: skip
@@ -106,7 +109,7 @@ def _jobs(images: str, out: pathlib.Path) -> list[tuple[pathlib.Path, pathlib.Pa
         hidden = lambda p: any(part.startswith(".") for part in p.relative_to(root).parts)
         found = [p for p in root.rglob("*") if p.is_file() and not hidden(p)]
         paths = [p for p in found if p.suffix.lower() in records.SUFFIXES]
-        others = sum(not inside_out(p) for p in set(found) - set(paths))
+        others = sum(p.name != NOTE and not inside_out(p) for p in set(found) - set(paths))
         if others:
             terminal.note(f"{others} files in {images} are not PNG or TIFF and left out")
     else:
@@ -114,7 +117,10 @@ def _jobs(images: str, out: pathlib.Path) -> list[tuple[pathlib.Path, pathlib.Pa
         fixed = next((n for n, part in enumerate(root.parts) if glob.has_magic(part)),
                      len(root.parts) - 1)  # fmt: skip
         root = pathlib.Path(*root.parts[: min(fixed, len(root.parts) - 1)])
-    ours = lambda p: p.name.endswith(tuple(FORMATS.values())) and inside_out(p)
+    noted = functools.cache(
+        lambda folder: any((f / NOTE).is_file() for f in (folder, *folder.parents)))
+    written = lambda p: inside_out(p) or noted(p.resolve().parent)
+    ours = lambda p: p.name == NOTE or p.name.endswith(tuple(FORMATS.values())) and written(p)
     paths = sorted(p for p in paths if p.is_file() and not ours(p))
     if not paths:
         raise InputError(f"--images: no image in {images!r}; expected a folder with PNG or TIFF "
@@ -130,7 +136,7 @@ def _claim(out: pathlib.Path, made_by: dict) -> None:
     """Make `out` and note what fills it; another run's labels there would pass for this one's."""
     from cellseg_jax import rundir
 
-    note = out / "predict.json"
+    note = out / NOTE
     try:
         out.mkdir(parents=True, exist_ok=True)
         before = json.loads(note.read_text()) if note.exists() else made_by

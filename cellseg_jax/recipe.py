@@ -20,7 +20,8 @@ def make_recipe(configs) -> step.Recipe:
     if config.train.precision == "bfloat16":
         model["dtype"] = jax.numpy.bfloat16
     numbers = [hyper_values(c, 1) for c in configs]
-    structural = ("seed", "num_steps", "steps_per_epoch", "lr")
+    # momentum decides whether sgd keeps a buffer: that must not depend on who else trains along
+    structural = ("seed", "num_steps", "steps_per_epoch", "lr", "momentum")
     zeros = tuple(k for k in numbers[0] if k not in structural
                   and all(np.ravel(v[k])[0] == 0 for v in numbers))  # fmt: skip
     return step.Recipe(
@@ -59,3 +60,18 @@ def traced_values(config, steps_per_epoch: int, recipe: step.Recipe) -> dict:
     kinds = {"seed": np.uint32, "num_steps": np.int32, "steps_per_epoch": np.int32}
     return {k: np.asarray(v, kinds.get(k, recipe.dtype))
             for k, v in hyper_values(config, steps_per_epoch).items() if k not in recipe.zeros}  # fmt: skip
+
+
+def check_model(config) -> None:
+    """InputError if the network cannot be built for the config's images."""
+    shared = make_recipe([config])
+    shape = (*config.data.size, config_lib.channels(config))
+    try:
+        jax.eval_shape(lambda v: step.init_state(shared, v, shape),
+                       traced_values(config, 1, shared))  # fmt: skip
+    except InputError:
+        raise
+    except Exception as error:  # whatever Flax or XLA say to an option that makes no sense
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"config.model: {config.model.name} cannot be built from "
+                         f"{dict(config.model)} for images {shape}: {reason}") from error

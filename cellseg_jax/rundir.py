@@ -1,6 +1,8 @@
 """The folder of one run: who may write, what it was started with, and its deterministic log."""
 
+import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import pathlib
@@ -40,50 +42,34 @@ class RunDir:
 
     def __init__(self, path, config, fingerprint: str, *, writer: bool = True):
         self.path = pathlib.Path(path)
-        self.config = config
         self.writer = writer
-        self.notes: list[str] = []
-        self._lock = None
-        if writer:
-            try:
-                self.path.mkdir(parents=True, exist_ok=True)
-                self._lock = open(self.path / ".lock", "a+")
-            except OSError as error:
-                raise InputError(f"--workdir: cannot write to {self.path} ({error.strerror}); "
-                                 "choose another folder with --workdir=DIR") from error
-            self._take_lock()
-        self._compare(fingerprint)
+        self.extended = ""  # what was made longer, in words
+        self._lock = lock(path) if writer else contextlib.ExitStack()
+        try:
+            self._compare(config, fingerprint)
+        except InputError:
+            self.close()
+            raise
         if writer:
             write_atomic(self.path / "config.json", config_lib.to_json(config))
 
-    def _take_lock(self):
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._lock.seek(0)
-            holder = self._lock.read().strip() or "another process"
-            raise InputError(f"--workdir: {self.path} is being trained by {holder}; wait for it, "
-                             "or choose another folder with --workdir=DIR") from error
-        self._lock.truncate(0)
-        self._lock.write(f"pid {os.getpid()} on {socket.gethostname()}")
-        self._lock.flush()
-
-    def _compare(self, fingerprint):
-        stored = self.path / "config.json"
-        if not stored.exists():
-            strangers = [p.name for p in self.path.glob("*") if p.name != ".lock"]
+    def _compare(self, config, fingerprint):
+        if not (self.path / "config.json").exists():
+            ignored = (".lock", ".tmp")  # a kill may leave half of a first file
+            strangers = [p.name for p in self.path.glob("*") if not p.name.endswith(ignored)]
             if strangers and self.writer:
                 raise InputError(f"--workdir: {self.path} holds other files ({strangers[0]} ...) "
                                  "and no run; choose an empty or new folder")
             return
-        changed = changes(self.path, self.config)
-        extended = changed.get("train.epochs") or changed.get("train.steps")
-        if len(changed) == 1 and extended and extended[1] > extended[0] > 0:
-            ((key, (before, now)),) = changed.items()
-            self.notes.append(f"extended: {key} {before} -> {now}; a polynomial schedule now "
-                              "spans the new length")  # fmt: skip
+        changed = changes(self.path, config)
+        length = "train.steps" if config.train.steps else "train.epochs"
+        before, now = changed.get(length, (0, 0))
+        if set(changed) == {length} and now > before > 0:
+            self.extended = f"extended: {length} {before} -> {now}"
+            if config.optimizer.schedule != "constant":
+                self.extended += f"; the {config.optimizer.schedule} schedule spans the new length"
         else:
-            check_same_config(self.path, self.config)
+            check_same_config(self.path, config)
         check_same_data(self.path, fingerprint)
 
     def write_environment(self, program: dict, fingerprint: str) -> None:
@@ -97,6 +83,7 @@ class RunDir:
             "platform": platform.platform(),
             "packages": {name: metadata.version(name) for name in PACKAGES},
             "commit": commit(),
+            "code": code_hash(),
             "devices": [f"{d.platform} {d.device_kind}" for d in devices],
             "processes": jax.process_count(),
             "program": program,
@@ -121,9 +108,34 @@ class RunDir:
                 os.fsync(file.fileno())  # a checkpoint of this step must not outlive its line
 
     def close(self) -> None:
-        if self._lock:
-            self._lock.close()
-            self._lock = None
+        """Let others write."""
+        self._lock.close()
+
+
+def lock(path):
+    """The exclusive right to write into a run's folder, until the returned object is closed.
+
+    Raises: InputError if the folder cannot be written, or names the process that has the right.
+    """
+    path = pathlib.Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        file = open(path / ".lock", "a+")
+    except OSError as error:
+        raise InputError(f"--workdir: cannot write to {path} ({error.strerror}); "
+                         "choose another folder with --workdir=DIR") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.seek(0)
+        holder = file.read().strip() or "another process"
+        file.close()
+        raise InputError(f"--workdir: {path} is in use by {holder}; wait for it, or choose "
+                         "another folder with --workdir=DIR") from error
+    file.truncate(0)
+    file.write(f"pid {os.getpid()} on {socket.gethostname()}")
+    file.flush()
+    return file
 
 
 def read_config(path):
@@ -132,7 +144,16 @@ def read_config(path):
     if not file.is_file():
         raise InputError(f"--workdir: no run in {path} (config.json is missing); "
                          "train one with python -m cellseg_jax.main --config=FILE")
-    return config_lib.from_json(file.read_text())
+    return config_lib.from_json(json.dumps(read_json(file)))
+
+
+def read_json(path) -> dict:
+    """A JSON file of a run; InputError where it is damaged."""
+    try:
+        return json.loads(pathlib.Path(path).read_text())
+    except ValueError as error:
+        raise InputError(f"{path}: is damaged ({error}); restore it, or use another "
+                         "--workdir") from error  # fmt: skip
 
 
 def changes(path, config) -> dict:
@@ -153,7 +174,7 @@ def check_same_config(path, config) -> None:
 def check_same_data(path, fingerprint: str) -> None:
     """InputError if the run was trained on other data."""
     file = pathlib.Path(path) / "environment.json"
-    before = json.loads(file.read_text())["data_fingerprint"] if file.exists() else fingerprint
+    before = read_json(file).get("data_fingerprint") if file.exists() else fingerprint
     if before != fingerprint:
         raise InputError(f"--workdir: {path} was trained on other data (fingerprint "
                          f"{before[:12]}, now {fingerprint[:12]}); use the old data or another "
@@ -184,3 +205,17 @@ def commit() -> str:
     if head.returncode:
         return ""
     return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")
+
+
+# The modules that decide a number: results of other code are not taken for this code's.
+NUMBERS = ("models", "step", "optim", "losses", "augment", "targets", "normalize", "tiles", "data",
+           "metrics", "evaluate", "recipe", "feed")  # fmt: skip
+
+
+def code_hash() -> str:
+    """A hash of the source of all modules that produce numbers."""
+    package = pathlib.Path(__file__).resolve().parent
+    sources = [p for p in sorted(package.rglob("*.py"))
+               if p.relative_to(package).parts[0].removesuffix(".py") in NUMBERS]  # fmt: skip
+    text = b"".join(p.read_bytes() for p in sources)
+    return hashlib.blake2b(text, digest_size=16).hexdigest()

@@ -88,6 +88,8 @@ def train_group(configs, workdirs, interrupted, mesh=None, members=None) -> list
     mesh = mesh or feed.default_mesh(len(configs), first.train.batch_size)
     members = members or ("unroll" if jax.default_backend() == "cpu" else "vmap")
     feed.check_mesh(first, mesh, len(configs))
+    for config in configs:
+        recipe.check_model(config)
     shared = recipe.make_recipe(configs)
     with terminal.reading() as progress:
         arrays = data.load(first.data, progress)
@@ -110,7 +112,9 @@ def train_group(configs, workdirs, interrupted, mesh=None, members=None) -> list
             values = recipe.traced_values(member.config, member.steps_per_epoch, shared)
             values = {k: put(v, everywhere) for k, v in values.items()}
             state = member.restore(checkpoint.abstract(jax.eval_shape(init, values), everywhere))
-            states.append(init(values) if state is None else state.replace(values=values))
+            states.append(init(values) if state is None else state.replace(
+                values=values, **{k: put(np.asarray(getattr(member, k), getattr(state, k).dtype),
+                                         everywhere) for k in ("waited", "stop")}))  # fmt: skip
         stack_states = jax.jit(lambda *s: jax.tree.map(lambda *x: jnp.stack(x), *s),
                                out_shardings=by_member)  # fmt: skip
         state = stack_states(*states)
@@ -217,6 +221,8 @@ class Member:
         self.num_steps = config_lib.num_steps(config, self.steps_per_epoch)
         writer = jax.process_index() == 0
         self.folder = RunDir(workdir, config, arrays.fingerprint, writer=writer)
+        if self.folder.extended:
+            terminal.note(self.folder.extended)
         self.checkpoints = checkpoint.Checkpoints(self.folder.path / "checkpoints")
         self.board = None
         self.step, self.saved, self.stop = 0, -1, step.RUNNING
@@ -235,12 +241,12 @@ class Member:
             host = {k: fetch(getattr(state, k)).item() for k in ("step", "best", "waited", "stop")}
             self.step, self.best, self.waited, self.stop = host.values()
             self.saved = self.step
+            if self.folder.extended and self.stop == step.STOPPED_EARLY:
+                self.waited, self.stop = 0, step.RUNNING
         self.folder.cut_logs(self.step)
         return state
 
     def start(self, program):
-        for note in self.folder.notes:
-            terminal.note(note)
         self.folder.write_environment(program, self.arrays.fingerprint)
         if self.folder.writer:
             split = {part: [self.arrays.names[i] for i in indices]
@@ -263,7 +269,8 @@ class Member:
     def judge(self, scores: dict) -> float | None:
         """The score, larger is better, if it is a new best; early stopping counts the others."""
         name, direction = self.config.train.best
-        score = scores[name] if direction == "max" else -scores[name]
+        # As the checkpoint keeps it: a resumed run must find the same ties.
+        score = float(np.float32(scores[name] if direction == "max" else -scores[name]))
         if score > self.best:
             self.best, self.waited = score, 0
             return score
@@ -366,7 +373,7 @@ def describe(group, compiled, state, program) -> list[tuple[str, str]]:
     """The first lines of a run: data, network, devices, cost."""
     config, arrays = group[0].config, group[0].arrays
     counts = " / ".join(f"{len(group[0].parts[p])} {p}" for p in ("train", "val", "test"))
-    parameters = sum(x[0].size for x in jax.tree.leaves(state.params))
+    parameters = sum(x.size for x in jax.tree.leaves(state.params)) // len(group)
     cost, memory = compiled.cost_analysis() or {}, compiled.memory_analysis()
     changed = config_lib.diff(config_lib.plain(config), config)
     devices = jax.devices()

@@ -30,7 +30,7 @@ def records(count=160, image_size=(128, 128), seed=0,
       seed: of everything.
       looks: fluorescence, stained or both; also the strata.
     """
-    if count < 1 or min(image_size) < 32 or not looks:
+    if count < 1 or len(image_size) != 2 or min(image_size) < 32 or not looks:
         raise InputError(f"config.data: got count={count}, image_size={tuple(image_size)}, "
                          f"looks={tuple(looks)}; expected at least 1, 32x32 and one look")
     for look in looks:
