@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from helpers import child_environment, command, run_command, tiny_config
 
-from cellseg_jax import checkpoint, feed, main, recipe, rundir, step, train
+from cellseg_jax import checkpoint, evaluate, feed, main, recipe, rundir, step, train
 from cellseg_jax.errors import InputError
 
 CONFIG = """
@@ -53,7 +53,8 @@ def last_state(workdir):
     shape = (*config.data.size, 4)
     wanted = jax.eval_shape(lambda v: step.init_state(shared, v, shape), values)
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    wanted = {k: getattr(wanted, k) for k in ("step", "params", "batch_stats", "opt_state", "best")}
+    wanted = {k: getattr(wanted, k) for k in ("step", "params", "batch_stats", "opt_state", "best",
+                                              "waited", "stop", "loss_sum")}  # fmt: skip
     directory = pathlib.Path(workdir) / "checkpoints"
     last = checkpoint.saved_steps(directory)["last"]
     return [np.asarray(x) for x in jax.tree.leaves(
@@ -63,6 +64,8 @@ def last_state(workdir):
 def assert_same_run(one, other):
     one, other = pathlib.Path(one), pathlib.Path(other)
     assert (one / "metrics.jsonl").read_text() == (other / "metrics.jsonl").read_text()
+    assert (checkpoint.saved_steps(one / "checkpoints")
+            == checkpoint.saved_steps(other / "checkpoints"))  # fmt: skip
     for a, b in zip(last_state(one), last_state(other), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -197,9 +200,67 @@ def test_damaged_checkpoint_is_set_aside_and_the_one_before_used(tmp_path, capsy
     for file in [f for f in last.rglob("*") if f.is_file() and f.stat().st_size > 200]:
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     assert train.train([config], [tmp_path / "hurt"])[0].status == "done"
-    assert "cannot be read" in capsys.readouterr().err
+    assert "cannot be read" in (said := capsys.readouterr().err)
+    assert "going on from step 4" in said
     assert list((tmp_path / "hurt").glob("damaged_checkpoint_*"))
     assert_same_run(tmp_path / "whole", tmp_path / "hurt")
+
+
+def test_damaged_best_checkpoint_is_scored_by_the_last_and_without_any_it_is_one_line(tmp_path):
+    config = tiny_config(train__epochs=4)
+    train.train([config], [tmp_path / "run"])
+    directory = tmp_path / "run" / "checkpoints"
+    saved = checkpoint.saved_steps(directory)
+    assert saved["best"] < saved["last"]
+    for step_ in (saved["best"], saved["last"]):
+        for file in [f for f in (directory / str(step_)).rglob("*") if "state/" in str(f)]:
+            if file.is_file():
+                file.write_bytes(b"")
+        if step_ == saved["best"]:
+            assert evaluate.Predictor(tmp_path / "run", config).step == saved["last"]
+    with pytest.raises(InputError, match="no checkpoint can be read"):
+        evaluate.Predictor(tmp_path / "run", config)
+
+
+def test_equal_scores_after_a_resume_are_still_ties(tmp_path, monkeypatch):
+    """0.7 is no float32: what is compared must be what the checkpoint keeps."""
+    constant = dict.fromkeys(("dice_mean", "iou_mean", "dice_pooled", "iou_pooled", "loss"), 0.7)
+    monkeypatch.setattr(evaluate, "validate", lambda *_: constant)
+    train.train([tiny_config(train__epochs=2)], [tmp_path / "run"])
+    train.train([tiny_config(train__epochs=3)], [tmp_path / "run"])
+    assert checkpoint.saved_steps(tmp_path / "run" / "checkpoints") == {"last": 12, "best": 4}
+
+
+def test_member_goes_on_alone_whatever_the_others_had_switched_on(tmp_path):
+    sgd = dict(optimizer__name="sgd", train__epochs=1)
+    plain = dict(sgd, model__dropout=0.0, augment__flip_horizontal=(0.0, 1.0),
+                 optimizer__weight_decay=0.0)  # fmt: skip
+    rich = dict(sgd, optimizer__momentum=0.9, model__dropout=0.1)
+    train.train([tiny_config(**plain), tiny_config(**rich)], [tmp_path / "a", tmp_path / "b"])
+    for name, options in (("a", plain), ("b", rich)):
+        longer = tiny_config(**options | dict(train__epochs=2))
+        result = train.train([longer], [tmp_path / name])[0]
+        assert (result.status, result.step) == ("done", 8)
+    both = [tiny_config(**o | dict(train__epochs=3)) for o in (plain, rich)]
+    assert [r.step for r in train.train(both, [tmp_path / "a", tmp_path / "b"])] == [12, 12]
+
+
+def test_failed_first_try_does_not_claim_the_workdir(tmp_path):
+    broken = tiny_config()
+    with broken.unlocked():
+        broken.model.channels = (8,)
+    with pytest.raises(InputError, match="config.model: unet cannot be built"):
+        train.train([broken], [tmp_path / "run"])
+    (tmp_path / "run").mkdir(exist_ok=True)
+    (tmp_path / "run" / "config.json.123.tmp").write_text("half")
+    assert train.train([tiny_config(train__epochs=1)], [tmp_path / "run"])[0].status == "done"
+
+
+def test_longer_training_goes_on_after_early_stopping(tmp_path):
+    options = dict(train__early_stopping=1, optimizer__lr=1e-7)
+    stopped = train.train([tiny_config(train__epochs=20, **options)], [tmp_path / "run"])[0]
+    again = train.train([tiny_config(train__epochs=30, **options)], [tmp_path / "run"])[0]
+    assert again.step > stopped.step
 
 
 def test_longer_training_extends_a_finished_run(tmp_path, capsys):
