@@ -20,18 +20,21 @@ from helpers import tiny_config
 from cellseg_jax import train
 
 flags.FLAGS.mark_as_parsed()
-port, process, workdir, epochs, residence = sys.argv[1:]
+port, process, workdirs, epochs, residence = sys.argv[1:]
 jax.config.update("jax_cpu_collectives_implementation", "gloo")
 jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=int(process),
                            heartbeat_timeout_seconds=20)
-config = tiny_config(train__precision="float64", train__epochs=int(epochs),
-                     data__residence=residence)
-print(train.train([config], [workdir])[0].status)
+configs = [tiny_config(train__precision="float64", train__epochs=int(epochs), seed=seed,
+                       data__residence=residence) for seed in range(workdirs.count(":") + 1)]
+mesh = None
+if len(configs) == 2:  # a member for each process
+    mesh = jax.make_mesh((2, 2), ("member", "data"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+print(*(r.status for r in train.train(configs, workdirs.split(":"), mesh=mesh)))
 jax.distributed.shutdown()
 """
 
 
-def run_two(tmp_path, workdir, epochs, residence):
+def run_two(tmp_path, workdirs, epochs, residence):
     """Train in two processes of two devices each; both must end well."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -41,7 +44,7 @@ def run_two(tmp_path, workdir, epochs, residence):
     script = tmp_path / "worker.py"
     script.write_text(WORKER)
     processes = [subprocess.Popen(
-        [sys.executable, str(script), port, str(k), str(workdir), str(epochs), residence],
+        [sys.executable, str(script), port, str(k), workdirs, str(epochs), residence],
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         for k in range(2)]  # fmt: skip
     try:
@@ -57,13 +60,24 @@ def run_two(tmp_path, workdir, epochs, residence):
 @pytest.mark.parametrize("residence", ["device", "host"])
 def test_two_processes_equal_one_and_one_goes_on(tmp_path, monkeypatch, float64, residence):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    run_two(tmp_path, tmp_path / "two", 2, residence)
+    run_two(tmp_path, str(tmp_path / "two"), 2, residence)
     train.train([tiny_config(train__precision="float64", train__epochs=2)], [tmp_path / "one"])
     assert_equal_runs(tmp_path / "one", tmp_path / "two")
     longer = tiny_config(train__precision="float64", train__epochs=3)
     for name in ("one", "two"):  # the checkpoint of two processes goes on in this one
         assert train.train([longer], [tmp_path / name])[0].step == 12
     assert_equal_runs(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("residence", ["device", "host"])
+def test_two_members_on_two_processes_equal_each_alone(tmp_path, monkeypatch, float64, residence):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    run_two(tmp_path, f"{tmp_path / 'm0'}:{tmp_path / 'm1'}", 2, residence)
+    for seed in (0, 1):
+        config = tiny_config(train__precision="float64", train__epochs=2, seed=seed)
+        train.train([config], [tmp_path / f"alone{seed}"])
+        assert_equal_runs(tmp_path / f"alone{seed}", tmp_path / f"m{seed}")
 
 
 def assert_equal_runs(one, two):
