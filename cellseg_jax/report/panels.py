@@ -1,9 +1,10 @@
 """Pictures of predictions: image | truth | prediction | error, and outlines over an image.
 
-Numpy and Pillow only: a picture takes milliseconds. All colours are from the palette of Okabe
+Drawn with Numpy and Pillow: a picture takes milliseconds. All colours are from the palette of Okabe
 and Ito (2008), which people with any common colour blindness can tell apart.
 """
 
+import functools
 import os
 import pathlib
 
@@ -173,6 +174,15 @@ def _errors(dimmed, truth, pred, classes):
     return np.clip(out, 0, 255).astype(np.uint8)
 
 
+@functools.cache
+def _font(size):
+    """DejaVu Sans, which comes with matplotlib: Pillow's own font has no letters beyond ASCII."""
+    import matplotlib
+
+    folder = pathlib.Path(matplotlib.get_data_path())
+    return ImageFont.truetype(str(folder / "fonts/ttf/DejaVuSans.ttf"), size)
+
+
 def _page(tiles, caption, legend):
     """Tiles under their names, over the caption at the left and the legend at the right."""
     height, width = next(iter(tiles.values())).shape[:2]
@@ -182,7 +192,7 @@ def _page(tiles, caption, legend):
     line = round(1.6 * size)
     page = Image.new("RGB", (total, height + 2 * line + 2 * GAP), PAPER)
     draw = ImageDraw.Draw(page)
-    font = ImageFont.load_default(size=size)
+    font = _font(size)
     for n, (name, tile) in enumerate(tiles.items()):
         x = GAP + n * (cell + GAP)
         draw.text((x, GAP + line // 2), name, INK, font, anchor="lm")

@@ -56,6 +56,12 @@ def test_panel_prediction_has_the_colour_of_its_truth():
     assert (tile_of(picture, 1)[10, 10] != tile_of(picture, 1)[10, 20]).any()
 
 
+def test_panel_caption_shows_letters_beyond_ascii():
+    blank = np.zeros((200, 200), np.int32)
+    draw = lambda caption: panels.panel(blank[..., None].astype(np.uint8), blank, blank, caption)
+    assert (draw("Zelle \u00e4 7") != draw("Zelle \u00f6 7")).any()  # two boxes would be equal
+
+
 def test_panel_classes_show_confusion():
     truth = np.full((200, 200), 1)
     picture = panels.panel(np.zeros((200, 200, 3), np.uint8), truth, truth + 1, classes=True)
