@@ -7,6 +7,7 @@ PNG or TIFF, 8 or 16 bit. What a mask means is `labels`: instances (ids, 0 backg
 import functools
 import pathlib
 import re
+import unicodedata
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from cellseg_jax.data.records import (
     SUFFIXES, Record, Sample, check_root, check_size, entries, read_image, read_mask)
 from cellseg_jax.errors import InputError, pick
 
+MANY_CLASSES = 20  # masks with larger values were made for something else
 LAYOUT = "Expected DIR/images/NAME.png and DIR/masks/NAME.png (or .tif)"
 
 
@@ -30,12 +32,16 @@ def records(root, labels="instances", num_classes=2, group="") -> list[Record]:
     """
     to_label = pick(LABELS, labels, "config.data.labels")
     root = check_root(root, LAYOUT)
+    if root.absolute().name == "images" and not (root / "images").exists():
+        raise InputError(f"config.data.root: '{root}' is itself the folder of images; pass the "
+                         f"one it lies in, --config.data.root='{root.absolute().parent}'")
     images, masks = _by_stem(root / "images"), _by_stem(root / "masks")
-    for kind, lone in (("image without a mask", images.keys() - masks.keys()),
-                       ("mask without an image", masks.keys() - images.keys())):
-        if lone:
-            raise InputError(f"config.data.root: {len(lone)} x {kind} in '{root}': "
-                             f"{_some(sorted(lone))}; add the missing files or move these away")
+    lone = [f"{kind} without {other}: {_some(names)}" for kind, other, names in (
+        ("images", "a mask", sorted(images.keys() - masks.keys())),
+        ("masks", "an image", sorted(masks.keys() - images.keys()))) if names]
+    if lone:
+        raise InputError(f"config.data.root: '{root}' has {'; '.join(lone)}; a mask has the name "
+                         "of its image: rename, add or move files away")
     if not images:
         raise InputError(f"config.data.root: '{root / 'images'}' is empty. {LAYOUT}")
     to_label = functools.partial(to_label, num_classes=num_classes)
@@ -52,12 +58,16 @@ def _by_stem(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     found = {}
     for path in entries(folder):
         if path.suffix.lower() not in SUFFIXES or not path.is_file():
+            jpeg = path.suffix.lower() in (".jpg", ".jpeg")
+            fix = ("convert to PNG: JPEG changes pixel values" if jpeg
+                   else "convert it or move it away")
             raise InputError(f"{path}: expected only {', '.join(SUFFIXES)} files in '{folder}'; "
-                             "convert it or move it away")
-        if path.stem in found:
-            raise InputError(f"{path}: ambiguous, {found[path.stem].name} has the same stem; "
+                             f"{fix}")
+        stem = unicodedata.normalize("NFC", path.stem)  # macOS writes an umlaut as two letters
+        if stem in found:
+            raise InputError(f"{path}: ambiguous, {found[stem].name} has the same stem; "
                              "keep one of the two")
-        found[path.stem] = path
+        found[stem] = path
     return found
 
 
@@ -92,6 +102,9 @@ def _read(image_path, mask_path, to_label) -> Sample:
 
 
 def _instances(path, label, values, num_classes):
+    if values.tolist() in ([0, 255], [0, 65535]):
+        raise InputError(f"{path}: holds only 0 and {values[-1]}: a binary mask; set "
+                         "config.data.labels=binary")
     return label
 
 
@@ -106,7 +119,9 @@ def _classes(path, label, values, num_classes):
     if values[-1] >= num_classes:
         wrong = values[values >= num_classes]
         hint = ('; for 0/255 masks set config.data.labels="binary"'
-                if values.tolist() in ([0, 255], [255]) else _hint(values))
+                if values.tolist() in ([0, 255], [255])
+                else f"; are these all classes? Set config.data.num_classes={values[-1] + 1}"
+                if values[-1] < MANY_CLASSES else _hint(values))
         raise InputError(f"{path}: mask has values {_some(wrong)}, but num_classes is "
                          f"{num_classes} (0 .. {num_classes - 1}){hint}")
     return label

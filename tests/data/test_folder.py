@@ -50,9 +50,13 @@ def test_instances_keep_ids(root, dtype):
     np.testing.assert_array_equal(folder.records(with_mask(root, mask))[0].read().label, mask)
 
 
-def test_instances_do_not_split_binary_foreground(root):
-    label = folder.records(with_mask(root, mask_of(255, 0, 255)))[0].read().label
-    assert np.unique(label).tolist() == [0, 255]
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_instances_reject_binary_masks(root, dtype):
+    high = np.iinfo(dtype).max
+    with pytest.raises(InputError, match=f"p1_a.tif: holds only 0 and {high}: .*labels=binary"):
+        folder.records(with_mask(root, mask_of(high, 0, high, dtype=dtype)))[0].read()
+    label = folder.records(with_mask(root, mask_of(1, 0, 1)))[0].read().label
+    assert np.unique(label).tolist() == [0, 1]  # one instance, or a binary mask: nothing to tell
 
 
 def test_instances_reject_negative_ids(root):
@@ -90,6 +94,10 @@ def test_classes_keep_values_below_num_classes(root):
     np.testing.assert_array_equal(label, mask_of(1, 2, 2))
     with pytest.raises(InputError, match=r"p1_a.tif: mask has values 2, but num_classes is 2"):
         folder.records(root, labels="classes", num_classes=2)[0].read()
+    with pytest.raises(InputError, match="Set config.data.num_classes=3$"):
+        folder.records(root, labels="classes", num_classes=2)[0].read()
+    with pytest.raises(InputError, match="values 97, .*re-export"):
+        folder.records(with_mask(root, mask_of(1, 97)), labels="classes")[0].read()
     with pytest.raises(InputError, match='values 255.*labels="binary"'):
         folder.records(with_mask(root, mask_of(255)), labels="classes")[0].read()
 
@@ -121,12 +129,22 @@ def test_records_reject_other_size(root):
 
 def test_records_reject_lone_files(root):
     (root / "masks/p1_a.tif").unlink()
-    with pytest.raises(InputError, match="1 x image without a mask in .*: p1_a;"):
+    with pytest.raises(InputError, match="has images without a mask: p1_a; a mask has"):
+        folder.records(root)
+    save(root / "masks/p1_a_mask.tif", np.zeros((6, 8), np.uint8))
+    with pytest.raises(InputError, match="a mask: p1_a; masks without an image: p1_a_mask; a mask"):
         folder.records(root)
     (root / "images/p1_a.png").unlink()
+    (root / "masks/p1_a_mask.tif").unlink()
     (root / "images/p2_a.png").unlink()
-    with pytest.raises(InputError, match="1 x mask without an image in .*: p2_a;"):
+    with pytest.raises(InputError, match="has masks without an image: p2_a; a mask has"):
         folder.records(root)
+
+
+def test_records_pair_umlauts_however_they_are_written(root):
+    save(root / "images/Zelle a\u0308.png", np.zeros((6, 8), np.uint8))  # as macOS does
+    save(root / "masks/Zelle \u00e4.tif", np.zeros((6, 8), np.uint8))
+    assert "Zelle \u00e4" in [record.name for record in folder.records(root)]
 
 
 def test_records_reject_ambiguous_and_foreign_files(root):
@@ -134,7 +152,7 @@ def test_records_reject_ambiguous_and_foreign_files(root):
     with pytest.raises(InputError, match="p1_a.tif: ambiguous, p1_a.png has the same stem"):
         folder.records(root)
     (root / "images/p1_a.tif").rename(root / "images/p1_a.jpg")
-    with pytest.raises(InputError, match="p1_a.jpg: expected only .png"):
+    with pytest.raises(InputError, match="p1_a.jpg: expected only .png.*convert to PNG: JPEG"):
         folder.records(root)
 
 
@@ -149,5 +167,8 @@ def test_records_reject_wrong_options_and_roots(tmp_path, root):
         folder.records(root, group="(")
     with pytest.raises(InputError, match="config.data.root: not set"):
         folder.records("")
-    with pytest.raises(InputError, match="folder '.*images/images' does not exist. Expected DIR"):
+    with pytest.raises(InputError, match="is itself the folder of images.*--config.data.root='{root}'".format(
+            root=root)):
         folder.records(root / "images")
+    with pytest.raises(InputError, match="folder '.*masks/images' does not exist. Expected DIR"):
+        folder.records(root / "masks")
