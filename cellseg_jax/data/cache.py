@@ -156,7 +156,8 @@ def _write(folder, records, decode, fingerprint, progress) -> None:
             progress(done, len(records))
     if errors:
         names = [name for name, _ in errors[1:]]
-        more = f"; and {len(names)} more bad images: {', '.join(names)}" if names else ""
+        least = "at least " if done < len(records) else ""
+        more = f"; and {least}{len(names)} more bad images: {', '.join(names)}" if names else ""
         raise InputError(f"{errors[0][1]}{more}") from errors[0][1]
     for array in (image, label, originals):
         array.close()

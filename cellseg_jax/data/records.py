@@ -21,6 +21,8 @@ JUNK = ("thumbs.db", "desktop.ini")
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601, as MATLAB, PIL and OpenCV; equal parts sum to 1
 NUM_CHANNELS = {"gray": 1, "rgb": 3, "rgba": 4}
 PNG_PALETTE = 3
+SIGNATURES = {b"\x89PNG": "PNG", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"II+\0": "TIFF",
+              b"MM\0+": "TIFF", b"\xff\xd8\xff": "JPEG"}
 
 
 class Sample(NamedTuple):
@@ -130,8 +132,14 @@ def _decode(path: pathlib.Path, as_values: bool) -> np.ndarray:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     if not data:
         raise InputError(f"{path}: is empty (0 bytes)")
+    kind = "PNG" if path.suffix.lower() == ".png" else "TIFF"
+    found = next((name for start, name in SIGNATURES.items() if data.startswith(start)), None)
+    if found != kind:
+        what = (f"is a {found} file under another name" if found else
+                f"is not a PNG or TIFF image (it starts with {data[:8]!r})")
+        raise InputError(f"{path}: {what}; expected {kind}, convert it or move it away")
     try:
-        decode = _decode_png if path.suffix.lower() == ".png" else _decode_tiff
+        decode = _decode_png if kind == "PNG" else _decode_tiff
         image = decode(data, as_values)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error

@@ -136,6 +136,14 @@ def test_open_cache_names_all_bad_files(root, tmp_path):
     assert not list((tmp_path / "cache").glob("*.tmp*"))
 
 
+def test_open_cache_says_when_it_stopped_counting(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "MAX_ERRORS", 2)
+    for name in ("s1", "s4", "s5"):
+        (root / f"images/{name}.tif").write_text("no image")
+    with pytest.raises(InputError, match="; and at least 1 more bad images: s4$"):
+        open_(root, tmp_path / "cache")
+
+
 def test_open_cache_rejects_small_image_unknown_names_and_no_records(root, tmp_path):
     with pytest.raises(InputError, match="20x31 is larger than image s0 of 20x30"):
         open_(root, tmp_path / "cache", fit="center_crop", size=(20, 31))

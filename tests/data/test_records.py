@@ -134,6 +134,16 @@ def test_read_image_rejects_other_formats_and_missing_files(tmp_path):
         records.read_image(tmp_path / "a.tif")
 
 
+def test_read_image_tells_what_is_no_image_from_what_is_damaged(tmp_path):
+    for name in ("a.png", "a.tif"):
+        (tmp_path / name).write_text("not an image at all")
+        with pytest.raises(InputError, match=f"{name}: is not a PNG or TIFF image .*not an i"):
+            records.read_image(tmp_path / name)
+    Image.new("L", (5, 5)).save(tmp_path / "a.png", format="JPEG")
+    with pytest.raises(InputError, match="a.png: is a JPEG file under another name; expected PNG"):
+        records.read_image(tmp_path / "a.png")
+
+
 def test_read_mask_applies_alpha_and_rejects_hidden_mask(tmp_path):
     mask = np.zeros((4, 5, 4), np.uint8)
     mask[1, 1:3] = 255
