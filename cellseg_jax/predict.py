@@ -5,7 +5,8 @@
 
 Leaves two files for every image. `<image>_label.tif`, at its own height and width, holds instance
 ids (0 background), uint16, or uint32 above 65535 instances; class numbers instead if the run's
-target is classes. `<image>_overlay.png` shows their outlines over the image. Folders below --images are kept below --out. Started again it goes on where it was stopped; what predict wrote,
+target is classes. `<image>_overlay.png` shows their outlines over the image. Folders below
+--images are kept below --out. Started again it goes on where it was stopped; what predict wrote,
 into whichever folder, is never read as an image. Exit codes: 0 done, 2 bad input; a bad image is
 named and the others go on.
 """
