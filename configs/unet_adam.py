@@ -3,7 +3,8 @@
 Question: the reference cell of the table
 Run: python -m cellseg_jax.main --config=configs/unet_adam.py --config.data.root=DIR
 Published: mean Dice 0.82, IoU 0.73 (one run; epochs, batch size and split unstated).
-Result: not run at full size yet; BUILD_NOTES.md has what was measured at 128x128.
+Result: at 128x128, 40 epochs, one run: Dice 0.889, IoU 0.819 (2 CPU cores, 3 minutes, 4e43cea);
+    not run at full size.
 """
 
 from cellseg_jax.config import default

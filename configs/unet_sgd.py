@@ -3,7 +3,7 @@
 Question: does plain momentum do as well as Adam on a convolutional net?
 Run: python -m cellseg_jax.main --config=configs/unet_sgd.py --config.data.root=DIR
 Published: mean Dice 0.82, IoU 0.73 (one run; epochs, batch size and split unstated).
-Result: not run at full size yet; BUILD_NOTES.md has what was measured at 128x128.
+Result: not run yet.
 """
 
 from cellseg_jax.config import default

@@ -3,7 +3,7 @@
 Question: does Adam at the U-Net's rate suit a transformer encoder?
 Run: python -m cellseg_jax.main --config=configs/unetr_adam.py --config.data.root=DIR
 Published: mean Dice 0.72, IoU 0.59 (one run; epochs, batch size and split unstated).
-Result: not run at full size yet; BUILD_NOTES.md has what was measured at 128x128.
+Result: not run yet.
 """
 
 from cellseg_jax.config import default

@@ -3,7 +3,8 @@
 Question: does the transformer encoder need an adaptive optimiser?
 Run: python -m cellseg_jax.main --config=configs/unetr_sgd.py --config.data.root=DIR
 Published: mean Dice 0.79, IoU 0.68 (one run; epochs, batch size and split unstated).
-Result: not run at full size yet; BUILD_NOTES.md has what was measured at 128x128.
+Result: at 128x128, 5 epochs, one run: Dice 0.859, IoU 0.775 (2 CPU cores, f8ec14d); not run at
+    full size.
 """
 
 from cellseg_jax.config import default
