@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from scipy.special import logit
 
 from cellseg_jax import checkpoint, data, feed, metrics, recipe, rundir, step, targets, tiles
 from cellseg_jax import config as config_lib
@@ -162,7 +163,7 @@ class Predictor:
     def decode(self, probs) -> np.ndarray:
         """(H, W, K) probabilities -> (H, W) int32 instances (or classes) by the eval options."""
         return targets.TARGETS[self.config.data.target].decode(
-            probs, threshold=self.config.eval.threshold, method=self.config.eval.decode,
+            logit(probs), threshold=self.config.eval.threshold, method=self.config.eval.decode,
             min_size=self.config.eval.min_size, h=self.config.eval.watershed_h)  # fmt: skip
 
     def mask(self, probs) -> np.ndarray:

@@ -1,9 +1,8 @@
 """Targets: what a network learns of an instance label, and labels back from what it says.
 
 Each target is a pair, encode and decode, that agree: decode(encode(label), ...) is the label
-where its cells are apart. Probabilities are sigmoids per output, as the losses take them, and a
-target encoded is a set of perfect probabilities. encode, probs and mask are traceable; decode
-runs on the host, on one image.
+where its cells are apart. Probabilities are sigmoids per output, as the losses take them. encode,
+probs and mask are traceable; decode runs on the host.
 """
 
 from collections.abc import Callable
@@ -13,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy import ndimage
+from scipy.special import logit
 from skimage.morphology import local_maxima, reconstruction
 from skimage.segmentation import watershed
 
@@ -29,7 +29,7 @@ class Target(NamedTuple):
     encode(label, num_classes): (..., H, W) int -> (..., H, W, K) float32 in {0, 1}.
     probs(logits): (..., H, W, K) -> the same shape, in [0, 1].
     mask(probs, threshold): (..., H, W, K) -> bool of that shape, for pixel metrics.
-    decode(probs, **options): (H, W, K) -> (H, W) int32 label.
+    decode(logits, **options): (..., H, W, K) -> (..., H, W) int32 label; a target is taken too.
     """
 
     num_outputs: Callable
@@ -46,8 +46,8 @@ def _foreground(label, num_classes=2):
 
 
 def _above(probs, threshold=0.5):
-    """True where the probability reaches the threshold."""
-    return probs >= threshold
+    """True where the probability exceeds the threshold."""
+    return probs > threshold
 
 
 def components(mask):
@@ -91,22 +91,26 @@ def remove_small(label, min_size):
     return (np.cumsum(keep) * keep).astype(np.int32)[label]
 
 
-def _cells(probs, *, threshold=0.5, method="components", min_size=0, h=1.0):
-    """Instance label of one image.
+def _cells(logits, *, threshold=0.5, method="components", min_size=0, h=1.0):
+    """Instance labels of logits, or of a 0/1 target.
 
     Args:
-      probs: (H, W, 1) in [0, 1].
-      threshold: a pixel is a cell from this probability on.
+      logits: (H, W, 1) or (N, H, W, 1), raw; probabilities go through `logit` first.
+      threshold: a pixel is a cell where its probability exceeds this.
       method: "components", or "watershed" to cut touching cells apart.
       min_size: objects of fewer pixels are dropped.
       h: read by watershed, see split_by_distance.
-    Returns: (H, W) int32, 0 background, ids 1, 2, ...
+    Returns: (H, W) or (N, H, W) int32, 0 background, ids 1, 2, ...
     Raises: ValueError for another shape; InputError for an unknown method.
     """
-    probs = np.asarray(probs)
-    if probs.ndim != 3 or probs.shape[-1] != 1:
-        raise ValueError(f"probs {probs.shape}: expected one image (H, W, 1)")
-    label = pick(METHODS, method, "method")(_above(probs[..., 0], threshold), h)
+    logits = np.asarray(logits)
+    if logits.ndim not in (3, 4) or logits.shape[-1] != 1:
+        raise ValueError(f"logits {logits.shape}: expected (H, W, 1) or (N, H, W, 1)")
+    split_cells = pick(METHODS, method, "method")
+    if logits.ndim == 4:
+        options = dict(threshold=threshold, method=method, min_size=min_size, h=h)
+        return np.stack([_cells(one, **options) for one in logits])
+    label = split_cells(logits[..., 0] > logit(threshold), h)
     return remove_small(label, min_size) if min_size > 1 else label
 
 
@@ -121,9 +125,9 @@ def _winner(probs, threshold=None):
     return jnp.argmax(probs, -1)[..., None] == jnp.arange(probs.shape[-1])
 
 
-def _classes(probs, **_):
-    """Semantic map of one image: (H, W, K) -> (H, W) int32, the first class of equals."""
-    return np.argmax(np.asarray(probs), -1).astype(np.int32)
+def _classes(logits, **_):
+    """Semantic maps: (..., H, W, K) -> (..., H, W) int32, the first class of equals."""
+    return np.argmax(np.asarray(logits), -1).astype(np.int32)
 
 
 TARGETS = {

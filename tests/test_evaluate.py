@@ -40,7 +40,7 @@ def test_scores_equal_a_loop_over_single_images(run, where):
             label = arrays.label[i]
             probs = predictor(arrays.image[i][None], arrays.range("minmax")[i][None])[0]
         assert probs.shape == (*label.shape, 1)
-        scores.append(dice_and_iou(label > 0, probs[..., 0] >= 0.5))
+        scores.append(dice_and_iou(label > 0, probs[..., 0] > 0.5))
     dice, iou = np.mean(scores, 0)
     assert result[where]["dice_mean"] == pytest.approx(dice, abs=2e-4)
     assert result[where]["iou_mean"] == pytest.approx(iou, abs=2e-4)

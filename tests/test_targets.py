@@ -74,11 +74,18 @@ def test_foreground_decodes_empty_and_full_images(method, value, count):
 
 
 def test_foreground_mask_is_the_decoded_foreground():
-    probs = foreground.probs(jnp.linspace(-4, 4, 63).reshape(7, 9, 1))
+    logits = jnp.linspace(-4, 4, 63).reshape(7, 9, 1)
+    probs = foreground.probs(logits)
     for threshold in (0.2, 0.5, 0.9):
         mask = foreground.mask(probs, threshold)[..., 0]
-        np.testing.assert_array_equal(mask, foreground.decode(probs, threshold=threshold) > 0)
-    assert foreground.mask(jnp.full((1, 1, 1), 0.5), 0.5).all()  # reaching it is enough
+        np.testing.assert_array_equal(mask, foreground.decode(logits, threshold=threshold) > 0)
+    assert not foreground.mask(jnp.full((1, 1, 1), 0.5), 0.5).any()  # it must be exceeded
+
+
+def test_foreground_decodes_batches_image_by_image():
+    logits = np.random.default_rng(0).normal(size=(3, 8, 9, 1))
+    pred = foreground.decode(logits)
+    np.testing.assert_array_equal(pred, np.stack([foreground.decode(one) for one in logits]))
 
 
 def test_classes_roundtrip_and_mask():
@@ -107,5 +114,5 @@ def test_targets_same_under_jit_on_batches(name):
 def test_targets_reject_what_they_cannot_mean():
     with pytest.raises(InputError, match="did you mean watershed"):
         foreground.decode(np.zeros((4, 4, 1)), method="watersheds")
-    with pytest.raises(ValueError, match="one image"):
-        foreground.decode(np.zeros((2, 4, 4, 1)))
+    with pytest.raises(ValueError, match="expected .H, W, 1."):
+        foreground.decode(np.zeros((4, 4)))
