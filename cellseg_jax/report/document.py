@@ -40,6 +40,13 @@ th{background:#f5f6f8;white-space:nowrap}
 pre{background:#f5f6f8;border-radius:8px;padding:.8rem 1rem;margin:.6rem 0;overflow-x:auto;
  font:.875rem/1.5 ui-monospace,Menlo,Consolas,monospace}
 summary{cursor:pointer;font-weight:600}
+@media screen and (max-width:600px){
+ th,td{padding:.35rem .5rem}
+ .stack tr{display:flex;flex-wrap:wrap;border-bottom:1px solid #edeff2}
+ .stack th,.stack td{flex:1;border:0;white-space:normal}
+ .stack .n{flex:0 0 5.8rem;overflow-wrap:normal}
+ .stack th.wide,.stack .wide:empty{display:none}
+ .stack .wide{flex:0 0 100%;padding-top:0;color:#555d66;font-size:.8rem}}
 @media print{body{max-width:none;padding:0;font-size:11pt}
  *{print-color-adjust:exact;-webkit-print-color-adjust:exact}
  h2,h3{break-after:avoid}figure,.card,tr{break-inside:avoid}
@@ -62,10 +69,14 @@ def document(title: str, sections) -> str:
 
 
 def table(head, rows, numeric=(), wide=()) -> str:
-    """A table that scrolls inside its box; `numeric` columns align right, `wide` ones are long."""
+    """A table that scrolls inside its box; `numeric` columns align right, `wide` ones are long.
+
+    On a phone the wide cells of a row go below the others.
+    """
     kind = lambda n: ' class="n"' if n in numeric else ' class="wide"' if n in wide else ""
     cells = lambda tag, row: "".join(
         f"<{tag}{kind(n)}>{escape(str(cell))}</{tag}>" for n, cell in enumerate(row))
     body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
-    return (f'<div class="scroll"><table><thead><tr>{cells("th", head)}</tr></thead>'
+    name = ' class="stack"' if wide else ""
+    return (f'<div class="scroll"><table{name}><thead><tr>{cells("th", head)}</tr></thead>'
             f"<tbody>{body}</tbody></table></div>")

@@ -21,6 +21,8 @@ from cellseg_jax.rundir import read_config, read_jsonl, write_atomic
 
 PICTURE_WIDTH = 1200  # pixels; wider panels are reduced, or the page could not be mailed
 PICTURE_NAME = re.compile(r"\d+_(worst|median)_dice([\d.]+|nan)_(.*)\.png")
+# Of eval_options, what scores follow from.
+HOW = ("decode", "watershed_h", "threshold", "min_size", "overlap")
 MAX_ROWS = 100  # of the table of images
 
 
@@ -41,6 +43,7 @@ def write_run_page(folder: pathlib.Path) -> None:
         _cards(test),
         _curves(log, test, config),
         _scores(test, config),
+        _other_splits(folder / "eval", config) if test else "",
         _strata(test, images),
         _pictures(folder / "eval/test_predictions") if test else "",
         _images(images),
@@ -110,21 +113,42 @@ def _scores(test, config) -> str:
     height, width = config.data.size
     out = (f"<h2>Scores of the {escape(test['split'])} split</h2>"
            f'<p class="small">{test["n_images"]} images, checkpoint of step '
-           f"{test['checkpoint_step']}. One run: the spread over seeds is not known from it.</p>")
+           f"{test['checkpoint_step']}{_how(test)}. One run: the spread over seeds is not known "
+           "from it.</p>")
     head = ("score", f"{height}x{width}", "original size", "definition")
     out += document.table(head, rows, numeric={1, 2}, wide={3})
     classes = test.get("per_class", {})
     if len(classes) > 1:
         names = list(next(iter(classes.values())))
-        out += "<h3>By class</h3>" + document.table(
+        out += ('<h3>By class</h3><p class="small">Class 0 is background and left out of the '
+                "means above.</p>")
+        out += document.table(
             ("class", *names), [(c, *(_number(v.get(n)) for n in names))
                                 for c, v in classes.items()], range(1, len(names) + 1))
     return out
 
 
+def _other_splits(folder, config) -> str:
+    """A small table for every other split that was scored."""
+    height, width = config.data.size
+    out = ""
+    for path in sorted(folder.glob("*.json")):
+        other = _read_json(path)
+        if path.stem == "test" or "metrics_original_size" not in other:
+            continue
+        small, original = other["metrics"], other["metrics_original_size"]
+        rows = [(key, _number(small.get(key)), _number(original.get(key)))
+                for key in {**small, **original}]
+        out += (f"<h3>The {escape(other['split'])} split</h3>"
+                f'<p class="small">{other["n_images"]} images, checkpoint of step '
+                f"{other['checkpoint_step']}{_how(other)}.</p>")
+        out += document.table(("score", f"{height}x{width}", "original size"), rows, {1, 2})
+    return out
+
+
 def _strata(test, images) -> str:
     strata = test.get("per_stratum", {}) if test else {}
-    if not strata:
+    if len(strata) < 2:
         return ""
     dice = {}
     for row in images:
@@ -226,6 +250,12 @@ def _picture(path) -> tuple[str, int]:
     data = io.BytesIO()
     image.save(data, format="PNG", optimize=True)
     return base64.b64encode(data.getvalue()).decode(), image.width
+
+
+def _how(scores) -> str:
+    """The eval options that scores follow from, as words after a comma."""
+    options = scores.get("eval_options") or {}
+    return "".join(escape(f", {key} {_plain(options[key])}") for key in HOW if key in options)
 
 
 def _plain(value) -> str:

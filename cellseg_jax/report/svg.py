@@ -23,7 +23,8 @@ def curves(title: str, x_name: str, series: list[Series], mark: tuple[float, str
     """An SVG of lines over a common axis, or "" where no series has a point.
 
     Args:
-      mark: (x, text) of a vertical line, such as the step of the best checkpoint.
+      mark: (x, text) of a vertical line, such as the step of the best checkpoint; the text
+        stands above the plot, where no curve runs.
     """
     series = [s for s in series if any(map(_finite, s.y))]
     if not series:
@@ -34,7 +35,9 @@ def curves(title: str, x_name: str, series: list[Series], mark: tuple[float, str
     x_low, x_high = min(xs), max(max(xs), min(xs) + 1e-9)
     y_low, y_high = y_ticks[0], y_ticks[-1]
     to_x = lambda x: LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
-    to_y = lambda y: HEIGHT - BOTTOM - (y - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM)
+    marked = mark is not None and x_low <= mark[0] <= x_high
+    top = TOP + 16 * marked
+    to_y = lambda y: HEIGHT - BOTTOM - (y - y_low) / (y_high - y_low) * (HEIGHT - top - BOTTOM)
     out = []
     for y in y_ticks:
         out.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{to_y(y):.1f}" '
@@ -44,12 +47,12 @@ def curves(title: str, x_name: str, series: list[Series], mark: tuple[float, str
         if x_low <= x <= x_high:
             out.append(_text(to_x(x), HEIGHT - BOTTOM + 16, f"{x:.6g}", "middle"))
     out.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 4, x_name, "middle"))
-    if mark and x_low <= mark[0] <= x_high:
+    if marked:
         x = to_x(mark[0])
         side, shift = ("end", -4) if x > WIDTH / 2 else ("start", 4)
-        out.append(f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" '
+        out.append(f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{top - 12}" '
                    f'y2="{HEIGHT - BOTTOM}"/>')
-        out.append(_text(x + shift, HEIGHT - BOTTOM - 6, mark[1], side))
+        out.append(_text(x + shift, top - 6, mark[1], side))
     x = LEFT
     for (colour, dash), s in zip(STYLES, series, strict=False):
         style = f'stroke="{colour}" stroke-dasharray="{dash}"'
@@ -62,15 +65,19 @@ def curves(title: str, x_name: str, series: list[Series], mark: tuple[float, str
 
 
 def bars(title: str, rows: list[tuple[str, float | None, list[float]]]) -> str:
-    """An SVG of (label, mean, values) rows on [0, 1]: a bar to the mean and a dot per value."""
+    """An SVG of (label, mean, values) rows on [0, 1]: a bar to the mean and a dot per value.
+
+    Dots lie in lanes, neighbours in different ones, so that close values stay apart.
+    """
     row, left, right = 34, LEFT // 4, RIGHT + 40
     scale = lambda v: left + v * (WIDTH - left - right)
     out, spoken = [], []
     for n, (label, mean, values) in enumerate(rows):
         y = n * row * 1.5 + 6
         out.append(_text(left, y + 10, label, "start"))
-        for value in filter(_finite, values):
-            out.append(f'<circle class="dot" cx="{scale(value):.1f}" cy="{y + 29:.1f}" r="3"/>')
+        for k, value in enumerate(sorted(filter(_finite, values))):
+            out.append(f'<circle class="dot" cx="{scale(value):.1f}" r="2.5" '
+                       f'cy="{y + 29 + (k * 2 % 5 - 2) * 4:.1f}"/>')
         if _finite(mean):
             out.insert(0, f'<rect class="bar" x="{left}" y="{y + 18:.1f}" height="22" '
                           f'width="{scale(mean) - left:.1f}"/>')

@@ -2,6 +2,7 @@
 
 import html.parser
 import importlib.util
+import json
 import math
 import pathlib
 import re
@@ -142,3 +143,40 @@ def test_bars_missing_mean_and_values():
     text = svg.bars("t", [("a & b", None, []), ("c", 0.5, [0.4, None, 0.6])])
     xml.dom.minidom.parseString(text)
     assert text.count("<circle") == 2 and text.count("<rect") == 1
+
+
+def edit(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_page_says_how_scores_were_made_and_shows_other_splits(tmp_path):
+    fake_run.make(tmp_path)
+    test = tmp_path / "eval/test.json"
+    assert "threshold" not in read(tmp_path)[1].split("Whole config")[0]  # not in old files
+    edit(test, eval_options={"decode": "watershed", "threshold": 0.4, "panels": 3})
+    (tmp_path / "eval/val.json").write_text(test.read_text())
+    edit(tmp_path / "eval/val.json", split="val", n_images=31)
+    _, shown, _ = read(tmp_path)
+    assert "checkpoint of step 1188, decode watershed, threshold 0.4. One run" in shown
+    assert "The val split" in shown and "31 images" in shown and "panels 3" not in shown
+
+
+def test_page_explains_class_0_and_leaves_out_a_lone_stratum(tmp_path):
+    fake_run.make(tmp_path)
+    assert "Dice by stratum" in read(tmp_path)[1] and "Class 0" not in read(tmp_path)[1]
+    edit(tmp_path / "eval/test.json", per_class={k: {"dice_mean": 0.5} for k in "012"},
+         per_stratum={"all": {"n": 67, "dice_mean": 0.5, "iou_mean": 0.4}})
+    _, shown, _ = read(tmp_path)
+    assert "Dice by stratum" not in shown and "Class 0 is background and left out" in shown
+
+
+def test_curves_name_the_mark_above_every_curve():
+    text = svg.curves("t", "x", [svg.Series("a", [1, 2, 3], [0.0, 1.0, 1.0])], mark=(2, "best"))
+    mark = float(re.search(r'y="([\d.]+)"[^>]*>best<', text)[1])
+    curve = [float(y) for y in re.findall(r"[ML][\d.]+ ([\d.]+)", text)]
+    assert 18 < mark < min(curve)  # below the legend
+
+
+def test_bars_keep_close_dots_apart():
+    text = svg.bars("t", [("a", 0.97, [0.97] * 5)])
+    assert len(set(re.findall(r'cy="([\d.]+)"', text))) == 5
