@@ -151,6 +151,13 @@ def test_sigterm_gives_exit_code_75(config_file, tmp_path):
     assert "the same command continues" in stderr
 
 
+def logged_step(run):
+    """The last step in the log of a run that is being trained."""
+    log = run / "metrics.jsonl"
+    lines = rundir.read_jsonl(log) if log.exists() else []
+    return lines[-1]["step"] if lines else 0
+
+
 @pytest.mark.slow
 def test_killed_at_ten_random_moments_it_ends_bit_for_bit_the_same(config_file, tmp_path):
     """kill -9 in steps, saves and evaluation; saves every few steps, so that many are hit."""
@@ -158,30 +165,34 @@ def test_killed_at_ten_random_moments_it_ends_bit_for_bit_the_same(config_file, 
                  "--config.train.checkpoint_minutes=0.002"]  # fmt: skip
     whole = run_command("main", *arguments, f"--workdir={tmp_path / 'whole'}")
     assert whole.returncode == 0, whole.stderr
-    run, rng, reached, evaluation = tmp_path / "killed", random.Random(1), [], None
-    while len(reached) < 10:
-        log = run / "metrics.jsonl"
-        before, started = log.stat().st_size if log.exists() else 0, time.monotonic()
-        process = subprocess.Popen(
+    run, rng = tmp_path / "killed", random.Random(1)
+
+    def start():
+        return subprocess.Popen(
             command("main", *arguments, f"--workdir={run}"), env=child_environment(),
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
-        try:
-            if evaluation:  # only that is left
-                process.wait(rng.uniform(0.3, 0.95) * evaluation)
-            else:  # up to three seconds after new steps were logged
-                while process.poll() is None and (not log.exists()
-                                                  or log.stat().st_size <= before):  # fmt: skip
-                    time.sleep(0.02)
-                process.wait(rng.uniform(0, 3))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            reached.append(checkpoint.saved_steps(run / "checkpoints").get("last", 0))
-        else:
-            evaluation = time.monotonic() - started
-            (run / "eval/test.json").unlink()
-    print("kills after steps", reached)
-    assert len(set(reached)) > 3, reached  # the kills fell at different moments
+
+    def kill(process):
+        process.kill()
+        process.wait()
+
+    for target in sorted(rng.sample(range(8, 560), 6)):  # in steps and saves
+        process = start()
+        while process.poll() is None and logged_step(run) < target:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.1))
+        assert process.poll() is None, "the run ended before it could be killed"
+        kill(process)
+    assert start().wait() == 0
+    (run / "eval/test.json").unlink()
+    started = time.monotonic()
+    assert start().wait() == 0
+    seconds = time.monotonic() - started
+    for _ in range(4):  # in start, restore and evaluation
+        (run / "eval/test.json").unlink(missing_ok=True)
+        process = start()
+        time.sleep(rng.uniform(0.3, 0.9) * seconds)
+        kill(process)
     end = run_command("main", *arguments, f"--workdir={tmp_path / 'killed'}")
     assert end.returncode == 0, end.stderr
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
