@@ -100,7 +100,7 @@ def main():
     network = UNet(
         spatial_dims=2, in_channels=4, out_channels=1, channels=(16, 32, 64, 128, 256, 512),
         strides=(2,) * 5, act="LEAKYRELU", norm="BATCH", dropout=0.2,
-    )  # fmt: skip
+    )
     loss_fn = DiceFocalLoss(sigmoid=True)
     optimizer = torch.optim.Adam(network.parameters(), lr=5e-3, weight_decay=3e-5)
 
@@ -131,7 +131,7 @@ def main():
         "dice_mean": dice, "iou_mean": iou, "best_epoch": best_epoch, "val_dice_mean": best,
         "seconds": time.perf_counter() - start, "training_seconds": training,
         "threads": torch.get_num_threads(), "load": os.getloadavg(),
-    }  # fmt: skip
+    }
     print(json.dumps(result))
 
 

@@ -64,12 +64,12 @@ def monai_step(name, size, image, label):
         network = UNet(
             spatial_dims=2, in_channels=4, out_channels=1, channels=(16, 32, 64, 128, 256, 512),
             strides=(2,) * 5, act="LEAKYRELU", norm="BATCH", dropout=0.2,
-        )  # fmt: skip
+        )
     else:
         network = UNETR(
             in_channels=4, out_channels=1, img_size=size, norm_name="batch", dropout_rate=0.2,
             spatial_dims=2,
-        )  # fmt: skip
+        )
     network.train()
     loss_fn = DiceFocalLoss(sigmoid=True)
     optimizer = torch.optim.Adam(network.parameters(), lr=5e-3, weight_decay=3e-5)

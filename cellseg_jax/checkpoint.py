@@ -33,7 +33,7 @@ class Checkpoints:
                 _keep.BestN(get_metric_fn=lambda m: m["score"], n=1,
                             keep_checkpoints_without_metrics=False),
             ]),
-        )  # fmt: skip
+        )
 
     def save(self, state, step: int, score: float | None = None) -> None:
         """Save in the background; `score`, larger is better, marks a new best.
@@ -75,7 +75,7 @@ class Checkpoints:
                 self._orbax.reload()
                 instead = self.steps()[0] if self.steps() else 0
                 note(f"checkpoint {step} cannot be read ({reason}); moved to {aside.name}, "
-                     f"going on from step {instead}")  # fmt: skip
+                     f"going on from step {instead}")
         return None
 
     def close(self) -> None:
@@ -95,7 +95,7 @@ def saved_steps(directory) -> dict[str, int]:
     last = max(c.step for c in found)
     scored = [c for c in found if c.metrics]
     return {"last": last, "best": max(scored, key=lambda c: c.metrics["score"]).step
-            if scored else last}  # fmt: skip
+            if scored else last}
 
 
 def load(directory, step: int, part: dict) -> dict:
@@ -124,7 +124,7 @@ def load_first(directory, steps, part: dict) -> tuple[int, dict]:
             reason = str(error).strip().splitlines()[0][:200]
             logging.warning("%s/%d cannot be read (%s)", directory, step, reason)
     raise InputError(f"{directory}: no checkpoint can be read ({reason}); train again with "
-                     "another --workdir")  # fmt: skip
+                     "another --workdir")
 
 
 def abstract(tree, sharding):
@@ -139,10 +139,10 @@ def _wrong_structure(orbax, step, state) -> str:
     except Exception:  # metadata is damaged too: not a question of structure
         return ""
     name = lambda path: ".".join(str(getattr(p, "key", getattr(p, "name", getattr(p, "idx", p))))
-                                 for p in path)  # fmt: skip
+                                 for p in path)
     here = {name(p): x.shape for p, x in jax.tree_util.tree_leaves_with_path(state)}
     there = {name(p): tuple(x.shape) for p, x in jax.tree_util.tree_leaves_with_path(saved)
-             if hasattr(x, "shape")}  # fmt: skip
+             if hasattr(x, "shape")}
     for key in sorted(here.keys() | there.keys()) if there else ():
         if here.get(key) != there.get(key):
             return f"{key} has shape {there.get(key)}, expected {here.get(key)}"

@@ -41,7 +41,7 @@ VALUE_KEYS = (
 )
 # A run may be continued with other values of these: they do not change what it computes.
 FREE_KEYS = ("data.root", "data.cache", "data.threads", "data.residence", "eval.",
-             "train.checkpoint_minutes")  # fmt: skip
+             "train.checkpoint_minutes")
 CHANNELS = {"gray": 1, "rgb": 3, "rgba": 4}
 
 
@@ -256,7 +256,7 @@ def check(config: ConfigDict) -> None:
     for key, choices in (("data.residence", ("auto", "device", "host")),
                          ("optimizer.schedule_per", ("epoch", "step")),
                          ("train.precision", ("float32", "bfloat16", "float64")),
-                         ("eval.decode", ("components", "watershed"))):  # fmt: skip
+                         ("eval.decode", ("components", "watershed"))):
         pick(dict.fromkeys(choices), flatten(c)[key], f"config.{key}")
     for key, value in flatten(c).items():
         if isinstance(value, float):
@@ -264,7 +264,7 @@ def check(config: ConfigDict) -> None:
     rule(0 <= c.seed < 2**32, "seed", "an integer from 0 to 2**32 - 1")
     rule(len(c.data.size) == 2 and min(c.data.size) > 0, "data.size", "(height, width) in pixels")
     rule(len(c.data.split) == 3 and min(c.data.split) >= 0 and sum(c.data.split) < 1 + 1e-6,
-         "data.split", "three fractions (train, validation, test) that sum to at most 1")  # fmt: skip
+         "data.split", "three fractions (train, validation, test) that sum to at most 1")
     rule(c.data.split[0] > 0, "data.split", "a training fraction above 0")
     if c.data.target == "classes":
         kind = c.data.get("labels", "instances")
@@ -279,11 +279,11 @@ def check(config: ConfigDict) -> None:
         rule(ok, f"augment.{name}", "(probability from 0 to 1, strength)")
         choices = augment.strengths(name, c.data.size)
         rule(not value[0] or value[1] in choices, f"augment.{name}",
-             f"a strength among {choices} at data.size {c.data.size}")  # fmt: skip
+             f"a strength among {choices} at data.size {c.data.size}")
     for name in losses.LOSSES:
         rule(c.loss[name] >= 0, f"loss.{name}", "a weight of at least 0")
     rule(sum(c.loss[name] for name in losses.LOSSES) > 0, "loss.dice",
-         f"at least one loss weight above 0 among {', '.join(losses.LOSSES)}")  # fmt: skip
+         f"at least one loss weight above 0 among {', '.join(losses.LOSSES)}")
     if "dropout" in c.model:
         rule(0 <= c.model.dropout < 1, "model.dropout", "a rate from 0 to below 1")
     rule(c.optimizer.lr > 0, "optimizer.lr", "a learning rate above 0")
@@ -302,14 +302,14 @@ def check(config: ConfigDict) -> None:
         if isinstance(c.loss[key], float):
             rule(c.loss[key] >= 0, f"loss.{key}", "at least 0")
     rule(c.train.early_stopping == 0 or c.data.split[1] > 0, "train.early_stopping",
-         "0 without a validation split (data.split)")  # fmt: skip
+         "0 without a validation split (data.split)")
     rule(c.train.steps >= 0, "train.steps", "at least 0 (0 = train.epochs decides)")
     rule(c.train.epochs >= 1 or c.train.steps, "train.epochs", "at least 1")
     rule(c.train.batch_size >= 1, "train.batch_size", "at least 1")
     rule(len(c.train.best) == 2 and c.train.best[1] in ("max", "min"), "train.best",
-         "(validation metric, 'max' or 'min')")  # fmt: skip
+         "(validation metric, 'max' or 'min')")
     rule(c.train.best[0] in VALIDATION_METRICS, "train.best",
-         f"a metric among {', '.join(VALIDATION_METRICS)}")  # fmt: skip
+         f"a metric among {', '.join(VALIDATION_METRICS)}")
     rule(c.train.early_stopping >= 0, "train.early_stopping", "at least 0 (0 = never)")
     rule(c.train.checkpoint_minutes > 0, "train.checkpoint_minutes", "above 0")
     rule(c.eval.every >= 1, "eval.every", "at least 1 epoch")
@@ -350,7 +350,7 @@ def _parse(config, key, text):
         return text
     try:
         value = ast.literal_eval(text.strip() if text.lower() not in ("true", "false")
-                                 else text.title())  # fmt: skip
+                                 else text.title())
     except (ValueError, SyntaxError):
         value = text
     if isinstance(value, tuple) and isinstance(old, (int, float)):
@@ -391,7 +391,7 @@ def _same(old: tuple, value: tuple) -> bool:
 
 def _kind(value) -> str:
     names = {bool: "True or False", int: "an integer", float: "a number", str: "a text",
-             tuple: "a tuple"}  # fmt: skip
+             tuple: "a tuple"}
     return names[type(value)]
 
 

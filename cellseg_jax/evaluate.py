@@ -37,13 +37,13 @@ DEFINITIONS = {
     "seg": "Cell Tracking Challenge SEG: mean over true objects of the IoU with the prediction "
            "that covers more than half of it, else 0; mean of images",
     "loss": "the training loss, image by image, without dropout; mean of images",
-}  # fmt: skip
+}
 
 
 CLASS_DEFINITION = {
     "classes": "means run over the classes too, background (class 0) left out; a class that is "
                "neither drawn nor predicted in an image counts 1 there",
-}  # fmt: skip
+}
 
 
 class Scores(NamedTuple):
@@ -72,9 +72,9 @@ def summarize(counts: metrics.Counts, kept: slice) -> dict:
     counts = metrics.Counts(*(c[:, kept] for c in counts))
     pooled = metrics.Counts(*(c.sum(0, keepdims=True) for c in counts))
     out = {f"{name}_mean": float(np.mean(getattr(metrics, name)(counts)))
-           for name in ("dice", "iou", "precision", "recall", "accuracy")}  # fmt: skip
+           for name in ("dice", "iou", "precision", "recall", "accuracy")}
     out |= {f"{name}_pooled": float(np.mean(getattr(metrics, name)(pooled)))
-            for name in ("dice", "iou")}  # fmt: skip
+            for name in ("dice", "iou")}
     return out
 
 
@@ -87,7 +87,7 @@ def validate(eval_step, values, variables, batches, config) -> dict:
     """config.VALIDATION_METRICS of the batches."""
     scores = measure(eval_step, values, variables, batches)
     out = {**summarize(scores.counts, foreground_outputs(config)),
-           "loss": float(scores.loss.mean())}  # fmt: skip
+           "loss": float(scores.loss.mean())}
     return {name: out[name] for name in config_lib.VALIDATION_METRICS}
 
 
@@ -134,7 +134,7 @@ class Predictor:
             count = len(image[chunk])
             pad = lambda x: np.resize(x[chunk], (self.batch_size, *x.shape[1:]))
             probs = self._probs(self.variables, put(pad(np.asarray(image)), self._rows),
-                                put(pad(np.asarray(ranges)), self._rows))  # fmt: skip
+                                put(pad(np.asarray(ranges)), self._rows))
             out.append(fetch(probs)[:count])
         return np.concatenate(out)
 
@@ -157,19 +157,19 @@ class Predictor:
                 image, (max(1, round(height * scale)), max(1, round(width * scale))))
         predict = lambda batch: self(batch, np.repeat(range_[None], len(batch), 0))
         probs = tiles.predict_tiled(predict, image, tile=tile, overlap=self.config.eval.overlap,
-                                    batch_size=self.batch_size)  # fmt: skip
+                                    batch_size=self.batch_size)
         return resize.resize_image(probs, (height, width)) if scale != 1.0 else probs
 
     def decode(self, probs) -> np.ndarray:
         """(H, W, K) probabilities -> (H, W) int32 instances (or classes) by the eval options."""
         return targets.TARGETS[self.config.data.target].decode(
             logit(probs), threshold=self.config.eval.threshold, method=self.config.eval.decode,
-            min_size=self.config.eval.min_size, h=self.config.eval.watershed_h)  # fmt: skip
+            min_size=self.config.eval.min_size, h=self.config.eval.watershed_h)
 
     def mask(self, probs) -> np.ndarray:
         """(..., H, W, K) probabilities -> {0, 1} of the same shape."""
         return np.asarray(targets.TARGETS[self.config.data.target].mask(
-            probs, self.config.eval.threshold))  # fmt: skip
+            probs, self.config.eval.threshold))
 
 
 def evaluate(config, workdir, *, split: str = "test", which: str = "best") -> dict:
@@ -184,12 +184,12 @@ def evaluate(config, workdir, *, split: str = "test", which: str = "best") -> di
     indices = data.split_of(config.data, arrays)[split]
     if len(indices) == 0:
         raise InputError(f"config.data.split: got {config.data.split}, which leaves the {split} "
-                         "split without images")  # fmt: skip
+                         "split without images")
     predictor = Predictor(workdir, config, which)
     resident = feed.resident_source(config, arrays, predictor.mesh)
     source = data.records_of(config.data) if config.data.fit != "resize" else None
     has_instances = (config_lib.num_outputs(config) == 1
-                     and config.data.get("labels", "instances") == "instances")  # fmt: skip
+                     and config.data.get("labels", "instances") == "instances")
     original_counts, objects = [], []
 
     def at_original_size(probs):
@@ -201,7 +201,7 @@ def evaluate(config, workdir, *, split: str = "test", which: str = "best") -> di
             else:  # a cropped run saw only a part: tile the whole image
                 one = predictor.image_probs(source[i].read().image)
             truth = targets.TARGETS[config.data.target].encode(
-                label[None], num_classes=config.data.num_classes)  # fmt: skip
+                label[None], num_classes=config.data.num_classes)
             original_counts.append(metrics.pixel_counts(truth, predictor.mask(one[None])))
             if has_instances:
                 pred = predictor.decode(one)
@@ -209,9 +209,9 @@ def evaluate(config, workdir, *, split: str = "test", which: str = "best") -> di
 
     batches = lambda chosen: feed.eval_batches(config, arrays, chosen, predictor.mesh, resident)
     scores = measure(predictor.eval_step, predictor.values, predictor.variables,
-                     batches(indices), at_original_size)  # fmt: skip
+                     batches(indices), at_original_size)
     original = metrics.Counts(*(np.concatenate(c).astype(np.float64)
-                                for c in zip(*original_counts, strict=True)))  # fmt: skip
+                                for c in zip(*original_counts, strict=True)))
     kept = foreground_outputs(config)
     at_original = summarize(original, kept)
     if has_instances:
@@ -238,7 +238,7 @@ def evaluate(config, workdir, *, split: str = "test", which: str = "best") -> di
         "cpu_seconds": time.process_time() - cpu_started,
         "peak_rss": feed.peak_rss(),
         "images_per_second": len(indices) / seconds,
-    }  # fmt: skip
+    }
     pictures = _pictures(predictor, arrays, indices, table, batches)
     if jax.process_index() == 0:
         folder = pathlib.Path(workdir) / "eval"
@@ -269,7 +269,7 @@ def _made_by(config, checkpoint_step: int, fingerprint: str) -> dict:
     """What scores depend on: they are taken again when any of it differs."""
     return {"config_hash": config_lib.identity(config), "checkpoint_step": checkpoint_step,
             "eval_options": json.loads(config.eval.to_json()), "data_fingerprint": fingerprint,
-            "code_hash": rundir.code_hash()}  # fmt: skip
+            "code_hash": rundir.code_hash()}
 
 
 def _image_table(arrays, indices, scores, original, objects, kept) -> list[dict]:
@@ -285,11 +285,11 @@ def _image_table(arrays, indices, scores, original, objects, kept) -> list[dict]
             "dice": mean(metrics.dice, scores.counts), "iou": mean(metrics.iou, scores.counts),
             "dice_original": mean(metrics.dice, original),
             "iou_original": mean(metrics.iou, original),
-        }  # fmt: skip
+        }
         if objects:
             match, seg = objects[n]
             row |= {"ap50": float(match.ap), "seg": float(seg), "n_true": int(match.tp + match.fn),
-                    "n_pred": int(match.tp + match.fp)}  # fmt: skip
+                    "n_pred": int(match.tp + match.fp)}
         rows.append(row)
     return rows
 
@@ -315,7 +315,7 @@ def _pictures(predictor, arrays, indices, table, batches) -> dict:
         return {}
     probs = []
     measure(predictor.eval_step, predictor.values, predictor.variables,
-            batches(np.asarray([indices[n] for n in chosen])), probs.extend)  # fmt: skip
+            batches(np.asarray([indices[n] for n in chosen])), probs.extend)
     pictures = {}
     for rank, ((n, kind), one) in enumerate(zip(chosen.items(), probs, strict=True)):
         i, dice = indices[n], table[n]["dice"]
@@ -323,5 +323,5 @@ def _pictures(predictor, arrays, indices, table, batches) -> dict:
         pictures[f"{rank:02d}_{kind}_dice{dice:.3f}_{name}.png"] = panels.panel(
             arrays.image[i], np.asarray(arrays.label[i], np.int32), predictor.decode(one),
             f"{name}  {arrays.strata[i]}  Dice {dice:.3f}",
-            classes=config_lib.num_outputs(config) > 1)  # fmt: skip
+            classes=config_lib.num_outputs(config) > 1)
     return pictures

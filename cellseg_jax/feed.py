@@ -28,9 +28,9 @@ def default_mesh(num_members: int, batch_size: int):
     member_devices = devices // data_devices
     if num_members % member_devices:
         raise InputError(f"config.train.batch_size: got {batch_size}; expected a multiple of the "
-                         f"{devices} devices")  # fmt: skip
+                         f"{devices} devices")
     return jax.make_mesh((member_devices, data_devices), ("member", "data"),
-                         axis_types=(AxisType.Auto,) * 2)  # fmt: skip
+                         axis_types=(AxisType.Auto,) * 2)
 
 
 def check_mesh(config, mesh, num_members) -> None:
@@ -46,7 +46,7 @@ def check_mesh(config, mesh, num_members) -> None:
 def all_devices() -> Mesh:
     """Every device along the batch, for evaluation."""
     return jax.make_mesh((1, jax.device_count()), ("member", "data"),
-                         axis_types=(AxisType.Auto,) * 2)  # fmt: skip
+                         axis_types=(AxisType.Auto,) * 2)
 
 
 # --- arrays and batches ---------------------------------------------------------------------------
@@ -75,7 +75,7 @@ def resident_source(config, arrays, mesh) -> dict | None:
         return None
     everywhere = NamedSharding(mesh, P())
     source = {"image": arrays.image, "label": arrays.label,
-              "range": arrays.range(config.data.normalize)}  # fmt: skip
+              "range": arrays.range(config.data.normalize)}
     return {k: put(v, everywhere) for k, v in source.items()}
 
 
@@ -140,7 +140,7 @@ class Batches:
             return self.resident, put(index.astype(np.int32), self.sharding)
         # a member that is done or stopped repeats its last batch: its state ignores it
         self.last = [next(stream, last) for stream, last in
-                     zip(self.streams, self.last, strict=True)]  # fmt: skip
+                     zip(self.streams, self.last, strict=True)]
         names = ("image", "label", "range", "weight")
         stacked = {k: np.stack([batch[k] for batch in self.last]) for k in names}
         return {k: self._put_rows(v) for k, v in stacked.items()}, None
@@ -150,7 +150,7 @@ class Batches:
         return pipeline.train_batches(
             member.arrays, member.order, normalize=member.config.data.normalize, start=start,
             stop=member.num_steps, rows=self._rows(member.config.train.batch_size),
-            threads=member.config.data.threads)  # fmt: skip
+            threads=member.config.data.threads)
 
     def _rows(self, batch_size) -> slice:
         """The rows of the global batch that this process reads."""

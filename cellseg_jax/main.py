@@ -26,13 +26,13 @@ INTERRUPTED = 75
 def define_flags(values: flags.FlagValues) -> None:
     """The flags of this command, beside --config and --config.*."""
     flags.DEFINE_string("workdir", "", "the run's folder; default runs/<config name>",
-                        flag_values=values)  # fmt: skip
+                        flag_values=values)
     flags.DEFINE_string("mode", "train", "train | eval | describe", flag_values=values)
     flags.DEFINE_string("split", "test", "with --mode=eval: train | val | test",
-                        flag_values=values)  # fmt: skip
+                        flag_values=values)
     flags.DEFINE_bool("distributed", False, "one of several processes of one run: start "
                       "jax.distributed, which finds the others on Slurm and Cloud TPU",
-                      flag_values=values)  # fmt: skip
+                      flag_values=values)
 
 
 def main(args, overrides: list[tuple[str, str]]) -> int:
@@ -115,7 +115,7 @@ def describe(config, workdir, args) -> int:
     shared = recipe.make_recipe([config])
     shape = (1, *config.data.size, config_lib.channels(config))
     table = nn.tabulate(shared.module({}), jax.random.key(0), compute_flops=True,
-                        console_kwargs={"width": 140, "force_terminal": sys.stdout.isatty()})  # fmt: skip
+                        console_kwargs={"width": 140, "force_terminal": sys.stdout.isatty()})
     print(table(jax.numpy.zeros(shape, shared.dtype), train=False))
     return 0
 

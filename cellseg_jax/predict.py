@@ -34,14 +34,14 @@ IRRELEVANT = ("every", "batch_size", "panels")  # keys of config.eval that leave
 def define_flags(values: flags.FlagValues) -> None:
     """The flags of this command."""
     text = lambda name, default, help_: flags.DEFINE_string(name, default, help_,
-                                                            flag_values=values)  # fmt: skip
+                                                            flag_values=values)
     text("workdir", "", "the folder of a trained run")
     text("images", "", "a folder, searched with all below it, or a quoted glob such as 'in/*.tif'")
     text("out", "", "the folder to write to")
     text("format", "tiff,png", "tiff (labels), png (outlines over the image), or both")
     text("checkpoint", "best", "best | last")
     flags.DEFINE_float("scale", 0.0, "0 repeats the training's fit; above 0 tiles the image at "
-                       "that scale, 1 being its own", flag_values=values)  # fmt: skip
+                       "that scale, 1 being its own", flag_values=values)
 
 
 def main(args, overrides: list[tuple[str, str]]) -> int:
@@ -68,7 +68,7 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
     for key, _ in overrides:
         if not key.startswith("eval."):
             raise InputError(f"config.{key}: is fixed by the training; only config.eval.* can "
-                             "change")  # fmt: skip
+                             "change")
     config = config_lib.override(config, overrides)
     # A whole resized image is a batch of its own; tiles come in batches of eval.batch_size.
     whole = config.data.fit == "resize" and not args.scale
@@ -91,11 +91,11 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
                 terminal.error(error)
             except OSError as error:
                 raise InputError(f"--out: cannot write {stem}: {error.strerror}; the images before "
-                                 "it are finished, start again to go on") from error  # fmt: skip
+                                 "it are finished, start again to go on") from error
             progress(done, len(waiting))
     peak = feed.peak_rss() / 2**30
     print(f"images predicted: {len(waiting) - bad}, bad: {bad}, in "
-          f"{time.monotonic() - started:.1f} s; peak memory {peak:.2f} GiB")  # fmt: skip
+          f"{time.monotonic() - started:.1f} s; peak memory {peak:.2f} GiB")
     return 2 if bad else 0
 
 
@@ -116,7 +116,7 @@ def _jobs(images: str, out: pathlib.Path) -> list[tuple[pathlib.Path, pathlib.Pa
     else:
         paths = [pathlib.Path(p) for p in glob.glob(str(root), recursive=True)]
         fixed = next((n for n, part in enumerate(root.parts) if glob.has_magic(part)),
-                     len(root.parts) - 1)  # fmt: skip
+                     len(root.parts) - 1)
         root = pathlib.Path(*root.parts[: min(fixed, len(root.parts) - 1)])
     noted = functools.cache(
         lambda folder: any((f / NOTE).is_file() for f in (folder, *folder.parents)))
@@ -146,12 +146,12 @@ def _claim(out: pathlib.Path, made_by: dict) -> None:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"--out: cannot write to {out} ({reason}); "
-                         "choose another folder") from error  # fmt: skip
+                         "choose another folder") from error
     changed = [key for key in made_by if before.get(key) != made_by[key]]
     if changed:
         raise InputError(f"--out: {out} holds predictions made with another {changed[0]} "
                          f"({before.get(changed[0])}, now {made_by[changed[0]]}); choose another "
-                         "folder or delete it")  # fmt: skip
+                         "folder or delete it")
 
 
 def _finished(path, stem, suffixes) -> bool:

@@ -23,7 +23,7 @@ def make_recipe(configs) -> step.Recipe:
     # momentum decides whether sgd keeps a buffer: that must not depend on who else trains along
     structural = ("seed", "num_steps", "steps_per_epoch", "lr", "momentum")
     zeros = tuple(k for k in numbers[0] if k not in structural
-                  and all(np.ravel(v[k])[0] == 0 for v in numbers))  # fmt: skip
+                  and all(np.ravel(v[k])[0] == 0 for v in numbers))
     return step.Recipe(
         model={**model, "num_outputs": config_lib.num_outputs(config)},
         loss_options={name: {k: config.loss[k] for k in losses.options(name)}
@@ -35,7 +35,7 @@ def make_recipe(configs) -> step.Recipe:
         num_classes=config.data.num_classes,
         dtype=dtype,
         zeros=zeros,
-    )  # fmt: skip
+    )
 
 
 def hyper_values(config, steps_per_epoch: int) -> dict:
@@ -59,7 +59,7 @@ def traced_values(config, steps_per_epoch: int, recipe: step.Recipe) -> dict:
     """hyper_values that are in the program, as arrays of its dtype."""
     kinds = {"seed": np.uint32, "num_steps": np.int32, "steps_per_epoch": np.int32}
     return {k: np.asarray(v, kinds.get(k, recipe.dtype))
-            for k, v in hyper_values(config, steps_per_epoch).items() if k not in recipe.zeros}  # fmt: skip
+            for k, v in hyper_values(config, steps_per_epoch).items() if k not in recipe.zeros}
 
 
 def check_model(config) -> None:
@@ -68,7 +68,7 @@ def check_model(config) -> None:
     shape = (*config.data.size, config_lib.channels(config))
     try:
         jax.eval_shape(lambda v: step.init_state(shared, v, shape),
-                       traced_values(config, 1, shared))  # fmt: skip
+                       traced_values(config, 1, shared))
     except InputError:
         raise
     except Exception as error:  # whatever Flax or XLA say to an option that makes no sense

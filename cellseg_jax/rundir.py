@@ -19,7 +19,7 @@ from cellseg_jax import config as config_lib
 from cellseg_jax.errors import InputError
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "ml_collections",
-            "numpy", "scipy", "scikit-image", "tifffile")  # fmt: skip
+            "numpy", "scipy", "scikit-image", "tifffile")
 
 
 def write_atomic(path, text: str | bytes) -> None:
@@ -153,13 +153,13 @@ def read_json(path) -> dict:
         return json.loads(pathlib.Path(path).read_text())
     except ValueError as error:
         raise InputError(f"{path}: is damaged ({error}); restore it, or use another "
-                         "--workdir") from error  # fmt: skip
+                         "--workdir") from error
 
 
 def changes(path, config) -> dict:
     """{key: (value of the run, value now)} of all that decides what a run computes."""
     return {k: v for k, v in config_lib.diff(read_config(path), config).items()
-            if not k.startswith(config_lib.FREE_KEYS)}  # fmt: skip
+            if not k.startswith(config_lib.FREE_KEYS)}
 
 
 def check_same_config(path, config) -> None:
@@ -178,7 +178,7 @@ def check_same_data(path, fingerprint: str) -> None:
     if before != fingerprint:
         raise InputError(f"--workdir: {path} was trained on other data (fingerprint "
                          f"{before[:12]}, now {fingerprint[:12]}); use the old data or another "
-                         "--workdir")  # fmt: skip
+                         "--workdir")
 
 
 def read_jsonl(path) -> list[dict]:
@@ -196,7 +196,7 @@ def commit() -> str:
     """The commit of this code, "+" when the tree has changes; "" outside a checkout."""
     folder = pathlib.Path(__file__).resolve().parent
     run = lambda *args: subprocess.run(["git", "-C", str(folder), *args],
-                                       capture_output=True, text=True)  # fmt: skip
+                                       capture_output=True, text=True)
     try:
         head = run("rev-parse", "HEAD")
         dirty = run("status", "--porcelain", "--untracked-files=no")
@@ -209,13 +209,13 @@ def commit() -> str:
 
 # The modules that decide a number: results of other code are not taken for this code's.
 NUMBERS = ("models", "step", "optim", "losses", "augment", "targets", "normalize", "tiles", "data",
-           "metrics", "evaluate", "recipe", "feed")  # fmt: skip
+           "metrics", "evaluate", "recipe", "feed")
 
 
 def code_hash() -> str:
     """A hash of the source of all modules that produce numbers."""
     package = pathlib.Path(__file__).resolve().parent
     sources = [p for p in sorted(package.rglob("*.py"))
-               if p.relative_to(package).parts[0].removesuffix(".py") in NUMBERS]  # fmt: skip
+               if p.relative_to(package).parts[0].removesuffix(".py") in NUMBERS]
     text = b"".join(p.read_bytes() for p in sources)
     return hashlib.blake2b(text, digest_size=16).hexdigest()

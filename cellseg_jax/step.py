@@ -55,7 +55,7 @@ class Recipe(NamedTuple):
     def transformation(self, values: dict):
         """(tx, lr_fn) of optim.make."""
         names = ("lr", "weight_decay", "momentum", "b1", "b2", "power", "num_steps",
-                 "steps_per_epoch")  # fmt: skip
+                 "steps_per_epoch")
         return optim.make(**self.optimizer, **{k: values[k] for k in names})
 
     def losses(self, logits, target, values: dict, axis_name=None):
@@ -112,14 +112,14 @@ def train_step(recipe: Recipe, state: TrainState, batch: dict) -> tuple[TrainSta
     key_augment, key_dropout = jax.random.split(key)
 
     settings = {name: tuple(values[f"augment.{name}"]) for name in augment.AUGMENTATIONS
-                if f"augment.{name}" not in recipe.zeros}  # fmt: skip
+                if f"augment.{name}" not in recipe.zeros}
     if settings:
         keys = jax.vmap(lambda r: jax.random.fold_in(key_augment, r))(row)
         sample = {k: batch[k] for k in ("image", "label")}
         batch = {**batch, **jax.vmap(lambda k, s: augment.augment(k, s, settings))(keys, sample)}
     image = normalize(batch["image"], batch["range"], recipe.dtype)
     target = targets.TARGETS[recipe.target].encode(
-        batch["label"], num_classes=recipe.num_classes).astype(recipe.dtype)  # fmt: skip
+        batch["label"], num_classes=recipe.num_classes).astype(recipe.dtype)
     module = recipe.module(values, axis_name="data")
     tx, lr_fn = recipe.transformation(values)
 
@@ -222,7 +222,7 @@ def map_eval(recipe: Recipe, mesh, threshold: float) -> Callable:
         return eval_step(recipe, values, variables, batch, threshold)
 
     return jax.jit(jax.shard_map(
-        per_device, mesh=mesh, in_specs=(P(), P(), rows), out_specs=rows))  # fmt: skip
+        per_device, mesh=mesh, in_specs=(P(), P(), rows), out_specs=rows))
 
 
 def map_probs(recipe: Recipe, mesh) -> Callable:
@@ -235,4 +235,4 @@ def map_probs(recipe: Recipe, mesh) -> Callable:
         return targets.TARGETS[recipe.target].probs(logits).astype(jnp.float32)
 
     return jax.jit(jax.shard_map(
-        per_device, mesh=mesh, in_specs=(P(), rows, rows), out_specs=rows))  # fmt: skip
+        per_device, mesh=mesh, in_specs=(P(), rows, rows), out_specs=rows))

@@ -31,7 +31,7 @@ from cellseg_jax.report import tensorboard, terminal
 from cellseg_jax.rundir import RunDir, write_atomic
 
 STATUS = {step.RUNNING: "done", step.STOPPED_EARLY: "stopped early",
-          step.NON_FINITE: "non-finite"}  # fmt: skip
+          step.NON_FINITE: "non-finite"}
 
 
 # For a program that runs once: the initial parameters' random draws compile in a seventh of the time.
@@ -48,7 +48,7 @@ class Result(NamedTuple):
 
 
 def train(configs: Sequence[ConfigDict], workdirs: Sequence[str], *, mesh=None,
-          members: str | None = None) -> list[Result]:  # fmt: skip
+          members: str | None = None) -> list[Result]:
     """Train every config into its workdir, or continue there; SIGTERM and Ctrl-C save and stop.
 
     Args:
@@ -67,7 +67,7 @@ def train(configs: Sequence[ConfigDict], workdirs: Sequence[str], *, mesh=None,
     with _interrupt() as interrupted:
         for chosen in groups.values():
             trained = train_group([configs[i] for i in chosen], [workdirs[i] for i in chosen],
-                                  interrupted, mesh, members)  # fmt: skip
+                                  interrupted, mesh, members)
             results.update(zip(chosen, trained, strict=True))
             if any(r.status == "interrupted" for r in trained):
                 break
@@ -78,7 +78,7 @@ def train(configs: Sequence[ConfigDict], workdirs: Sequence[str], *, mesh=None,
 def program_key(config) -> str:
     """What configs must share to train in one program: everything but values."""
     shared = {k: v for k, v in config_lib.flatten(config).items()
-              if k not in config_lib.VALUE_KEYS}  # fmt: skip
+              if k not in config_lib.VALUE_KEYS}
     return repr(sorted(shared.items()))
 
 
@@ -114,9 +114,9 @@ def train_group(configs, workdirs, interrupted, mesh=None, members=None) -> list
             state = member.restore(checkpoint.abstract(jax.eval_shape(init, values), everywhere))
             states.append(init(values) if state is None else state.replace(
                 values=values, **{k: put(np.asarray(getattr(member, k), getattr(state, k).dtype),
-                                         everywhere) for k in ("waited", "stop")}))  # fmt: skip
+                                         everywhere) for k in ("waited", "stop")}))
         stack_states = jax.jit(lambda *s: jax.tree.map(lambda *x: jnp.stack(x), *s),
-                               out_shardings=by_member)  # fmt: skip
+                               out_shardings=by_member)
         state = stack_states(*states)
         del states
         if not any(m.running for m in group):
@@ -130,7 +130,7 @@ def train_group(configs, workdirs, interrupted, mesh=None, members=None) -> list
         arguments = batches.next()
         compiled = step.map_train(shared, mesh, members).lower(state, *arguments).compile()
         program = {"members": len(group), "mesh": dict(mesh.shape), "how": members,
-                   "residence": "host" if resident is None else "device"}  # fmt: skip
+                   "residence": "host" if resident is None else "device"}
         for member in group:
             member.start(program)
         if jax.process_index() == 0:
@@ -141,7 +141,7 @@ def train_group(configs, workdirs, interrupted, mesh=None, members=None) -> list
         steps_since_log = 0
         pending = collections.deque()  # (steps, outputs) that may still be computing
         with terminal.Training([m.folder.path.name for m in group], [m.num_steps for m in group],
-                               [m.step for m in group], first.train.batch_size) as progress:  # fmt: skip
+                               [m.step for m in group], first.train.batch_size) as progress:
 
             def settle(depth):
                 """Wait until at most `depth` steps are under way; note who became non-finite."""
@@ -184,7 +184,7 @@ def train_group(configs, workdirs, interrupted, mesh=None, members=None) -> list
                         scores = evaluate.validate(
                             eval_step, one.values, variables, feed.eval_batches(
                                 member.config, arrays, member.parts["val"], mesh, resident),
-                            member.config)  # fmt: skip
+                            member.config)
                         line |= {f"val_{name}": v for name, v in scores.items()}
                         scored[k] = member.judge(scores)
                     now = time.monotonic()
@@ -194,13 +194,13 @@ def train_group(configs, workdirs, interrupted, mesh=None, members=None) -> list
                 if events:
                     logged_at, steps_since_log = time.monotonic(), 0
                 leaves = {"best": [m.best for m in group], "waited": [m.waited for m in group],
-                          "stop": [m.stop for m in group]}  # fmt: skip
+                          "stop": [m.stop for m in group]}
                 state = state.replace(**{
                     name: put(np.asarray(v, getattr(state, name).dtype), by_member)
-                    for name, v in leaves.items()})  # fmt: skip
+                    for name, v in leaves.items()})
                 for k, member in enumerate(group):
                     if scored.get(k) is not None or ((timed or stopping or not member.running)
-                                                     and member.saved != member.step):  # fmt: skip
+                                                     and member.saved != member.step):
                         member.save(select(state, k), scored.get(k))
                     member.failed_now = False
                 if timed:
@@ -250,7 +250,7 @@ class Member:
         self.folder.write_environment(program, self.arrays.fingerprint)
         if self.folder.writer:
             split = {part: [self.arrays.names[i] for i in indices]
-                     for part, indices in self.parts.items()}  # fmt: skip
+                     for part, indices in self.parts.items()}
             write_atomic(self.folder.path / "split.json", json.dumps(split, indent=1))
             self.board = tensorboard.Board(self.folder.path)
 
@@ -281,10 +281,10 @@ class Member:
 
     def log(self, line: dict, seconds: float, images_per_second: float) -> None:
         self.metrics = {"step": self.step, "epoch": self.step / self.steps_per_epoch,
-                        "lr": self.lr, **line}  # fmt: skip
+                        "lr": self.lr, **line}
         self.timing = {"step": self.step, "seconds": round(seconds, 3),
                        "images_per_second": round(images_per_second, 2),
-                       "peak_memory_gib": round(feed.peak_memory() / 2**30, 3)}  # fmt: skip
+                       "peak_memory_gib": round(feed.peak_memory() / 2**30, 3)}
         self.folder.log("metrics.jsonl", self.metrics)
         self.folder.log("timing.jsonl", self.timing)
         if self.board:
@@ -295,11 +295,11 @@ class Member:
         self.step, self.stop, self.failed_now = at, step.NON_FINITE, True
         names = [self.arrays.names[i] for i in self.order(at)]
         self.metrics = {"step": at, "stopped": "loss or gradient not finite in the next step",
-                        "lr": lr, "images": names}  # fmt: skip
+                        "lr": lr, "images": names}
         self.folder.log("metrics.jsonl", self.metrics)
         terminal.note(f"{self.folder.path}: loss or gradient not finite after step {at} (lr "
                       f"{lr:g}); stopped there. A lower optimizer.lr usually helps; the batch is "
-                      "in metrics.jsonl")  # fmt: skip
+                      "in metrics.jsonl")
 
     def save(self, state, score) -> None:
         self.checkpoints.save(state, self.step, score)
@@ -388,12 +388,12 @@ def describe(group, compiled, state, program) -> list[tuple[str, str]]:
                     f"{program['members']} member(s)"),
         ("length", f"{group[0].num_steps} steps of {config.train.batch_size} images"
                    + (f", continuing at step {group[0].step}" if group[0].step else "")),
-    ]  # fmt: skip
+    ]
     if cost.get("flops", 0) > 0:
         rows.append(("cost", f"{cost['flops'] / 1e9:.1f} GFLOP per step and device"))
     if memory is not None:
         used = memory.argument_size_in_bytes + memory.temp_size_in_bytes
         rows.append(("memory", f"{used / 2**30:.2f} GiB per device: "
                      f"{memory.argument_size_in_bytes / 2**30:.2f} state and data, "
-                     f"{memory.temp_size_in_bytes / 2**30:.2f} temporary"))  # fmt: skip
+                     f"{memory.temp_size_in_bytes / 2**30:.2f} temporary"))
     return rows

@@ -30,7 +30,7 @@ def run_command(module, *args, devices=1, cwd=None, timeout=300, **environment):
     """`python -m cellseg_jax.<module> *args` in a fresh process; returns CompletedProcess."""
     return subprocess.run(
         command(module, *args), cwd=cwd or ROOT, capture_output=True, text=True, timeout=timeout,
-        env=child_environment(devices) | environment)  # fmt: skip
+        env=child_environment(devices) | environment)
 
 
 def command(module, *args):

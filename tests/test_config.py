@@ -27,7 +27,7 @@ def file(tmp_path):
 def test_override_takes_the_type_of_the_key(file):
     config = config_lib.load(file, [("optimizer.lr", "1e-4"), ("data.size", "(64, 96)"),
                                     ("optimizer.nesterov", "false"), ("data.root", "123"),
-                                    ("train.epochs", "3"), ("augment.turn", "(1, 3)")])  # fmt: skip
+                                    ("train.epochs", "3"), ("augment.turn", "(1, 3)")])
     assert config.optimizer.lr == 1e-4 and config.data.size == (64, 96)
     assert config.data.root == "123" and config.train.epochs == 3
     assert config.augment.turn == (1.0, 3.0)
@@ -73,7 +73,7 @@ def test_identity_ignores_where_the_data_lies_and_nothing_else(file):
     (("train.batch_size", "0"), ["config.train.batch_size", "at least 1"]),
     (("augment.turn", "(2, 1)"), ["config.augment.turn", "probability"]),
     (("optimizer.nesterov", "True"), ["config.optimizer.nesterov"]),
-])  # fmt: skip
+])
 def test_bad_override_is_one_line_with_key_value_and_choices(file, override, words):
     with pytest.raises(InputError) as caught:
         config_lib.load(file, [override])
@@ -87,7 +87,7 @@ def test_bad_override_is_one_line_with_key_value_and_choices(file, override, wor
     ("def get_config(:\n", ["line 1"]),
     (QUICKSTART.replace("train.epochs", "train.epoch"), ["line 8", "epoch"]),
     (QUICKSTART.replace("size=", "sise="), ["config.data.sise", "config.data.size"]),
-])  # fmt: skip
+])
 def test_bad_file_is_named_with_its_line(tmp_path, text, words):
     path = tmp_path / "broken.py"
     path.write_text(text)

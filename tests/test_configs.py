@@ -13,7 +13,7 @@ from cellseg_jax import recipe, step
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "configs").glob("*.py"))
 NUCLEI = {f"{model}_{optimizer}{schedule}" for model in ("unet", "unetr")
-          for optimizer in ("adam", "sgd") for schedule in ("", "_poly")}  # fmt: skip
+          for optimizer in ("adam", "sgd") for schedule in ("", "_poly")}
 
 
 def test_the_promised_configs_exist():
@@ -53,5 +53,5 @@ def test_every_default_key_is_read_somewhere():
     tables = ("loss.", "augment.")  # read as whole sections, name by name from their tables
     unread = [key for key in config_lib.flatten(config_lib.default())
               if not key.startswith(tables)
-              and not re.search(rf"\b{key.rpartition('.')[2]}\b", text)]  # fmt: skip
+              and not re.search(rf"\b{key.rpartition('.')[2]}\b", text)]
     assert not unread

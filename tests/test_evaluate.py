@@ -53,11 +53,11 @@ def test_table_and_json_agree(run):
     rows = [dict(zip(lines[0].split(","), line.split(","), strict=True)) for line in lines[1:]]
     assert len(rows) == result["n_images"]
     for column, where, name in (("dice", "metrics", "dice_mean"), ("loss", "metrics", "loss"),
-                                ("iou_original", "metrics_original_size", "iou_mean")):  # fmt: skip
+                                ("iou_original", "metrics_original_size", "iou_mean")):
         mean = np.mean([float(row[column]) for row in rows])
         assert mean == pytest.approx(result[where][name], abs=1e-9)
     tp = sum(float(r["ap50"]) * (int(r["n_true"]) + int(r["n_pred"])) / (1 + float(r["ap50"]))
-             for r in rows)  # fmt: skip
+             for r in rows)
     total = sum(int(r["n_true"]) + int(r["n_pred"]) for r in rows)
     assert result["metrics_original_size"]["ap50"] == pytest.approx(tp / (total - tp))
     assert json.loads((folder / "eval/test.json").read_text()) == json.loads(json.dumps(result))
@@ -72,7 +72,7 @@ def test_every_image_is_measured_once_and_padding_never(run, residence):
     chosen = np.arange(13)
     seen = []
     for batch in feed.eval_batches(config, arrays, chosen, mesh,
-                                   feed.resident_source(config, arrays, mesh)):  # fmt: skip
+                                   feed.resident_source(config, arrays, mesh)):
         used = np.asarray(batch["weight"]) > 0
         seen += list(np.asarray(batch["image"])[used])
     assert len(seen) == 13

@@ -44,13 +44,13 @@ def test_imports_point_downwards(path):
     assert room in FLOOR, f"{room} has no floor: put it into FLOORS"
     for other in imported_rooms(path):
         allowed = other == room or FLOOR[other] < FLOOR[room] or (
-            FLOOR[other] == FLOOR[room] == FLOOR["losses"])  # fmt: skip
+            FLOOR[other] == FLOOR[room] == FLOOR["losses"])
         assert allowed or room == "predict" and other == "main", f"{room} imports {other}"
 
 
 @pytest.mark.parametrize(
     "path", [p for p in MODULES if FLOOR[room_of(p)] <= FLOOR["step"]],
-    ids=lambda p: str(p.relative_to(PACKAGE)))  # fmt: skip
+    ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_maths_never_sees_a_config(path):
     tree = ast.parse(path.read_text())
     names = {n.arg for n in ast.walk(tree) if isinstance(n, ast.arg)}

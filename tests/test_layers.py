@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec as P
 
 from cellseg_jax.models.layers import (
     BatchNorm, Conv, Dropout, convolution, pad_to_multiple, plain_convolution,
-)  # fmt: skip
+)
 
 GEOMETRIES = {
     "3x3": ((9, 8), (3, 3, 4, 5), dict(stride=1, dilation=1, pads=((1, 1), (1, 1)))),
@@ -150,7 +150,7 @@ def test_batch_norm_same_over_eight_devices():
     step = jax.shard_map(
         lambda image: batch_norm(image, "data"),
         mesh=data_mesh(), in_specs=P("data"), out_specs=(P("data"), P()),
-    )  # fmt: skip
+    )
     assert_close(jax.jit(step)(image), batch_norm(image))
 
 
@@ -196,7 +196,7 @@ def test_dropout_entries_are_independent():
     )
     noise = 0.25 / np.sqrt(kept.size)
     for shifted in (np.roll(kept, 1, 0), np.roll(kept, 1, 1), np.roll(kept, 1, 2),
-                    np.roll(kept, 2, 2), np.asarray(other > 0) - 0.5):  # fmt: skip
+                    np.roll(kept, 2, 2), np.asarray(other > 0) - 0.5):
         assert abs((kept * shifted).mean()) < 4 * noise
     for axis in range(3):
         means = kept.mean(tuple({0, 1, 2} - {axis}))
@@ -217,7 +217,7 @@ def test_dropout_mask_is_one_over_eight_devices():
     step = jax.shard_map(
         lambda rate, inputs: dropout(rate, inputs, "data"),
         mesh=data_mesh(), in_specs=(P(), P("data")), out_specs=P("data"),
-    )  # fmt: skip
+    )
     np.testing.assert_array_equal(jax.jit(step)(0.3, inputs), dropout(0.3, inputs))
 
 

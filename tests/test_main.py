@@ -48,7 +48,7 @@ def started(folder, *arguments, root=None, channels="gray"):
     path = folder.parent / "mine.py"
     path.write_text(CONFIG.format(root=str(folder if root is None else root), channels=channels))
     return main.run_command(main.main, main.define_flags,
-                            ["main", f"--config={path}", *arguments])  # fmt: skip
+                            ["main", f"--config={path}", *arguments])
 
 
 def one_line(capsys, *words):
@@ -126,7 +126,7 @@ def test_rgba_mask_whose_alpha_hides_it(folder, capsys):
     ("--config.train.batch_size=500", ["config.train.batch_size", "500"]),
     ("--config.train.batch_size=6", ["config.train.batch_size", "6", "8 devices"]),
     ("--config.train.precision=float64", ["config.train.precision", "JAX_ENABLE_X64"]),
-])  # fmt: skip
+])
 def test_bad_argument(folder, capsys, argument, words):
     assert started(folder, argument) == 2
     one_line(capsys, *words)
@@ -191,7 +191,7 @@ def test_eval_without_a_run(folder, capsys):
 def test_eval_again_with_another_decoding(folder):
     assert started(folder) == 0
     arguments = ["main", "--mode=eval", f"--workdir={folder.parent / 'runs/mine'}",
-                 "--config.eval.decode=components", "--split=val"]  # fmt: skip
+                 "--config.eval.decode=components", "--split=val"]
     assert main.run_command(main.main, main.define_flags, arguments) == 0
     assert (folder.parent / "runs/mine/eval/val.json").exists()
 
@@ -210,7 +210,7 @@ def test_a_fresh_process_says_one_line_and_exits_with_2(tmp_path):
 @pytest.mark.parametrize("argument,words", [
     ("--split=tset", ["--split", "tset", "test"]),
     ("--config.data.split_seed=1", ["data.split_seed was 0, is 1"]),  # would test on training images
-])  # fmt: skip
+])
 def test_eval_refuses_what_was_not_trained(folder, capsys, argument, words):
     assert started(folder) == 0
     assert started(folder, "--mode=eval", argument) == 2

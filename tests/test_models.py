@@ -119,7 +119,7 @@ def train_step(name, rate, axis_name=None):
             logits, updates = module.apply(
                 {**variables, "params": params}, image, train=True,
                 mutable=["batch_stats"], rngs={"dropout": key},
-            )  # fmt: skip
+            )
             total = jnp.sin(logits).sum()
             return (total if axis_name is None else jax.lax.psum(total, axis_name)), updates
 
@@ -143,7 +143,7 @@ def test_training_is_the_same_over_eight_devices(name):
         mapped = jax.shard_map(
             lambda *args: run(*args, axis_name="data"),
             mesh=mesh, in_specs=(P(), P(), P("data"), P()), out_specs=P(),
-        )  # fmt: skip
+        )
         got = jax.jit(mapped)(0.3, variables, image, key)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9), got, want)
 
@@ -166,17 +166,17 @@ def test_training_is_the_same_for_vmapped_members():
             jax.tree.map(
                 lambda a, b: np.testing.assert_allclose(a[k], b, rtol=1e-9, atol=1e-9),
                 together, alone(*member),
-            )  # fmt: skip
+            )
 
 
 def test_options_are_the_models_own():
     assert models.options("unet") == {
         "channels": (16, 32, 64, 128, 256, 512), "num_res_units": 0, "dropout": 0.2,
-    }  # fmt: skip
+    }
     assert list(models.options("unetr")) == [
         "image_size", "feature_size", "hidden_size", "mlp_dim", "num_heads", "num_layers",
         "dropout",
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.parametrize(

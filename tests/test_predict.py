@@ -88,7 +88,7 @@ def test_one_bad_image_is_named_and_the_others_go_on(run, tmp_path):
     assert code == 2 and "images predicted: 2, bad: 1" in out
     assert len(err.splitlines()) == 1 and "b.png" in err and err.startswith("error: ")
     assert sorted(p.name for p in (tmp_path / "out").glob("*.tif")) == [
-        "a_label.tif", "c_label.tif"]  # fmt: skip
+        "a_label.tif", "c_label.tif"]
 
 
 def test_second_run_does_only_what_is_missing_or_changed(run, tmp_path):
@@ -171,7 +171,7 @@ def test_many_instances_need_32_bits(run, tmp_path, monkeypatch):
     ({"config.optimizer.lr": "1"}, "config.optimizer.lr"),
     ({"config.eval.treshold": "0.3"}, "did you mean config.eval.threshold?"),
     ({"imags": "x"}, "imags"),
-])  # fmt: skip
+])
 def test_rejects_in_one_line(run, tmp_path, monkeypatch, wrong, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a_file").write_text("")

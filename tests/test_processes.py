@@ -46,7 +46,7 @@ def run_two(tmp_path, workdirs, epochs, residence):
     processes = [subprocess.Popen(
         [sys.executable, str(script), port, str(k), workdirs, str(epochs), residence],
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        for k in range(2)]  # fmt: skip
+        for k in range(2)]
     try:
         outputs = [p.communicate(timeout=240)[0] for p in processes]
     finally:

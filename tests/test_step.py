@@ -20,12 +20,12 @@ OPTIMIZERS = {
     "nesterov": dict(optimizer__name="sgd", optimizer__momentum=0.9, optimizer__nesterov=True,
                      optimizer__lr=5e-3),
     "adamax": dict(optimizer__name="adamax", optimizer__lr=5e-3),
-}  # fmt: skip
+}
 
 
 def mesh_of(members, data):
     return jax.make_mesh((members, data), ("member", "data"), axis_types=(AxisType.Auto,) * 2,
-                         devices=jax.devices()[: members * data])  # fmt: skip
+                         devices=jax.devices()[: members * data])
 
 
 def source(rng):
@@ -57,7 +57,7 @@ def trajectory(configs, mesh, members="vmap", steps=STEPS, steps_per_epoch=3):
 
 def configs_of(name, precision, count=1):
     base = dict(train__precision=precision, train__epochs=100, augment__turn=(0.5, 3.0),
-                model__channels=(4, 8), **OPTIMIZERS[name])  # fmt: skip
+                model__channels=(4, 8), **OPTIMIZERS[name])
     return [tiny_config(**base | dict(seed=k, optimizer__lr=5e-3 / (1 + k))) for k in range(count)]
 
 
@@ -89,7 +89,7 @@ def test_float64_is_equal_on_1_device_8_devices_a_mesh_and_together(name):
 
 
 @pytest.mark.parametrize("name,tolerance", [
-    ("nesterov", 1e-5), pytest.param("adam", 1e-3, marks=pytest.mark.slow)])  # fmt: skip
+    ("nesterov", 1e-5), pytest.param("adam", 1e-3, marks=pytest.mark.slow)])
 def test_float32_losses_agree_within_rounding(name, tolerance):
     configs = configs_of(name, "float32", 2)
     losses, _ = trajectory(configs[:1], mesh_of(1, 1))

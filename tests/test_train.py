@@ -54,18 +54,18 @@ def last_state(workdir):
     wanted = jax.eval_shape(lambda v: step.init_state(shared, v, shape), values)
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     wanted = {k: getattr(wanted, k) for k in ("step", "params", "batch_stats", "opt_state", "best",
-                                              "waited", "stop", "loss_sum")}  # fmt: skip
+                                              "waited", "stop", "loss_sum")}
     directory = pathlib.Path(workdir) / "checkpoints"
     last = checkpoint.saved_steps(directory)["last"]
     return [np.asarray(x) for x in jax.tree.leaves(
-        checkpoint.load(directory, last, checkpoint.abstract(wanted, device)))]  # fmt: skip
+        checkpoint.load(directory, last, checkpoint.abstract(wanted, device)))]
 
 
 def assert_same_run(one, other):
     one, other = pathlib.Path(one), pathlib.Path(other)
     assert (one / "metrics.jsonl").read_text() == (other / "metrics.jsonl").read_text()
     assert (checkpoint.saved_steps(one / "checkpoints")
-            == checkpoint.saved_steps(other / "checkpoints"))  # fmt: skip
+            == checkpoint.saved_steps(other / "checkpoints"))
     for a, b in zip(last_state(one), last_state(other), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -75,7 +75,7 @@ def test_run_leaves_the_promised_files(config_file, tmp_path):
     arguments = ["main", f"--config={config_file}", f"--workdir={workdir}"]
     assert main.run_command(main.main, main.define_flags, arguments) == 0
     for name in ("config.json", "environment.json", "metrics.jsonl", "timing.jsonl", "tensorboard",
-                 "eval/test.json", "eval/test_images.csv", "report.html"):  # fmt: skip
+                 "eval/test.json", "eval/test_images.csv", "report.html"):
         assert (workdir / name).exists(), name
     assert list((workdir / "eval/test_predictions").glob("*.png"))
     lines = rundir.read_jsonl(workdir / "metrics.jsonl")
@@ -83,7 +83,7 @@ def test_run_leaves_the_promised_files(config_file, tmp_path):
     assert all(0 <= s["val_dice_mean"] <= 1 for s in lines)
     scores = json.loads((workdir / "eval/test.json").read_text())
     assert scores["n_images"] == 4 and scores["metrics"].keys() >= {
-        "dice_mean", "dice_pooled", "iou_mean"}  # fmt: skip
+        "dice_mean", "dice_pooled", "iou_mean"}
     best = max(lines, key=lambda s: s["val_dice_mean"])
     assert scores["checkpoint_step"] == best["step"]
     assert checkpoint.saved_steps(workdir / "checkpoints") == {"last": 24, "best": best["step"]}
@@ -96,7 +96,7 @@ def test_run_leaves_the_promised_files(config_file, tmp_path):
 def test_two_members_train_as_each_alone_in_float64(tmp_path, float64):
     configs = [tiny_config(train__precision="float64", seed=k, data__split_seed=k,
                            data__split=((0.8, 0.1, 0.1), (0.5, 0.3, 0.2))[k],
-                           optimizer__lr=1e-3 * (k + 1), train__epochs=3) for k in (0, 1)]  # fmt: skip
+                           optimizer__lr=1e-3 * (k + 1), train__epochs=3) for k in (0, 1)]
     together = train.train(configs, [tmp_path / "a", tmp_path / "b"])
     alone = [train.train([c], [tmp_path / f"alone{k}"])[0] for k, c in enumerate(configs)]
     assert [r.step for r in together] == [12, 6] == [r.step for r in alone]  # own epoch lengths
@@ -140,7 +140,7 @@ def test_sigterm_gives_exit_code_75(config_file, tmp_path):
     process = subprocess.Popen(
         command("main", f"--config={config_file}", f"--workdir={tmp_path / 'run'}",
                 "--config.train.epochs=2000"),
-        env=child_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)  # fmt: skip
+        env=child_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     log = tmp_path / "run" / "metrics.jsonl"
     deadline = time.monotonic() + 120
     while not log.exists() and time.monotonic() < deadline and process.poll() is None:
@@ -162,7 +162,7 @@ def logged_step(run):
 def test_killed_at_ten_random_moments_it_ends_bit_for_bit_the_same(config_file, tmp_path):
     """kill -9 in steps, saves and evaluation; saves every few steps, so that many are hit."""
     arguments = [f"--config={config_file}", "--config.train.epochs=150",
-                 "--config.train.checkpoint_minutes=0.002"]  # fmt: skip
+                 "--config.train.checkpoint_minutes=0.002"]
     whole = run_command("main", *arguments, f"--workdir={tmp_path / 'whole'}")
     assert whole.returncode == 0, whole.stderr
     run, rng = tmp_path / "killed", random.Random(1)
@@ -170,7 +170,7 @@ def test_killed_at_ten_random_moments_it_ends_bit_for_bit_the_same(config_file, 
     def start():
         return subprocess.Popen(
             command("main", *arguments, f"--workdir={run}"), env=child_environment(),
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def kill(process):
         process.kill()
@@ -198,7 +198,7 @@ def test_killed_at_ten_random_moments_it_ends_bit_for_bit_the_same(config_file, 
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
     for name in ("metrics", "metrics_original_size"):
         scores = [json.loads((tmp_path / w / "eval/test.json").read_text())[name]
-                  for w in ("whole", "killed")]  # fmt: skip
+                  for w in ("whole", "killed")]
         assert scores[0] == scores[1]
 
 
@@ -245,7 +245,7 @@ def test_equal_scores_after_a_resume_are_still_ties(tmp_path, monkeypatch):
 def test_member_goes_on_alone_whatever_the_others_had_switched_on(tmp_path):
     sgd = dict(optimizer__name="sgd", train__epochs=1)
     plain = dict(sgd, model__dropout=0.0, augment__flip_horizontal=(0.0, 1.0),
-                 optimizer__weight_decay=0.0)  # fmt: skip
+                 optimizer__weight_decay=0.0)
     rich = dict(sgd, optimizer__momentum=0.9, model__dropout=0.1)
     train.train([tiny_config(**plain), tiny_config(**rich)], [tmp_path / "a", tmp_path / "b"])
     for name, options in (("a", plain), ("b", rich)):

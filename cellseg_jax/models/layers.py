@@ -66,7 +66,7 @@ def _image_gradient(image, kernel, cotangent, stride, dilation, pads):
         + kernel.shape[axis] - 1 - low[axis]
         - (cotangent.shape[axis + 1] - 1) * stride
         for axis in (0, 1)
-    ]  # fmt: skip
+    ]
     return plain_convolution(cotangent, turned, dilation, stride, tuple(zip(low, high)))
 
 

@@ -13,7 +13,7 @@ from flax import linen as nn
 
 from cellseg_jax.models.layers import (
     BatchNorm, Conv, ConvTranspose, Dropout, leaky_relu, pad_to_multiple,
-)  # fmt: skip
+)
 
 
 class ConvNorm(nn.Module):
@@ -65,7 +65,7 @@ class ResidualUnit(nn.Module):
                 image = ConvNorm(
                     self.features, stride, dropout=self.dropout, axis_name=self.axis_name,
                     dtype=self.dtype, name=name,
-                )(image, train=train)  # fmt: skip
+                )(image, train=train)
         return image + skip
 
 

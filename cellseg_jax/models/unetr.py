@@ -13,7 +13,7 @@ from flax import linen as nn
 from cellseg_jax.errors import InputError
 from cellseg_jax.models.layers import (
     BatchNorm, Conv, ConvTranspose, Dropout, leaky_relu, pad_to_multiple, torch_uniform,
-)  # fmt: skip
+)
 
 PATCH = 16
 

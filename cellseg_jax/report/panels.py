@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 # Instances; vermilion and sky blue are kept for errors alone.
 PALETTE = np.array([(230, 159, 0), (0, 158, 115), (204, 121, 167), (240, 228, 66), (0, 114, 178)],
-                   np.uint8)  # fmt: skip
+                   np.uint8)
 MISSED, SPURIOUS, CORRECT = (213, 94, 0), (86, 180, 233), (190, 190, 190)
 WRONG_CLASS = (204, 121, 167)
 INK, PAPER, GAP = (32, 32, 32), (255, 255, 255), 8

@@ -25,7 +25,7 @@ def main():
             in_channels=1, out_channels=2, img_size=32, feature_size=2, hidden_size=4, mlp_dim=4,
             num_heads=2, norm_name="batch", dropout_rate=0.2, spatial_dims=2,
         ),
-    }  # fmt: skip
+    }
     image = torch.rand(1, 1, 32, 32)
     arrays = {"image": image.permute(0, 2, 3, 1).numpy()}
     for name, network in networks.items():

@@ -19,7 +19,7 @@ def monai_unet(channels=CHANNELS, num_res_units=0, dropout=0.2):
         spatial_dims=2, in_channels=4, out_channels=1, channels=channels,
         strides=(2,) * (len(channels) - 1), kernel_size=3, up_kernel_size=3, act="LEAKYRELU",
         norm="BATCH", dropout=dropout, num_res_units=num_res_units,
-    )  # fmt: skip
+    )
 
 
 def monai_unetr(image_size=512, dropout=0.2, **sizes):
@@ -28,7 +28,7 @@ def monai_unetr(image_size=512, dropout=0.2, **sizes):
     return nets.UNETR(
         in_channels=4, out_channels=1, img_size=image_size, norm_name="batch", res_block=True,
         conv_block=True, proj_type="conv", dropout_rate=dropout, spatial_dims=2, **sizes,
-    )  # fmt: skip
+    )
 
 
 def randomise(network):

@@ -9,7 +9,7 @@ from cellseg_jax import config as config_lib
 from cellseg_jax.report import panels
 
 STRATA = {"fluorescence": 0.93, "brightfield_gray": 0.78, "stain <dark> background": 0.84,
-          "stain_light_background": 0.71}  # fmt: skip
+          "stain_light_background": 0.71}
 
 
 def blobs(rng, size=(96, 128), count=18):
@@ -44,7 +44,7 @@ def make(folder, *, epochs=40, evaluated=True, pictures=4, size=(96, 128)):
         "commit": "0123456789abcdef0123456789abcdef01234567+", "devices": ["gpu H200"] * 2,
         "processes": 1, "program": {"members": 1, "mesh": {"member": 1, "data": 2}},
         "data_fingerprint": "ab" * 16,
-    }  # fmt: skip
+    }
     (folder / "environment.json").write_text(json.dumps(environment))
     metrics, timing = [], []
     for epoch in range(1, epochs + 1):
@@ -92,11 +92,11 @@ def _write_evaluation(folder, rng, pictures, size):
                         for name, chosen in strata.items() if chosen},
         "config_hash": "cd" * 16, "checkpoint_step": 33 * 36, "seconds": 12.0,
         "cpu_seconds": 20.0, "peak_rss": 2**31, "images_per_second": 5.6,
-    }  # fmt: skip
+    }
     (folder / "eval/test.json").write_text(json.dumps(test))
     for n in range(pictures):
         kind = "worst" if n < pictures // 2 else "median"
         name, dice = f"{rng.bytes(16).hex()}.png", 0.4 + 0.05 * n
         picture = panels.panel(*blobs(rng, size), f"{name}  fluorescence  Dice {dice:.3f}")
         panels.write_png(folder / f"eval/test_predictions/{n:02d}_{kind}_dice{dice:.3f}_{name}.png",
-                         picture)  # fmt: skip
+                         picture)

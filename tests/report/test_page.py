@@ -133,7 +133,7 @@ def test_curves_of_a_very_long_log_stay_small():
 
 
 @pytest.mark.parametrize("low, high", [(0, 1), (0.5, 0.5), (0, 0), (-3, 1e-9), (1e-6, 2e-3),
-                                       (0.912, 0.913), (1, 12345)])  # fmt: skip
+                                       (0.912, 0.913), (1, 12345)])
 def test_ticks_span_the_values_with_round_steps(low, high):
     ticks = svg.ticks(low, high)
     assert ticks[0] <= low and ticks[-1] >= high - 1e-6 * (high - low) and 2 <= len(ticks) <= 7

@@ -15,7 +15,7 @@ TEST = {
     "metrics_original_size": {"dice_mean": 0.9, "iou_mean": 0.84, "ap50": None},
     "per_stratum": {"[red] a": {"n": 2, "dice_mean": 0.95, "iou_mean": 0.9},
                     "b": {"n": 1, "dice_mean": 0.8, "iou_mean": 0.7}},
-}  # fmt: skip
+}
 SCRIPT = """
 from cellseg_jax.report import terminal
 with terminal.reading() as progress:
