@@ -148,6 +148,7 @@ def test_training_is_the_same_over_eight_devices(name):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9), got, want)
 
 
+@pytest.mark.slow
 def test_training_is_the_same_for_vmapped_members():
     """Two members with their own weights, dropout rates and keys, as alone."""
     with jax.enable_x64(True):

@@ -93,6 +93,7 @@ def test_run_leaves_the_promised_files(config_file, tmp_path):
     assert (workdir / "metrics.jsonl").read_text() == before
 
 
+@pytest.mark.slow
 def test_two_members_train_as_each_alone_in_float64(tmp_path, float64):
     configs = [tiny_config(train__precision="float64", seed=k, data__split_seed=k,
                            data__split=((0.8, 0.1, 0.1), (0.5, 0.3, 0.2))[k],
@@ -136,6 +137,7 @@ def test_sigterm_saves_and_the_run_goes_on_bit_for_bit(tmp_path, monkeypatch):
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
+@pytest.mark.slow
 def test_sigterm_gives_exit_code_75(config_file, tmp_path):
     process = subprocess.Popen(
         command("main", f"--config={config_file}", f"--workdir={tmp_path / 'run'}",
@@ -242,6 +244,7 @@ def test_equal_scores_after_a_resume_are_still_ties(tmp_path, monkeypatch):
     assert checkpoint.saved_steps(tmp_path / "run" / "checkpoints") == {"last": 12, "best": 4}
 
 
+@pytest.mark.slow
 def test_member_goes_on_alone_whatever_the_others_had_switched_on(tmp_path):
     sgd = dict(optimizer__name="sgd", train__epochs=1)
     plain = dict(sgd, model__dropout=0.0, augment__flip_horizontal=(0.0, 1.0),
@@ -267,6 +270,7 @@ def test_failed_first_try_does_not_claim_the_workdir(tmp_path):
     assert train.train([tiny_config(train__epochs=1)], [tmp_path / "run"])[0].status == "done"
 
 
+@pytest.mark.slow
 def test_longer_training_goes_on_after_early_stopping(tmp_path):
     options = dict(train__early_stopping=1, optimizer__lr=1e-7)
     stopped = train.train([tiny_config(train__epochs=20, **options)], [tmp_path / "run"])[0]
@@ -291,6 +295,7 @@ def test_early_stopping_ends_the_run_and_stays_ended(tmp_path):
     assert again.status == "stopped early" and again.step == result.step
 
 
+@pytest.mark.slow
 def test_non_finite_member_stops_alone_with_its_batch_named(tmp_path):
     base = dict(optimizer__name="sgd", optimizer__momentum=0.9, train__epochs=3)
     good = tiny_config(**base, optimizer__lr=1e-3)
