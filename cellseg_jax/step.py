@@ -52,6 +52,11 @@ class Recipe(NamedTuple):
         dropout = {} if "dropout" not in values else {"dropout": values["dropout"]}
         return models.make(**self.model, **dropout, axis_name=axis_name)
 
+    def logits(self, variables: dict, image, range_):
+        """(n, H, W, K) of decoded images and their ranges, as evaluation and prediction see them."""
+        image = normalize(image, range_, self.dtype)
+        return self.module({}).apply(variables, image, train=False)
+
     def transformation(self, values: dict):
         """(tx, lr_fn) of optim.make."""
         names = ("lr", "weight_decay", "momentum", "b1", "b2", "power", "num_steps",
@@ -157,8 +162,7 @@ def eval_step(recipe: Recipe, values: dict, variables: dict, batch: dict, thresh
     Returns: {"probs" (n, H, W, K), "loss" (n,), "counts" metrics.Counts of (n, K)}.
     """
     target_kind = targets.TARGETS[recipe.target]
-    image = normalize(batch["image"], batch["range"], recipe.dtype)
-    logits = recipe.module({}).apply(variables, image, train=False)
+    logits = recipe.logits(variables, batch["image"], batch["range"])
     target = target_kind.encode(batch["label"], num_classes=recipe.num_classes)
     probs = target_kind.probs(logits)
     return {
@@ -230,8 +234,7 @@ def map_probs(recipe: Recipe, mesh) -> Callable:
     rows = P(("member", "data"))
 
     def per_device(variables, image, range_):
-        image = normalize(image, range_, recipe.dtype)
-        logits = recipe.module({}).apply(variables, image, train=False)
+        logits = recipe.logits(variables, image, range_)
         return targets.TARGETS[recipe.target].probs(logits).astype(jnp.float32)
 
     return jax.jit(jax.shard_map(

@@ -88,8 +88,7 @@ def train_group(configs, workdirs, interrupted, mesh=None, members=None) -> list
     mesh = mesh or feed.default_mesh(len(configs), first.train.batch_size)
     members = members or ("unroll" if jax.default_backend() == "cpu" else "vmap")
     feed.check_mesh(first, mesh, len(configs))
-    for config in configs:
-        recipe.check_model(config)
+    recipe.check_model(first)  # members share all that builds a network
     shared = recipe.make_recipe(configs)
     with terminal.reading() as progress:
         arrays = data.load(first.data, progress)
