@@ -21,6 +21,8 @@ _keep = ocp.training.preservation_policies
 class Checkpoints:
     """The checkpoints of a run that is being trained. Only its trainer opens them so."""
 
+    _under_way = None  # the save that this process began last, of whichever run
+
     def __init__(self, directory):
         self.directory = pathlib.Path(directory).absolute()
         self._orbax = ocp.training.Checkpointer(
@@ -44,7 +46,10 @@ class Checkpoints:
         A second save of a step is refused by orbax: callers evaluate first and save once.
         """
         metrics = None if score is None else {"score": float(score)}
-        self._orbax.save_checkpointables_async(
+        # Between processes orbax's barriers bear one name for all runs: two saves would meet.
+        if jax.process_count() > 1 and Checkpoints._under_way is not None:
+            Checkpoints._under_way.result()
+        Checkpoints._under_way = self._orbax.save_checkpointables_async(
             step, {"state": state.replace(values={})}, force=True, metrics=metrics)
 
     def steps(self) -> list[int]:

@@ -1,6 +1,7 @@
 """What a user did wrong, in one line, and the one way to look a name up in a table."""
 
 import difflib
+import sys
 from collections.abc import Mapping
 
 
@@ -24,3 +25,8 @@ def pick(table: Mapping, name: str, key: str):
         return table[name]
     choices = ", ".join(table)
     raise InputError(f"{key}: got {name!r}; expected one of {choices}{nearest(name, table)}")
+
+
+def tell(error) -> None:
+    """One plain line to stderr: what a user has to read first."""
+    print("error: " + " ".join(str(error).split()), file=sys.stderr, flush=True)

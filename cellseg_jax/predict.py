@@ -22,8 +22,8 @@ import time
 
 from absl import flags
 
-from cellseg_jax.errors import InputError, pick
-from cellseg_jax.main import run_command
+from cellseg_jax.commands import run_command
+from cellseg_jax.errors import InputError, pick, tell
 
 FORMATS = {"tiff": "_label.tif", "png": "_overlay.png"}
 NOTE = "predict.json"  # in a folder of predictions: what made them
@@ -88,7 +88,7 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
                 _segment(predictor, path, stem, args.scale, formats)
             except InputError as error:
                 bad += 1
-                terminal.error(error)
+                tell(error)
             except OSError as error:
                 raise InputError(f"--out: cannot write {stem}: {error.strerror}; the images before "
                                  "it are finished, start again to go on") from error

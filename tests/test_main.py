@@ -9,7 +9,7 @@ import imageio.v3 as iio
 import pytest
 from helpers import run_command
 
-from cellseg_jax import main
+from cellseg_jax import commands, main
 
 CONFIG = """
 from cellseg_jax.config import default
@@ -47,7 +47,7 @@ def started(folder, *arguments, root=None, channels="gray"):
     """(exit code) of main with a config of that folder."""
     path = folder.parent / "mine.py"
     path.write_text(CONFIG.format(root=str(folder if root is None else root), channels=channels))
-    return main.run_command(main.main, main.define_flags,
+    return commands.run_command(main.main, main.define_flags,
                             ["main", f"--config={path}", *arguments])
 
 
@@ -134,12 +134,12 @@ def test_bad_argument(folder, capsys, argument, words):
 
 def test_missing_config_file(folder, capsys):
     arguments = ["main", "--config=configs/none.py"]
-    assert main.run_command(main.main, main.define_flags, arguments) == 2
+    assert commands.run_command(main.main, main.define_flags, arguments) == 2
     one_line(capsys, "configs/none.py")
 
 
 def test_no_config_at_all(capsys):
-    assert main.run_command(main.main, main.define_flags, ["main"]) == 2
+    assert commands.run_command(main.main, main.define_flags, ["main"]) == 2
     one_line(capsys, "--config")
 
 
@@ -192,7 +192,7 @@ def test_eval_again_with_another_decoding(folder):
     assert started(folder) == 0
     arguments = ["main", "--mode=eval", f"--workdir={folder.parent / 'runs/mine'}",
                  "--config.eval.decode=components", "--split=val"]
-    assert main.run_command(main.main, main.define_flags, arguments) == 0
+    assert commands.run_command(main.main, main.define_flags, arguments) == 0
     assert (folder.parent / "runs/mine/eval/val.json").exists()
 
 

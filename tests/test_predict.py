@@ -7,7 +7,7 @@ from absl import flags
 from helpers import tiny_config
 from PIL import Image
 
-from cellseg_jax import main, predict, train
+from cellseg_jax import commands, predict, train
 
 if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()
@@ -30,7 +30,7 @@ def run(workdir, tmp_path, capsys, monkeypatch):
     def command(*words, **values):
         values = {"workdir": workdir, "images": tmp_path / "in", "out": tmp_path / "out"} | values
         given = [f"--{k}={v}" for k, v in values.items() if v is not None]
-        code = main.run_command(predict.main, predict.define_flags, ["predict", *given, *words])
+        code = commands.run_command(predict.main, predict.define_flags, ["predict", *given, *words])
         return code, *capsys.readouterr()
 
     return command

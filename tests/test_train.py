@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from helpers import child_environment, command, run_command, tiny_config
 
-from cellseg_jax import checkpoint, evaluate, feed, main, recipe, rundir, step, train
+from cellseg_jax import checkpoint, commands, evaluate, feed, main, recipe, rundir, step, train
 from cellseg_jax.errors import InputError
 
 CONFIG = """
@@ -73,7 +73,7 @@ def assert_same_run(one, other):
 def test_run_leaves_the_promised_files(config_file, tmp_path):
     workdir = tmp_path / "run"
     arguments = ["main", f"--config={config_file}", f"--workdir={workdir}"]
-    assert main.run_command(main.main, main.define_flags, arguments) == 0
+    assert commands.run_command(main.main, main.define_flags, arguments) == 0
     for name in ("config.json", "environment.json", "metrics.jsonl", "timing.jsonl", "tensorboard",
                  "eval/test.json", "eval/test_images.csv", "report.html"):
         assert (workdir / name).exists(), name
@@ -89,7 +89,7 @@ def test_run_leaves_the_promised_files(config_file, tmp_path):
     assert checkpoint.saved_steps(workdir / "checkpoints") == {"last": 24, "best": best["step"]}
     # started again it says that it is done and changes nothing
     before = (workdir / "metrics.jsonl").read_text()
-    assert main.run_command(main.main, main.define_flags, arguments) == 0
+    assert commands.run_command(main.main, main.define_flags, arguments) == 0
     assert (workdir / "metrics.jsonl").read_text() == before
 
 

@@ -1,6 +1,6 @@
 """Datasets: one file each, decoded once into a cache, split and ordered by pure functions.
 
-To add one: a file with `records(root, **options) -> list[Record]`, and a line in DATASETS.
+To add one: a file with `records(root, **options) -> Records`, and a line in DATASETS.
 """
 
 import inspect
@@ -9,7 +9,7 @@ import pathlib
 
 from cellseg_jax.data import dsb2018, folder, split, synthetic
 from cellseg_jax.data.cache import Arrays, open_cache
-from cellseg_jax.data.records import Record
+from cellseg_jax.data.records import Records
 from cellseg_jax.errors import pick
 
 DATASETS = {
@@ -25,7 +25,7 @@ def options(name: str) -> dict:
     return {key: p.default for key, p in parameters.items() if key != "root"}
 
 
-def records_of(data_config) -> list[Record]:
+def records_of(data_config) -> Records:
     """The samples of config.data, not yet decoded, sorted by name."""
     make = pick(DATASETS, data_config["name"], "config.data.name")
     root = (data_config["root"],) if "root" in inspect.signature(make).parameters else ()

@@ -15,7 +15,7 @@ import pathlib
 import numpy as np
 
 from cellseg_jax.data.records import (
-    Record, Sample, check_root, check_size, entries, read_image, read_mask)
+    Record, Records, Sample, check_root, check_size, entries, read_image, read_mask)
 from cellseg_jax.errors import InputError
 
 DOWNLOAD = ("Get stage1_train.zip (82 MB, CC0) from https://bbbc.broadinstitute.org/BBBC038 and "
@@ -23,7 +23,7 @@ DOWNLOAD = ("Get stage1_train.zip (82 MB, CC0) from https://bbbc.broadinstitute.
 DARK_GRAY, DARK_COLOUR = 100, 170  # mean pixel values that part the modalities
 
 
-def records(root) -> list[Record]:
+def records(root) -> Records:
     """One record per image of `root`, the folder stage1_train, sorted by name."""
     root = check_root(root, DOWNLOAD)
     folders = [p for p in entries(root) if p.is_dir()]
@@ -31,7 +31,7 @@ def records(root) -> list[Record]:
         inside = root / "stage1_train"
         hint = f"; did you mean {inside}?" if inside.is_dir() else f". {DOWNLOAD}"
         raise InputError(f"config.data.root: folder '{root}' has no <id>/images inside{hint}")
-    return [_record(folder) for folder in folders]
+    return Records(_record(folder) for folder in folders)
 
 
 def modality(image: np.ndarray) -> str:

@@ -12,14 +12,14 @@ import unicodedata
 import numpy as np
 
 from cellseg_jax.data.records import (
-    SUFFIXES, Record, Sample, check_root, check_size, entries, read_image, read_mask)
+    SUFFIXES, Record, Records, Sample, check_root, check_size, entries, read_image, read_mask)
 from cellseg_jax.errors import InputError, pick
 
 MANY_CLASSES = 20  # masks with larger values were made for something else
 LAYOUT = "Expected DIR/images/NAME.png and DIR/masks/NAME.png (or .tif)"
 
 
-def records(root, labels="instances", num_classes=2, group="") -> list[Record]:
+def records(root, labels="instances", num_classes=2, group="") -> Records:
     """One record per image, sorted by name.
 
     Args:
@@ -45,11 +45,10 @@ def records(root, labels="instances", num_classes=2, group="") -> list[Record]:
     if not images:
         raise InputError(f"config.data.root: '{root / 'images'}' is empty. {LAYOUT}")
     to_label = functools.partial(to_label, num_classes=num_classes)
-    return [
+    return Records(
         Record(stem, _group(group, stem), (images[stem], masks[stem]),
                functools.partial(_read, images[stem], masks[stem], to_label))
-        for stem in sorted(images)
-    ]
+        for stem in sorted(images))
 
 
 def _by_stem(folder: pathlib.Path) -> dict[str, pathlib.Path]:

@@ -25,12 +25,21 @@ SIGNATURES = {b"\x89PNG": "PNG", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"II+\0": "
               b"MM\0+": "TIFF", b"\xff\xd8\xff": "JPEG"}
 
 
+class Finding(NamedTuple):
+    """Something a user should know of the data. An error stops training, a note is information."""
+
+    level: str  # "error" | "warning" | "note"
+    where: str  # the file, folder or key
+    what: str  # found, expected, how to fix; one line
+
+
 class Sample(NamedTuple):
     """One decoded image with its truth."""
 
     image: np.ndarray  # (H, W, C) uint8 or uint16
     label: np.ndarray  # (H, W) int32, instance ids or classes, 0 background
     stratum: str  # what a split balances: modality, class, look
+    findings: tuple[Finding, ...] = ()  # such as "3 of 120 polygons have no area: left out"
 
 
 class Record(NamedTuple):
@@ -40,6 +49,15 @@ class Record(NamedTuple):
     group: str
     files: tuple[pathlib.Path, ...]  # everything `read` depends on, image first; () if in memory
     read: Callable[[], Sample]
+    part: str = ""  # "train" | "val" | "test" where the dataset's own split says so
+
+
+class Records(list):
+    """A dataset's Records sorted by name, and what was noticed while listing its files."""
+
+    def __init__(self, records, findings=()):
+        super().__init__(records)
+        self.findings = tuple(findings)
 
 
 def entries(folder: pathlib.Path) -> list[pathlib.Path]:

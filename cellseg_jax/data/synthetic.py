@@ -9,7 +9,7 @@ import functools
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from cellseg_jax.data.records import Record, Sample
+from cellseg_jax.data.records import Record, Records, Sample
 from cellseg_jax.data.resize import resize_image
 from cellseg_jax.errors import InputError, pick
 
@@ -21,7 +21,7 @@ EOSIN = np.array([[0.16, 0.62, 0.34], [0.38, 0.55, 0.20]])
 
 
 def records(count=160, image_size=(128, 128), seed=0,
-            looks=("fluorescence", "stained")) -> list[Record]:
+            looks=("fluorescence", "stained")) -> Records:
     """`count` samples, the looks in turn; sample i depends on (seed, i) only.
 
     Args:
@@ -36,11 +36,10 @@ def records(count=160, image_size=(128, 128), seed=0,
     for look in looks:
         pick(LOOKS, look, "config.data.looks")
     names = [f"v{VERSION}_{i:05d}" for i in range(count)]
-    return [
+    return Records(
         Record(name, name, (), functools.partial(
             _sample, [seed, i], tuple(image_size), looks[i % len(looks)]))
-        for i, name in enumerate(names)
-    ]
+        for i, name in enumerate(names))
 
 
 def _sample(seed, size, look) -> Sample:

@@ -24,11 +24,6 @@ def note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def error(text: str) -> None:
-    """One plain line to stderr: what a user has to read first."""
-    note("error: " + " ".join(str(text).split()))
-
-
 def reading():
     """Yields progress(done, total) for the decoding of a dataset; shows nothing if unused."""
     return counting("reading images")

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from cellseg_jax import errors
 from cellseg_jax.report import terminal
 
 TEST = {
@@ -104,7 +105,7 @@ def test_reading_shows_nothing_if_unused(capsys):
 
 def test_note_and_error_are_one_line_each(capsys):
     terminal.note("a note")
-    terminal.error("two\n  lines [bold]")
+    errors.tell("two\n  lines [bold]")
     assert capsys.readouterr() == ("", "a note\nerror: two lines [bold]\n")
 
 
