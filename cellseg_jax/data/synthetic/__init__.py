@@ -1,7 +1,9 @@
 """Procedural cells: images with exact truth, for tests, demos and machines without data.
 
 Two looks, after the two large groups of dsb2018: nuclei that glow in the dark (fluorescence)
-and purple nuclei on pinkish tissue (stained). No network, no files, no licence.
+and purple nuclei on pinkish tissue (stained). No network, no files, no licence. The command
+`python -m cellseg_jax.data.synthetic --like=NAME --out=DIR` writes such images as files, in the
+layout of another dataset.
 """
 
 import functools
@@ -51,61 +53,88 @@ def _sample(seed, size, look) -> Sample:
 
 
 def _fluorescence(rng, size):
-    """Camera counts: nuclei of unequal brightness, haze, uneven light, photon and read noise."""
-    label, depth = _cells(rng, size, radius=rng.uniform(5, 13), elongation=rng.uniform(1.2, 1.7),
-                          coverage=rng.uniform(0.04, 0.3), clustering=rng.uniform(0.2, 0.7))
-    brightness = rng.lognormal(0, 0.3, label.max() + 1)
-    brightness[rng.random(len(brightness)) < 0.06] *= 2.2  # condensed, about to divide
-    brightness[0] = 0
-    chromatin = 1 + 0.12 * _noise(rng, size, 0.9) + 0.16 * _noise(rng, size, 2.2)
-    signal = brightness[label] * chromatin * (0.6 + 0.4 * np.minimum(1, 2.5 * depth))
-    signal = gaussian_filter(signal, rng.uniform(0.6, 1.3))  # the point spread
-    signal += rng.uniform(0.02, 0.12) * gaussian_filter(signal, 8)  # out of focus light
-    light = np.maximum(0.3, 1 + 0.15 * _gradient(rng, size))
-    peak = np.exp(rng.uniform(np.log(25), np.log(200)))  # many real images look black
-    counts = light * (peak * signal / 1.3 + rng.uniform(2, 9))
-    gain = rng.uniform(0.05, 0.5)  # gray values per photon
-    counts = rng.poisson(counts / gain) * gain + rng.normal(0, 0.6, size)
-    return counts[..., None], label
+    label, depth = cells(rng, size, radius=rng.uniform(5, 13), elongation=rng.uniform(1.2, 1.7),
+                         coverage=rng.uniform(0.04, 0.3), clustering=rng.uniform(0.2, 0.7))
+    return glow(rng, label, depth)[..., None], label
 
 
 def _stained(rng, size):
-    """Beer-Lambert: light is absorbed by haematoxylin in nuclei and by eosin in tissue."""
     spindle = rng.random() < 0.4  # fibrous tissue: long nuclei, all along the fibres
     angle = rng.uniform(0, np.pi)
-    label, depth = _cells(
+    label, depth = cells(
         rng, size, radius=rng.uniform(5.5, 11), coverage=rng.uniform(0.1, 0.38),
         elongation=rng.uniform(2, 3) if spindle else rng.uniform(1.1, 1.6),
         clustering=rng.uniform(0.3, 0.8), angle=angle if spindle else None)
+    return stain(rng, label, depth, angle), label
+
+
+def glow(rng, label, depth) -> np.ndarray:
+    """(H, W) gray values 0 to about 250 of a fluorescence camera: nuclei of unequal brightness,
+    haze, uneven light, photon and read noise. `label` and `depth` are those of `cells`."""
+    brightness = rng.lognormal(0, 0.3, label.max() + 1)
+    brightness[rng.random(len(brightness)) < 0.06] *= 2.2  # condensed, about to divide
+    brightness[0] = 0
+    size = label.shape
+    chromatin = 1 + 0.12 * noise(rng, size, 0.9) + 0.16 * noise(rng, size, 2.2)
+    signal = brightness[label] * chromatin * (0.6 + 0.4 * np.minimum(1, 2.5 * depth))
+    signal = gaussian_filter(signal, rng.uniform(0.6, 1.3))  # the point spread
+    signal += rng.uniform(0.02, 0.12) * gaussian_filter(signal, 8)  # out of focus light
+    light = np.maximum(0.3, 1 + 0.15 * gradient(rng, size))
+    peak = np.exp(rng.uniform(np.log(25), np.log(200)))  # many real images look black
+    counts = light * (peak * signal / 1.3 + rng.uniform(2, 9))
+    gain = rng.uniform(0.05, 0.5)  # gray values per photon
+    return rng.poisson(counts / gain) * gain + rng.normal(0, 0.6, size)
+
+
+def stain(rng, label, depth, angle=0.0, *, eosin=1.0) -> np.ndarray:
+    """(H, W, 3) colours 0 to 255 after Beer-Lambert: light is absorbed by haematoxylin in nuclei
+    and by eosin in tissue, whose fibres run along `angle` (radians).
+
+    Args:
+      rng: of the texture.
+      label: (H, W) int32 of `cells`.
+      depth: (H, W) of `cells`.
+      angle: of the fibres.
+      eosin: factor on the tissue between the nuclei; 0 is bare glass.
+    """
+    size = label.shape
     yy, xx = np.mgrid[: size[0], : size[1]]
-    across = xx * np.sin(angle) - yy * np.cos(angle) + 5 * _gradient(rng, size, 6)
-    fibres = np.sin(across / rng.uniform(1.5, 4)) * _noise(rng, size, 3)
-    gaps = 1 / (1 + np.exp(-6 * (_gradient(rng, size, 5) + rng.uniform(-0.2, 1.4))))
+    across = xx * np.sin(angle) - yy * np.cos(angle) + 5 * gradient(rng, size, 6)
+    fibres = np.sin(across / rng.uniform(1.5, 4)) * noise(rng, size, 3)
+    gaps = 1 / (1 + np.exp(-6 * (gradient(rng, size, 5) + rng.uniform(-0.2, 1.4))))
     tissue = rng.uniform(0.25, 0.7) * (0.3 + 0.7 * gaps) * np.maximum(
-        0.1, 1 + 0.12 * fibres + 0.15 * _noise(rng, size, 1.5) + 0.25 * _gradient(rng, size, 8))
+        0.1, 1 + 0.12 * fibres + 0.15 * noise(rng, size, 1.5) + 0.25 * gradient(rng, size, 8))
+    tissue *= eosin
 
     strength = rng.uniform(0.55, 1.4, label.max() + 1)
     pale = rng.uniform(0, 0.6, label.max() + 1) * rng.uniform(0, 1)  # open chromatin in the middle
     rim = np.exp(-((depth / 0.15) ** 2))
-    clumps = 0.22 * _noise(rng, size, 1.0) + 0.22 * _noise(rng, size, 2.0)
+    clumps = 0.22 * noise(rng, size, 1.0) + 0.22 * noise(rng, size, 2.0)
     inside = (1 - pale[label]) * (1 + clumps) + pale[label] * (0.25 + rim + clumps)
     nuclei = np.where(label > 0, strength[label] * np.maximum(0.15, inside), 0)
     nuclei = gaussian_filter(nuclei, rng.uniform(0.5, 1.0))
     nuclei += 0.06 * gaussian_filter(nuclei, 6)  # bluish cytoplasm
 
     shade = np.clip(rng.normal(0.5, 0.4), 0, 1)
-    haematoxylin = HAEMATOXYLIN[0] * shade + HAEMATOXYLIN[1] * (1 - shade)
-    eosin = EOSIN[0] * shade + EOSIN[1] * (1 - shade)
-    density = nuclei[..., None] * haematoxylin + tissue[..., None] * eosin
-    lamp = rng.uniform(232, 252) * (1 + 0.015 * _gradient(rng, size)[..., None])
-    return lamp * np.exp(-density) + rng.normal(0, rng.uniform(1, 3), (*size, 3)), label
+    density = sum(amount[..., None] * (dye[0] * shade + dye[1] * (1 - shade))
+                  for amount, dye in ((nuclei, HAEMATOXYLIN), (tissue, EOSIN)))
+    lamp = rng.uniform(232, 252) * (1 + 0.015 * gradient(rng, size)[..., None])
+    return lamp * np.exp(-density) + rng.normal(0, rng.uniform(1, 3), (*size, 3))
 
 
-def _cells(rng, size, *, radius, elongation, coverage, clustering, angle=None):
+def cells(rng, size, *, radius, elongation, coverage, clustering, angle=None):
     """(H, W) int32 instances and (H, W) depth, 0 at the outline to 1 in the middle of a cell.
 
-    Outlines are ellipses deformed by a few low harmonics. A share `clustering` of the cells is
-    put beside an earlier one, so that many touch; a later cell lies below an earlier one.
+    Outlines are ellipses deformed by a few low harmonics; a later cell lies below an earlier one.
+
+    Args:
+      rng: of everything.
+      size: (H, W) in pixels.
+      radius: mean radius in pixels, of the circle of equal area.
+      elongation: long axis / short axis.
+      coverage: share of the pixels that cells cover, reached where there is room.
+      clustering: share of the cells put beside an earlier one, so that many touch.
+      angle: of the long axes, radians; None: each its own.
     """
     label, depth = np.zeros(size, np.int32), np.zeros(size)
     centres, target, covered = [], coverage * label.size, 0
@@ -146,13 +175,13 @@ def _cells(rng, size, *, radius, elongation, coverage, clustering, angle=None):
     return label, depth
 
 
-def _noise(rng, size, sigma):
+def noise(rng, size, sigma):
     """(H, W) smooth noise of unit variance, `sigma` pixels wide."""
     # A Gaussian filter scales the deviation of white noise by 1 / (2 sqrt(pi) sigma).
     return gaussian_filter(rng.standard_normal(size), sigma) * (2 * np.sqrt(np.pi) * sigma)
 
 
-def _gradient(rng, size, knots=3):
+def gradient(rng, size, knots=3):
     """(H, W) slow variation over the whole image, between knots x knots random values."""
     return resize_image(rng.standard_normal((knots, knots, 1)), size)[..., 0]
 
