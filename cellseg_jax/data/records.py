@@ -112,6 +112,20 @@ def read_mask(path) -> np.ndarray:
     return mask
 
 
+def num_pages(path) -> int:
+    """Pages of a TIFF stack, each an image of its own."""
+    return _open_stack(path, _count_pages)
+
+
+def read_page(path, page: int) -> np.ndarray:
+    """(H, W) uint8 or uint16, one gray page of a TIFF stack as stored; no other page is decoded."""
+    image = _open_stack(path, lambda tiff: _page_pixels(tiff.pages[page], as_values=True))
+    if image.ndim != 2 or image.dtype not in (np.uint8, np.uint16):
+        raise InputError(f"{path}: page {page} is {image.dtype} of shape {image.shape}; expected "
+                         "(H, W) with 8 or 16 bit unsigned pixels")
+    return image
+
+
 def check_size(mask_path, mask: np.ndarray, image_path, image: np.ndarray) -> None:
     """InputError if a mask has not the height and width of its image."""
     if mask.shape[:2] != image.shape[:2]:
@@ -169,6 +183,20 @@ def _decode(path: pathlib.Path, as_values: bool) -> np.ndarray:
     return image
 
 
+def _open_stack(path, function):
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            if _count_pages(tiff) > len(tiff.pages):
+                raise InputError("is one block of several images; save it as a stack of pages")
+            return function(tiff)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except Exception as error:  # decoders raise many types; all of them mean a damaged file
+        raise InputError(f"{path}: cannot be decoded, truncated or damaged ({error})") from error
+
+
 def _decode_png(data: bytes, as_values: bool) -> np.ndarray:
     if b"IEND" not in data:  # libpng is content once all rows are there; a cut file is not whole
         raise InputError("is truncated, the end of the PNG is missing")
@@ -183,20 +211,27 @@ def _decode_png(data: bytes, as_values: bool) -> np.ndarray:
 
 def _decode_tiff(data: bytes, as_values: bool) -> np.ndarray:
     with tifffile.TiffFile(io.BytesIO(data)) as tiff:
-        series, page = tiff.series[0], tiff.pages[0]
-        num_pages = max(len(tiff.pages), series.size // page.size)
+        num_pages = _count_pages(tiff)
         if num_pages > 1:
             raise InputError(f"has {num_pages} pages; expected one 2-D image; export each page "
                              "as its own file, or as RGB if the pages are channels")
-        image = page.asarray()
-        if image.dtype.kind not in "bui":
-            nans = np.count_nonzero(np.isnan(image)) if image.dtype.kind == "f" else 0
-            raise InputError(f"pixels are {image.dtype}" + (f" with {nans} NaN" if nans else "")
-                             + "; expected 8 or 16 bit integers, rescale and export again")
-        if page.axes == "SYX":
-            image = np.moveaxis(image, 0, -1)
-        if page.photometric == tifffile.PHOTOMETRIC.PALETTE and not as_values:
-            image = (page.colormap >> 8).astype(np.uint8).T[image]  # TIFF palettes have 16 bits
-        if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and not as_values:
-            image = ~image
+        return _page_pixels(tiff.pages[0], as_values)
+
+
+def _count_pages(tiff: tifffile.TiffFile) -> int:
+    return max(len(tiff.pages), tiff.series[0].size // tiff.pages[0].size)
+
+
+def _page_pixels(page, as_values: bool) -> np.ndarray:
+    image = page.asarray()
+    if image.dtype.kind not in "bui":
+        nans = np.count_nonzero(np.isnan(image)) if image.dtype.kind == "f" else 0
+        raise InputError(f"pixels are {image.dtype}" + (f" with {nans} NaN" if nans else "")
+                         + "; expected 8 or 16 bit integers, rescale and export again")
+    if page.axes == "SYX":
+        image = np.moveaxis(image, 0, -1)
+    if page.photometric == tifffile.PHOTOMETRIC.PALETTE and not as_values:
+        image = (page.colormap >> 8).astype(np.uint8).T[image]  # TIFF palettes have 16 bits
+    if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and not as_values:
+        image = ~image
     return image
