@@ -1,4 +1,4 @@
-"""What a dataset yields, and the reading of PNG and TIFF files that datasets share.
+"""What a dataset yields, and the reading of image files that datasets share.
 
 A file that cannot be read whole is an InputError that names it: nothing is padded, repaired,
 rotated (EXIF orientation is ignored, masks do not carry it) or left out in silence.
@@ -6,6 +6,8 @@ rotated (EXIF orientation is ignored, masks do not carry it) or left out in sile
 
 import io
 import pathlib
+import struct
+import zlib
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -13,16 +15,21 @@ import imagecodecs
 import numpy as np
 import tifffile
 from PIL import Image
+from skimage.measure import label as connected_components
+from skimage.measure import regionprops
 
 from cellseg_jax.errors import InputError, pick
 
-SUFFIXES = (".png", ".tif", ".tiff")
+MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
+SUFFIXES = (*MASK_SUFFIXES, ".jpg", ".jpeg")  # JPEG changes values: fit for images alone
+KINDS = {".png": "PNG", ".bmp": "BMP", ".jpg": "JPEG", ".jpeg": "JPEG"}  # any other is TIFF
 JUNK = ("thumbs.db", "desktop.ini")
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601, as MATLAB, PIL and OpenCV; equal parts sum to 1
 NUM_CHANNELS = {"gray": 1, "rgb": 3, "rgba": 4}
 PNG_PALETTE = 3
 SIGNATURES = {b"\x89PNG": "PNG", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"II+\0": "TIFF",
-              b"MM\0+": "TIFF", b"\xff\xd8\xff": "JPEG"}
+              b"MM\0+": "TIFF", b"\xff\xd8\xff": "JPEG", b"BM": "BMP"}
+ORIENTATION = 274  # of EXIF and TIFF: 1 is upright
 
 
 class Finding(NamedTuple):
@@ -52,6 +59,20 @@ class Record(NamedTuple):
     part: str = ""  # "train" | "val" | "test" where the dataset's own split says so
 
 
+class BadFiles(InputError):
+    """What is wrong with the files of a dataset, all of it, in one line.
+
+    `findings` has one error each, `records` the samples that nothing is wrong with so far.
+    """
+
+    def __init__(self, findings, records=()):
+        first, *more = findings
+        names = ", ".join(dict.fromkeys(pathlib.Path(f.where).name for f in more[:10]))
+        rest = f"; and {len(more)} more: {names}" if more else ""
+        super().__init__(f"{first.where}: {first.what}{rest}")
+        self.findings, self.records = tuple(findings), records
+
+
 class Records(list):
     """A dataset's Records sorted by name, and what was noticed while listing its files."""
 
@@ -69,7 +90,6 @@ def entries(folder: pathlib.Path) -> list[pathlib.Path]:
     return sorted(p for p in paths if not p.name.startswith(".") and p.name.lower() not in JUNK)
 
 
-
 def check_root(root, download: str) -> pathlib.Path:
     """The data folder as a path; InputError if it is not set, missing or empty."""
     key = "config.data.root"
@@ -83,26 +103,41 @@ def check_root(root, download: str) -> pathlib.Path:
     return root
 
 
-def read_image(path) -> np.ndarray:
-    """(H, W, C) uint8 or uint16 of a PNG or TIFF: gray, gray + alpha, RGB or RGBA.
+def read_image(path, page=None) -> np.ndarray:
+    """(H, W, C) uint8 or uint16 of a file of SUFFIXES: gray, gray + alpha, RGB or RGBA.
 
-    Palettes become colours; 1-bit images become 0 and 255.
+    Palettes become colours; 1-bit images become 0 and 255; other types are read where all
+    values are whole numbers from 0 to 65535, so that nothing is lost.
+
+    Args:
+      page: of a TIFF with several: an index from 0, or "channels" where the pages are those.
     """
-    image = _decode(pathlib.Path(path), as_values=False)
+    image = _decode(pathlib.Path(path), False, page)
     if image.dtype == bool:
         image = image.astype(np.uint8) * 255
     if image.dtype not in (np.uint8, np.uint16):
-        raise InputError(f"{path}: pixels are {image.dtype}; expected 8 or 16 bit unsigned")
+        if not _whole(image, 2**16):
+            raise InputError(f"{path}: pixels are {image.dtype} from {image.min():g} to "
+                             f"{image.max():g}; expected 8 or 16 bit unsigned, rescale and save "
+                             "again (ImageJ: Image > Type > 16-bit)")
+        image = image.astype(np.uint16)
     return image
 
 
-def read_mask(path) -> np.ndarray:
+def read_mask(path, page=None) -> np.ndarray:
     """(H, W, 1 or 3) integers as stored: palette indices, and 0 and 1 for 1-bit files.
 
-    Where alpha is 0 the mask is 0; a mask that alpha hides as a whole is refused.
+    Where alpha is 0 the mask is 0; a mask that alpha hides as a whole is refused. `page` as
+    in read_image.
     """
-    mask = _decode(pathlib.Path(path), as_values=True)
-    mask = mask.astype(np.uint8) if mask.dtype == bool else mask
+    mask = _decode(pathlib.Path(path), True, page)
+    if mask.dtype == bool:
+        mask = mask.astype(np.uint8)
+    if mask.dtype.kind == "f":
+        if not _whole(mask, 2**24):
+            raise InputError(f"{path}: mask values are {mask.dtype} with fractions; expected whole "
+                             "numbers, export the mask again without interpolation")
+        mask = mask.astype(np.int32)
     if mask.shape[-1] in (2, 4):
         colour, alpha = mask[..., :-1], mask[..., -1:]
         mask = colour * (alpha > 0)
@@ -129,9 +164,28 @@ def read_page(path, page: int) -> np.ndarray:
 def check_size(mask_path, mask: np.ndarray, image_path, image: np.ndarray) -> None:
     """InputError if a mask has not the height and width of its image."""
     if mask.shape[:2] != image.shape[:2]:
-        hint = "; is the mask transposed?" if mask.shape[1::-1] == image.shape[:2] else ""
+        hint = ""
+        if mask.shape[1::-1] == image.shape[:2]:
+            turned = orientation(image_path)
+            hint = (f"; EXIF orientation {turned} of the image was applied to the mask: turn the "
+                    "image's pixels too (mogrify -auto-orient)" if turned > 4 else
+                    "; is the mask transposed? Save it again with rows and columns exchanged")
         raise InputError(f"{mask_path}: mask is {mask.shape[0]}x{mask.shape[1]}, its image "
                          f"{image_path.name} is {image.shape[0]}x{image.shape[1]}{hint}")
+
+
+def pieces_and_holes(label: np.ndarray) -> tuple[list[int], list[int]]:
+    """Ids of an (H, W) label that have several pieces, and those that have a hole.
+
+    Pieces are 8-connected, so a hole is 4-connected; another object inside is a hole too. Both
+    are allowed, but a target that parts objects, or fills them, does not give them back.
+    """
+    pieces, holes = [], []
+    for region in regionprops(label):
+        count = connected_components(region.image, connectivity=2).max()
+        pieces += [int(region.label)] if count > 1 else []
+        holes += [int(region.label)] if count > region.euler_number else []
+    return pieces, holes
 
 
 def to_channels(image: np.ndarray, channels: str) -> np.ndarray:
@@ -155,51 +209,76 @@ def to_channels(image: np.ndarray, channels: str) -> np.ndarray:
     return np.concatenate([colour, image[..., -1:] if has_alpha else opaque], axis=-1)
 
 
-def _decode(path: pathlib.Path, as_values: bool) -> np.ndarray:
-    if path.suffix.lower() not in SUFFIXES:
-        raise InputError(f"{path}: expected one of {', '.join(SUFFIXES)}; convert the file")
+def orientation(path) -> int:
+    """The EXIF or TIFF orientation of an image file, 1 to 8; 1, which is upright, if none."""
+    try:
+        with Image.open(path) as image:
+            if image.format == "PNG" and "exif" not in image.info:
+                return 1  # else Pillow would decode all pixels to look behind them
+            return image.getexif().get(ORIENTATION, 1)
+    except OSError:  # a TIFF that Pillow cannot open, which tifffile can
+        with tifffile.TiffFile(path) as tiff:
+            tag = tiff.pages[0].tags.get(ORIENTATION)
+            return int(tag.value) if tag else 1
+
+
+def num_pages(path) -> int:
+    """2-D pages of a TIFF, without decoding them; 1 of any other file."""
+    if _kind(path) != "TIFF":
+        return 1
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            return _num_pages(tiff)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    except Exception as error:
+        raise InputError(f"{path}: cannot be decoded, truncated or damaged ({error})") from error
+
+
+def _kind(path) -> str:
+    return KINDS.get(pathlib.Path(path).suffix.lower(), "TIFF")
+
+
+def _whole(array: np.ndarray, end: int) -> bool:
+    """Whether all values are whole numbers in [0, end); NaN and infinity are not."""
+    return bool(((array >= 0) & (array < end) & (array % 1 == 0)).all())
+
+
+def _decode(path: pathlib.Path, as_values: bool, page) -> np.ndarray:
+    suffixes = MASK_SUFFIXES if as_values else SUFFIXES
+    if path.suffix.lower() not in suffixes:
+        raise InputError(f"{path}: expected one of {', '.join(suffixes)}; convert the file")
     try:
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     if not data:
-        raise InputError(f"{path}: is empty (0 bytes)")
-    kind = "PNG" if path.suffix.lower() == ".png" else "TIFF"
+        raise InputError(f"{path}: is empty (0 bytes); copy it again or remove it")
+    kind = _kind(path)
     found = next((name for start, name in SIGNATURES.items() if data.startswith(start)), None)
     if found != kind:
         what = (f"is a {found} file under another name" if found else
-                f"is not a PNG or TIFF image (it starts with {data[:8]!r})")
+                f"is not a PNG, TIFF, JPEG or BMP image (it starts with {data[:8]!r})")
         raise InputError(f"{path}: {what}; expected {kind}, convert it or move it away")
     try:
-        decode = _decode_png if kind == "PNG" else _decode_tiff
-        image = decode(data, as_values)
+        if kind == "TIFF":
+            image = _decode_tiff(data, as_values, page)
+        else:
+            image = (_decode_png if kind == "PNG" else _decode_pillow)(data, as_values)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     except Exception as error:  # decoders raise many types; all of them mean a damaged file
-        raise InputError(f"{path}: cannot be decoded, truncated or damaged ({error})") from error
+        raise InputError(f"{path}: cannot be decoded, truncated or damaged ({error}); copy it "
+                         "again from its source") from error
     image = image[..., None] if image.ndim == 2 else image
     if image.ndim != 3 or image.shape[-1] not in (1, 2, 3, 4):
-        raise InputError(f"{path}: shape is {image.shape}; expected (H, W) or (H, W, 1 to 4)")
+        hint = "; channels first? Save it as (H, W, C)" if image.shape[0] in (2, 3, 4) else ""
+        raise InputError(f"{path}: shape is {image.shape}; expected (H, W) or (H, W, 1 to 4){hint}")
     return image
 
 
-def _open_stack(path, function):
-    try:
-        with tifffile.TiffFile(path) as tiff:
-            if _count_pages(tiff) > len(tiff.pages):
-                raise InputError("is one block of several images; save it as a stack of pages")
-            return function(tiff)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except Exception as error:  # decoders raise many types; all of them mean a damaged file
-        raise InputError(f"{path}: cannot be decoded, truncated or damaged ({error})") from error
-
-
 def _decode_png(data: bytes, as_values: bool) -> np.ndarray:
-    if b"IEND" not in data:  # libpng is content once all rows are there; a cut file is not whole
-        raise InputError("is truncated, the end of the PNG is missing")
+    _check_png(data)
     depth, colour_type = data[24], data[25]  # fixed places in the first chunk
     if as_values and colour_type == PNG_PALETTE:
         return np.asarray(Image.open(io.BytesIO(data)))  # libpng would give the colours
@@ -209,29 +288,65 @@ def _decode_png(data: bytes, as_values: bool) -> np.ndarray:
     return image
 
 
-def _decode_tiff(data: bytes, as_values: bool) -> np.ndarray:
+def _check_png(data: bytes) -> None:
+    """InputError with the byte where a PNG is cut or damaged: libpng is content with less."""
+    place, kind = 8, b""
+    while kind != b"IEND":
+        length, kind = struct.unpack(">I4s", data[place : place + 8].ljust(8, b"\0"))
+        end = place + length + 12
+        if end > len(data):
+            raise InputError(f"is truncated: it ends at byte {len(data)}, at least "
+                             f"{end - len(data)} too early; copy it again from its source")
+        (checksum,) = struct.unpack(">I", data[end - 4 : end])
+        if zlib.crc32(data[place + 4 : end - 4]) != checksum:
+            raise InputError(f"is damaged between bytes {place} and {end} (wrong checksum); copy "
+                             "it again from its source")
+        place = end
+
+
+def _decode_pillow(data: bytes, as_values: bool) -> np.ndarray:
+    """JPEG and BMP."""
+    image = Image.open(io.BytesIO(data))
+    # The end of a JPEG comes after its last scan; Pillow overlooks a cut behind the last pixels.
+    if image.format == "JPEG" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
+        raise InputError(f"is truncated: it ends at byte {len(data)} without the end of a JPEG; "
+                         "copy it again from its source")
+    if image.mode == "P" and not as_values:
+        image = image.convert("RGB")
+    if image.mode not in ("1", "L", "P", "RGB", "RGBA"):
+        raise InputError(f"its colours are {image.mode}; expected gray or RGB, convert it")
+    return np.asarray(image)
+
+
+def _decode_tiff(data: bytes, as_values: bool, index) -> np.ndarray:
     with tifffile.TiffFile(io.BytesIO(data)) as tiff:
-        num_pages = _count_pages(tiff)
-        if num_pages > 1:
-            raise InputError(f"has {num_pages} pages; expected one 2-D image; export each page "
-                             "as its own file, or as RGB if the pages are channels")
-        return _page_pixels(tiff.pages[0], as_values)
-
-
-def _count_pages(tiff: tifffile.TiffFile) -> int:
-    return max(len(tiff.pages), tiff.series[0].size // tiff.pages[0].size)
-
-
-def _page_pixels(page, as_values: bool) -> np.ndarray:
-    image = page.asarray()
-    if image.dtype.kind not in "bui":
-        nans = np.count_nonzero(np.isnan(image)) if image.dtype.kind == "f" else 0
-        raise InputError(f"pixels are {image.dtype}" + (f" with {nans} NaN" if nans else "")
-                         + "; expected 8 or 16 bit integers, rescale and export again")
-    if page.axes == "SYX":
-        image = np.moveaxis(image, 0, -1)
-    if page.photometric == tifffile.PHOTOMETRIC.PALETTE and not as_values:
-        image = (page.colormap >> 8).astype(np.uint8).T[image]  # TIFF palettes have 16 bits
-    if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and not as_values:
-        image = ~image
+        series, page = tiff.series[0], tiff.pages[0]
+        pages = _num_pages(tiff)
+        named = series.axes == "CYX" and series.shape[0] <= 4  # the file itself says channels
+        if pages == 1:
+            image = page.asarray()
+            image = np.moveaxis(image, 0, -1) if page.axes == "SYX" else image
+        elif index == "channels" or (index is None and named):
+            image = np.moveaxis(series.asarray().reshape(-1, *page.shape), 0, -1)
+        elif index is not None:
+            image = (tiff.pages[index].asarray() if index < len(tiff.pages)
+                     else series.asarray().reshape(-1, *page.shape)[index])
+        else:
+            raise InputError(f"has {pages} pages ({series.axes} {series.shape}); expected one 2-D "
+                             "image; export each page as its own file, or with data.name=folder "
+                             "set config.data.pages=slices (a sample each) or channels (colours)")
+        if image.dtype.kind not in "buif":
+            raise InputError(f"pixels are {image.dtype}; expected 8 or 16 bit integers")
+        if image.dtype.kind == "f" and not np.isfinite(image).all():
+            raise InputError(f"pixels are {image.dtype} with {np.isnan(image).sum()} NaN and "
+                             f"{np.isinf(image).sum()} infinite; replace them and save again as "
+                             "16 bit")
+        if page.photometric == tifffile.PHOTOMETRIC.PALETTE and not as_values:
+            image = (page.colormap >> 8).astype(np.uint8).T[image]  # TIFF palettes have 16 bits
+        if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and not as_values:
+            image = ~image
     return image
+
+
+def _num_pages(tiff) -> int:
+    return max(len(tiff.pages), tiff.series[0].size // tiff.pages[0].size)

@@ -1,9 +1,13 @@
+import ast
+import re
+
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image
 
 from cellseg_jax.data import folder
+from cellseg_jax.data.records import BadFiles
 from cellseg_jax.errors import InputError
 
 
@@ -12,7 +16,7 @@ def save(path, array):
     if path.suffix == ".png":
         Image.fromarray(array).save(path)
     else:
-        tifffile.imwrite(path, array)
+        tifffile.imwrite(path, array, photometric="minisblack")
 
 
 @pytest.fixture
@@ -80,9 +84,9 @@ def test_binary_accepts_all_background_and_all_foreground(root):
 
 
 def test_binary_rejects_many_values(root):
-    with pytest.raises(InputError, match=r"p1_a.tif: mask has 5 values \(0, 3, 90, .*nearest"):
+    with pytest.raises(InputError, match=r"p1_a.tif: mask has 5 values \(0, 3, 90, .*smeared"):
         folder.records(with_mask(root, mask_of(3, 90, 254, 255)), labels="binary")[0].read()
-    with pytest.raises(InputError, match='look like instance ids.*labels="instances"'):
+    with pytest.raises(InputError, match="look like instance ids.*labels=instances"):
         folder.records(with_mask(root, mask_of(1, 2, 3, 4)), labels="binary")[0].read()
     with pytest.raises(InputError, match="has 1 values"):
         folder.records(with_mask(root, np.full((6, 8), 7, np.uint8)), labels="binary")[0].read()
@@ -96,9 +100,9 @@ def test_classes_keep_values_below_num_classes(root):
         folder.records(root, labels="classes", num_classes=2)[0].read()
     with pytest.raises(InputError, match="Set config.data.num_classes=3$"):
         folder.records(root, labels="classes", num_classes=2)[0].read()
-    with pytest.raises(InputError, match="values 97, .*re-export"):
+    with pytest.raises(InputError, match="values 97, .*export it again"):
         folder.records(with_mask(root, mask_of(1, 97)), labels="classes")[0].read()
-    with pytest.raises(InputError, match='values 255.*labels="binary"'):
+    with pytest.raises(InputError, match="values 255.*labels=binary"):
         folder.records(with_mask(root, mask_of(255)), labels="classes")[0].read()
 
 
@@ -114,7 +118,7 @@ def test_palette_mask_gives_indices(root):
 def test_records_reject_colour_and_hidden_masks(root):
     mask = np.zeros((6, 8, 3), np.uint8)
     mask[0, 0, 1], mask[0, 1, 2] = 255, 255
-    with pytest.raises(InputError, match="p1_a.png: mask is RGB with 3 colours"):
+    with pytest.raises(InputError, match="p1_a.png: mask is RGB with 3 colours; set config"):
         folder.records(with_mask(root, mask, "p1_a.png"))[0].read()
     hidden = np.zeros((6, 8, 4), np.uint8)
     hidden[0, 0, :3] = 255
@@ -129,16 +133,14 @@ def test_records_reject_other_size(root):
 
 def test_records_reject_lone_files(root):
     (root / "masks/p1_a.tif").unlink()
-    with pytest.raises(InputError, match="has images without a mask: p1_a; a mask has"):
+    with pytest.raises(InputError, match="images/p1_a.png: image without a mask of its name; add"):
         folder.records(root)
     save(root / "masks/p1_a_mask.tif", np.zeros((6, 8), np.uint8))
-    with pytest.raises(InputError, match="a mask: p1_a; masks without an image: p1_a_mask; a mask"):
+    with pytest.raises(BadFiles, match="did you mean p1_a_mask.; and 1 more: p1_a_mask.tif") as bad:
         folder.records(root)
-    (root / "images/p1_a.png").unlink()
-    (root / "masks/p1_a_mask.tif").unlink()
-    (root / "images/p2_a.png").unlink()
-    with pytest.raises(InputError, match="has masks without an image: p2_a; a mask has"):
-        folder.records(root)
+    assert [f.level for f in bad.value.findings] == ["error", "error"]
+    assert "mask without an image" in bad.value.findings[1].what
+    assert [record.name for record in bad.value.records] == ["p1_b", "p2_a"]
 
 
 def test_records_pair_umlauts_however_they_are_written(root):
@@ -147,13 +149,116 @@ def test_records_pair_umlauts_however_they_are_written(root):
     assert "Zelle \u00e4" in [record.name for record in folder.records(root)]
 
 
-def test_records_reject_ambiguous_and_foreign_files(root):
+def test_records_name_all_ambiguous_and_foreign_files(root):
     save(root / "images/p1_a.tif", np.zeros((6, 8), np.uint8))
-    with pytest.raises(InputError, match="p1_a.tif: ambiguous, p1_a.png has the same stem"):
+    (root / "masks/p1_b.tif").rename(root / "masks/p1_b.jpg")
+    (root / "images/notes.txt").touch()
+    with pytest.raises(BadFiles) as bad:
         folder.records(root)
-    (root / "images/p1_a.tif").rename(root / "images/p1_a.jpg")
-    with pytest.raises(InputError, match="p1_a.jpg: expected only .png.*convert to PNG: JPEG"):
-        folder.records(root)
+    found = {f.where.rpartition("/")[2]: f.what for f in bad.value.findings}
+    assert "ambiguous, p1_a.png has the same stem; keep one" in found["p1_a.tif"]
+    assert "JPEG changes the values of a mask" in found["p1_b.jpg"]
+    assert "expected only .png, .tif" in found["notes.txt"]
+    assert "image without a mask" in found["p1_b.png"]
+
+
+def test_binary_threshold_cuts_smeared_edges(root):
+    root = with_mask(root, mask_of(255, 250, 3, 90, 127, 128, 255, 255, 255))
+    label = folder.records(root, labels="binary", threshold=127)[0].read().label
+    np.testing.assert_array_equal(label, mask_of(1, 1, 0, 0, 0, 1, 1, 1, 1))
+    for labels in ("instances", "binary", "classes"):
+        with pytest.raises(InputError, match="smeared.*labels=binary config.data.threshold=127"):
+            folder.records(root, labels=labels)[0].read()
+    with pytest.raises(InputError, match="config.data.threshold: got 9 with labels=classes"):
+        folder.records(root, labels="classes", threshold=9)
+
+
+@pytest.mark.parametrize("count", [40, 210, 255])
+def test_instances_of_many_cells_do_not_look_smeared(root, count):
+    ids = np.arange(1, count + 1, dtype=np.uint8).repeat(4).reshape(-1, 4)
+    save(root / "images/p1_a.png", np.zeros((*ids.shape, 3), np.uint8))
+    label = folder.records(with_mask(root, ids))[0].read().label
+    np.testing.assert_array_equal(label, ids)
+    with pytest.raises(InputError, match="look like instance ids: set config.data.labels=instan"):
+        folder.records(root, labels="classes")[0].read()
+
+
+def test_instance_ids_with_gaps_are_recognised(root):
+    root = with_mask(root, mask_of(7, 90, 400, dtype=np.uint16))
+    with pytest.raises(InputError, match="values 7, 90, 400, but.* look like instance ids"):
+        folder.records(root, labels="classes")[0].read()
+
+
+def test_colours_become_values_and_the_hint_works(root):
+    mask = np.zeros((6, 8, 3), np.uint8)
+    mask[0, :4] = 255, 0, 0
+    mask[1, :2] = 0, 0, 254
+    root = with_mask(root, mask, "p1_a.png")
+    with pytest.raises(InputError) as error:
+        folder.records(root, labels="classes", num_classes=3)[0].read()
+    colours = ast.literal_eval(re.search(r'colours="(\(.*\))"', str(error.value))[1])
+    assert colours == ("000000", "ff0000", "0000fe")
+    expected = mask_of(*[1] * 4, *[0] * 4, 2, 2)
+    read = lambda **options: folder.records(root, colours=colours, **options)[0].read().label
+    np.testing.assert_array_equal(read(labels="classes", num_classes=3), expected)
+    np.testing.assert_array_equal(read(labels="binary", threshold=1), expected == 2)
+    np.testing.assert_array_equal(read(), expected)
+
+    palette = Image.fromarray(mask).quantize(3)
+    palette.save(root / "masks/p1_a.png")
+    np.testing.assert_array_equal(read(), expected)
+    opaque = np.dstack([mask, np.full((6, 8), 255, np.uint8)])
+    opaque[0, 0, 3] = 0
+    save(root / "masks/p1_a.png", opaque)
+    assert read()[0, :2].tolist() == [0, 1]
+
+    with pytest.raises(InputError, match=r"p1_a.png: mask has colours 0000fe \(2 pixels\) that are"):
+        folder.records(root, colours=("000000", "#FF0000"))[0].read()
+    with pytest.raises(InputError, match="config.data.colours: got 'red'; expected six"):
+        folder.records(root, colours=("000000", "red"))
+    save(root / "masks/p1_a.png", np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8))
+    with pytest.raises(InputError, match="mask is RGB with 48 colours; expected one value per"):
+        folder.records(root)[0].read()
+
+
+def test_pages_are_slices_or_channels(tmp_path):
+    rng = np.random.default_rng(0)
+    images, masks = rng.integers(0, 9, (2, 3, 6, 8), dtype=np.uint8)
+    save(tmp_path / "images/b_1.tif", images)
+    save(tmp_path / "masks/b_1.tif", masks)
+    save(tmp_path / "images/a.tif", images[0])
+    save(tmp_path / "masks/a.tif", masks[0])
+    with pytest.raises(InputError, match="b_1.tif: has 3 pages .*config.data.pages=slices"):
+        folder.records(tmp_path)[1].read()
+    found = folder.records(tmp_path, pages="slices")
+    assert [r.name for r in found] == ["a", "b_1_0000", "b_1_0001", "b_1_0002"]
+    assert [r.group for r in found] == ["a", "b_1", "b_1", "b_1"]
+    for record, image, mask in zip(found, images[[0, 0, 1, 2]], masks[[0, 0, 1, 2]], strict=True):
+        sample = record.read()
+        np.testing.assert_array_equal(sample.image[..., 0], image)
+        np.testing.assert_array_equal(sample.label, mask)
+
+    save(tmp_path / "masks/b_1.tif", masks[0])
+    with pytest.raises(InputError, match="masks/b_1.tif: mask has 1 pages, its image b_1.tif has 3"):
+        folder.records(tmp_path, pages="slices")
+    sample = folder.records(tmp_path, pages="channels")[1].read()
+    np.testing.assert_array_equal(sample.image, np.moveaxis(images, 0, -1))
+    np.testing.assert_array_equal(sample.label, masks[0])
+    with pytest.raises(InputError, match="config.data.pages: got 'slice'.*did you mean slices"):
+        folder.records(tmp_path, pages="slice")
+
+
+def test_jpeg_images_are_read_as_stored_with_a_warning(root):
+    (root / "images/p1_a.png").unlink()
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.new("RGB", (8, 6)).save(root / "images/p1_a.jpg", exif=exif)
+    sample = folder.records(root)[0].read()
+    assert sample.image.shape == (6, 8, 3)
+    finding, = sample.findings
+    assert finding.level == "warning" and finding.where.endswith("images/p1_a.jpg")
+    assert "orientation tag 6 is ignored" in finding.what and "mogrify" in finding.what
+    assert folder.records(root)[1].read().findings == ()
 
 
 def test_records_reject_wrong_options_and_roots(tmp_path, root):

@@ -101,7 +101,7 @@ def test_read_image_rejects_flipped_byte(tmp_path, rng):
     data = bytearray(imagecodecs.png_encode(rng.integers(0, 256, (64, 64), dtype=np.uint8)))
     data[len(data) // 2] ^= 1
     (tmp_path / "a.png").write_bytes(bytes(data))
-    with pytest.raises(InputError, match="a.png: cannot be decoded"):
+    with pytest.raises(InputError, match="a.png: is damaged between bytes 33 and .*wrong checksum"):
         records.read_image(tmp_path / "a.png")
 
 
@@ -113,31 +113,137 @@ def test_read_image_rejects_pages(tmp_path, imagej):
         records.read_image(tmp_path / "stack.tif")
 
 
-def test_read_image_rejects_floats_and_names_nan(tmp_path):
-    image = np.zeros((8, 9), np.float32)
-    tifffile.imwrite(tmp_path / "a.tif", image)
-    with pytest.raises(InputError, match="a.tif: pixels are float32; expected 8 or 16 bit"):
+@pytest.mark.parametrize("shape, metadata", [((3, 8, 9), "OME"), ((2, 8, 9), "ImageJ")])
+def test_read_image_takes_pages_for_channels_where_the_file_says_so(tmp_path, rng, shape, metadata):
+    image = rng.integers(0, 256, shape, dtype=np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", image, photometric="minisblack", ome=metadata == "OME",
+                     imagej=metadata == "ImageJ", metadata={"axes": "CYX"})
+    np.testing.assert_array_equal(records.read_image(tmp_path / "a.tif"), np.moveaxis(image, 0, -1))
+
+
+@pytest.mark.parametrize("imagej", [False, True])
+def test_read_image_reads_a_page_or_pages_as_channels(tmp_path, rng, imagej):
+    stack = rng.integers(0, 256, (4, 8, 9), dtype=np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", stack, imagej=imagej, photometric="minisblack")
+    assert records.num_pages(tmp_path / "a.tif") == 4
+    np.testing.assert_array_equal(records.read_image(tmp_path / "a.tif", 2)[..., 0], stack[2])
+    np.testing.assert_array_equal(records.read_mask(tmp_path / "a.tif", 3)[..., 0], stack[3])
+    np.testing.assert_array_equal(records.read_image(tmp_path / "a.tif", "channels"),
+                                  np.moveaxis(stack, 0, -1))
+    Image.fromarray(stack[0]).save(tmp_path / "a.png")
+    assert records.num_pages(tmp_path / "a.png") == 1
+    (tmp_path / "b.tif").write_text("II*")
+    with pytest.raises(InputError, match="b.tif: cannot be decoded"):
+        records.num_pages(tmp_path / "b.tif")
+
+
+def test_read_image_keeps_whole_numbers_of_any_type(tmp_path):
+    image = np.arange(72, dtype=np.float32).reshape(8, 9)
+    for dtype in (np.float32, np.float64, np.int16, np.uint32):
+        tifffile.imwrite(tmp_path / "a.tif", image.astype(dtype))
+        read = records.read_image(tmp_path / "a.tif")[..., 0]
+        assert read.dtype == np.uint16
+        np.testing.assert_array_equal(read, image)
+        np.testing.assert_array_equal(records.read_mask(tmp_path / "a.tif")[..., 0], image)
+
+
+@pytest.mark.parametrize("values, message", [
+    (np.float32([0, 0.5]), "pixels are float32 from 0 to 0.5; expected 8 or 16 bit.*rescale"),
+    (np.float32([0, np.nan]), "pixels are float32 with 24 NaN and 0 infinite; replace them"),
+    (np.float64([np.inf, -np.inf]), "pixels are float64 with 0 NaN and 48 infinite"),
+    (np.int16([-3, 5]), "pixels are int16 from -3 to 5"),
+    (np.uint32([0, 2**16]), "pixels are uint32 from 0 to 65536"),
+    (np.complex64([0, 1]), "pixels are complex64; expected")])
+def test_read_image_rejects_other_numbers(tmp_path, values, message):
+    tifffile.imwrite(tmp_path / "a.tif", np.tile(values, (6, 4)), photometric="minisblack")
+    with pytest.raises(InputError, match="a.tif: " + message):
         records.read_image(tmp_path / "a.tif")
-    image[2, 3:5] = np.nan
-    tifffile.imwrite(tmp_path / "a.tif", image)
-    with pytest.raises(InputError, match="a.tif: pixels are float32 with 2 NaN"):
-        records.read_image(tmp_path / "a.tif")
+
+
+def test_read_mask_rejects_fractions(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.full((8, 9), 0.5, np.float32))
+    with pytest.raises(InputError, match="a.tif: mask values are float32 with fractions"):
+        records.read_mask(tmp_path / "a.tif")
+
+
+def test_read_image_reads_jpeg_and_bmp(tmp_path, rng):
+    image = rng.integers(0, 256, (16, 24, 3), dtype=np.uint8)
+    Image.fromarray(image).save(tmp_path / "a.bmp")
+    np.testing.assert_array_equal(records.read_image(tmp_path / "a.bmp"), image)
+    np.testing.assert_array_equal(records.read_mask(tmp_path / "a.bmp"), image)
+    smooth = np.broadcast_to(np.arange(24, dtype=np.uint8) * 5, (16, 24))
+    Image.fromarray(smooth).save(tmp_path / "a.jpg", quality=95)
+    assert np.abs(records.read_image(tmp_path / "a.jpg")[..., 0].astype(int) - smooth).max() < 6
+    with pytest.raises(InputError, match="a.jpg: expected one of .png, .tif, .tiff, .bmp; convert"):
+        records.read_mask(tmp_path / "a.jpg")
+    Image.fromarray(image).convert("CMYK").save(tmp_path / "a.jpg")
+    with pytest.raises(InputError, match="a.jpg: its colours are CMYK; expected gray or RGB"):
+        records.read_image(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("cut", [1, 2, 40, 300])
+def test_read_image_rejects_truncated_jpeg(tmp_path, rng, cut):
+    Image.fromarray(rng.integers(0, 256, (64, 64), dtype=np.uint8)).save(tmp_path / "a.jpg")
+    data = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "a.jpg").write_bytes(data[:-cut])
+    with pytest.raises(InputError, match=f"a.jpg: is truncated: it ends at byte {len(data) - cut}"):
+        records.read_image(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("cut", [1, 12, 23, 1000])
+def test_read_image_names_the_byte_where_a_png_is_cut(tmp_path, rng, cut):
+    data = imagecodecs.png_encode(rng.integers(0, 256, (64, 64), dtype=np.uint8))
+    (tmp_path / "a.png").write_bytes(data[:-cut])
+    with pytest.raises(InputError, match=f"a.png: is truncated: it ends at byte {len(data) - cut}, "
+                                         "at least [0-9]+ too early"):
+        records.read_image(tmp_path / "a.png")
 
 
 def test_read_image_rejects_other_formats_and_missing_files(tmp_path):
-    with pytest.raises(InputError, match="a.jpg: expected one of .png"):
-        records.read_image(tmp_path / "a.jpg")
+    with pytest.raises(InputError, match="a.gif: expected one of .png"):
+        records.read_image(tmp_path / "a.gif")
     with pytest.raises(InputError, match="a.png: cannot be read"):
         records.read_image(tmp_path / "a.png")
-    with pytest.raises(InputError, match="pixels are uint32"):
-        tifffile.imwrite(tmp_path / "a.tif", np.zeros((4, 5), np.uint32))
-        records.read_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif"])
+def test_orientation_reads_the_tag(tmp_path, name):
+    image = Image.fromarray(np.zeros((6, 8), np.uint8))
+    image.save(tmp_path / name)
+    assert records.orientation(tmp_path / name) == 1
+    exif = Image.Exif()
+    exif[records.ORIENTATION] = 6
+    image.save(tmp_path / name, exif=exif)
+    assert records.orientation(tmp_path / name) == 6
+
+
+def test_orientation_reads_a_tiff_unknown_to_pillow(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((6, 8, 2), np.uint16), photometric="minisblack",
+                     extratags=[(records.ORIENTATION, 3, 1, 8, True)])
+    assert records.orientation(tmp_path / "a.tif") == 8
+
+
+def test_check_size_explains_a_turned_image(tmp_path):
+    exif = Image.Exif()
+    exif[records.ORIENTATION] = 6
+    Image.new("RGB", (8, 6)).save(tmp_path / "a.jpg", exif=exif)
+    image = records.read_image(tmp_path / "a.jpg")
+    with pytest.raises(InputError, match="mask is 8x6, its image a.jpg is 6x8; EXIF orientation 6 "):
+        records.check_size(tmp_path / "m.png", np.zeros((8, 6, 1)), tmp_path / "a.jpg", image)
+
+
+def test_bad_files_tell_all_in_one_line():
+    one = records.Finding("error", "d/a.png", "is empty; remove it")
+    assert str(records.BadFiles([one])) == "d/a.png: is empty; remove it"
+    both = records.BadFiles([one, one._replace(where="d/b.png")])
+    assert str(both) == "d/a.png: is empty; remove it; and 1 more: b.png"
+    assert len(both.findings) == 2
 
 
 def test_read_image_tells_what_is_no_image_from_what_is_damaged(tmp_path):
     for name in ("a.png", "a.tif"):
         (tmp_path / name).write_text("not an image at all")
-        with pytest.raises(InputError, match=f"{name}: is not a PNG or TIFF image .*not an i"):
+        with pytest.raises(InputError, match=f"{name}: is not a PNG, TIFF, JPEG or BMP image .*not an i"):
             records.read_image(tmp_path / name)
     Image.new("L", (5, 5)).save(tmp_path / "a.png", format="JPEG")
     with pytest.raises(InputError, match="a.png: is a JPEG file under another name; expected PNG"):
