@@ -147,20 +147,6 @@ def read_mask(path, page=None) -> np.ndarray:
     return mask
 
 
-def num_pages(path) -> int:
-    """Pages of a TIFF stack, each an image of its own."""
-    return _open_stack(path, _count_pages)
-
-
-def read_page(path, page: int) -> np.ndarray:
-    """(H, W) uint8 or uint16, one gray page of a TIFF stack as stored; no other page is decoded."""
-    image = _open_stack(path, lambda tiff: _page_pixels(tiff.pages[page], as_values=True))
-    if image.ndim != 2 or image.dtype not in (np.uint8, np.uint16):
-        raise InputError(f"{path}: page {page} is {image.dtype} of shape {image.shape}; expected "
-                         "(H, W) with 8 or 16 bit unsigned pixels")
-    return image
-
-
 def check_size(mask_path, mask: np.ndarray, image_path, image: np.ndarray) -> None:
     """InputError if a mask has not the height and width of its image."""
     if mask.shape[:2] != image.shape[:2]:
