@@ -147,6 +147,11 @@ def read_mask(path, page=None) -> np.ndarray:
     return mask
 
 
+def num_pages(path) -> int:
+    """2-D pages of a TIFF, without decoding them; 1 of any other file."""
+    return _open_tiff(path, _count_pages) if _kind(path) == "TIFF" else 1
+
+
 def check_size(mask_path, mask: np.ndarray, image_path, image: np.ndarray) -> None:
     """InputError if a mask has not the height and width of its image."""
     if mask.shape[:2] != image.shape[:2]:
@@ -208,19 +213,6 @@ def orientation(path) -> int:
             return int(tag.value) if tag else 1
 
 
-def num_pages(path) -> int:
-    """2-D pages of a TIFF, without decoding them; 1 of any other file."""
-    if _kind(path) != "TIFF":
-        return 1
-    try:
-        with tifffile.TiffFile(path) as tiff:
-            return _num_pages(tiff)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except Exception as error:
-        raise InputError(f"{path}: cannot be decoded, truncated or damaged ({error})") from error
-
-
 def _kind(path) -> str:
     return KINDS.get(pathlib.Path(path).suffix.lower(), "TIFF")
 
@@ -234,28 +226,24 @@ def _decode(path: pathlib.Path, as_values: bool, page) -> np.ndarray:
     suffixes = MASK_SUFFIXES if as_values else SUFFIXES
     if path.suffix.lower() not in suffixes:
         raise InputError(f"{path}: expected one of {', '.join(suffixes)}; convert the file")
+    kind = _kind(path)
     try:
-        data = path.read_bytes()
+        with open(path, "rb") as file:
+            data = file.read(8 if kind == "TIFF" else -1)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     if not data:
         raise InputError(f"{path}: is empty (0 bytes); copy it again or remove it")
-    kind = _kind(path)
     found = next((name for start, name in SIGNATURES.items() if data.startswith(start)), None)
     if found != kind:
         what = (f"is a {found} file under another name" if found else
                 f"is not a PNG, TIFF, JPEG or BMP image (it starts with {data[:8]!r})")
         raise InputError(f"{path}: {what}; expected {kind}, convert it or move it away")
-    try:
-        if kind == "TIFF":
-            image = _decode_tiff(data, as_values, page)
-        else:
-            image = (_decode_png if kind == "PNG" else _decode_pillow)(data, as_values)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    except Exception as error:  # decoders raise many types; all of them mean a damaged file
-        raise InputError(f"{path}: cannot be decoded, truncated or damaged ({error}); copy it "
-                         "again from its source") from error
+    if kind == "TIFF":
+        image = _open_tiff(path, lambda tiff: _tiff_pixels(tiff, as_values, page))
+    else:
+        decode = _decode_png if kind == "PNG" else _decode_pillow
+        image = _named(path, lambda: decode(data, as_values))
     image = image[..., None] if image.ndim == 2 else image
     if image.ndim != 3 or image.shape[-1] not in (1, 2, 3, 4):
         hint = "; channels first? Save it as (H, W, C)" if image.shape[0] in (2, 3, 4) else ""
@@ -304,35 +292,54 @@ def _decode_pillow(data: bytes, as_values: bool) -> np.ndarray:
     return np.asarray(image)
 
 
-def _decode_tiff(data: bytes, as_values: bool, index) -> np.ndarray:
-    with tifffile.TiffFile(io.BytesIO(data)) as tiff:
-        series, page = tiff.series[0], tiff.pages[0]
-        pages = _num_pages(tiff)
-        named = series.axes == "CYX" and series.shape[0] <= 4  # the file itself says channels
-        if pages == 1:
-            image = page.asarray()
-            image = np.moveaxis(image, 0, -1) if page.axes == "SYX" else image
-        elif index == "channels" or (index is None and named):
-            image = np.moveaxis(series.asarray().reshape(-1, *page.shape), 0, -1)
-        elif index is not None:
-            image = (tiff.pages[index].asarray() if index < len(tiff.pages)
-                     else series.asarray().reshape(-1, *page.shape)[index])
-        else:
-            raise InputError(f"has {pages} pages ({series.axes} {series.shape}); expected one 2-D "
-                             "image; export each page as its own file, or with data.name=folder "
-                             "set config.data.pages=slices (a sample each) or channels (colours)")
-        if image.dtype.kind not in "buif":
-            raise InputError(f"pixels are {image.dtype}; expected 8 or 16 bit integers")
-        if image.dtype.kind == "f" and not np.isfinite(image).all():
-            raise InputError(f"pixels are {image.dtype} with {np.isnan(image).sum()} NaN and "
-                             f"{np.isinf(image).sum()} infinite; replace them and save again as "
-                             "16 bit")
-        if page.photometric == tifffile.PHOTOMETRIC.PALETTE and not as_values:
-            image = (page.colormap >> 8).astype(np.uint8).T[image]  # TIFF palettes have 16 bits
-        if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and not as_values:
-            image = ~image
-    return image
+def _open_tiff(path, function):
+    """function(the open TIFF)."""
+    def run():
+        with tifffile.TiffFile(path) as tiff:
+            return function(tiff)
+
+    return _named(path, run)
 
 
-def _num_pages(tiff) -> int:
+def _named(path, function):
+    """function(), where whatever goes wrong is an InputError that names the file."""
+    try:
+        return function()
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    except (FileNotFoundError, PermissionError) as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    except Exception as error:  # decoders raise many types; all of them mean a damaged file
+        raise InputError(f"{path}: cannot be decoded, truncated or damaged ({error}); copy it "
+                         "again from its source") from error
+
+
+def _count_pages(tiff: tifffile.TiffFile) -> int:
     return max(len(tiff.pages), tiff.series[0].size // tiff.pages[0].size)
+
+
+def _tiff_pixels(tiff: tifffile.TiffFile, as_values: bool, index) -> np.ndarray:
+    series, page, pages = tiff.series[0], tiff.pages[0], _count_pages(tiff)
+    named = series.axes == "CYX" and series.shape[0] <= 4  # the file itself says channels
+    if index == "channels" or (index is None and named):
+        image = np.moveaxis(series.asarray().reshape(-1, *page.shape), 0, -1)
+    elif pages == 1 or index is not None:
+        # A large ImageJ stack describes its first page alone: the others follow it.
+        image = (tiff.pages[index or 0].asarray() if (index or 0) < len(tiff.pages)
+                 else series.asarray().reshape(-1, *page.shape)[index])
+        image = np.moveaxis(image, 0, -1) if page.axes == "SYX" else image
+    else:
+        raise InputError(f"has {pages} pages ({series.axes} {series.shape}); expected one 2-D "
+                         "image; export each page as its own file, or with data.name=folder "
+                         "set config.data.pages=slices (a sample each) or channels (colours)")
+    if image.dtype.kind not in "buif":
+        raise InputError(f"pixels are {image.dtype}; expected 8 or 16 bit integers")
+    if image.dtype.kind == "f" and not np.isfinite(image).all():
+        raise InputError(f"pixels are {image.dtype} with {np.isnan(image).sum()} NaN and "
+                         f"{np.isinf(image).sum()} infinite; replace them and save again as "
+                         "16 bit")
+    if page.photometric == tifffile.PHOTOMETRIC.PALETTE and not as_values:
+        image = (page.colormap >> 8).astype(np.uint8).T[image]  # TIFF palettes have 16 bits
+    if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and not as_values:
+        image = ~image
+    return image
