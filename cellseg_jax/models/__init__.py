@@ -5,10 +5,20 @@ import dataclasses
 from flax import linen as nn
 
 from cellseg_jax.errors import InputError, nearest, pick
+from cellseg_jax.models.simple_conv import SimpleConv
+from cellseg_jax.models.small_unet import SmallUNet, UNetAdd
 from cellseg_jax.models.unet import UNet
+from cellseg_jax.models.unet_classic import UNetClassic
 from cellseg_jax.models.unetr import UNETR
 
-MODELS = {"unet": UNet, "unetr": UNETR}
+MODELS = {
+    "unet": UNet,
+    "unetr": UNETR,
+    "unet_classic": UNetClassic,
+    "small_unet": SmallUNet,
+    "unet_add": UNetAdd,
+    "simple_conv": SimpleConv,
+}
 COMMON = ("num_outputs", "axis_name", "dtype", "parent", "name")  # no keys of the config
 
 

@@ -1,7 +1,8 @@
-"""Blocks shared by the networks: convolutions, batch norm, dropout, padding to a multiple.
+"""Blocks shared by the networks: convolutions, norms, dropout, pooling, upsampling, padding.
 
 Arrays are channel last: (N, H, W, C). Kernels are (height, width, in, out). Parameters start as
-torch starts them. This is the one file that chooses a form of an operation by platform.
+torch starts them, where nothing else is said. This is the one file that chooses a form of an
+operation by platform.
 """
 
 import math
@@ -13,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
+
+from cellseg_jax.errors import InputError, pick
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")  # the only order that XLA compiles to fast code on a CPU
 CACHE_BYTES = 2**24  # gathered patches beyond this cost more memory traffic than they save
@@ -160,28 +163,46 @@ def vary_alike(*arrays):
     ]
 
 
-def torch_uniform(fan_in: int) -> Callable:
-    """torch's default start of convolutions and linear layers: uniform +-1/sqrt(fan_in)."""
-    bound = 1 / math.sqrt(fan_in)
-
+def _uniform(bound: float) -> Callable:
     def init(key, shape, dtype=jnp.float32):
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
     return init
 
 
+def torch_uniform(fan_in: int) -> Callable:
+    """torch's default start of convolutions and linear layers: uniform +-1/sqrt(fan_in)."""
+    return _uniform(1 / math.sqrt(fan_in))
+
+
+# How a convolution starts: its fans to the initialisers of kernel and bias.
+INITS = {
+    "default": lambda fan_in, fan_out: (torch_uniform(fan_in), torch_uniform(fan_in)),
+    "kaiming": lambda fan_in, fan_out: (_uniform(math.sqrt(6 / fan_in)), nn.initializers.zeros),
+    "glorot": lambda fan_in, fan_out: (
+        _uniform(math.sqrt(6 / (fan_in + fan_out))), nn.initializers.zeros
+    ),
+}
+
+
 class Conv(nn.Module):
     """torch's Conv2d. Output size floor((H + 2 padding - kernel_size) / stride) + 1.
 
-    `dtype` is that of the computation; None follows image and parameters.
+    Args:
+      padding: zeros on every side; or "same", for stride 1: as many pixels out as in, where an
+        even kernel gets the odd zero below and to the right, as in Keras.
+      weights_init: key of INITS: "default" is torch's; "kaiming" and "glorot" are uniform, with
+        bias 0.
+      dtype: of the computation; None follows image and parameters.
     """
 
     features: int
     kernel_size: int = 3
     stride: int = 1
-    padding: int = 1
+    padding: int | str = 1
     use_bias: bool = True
     dtype: Any = None
+    weights_init: str = "default"
 
     @nn.compact
     def __call__(self, image, *, bias_gradient: bool = True):
@@ -190,16 +211,19 @@ class Conv(nn.Module):
         The gradient is then zero, but computed it is rounding noise, which Adam blows up to
         full steps: runs that should be equal drift apart.
         """
-        pads = ((self.padding, self.padding),) * 2
+        pads = (self.padding, self.padding)
+        if self.padding == "same":
+            pads = ((self.kernel_size - 1) // 2, self.kernel_size // 2)
         shape = (self.kernel_size, self.kernel_size, image.shape[-1], self.features)
-        fan_in = math.prod(shape[:3])
-        return _convolve(self, image, shape, fan_in, bias_gradient, stride=self.stride, pads=pads)
+        geometry = dict(stride=self.stride, pads=(pads, pads))
+        return _convolve(self, image, shape, shape[2:], bias_gradient, geometry)
 
 
 class ConvTranspose(nn.Module):
     """torch's ConvTranspose2d. Output size (H-1) stride - 2 padding + kernel_size + output_padding.
 
-    The kernel is torch's turned over in height and width, (height, width, in, out).
+    The kernel is torch's turned over in height and width, (height, width, in, out). Keras' 3x3
+    with stride 2 and padding "same" has padding 0 and output_padding -1. `weights_init` is Conv's.
     """
 
     features: int
@@ -209,6 +233,7 @@ class ConvTranspose(nn.Module):
     output_padding: int = 1
     use_bias: bool = True
     dtype: Any = None
+    weights_init: str = "default"
 
     @nn.compact
     def __call__(self, image, *, bias_gradient: bool = True):
@@ -216,14 +241,17 @@ class ConvTranspose(nn.Module):
         low = self.kernel_size - 1 - self.padding
         pads = ((low, low + self.output_padding),) * 2
         shape = (self.kernel_size, self.kernel_size, image.shape[-1], self.features)
-        fan_in = self.kernel_size**2 * self.features  # torch counts outputs here
-        return _convolve(self, image, shape, fan_in, bias_gradient, dilation=self.stride, pads=pads)
+        geometry = dict(dilation=self.stride, pads=pads)
+        # torch and Keras count outputs as inputs here.
+        return _convolve(self, image, shape, shape[:1:-1], bias_gradient, geometry)
 
 
-def _convolve(module, image, shape, fan_in, bias_gradient, **geometry):
+def _convolve(module, image, shape, fans, bias_gradient, geometry):
     """The common half of Conv and ConvTranspose: parameters, dtype, bias."""
-    kernel = module.param("kernel", torch_uniform(fan_in), shape)
-    bias = module.param("bias", torch_uniform(fan_in), shape[-1:]) if module.use_bias else None
+    inits = pick(INITS, module.weights_init, "config.model.weights_init")
+    kernel_init, bias_init = inits(*(module.kernel_size**2 * fan for fan in fans))
+    kernel = module.param("kernel", kernel_init, shape)
+    bias = module.param("bias", bias_init, shape[-1:]) if module.use_bias else None
     image, kernel, bias = nn.dtypes.promote_dtype(image, kernel, bias, dtype=module.dtype)
     output = convolution(image, kernel, **geometry)
     if bias is None:
@@ -255,7 +283,7 @@ class BatchNorm(nn.Module):
         dtype = self.dtype or jnp.result_type(image, scale)
         image = image.astype(jnp.promote_types(image.dtype, jnp.float32))
         if train:
-            mean, var, count = _moments(image, self.axis_name)
+            mean, var, count = _batch_moments(image, self.axis_name)
             if not self.is_initializing():
                 unbiased = var * (count / max(count - 1, 1))
                 running_mean.value += self.momentum * (mean - running_mean.value)
@@ -265,14 +293,50 @@ class BatchNorm(nn.Module):
         return ((image - mean) * (scale * lax.rsqrt(var + self.epsilon)) + bias).astype(dtype)
 
 
-def _moments(image, axis_name):
+class GroupNorm(nn.Module):
+    """torch's GroupNorm: every image by its own mean and biased variance, in training as later.
+
+    Statistics are over height, width and the channels of a group; groups=0 makes each channel
+    a group, which is torch's InstanceNorm2d(affine=True), and groups=1 takes all together,
+    which is layer norm. One pass around a pivot, as in BatchNorm. Params: scale, bias.
+    """
+
+    groups: int = 0
+    epsilon: float = 1e-5
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, image):
+        n, height, width, channels = image.shape
+        groups = self.groups or channels
+        if channels % groups:
+            raise InputError(
+                f"config.model.groups: got {groups}; expected a divisor of the {channels} channels"
+            )
+        scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
+        dtype = self.dtype or jnp.result_type(image, scale)
+        image = image.astype(jnp.promote_types(image.dtype, jnp.float32))
+        grouped = image.reshape(n, height, width, groups, channels // groups)
+        pivot = grouped[:, height // 2, width // 2].mean(-1)[:, None, None, :, None]
+        mean, var = _moments(grouped, (1, 2, 4), lax.stop_gradient(pivot))
+        normalized = ((grouped - mean) * lax.rsqrt(var + self.epsilon)).reshape(image.shape)
+        return (normalized * scale + bias).astype(dtype)
+
+
+def _moments(image, axes, pivot):
+    """Mean and biased variance over `axes`, which stay with size 1, in one pass."""
+    shifted = image - pivot
+    mean = shifted.mean(axes, keepdims=True)
+    var = jnp.maximum((shifted * shifted).mean(axes, keepdims=True) - mean * mean, 0)
+    return mean + pivot, var
+
+
+def _batch_moments(image, axis_name):
     """Mean and biased variance per channel over the global batch, and the number of pixels."""
     n, height, width, _ = image.shape
     pivot = lax.stop_gradient(image[:, height // 2, width // 2].mean(0))
-    shifted = image - pivot
-    mean = shifted.mean((0, 1, 2))
-    var = jnp.maximum((shifted * shifted).mean((0, 1, 2)) - mean * mean, 0)
-    mean = mean + pivot
+    mean, var = (moment.reshape(-1) for moment in _moments(image, (0, 1, 2), pivot))
     if axis_name is None:
         return mean, var, n * height * width
     global_mean = lax.pmean(mean, axis_name)
@@ -330,6 +394,59 @@ def pad_to_multiple(image, multiple: int):
     """Zeros below and to the right, until height and width are multiples of `multiple`."""
     high = [-size % multiple for size in image.shape[1:3]]
     return jnp.pad(image, ((0, 0), (0, high[0]), (0, high[1]), (0, 0))) if any(high) else image
+
+
+def max_pool(image):
+    """The largest of every 2x2 pixels; an odd last row or column is left out, as in torch.
+
+    Two `maximum`: their gradient costs a fraction of reduce_window's. Equal pixels share the
+    gradient, where torch gives it to the first; after a ReLU the many equal zeros pass none.
+    """
+    n, height, width, channels = image.shape
+    rows, columns = height // 2, width // 2
+    image = image[:, : 2 * rows, : 2 * columns].reshape(n, rows, 2, 2 * columns, channels)
+    image = jnp.maximum(image[:, :, 0], image[:, :, 1]).reshape(n, rows, columns, 2, channels)
+    return jnp.maximum(image[:, :, :, 0], image[:, :, :, 1])
+
+
+def upsample_bilinear(image):
+    """Twice the height and width; corners stay where they are (torch: align_corners=True).
+
+    Pixel 2k lies k / (2H - 1) before pixel k, and pixel 2k + 1 lies (H - 1 - k) / (2H - 1)
+    behind it: shifts and weights, no gather.
+    """
+    for axis in (1, 2):
+        size = image.shape[axis]
+        share = _along(axis, jnp.arange(size) / (2 * size - 1), image.dtype)
+        before, after = _edge(image, axis, 0), _edge(image, axis, size - 1)
+        before = jnp.concatenate([before, lax.slice_in_dim(image, 0, size - 1, axis=axis)], axis)
+        after = jnp.concatenate([lax.slice_in_dim(image, 1, size, axis=axis), after], axis)
+        even = image + (before - image) * share
+        odd = image + (after - image) * jnp.flip(share)
+        shape = (*image.shape[:axis], 2 * size, *image.shape[axis + 1 :])
+        image = jnp.stack([even, odd], axis + 1).reshape(shape)
+    return image
+
+
+def stretch_by_one(image, axis: int):
+    """One pixel more along `axis`, resized bilinearly about pixel centres.
+
+    Equal to torch's interpolate(mode="bilinear", align_corners=False): pixel i of H + 1 lies
+    (i + 1/2) / (H + 1) before pixel i of the H.
+    """
+    size = image.shape[axis]
+    share = _along(axis, (jnp.arange(size + 1) + 0.5) / (size + 1), image.dtype)
+    before = jnp.concatenate([_edge(image, axis, 0), image], axis)
+    after = jnp.concatenate([image, _edge(image, axis, size - 1)], axis)
+    return after + (before - after) * share
+
+
+def _edge(image, axis, index):
+    return lax.slice_in_dim(image, index, index + 1, axis=axis)
+
+
+def _along(axis, weights, dtype):
+    return weights.astype(dtype).reshape([-1 if a == axis else 1 for a in range(4)])
 
 
 def leaky_relu(image):

@@ -1,0 +1,100 @@
+"""Report 1's U-Nets, in Keras' conventions: skips are added, and dense layers work on pixels.
+
+Source: figure 1 of report 1. Keras' conventions: Glorot-uniform kernels with zero bias, batch
+norm with epsilon 1e-3 whose running statistics keep 0.99, dropout of single entries. The report's
+last layer ends in a sigmoid; here it gives logits.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from cellseg_jax.models.layers import (
+    BatchNorm, Conv, ConvTranspose, Dropout, max_pool, pad_to_multiple,
+)
+
+
+class KerasBlock(nn.Module):
+    """Twice: 3x3 convolution, batch norm, ReLU."""
+
+    features: int
+    axis_name: str | None
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, image, *, train: bool):
+        for index in (1, 2):
+            conv = Conv(
+                self.features, dtype=self.dtype, weights_init="glorot", name=f"conv_{index}"
+            )
+            norm = BatchNorm(
+                self.axis_name, momentum=0.01, epsilon=1e-3, dtype=self.dtype, name=f"norm_{index}"
+            )
+            image = nn.relu(norm(conv(image, bias_gradient=not train), train=train))
+        return image
+
+
+class SmallUNet(nn.Module):
+    """Report 1's small-UNET: two levels of 16 and 32 channels above a bottom of 32.
+
+    Down: block, 2x2 max-pool, dropout. Up: 3x3 transposed convolution with stride 2, plus the
+    skip, dropout, block. Then, per pixel, dense layers of 32 and 64 with ReLU and one of K.
+    Any height and width: zeros below and to the right, cropped back.
+
+    Args:
+      num_outputs: K, channels of the logits.
+      channels: features per level, top first; the last are the bottom's.
+      dense: False leaves out the dense layers of 32 and 64 ("no fully connected").
+      dropout: rate after every pooling and every sum; may be traced.
+      axis_name: mesh axis that shares the batch, used in training.
+      dtype: of the computation; None follows image and parameters.
+    """
+
+    num_outputs: int
+    channels: Sequence[int] = (16, 32, 32)
+    dense: bool = True
+    dropout: Any = 0.3
+    axis_name: str | None = None
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, image, *, train: bool):
+        *levels, bottom = self.channels
+        height, width = image.shape[1:3]
+        image = pad_to_multiple(image, 2 ** len(levels))
+
+        def block(image, features, name):
+            return KerasBlock(features, self.axis_name, self.dtype, name=name)(image, train=train)
+
+        def drop(image):
+            return Dropout(self.dropout, self.axis_name)(image, train=train)
+
+        def dense(image, features, name):
+            conv = Conv(
+                features, 1, padding=0, dtype=self.dtype, weights_init="glorot", name=name
+            )
+            return conv(image)
+
+        skips = []
+        for level, features in enumerate(levels):
+            skips.append(block(image, features, f"down_{level}"))
+            image = drop(max_pool(skips[-1]))
+        image = block(image, bottom, "bottom")
+        for level, features in reversed(list(enumerate(levels))):
+            up = ConvTranspose(
+                features, padding=0, output_padding=-1, dtype=self.dtype, weights_init="glorot",
+                name=f"up_{level}",
+            )
+            image = block(drop(up(image) + skips[level]), features, f"merge_{level}")
+        for index, features in enumerate((32, 64) if self.dense else ()):
+            image = nn.relu(dense(image, features, f"dense_{index}"))
+        logits = dense(image, self.num_outputs, "out")[:, :height, :width]
+        return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+
+
+class UNetAdd(SmallUNet):
+    """What report 1 calls UNet: its small one with four levels and a bottom of 256 channels."""
+
+    channels: Sequence[int] = (16, 32, 64, 128, 256)
