@@ -1,21 +1,31 @@
-"""Images that show the same thing: copies, re-saved, brighter, in another depth, turned or flipped.
+"""Images that show the same: copies, re-saved, brighter, in another bit depth, turned, flipped.
 
-Such a pair on both sides of a split makes scores too good. An image is compared by its thumbnail
-without slow variation (a common vignette or gradient of light is no likeness), in two steps: all
-pairs at COARSE x COARSE and in the 8 symmetries of the square, and what is alike there at
-FINE x FINE.
+Such a pair on both sides of a split makes scores too good. Images are compared by thumbnails
+from which is left out what says nothing about likeness: the mean, slow variation (light,
+vignettes) and what all images have in common (a dark frame, a round field of view). All pairs
+are compared at COARSE x COARSE in the 8 symmetries of a square, and what is alike there at
+FINE x FINE. A scaled copy is found too; a shifted one only up to about 1% of the side.
+
+Measured on dsb2018 (564 images), EBHI-SEG (232), LIVECell (23), ISBI 2012 (30) and Cell Tracking
+Challenge frames (28): two images that the eye tells apart reach 0.59 (the next frame of a
+movie; 0.53 neighbouring slices; 0.4 otherwise), the four true pairs (two of EBHI-SEG, two focal
+planes in dsb2018, two frames of resting cells) 0.90 and more, an image and its copy as JPEG of
+quality 30, with a gamma of 0.6 or 1.6, or at half size 0.88 and more.
 """
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
 
 FINE, COARSE = 64, 16  # sides of the thumbnails
-SLOW = 8.0  # pixels of the fine thumbnail: variation slower than this Gaussian is left out
-CANDIDATE = 0.8  # correlation at COARSE from which a pair is looked at again
-THRESHOLD = 0.95
-BLOCK = 512  # images whose pairs are compared at once
+DEGREE = 4  # of the polynomial in y and x that counts as slow variation
+CANDIDATE = 0.5  # correlation at COARSE from which a pair is compared at FINE
+THRESHOLD = 0.8
+FEW = 16  # images; among fewer, what they have in common is not told from what two have
+SAME = 0.01  # rest of a print without the common look below which it is that look itself
+BLOCK = 512  # images compared with as many others at once
+LIMIT = 100_000  # pairs; data of one scene would have no end of them
 
 
 class Pair(NamedTuple):
@@ -26,67 +36,123 @@ class Pair(NamedTuple):
     similarity: float
 
 
-def near_duplicates(images, *, threshold=THRESHOLD, symmetries=True, prints=None) -> list[Pair]:
-    """Pairs of images that are near-duplicates, most similar first.
+class Pairs(list):
+    """Every Pair, most similar first, and how much `common` look was left out, 0 to 1."""
+
+    def __init__(self, pairs, common):
+        super().__init__(pairs)
+        self.common = common
+
+
+def near_duplicates(images, *, threshold=THRESHOLD, symmetries=True) -> Pairs:
+    """The near-duplicates among images; at most LIMIT pairs, then the search ends.
+
+    `common` is the median correlation of an image with the median thumbnail. Near 1, all images
+    show one scene or one frame, and only what changes between them was compared.
 
     Args:
-      images: (n, H, W, C) integers, indexed one at a time (memory-mapped arrays stay on disk);
-        alpha, the fourth channel, is not looked at.
+      images: (n, H, W, C) integers, indexed one at a time, so memory-mapped arrays may be large;
+        alpha, the fourth channel, is not looked at. Images of one colour have no duplicates.
       threshold: of the similarity, in (0, 1].
-      symmetries: also find turned (by 90 degrees) and flipped copies.
-      prints: fingerprints(images), if they are known already.
+      symmetries: find turned (by 90 degrees) and flipped copies too.
     """
-    fine = fingerprints(images) if prints is None else prints
-    side = FINE // COARSE
-    coarse = _unit(fine.reshape(-1, COARSE, side, COARSE, side).mean((2, 4)))
-    turned = [_unit(t) for t in _symmetries(coarse, symmetries)]
-    pairs = {}
-    for start in range(0, len(coarse), BLOCK):
-        block = coarse[start : start + BLOCK].reshape(-1, COARSE**2)
-        for t, other in enumerate(turned):
-            likeness = block @ other[start:].reshape(-1, COARSE**2).T
-            for i, j in np.argwhere(likeness >= CANDIDATE):
-                if i >= j:
-                    continue
-                again = _symmetries(fine[start + j][None], symmetries)[t][0]
-                similarity = float(np.vdot(fine[start + i], again))
-                key = (start + int(i), start + int(j))
-                if similarity >= max(threshold, pairs.get(key, -1)):
-                    pairs[key] = min(similarity, 1.0)
-    return sorted((Pair(*key, value) for key, value in pairs.items()),
-                  key=lambda pair: (-pair.similarity, pair))
+    fine, common = _without_common(fingerprints(images))
+    coarse = _unit(_pool(fine))
+    best = {}
+    starts = range(0, len(fine), BLOCK)
+    for top, left in itertools.combinations_with_replacement(starts, 2):
+        rows, columns = slice(top, top + BLOCK), slice(left, left + BLOCK)
+        turns = _symmetries(coarse[columns]) if symmetries else [coarse[columns]]
+        for turn, turned in enumerate(turns):
+            i, j = np.nonzero(_products(coarse[rows], turned) >= CANDIDATE)
+            earlier = top + i < left + j
+            if not earlier.any():
+                continue
+            i, j = np.unique(i[earlier]), np.unique(j[earlier])
+            similarity = _products(fine[rows][i], _symmetries(fine[columns][j])[turn])
+            for a, b in np.argwhere(similarity >= threshold):
+                key = top + int(i[a]), left + int(j[b])
+                if key[0] < key[1]:
+                    best[key] = max(best.get(key, 0), min(float(similarity[a, b]), 1.0))
+        if len(best) >= LIMIT:
+            break
+    pairs = sorted((Pair(*key, value) for key, value in best.items()),
+                   key=lambda pair: (-pair.similarity, pair))
+    return Pairs(pairs[:LIMIT], common)
 
 
 def fingerprints(images) -> np.ndarray:
-    """(n, FINE, FINE) float32 thumbnails of mean 0 and norm 1; 0 for images of one colour."""
+    """(n, FINE, FINE) float32: thumbnails without slow variation, of norm 1, or 0 if flat."""
+    slow = _slow()
     out = np.empty((len(images), FINE, FINE), np.float32)
-    for i, image in enumerate(images):
-        out[i] = _thumbnail(image)
+    weights = {}
+    for i in range(len(images)):
+        thumbnail = _thumbnail(images[i], weights).reshape(-1)
+        out[i] = (thumbnail - slow @ (thumbnail @ slow)).reshape(FINE, FINE)
     return _unit(out)
 
 
-def _thumbnail(image) -> np.ndarray:
-    gray = sum(image[..., c].astype(np.float32) for c in range(min(image.shape[-1], 3)))
-    rows, columns = (_area_weights(n) for n in gray.shape)
+def _thumbnail(image, weights) -> np.ndarray:
+    """(FINE, FINE) float32 sums over colours of area averages, less the first pixel's value."""
+    gray = image[..., 0].astype(np.float32)
+    for channel in range(1, min(image.shape[-1], 3)):
+        gray += image[..., channel]
+    gray -= gray[0, 0]  # so that an image of one colour is 0 without rounding
+    rows, columns = (
+        weights[n] if n in weights else weights.setdefault(n, _area_weights(n))
+        for n in gray.shape)
     return rows @ gray @ columns.T
 
 
 def _area_weights(size: int) -> np.ndarray:
-    """(FINE, size) float32: how much of each thumbnail pixel each image pixel covers."""
+    """(FINE, size) float32: the share of every thumbnail pixel that an image pixel covers."""
     edges = np.linspace(0, size, FINE + 1)
     pixels = np.arange(size)
     covered = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
     return (np.maximum(covered, 0) * FINE / size).astype(np.float32)
 
 
+def _slow() -> np.ndarray:
+    """(FINE * FINE, terms) float32, orthonormal: the polynomials of degree up to DEGREE."""
+    one = np.polynomial.legendre.legvander(np.linspace(-1, 1, FINE), DEGREE)
+    terms = [np.outer(one[:, a], one[:, b]).reshape(-1)
+             for a in range(DEGREE + 1) for b in range(DEGREE + 1 - a)]
+    return np.linalg.qr(np.stack(terms, 1))[0].astype(np.float32)
+
+
+def _without_common(prints):
+    """The prints without their component along the median print, and how large it was.
+
+    A print that is hardly more than the median stays as it is: these are copies.
+    """
+    if len(prints) < FEW:
+        return prints, 0.0
+    some = prints[:: max(1, len(prints) // BLOCK)]
+    common = _unit(np.median(some, axis=0)[None])[0]
+    share = np.tensordot(prints, common, 2)
+    for start in range(0, len(prints), BLOCK):
+        block = prints[start : start + BLOCK]  # a view
+        rest = block - share[start : start + BLOCK, None, None] * common
+        some_rest = np.einsum("nhw,nhw->n", rest, rest) > SAME**2
+        block[some_rest] = _unit(rest[some_rest])
+    return prints, float(np.median(share))
+
+
+def _pool(fine) -> np.ndarray:
+    side = FINE // COARSE
+    return fine.reshape(-1, COARSE, side, COARSE, side).mean((2, 4))
+
+
 def _unit(thumbnails) -> np.ndarray:
-    flat = thumbnails - thumbnails.mean((1, 2), keepdims=True)
-    norm = np.sqrt(np.square(flat).sum((1, 2), keepdims=True))
-    return np.where(norm > 1e-6, flat / np.maximum(norm, 1e-6), 0).astype(np.float32)
+    """Thumbnails of norm 1; those that are rounding noise become 0."""
+    norm = np.sqrt(np.einsum("nhw,nhw->n", thumbnails, thumbnails))[:, None, None]
+    return np.divide(thumbnails, norm, out=np.zeros_like(thumbnails), where=norm > 1e-4)
 
 
-def _symmetries(thumbnails, all_of_them) -> list[np.ndarray]:
-    if not all_of_them:
-        return [thumbnails]
+def _products(a, b) -> np.ndarray:
+    return a.reshape(len(a), -1) @ b.reshape(len(b), -1).T
+
+
+def _symmetries(thumbnails) -> list[np.ndarray]:
     turned = [np.rot90(thumbnails, k, axes=(1, 2)) for k in range(4)]
     return turned + [t[:, :, ::-1] for t in turned]
