@@ -46,7 +46,7 @@ def our_step(name, size, image, label):
     range_ = np.broadcast_to(np.array([0, 255], np.float32), (len(image), 4, 2))
     source = {"image": image, "label": label, "range": range_}
     source = jax.device_put(source, NamedSharding(mesh, P()))
-    index = jax.device_put(np.arange(len(image), dtype=np.int32)[None], rows)
+    index = jax.device_put({"id": np.arange(len(image), dtype=np.int32)[None]}, rows)
     compiled = step.map_train(shared, mesh, "unroll")
 
     def run():

@@ -27,6 +27,9 @@ VALUE_KEYS = (
     "seed",
     "data.split",
     "data.split_seed",
+    "data.keep_blank",
+    "data.balance",
+    "data.oversample",
     "model.dropout",
     "optimizer.lr",
     "optimizer.weight_decay",
@@ -37,7 +40,7 @@ VALUE_KEYS = (
     "train.epochs",
     "train.steps",
     *(f"loss.{name}" for name in losses.LOSSES),
-    *(f"augment.{name}" for name in augment.AUGMENTATIONS),
+    *(f"augment.{name}" for name in (*augment.AUGMENTATIONS, *augment.OPTIONS)),
 )
 # A run may be continued with other values of these: they do not change what it computes.
 FREE_KEYS = ("data.root", "data.cache", "data.threads", "data.residence", "eval.",
@@ -52,20 +55,31 @@ def default() -> ConfigDict:
     config.data = dict(
         name="dsb2018",
         root="",  # the unpacked dataset
-        size=(512, 512),  # height, width of what the network sees, pixels
-        fit="resize",  # how an image comes to that size
+        size=(512, 512),  # height, width of what the network sees (grid = 1), pixels
+        fit="resize",  # how an image comes to that size: resize | center_crop | random_crop | pad
+        grid=1,  # patches per side that the fitted image is cut into, without overlap
+        keep_blank=True,  # train on patches and images without foreground too
         channels="rgba",  # gray | rgb | rgba
         normalize="minmax",  # which range of the whole image becomes [0, 1]
         target="foreground",  # what the network learns from the label
         num_classes=2,  # with target="classes": classes, background included
-        split=(0.8, 0.1, 0.1),  # fractions: train, validation, test
+        contour_width=2,  # with target="contour": pixels of a cell's rim
+        weight_w0=10.0,  # with target="boundary": how much a gap between touching cells weighs more
+        weight_sigma=5.0,  # with target="boundary": width of such gaps, pixels
+        # Fractions (train, validation, test); or "official", the dataset's own; or a file with
+        # the names of each part, such as another run's split.json.
+        split=(0.8, 0.1, 0.1),
         split_seed=0,
+        balance=False,  # train on every stratum (class, modality) equally often
+        oversample=0.0,  # share of training rows that are sure to hold foreground
+        copies=0,  # augmented variants of each training sample, always the same ones; 0 = online
+        mix=(),  # other datasets to train on too, as "bbbc039:DIR"
         cache="",  # folder of decoded images; "" = the user's cache folder
         threads=2,  # reader threads of the streamed path
         residence="auto",  # device | host: where the decoded images lie; auto = device if they fit
     )
-    # Every augmentation as (probability, strength).
-    config.augment = {name: (0.0, 1.0) for name in augment.AUGMENTATIONS}
+    # Every augmentation as (probability, strength); then what some of them share.
+    config.augment = {name: (0.0, 1.0) for name in augment.AUGMENTATIONS} | augment.OPTIONS
     config.model = dict(name="unet")
     # Every loss as a weight, 0 = off; then the options of the losses.
     config.loss = {name: 0.0 for name in losses.LOSSES}
@@ -232,6 +246,10 @@ def set_value(config: ConfigDict, key: str, value) -> None:
         value = float(value)
     if isinstance(old, tuple) and isinstance(value, (tuple, list)):
         value = _like(old, value)
+    if key == "data.split" and isinstance(value, str):
+        old = value  # "official" or a file, in place of fractions
+    elif key == "data.split" and isinstance(value, tuple) and isinstance(old, str):
+        old = value = _like((0.0,), value)
     if type(value) is not type(old) or (old and isinstance(old, tuple) and not _same(old, value)):
         example = "(probability, strength)" if key.startswith("augment.") else repr(old)
         raise InputError(f"config.{key}: got {value!r}; expected {_kind(old)} such as {example}")
@@ -263,9 +281,26 @@ def check(config: ConfigDict) -> None:
             rule(math.isfinite(value), key, "a finite number")
     rule(0 <= c.seed < 2**32, "seed", "an integer from 0 to 2**32 - 1")
     rule(len(c.data.size) == 2 and min(c.data.size) > 0, "data.size", "(height, width) in pixels")
-    rule(len(c.data.split) == 3 and min(c.data.split) >= 0 and sum(c.data.split) < 1 + 1e-6,
-         "data.split", "three fractions (train, validation, test) that sum to at most 1")
-    rule(c.data.split[0] > 0, "data.split", "a training fraction above 0")
+    if isinstance(c.data.split, str):
+        rule(c.data.split, "data.split", "fractions, 'official', or a file such as split.json")
+    else:
+        rule(len(c.data.split) == 3 and min(c.data.split) >= 0 and sum(c.data.split) < 1 + 1e-6,
+             "data.split", "three fractions (train, validation, test) that sum to at most 1")
+        rule(c.data.split[0] > 0, "data.split", "a training fraction above 0")
+    rule(c.data.grid >= 1, "data.grid", "at least 1 patch per side")
+    rule(all(n % c.data.grid == 0 for n in c.data.size), "data.grid",
+         f"a divisor of data.size {c.data.size}")
+    rule(c.data.grid == 1 or c.data.fit != "random_crop", "data.grid",
+         "1 with data.fit='random_crop'")
+    rule(c.data.contour_width >= 1, "data.contour_width", "at least 1 pixel")
+    rule(c.data.weight_w0 >= 0, "data.weight_w0", "at least 0")
+    rule(c.data.weight_sigma > 0, "data.weight_sigma", "above 0 pixels")
+    rule(0 <= c.data.oversample <= 1, "data.oversample", "a share from 0 to 1")
+    rule(c.data.copies >= 0, "data.copies", "at least 0")
+    rule(not c.data.copies or any(c.augment[name][0] for name in augment.AUGMENTATIONS),
+         "data.copies", "0 without an augmentation (augment.*) that makes the copies differ")
+    for text in c.data.mix:
+        pick(data.DATASETS, str(text).partition(":")[0], "config.data.mix")
     if c.data.target == "classes":
         kind = c.data.get("labels", "instances")
         if kind != "classes":
@@ -274,12 +309,14 @@ def check(config: ConfigDict) -> None:
                              "classes (data.name=folder with data.labels=classes)")
     rule(c.data.num_classes >= 2, "data.num_classes", "at least 2, background included")
     rule(c.data.threads >= 1, "data.threads", "at least 1")
-    for name, value in c.augment.items():
+    for name in augment.AUGMENTATIONS:
+        value = c.augment[name]
         ok = len(value) == 2 and 0 <= value[0] <= 1
         rule(ok, f"augment.{name}", "(probability from 0 to 1, strength)")
-        choices = augment.strengths(name, c.data.size)
-        rule(not value[0] or value[1] in choices, f"augment.{name}",
-             f"a strength among {choices} at data.size {c.data.size}")
+        expected = augment.check(name, value[1], input_size(c)) if value[0] else ""
+        rule(not expected, f"augment.{name}", expected)
+    for name in augment.OPTIONS:
+        rule(c.augment[name] > 0, f"augment.{name}", "above 0")
     for name in losses.LOSSES:
         rule(c.loss[name] >= 0, f"loss.{name}", "a weight of at least 0")
     rule(sum(c.loss[name] for name in losses.LOSSES) > 0, "loss.dice",
@@ -301,7 +338,7 @@ def check(config: ConfigDict) -> None:
     for key in set(c.loss) - set(losses.LOSSES):
         if isinstance(c.loss[key], float):
             rule(c.loss[key] >= 0, f"loss.{key}", "at least 0")
-    rule(c.train.early_stopping == 0 or c.data.split[1] > 0, "train.early_stopping",
+    rule(c.train.early_stopping == 0 or has_part(c, "val"), "train.early_stopping",
          "0 without a validation split (data.split)")
     rule(c.train.steps >= 0, "train.steps", "at least 0 (0 = train.epochs decides)")
     rule(c.train.epochs >= 1 or c.train.steps, "train.epochs", "at least 1")
@@ -330,6 +367,22 @@ def channels(config) -> int:
     return CHANNELS[config.data.channels]
 
 
+def input_size(config) -> tuple[int, int]:
+    """Height and width of what the network sees."""
+    return tuple(n // config.data.grid for n in config.data.size)
+
+
+def target_options(config) -> dict:
+    """What targets.TARGETS[...].encode reads beside the label."""
+    return {"num_classes": config.data.num_classes, "contour_width": config.data.contour_width}
+
+
+def has_part(config, part: str) -> bool:
+    """Whether the split may have "val" or "test" images."""
+    split = config.data.split
+    return isinstance(split, str) or split[("train", "val", "test").index(part)] > 0
+
+
 def num_outputs(config) -> int:
     """Output channels of the network."""
     return targets.TARGETS[config.data.target].num_outputs(config.data.num_classes)
@@ -346,7 +399,7 @@ def _parse(config, key, text):
     if key not in flat:
         raise InputError(f"config.{key}: no such key{_nearest_key(key, config)}")
     old = flat[key]
-    if isinstance(old, str):
+    if isinstance(old, str) and key != "data.split":
         return text
     try:
         value = ast.literal_eval(text.strip() if text.lower() not in ("true", "false")

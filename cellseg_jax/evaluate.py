@@ -53,18 +53,29 @@ class Scores(NamedTuple):
     counts: metrics.Counts  # of (n, K)
 
 
-def measure(eval_step, values, variables, batches, keep_probs=None) -> Scores:
-    """Loss and counts of all images of the batches; keep_probs(probs) gets each batch's (n,...)."""
-    loss, counts = [], []
+def measure(eval_step, values, variables, batches, keep_probs=None, cells: int = 1) -> Scores:
+    """Loss and counts of all images of the batches.
+
+    Args:
+      keep_probs: gets the probabilities (h, w, K) of each image.
+      cells: samples that make up an image, grid * grid patches one after the other.
+    """
+    loss, counts, waiting = [], [], []
     for batch in batches:
         out = eval_step(values, variables, batch)
         used = fetch(batch["weight"]) > 0
         loss.append(fetch(out["loss"])[used])
         counts.append([fetch(c)[used] for c in out["counts"]])
         if keep_probs is not None:
-            keep_probs(fetch(out["probs"])[used])
+            for one in fetch(out["probs"])[used]:
+                waiting.append(one)
+                if len(waiting) == cells:
+                    keep_probs(tiles.from_grid(np.stack(waiting)))
+                    waiting.clear()
     columns = (np.concatenate(c).astype(np.float64) for c in zip(*counts, strict=True))
-    return Scores(np.concatenate(loss).astype(np.float64), metrics.Counts(*columns))
+    per_image = lambda x: x.reshape(-1, cells, *x.shape[1:])
+    return Scores(per_image(np.concatenate(loss).astype(np.float64)).mean(1),
+                  metrics.Counts(*(per_image(c).sum(1) for c in columns)))
 
 
 def summarize(counts: metrics.Counts, kept: slice) -> dict:
@@ -85,7 +96,7 @@ def foreground_outputs(config) -> slice:
 
 def validate(eval_step, values, variables, batches, config) -> dict:
     """config.VALIDATION_METRICS of the batches."""
-    scores = measure(eval_step, values, variables, batches)
+    scores = measure(eval_step, values, variables, batches, cells=config.data.grid**2)
     out = {**summarize(scores.counts, foreground_outputs(config)),
            "loss": float(scores.loss.mean())}
     return {name: out[name] for name in config_lib.VALIDATION_METRICS}
@@ -113,7 +124,7 @@ class Predictor:
         self.recipe = recipe.make_recipe([config])
         everywhere = NamedSharding(self.mesh, P())
         values = recipe.traced_values(config, 1, self.recipe)
-        shape = (*config.data.size, config_lib.channels(config))
+        shape = (*config_lib.input_size(config), config_lib.channels(config))
         wanted = jax.eval_shape(lambda v: step.init_state(self.recipe, v, shape), values)
         part = {"params": wanted.params, "batch_stats": wanted.batch_stats}
         part = checkpoint.abstract({k: v for k, v in part.items() if v}, everywhere)
@@ -147,17 +158,18 @@ class Predictor:
         image = records.to_channels(image, self.config.data.channels)
         height, width = image.shape[:2]
         range_ = ranges.image_ranges(image, self.config.data.normalize)
-        tile = tuple(self.config.data.size)
+        predict = lambda batch: self(batch, np.repeat(range_[None], len(batch), 0))
         if self.config.data.fit == "resize" and not scale:
-            small = resize.resize_image(image, tile)
-            return resize.resize_image(self(small[None], range_[None])[0], (height, width))
+            small = resize.resize_image(image, self.config.data.size)
+            probs = tiles.from_grid(predict(tiles.to_grid(small, self.config.data.grid)))
+            return resize.resize_image(probs, (height, width))
         scale = scale or 1.0
         if scale != 1.0:
             image = resize.resize_image(
                 image, (max(1, round(height * scale)), max(1, round(width * scale))))
-        predict = lambda batch: self(batch, np.repeat(range_[None], len(batch), 0))
-        probs = tiles.predict_tiled(predict, image, tile=tile, overlap=self.config.eval.overlap,
-                                    batch_size=self.batch_size)
+        probs = tiles.predict_tiled(
+            predict, image, tile=config_lib.input_size(self.config),
+            overlap=self.config.eval.overlap, batch_size=self.batch_size)
         return resize.resize_image(probs, (height, width)) if scale != 1.0 else probs
 
     def decode(self, probs) -> np.ndarray:
@@ -181,35 +193,39 @@ def evaluate(config, workdir, *, split: str = "test", which: str = "best") -> di
     started, cpu_started = time.monotonic(), time.process_time()
     arrays = data.load(config.data)
     rundir.check_same_data(workdir, arrays.fingerprint)
-    indices = data.split_of(config.data, arrays)[split]
+    cells = arrays.grid**2
+    samples = data.split_of(config.data, arrays)[split]
+    indices = samples[::cells] // cells  # of images
     if len(indices) == 0:
         raise InputError(f"config.data.split: got {config.data.split}, which leaves the {split} "
                          "split without images")
     predictor = Predictor(workdir, config, which)
     resident = feed.resident_source(config, arrays, predictor.mesh)
     source = data.records_of(config.data) if config.data.fit != "resize" else None
-    has_instances = (config_lib.num_outputs(config) == 1
+    has_instances = (config.data.target != "classes"
                      and config.data.get("labels", "instances") == "instances")
     original_counts, objects = [], []
 
     def at_original_size(probs):
-        for one in probs:
-            i = indices[len(original_counts)]
-            label = arrays.original_label(i)
-            if source is None:
-                one = resize.resize_image(one, label.shape)
-            else:  # a cropped run saw only a part: tile the whole image
-                one = predictor.image_probs(source[i].read().image)
-            truth = targets.TARGETS[config.data.target].encode(
-                label[None], num_classes=config.data.num_classes)
-            original_counts.append(metrics.pixel_counts(truth, predictor.mask(one[None])))
-            if has_instances:
-                pred = predictor.decode(one)
-                objects.append((metrics.match(label, pred, iou=0.5), metrics.seg(label, pred)))
+        i = indices[len(original_counts)]
+        label = arrays.original_label(i)
+        if source is None:
+            probs = resize.resize_image(probs, label.shape)
+        else:  # a cropped run saw only a part: tile the whole image
+            probs = predictor.image_probs(source[i].read().image)
+        truth = predictor.recipe.encode(label[None])
+        original_counts.append(metrics.pixel_counts(truth, predictor.mask(probs[None])))
+        if has_instances:
+            pred = predictor.decode(probs)
+            objects.append((metrics.match(label, pred, iou=0.5), metrics.seg(label, pred)))
 
-    batches = lambda chosen: feed.eval_batches(config, arrays, chosen, predictor.mesh, resident)
-    scores = measure(predictor.eval_step, predictor.values, predictor.variables,
-                     batches(indices), at_original_size)
+    def scored(images, keep_probs):
+        rows = (images[:, None] * cells + np.arange(cells)).reshape(-1)
+        batches = feed.eval_batches(config, arrays, rows, predictor.mesh, resident)
+        return measure(predictor.eval_step, predictor.values, predictor.variables, batches,
+                       keep_probs, cells)
+
+    scores = scored(indices, at_original_size)
     original = metrics.Counts(*(np.concatenate(c).astype(np.float64)
                                 for c in zip(*original_counts, strict=True)))
     kept = foreground_outputs(config)
@@ -219,7 +235,7 @@ def evaluate(config, workdir, *, split: str = "test", which: str = "best") -> di
         at_original["ap50"] = tp / (tp + fp + fn) if tp + fp + fn else None
         seg = [s for _, s in objects if np.isfinite(s)]
         at_original["seg"] = float(np.mean(seg)) if seg else None
-    strata = np.asarray(arrays.strata)[indices]
+    strata = np.asarray(arrays.image_strata)[indices]
     table = _image_table(arrays, indices, scores, original, objects, kept)
     seconds = time.monotonic() - started
     result = {
@@ -239,7 +255,7 @@ def evaluate(config, workdir, *, split: str = "test", which: str = "best") -> di
         "peak_rss": feed.peak_rss(),
         "images_per_second": len(indices) / seconds,
     }
-    pictures = _pictures(predictor, arrays, indices, table, batches)
+    pictures = _pictures(predictor, arrays, indices, table, scored)
     if jax.process_index() == 0:
         folder = pathlib.Path(workdir) / "eval"
         predictions = folder / f"{split}_predictions"
@@ -279,7 +295,8 @@ def _image_table(arrays, indices, scores, original, objects, kept) -> list[dict]
         one = lambda counts: metrics.Counts(*(c[n : n + 1, kept] for c in counts))
         mean = lambda score, counts: float(np.mean(score(one(counts))))
         row = {
-            "name": arrays.names[i], "stratum": arrays.strata[i], "group": arrays.groups[i],
+            "name": arrays.image_names[i], "stratum": arrays.image_strata[i],
+            "group": arrays.image_groups[i],
             "height": arrays.original_sizes[i][0], "width": arrays.original_sizes[i][1],
             "loss": float(scores.loss[n]),
             "dice": mean(metrics.dice, scores.counts), "iou": mean(metrics.iou, scores.counts),
@@ -302,7 +319,7 @@ def _csv(table) -> str:
     return text.getvalue()
 
 
-def _pictures(predictor, arrays, indices, table, batches) -> dict:
+def _pictures(predictor, arrays, indices, table, scored) -> dict:
     """{file name: panel} of eval.panels images: half the worst, half around the median Dice."""
     config = predictor.config
     order = np.argsort([row["dice"] for row in table], kind="stable")
@@ -314,14 +331,15 @@ def _pictures(predictor, arrays, indices, table, batches) -> dict:
     if not chosen:
         return {}
     probs = []
-    measure(predictor.eval_step, predictor.values, predictor.variables,
-            batches(np.asarray([indices[n] for n in chosen])), probs.extend)
+    scored(np.asarray([indices[n] for n in chosen]), probs.append)
     pictures = {}
     for rank, ((n, kind), one) in enumerate(zip(chosen.items(), probs, strict=True)):
         i, dice = indices[n], table[n]["dice"]
-        name = pathlib.PurePath(arrays.names[i]).name[:40]
+        name = pathlib.PurePath(arrays.image_names[i]).name[:40]
+        cells = slice(i * arrays.grid**2, (i + 1) * arrays.grid**2)
+        image, label = (tiles.from_grid(x[cells]) for x in (arrays.image, arrays.label))
         pictures[f"{rank:02d}_{kind}_dice{dice:.3f}_{name}.png"] = panels.panel(
-            arrays.image[i], np.asarray(arrays.label[i], np.int32), predictor.decode(one),
-            f"{name}  {arrays.strata[i]}  Dice {dice:.3f}",
-            classes=config_lib.num_outputs(config) > 1)
+            image, np.asarray(label, np.int32), predictor.decode(one),
+            f"{name}  {arrays.image_strata[i]}  Dice {dice:.3f}",
+            classes=config.data.target == "classes")
     return pictures

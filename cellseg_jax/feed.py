@@ -8,6 +8,7 @@ import math
 import os
 import resource
 import sys
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -67,16 +68,37 @@ def fetch(x) -> np.ndarray:
     return np.asarray(multihost_utils.process_allgather(x, tiled=True))
 
 
-def resident_source(config, arrays, mesh) -> dict | None:
+class Resident(NamedTuple):
+    """All decoded samples on every device of a mesh."""
+
+    train: dict  # what step.map_train gathers from
+    eval: dict  # image, label, range, maybe pixel_weight of the fitted samples
+
+
+def resident_source(config, arrays, mesh) -> Resident | None:
     """All decoded samples on every device of the mesh, or None where they stay on the host."""
+    flat = arrays.flat if "image" in arrays.flat else {}
+    countable = len(flat.get("label", ())) < 2**31  # the device counts pixels in int32
     if config.data.residence == "host":
         return None
-    if config.data.residence == "auto" and arrays.nbytes > 0.3 * _device_memory():
+    if config.data.residence == "auto" and (arrays.nbytes > 0.3 * _device_memory()
+                                            or not countable):
         return None
+    if not countable:
+        raise InputError("config.data.residence: got 'device', but the images have more than "
+                         "2**31 pixels; expected 'host'")
     everywhere = NamedSharding(mesh, P())
-    source = {"image": arrays.image, "label": arrays.label,
+    fitted = {"image": arrays.image, "label": arrays.label,
               "range": arrays.range(config.data.normalize)}
-    return {k: put(v, everywhere) for k, v in source.items()}
+    if arrays.pixel_weight is not None:
+        fitted["pixel_weight"] = arrays.pixel_weight
+    fitted = {k: put(v, everywhere) for k, v in fitted.items()}
+    if not flat:
+        return Resident(fitted, fitted)
+    whole = {**flat, "offset": arrays.offsets.astype(np.int32),
+             "size": arrays.original_sizes.astype(np.int32)}
+    whole = {k: put(v, everywhere) for k, v in whole.items()}
+    return Resident({**whole, "range": fitted["range"]}, fitted)
 
 
 def peak_memory() -> int:
@@ -113,7 +135,7 @@ def eval_batches(config, arrays, indices, mesh, resident):
     for start in range(0, len(indices), size):
         chosen = np.asarray(indices[start : start + size])
         padded = np.resize(chosen, size)
-        batch = _gather(resident, put(padded, rows))
+        batch = _gather(resident.eval, put(padded, rows))
         yield {**batch, "weight": put((np.arange(size) < len(chosen)).astype(np.float32), rows)}
 
 
@@ -136,13 +158,13 @@ class Batches:
 
     def next(self):
         if self.resident is not None:
-            index = np.stack([m.order(min(m.step, m.num_steps - 1)) for m in self.group])
-            return self.resident, put(index.astype(np.int32), self.sharding)
+            rows = [m.order.rows(min(m.step, m.num_steps - 1)) for m in self.group]
+            return self.resident.train, {
+                k: put(np.stack([r[k] for r in rows]), self.sharding) for k in rows[0]}
         # a member that is done or stopped repeats its last batch: its state ignores it
         self.last = [next(stream, last) for stream, last in
                      zip(self.streams, self.last, strict=True)]
-        names = ("image", "label", "range", "weight")
-        stacked = {k: np.stack([batch[k] for batch in self.last]) for k in names}
+        stacked = {k: np.stack([batch[k] for batch in self.last]) for k in self.last[0]}
         return {k: self._put_rows(v) for k, v in stacked.items()}, None
 
     def _stream(self, member):

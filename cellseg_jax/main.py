@@ -59,6 +59,7 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
 
 def train(config, workdir, args) -> int:
     """Train or continue; then score the best checkpoint, unless that is done."""
+    from cellseg_jax import config as config_lib
     from cellseg_jax import train as trainer
     from cellseg_jax.report import page, terminal
 
@@ -71,7 +72,7 @@ def train(config, workdir, args) -> int:
     terminal.note(f"{workdir}: training is {result.status} at step {result.step}")
     # What is left can be done again from its start, so a scheduler may stop it at any time.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(INTERRUPTED))
-    if config.data.split[2] == 0:
+    if not config_lib.has_part(config, "test"):
         terminal.note("no test split (config.data.split), so no scores")
         page.write_run_page(pathlib.Path(workdir))
         return 0
@@ -112,7 +113,7 @@ def describe(config, workdir, args) -> int:
 
     recipe.check_model(config)
     shared = recipe.make_recipe([config])
-    shape = (1, *config.data.size, config_lib.channels(config))
+    shape = (1, *config_lib.input_size(config), config_lib.channels(config))
     table = nn.tabulate(shared.module({}), jax.random.key(0), compute_flops=True,
                         console_kwargs={"width": 140, "force_terminal": sys.stdout.isatty()})
     print(table(jax.numpy.zeros(shape, shared.dtype), train=False))

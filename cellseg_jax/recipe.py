@@ -16,7 +16,7 @@ def make_recipe(configs) -> step.Recipe:
         raise InputError("config.train.precision: float64 needs JAX_ENABLE_X64=1 in the environment")
     model = {k: v for k, v in config.model.items() if k != "dropout"}
     if model.get("image_size") == 0:
-        model["image_size"] = config.data.size
+        model["image_size"] = config_lib.input_size(config)
     if config.train.precision == "bfloat16":
         model["dtype"] = jax.numpy.bfloat16
     numbers = [hyper_values(c, 1) for c in configs]
@@ -32,7 +32,8 @@ def make_recipe(configs) -> step.Recipe:
                        amsgrad=config.optimizer.amsgrad,
                        schedule=config.optimizer.schedule, per=config.optimizer.schedule_per),
         target=config.data.target,
-        num_classes=config.data.num_classes,
+        target_options=config_lib.target_options(config),
+        window=config.data.size if config.data.fit == "random_crop" else None,
         dtype=dtype,
         zeros=zeros,
     )
@@ -48,7 +49,7 @@ def hyper_values(config, steps_per_epoch: int) -> dict:
         **{k: optimizer[k] for k in ("lr", "weight_decay", "momentum", "b1", "b2")},
         "power": optimizer.schedule_power,
         **{f"loss.{name}": config.loss[name] for name in losses.LOSSES},
-        **{f"augment.{name}": pair for name, pair in config.augment.items()},
+        **{f"augment.{name}": value for name, value in config.augment.items()},
     }
     if "dropout" in config.model:
         values["dropout"] = config.model.dropout
@@ -65,7 +66,7 @@ def traced_values(config, steps_per_epoch: int, recipe: step.Recipe) -> dict:
 def check_model(config) -> None:
     """InputError if the network cannot be built for the config's images."""
     shared = make_recipe([config])
-    shape = (*config.data.size, config_lib.channels(config))
+    shape = (*config_lib.input_size(config), config_lib.channels(config))
     try:
         jax.eval_shape(lambda v: step.init_state(shared, v, shape),
                        traced_values(config, 1, shared))

@@ -208,8 +208,8 @@ def commit() -> str:
 
 
 # The modules that decide a number: results of other code are not taken for this code's.
-NUMBERS = ("models", "step", "optim", "losses", "augment", "targets", "normalize", "tiles", "data",
-           "metrics", "evaluate", "recipe", "feed")
+NUMBERS = ("models", "step", "optim", "losses", "augment", "targets", "normalize", "tiles",
+           "windows", "data", "metrics", "evaluate", "recipe", "feed")
 
 
 def code_hash() -> str:

@@ -16,10 +16,11 @@ import optax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from cellseg_jax import augment, losses, metrics, models, optim, targets
+from cellseg_jax import augment, losses, metrics, models, optim, targets, windows
 from cellseg_jax.normalize import normalize
 
 RUNNING, STOPPED_EARLY, NON_FINITE = 0, 1, 2  # values of TrainState.stop
+VARIANTS = 2**32 - 1  # folded into the seed for stored variants; no step is that late
 
 
 @flax.struct.dataclass
@@ -44,7 +45,8 @@ class Recipe(NamedTuple):
     loss_options: dict  # {loss name: options}
     optimizer: dict  # name, nesterov, schedule, per of optim.make
     target: str
-    num_classes: int
+    target_options: dict  # num_classes, contour_width
+    window: tuple[int, int] | None  # of random crops
     dtype: Any  # of image, parameters and loss
     zeros: tuple[str, ...]  # values that are zero in all members: left out of the program
 
@@ -63,7 +65,12 @@ class Recipe(NamedTuple):
                  "steps_per_epoch")
         return optim.make(**self.optimizer, **{k: values[k] for k in names})
 
-    def losses(self, logits, target, values: dict, axis_name=None):
+    def encode(self, label):
+        """(n, H, W, K) of (n, H, W) labels."""
+        target = targets.TARGETS[self.target].encode(label, **self.target_options)
+        return target.astype(self.dtype)
+
+    def losses(self, logits, target, values: dict, axis_name=None, pixel_weight=None):
         """(N,) weighted sum of the losses in use."""
         total = 0.0
         for name, options in self.loss_options.items():
@@ -71,7 +78,8 @@ class Recipe(NamedTuple):
                 continue
             if options.get("pooled"):  # evaluation has no batch to pool over: image by image
                 options = {**options, "pooled": axis_name is not None, "axis_name": axis_name}
-            total += values[f"loss.{name}"] * losses.LOSSES[name](logits, target, **options)
+            loss = losses.LOSSES[name](logits, target, pixel_weight=pixel_weight, **options)
+            total += values[f"loss.{name}"] * loss
         return total
 
     def all_values(self, traced: dict) -> dict:
@@ -100,6 +108,43 @@ def init_state(recipe: Recipe, values: dict, image_shape) -> TrainState:
     )
 
 
+def augmented(recipe: Recipe, values: dict, key, batch: dict, row) -> dict:
+    """The batch as the network trains on it: warped, normalised, recoloured.
+
+    Rows of a batch with copies are stored variants: their draws are keyed by sample and copy
+    alone, and copy 0 is left as it is.
+
+    Args:
+      values: of recipe.all_values.
+      key: of this step.
+      batch: see train_step.
+      row: (n,) number of each row in the global batch.
+    Returns: the batch, its image (n, H, W, C) of recipe.dtype, about in [0, 1].
+    """
+    settings = {name: tuple(values[f"augment.{name}"]) for name in augment.AUGMENTATIONS
+                if f"augment.{name}" not in recipe.zeros}
+    options = {name: values[f"augment.{name}"] for name in augment.OPTIONS
+               if f"augment.{name}" not in recipe.zeros}
+    fold = jax.vmap(jax.random.fold_in, (None, 0))
+    keys, applies = fold(key, row), jnp.ones(row.shape, jnp.float32)
+    if "copy" in batch:
+        variants = jax.random.fold_in(jax.random.key(values["seed"].astype(jnp.uint32)), VARIANTS)
+        keys = jax.vmap(jax.random.fold_in)(fold(variants, batch["id"]), batch["copy"])
+        applies = (batch["copy"] > 0).astype(jnp.float32)
+    pixels = {k: batch[k] for k in ("image", "label", "pixel_weight") if k in batch}
+
+    def one(key, applies, sample, range_):
+        chosen = {name: (probability * applies, strength)
+                  for name, (probability, strength) in settings.items()}
+        sample = augment.warp(key, sample, chosen | options)
+        image = normalize(sample["image"], range_, recipe.dtype)
+        return {**sample, "image": augment.colour(key, image, chosen)}
+
+    if not settings:
+        return {**batch, "image": normalize(batch["image"], batch["range"], recipe.dtype)}
+    return {**batch, **jax.vmap(one)(keys, applies, pixels, batch["range"])}
+
+
 def train_step(recipe: Recipe, state: TrainState, batch: dict) -> tuple[TrainState, dict]:
     """One optimiser step of one member on this device's rows; runs under the axis "data".
 
@@ -107,7 +152,8 @@ def train_step(recipe: Recipe, state: TrainState, batch: dict) -> tuple[TrainSta
     (but for the stop flag), so that it can stay in the program while others go on.
 
     Args:
-      batch: image (n, H, W, C) uint8|uint16, label (n, H, W) int, range (n, C, 2), weight (n,).
+      batch: image (n, H, W, C) uint8|uint16, label (n, H, W) int, range (n, C, 2), weight (n,),
+        id (n,); with some targets pixel_weight (n, H, W), with copies copy (n,).
     Returns: the new state and {"loss", "lr", "grad_norm", "stop"}, each ().
     """
     values = recipe.all_values(state.values)
@@ -115,16 +161,8 @@ def train_step(recipe: Recipe, state: TrainState, batch: dict) -> tuple[TrainSta
     row = jax.lax.axis_index("data") * rows + jnp.arange(rows)
     key = jax.random.fold_in(jax.random.key(values["seed"].astype(jnp.uint32)), state.step + 1)
     key_augment, key_dropout = jax.random.split(key)
-
-    settings = {name: tuple(values[f"augment.{name}"]) for name in augment.AUGMENTATIONS
-                if f"augment.{name}" not in recipe.zeros}
-    if settings:
-        keys = jax.vmap(lambda r: jax.random.fold_in(key_augment, r))(row)
-        sample = {k: batch[k] for k in ("image", "label")}
-        batch = {**batch, **jax.vmap(lambda k, s: augment.augment(k, s, settings))(keys, sample)}
-    image = normalize(batch["image"], batch["range"], recipe.dtype)
-    target = targets.TARGETS[recipe.target].encode(
-        batch["label"], num_classes=recipe.num_classes).astype(recipe.dtype)
+    batch = augmented(recipe, values, key_augment, batch, row)
+    image, target = batch["image"], recipe.encode(batch["label"])
     module = recipe.module(values, axis_name="data")
     tx, lr_fn = recipe.transformation(values)
 
@@ -133,7 +171,8 @@ def train_step(recipe: Recipe, state: TrainState, batch: dict) -> tuple[TrainSta
         logits, updated = module.apply(
             variables, image, train=True, mutable=["batch_stats"], rngs={"dropout": key_dropout})
         weight = batch["weight"].astype(recipe.dtype)
-        per_image = recipe.losses(logits, target, values, axis_name="data")
+        per_image = recipe.losses(logits, target, values, axis_name="data",
+                                  pixel_weight=batch.get("pixel_weight"))
         loss = jax.lax.psum((per_image * weight).sum(), "data") / jax.lax.psum(weight.sum(), "data")
         return loss, updated.get("batch_stats", {})
 
@@ -163,11 +202,12 @@ def eval_step(recipe: Recipe, values: dict, variables: dict, batch: dict, thresh
     """
     target_kind = targets.TARGETS[recipe.target]
     logits = recipe.logits(variables, batch["image"], batch["range"])
-    target = target_kind.encode(batch["label"], num_classes=recipe.num_classes)
+    target = recipe.encode(batch["label"])
     probs = target_kind.probs(logits)
     return {
         "probs": probs,
-        "loss": recipe.losses(logits, target.astype(logits.dtype), recipe.all_values(values)),
+        "loss": recipe.losses(logits, target, recipe.all_values(values),
+                              pixel_weight=batch.get("pixel_weight")),
         "counts": metrics.pixel_counts(target, target_kind.mask(probs, threshold)),
     }
 
@@ -176,16 +216,15 @@ def map_train(recipe: Recipe, mesh, members: str = "vmap") -> Callable:
     """The compiled step(state, source, index) on a mesh with axes ("member", "data").
 
     state: TrainState with a leading axis K, donated. source: {name: (n, ...)} of all decoded
-    samples on every device and index (K, N) int32 rows of it; or index None and source a batch
-    {name: (K, N, ...)}. members: how one device runs several members, "vmap" or "unroll" (on a
-    CPU vmapped convolutions become slow grouped ones).
+    samples on every device and index {"id": (K, N), ...} as data.order gives it; or index None
+    and source a batch {name: (K, N, ...)}. members: how one device runs several members, "vmap"
+    or "unroll" (on a CPU vmapped convolutions become slow grouped ones).
     """
 
     def per_device(state, source, index):
         def member(state, batch, index):
             if index is not None:
-                batch = {k: v[index] for k, v in source.items()}
-                batch["weight"] = jnp.ones(index.shape, jnp.float32)
+                batch = _gathered(source, index, recipe.window)
             return train_step(recipe, state, batch)
 
         batch = source if index is None else None
@@ -200,6 +239,19 @@ def map_train(recipe: Recipe, mesh, members: str = "vmap") -> Callable:
     # Said in full, since jit would call a member axis of one device replicated and the state
     # that comes back would compile the step again.
     return jax.jit(mapped, donate_argnums=0, out_shardings=NamedSharding(mesh, P("member")))
+
+
+def _gathered(source: dict, index: dict, window) -> dict:
+    """The batch of resident samples, or of windows of them where the index has places."""
+    rows = {k: v for k, v in index.items() if k != "place"}
+    rows["weight"] = jnp.ones(index["id"].shape, jnp.float32)
+    if "place" not in index:
+        return rows | {k: v[index["id"]] for k, v in source.items()}
+    pixels = jax.vmap(lambda i, place: windows.rows(
+        *place, window, source["size"][i], source["offset"][i]))(index["id"], index["place"])
+    taken = {k: v.at[pixels].get(mode="promise_in_bounds") for k, v in source.items()
+             if k in ("image", "label", "pixel_weight")}
+    return rows | taken | {"range": source["range"][index["id"]]}
 
 
 def _over_members(f: Callable, how: str) -> Callable:

@@ -89,3 +89,21 @@ def predict_tiled(predict_fn, image, *, tile, overlap: float, batch_size: int) -
             total[span] += window * output
             weight[span] += window
     return (total / weight)[:height, :width].astype(np.float32)
+
+
+def to_grid(image, patches: int) -> np.ndarray:
+    """(p * p, H / p, W / p, ...) of an (H, W, ...) image: its patches, column after column.
+
+    Source: the order of report 1, whose predictions are put together again by `from_grid`.
+    """
+    height, width = image.shape[0] // patches, image.shape[1] // patches
+    cells = np.asarray(image).reshape(patches, height, patches, width, *image.shape[2:])
+    return np.moveaxis(cells, 2, 0).reshape(-1, height, width, *image.shape[2:])
+
+
+def from_grid(cells) -> np.ndarray:
+    """The inverse of to_grid: (p * p, h, w, ...) -> (p * h, p * w, ...)."""
+    patches = math.isqrt(len(cells))
+    height, width = cells.shape[1:3]
+    image = np.moveaxis(cells.reshape(patches, patches, *cells.shape[1:]), 0, 2)
+    return image.reshape(patches * height, patches * width, *cells.shape[3:])

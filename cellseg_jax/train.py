@@ -215,7 +215,7 @@ class Member:
     def __init__(self, config, workdir, arrays):
         self.config, self.arrays = config, arrays
         self.parts = data.split_of(config.data, arrays)
-        self.order = order.Order(self.parts["train"], config.seed, config.train.batch_size)
+        self.order = order.order_of(config, arrays, self.parts["train"])
         self.steps_per_epoch = self.order.steps_per_epoch
         self.num_steps = config_lib.num_steps(config, self.steps_per_epoch)
         writer = jax.process_index() == 0
@@ -292,7 +292,7 @@ class Member:
     def fail(self, at: int, lr: float) -> None:
         """The step after `at` was not finite; the device kept the state of step `at`."""
         self.step, self.stop, self.failed_now = at, step.NON_FINITE, True
-        names = [self.arrays.names[i] for i in self.order(at)]
+        names = [self.arrays.names[i] for i in self.order.rows(at)["id"]]
         self.metrics = {"step": at, "stopped": "loss or gradient not finite in the next step",
                         "lr": lr, "images": names}
         self.folder.log("metrics.jsonl", self.metrics)

@@ -26,6 +26,12 @@ def tiny_config(**overrides):
     return config
 
 
+def data_config(**overrides):
+    """config.data as a dict, of few and small synthetic images."""
+    small = dict(name="synthetic", size=(32, 32), count=12, image_size=(32, 32))
+    return config_lib.default().data.to_dict() | small | overrides
+
+
 def run_command(module, *args, devices=1, cwd=None, timeout=300, **environment):
     """`python -m cellseg_jax.<module> *args` in a fresh process; returns CompletedProcess."""
     return subprocess.run(

@@ -10,7 +10,8 @@ PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "cellseg_jax"
 FLOORS = [
     ("errors",),
     ("commands",),
-    ("losses", "optim", "augment", "targets", "metrics", "normalize", "tiles", "models", "interop"),
+    ("losses", "optim", "augment", "targets", "metrics", "normalize", "tiles", "windows", "models",
+     "interop"),
     ("step",),
     ("data",),
     ("config",),

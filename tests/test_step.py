@@ -49,7 +49,7 @@ def trajectory(configs, mesh, members="vmap", steps=STEPS, steps_per_epoch=3):
     for n in range(steps):
         index = np.stack([np.random.default_rng([c.seed, n]).permutation(NUM_SAMPLES)[:BATCH]
                           for c in configs]).astype(np.int32)
-        state, out = train_step(state, data, jax.device_put(index, rows))
+        state, out = train_step(state, data, {"id": jax.device_put(index, rows)})
         losses.append(np.asarray(out["loss"]))
     assert train_step._cache_size() == 1
     return np.stack(losses), jax.device_get(state)

@@ -7,16 +7,21 @@ import inspect
 import os
 import pathlib
 
+import numpy as np
+
 from cellseg_jax.data import dsb2018, folder, split, synthetic
 from cellseg_jax.data.cache import Arrays, open_cache
 from cellseg_jax.data.records import Records
-from cellseg_jax.errors import pick
+from cellseg_jax.errors import InputError, pick
 
 DATASETS = {
     "dsb2018": dsb2018.records,
     "folder": folder.records,
     "synthetic": synthetic.records,
 }
+
+FRACTIONS = (0.8, 0.1, 0.1)  # of an official split, for the parts that it lacks
+MIXED = "mixed/"  # how the names of samples of data.mix begin
 
 
 def options(name: str) -> dict:
@@ -26,30 +31,70 @@ def options(name: str) -> dict:
 
 
 def records_of(data_config) -> Records:
-    """The samples of config.data, not yet decoded, sorted by name."""
-    make = pick(DATASETS, data_config["name"], "config.data.name")
-    root = (data_config["root"],) if "root" in inspect.signature(make).parameters else ()
-    return make(*root, **_chosen(data_config))
+    """The samples of config.data, not yet decoded, sorted by name, then those of data.mix.
+
+    A dataset that is mixed in, "bbbc039:DIR", has its default options; all of it is for training.
+    """
+    records = _records(data_config["name"], data_config["root"], _chosen(data_config))
+    for text in data_config["mix"]:
+        name, _, root = text.partition(":")
+        pick(DATASETS, name, "config.data.mix")
+        kind, extra = (options(n).get("labels", "instances") for n in (data_config["name"], name))
+        if data_config.get("labels", kind) != extra:
+            raise InputError(f"config.data.mix: the labels of {name} are {extra}, those of "
+                             f"{data_config['name']} {kind}; expected datasets with equal labels")
+        mixed = _records(name, root, options(name))
+        prefix = f"{MIXED}{name}/"
+        records = Records(
+            [*records, *(r._replace(name=prefix + r.name, group=prefix + r.group, part="train")
+                         for r in mixed)], (*records.findings, *mixed.findings))
+    return records
 
 
 def load(data_config, progress=None) -> Arrays:
     """The decoded samples of config.data, from the cache where they are there already.
 
     Args:
-      data_config: name, root, size, fit, channels, cache ("" = the user's cache folder) and
-        the options of the dataset; other keys are not read.
+      data_config: name, root, size, fit, grid, channels, target, mix, cache ("" = the user's
+        cache folder), the options of the dataset and of pixel weights; other keys are not read.
       progress: called with (samples done, samples in all) while decoding.
     """
     return open_cache(
-        records_of(data_config), dataset=data_config["name"], options=_chosen(data_config),
-        size=tuple(data_config["size"]), fit=data_config["fit"], channels=data_config["channels"],
+        records_of(data_config), dataset=data_config["name"],
+        options={**_chosen(data_config), "mix": list(data_config["mix"])},
+        size=tuple(data_config["size"]), fit=data_config["fit"], grid=data_config["grid"],
+        channels=data_config["channels"], target=data_config["target"],
+        weight_options={"w0": data_config["weight_w0"], "sigma": data_config["weight_sigma"]},
         directory=data_config["cache"] or _user_cache(), progress=progress)
 
 
 def split_of(data_config, arrays: Arrays) -> dict:
-    """{"train", "val", "test"}: indices into `arrays`, by config.data.split and split_seed."""
-    return split.split(arrays.groups, arrays.strata, fractions=data_config["split"],
-                       seed=data_config["split_seed"])
+    """{"train", "val", "test"}: indices of samples, by config.data.split and split_seed.
+
+    Patches follow their image. With keep_blank=False training leaves out samples without
+    foreground.
+    """
+    how, seed = data_config["split"], data_config["split_seed"]
+    groups, strata = arrays.image_groups, arrays.image_strata
+    if how == "official":
+        parts = split.official(groups, strata, arrays.image_parts, fractions=FRACTIONS, seed=seed)
+    elif isinstance(how, str):
+        parts = split.from_file(how, arrays.image_names)
+    else:
+        fixed = [p if n.startswith(MIXED) else ""
+                 for n, p in zip(arrays.image_names, arrays.image_parts, strict=True)]
+        parts = split.split(groups, strata, fractions=how, seed=seed,
+                            **({"parts": fixed} if any(fixed) else {}))
+    cells = np.arange(arrays.grid**2, dtype=np.int32)
+    parts = {name: (i[:, None] * len(cells) + cells).reshape(-1) for name, i in parts.items()}
+    if not data_config["keep_blank"]:
+        parts["train"] = parts["train"][arrays.foreground[parts["train"]] > 0]
+    return parts
+
+
+def _records(name, root, chosen) -> Records:
+    make = pick(DATASETS, name, "config.data.name")
+    return make(*((root,) if "root" in inspect.signature(make).parameters else ()), **chosen)
 
 
 def _chosen(data_config) -> dict:

@@ -2,6 +2,7 @@
 
 import functools
 import json
+from typing import NamedTuple
 
 import ml_collections
 import numpy as np
@@ -9,44 +10,135 @@ import numpy as np
 from cellseg_jax import data
 from cellseg_jax.errors import InputError
 
+STEPS = 2**41  # Philox keys (seed, epoch) are far below; splits have 2**40
+
+
+class Crops(NamedTuple):
+    """What random windows are drawn from."""
+
+    window: tuple[int, int]
+    sizes: np.ndarray  # (m, 2) height and width of the images
+    anchors: np.ndarray  # (m, A, 2) foreground pixels, -1 where an image has none
+
 
 class Order:
     """order(step) -> (batch_size,) int32 indices, a pure function of seed and step.
 
     Epoch e is a permutation keyed by (seed, e), cut into whole batches; the samples that fill
     no batch are left out, others in each epoch. There is no state to save or restore.
+
+    With N copies an index is sample * (N + 1) + copy, and an epoch visits every copy of every
+    sample; copy 0 is the sample untouched.
+
+    Args:
+      train: indices of the training samples.
+      copies: N, augmented variants of each sample beside itself.
+      strata: (n,) names; given, an epoch draws with replacement, each stratum equally often
+        (weights 1 / count).
+      oversample: share of the rows that are sure to hold foreground, as far as there is some.
+      foreground: (n,) share of foreground of each sample, read by `oversample`.
+      crops: where windows are drawn, or None.
     """
 
-    def __init__(self, train: np.ndarray, seed: int, batch_size: int):
-        if not 1 <= batch_size <= len(train):
+    def __init__(self, train, seed: int, batch_size: int, *, copies: int = 0, strata=None,
+                 oversample: float = 0.0, foreground=None, crops: Crops | None = None):
+        train = np.asarray(train)
+        pool = (train[:, None] * (copies + 1) + np.arange(copies + 1)).reshape(-1)
+        if not 1 <= batch_size <= len(pool):
             raise InputError(f"config.train.batch_size: got {batch_size}; expected 1 to "
-                             f"{len(train)}, the number of training images")
-        self.train, self.seed, self.batch_size = np.asarray(train), seed, batch_size
-        self.steps_per_epoch = len(train) // batch_size
-        self._epoch = functools.lru_cache(maxsize=4)(self._permuted)  # readers straddle epochs
+                             f"{len(pool)}, the number of training images")
+        self.pool, self.seed, self.batch_size, self.copies = pool, seed, batch_size, copies
+        self.oversample, self.crops = oversample, crops
+        self.steps_per_epoch = len(pool) // batch_size
+        self.strata = None
+        if strata is not None:
+            stratum = np.unique(np.asarray(strata)[pool // (copies + 1)], return_inverse=True)[1]
+            self.strata = [pool[stratum == k] for k in range(stratum.max() + 1)]
+        self.certain = None
+        if oversample and crops is None:
+            self.certain = pool[foreground[pool // (copies + 1)] > 0]
+        self._epoch = functools.lru_cache(maxsize=4)(self._drawn)  # readers straddle epochs
 
     def __call__(self, step: int) -> np.ndarray:
         epoch, place = divmod(int(step), self.steps_per_epoch)
-        return self._epoch(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
+        index = self._epoch(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
+        if self.certain is None or not len(self.certain):
+            return index
+        decide, choose = self._uniform(step, 2)
+        certain = self.certain[(choose * len(self.certain)).astype(np.int64)]
+        return np.where(decide < self.oversample, certain, index).astype(np.int32)
 
-    def _permuted(self, epoch: int) -> np.ndarray:
+    def rows(self, step: int) -> dict[str, np.ndarray]:
+        """What the rows of a batch are: id (batch,), with copies copy, with crops place (batch, 2).
+
+        place is top and left of the window in its image, below 0 where the image is smaller.
+        """
+        sample, copy = np.divmod(self(step), np.int32(self.copies + 1))
+        rows = {"id": sample}
+        if self.copies:
+            rows["copy"] = copy
+        if self.crops is not None:
+            rows["place"] = self._places(sample, step)
+        return rows
+
+    def _places(self, sample, step):
+        decide, choose, *position = self._uniform(step, 4)
+        slack = self.crops.sizes[sample] - self.crops.window  # (batch, 2)
+        low, high = np.minimum(slack, 0), np.maximum(slack, 0)
+        position = np.stack(position, -1)
+        place = low + np.floor(position * (high - low + 1)).astype(np.int64)
+        count = self.crops.anchors.shape[1]
+        anchor = self.crops.anchors[sample, (choose * count).astype(np.int64)]
+        around = anchor - np.floor(position * self.crops.window).astype(np.int64)
+        wanted = ((decide < self.oversample) & (anchor[:, 0] >= 0))[:, None]
+        return np.where(wanted, np.clip(around, low, high), place).astype(np.int32)
+
+    def _drawn(self, epoch: int) -> np.ndarray:
         # Sorting raw Philox words: numpy promises these for ever, its permutation() may change.
-        words = np.random.Philox(key=[self.seed % 2**64, epoch]).random_raw(len(self.train))
-        return self.train[np.argsort(words, kind="stable")].astype(np.int32)
+        random = np.random.Philox(key=[self.seed % 2**64, epoch])
+        if self.strata is None:
+            words = random.random_raw(len(self.pool))
+            return self.pool[np.argsort(words, kind="stable")].astype(np.int32)
+        stratum, member = (_unit(random.random_raw(len(self.pool))) for _ in range(2))
+        stratum = (stratum * len(self.strata)).astype(np.int64)
+        size = np.array([len(s) for s in self.strata])[stratum]
+        start = np.cumsum([0, *(len(s) for s in self.strata[:-1])])[stratum]
+        flat = np.concatenate(self.strata)
+        return flat[start + (member * size).astype(np.int64)].astype(np.int32)
+
+    def _uniform(self, step, count):
+        """(count, batch_size) numbers in [0, 1) of this step."""
+        random = np.random.Philox(key=[self.seed % 2**64, STEPS + int(step)])
+        return _unit(random.random_raw(count * self.batch_size)).reshape(count, -1)
+
+
+def _unit(words):
+    return (words >> np.uint64(11)) * 2.0**-53
+
+
+def order_of(config, arrays, train) -> Order:
+    """The Order of a run over the training samples `train` of its arrays."""
+    options = config.data
+    crops = None
+    if options.fit == "random_crop":
+        crops = Crops(tuple(options.size), arrays.original_sizes, arrays.tables["anchors"])
+    return Order(train, config.seed, config.train.batch_size, copies=options.copies,
+                 strata=arrays.strata if options.balance else None,
+                 oversample=options.oversample, foreground=arrays.foreground, crops=crops)
 
 
 def indices(config, step: int) -> np.ndarray:
-    """(batch_size,) int32: the samples of training step `step` of a run.
+    """(batch_size,) int32: the samples of training step `step` of a run; see Order for copies.
 
     Opens the data once per config, later calls only look up.
     """
     key = {"data": config.data.to_dict(), "seed": config.seed,
-           "batch_size": config.train.batch_size}
+           "train": {"batch_size": config.train.batch_size}}
     return _order(json.dumps(key, sort_keys=True))(step)
 
 
 @functools.lru_cache(maxsize=64)
 def _order(key: str) -> Order:
     config = ml_collections.ConfigDict(json.loads(key))
-    parts = data.split_of(config.data, data.load(config.data))
-    return Order(parts["train"], config.seed, config.batch_size)
+    arrays = data.load(config.data)
+    return order_of(config, arrays, data.split_of(config.data, arrays)["train"])

@@ -4,33 +4,30 @@ The position in the data is the step: a stream starts at any step and keeps no s
 equal what the device gathers by the same indices.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import grain
 import numpy as np
 
+from cellseg_jax import windows
 from cellseg_jax.data.cache import Arrays
+from cellseg_jax.data.order import Order
 
 
-def sample(arrays: Arrays, i: int, normalize: str) -> dict[str, np.ndarray]:
-    """One sample: image (H, W, C), label (H, W) int32, range (C, 2), id int32, weight 1."""
-    return {name: value[0] for name, value in _gather(arrays, [i], normalize).items()}
-
-
-def train_batches(arrays: Arrays, order: Callable[[int], np.ndarray], *, normalize: str,
-                  start: int, stop: int, rows: slice = slice(None),
-                  threads: int = 2) -> Iterator[dict[str, np.ndarray]]:
+def train_batches(arrays: Arrays, order: Order, *, normalize: str, start: int, stop: int,
+                  rows: slice = slice(None), threads: int = 2) -> Iterator[dict[str, np.ndarray]]:
     """The batches of steps start .. stop - 1.
 
     Args:
-      order: step -> (batch,) indices of the global batch.
+      order: which samples, and which windows of them.
       rows: of the global batch, what this process reads.
       threads: readers; the batches do not depend on their number.
     """
-    return _read(
-        grain.MapDataset.range(start, stop).map(
-            lambda step: _gather(arrays, order(step)[rows], normalize)),
-        threads)
+    def read(step):
+        chosen = {name: values[rows] for name, values in order.rows(step).items()}
+        return take(arrays, chosen, normalize, order.crops and order.crops.window)
+
+    return _read(grain.MapDataset.range(start, stop).map(read), threads)
 
 
 def eval_batches(arrays: Arrays, indices: np.ndarray, *, normalize: str, batch_size: int,
@@ -43,18 +40,32 @@ def eval_batches(arrays: Arrays, indices: np.ndarray, *, normalize: str, batch_s
     padded, weight = (a.reshape(num_batches, batch_size)[:, rows] for a in (padded, weight))
     return _read(
         grain.MapDataset.range(num_batches).map(
-            lambda b: _gather(arrays, padded[b], normalize) | {"weight": weight[b]}),
+            lambda b: take(arrays, {"id": padded[b]}, normalize) | {"weight": weight[b]}),
         threads)
 
 
-def _gather(arrays, indices, normalize):
-    indices = np.asarray(indices, np.int32)
+def take(arrays: Arrays, rows: dict, normalize: str, window=None) -> dict[str, np.ndarray]:
+    """A batch of samples, or of windows of them where rows have places (see Order.rows).
+
+    Returns: image (n, H, W, C), label (n, H, W) int32, range (n, C, 2), weight (n,) ones, with
+      some targets pixel_weight (n, H, W) float16, and the rows but for their places.
+    """
+    sample = rows["id"]
+    if "place" in rows:
+        pixels = np.stack([
+            windows.rows(top, left, window, arrays.original_sizes[i], arrays.offsets[i])
+            for i, (top, left) in zip(sample, rows["place"], strict=True)])
+        taken = {name: x[pixels] for name, x in arrays.flat.items()}
+    else:
+        taken = {"image": arrays.image[sample], "label": arrays.label[sample]}
+        if arrays.pixel_weight is not None:
+            taken["pixel_weight"] = arrays.pixel_weight[sample]
     return {
-        "image": np.asarray(arrays.image[indices]),
-        "label": np.asarray(arrays.label[indices], np.int32),
-        "range": arrays.range(normalize)[indices],
-        "id": indices,
-        "weight": np.ones(len(indices), np.float32),
+        **{name: np.asarray(x) for name, x in taken.items()},
+        "label": np.asarray(taken["label"], np.int32),
+        "range": arrays.tables[normalize][sample // arrays.grid**2],
+        "weight": np.ones(len(sample), np.float32),
+        **{name: values for name, values in rows.items() if name != "place"},
     }
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 
 from cellseg_jax.errors import InputError
+from cellseg_jax.windows import mirrored
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -51,10 +52,35 @@ def center_crop(image, label, size, name):
     height, width = image.shape[:2]
     if height < size[0] or width < size[1]:
         raise InputError(f"config.data.size: {size[0]}x{size[1]} is larger than image {name} of "
-                         f"{height}x{width}; lower it or set config.data.fit=resize")
-    top, left = (height - size[0]) // 2, (width - size[1]) // 2
-    window = slice(top, top + size[0]), slice(left, left + size[1])
-    return image[window], label[window]
+                         f"{height}x{width}; lower it, or set config.data.fit=pad, random_crop or "
+                         "resize")
+    return middle(image, label, size, name)
 
 
-FITS = {"resize": resize, "center_crop": center_crop}
+def middle(image, label, size, name):
+    """The middle `size` pixels at native scale, mirrored where the image is smaller."""
+    height, width = image.shape[:2]
+    return _window(image, label, (height - size[0]) // 2, (width - size[1]) // 2, size)
+
+
+def pad(image, label, size, name):
+    """Image and label at native scale, mirrored at the lower and right edge up to `size`.
+
+    Labels are mirrored too: what the network sees there is a true cell with a true label.
+    """
+    height, width = image.shape[:2]
+    if height > size[0] or width > size[1]:
+        raise InputError(f"config.data.size: {size[0]}x{size[1]} is smaller than image {name} of "
+                         f"{height}x{width}; raise it, or set config.data.fit=random_crop, "
+                         "center_crop or resize")
+    return _window(image, label, 0, 0, size)
+
+
+def _window(image, label, top, left, size):
+    y = mirrored(top + np.arange(size[0]), image.shape[0])[:, None]
+    x = mirrored(left + np.arange(size[1]), image.shape[1])
+    return image[y, x], label[y, x]
+
+
+# random_crop: training draws other windows in every step; this is what validation looks at.
+FITS = {"resize": resize, "center_crop": center_crop, "random_crop": middle, "pad": pad}

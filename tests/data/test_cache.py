@@ -55,18 +55,23 @@ def decoded(monkeypatch):
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_open_cache_equals_direct_decoding(tmp_path, fit, dtype):
     root = make_data(tmp_path / "data", dtype=dtype)
-    arrays = open_(root, tmp_path / "cache", fit=fit)
-    assert arrays.image.shape == (6, *SIZE, 3) and arrays.image.dtype == dtype
+    size = (32, 36) if fit == "pad" else SIZE
+    arrays = open_(root, tmp_path / "cache", fit=fit, size=size)
+    assert arrays.image.shape == (6, *size, 3) and arrays.image.dtype == dtype
     assert arrays.label.dtype == np.uint16 and arrays.num_samples == 6
-    assert arrays.nbytes == arrays.image.nbytes + arrays.label.nbytes
+    flat = arrays.flat if fit == "random_crop" else {"image": arrays.image, "label": arrays.label}
+    assert arrays.nbytes == sum(x.nbytes for x in flat.values())
     for i, record in enumerate(folder.records(root)):
         sample = record.read()
-        image, label = resize.FITS[fit](sample.image, sample.label, SIZE, "")
+        image, label = resize.FITS[fit](sample.image, sample.label, size, "")
         np.testing.assert_array_equal(arrays.image[i], image)
         np.testing.assert_array_equal(arrays.label[i], label)
         np.testing.assert_array_equal(arrays.original_label(i), sample.label)
         assert arrays.original_label(i).dtype == np.int32
         assert tuple(arrays.original_sizes[i]) == sample.label.shape
+        assert arrays.foreground[i] == np.float32((label > 0).mean())
+        for y, x in arrays.tables["anchors"][i]:
+            assert sample.label[y, x] > 0
         for normalize in RANGES:
             np.testing.assert_array_equal(
                 arrays.range(normalize)[i], image_ranges(sample.image, normalize))

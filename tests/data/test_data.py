@@ -1,24 +1,26 @@
+import json
+
+import imageio.v3 as iio
 import numpy as np
 import pytest
+from helpers import data_config
 
-from cellseg_jax import data
+from cellseg_jax import data, tiles
 from cellseg_jax.errors import InputError
 
 
 @pytest.fixture
 def config(tmp_path):
-    return dict(name="synthetic", root="", size=(32, 48), fit="resize", channels="rgb",
-                cache=str(tmp_path), count=12, image_size=(40, 50), split=(0.5, 0.25, 0.25),
-                split_seed=0, normalize="minmax")
+    return data_config(size=(32, 48), channels="rgb", cache=str(tmp_path), image_size=(40, 50),
+                       split=(0.5, 0.25, 0.25))
 
 
 def test_options_are_keywords_without_root():
-    assert data.options("dsb2018") == {}
-    expected = {"labels": "instances", "num_classes": 2, "group": ""}
-    assert data.options("folder").items() >= expected.items()
+    assert data.options("folder")["labels"] == "instances"
     assert data.options("synthetic")["looks"] == ("fluorescence", "stained")
     for name in data.DATASETS:  # options become keys of config.data, beside the shared ones
-        assert not {"name", "size", "fit", "channels", "cache", "split"} & set(data.options(name))
+        shared = set(data_config()) - {"count", "image_size", "num_classes"}
+        assert not shared & set(data.options(name)), name
         assert not any(isinstance(value, list) for value in data.options(name).values())
 
 
@@ -31,6 +33,52 @@ def test_load_and_split_synthetic(config):
     assert [len(part) for part in parts.values()] == [6, 3, 3]
     assert data.load(config | {"looks": ["stained"]}).strata == ("stained",) * 12
     assert data.load(config | {"seed": 1}).fingerprint != arrays.fingerprint
+
+
+def test_patches_follow_their_image(config):
+    whole, cut = data.load(config), data.load(config | {"grid": 4})
+    assert cut.image.shape == (12 * 16, 8, 12, 3) and cut.original_label(3).shape == (40, 50)
+    np.testing.assert_array_equal(cut.image[5 * 16 + 6], whole.image[5, 16:24, 12:24])
+    np.testing.assert_array_equal(tiles.from_grid(cut.label[16:32]), whole.label[1])
+    assert cut.names[16 + 6] == f"{whole.names[1]}/1_2"
+    parts, images = data.split_of(config | {"grid": 4}, cut), data.split_of(config, whole)
+    for name, samples in parts.items():
+        assert samples.reshape(-1, 16)[:, 0].tolist() == (images[name] * 16).tolist()
+    kept = data.split_of(config | {"grid": 4, "keep_blank": False}, cut)
+    blank = set(parts["train"]) - set(kept["train"])
+    assert blank and not any(cut.label[i].any() for i in blank)
+    assert all(cut.label[i].any() for i in kept["train"])
+    assert kept["val"].tolist() == parts["val"].tolist()
+    with pytest.raises(InputError, match="config.data.grid: got 5; expected a divisor of .* 32x48"):
+        data.load(config | {"grid": 5})
+
+
+def test_mixed_in_datasets_are_for_training(config, tmp_path):
+    for kind, value in (("images", 90), ("masks", 1)):
+        (tmp_path / "more" / kind).mkdir(parents=True)
+        for name in "ab":
+            pixels = np.full((30, 30), value, np.uint8)
+            pixels[:9] = 0
+            iio.imwrite(tmp_path / "more" / kind / f"{name}.png", pixels)
+    config |= {"mix": (f"folder:{tmp_path / 'more'}",)}
+    arrays = data.load(config)
+    assert arrays.names[12:] == ("mixed/folder/a", "mixed/folder/b")
+    parts = data.split_of(config, arrays)
+    assert [len(part) for part in parts.values()] == [8, 3, 3]
+    assert {12, 13} <= set(parts["train"].tolist())
+    with pytest.raises(InputError, match="config.data.mix: got 'folders'.*mean folder"):
+        data.load(config | {"mix": ("folders:x",)})
+
+
+def test_split_of_a_file_repeats_another_runs_split(config, tmp_path):
+    arrays = data.load(config)
+    parts = data.split_of(config | {"split_seed": 5}, arrays)
+    file = tmp_path / "split.json"
+    file.write_text(json.dumps({k: [arrays.names[i] for i in v] for k, v in parts.items()}))
+    again = data.split_of(config | {"split": str(file)}, arrays)
+    assert {k: v.tolist() for k, v in again.items()} == {k: v.tolist() for k, v in parts.items()}
+    with pytest.raises(InputError, match="config.data.split: 'official'"):
+        data.split_of(config | {"split": "official"}, arrays)
 
 
 def test_load_uses_the_users_cache_folder(config, tmp_path, monkeypatch):

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
+from helpers import data_config
 from ml_collections import ConfigDict
 
 from cellseg_jax import data
-from cellseg_jax.data.order import Order, indices
+from cellseg_jax.data.order import Crops, Order, indices, order_of
 from cellseg_jax.errors import InputError
 
 
@@ -39,13 +40,61 @@ def test_order_rejects_batch_size():
             Order(np.arange(6), 0, batch_size)
 
 
-def test_indices_equal_order_of_the_training_part(tmp_path):
-    config = ConfigDict(dict(
-        seed=3, train=dict(batch_size=4),
-        data=dict(name="synthetic", root="", size=(32, 32), fit="resize", channels="gray",
-                  cache=str(tmp_path), count=20, image_size=(32, 32), split=(0.6, 0.2, 0.2),
-                  split_seed=0)))
-    parts = data.split_of(config.data, data.load(config.data))
-    order = Order(parts["train"], 3, 4)
+def test_copies_visit_every_variant_once():
+    order = Order(np.array([3, 8, 5]), seed=0, batch_size=4, copies=3)
+    assert order.steps_per_epoch == 3
+    seen = np.concatenate([order(step) for step in range(3)])
+    assert sorted(seen) == sorted(4 * i + copy for i in (3, 8, 5) for copy in range(4))
+    rows = order.rows(1)
+    np.testing.assert_array_equal(rows["id"] * 4 + rows["copy"], order(1))
+
+
+def test_balance_draws_every_stratum_equally_often():
+    strata = np.array(["rare"] * 3 + ["common"] * 47 + ["unused"] * 10)
+    order = Order(np.arange(50), seed=0, batch_size=10, strata=strata)
+    drawn = np.concatenate([order(step) for step in range(400)])
+    assert 0.47 < (drawn < 3).mean() < 0.53 and drawn.max() < 50
+    assert (np.bincount(drawn, minlength=50) > 0).all()
+    assert order(7).tolist() == Order(np.arange(50), 0, 10, strata=strata)(7).tolist()
+
+
+def test_oversample_puts_foreground_into_its_share_of_the_rows():
+    foreground = np.zeros(100, np.float32)
+    foreground[:10] = 0.2
+    order = Order(np.arange(100), 0, 20, oversample=0.4, foreground=foreground)
+    drawn = np.concatenate([order(step) for step in range(200)])
+    assert 0.43 < (drawn < 10).mean() < 0.49  # 0.4 + 0.6 / 10
+    blank = Order(np.arange(100), 0, 20, oversample=0.4, foreground=np.zeros(100))
+    assert len(set(blank(0))) == 20
+
+
+def test_crops_lie_inside_their_image_and_oversampling_hits_foreground():
+    sizes = np.array([[40, 60], [20, 30], [32, 32]])
+    anchors = np.full((3, 4, 2), -1)
+    anchors[0] = [39, 59]  # one cell in the last corner
+    crops = Crops((32, 32), sizes, anchors)
+    plain, eager = (Order(np.arange(3), 0, 3, oversample=share, crops=crops) for share in (0, 1))
+    corners = set()
+    for step in range(200):
+        rows = plain.rows(step)
+        slack = sizes[rows["id"]] - 32
+        assert rows["place"].dtype == np.int32
+        assert (rows["place"] >= np.minimum(slack, 0)).all()
+        assert (rows["place"] <= np.maximum(slack, 0)).all()
+        corners |= {tuple(p) for i, p in zip(rows["id"], rows["place"]) if i == 0}
+        certain = eager.rows(step)
+        np.testing.assert_array_equal(certain["id"], rows["id"])
+        assert certain["place"][certain["id"] == 0].tolist() == [[8, 28]]
+    tops, lefts = zip(*corners)
+    assert set(tops) == set(range(9)) and set(lefts) == set(range(29))
+
+
+@pytest.mark.parametrize("changes", [
+    {}, dict(balance=True), dict(fit="random_crop", size=(24, 24)), dict(grid=2, keep_blank=False)])
+def test_indices_equal_order_of_the_training_part(tmp_path, changes):
+    config = ConfigDict(dict(seed=3, train=dict(batch_size=4), data=data_config(
+        cache=str(tmp_path), count=20, split=(0.6, 0.2, 0.2), **changes)))
+    arrays = data.load(config.data)
+    order = order_of(config, arrays, data.split_of(config.data, arrays)["train"])
     for step in (0, 1, 7):
         np.testing.assert_array_equal(indices(config, step), order(step))

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from helpers import data_config
 
 from cellseg_jax import data
 from cellseg_jax.data import pipeline
@@ -8,9 +9,7 @@ from cellseg_jax.data.order import Order
 
 @pytest.fixture(scope="module")
 def arrays(tmp_path_factory):
-    return data.load(dict(
-        name="synthetic", root="", size=(32, 32), fit="resize", channels="rgba", count=23,
-        image_size=(32, 32), cache=str(tmp_path_factory.mktemp("cache"))))
+    return data.load(data_config(count=23, cache=str(tmp_path_factory.mktemp("cache"))))
 
 
 @pytest.fixture
@@ -56,10 +55,28 @@ def test_eval_batches_give_every_sample_once(arrays):
     assert list(pipeline.eval_batches(arrays, [], normalize="minmax", batch_size=2)) == []
 
 
-def test_sample_has_contract_shapes(arrays):
-    one = pipeline.sample(arrays, 4, "percentile")
-    shapes = {name: (np.shape(value), value.dtype) for name, value in one.items()}
+def test_take_has_contract_shapes(arrays):
+    batch = pipeline.take(arrays, {"id": np.array([4, 2], np.int32)}, "percentile")
+    shapes = {name: (np.shape(value), value.dtype) for name, value in batch.items()}
     assert shapes == {
-        "image": ((32, 32, 4), np.uint8), "label": ((32, 32), np.int32),
-        "range": ((4, 2), np.float32), "id": ((), np.int32), "weight": ((), np.float32)}
-    np.testing.assert_array_equal(one["image"], arrays.image[4])
+        "image": ((2, 32, 32, 4), np.uint8), "label": ((2, 32, 32), np.int32),
+        "range": ((2, 4, 2), np.float32), "id": ((2,), np.int32), "weight": ((2,), np.float32)}
+    np.testing.assert_array_equal(batch["image"], arrays.image[[4, 2]])
+
+
+def test_take_cuts_windows_out_of_whole_images(tmp_path):
+    config = data_config(fit="random_crop", image_size=(40, 37), size=(24, 48), count=3,
+                         target="boundary", cache=str(tmp_path))
+    arrays = data.load(config)
+    assert arrays.image.shape == (3, 24, 48, 4) and arrays.original_label(1).shape == (40, 37)
+    rows = {"id": np.array([2, 0], np.int32), "place": np.array([[3, -5], [16, -11]], np.int32)}
+    batch = pipeline.take(arrays, rows, "minmax", (24, 48))
+    for i, (top, left), image, label in zip(*rows.values(), batch["image"], batch["label"]):
+        sample = data.records_of(config)[i].read()
+        wide = ((0, 0), (-left, 48 - 37 + left))
+        whole = np.pad(sample.image, (*wide, (0, 0)), mode="reflect")
+        np.testing.assert_array_equal(image, whole[top : top + 24, :48])
+        whole = np.pad(sample.label, wide, mode="reflect")
+        np.testing.assert_array_equal(label, whole[top : top + 24, :48])
+    assert batch["pixel_weight"].shape == (2, 24, 48) and "place" not in batch
+    assert arrays.pixel_weight.dtype == np.float16 and arrays.pixel_weight.max() > 1
