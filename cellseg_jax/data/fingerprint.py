@@ -51,13 +51,15 @@ def _stat_hash(records) -> str:
 
 def _byte_hash(records) -> str:
     def digest(path):
-        return hashlib.blake2b(path.read_bytes()).digest()
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, hashlib.blake2b).digest()
 
+    paths = list(dict.fromkeys(path for record in records for path in record.files))
+    with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:  # records may share a file
+        digests = dict(zip(paths, pool.map(digest, paths)))
     hash_ = hashlib.blake2b(digest_size=16)
-    with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
-        digests = pool.map(digest, [path for record in records for path in record.files])
-        for record in records:
-            hash_.update(repr((record.name, record.group)).encode())
-            for path in record.files:  # the last two parts name a file within its dataset
-                hash_.update("/".join(path.parts[-2:]).encode() + next(digests))
+    for record in records:
+        hash_.update(repr((record.name, record.group)).encode())
+        for path in record.files:  # the last two parts name a file within its dataset
+            hash_.update("/".join(path.parts[-2:]).encode() + digests[path])
     return hash_.hexdigest()
