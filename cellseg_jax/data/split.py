@@ -1,30 +1,129 @@
-"""Which sample belongs to training, validation and test."""
+"""Which sample belongs to training, validation and test.
+
+Three ways, all of them pure functions to {"train", "val", "test"}: ascending int32 indices.
+`split` draws by fractions, `official` takes the dataset's own parts, `from_file` reads lists of
+names. A sample that is in no part is unused.
+"""
+
+import collections
+import json
+import pathlib
 
 import numpy as np
 
-from cellseg_jax.errors import InputError
+from cellseg_jax.errors import InputError, nearest
 
+KEY = "config.data.split"
 PARTS = ("train", "val", "test")
 STREAM = 2**40  # Philox keys (seed, epoch) belong to the shuffles; no epoch is that late
 
 
-def split(groups, strata, *, fractions, seed) -> dict[str, np.ndarray]:
-    """{"train", "val", "test"}: ascending int32 indices into `groups`.
+def some(names, limit=5) -> str:
+    """'a, b, c, d, e, ... (12 in all)': the first of many names, for a message."""
+    names = [str(name) for name in names]
+    more = f", ... ({len(names)} in all)" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
 
-    Samples of one group stay together. Groups come in seeded random order, large ones first;
-    each goes where its strata lack most, as long as it fits there as a whole; what fits nowhere
-    goes where most is missing in total. With groups of one sample, the share of every stratum
-    in every part is exact up to rounding. A rest that the fractions leave stays unused.
+
+def split(groups, strata, *, fractions, seed, parts=None) -> dict[str, np.ndarray]:
+    """A random split that keeps groups together and gives every stratum its share.
+
+    Groups come in seeded random order, large ones first; each goes where its strata lack most,
+    as long as it fits there as a whole; what fits nowhere goes where most is missing in total.
+    With groups of one sample, the share of every stratum in every part is exact up to rounding.
+    A rest that the fractions leave stays unused.
 
     Args:
       groups: one name per sample; a sample of its own has its own name.
       strata: one name per sample.
       fractions: of the samples for train, val and test, each in [0, 1], sum at most 1.
       seed: of the random order; equal seeds give equal splits on all machines.
+      parts: "train", "val" or "test" of a sample that has its place already, else "". Such a
+        sample stays there and does not change where the others go, except that the rest of its
+        group follows it.
     """
     fractions = _check(fractions)
-    names, group = np.unique(np.asarray(groups), return_inverse=True)
-    kinds, stratum = np.unique(np.asarray(strata), return_inverse=True)
+    groups, strata = np.asarray(groups), np.asarray(strata)
+    place = _places(parts, len(groups))
+    for part in PARTS:
+        place[(place == "") & np.isin(groups, groups[place == part])] = part
+    free = np.flatnonzero(place == "")
+    if free.size:
+        place[free] = _draw(groups[free], strata[free], fractions, seed)
+    return _indices(place)
+
+
+def official(groups, strata, parts, *, fractions, seed, keep=None,
+             dataset="the dataset") -> dict[str, np.ndarray]:
+    """The dataset's own parts; a missing val or test is cut from train, groups kept together.
+
+    The cut shares the samples of train by the fractions: with (0.8, 0.1, 0.1) and no official
+    val, 1/9 of train becomes val. A fraction of 0 leaves a missing part empty. Samples without
+    a part are unused.
+
+    Args:
+      groups, strata: as in `split`; they decide the cut only.
+      parts: "train", "val", "test" or "", one per sample.
+      fractions, seed: of the cut.
+      keep: (n,) bool, samples that the cut leaves in train, such as those mixed in from another
+        dataset.
+      dataset: its name, for messages.
+    Raises: InputError if no sample has a part, if train is the only part and some have none, or
+      if no sample is in train.
+    """
+    place = _places(parts, len(groups))
+    missing = [part for part in PARTS[1:] if not (place == part).any()]
+    if set(place) == {""} or (len(missing) == 2 and (place == "").any()):
+        raise InputError(f"{KEY}: 'official', but {dataset} has no split of its own; expected "
+                         "fractions such as (0.8, 0.1, 0.1)")
+    if not (place == "train").any():
+        raise InputError(f"{KEY}: 'official', but none of the images at hand is in the train part "
+                         f"of {dataset}; add them, or expected fractions such as (0.8, 0.1, 0.1)")
+    share = _check(fractions)[:3] * [part == "train" or part in missing for part in PARTS]
+    if share[1:].any():
+        stays = np.zeros(len(place), bool) if keep is None else np.asarray(keep)
+        cut = np.flatnonzero((place == "train") & ~stays)
+        place[cut] = _draw(np.asarray(groups)[cut], np.asarray(strata)[cut],
+                           np.append(share / share.sum(), 0.0), seed)
+    return _indices(place)
+
+
+def from_file(path, names, *, parts=None) -> dict[str, np.ndarray]:
+    """The split that a file lists by names: what another run used, or a benchmark prescribes.
+
+    Args:
+      path: a JSON file {"train": [names], "val": [...], "test": [...]}, as every run leaves it
+        in split.json; a folder with train.txt, val.txt and test.txt, one name per line; or the
+        folder of a run. val and test may be missing.
+      names: of the samples. Those in no list are unused.
+      parts: a place, or "", for samples that are in no list, such as those mixed in from
+        another dataset.
+    """
+    path = pathlib.Path(path).expanduser()
+    if (path / "split.json").is_file():
+        path = path / "split.json"
+    lists = _read_folder(path) if path.is_dir() else _read_json(path)
+    listed = [name for part in PARTS for name in lists.get(part, ())]
+    if not lists.get("train"):
+        raise InputError(f"{path}: lists no name for train; expected at least one")
+    twice = sorted({name for name, count in collections.Counter(listed).items() if count > 1})
+    if twice:
+        raise InputError(f"{path}: lists names twice: {some(twice)}; expected every name once")
+    index = {name: i for i, name in enumerate(names)}
+    unknown = [name for name in listed if name not in index]
+    if unknown:
+        raise InputError(f"{path}: {len(unknown)} of {len(listed)} names are not in the data: "
+                         f"{some(unknown)}{nearest(unknown[0], index)}")
+    place = _places(parts, len(names))
+    for part, chosen in lists.items():
+        place[[index[name] for name in chosen]] = part
+    return _indices(place)
+
+
+def _draw(groups, strata, fractions, seed) -> np.ndarray:
+    """The part of every sample: (n,) str. See `split`; fractions: (4,), the unused rest last."""
+    names, group = np.unique(groups, return_inverse=True)
+    kinds, stratum = np.unique(strata, return_inverse=True)
     counts = np.zeros((len(names), len(kinds)), np.int64)
     np.add.at(counts, (group, stratum), 1)
     sizes = counts.sum(1)
@@ -55,16 +154,14 @@ def split(groups, strata, *, fractions, seed) -> dict[str, np.ndarray]:
             left -= 1
     if empty:
         missing = ", ".join(PARTS[p] for p in sorted(empty))
-        raise InputError(f"config.data.split: {missing} would be empty with {len(groups)} images "
-                         f"in {len(names)} groups; add images or set that fraction to 0")
-    return {
-        name: np.flatnonzero(part[group] == p).astype(np.int32) for p, name in enumerate(PARTS)
-    }
+        raise InputError(f"{KEY}: {missing} would be empty with {len(groups)} images in "
+                         f"{len(names)} groups; add images or set that fraction to 0")
+    return np.array([*PARTS, ""])[part[group]]
 
 
 def _check(fractions) -> np.ndarray:
     """(4,) float64: train, val, test and the unused rest."""
-    got = f"config.data.split: got {tuple(fractions)}"
+    got = f"{KEY}: got {tuple(fractions)}"
     if len(fractions) != len(PARTS):
         raise InputError(f"{got}; expected three fractions for train, val and test")
     if min(fractions) < 0:
@@ -73,3 +170,52 @@ def _check(fractions) -> np.ndarray:
     if rest < 0:
         raise InputError(f"{got} with sum {sum(fractions):g}; expected a sum of at most 1")
     return np.array([*fractions, rest], np.float64)
+
+
+def _places(parts, n: int) -> np.ndarray:
+    """(n,) str, a copy of `parts`; None: nobody has a place yet."""
+    place = np.array([""] * n if parts is None else list(parts), dtype="<U16")
+    if len(place) != n or not set(place) <= {*PARTS, ""}:
+        raise ValueError(f"parts: got {sorted(set(place))} for {len(place)} samples; expected "
+                         f"{PARTS} or '' for {n}")
+    return place
+
+
+def _indices(place) -> dict[str, np.ndarray]:
+    return {part: np.flatnonzero(place == part).astype(np.int32) for part in PARTS}
+
+
+def _read_json(path: pathlib.Path) -> dict[str, list[str]]:
+    if not path.exists():
+        hint = nearest(path, ["official"])
+        raise InputError(f"{KEY}: no file or folder '{path}'{hint}; expected three fractions, "
+                         "'official', or the split.json of a run")
+    form = 'expected {"train": [names], "val": [names], "test": [names]}'
+    try:
+        lists = json.loads(_text(path))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: is no JSON ({error}); {form}") from error
+    if not isinstance(lists, dict):
+        raise InputError(f"{path}: holds a {type(lists).__name__}; {form}")
+    for key, chosen in lists.items():
+        if key not in PARTS:
+            raise InputError(f"{path}: has the key {key!r}{nearest(key, PARTS)}; {form}")
+        if not isinstance(chosen, list) or not all(isinstance(name, str) for name in chosen):
+            raise InputError(f"{path}: {key!r} is no list of names; {form}")
+    return lists
+
+
+def _read_folder(path: pathlib.Path) -> dict[str, list[str]]:
+    files = {part: path / f"{part}.txt" for part in PARTS}
+    if not files["train"].is_file():
+        raise InputError(f"{KEY}: folder '{path}' has neither split.json nor train.txt; expected "
+                         "one of them")
+    return {part: [line.strip() for line in _text(file).splitlines() if line.strip()]
+            for part, file in files.items() if file.is_file()}
+
+
+def _text(path: pathlib.Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as text ({error})") from error
