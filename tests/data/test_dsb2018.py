@@ -1,11 +1,13 @@
 import csv
 import shutil
+import tarfile
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from cellseg_jax.data import dsb2018
+from cellseg_jax.data.records import pieces_and_holes
 from cellseg_jax.errors import InputError
 
 
@@ -111,6 +113,113 @@ def test_records_reject_wrong_root(tmp_path, root):
         dsb2018.records(tmp_path / "parent")
 
 
+def test_records_count_overlaps_and_name_lost_masks(root):
+    finding, = dsb2018.records(root)[0].read().findings
+    assert (finding.level, finding.what[:8]) == ("note", "1 pixels") and "a.png" in finding.where
+    save(root / "a/masks/3.png", np.asarray(Image.open(root / "a/masks/1.png")))
+    sample = dsb2018.records(root)[0].read()
+    assert sample.label.max() == 2
+    assert sample.findings[0].what.startswith("6 pixels lie in several masks")
+    assert sample.findings[1].level == "warning" and "masks [3] lie under" in sample.findings[1].what
+
+
+def slow_runs(mask):
+    """'start length ...' from 1 down the columns, one pixel after the other."""
+    runs, flat = [], [0, *mask.T.reshape(-1), 0]
+    for i in range(1, len(flat)):
+        if flat[i] and not flat[i - 1]:
+            runs.append([i, 0])
+        if flat[i]:
+            runs[-1][1] += 1
+    return " ".join(f"{start} {length}" for start, length in runs)
+
+
+@pytest.mark.parametrize("size", [(5, 7), (1, 9), (9, 1), (6, 6)])
+def test_run_pixels_equal_slow_encoding(size):
+    rng = np.random.default_rng(0)
+    for density in (0, 0.3, 0.7, 1):
+        mask = rng.random(size) < density
+        pixels = dsb2018.run_pixels(slow_runs(mask), size)
+        np.testing.assert_array_equal(np.sort(pixels), np.flatnonzero(mask))
+
+
+def test_run_pixels_go_down_the_columns():
+    assert dsb2018.run_pixels("2 2 6 1", (3, 2)).tolist() == [2, 4, 5]
+
+
+@pytest.mark.parametrize("runs", ["1", "0 2", "5 3", "1 2 2 1", "3 1 1 1", "1 0", "1 x", "1.5 2"])
+def test_run_pixels_reject(runs):
+    with pytest.raises(InputError, match="got runs"):
+        dsb2018.run_pixels(runs, (2, 3))
+
+
+def write_solution(path, rows):
+    lines = [",".join(map(str, row)) for row in rows]
+    path.write_text("\n".join(["ImageId,EncodedPixels,Height,Width,Usage", *lines, ""]))
+
+
+@pytest.fixture
+def stages(tmp_path):
+    """The folder of stage1_train with image `b`, and of stage1_test with `a`, `c` and `d`."""
+    image = np.full((3, 4, 4), 255, np.uint8)
+    for folder in ("train/b", "test/a", "test/c", "test/d"):
+        name = folder[-1]
+        save(tmp_path / f"stages/stage1_{folder}/images/{name}.png", image)
+    save(tmp_path / "stages/stage1_train/b/masks/1.png", np.ones((3, 4), np.uint8))
+    write_solution(tmp_path / "stages/stage1_solution.csv", [
+        ("a", "1 2", 3, 4, "Private"), ("a", "2 3", 3, 4, "Private"), ("c", "", 3, 4, "Public"),
+        ("d", "1 1", 3, 4, "Ignored"), ("elsewhere", "1 1", 9, 9, "Private")])
+    return tmp_path / "stages"
+
+
+def test_records_read_stage1_test_and_leave_out_ignored(stages):
+    records = dsb2018.records(stages / "stage1_test")
+    assert [(r.name, r.part) for r in records] == [("a", ""), ("c", "")]
+    assert [path.name for path in records[0].files] == ["a.png", "stage1_solution.csv"]
+    sample = records[0].read()
+    assert sample.label.tolist() == [[1, 2, 0, 0], [1, 0, 0, 0], [2, 0, 0, 0]]
+    assert sample.findings[0].what.startswith("1 pixels")
+    assert not records[1].read().label.any()
+    finding, = records.findings
+    assert finding.what == "1 images have the usage Ignored: left out, d"
+    moved = (stages / "stage1_solution.csv").rename(stages / "other.csv")
+    assert len(dsb2018.records(stages / "stage1_test", solution=str(moved))) == 2
+
+
+def test_records_of_both_stages_have_parts(stages):
+    records = dsb2018.records(stages)
+    assert [(r.name, r.part) for r in records] == [("a", "test"), ("b", "train"), ("c", "test")]
+    assert records[1].read().label.all() and len(records.findings) == 1
+    shutil.rmtree(stages / "stage1_train")
+    with pytest.raises(InputError, match="did you mean .*stage1_test"):
+        dsb2018.records(stages)
+
+
+def test_records_reject_bad_solutions(stages):
+    test, path = stages / "stage1_test", stages / "stage1_solution.csv"
+    with pytest.raises(InputError, match="config.data.solution: file 'none.csv' does not exist"):
+        dsb2018.records(test, solution="none.csv")
+    write_solution(path, [("a", "1 2", 4, 3, "Public")])
+    with pytest.raises(InputError, match="solution.csv: has no row for image c"):
+        dsb2018.records(test)
+    rows = [("c", "", 3, 4, "Public"), ("d", "", 3, 4, "Public")]
+    write_solution(path, [("a", "1 2", 4, 3, "Public"), *rows])
+    with pytest.raises(InputError, match="image a is 4x3 there, but 3x4 as a file"):
+        dsb2018.records(test)[0].read()
+    write_solution(path, [("a", "9 9", 3, 4, "Public"), *rows])
+    with pytest.raises(InputError, match="csv: image a: got runs '9 9' for an image of 3x4"):
+        dsb2018.records(test)[0].read()
+    write_solution(path, [("a", "1 2", "x", 4, "Public"), *rows])
+    with pytest.raises(InputError, match="solution.csv: line 2 lacks a value .*ImageId, Encoded"):
+        dsb2018.records(test)
+    path.write_text("ImageId,Label\na,1\n")
+    with pytest.raises(InputError, match="solution.csv: line 2 lacks a value"):
+        dsb2018.records(test)
+    path.unlink()
+    with pytest.raises(InputError, match="a: image has no masks folder; .*stage1_solution.csv"):
+        dsb2018.records(test)
+
+
 def test_records_match_index_of_real_images(real_data):
     folder = real_data / "dsb2018/sample24"
     with open(folder / "index.csv") as file:
@@ -141,3 +250,55 @@ def test_records_read_real_rgba_and_one_bit_masks(real_data):
             assert area == (colour & ~covered).sum()
             covered |= colour
     assert {"1", "L", "RGBA"} <= modes
+
+
+def test_pieces_and_holes_equal_hand_value():
+    label = np.zeros((8, 12), np.int32)
+    label[0, 0] = label[1, 1] = 2  # joined by a corner: one piece
+    label[0, 3] = label[0, 5] = 4
+    label[2:5, 1:4] = 5
+    label[3, 2] = 2  # the hole of 5 is a second piece of 2
+    label[5:8, 5:8] = 6
+    label[6, 6] = label[7, 7] = 0  # a hole is 4-connected: the open corner does not open it
+    label[2:5, 8:11] = 7
+    label[3:5, 9] = 0  # open below
+    assert pieces_and_holes(label) == ([2, 4], [5, 6])
+    assert pieces_and_holes(np.zeros((3, 3), np.int32)) == ([], [])
+
+
+@pytest.mark.slow
+def test_records_match_index_of_the_real_archive(real_data, tmp_path):
+    with tarfile.open(real_data / "dsb2018/stage1_train.tar.gz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    with open(real_data / "dsb2018/index.csv") as file:
+        index = {row["image_id"]: row for row in csv.DictReader(file)}
+    records = dsb2018.records(tmp_path / "stage1_train")
+    assert sorted(index) == [record.name for record in records] and len(records) == 564
+    counts, fractions, shared, in_pieces, holed = [], [], {}, 0, 0
+    for record in records:
+        sample, row = record.read(), index[record.name]
+        assert sample.stratum == row["modality"] and sample.image.dtype == np.uint8
+        assert sample.image.shape == (int(row["height"]), int(row["width"]), 4)
+        assert (sample.image[..., 3] == 255).all()
+        assert len(np.unique(sample.label)) - 1 == int(row["n_masks"]) == sample.label.max()
+        fraction = np.mean(sample.label > 0)
+        assert fraction == pytest.approx(float(row["foreground_fraction"]), abs=1e-4)
+        counts.append(sample.label.max())
+        fractions.append(fraction)
+        if sample.findings:
+            shared[record.name] = int(sample.findings[0].what.split()[0])
+        pieces, holes = pieces_and_holes(sample.label)
+        assert len(pieces) == int(row["disconnected_masks"])
+        assert bool(holes) == (int(row["masks_with_holes"]) > 0) or record.name in shared
+        in_pieces, holed = in_pieces + len(pieces), holed + bool(holes)
+    assert (sum(counts), min(counts), np.median(counts), max(counts)) == (25387, 1, 28, 375)
+    assert (in_pieces, holed) == (2, 9)
+    assert shared == {name: int(row["overlap_pixels"]) for name, row in index.items()
+                      if row["overlap_pixels"] != "0"}
+    assert (len(shared), sum(shared.values())) == (6, 9)
+    quantiles = np.quantile(fractions, (0, 0.05, 0.5, 0.95, 1))
+    assert [f"{q:.2g}" for q in quantiles] == ["0.0015", "0.014", "0.11", "0.34", "0.59"]
+    strata = [index[record.name]["modality"] for record in records]
+    assert [strata.count(kind) for kind in (
+        "fluorescence", "stain_light_background", "stain_dark_background", "brightfield_gray")
+    ] == [460, 47, 43, 14]
