@@ -44,7 +44,7 @@ class Pairs(list):
         self.common = common
 
 
-def near_duplicates(images, *, threshold=THRESHOLD, symmetries=True) -> Pairs:
+def near_duplicates(images, *, threshold=THRESHOLD, symmetries=True, prints=None) -> Pairs:
     """The near-duplicates among images; at most LIMIT pairs, then the search ends.
 
     `common` is the median correlation of an image with the median thumbnail. Near 1, all images
@@ -52,11 +52,13 @@ def near_duplicates(images, *, threshold=THRESHOLD, symmetries=True) -> Pairs:
 
     Args:
       images: (n, H, W, C) integers, indexed one at a time, so memory-mapped arrays may be large;
-        alpha, the fourth channel, is not looked at. Images of one colour have no duplicates.
+        alpha, the second or fourth channel, is not looked at. Images of one colour have no
+        duplicates.
       threshold: of the similarity, in (0, 1].
       symmetries: find turned (by 90 degrees) and flipped copies too.
+      prints: fingerprints(images), if known; the images are not looked at then.
     """
-    fine, common = _without_common(fingerprints(images))
+    fine, common = _without_common(fingerprints(images) if prints is None else prints.copy())
     coarse = _unit(_pool(fine))
     best = {}
     starts = range(0, len(fine), BLOCK)
@@ -95,7 +97,7 @@ def fingerprints(images) -> np.ndarray:
 def _thumbnail(image, weights) -> np.ndarray:
     """(FINE, FINE) float32 sums over colours of area averages, less the first pixel's value."""
     gray = image[..., 0].astype(np.float32)
-    for channel in range(1, min(image.shape[-1], 3)):
+    for channel in (1, 2) if image.shape[-1] > 2 else ():
         gray += image[..., channel]
     gray -= gray[0, 0]  # so that an image of one colour is 0 without rounding
     rows, columns = (
@@ -121,7 +123,7 @@ def _slow() -> np.ndarray:
 
 
 def _without_common(prints):
-    """The prints without their component along the median print, and how large it was.
+    """The prints, changed in place, without their component along the median print; its size.
 
     A print that is hardly more than the median stays as it is: these are copies.
     """

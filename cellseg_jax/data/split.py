@@ -15,6 +15,7 @@ from cellseg_jax.errors import InputError, nearest
 
 KEY = "config.data.split"
 PARTS = ("train", "val", "test")
+MIXED = "mixed/"  # how names and groups of samples from other datasets begin; all for training
 STREAM = 2**40  # Philox keys (seed, epoch) belong to the shuffles; no epoch is that late
 
 
