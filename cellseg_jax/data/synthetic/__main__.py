@@ -1,0 +1,70 @@
+"""Write a synthetic twin of a dataset: its layout, sizes, dtypes and quirks, none of its pixels.
+
+    python -m cellseg_jax.data.synthetic --like=livecell --out=DIR [--count=N] [--seed=0]
+        [--size=H,W]
+
+--size is for quick tests: it replaces the size in the table, and other sizes of the same dataset
+shrink with it. The same seed writes the same pixels. --out is a new or empty folder; it appears
+when all is written. Exit codes: 0 done, 2 bad input.
+
+    --like    default count           height x width      as in the original
+    bbbc039   20 images               520x696             16 bit, official lists, touching nuclei
+                                                      told apart by red, an empty mask
+    ctc       6 frames per sequence   512x512, 700x1100,  partial gold truth, complete silver
+              (3 datasets x 2 of 01   576x720             truth, tracks, own numbers, gaps, 16 bit
+              and 02)                                     with an offset, LZW
+    dsb2018   40 training images      256x256 and eight   five kinds of image; masks that overlap,
+                                      others              in two pieces, with holes, RGBA, 1 bit
+    ebhi_seg  9 images per class      224x224             cases over classes, soft labels,
+              (6 classes)                                 repeated names, two without label
+    folder    24 images               256x256             images/ and masks/ with instance ids
+    isbi2012  16 labelled slices      512x512             multi-page TIFF, membranes 0 in 255
+    livecell  32 images               520x704             COCO polygons that overlap, few cells
+                                                      annotated, an image listed twice
+"""
+
+import sys
+import time
+
+from absl import flags
+
+from cellseg_jax.commands import run_command
+from cellseg_jax.errors import InputError
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """The flags of this command."""
+    text = lambda name, help_: flags.DEFINE_string(name, "", help_, flag_values=values)
+    number = lambda name, help_: flags.DEFINE_integer(name, 0, help_, flag_values=values)
+    text("like", "the dataset to imitate")
+    text("out", "the folder to write to")
+    number("count", "how many of what the table counts; 0 is the table's number")
+    number("seed", "of everything")
+    flags.DEFINE_list("size", ["0"], "H,W in pixels, 0 as in the original", flag_values=values)
+
+
+def main(args, overrides: list[tuple[str, str]]) -> int:
+    """One twin; returns the exit code."""
+    from cellseg_jax.data import twins
+
+    if overrides or args.config:
+        raise InputError("--config: a twin has no config; pass --like, --out, --count, --seed "
+                         "and --size")
+    for flag in ("like", "out"):
+        if not getattr(args, flag):
+            raise InputError(f"--{flag}: missing; pass --{flag}="
+                             + ("DIR" if flag == "out" else "|".join(twins.TWINS)))
+    try:
+        size = tuple(int(part) for part in args.size)
+    except ValueError as error:
+        raise InputError(f"--size: got {','.join(args.size)}; expected H,W in pixels") from error
+    started = time.monotonic()
+    count = twins.write(args.like, args.out, count=args.count, seed=args.seed,
+                        size=(0, 0) if size == (0,) else size)
+    print(f"{args.out}: a synthetic twin of {args.like}, {count} "
+          f"{twins.TWINS[args.like].counted}, in {time.monotonic() - started:.1f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, define_flags))
