@@ -1,8 +1,10 @@
 """Cell Tracking Challenge: time-lapse sequences with gold, silver and tracking truth.
 
-Two training sequences per dataset, 10 MB to some GB (2-D: DIC-C2DH-HeLa, Fluo-N2DH-GOWT1,
-Fluo-N2DL-HeLa, PhC-C2DH-U373, PhC-C2DL-PSC, ...), from https://celltrackingchallenge.net/2d-datasets;
-the challenge has its own conditions of use. Maska et al. 2023, Nature Methods 20, 1010-1020. Layout:
+Two training sequences per dataset, 10 MB to some GB, from
+https://celltrackingchallenge.net/2d-datasets (DIC-C2DH-HeLa, Fluo-N2DH-GOWT1, Fluo-N2DL-HeLa,
+PhC-C2DH-U373, PhC-C2DL-PSC, ...). The challenge has its own conditions of use; cite Maska et al.
+2023 (Nature Methods 20). The archives have no published checksums: compare the number of frames
+with the page. Original layout:
 
     <dataset>/01/t067.tif                     8 or 16 bit; frame numbers of three or more digits
     <dataset>/01_GT/SEG/man_seg067.tif        gold: drawn by experts, some frames only
@@ -79,8 +81,8 @@ def records(root, truth="gold", sequences=(), partial="drop", complete=0.9, bloc
                          "config.data.partial=keep")
     if not block and len(chosen) < 3:
         findings.append(Finding(
-            "warning", "config.data.block", f"whole sequences are groups, here {len(chosen)}: too few "
-            "for training, validation and test; set a fraction of config.data.split to 0, or "
+            "warning", "config.data.block", f"whole sequences are groups, here {len(chosen)}: too "
+            "few for training, validation and test; set a fraction of config.data.split to 0, or "
             "config.data.block=20 to cut sequences into groups of neighbouring frames"))
     return Records(sorted(kept, key=lambda record: record.name), findings)
 
@@ -130,8 +132,8 @@ def _chosen(root, folder, sequences):
     without = [name for name in sequences or found if not (root / f"{name}_{folder}").is_dir()]
     chosen = [name for name in sequences or found if name not in without]
     if without and (sequences or not chosen):
-        raise InputError(f"config.data.truth: folder '{root / without[0]}_{folder}' does not exist; "
-                         "choose another truth or other sequences")
+        raise InputError(f"config.data.truth: folder '{root / without[0]}_{folder}' does not "
+                         "exist; choose another truth or other sequences")
     return chosen, [Finding("note", str(root / name), f"has no {name}_{folder}: left out")
                     for name in without]
 

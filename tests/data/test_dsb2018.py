@@ -120,7 +120,8 @@ def test_records_count_overlaps_and_name_lost_masks(root):
     sample = dsb2018.records(root)[0].read()
     assert sample.label.max() == 2
     assert sample.findings[0].what.startswith("6 pixels lie in several masks")
-    assert sample.findings[1].level == "warning" and "masks [3] lie under" in sample.findings[1].what
+    assert sample.findings[1].level == "warning"
+    assert "masks [3] lie under" in sample.findings[1].what
 
 
 def slow_runs(mask):
