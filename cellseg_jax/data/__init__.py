@@ -9,14 +9,17 @@ import pathlib
 
 import numpy as np
 
-from cellseg_jax.data import dsb2018, folder, split, synthetic
+from cellseg_jax.data import bbbc039, ctc, dsb2018, folder, isbi2012, split, synthetic
 from cellseg_jax.data.cache import Arrays, open_cache
 from cellseg_jax.data.records import Records
 from cellseg_jax.errors import InputError, pick
 
 DATASETS = {
+    "bbbc039": bbbc039.records,
+    "ctc": ctc.records,
     "dsb2018": dsb2018.records,
     "folder": folder.records,
+    "isbi2012": isbi2012.records,
     "synthetic": synthetic.records,
 }
 
