@@ -123,8 +123,8 @@ def _leaks(arrays, place, pairs) -> list[Finding]:
     across = [p for p in pairs if len({place[p.first], place[p.second]} - {""}) == 2]
     within = sum(place[p.first] == place[p.second] != "" for p in pairs)
     if across:
-        named = some(f"{arrays.names[p.first]} ({place[p.first]}) and {arrays.names[p.second]} "
-                     f"({place[p.second]}) {p.similarity:.2f}" for p in across)
+        named = some((f"{arrays.names[p.first]} ({place[p.first]}) and {arrays.names[p.second]} "
+                      f"({place[p.second]}) {p.similarity:.2f}" for p in across), limit=3)
         found.append(Finding("warning", SPLIT, f"leak: {_many(len(across), 'near-duplicate pair')} "
                              f"across the parts (1 is a copy): {named}; scores will be too good: "
                              "give such images one group, or remove one of each"))
