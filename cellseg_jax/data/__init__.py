@@ -9,7 +9,8 @@ import pathlib
 
 import numpy as np
 
-from cellseg_jax.data import bbbc039, ctc, dsb2018, folder, isbi2012, split, synthetic
+from cellseg_jax.data import (
+    bbbc039, ctc, dsb2018, ebhi_seg, folder, isbi2012, livecell, split, synthetic)
 from cellseg_jax.data.cache import Arrays, open_cache
 from cellseg_jax.data.records import Records
 from cellseg_jax.errors import InputError, pick
@@ -18,8 +19,10 @@ DATASETS = {
     "bbbc039": bbbc039.records,
     "ctc": ctc.records,
     "dsb2018": dsb2018.records,
+    "ebhi_seg": ebhi_seg.records,
     "folder": folder.records,
     "isbi2012": isbi2012.records,
+    "livecell": livecell.records,
     "synthetic": synthetic.records,
 }
 
