@@ -27,6 +27,7 @@ PAIRS = {"Adenocarcinoma": 795, "High-grade IN": 186, "Low-grade IN": 637, "Norm
          "Polyp": 474, "Serrated adenoma": 58}  # 2,226; with the two below 2,228 images
 KNOWN_WITHOUT_LABEL = ("Low-grade IN/GT2012149-2-400-001.png",
                        "Low-grade IN/GTGT2012149-2-400-001.png")
+LABELS = {"binary": "1 where the label is above the threshold"}
 CASE = re.compile("[0-9]{7}")
 
 
@@ -41,9 +42,9 @@ def records(root, labels="binary", classes=(), threshold=127) -> Records:
       labels: binary, the only kind there is: 1 where label > threshold, 0 elsewhere.
       classes: names of class folders to read; () for all six.
       threshold: 0 .. 254. 127 takes the middle of the anti-aliased edges, 0 all of them and
-        254 none; five labels of the whole dataset never reach 255 and are empty then.
+        254 none; a few Adenocarcinoma labels are 253 throughout and empty then.
     """
-    pick({"binary": None}, labels, "config.data.labels")
+    pick(LABELS, labels, "config.data.labels")
     if not 0 <= threshold <= 254:
         raise InputError(f"config.data.threshold: got {threshold}; expected 0 .. 254, the label "
                          "value up to which a pixel is background")
@@ -60,8 +61,10 @@ def records(root, labels="binary", classes=(), threshold=127) -> Records:
     files = [path for name in chosen if name not in missing
              for path in entries(root / name / "image")]
     images = [path for path in files if path.suffix.lower() == ".png"]
+    label_files = {path for name in chosen if (root / name / "label").is_dir()
+                   for path in entries(root / name / "label")}
     label_of = {path: path.parent.parent / "label" / path.name for path in images}
-    pairs = [path for path in images if label_of[path].is_file()]
+    pairs = [path for path in images if label_of[path] in label_files]
     if not pairs:
         raise InputError(f"{label_of[images[0]] if images else root / chosen[0]}: not found; "
                          "expected <class>/label/<name>.png for every <class>/image/<name>.png")
@@ -70,7 +73,7 @@ def records(root, labels="binary", classes=(), threshold=127) -> Records:
                 functools.partial(_read, path, label_of[path], threshold))
          for path in sorted(pairs, key=_name)),
         [*(Finding("warning", str(root / name), "class folder not found") for name in missing),
-         *_findings(root, chosen, files, images, pairs)])
+         *_findings(root, chosen, files, images, pairs, label_files - set(label_of.values()))])
 
 
 def _name(path: pathlib.Path) -> str:
@@ -82,7 +85,7 @@ def _case(path: pathlib.Path) -> str:
     return match[0] if match else _name(path)
 
 
-def _findings(root, chosen, files, images, pairs):
+def _findings(root, chosen, files, images, pairs, lone_labels):
     """What the file names tell: lone files, names and cases in several folders, the counts."""
     def found(level, paths, what):
         if paths:
@@ -95,10 +98,7 @@ def _findings(root, chosen, files, images, pairs):
     yield from found("note", known, "images without a label, as in every copy, are left out")
     yield from found("warning", lone - known, "images without a label are left out; expected "
                      "<class>/label/<same name>")
-    labels = {path for name in chosen if (root / name / "label").is_dir()
-              for path in entries(root / name / "label")}
-    yield from found("warning", labels - {p.parent.parent / "label" / p.name for p in images},
-                     "labels without an image are left out")
+    yield from found("warning", lone_labels, "labels without an image are left out")
     yield from found("warning", [path for path in pairs if _case(path) == _name(path)],
                      "file names without the seven digits of a case; each is a case of its own")
     for kind, key in (("file names", lambda path: path.name), ("cases", _case)):
