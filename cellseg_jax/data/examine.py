@@ -19,6 +19,7 @@ from cellseg_jax import data
 from cellseg_jax.data import checks, duplicates
 from cellseg_jax.data.records import JUNK, BadFiles, Finding, Record
 from cellseg_jax.data.resize import FITS
+from cellseg_jax.data.split import some
 from cellseg_jax.errors import InputError
 
 THREADS = 2
@@ -42,9 +43,9 @@ class Facts(NamedTuple):
     alpha: str  # "" | "constant" | "varies"
     low: np.ndarray  # (min(C, 3),) of the colours
     high: np.ndarray
-    pixels: np.ndarray  # of every class; background and foreground where there are none
+    pixels: np.ndarray  # of every class, then beyond them; else of background and foreground
     num_objects: int  # distinct values above 0
-    thumbnail: np.ndarray  # (64, 64, 1), what near-duplicates are found by
+    print: np.ndarray  # what near-duplicates are found by, of duplicates.fingerprints
     preview: tuple[np.ndarray, np.ndarray] | None  # reduced image and label, of some samples
 
 
@@ -110,7 +111,7 @@ def _read(record: Record, previewed: bool, *, num_classes) -> tuple[Facts | None
     num_objects = (np.count_nonzero(values[1:]) if values is not None
                    else np.count_nonzero(np.unique(label)))
     if num_classes:
-        pixels = np.bincount(np.minimum(label, num_classes).reshape(-1), minlength=num_classes)
+        pixels = np.bincount(np.minimum(label, num_classes).reshape(-1), minlength=num_classes + 1)
     else:
         background = int(values[0]) if values is not None else np.count_nonzero(label == 0)
         pixels = np.array([background, label.size - background])
@@ -120,7 +121,7 @@ def _read(record: Record, previewed: bool, *, num_classes) -> tuple[Facts | None
         coloured=colour.shape[-1] == 3 and bool((colour != colour[..., :1]).any()),
         alpha="" if alpha is None else "varies" if (alpha != alpha[0, 0]).any() else "constant",
         low=colour.min((0, 1)), high=colour.max((0, 1)), pixels=pixels,
-        num_objects=int(num_objects), thumbnail=duplicates._thumbnail(image, {})[..., None],
+        num_objects=int(num_objects), print=duplicates.fingerprints([image])[0],
         preview=_preview(image, label) if previewed else None), list(sample.findings)
 
 
@@ -143,7 +144,8 @@ def _together(data_config, facts) -> tuple[list[Finding], dict]:
     """Findings on the samples as a whole, and the split."""
     findings = [*_channels(data_config, facts), *_depth(data_config, facts),
                 *_sizes(data_config, facts), *_objects(data_config, facts)]
-    pairs = duplicates.near_duplicates([fact.thumbnail for fact in facts])
+    pairs = duplicates.near_duplicates(
+        facts, prints=np.stack([fact.print for fact in facts]))
     view = _view(data_config, facts)
     num_classes = _num_classes(data_config)
     try:
@@ -152,8 +154,6 @@ def _together(data_config, facts) -> tuple[list[Finding], dict]:
         return [*findings, *checks.of_samples(view, num_classes=num_classes),
                 finding_of(error)], {}
     findings += checks.quick(view, parts, num_classes=num_classes, pairs=pairs)
-    if data_config["split"] == "official":
-        findings += _straddling(facts)
     if data_config["name"] == "folder" and not data_config["group"]:
         findings += _cases(facts)
     return findings, parts
@@ -195,7 +195,7 @@ def _relative(path, root) -> str:
 
 
 def _paths(data_config, facts) -> str:
-    return checks.some([_relative(fact.path, data_config["root"]) for fact in facts])
+    return some([_relative(fact.path, data_config["root"]) for fact in facts])
 
 
 def _channels(data_config, facts):
@@ -282,18 +282,6 @@ def _objects(data_config, facts):
                       "it marks all cells together, set config.data.labels=binary")
 
 
-def _straddling(facts):
-    """Groups that the official split of a dataset tears apart."""
-    parts = collections.defaultdict(set)
-    for fact in facts:
-        parts[fact.group].add(fact.part or "none")
-    torn = [f"{group} ({', '.join(sorted(p))})" for group, p in sorted(parts.items()) if len(p) > 1]
-    if torn:
-        yield Finding("warning", "config.data.split", f"{len(torn)} groups (cases, videos) are in "
-                      f"several parts: {checks.some(torn)}; a split by fractions, "
-                      "config.data.split=(0.8,0.1,0.1), keeps each in one part")
-
-
 def _cases(facts):
     """A regular expression for names such as patient7_03, where there are several of a kind."""
     pattern = r"^(.*?)[-_. ]*[0-9]+$"
@@ -302,7 +290,7 @@ def _cases(facts):
     if "" in cases or None in cases or not 2 <= len(cases) <= 0.7 * len(facts):
         return
     yield Finding("note", "config.data.group", f"names look like {len(cases)} cases with several "
-                  f"images each ({checks.some(sorted(cases), 3)}); if images of one case are alike, "
+                  f"images each ({some(sorted(cases), 3)}); if images of one case are alike, "
                   f"config.data.group='{pattern}' keeps them in one part of the split")
 
 
@@ -314,4 +302,4 @@ def _ignored_files(root):
              if name.startswith(".") or name.lower() in JUNK]
     if names:
         yield Finding("note", str(root), f"{len(names)} hidden or system files are ignored "
-                      f"({checks.some(sorted(set(names)))})")
+                      f"({some(sorted(set(names)))})")

@@ -234,11 +234,12 @@ def _classes(path, label, values, num_classes, threshold):
 def _smeared(label, values) -> bool:
     """Whether this is a mask of 0 and 255 with values between, from resizing or JPEG.
 
-    Then most of its foreground is bright; the ids of many objects are spread evenly.
+    Then more of it is bright than of middle brightness; the ids of many objects are spread evenly.
     """
     if len(values) <= 2 or not 200 < values[-1] <= 255:
         return False
-    return np.count_nonzero(label > 0.75 * values[-1]) > 0.5 * np.count_nonzero(label)
+    bright, dark = (np.count_nonzero(label > share * values[-1]) for share in (0.75, 0.25))
+    return bright > dark - bright
 
 
 def _hint(label, values) -> str:

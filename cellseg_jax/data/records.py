@@ -269,8 +269,10 @@ def _check_png(data: bytes) -> None:
         length, kind = struct.unpack(">I4s", data[place : place + 8].ljust(8, b"\0"))
         end = place + length + 12
         if end > len(data):
-            raise InputError(f"is truncated: it ends at byte {len(data)}, at least "
-                             f"{end - len(data)} too early; copy it again from its source")
+            another = len(data) - place >= 8 and kind != b"IEND"  # after this one, of 12 bytes
+            missing = end - len(data) + 12 * another
+            raise InputError(f"is truncated: it ends at byte {len(data)}, at least {missing} too "
+                             "early; copy it again from its source")
         (checksum,) = struct.unpack(">I", data[end - 4 : end])
         if zlib.crc32(data[place + 4 : end - 4]) != checksum:
             raise InputError(f"is damaged between bytes {place} and {end} (wrong checksum); copy "

@@ -195,7 +195,7 @@ def test_read_image_names_the_byte_where_a_png_is_cut(tmp_path, rng, cut):
     data = imagecodecs.png_encode(rng.integers(0, 256, (64, 64), dtype=np.uint8))
     (tmp_path / "a.png").write_bytes(data[:-cut])
     with pytest.raises(InputError, match=f"a.png: is truncated: it ends at byte {len(data) - cut}, "
-                                         "at least [0-9]+ too early"):
+                                         f"at least {cut} too early"):
         records.read_image(tmp_path / "a.png")
 
 
