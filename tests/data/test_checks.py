@@ -3,6 +3,8 @@ import types
 import numpy as np
 import pytest
 
+from cellseg_jax import config as config_lib
+from cellseg_jax import data
 from cellseg_jax.data import checks, duplicates
 from cellseg_jax.data.checks import of_samples, of_split, quick, raise_errors
 from cellseg_jax.data.duplicates import Pairs
@@ -176,3 +178,16 @@ def test_of_split_expects_no_strata_of_empty_parts_or_of_data_that_is_mixed_in()
     parts = {"train": np.arange(0, 12, 2), "val": np.arange(1, 12, 2), "test": []}
     assert [f.what.split(" (")[0] for f in of_split(arrays, parts, NONE)] == [
         "train has no image of 'b'", "val has no image of 'a'"]
+
+
+def test_quick_reads_what_a_cache_holds(tmp_path):
+    config = config_lib.default()
+    config.data.name, config.data.size, config.data.grid = "synthetic", (32, 32), 2
+    config.data.update(count=12, image_size=(40, 40), cache=str(tmp_path), channels="gray")
+    config = config_lib.complete(config)
+    arrays = data.load(config.data)
+    assert len(arrays.names) == 48
+    parts = data.split_of(config.data, arrays)
+    torn = {"train": np.arange(3), "val": np.arange(3, 40), "test": np.arange(40, 48)}
+    assert not any(f.what.startswith("leak: 1 group") for f in quick(arrays, parts))
+    assert any(f.what.startswith("leak: 1 group") for f in quick(arrays, torn))
