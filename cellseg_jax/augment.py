@@ -1,15 +1,18 @@
 """Augmentations: one sample in, one sample out, on device inside the compiled step.
 
-A sample holds "image" (H, W, C), "label" (H, W) and maybe "pixel_weight" (H, W); all are warped
-alike and keep their dtype, other entries pass through. Vmap over a batch with one key per row:
-`vmap(lambda key, sample: augment(key, sample, settings))(keys, batch)`.
+`warp` moves the pixels of a sample as it was decoded, `colour` changes the intensities of a
+normalised image. Both take one sample; vmap over a batch with one key per row:
+`vmap(lambda key, sample: warp(key, sample, settings))(keys, batch)`.
 
-An augmentation is `(key, place, size, strength) -> place`: from which pixel of its input the
-output pixel at place = (y, x) comes. Places compose, so that all augmentations together move the
-pixels once. Strength 0 changes nothing.
+`settings` is {name: (probability, strength)} over AUGMENTATIONS, and maybe numbers of OPTIONS;
+all may be traced. Each augmentation is applied with its own probability, in the order of
+AUGMENTATIONS, and has its own key, made from its name: leaving one out does not change the
+others' draws. Draws are float32 also under x64. A probability or strength of 0 is the exact
+identity; a probability that is the Python number 0 compiles nothing.
 """
 
 import zlib
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,91 +22,427 @@ from cellseg_jax.errors import pick
 WARPED = ("image", "label", "pixel_weight")
 
 
-def _uniform(key):
-    """A number in [0, 1); float32 also under x64, so that precision does not change the draw."""
-    return jax.random.uniform(key, dtype=jnp.float32)
+class Draw(NamedTuple):
+    """What one augmentation draws for one sample."""
+
+    key: jax.Array  # for whole fields of random numbers
+    u: jax.Array  # (4,) numbers uniform in [0, 1)
 
 
-def flip_horizontal(key, place, size, strength):
+def _draws(key, names, settings) -> dict:
+    """{name: (its strength, 0 where it is not applied, its Draw)}, all names drawn at once."""
+    hashes = jnp.array([zlib.crc32(name.encode()) for name in names], jnp.uint32)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, hashes)
+    numbers = jax.vmap(lambda key: jax.random.uniform(key, (5,), jnp.float32))(keys)
+    draws = {}
+    for name, key, u in zip(names, keys, numbers, strict=True):
+        probability, strength = (jnp.asarray(number, jnp.float32) for number in settings[name])
+        # A uniform number is below 1, so that probability 1 always applies.
+        draws[name] = jnp.where(u[0] < probability, strength, 0), Draw(key, u[1:])
+    return draws
+
+
+def _between(low, high, u):
+    return low + (high - low) * u
+
+
+def _smoothing(n, sigma):
+    """(n, n): this times a vector is the vector under a Gaussian of sigma pixels.
+
+    scipy.ndimage.gaussian_filter1d with its defaults (mode="reflect", cut off at 4 sigma) where
+    sigma is at most n / 4; sigma 0 is the identity. A matrix, since sigma is traced, and since
+    matrix products are what every device does best.
+    """
+    i = jnp.arange(n, dtype=jnp.float32)
+    sigma = jnp.maximum(jnp.asarray(sigma, jnp.float32), 1e-3)
+
+    def weight(distance):
+        inside = jnp.abs(distance) <= jnp.floor(4 * sigma + 0.5)
+        return jnp.where(inside, jnp.exp(-0.5 * (distance / sigma) ** 2), 0)
+
+    plus, minus = i[:, None] + i, i[:, None] - i
+    weights = weight(minus) + weight(plus + 1) + weight(2 * n - 1 - plus)  # itself, two mirrors
+    return weights / weights.sum(1, keepdims=True)
+
+
+def _smooth(image, sigma):
+    """(..., H, W) under a Gaussian of sigma pixels."""
+    rows, columns = (_smoothing(n, sigma).astype(image.dtype) for n in image.shape[-2:])
+    return jnp.einsum("yi,...ij,xj->...yx", rows, image, columns, precision="highest")
+
+
+# Where things come from: (draw, strength, size) -> a 2x2 matrix from the output's (y, x), seen
+# from the centre of the image, to the input's; or the displacement (2, H, W) of the output's.
+
+
+def flip_horizontal(draw, strength, size):
     """Left and right exchanged. strength: 1 flips, 0 does not."""
-    del key
-    y, x = place
-    return y, jnp.where(strength >= 1, size[1] - 1 - x, x)
+    del draw, size
+    return [[1, 0], [0, jnp.where(strength >= 1, -1, 1)]]
 
 
-def flip_vertical(key, place, size, strength):
+def flip_vertical(draw, strength, size):
     """Top and bottom exchanged. strength: 1 flips, 0 does not."""
-    del key
-    y, x = place
-    return jnp.where(strength >= 1, size[0] - 1 - y, y), x
+    del draw, size
+    return [[jnp.where(strength >= 1, -1, 1), 0], [0, 1]]
 
 
-def turn(key, place, size, strength):
+def turn(draw, strength, size):
     """Turned counter-clockwise by whole quarters, uniform in 1..strength, strength 0..3.
 
     Quarter turns would change the shape of an image that is not square, so there only the half
     turn is left: strength 2 and 3 turn by a half, strength 1 changes nothing.
     """
-    (y, x), (height, width) = place, size
-    if height == width:
-        quarters = jnp.floor(_uniform(key) * strength) + (strength >= 1)
-        odd = quarters % 2 == 1
-        y, x = jnp.where(odd, x, y), jnp.where(odd, width - 1 - y, x)
-        half = quarters >= 2
+    if size[0] == size[1]:
+        quarters = jnp.floor(draw.u[0] * strength) + (strength >= 1)
     else:
-        half = strength >= 2
-    return jnp.where(half, height - 1 - y, y), jnp.where(half, width - 1 - x, x)
+        quarters = 2 * (strength >= 2)
+    cos = jnp.where(quarters % 2 == 1, 0, 1 - quarters)  # of 0, 1, 2, 3: 1, 0, -1, 0
+    sin = jnp.where(quarters % 2 == 1, 2 - quarters, 0)  # 0, 1, 0, -1
+    return [[cos, sin], [-sin, cos]]
 
 
-AUGMENTATIONS = {"flip_horizontal": flip_horizontal, "flip_vertical": flip_vertical, "turn": turn}
+def rotation(draw, strength, size):
+    """Turned about the centre by an angle uniform in +-strength degrees."""
+    del size
+    angle = jnp.deg2rad(_between(-strength, strength, draw.u[0]))
+    return [[jnp.cos(angle), jnp.sin(angle)], [-jnp.sin(angle), jnp.cos(angle)]]
 
 
-def strengths(name: str, size) -> tuple:
-    """The strengths above 0 that mean something for images of size (H, W)."""
-    if name == "turn":
-        return (1, 2, 3) if size[0] == size[1] else (2, 3)
-    return (1,)
+def zoom(draw, strength, size):
+    """Larger or smaller by a factor log-uniform in [1 / (1 + strength), 1 + strength]."""
+    del size
+    inverse = jnp.exp(_between(-1, 1, draw.u[0]) * jnp.log1p(strength))
+    return [[inverse, 0], [0, inverse]]
 
 
-def _off(probability) -> bool:
-    """True for a 0 known before tracing."""
-    return isinstance(probability, (int, float)) and probability == 0
+def zoom_in(draw, strength, size):
+    """Larger by a factor log-uniform in [1, 1 + strength]."""
+    del size
+    inverse = jnp.exp(-draw.u[0] * jnp.log1p(strength))
+    return [[inverse, 0], [0, inverse]]
 
 
-def augment(key, sample: dict, settings: dict) -> dict:
-    """One sample, each augmentation of `settings` applied with its own probability.
+def shear(draw, strength, size):
+    """Rows and columns slanted about the centre, each by its own angle in +-strength degrees."""
+    del size
+    slope = jnp.tan(jnp.deg2rad(_between(-strength, strength, draw.u[:2])))
+    return [[1, slope[0]], [slope[1], 1]]
 
-    Each has its own key, made from its name: leaving one out does not change the others' draws.
+
+def shift(draw, strength, size):
+    """Moved along each axis, uniform in +-strength times that side of the image."""
+    return (_between(-strength, strength, draw.u[:2]) * jnp.array(size))[:, None, None]
+
+
+def elastic(draw, strength, size, sigma=8.0):
+    """Pulled by a smooth random field: strength * gaussian_filter(uniform(-1, 1), sigma).
+
+    sigma in pixels, at most a quarter of the shorter side. strength is the paper's alpha, in
+    pixels before smoothing; far from the border a component of the displacement has the standard
+    deviation 0.163 * strength / sigma.
+    Source: Simard et al. 2003, Best Practices for Convolutional Neural Networks, section 2. The
+      uniform numbers have 256 levels, of which the smoothed field shows nothing.
+    """
+    count = 2 * size[0] * size[1]
+    # One byte per number: drawing is what costs time.
+    words = jax.random.bits(jax.random.fold_in(draw.key, 1), ((count + 3) // 4,), jnp.uint32)
+    levels = jax.lax.bitcast_convert_type(words, jnp.uint8).ravel()[:count]
+    return strength * _smooth((levels.astype(jnp.float32) / 127.5 - 1).reshape(2, *size), sigma)
+
+
+# What the colours become: (draw, strength, image) -> image, of the colour channels alone.
+
+
+def brightness(draw, strength, image):
+    """Times a factor uniform in 1 +- strength."""
+    return image * _between(1 - strength, 1 + strength, draw.u[0])
+
+
+def contrast(draw, strength, image):
+    """Distances from the mean of the image times a factor uniform in 1 +- strength."""
+    mean = image.mean()
+    return mean + (image - mean) * _between(1 - strength, 1 + strength, draw.u[0])
+
+
+def gamma(draw, strength, image):
+    """To a power log-uniform in [1 / (1 + strength), 1 + strength]; what is below 0 becomes 0."""
+    return jnp.maximum(image, 0) ** jnp.exp(_between(-1, 1, draw.u[0]) * jnp.log1p(strength))
+
+
+def colour_jitter(draw, strength, image):
+    """Brightness, contrast, saturation and hue, in this order, each by its own draw.
+
+    Brightness, contrast and saturation change by factors uniform in 1 +- strength, hue by an
+    angle uniform in +-strength turns of the colour circle. Gray images have neither saturation
+    nor hue: there the two do nothing.
+    Source: torchvision's ColorJitter, with one strength for its four; but saturation is that of
+      HSV (Smith 1978), like hue, and nothing is clipped in between.
+    """
+    image = brightness(draw, strength, image)
+    image = contrast(Draw(draw.key, draw.u[1:]), strength, image)
+    if image.shape[-1] != 3:
+        return image
+    factor = _between(1 - strength, 1 + strength, draw.u[2])
+    return _saturation_hue(image, factor, _between(-strength, strength, draw.u[3]))
+
+
+def _saturation_hue(image, factor, turns):
+    """(H, W, 3) with HSV saturation times factor, at most 1, and hue moved by turns of a circle."""
+    red, green, blue = jnp.moveaxis(image, -1, 0)
+    value = image.max(-1)
+    chroma = value - image.min(-1)
+    per = 1 / jnp.where(chroma > 0, chroma, 1)
+    sextant = jnp.where(
+        value == red, (green - blue) * per,
+        jnp.where(value == green, 2 + (blue - red) * per, 4 + (red - green) * per))
+    chroma = jnp.minimum(chroma * factor, jnp.maximum(value, chroma))
+    k = (sextant + 6 * turns)[..., None] + jnp.array([5, 3, 1], image.dtype)
+    k = k - 6 * jnp.floor(k / 6)
+    return value[..., None] - chroma[..., None] * jnp.clip(jnp.minimum(k, 4 - k), 0, 1)
+
+
+def rgb_shift(draw, strength, image):
+    """To each channel its own number added, uniform in +-strength."""
+    return image + _between(-strength, strength, draw.u[:image.shape[-1]])
+
+
+def blur(draw, strength, image):
+    """Under a Gaussian of a sigma uniform in [0, strength] pixels, mirrored at the border."""
+    return jnp.moveaxis(_smooth(jnp.moveaxis(image, -1, 0), strength * draw.u[0]), 0, -1)
+
+
+def noise(draw, strength, image):
+    """Plus independent Gaussian noise of a standard deviation uniform in [0, strength]."""
+    key = jax.random.fold_in(draw.key, 1)
+    return image + strength * draw.u[0] * jax.random.normal(key, image.shape, jnp.float32)
+
+
+GEOMETRIC = {
+    "flip_horizontal": flip_horizontal,
+    "flip_vertical": flip_vertical,
+    "turn": turn,
+    "rotation": rotation,
+    "zoom": zoom,
+    "zoom_in": zoom_in,
+    "shear": shear,
+    "shift": shift,  # displacements come after all matrices: warp relies on it
+    "elastic": elastic,
+}
+COLOUR = {
+    "brightness": brightness,
+    "contrast": contrast,
+    "gamma": gamma,
+    "colour_jitter": colour_jitter,
+    "rgb_shift": rgb_shift,
+    "blur": blur,
+    "noise": noise,
+}
+AUGMENTATIONS = {**GEOMETRIC, **COLOUR}
+OPTIONS = {"elastic_sigma": 8.0}  # pixels; numbers in settings that are no augmentation
+WHOLE_PIXEL = ("flip_horizontal", "flip_vertical", "turn")
+LIMITS = {  # largest strength and what it measures
+    "rotation": (180, "degrees"),
+    "zoom": (9, "the largest factor minus 1"),
+    "zoom_in": (9, "the largest factor minus 1"),
+    "shear": (44, "degrees"),
+    "shift": (1, "a fraction of the side"),
+    "elastic": (float("inf"), "pixels"),
+    "brightness": (1, "a fraction"),
+    "contrast": (1, "a fraction"),
+    "gamma": (9, "the largest power minus 1"),
+    "colour_jitter": (0.5, "a fraction, turns of the colour circle"),
+    "rgb_shift": (1, "a fraction of the image's range"),
+    "noise": (1, "a fraction of the image's range"),
+}
+
+
+def check(name: str, strength, size) -> str:
+    """'' if the strength, or the number of OPTIONS, means something at size (H, W).
+
+    Otherwise what was expected instead.
+    """
+    if name == "elastic_sigma":
+        largest = min(size) / 4
+        return "" if 0 < strength <= largest else (
+            f"pixels above 0, at most {largest:g}, a quarter of the shorter side")
+    if name in WHOLE_PIXEL:
+        choices = (1,) if name != "turn" else (1, 2, 3) if size[0] == size[1] else (2, 3)
+        return "" if strength in choices else (
+            f"a strength among {choices} at size {tuple(size)}")
+    largest, unit = LIMITS.get(name) or (min(size) / 4, "pixels")  # blur
+    return "" if 0 <= strength <= largest else f"a strength from 0 to {largest:g} ({unit})"
+
+
+def _active(settings, table, size):
+    """The names of `table` that settings switch on, in order; wrong ones are refused."""
+    for name in settings:
+        pick(AUGMENTATIONS | OPTIONS, name, "config.augment")
+    active = [name for name in table if name in settings
+              and not (_known(settings[name][0]) and settings[name][0] == 0)]
+    for name in active:
+        strength = settings[name][1]
+        if _known(strength) and strength and (expected := check(name, strength, size)):
+            raise ValueError(f"augment {name}: got {strength}; expected {expected}")
+    return active
+
+
+def _known(number):
+    """Whether the number is known before tracing."""
+    return isinstance(number, (int, float))
+
+
+def _mirrored(place, n):
+    """Places anywhere brought into 0..n-1, as between two mirrors in the outermost pixels."""
+    period = max(2 * (n - 1), 1)
+    place = jnp.abs(place)
+    place = place - period * jnp.floor(place / period)
+    return jnp.clip(jnp.where(place > n - 1, period - place, place), 0, n - 1)
+
+
+def warp(key, sample: dict, settings: dict) -> dict:
+    """One sample, its pixels moved by the GEOMETRIC augmentations of `settings`.
+
+    All of them make one map from the pixels of the output to places in the input, read once:
+    image and pixel_weight bilinear, label the nearest pixel. Places outside are mirrored in the
+    outermost pixels (scipy's mode="mirror"). If only augmentations of WHOLE_PIXEL are switched
+    on, pixels are moved as they are.
 
     Args:
       key: JAX key of this sample.
-      sample: see above.
-      settings: {name of an augmentation: (probability, strength)}, applied in the order of
-        AUGMENTATIONS. Both may be traced: probability 0 is then the exact identity. A Python
-        0 compiles nothing.
-    Returns: the sample, same shapes and dtypes.
+      sample: "image" (H, W, C) integer or float, and maybe "label" (H, W) and "pixel_weight"
+        (H, W); other entries pass through.
+      settings: see the module; names of COLOUR are for `colour`.
+    Returns: the sample with the same shapes. Label and pixel_weight keep their dtype; so does the
+      image where pixels are moved as they are, otherwise it is float32, in the same units and
+      not rounded.
     Raises: InputError for an unknown name; ValueError for a Python strength that means nothing,
-      such as quarter turns of an image that is not square (see `strengths`).
+      such as quarter turns of an image that is not square (see `check`).
     """
-    for name in settings:
-        pick(AUGMENTATIONS, name, "config.augment")
-    active = [n for n in AUGMENTATIONS if n in settings and not _off(settings[n][0])]
+    size = sample["image"].shape[:2]
+    active = _active(settings, GEOMETRIC, size)
     if not active:
         return sample
-    size = sample["image"].shape[:2]
-    place = jnp.meshgrid(jnp.arange(size[0]), jnp.arange(size[1]), indexing="ij")
+    centre = [(n - 1) / 2 for n in size]
+    place = jnp.stack(jnp.meshgrid(
+        *(jnp.arange(n, dtype=jnp.float32) - c for n, c in zip(size, centre)), indexing="ij"))
+    matrix = jnp.eye(2, dtype=jnp.float32)
+    draws = _draws(key, active, settings)
     for name in reversed(active):  # the last one says where it reads, and so on to the input
-        probability, strength = settings[name]
-        allowed = (0, *strengths(name, size))
-        if isinstance(strength, (int, float)) and strength not in allowed:
-            raise ValueError(f"augment {name}: got strength {strength}; expected one of {allowed}")
-        key_apply, key_draw = jax.random.split(jax.random.fold_in(key, zlib.crc32(name.encode())))
-        # Not applied is strength 0; uniform is below 1, so probability 1 always applies.
-        applies = _uniform(key_apply) < probability
-        place = AUGMENTATIONS[name](key_draw, place, size, jnp.where(applies, strength, 0))
-    rows = (place[0] * size[1] + place[1]).ravel()
-    moved = dict(sample)
-    for name in [name for name in WARPED if name in sample]:
-        pixels = jnp.asarray(sample[name]).reshape(rows.size, -1)
-        moved[name] = pixels.at[rows].get(mode="promise_in_bounds").reshape(sample[name].shape)
-    return moved
+        strength, draw = draws[name]
+        if name == "elastic":
+            place = place + elastic(draw, strength, size, settings.get(
+                "elastic_sigma", OPTIONS["elastic_sigma"]))
+        elif name == "shift":
+            place = place + shift(draw, strength, size)
+        else:
+            step = jnp.array(GEOMETRIC[name](draw, strength, size), jnp.float32)
+            matrix = (step[:, :, None] * matrix).sum(1)  # exact, unlike fast matrix products
+    y, x = (matrix[i, 0] * place[0] + matrix[i, 1] * place[1] + centre[i] for i in (0, 1))
+
+    moved = {name: jnp.asarray(sample[name]) for name in WARPED if name in sample}
+    flat = {name: pixels.reshape(size[0] * size[1], -1) for name, pixels in moved.items()}
+
+    def read(name, row):  # (H, W, C); without a check of the bounds, which _mirrored keeps
+        return flat[name].at[row].get(mode="promise_in_bounds")
+
+    if set(active) <= set(WHOLE_PIXEL):
+        row = y.astype(jnp.uint32) * size[1] + x.astype(jnp.uint32)
+        return sample | {name: read(name, row).reshape(moved[name].shape) for name in moved}
+
+    y, x = _mirrored(y, size[0]), _mirrored(x, size[1])
+    top, left = jnp.floor(y), jnp.floor(x)
+    down, right = y - top, x - left  # in [0, 1): how far to the next pixel
+    edges = [(near.astype(jnp.uint32), jnp.minimum(near + 1, n - 1).astype(jnp.uint32))
+             for near, n in ((top, size[0]), (left, size[1]))]
+    corners = [edges[0][i] * size[1] + edges[1][j] for i in (0, 1) for j in (0, 1)]
+    nearest = jnp.where(down < 0.5, *edges[0]) * size[1] + jnp.where(right < 0.5, *edges[1])
+    # The barrier computes these once for all that is read, in loops that vectorise.
+    corners, nearest, down, right = jax.lax.optimization_barrier(
+        (corners, nearest, down[..., None], right[..., None]))
+    for name, pixels in moved.items():
+        if name == "label":
+            value = read(name, nearest)
+        else:
+            a, b, c, d = (read(name, row).astype(jnp.float32) for row in corners)
+            upper, lower = a + right * (b - a), c + right * (d - c)
+            value = upper + down * (lower - upper)
+        dtype = jnp.float32 if name == "image" else pixels.dtype
+        moved[name] = value.astype(dtype).reshape(pixels.shape)
+    return sample | jax.lax.optimization_barrier(moved)
+
+
+def colour(key, image, settings: dict):
+    """One image, its intensities changed by the COLOUR augmentations of `settings`.
+
+    Args:
+      key: JAX key of this sample.
+      image: (H, W, C) float, normalised: about 0 to 1. A 4th channel is alpha and stays as it is.
+      settings: see the module; names of GEOMETRIC are for `warp`.
+    Returns: (H, W, C) of the same dtype, not clipped.
+    Raises: as `warp`.
+    """
+    active = _active(settings, COLOUR, image.shape[:2])
+    if not active:
+        return image
+    colours = image[..., :3]
+    for name, (strength, draw) in _draws(key, active, settings).items():
+        changed = COLOUR[name](draw, strength, colours).astype(image.dtype)
+        colours = jnp.where(strength > 0, changed, colours)
+    return jnp.concatenate([colours, image[..., 3:]], -1)
+
+
+def _nuclei(size):
+    return {}  # report 0 augments nothing
+
+
+def _small_unet(size):
+    # Report 1: rotation, zoom-in, mirroring; amounts unstated. Nuclei have no preferred direction.
+    return {"flip_horizontal": (0.5, 1), "flip_vertical": (0.5, 1), "rotation": (0.5, 180),
+            "zoom_in": (0.5, 0.5)}
+
+
+def _ebhi(size):
+    return {"flip_horizontal": (0.5, 1), "flip_vertical": (0.7, 1), "rotation": (0.6, 30)}
+
+
+def _ebhi_copies(size):
+    # Report 2's stored copies. Its "one of blur and colour jitter" (together 0.5) is two
+    # independent draws here, its 3x3 box blur a Gaussian of at most the same variance, its
+    # jitter the tool's default. It fills rotated corners with a constant, we mirror.
+    return {"rotation": (0.9, 40), "flip_horizontal": (0.5, 1), "flip_vertical": (0.1, 1),
+            "rgb_shift": (0.9, 25 / 255), "blur": (0.25, 0.8), "colour_jitter": (0.25, 0.2)}
+
+
+def _em(size):
+    # Report 3: affine, brightness, elastic; the numbers of the code that it names. That code
+    # draws three points +-0.08 W away: each entry of the affine matrix then has the standard
+    # deviation 0.1, which these rotations, zooms and shears share. Brightness is unstated.
+    width = size[1]
+    return {"rotation": (1, 7), "zoom": (1, 0.12), "shear": (1, 7), "shift": (1, 0.08),
+            "elastic": (1, 2 * width), "elastic_sigma": 0.08 * width, "brightness": (1, 0.2)}
+
+
+def _livecell(size):
+    # Report 4: elastic and rotation, amounts unstated: the middle of the usual sigma 4 to 10 and
+    # alpha 34 to 100, and report 2's rotation.
+    return {"elastic": (1, 67), "elastic_sigma": 7, "rotation": (1, 30)}
+
+
+PRESETS = {"nuclei": _nuclei, "small_unet": _small_unet, "ebhi": _ebhi,
+           "ebhi_copies": _ebhi_copies, "em": _em, "livecell": _livecell}
+
+
+def preset(name: str, size) -> dict:
+    """The settings of a report's own recipe for images of size (H, W), in pixels."""
+    return pick(PRESETS, name, "augment.preset")(size)
+
+
+augment = warp
+
+
+def strengths(name: str, size) -> tuple:
+    """The strengths above 0 of WHOLE_PIXEL that mean something for images of size (H, W)."""
+    if name == "turn":
+        return (1, 2, 3) if size[0] == size[1] else (2, 3)
+    return (1,) if name in WHOLE_PIXEL else ()

@@ -1,14 +1,28 @@
-"""Augmentations: hand values, label and image stay aligned, one key one result."""
+"""Augmentations: scipy and scikit-image as references, image and label stay aligned."""
+
+import zlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import skimage.color
+import skimage.exposure
+import skimage.filters
+from scipy import ndimage
 
-from cellseg_jax.augment import AUGMENTATIONS, augment, strengths
+from cellseg_jax import augment
+from cellseg_jax.augment import AUGMENTATIONS, COLOUR, GEOMETRIC, Draw
 
-EVERY = {"flip_horizontal": (0.5, 1), "flip_vertical": (0.5, 1), "turn": (0.5, 3)}
+POSES = {"flip_horizontal": (0.5, 1.0), "flip_vertical": (0.5, 1.0), "turn": (0.5, 3.0)}
+STRONG = {
+    "flip_horizontal": 1, "flip_vertical": 1, "turn": 3, "rotation": 60, "zoom": 0.4,
+    "zoom_in": 0.3, "shear": 15, "shift": 0.4, "elastic": 20, "brightness": 0.5, "contrast": 0.5,
+    "gamma": 1, "colour_jitter": 0.3, "rgb_shift": 0.3, "blur": 1.5, "noise": 0.2,
+}
 KEY = jax.random.key(0)
+U = jnp.array([0.7, 0.2, 0.9, 0.4], jnp.float32)
+DRAW = Draw(KEY, U)
 
 
 def sample(height=6, width=6):
@@ -18,8 +32,8 @@ def sample(height=6, width=6):
     return {"image": image, "label": label, "pixel_weight": label.astype(np.float16), "id": 7}
 
 
-def once(settings, **size):
-    return jax.jit(lambda key: augment(key, sample(**size), settings))(KEY)
+def always(names, sigma=2.0):
+    return {name: (1.0, float(STRONG[name])) for name in names} | {"elastic_sigma": sigma}
 
 
 def keys(n):
@@ -27,79 +41,58 @@ def keys(n):
 
 
 @jax.jit
+def warped(key, start, settings):
+    return augment.warp(key, start, settings)
+
+
+@jax.jit
+def coloured(key, image, settings):
+    return augment.colour(key, image, settings)
+
+
+@jax.jit
 def traced_labels(settings):
     """(64, H, W) labels of as many draws, by settings that are traced."""
-    return jax.vmap(lambda key: augment(key, sample(), settings)["label"])(keys(64))
+    return jax.vmap(lambda key: augment.warp(key, sample(), settings)["label"])(keys(64))
 
 
 def labels(settings, n=64, **size):
     """The same by settings that are Python numbers."""
-    label = lambda key: augment(key, sample(**size), settings)["label"]
+    label = lambda key: augment.warp(key, sample(**size), settings)["label"]
     return np.asarray(jax.jit(jax.vmap(label))(keys(n)))
+
+
+# Whole pixels
 
 
 @pytest.mark.parametrize(
     "name, expected",
-    [
-        ("flip_horizontal", np.fliplr),
-        ("flip_vertical", np.flipud),
-        ("turn", np.rot90),
-    ],
-)
-def test_augmentation_equals_hand_value(name, expected):
-    out = once({name: (1.0, 1)})
+    [("flip_horizontal", np.fliplr), ("flip_vertical", np.flipud), ("turn", np.rot90)])
+def test_whole_pixel_equals_hand_value(name, expected):
+    out = warped(KEY, sample(), {name: (1.0, 1.0)})
     for entry in ("image", "label", "pixel_weight"):
+        assert out[entry].dtype == sample()[entry].dtype
         np.testing.assert_array_equal(out[entry], expected(sample()[entry]))
+    assert out["id"] == 7
 
 
-@pytest.mark.parametrize("name", AUGMENTATIONS)
-@pytest.mark.parametrize("size", [(6, 6), (4, 7)])
-def test_augmentation_keeps_dtype_and_alignment(name, size):
-    start = sample(*size)
-    for strength in strengths(name, size):
-        out = once({name: (1.0, strength)}, height=size[0], width=size[1])
-        for entry in ("image", "label", "pixel_weight"):
-            assert out[entry].dtype == start[entry].dtype and out[entry].shape == start[entry].shape
-        np.testing.assert_array_equal(out["image"][..., 0], out["label"].astype(np.uint8))
-        np.testing.assert_array_equal(out["pixel_weight"], out["label"])
-        np.testing.assert_array_equal(np.sort(out["label"].ravel()), start["label"].ravel())
-        assert out["id"] == 7 and (out["label"] != start["label"]).any()
-
-
-def test_augment_draws_every_pose_and_only_those():
+def test_poses_are_all_drawn_and_only_those():
     label = sample()["label"]
     poses = {np.rot90(x, k).tobytes() for x in (label, label.T) for k in range(4)}
-    drawn = np.asarray(traced_labels(EVERY))  # 64 draws miss one pose with p < 2%, this key none
+    drawn = np.asarray(traced_labels(POSES))  # 64 draws miss one pose with p < 2%, this key none
     assert {x.tobytes() for x in drawn} == poses
     turned = {np.rot90(label, k).tobytes() for k in range(1, 4)}
     assert {x.tobytes() for x in labels({"turn": (1.0, 3)})} == turned
 
 
-def test_augment_probability_is_the_share_that_changes():
+def test_probability_is_the_share_that_changes():
     flipped = (labels({"flip_vertical": (0.3, 1)}, n=2000) != sample()["label"]).any((1, 2))
     assert abs(flipped.mean() - 0.3) < 0.04  # four standard deviations
 
 
-@pytest.mark.parametrize("pair", [(0.0, 1.0), (1.0, 0.0)], ids=["probability", "strength"])
-def test_traced_zero_is_identity(pair):
-    unchanged = np.broadcast_to(sample()["label"], (64, 6, 6))
-    np.testing.assert_array_equal(traced_labels(dict.fromkeys(EVERY, pair)), unchanged)
-
-
-def test_python_zero_compiles_nothing():
-    settings = {name: (0.0, 1) for name in AUGMENTATIONS}
-    assert not jax.make_jaxpr(lambda key: augment(key, sample(), settings)["image"])(KEY).eqns
-
-
-def test_augment_absent_neighbours_and_python_numbers_change_no_draw():
-    flips = {name: pair for name, pair in EVERY.items() if name != "turn"}
-    np.testing.assert_array_equal(labels(flips), traced_labels(EVERY | {"turn": (0, 3)}))
-
-
-def test_augment_same_under_jit_and_vmap():
-    np.testing.assert_array_equal(
-        augment(keys(1)[0], sample(), EVERY)["label"], traced_labels(EVERY)[0]
-    )
+def test_absent_neighbours_and_python_numbers_change_no_draw():
+    flips = {name: pair for name, pair in POSES.items() if name != "turn"}
+    np.testing.assert_array_equal(labels(flips), traced_labels(POSES | {"turn": (0.0, 3.0)}))
 
 
 def test_turn_of_oblong_images_is_the_half_turn():
@@ -107,10 +100,231 @@ def test_turn_of_oblong_images_is_the_half_turn():
     np.testing.assert_array_equal(half[1], sample(4, 7)["label"][::-1, ::-1])
 
 
-def test_augment_rejects_what_means_nothing():
-    with pytest.raises(ValueError, match="got strength 1"):
-        augment(KEY, sample(4, 7), {"turn": (0.5, 1)})
-    with pytest.raises(ValueError, match="got strength 2"):
-        augment(KEY, sample(), {"flip_vertical": (0.5, 2)})
+# All warps
+
+
+def draw_of(name, key=KEY):
+    """The numbers that `name` draws from the sample's key, by the rule the module states."""
+    own = jax.random.fold_in(key, zlib.crc32(name.encode()))
+    return np.asarray(jax.random.uniform(own, (5,), jnp.float32), np.float64)[1:], own
+
+
+def reference_places(names, size, sigma):
+    """Where each output pixel comes from: one augmentation after the other, in float64."""
+    centre = (np.array(size) - 1)[:, None, None] / 2
+    place = np.mgrid[: size[0], : size[1]] - centre
+    for name in reversed([name for name in GEOMETRIC if name in names]):
+        (u, own), s = draw_of(name), STRONG[name]
+        y, x = place
+        if name == "flip_horizontal":
+            place = np.stack([y, -x])
+        elif name == "flip_vertical":
+            place = np.stack([-y, x])
+        elif name in ("turn", "rotation"):
+            angle = (2 * u[0] - 1) * np.deg2rad(s)
+            if name == "turn":
+                square = size[0] == size[1]
+                angle = np.pi / 2 * (np.floor(u[0] * s) + 1 if square else 2)
+            place = np.stack([y * np.cos(angle) + x * np.sin(angle),
+                              x * np.cos(angle) - y * np.sin(angle)])
+        elif name == "zoom":
+            place = place / (1 + s) ** (1 - 2 * u[0])
+        elif name == "zoom_in":
+            place = place / (1 + s) ** u[0]
+        elif name == "shear":
+            slope = np.tan(np.deg2rad((2 * u - 1) * s))
+            place = np.stack([y + slope[0] * x, x + slope[1] * y])
+        elif name == "shift":
+            place = np.stack([y + (2 * u[0] - 1) * s * size[0], x + (2 * u[1] - 1) * s * size[1]])
+        else:
+            words = -(-2 * size[0] * size[1] // 4)
+            bits = np.asarray(jax.random.bits(jax.random.fold_in(own, 1), (words,), jnp.uint32))
+            level = np.ravel(bits[:, None] >> np.arange(0, 32, 8) & 255)[: 2 * size[0] * size[1]]
+            field = (level / 127.5 - 1).reshape(2, *size)
+            place = place + s * np.stack([ndimage.gaussian_filter(f, sigma) for f in field])
+    return place + centre
+
+
+@pytest.mark.parametrize("size, sigma", [((21, 30), 2.0), ((16, 16), 4.0), ((1, 5), 0.25)])
+def test_warp_matches_scipy(size, sigma):
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (*size, 3)).astype(np.uint8)
+    label = rng.integers(0, 500, size).astype(np.uint16)
+    weight = rng.uniform(1, 11, size).astype(np.float16)
+    start = {"image": image, "label": label, "pixel_weight": weight}
+    for names in [GEOMETRIC] if size[0] != 21 else [GEOMETRIC, *([name] for name in GEOMETRIC)]:
+        # Those not in `names` by a traced 0: one program for all.
+        settings = {n: (float(n in names), float(STRONG[n])) for n in GEOMETRIC}
+        out = warped(KEY, start, settings | {"elastic_sigma": sigma})
+        places = reference_places(names, size, sigma)
+        for c in range(3):
+            expected = ndimage.map_coordinates(
+                image[..., c].astype(float), places, order=1, mode="mirror")
+            # float32 places are good to 1e-6 of the side
+            np.testing.assert_allclose(out["image"][..., c] / 255, expected / 255, atol=1e-5)
+        # label: ties between two pixels may fall either way
+        nearest = ndimage.map_coordinates(label, places, order=0, mode="mirror")
+        tie = (np.abs(places % 1 - 0.5) < 1e-4).any(0)
+        assert tie.mean() < 0.1
+        np.testing.assert_array_equal(out["label"][~tie], nearest[~tie])
+        expected = ndimage.map_coordinates(
+            weight.astype(float), places, order=1, mode="mirror")
+        np.testing.assert_allclose(out["pixel_weight"], expected, rtol=1e-3)  # of float16
+        assert out["image"].dtype == np.float32
+        assert out["label"].dtype == np.uint16 and out["pixel_weight"].dtype == np.float16
+
+
+def test_traced_zero_is_identity():
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 2**16, (9, 12, 4)).astype(np.uint16)
+    start = {"image": image, "label": image[..., 0], "pixel_weight": np.float16(image[..., 1] % 9)}
+    normalised = image.astype(np.float32) / 2**16 - 0.1
+    for zero in (0, 1):
+        settings = {n: (0.0, float(STRONG[n])) if zero == 0 else (1.0, 0.0) for n in AUGMENTATIONS}
+        out = warped(KEY, start, settings)
+        for entry in start:
+            np.testing.assert_array_equal(out[entry], start[entry])
+        np.testing.assert_array_equal(coloured(KEY, normalised, settings), normalised)
+
+
+def test_python_zero_compiles_nothing():
+    settings = {name: (0.0, 1) for name in AUGMENTATIONS}
+    assert not jax.make_jaxpr(lambda key: augment.warp(key, sample(), settings)["image"])(KEY).eqns
+    image = jnp.zeros((6, 6, 3))
+    assert not jax.make_jaxpr(lambda key: augment.colour(key, image, settings))(KEY).eqns
+
+
+def test_warp_keeps_label_and_image_aligned():
+    """The label warped as an image says the same as the warped label, at edges too."""
+    y, x = np.mgrid[:48, :64]
+    label = np.where(np.hypot(y - 20, x - 25) < 14, 5, 0).astype(np.int32)
+    start = {"image": (label[..., None] * 40).astype(np.uint8), "label": label}
+    settings = always(["rotation", "zoom", "shear", "shift", "elastic"], sigma=6.0)
+    out = jax.jit(jax.vmap(lambda key: augment.warp(key, start, settings)))(keys(20))
+    inside, soft = out["label"] == 5, out["image"][..., 0] / 200
+    assert set(np.unique(out["label"])) == {0, 5}
+    assert (inside == (soft > 0.5)).mean() > 0.995  # nearest and bilinear differ in a few corners
+    assert inside[soft > 0.99].all() and not inside[soft < 0.01].any()
+    assert len(np.unique(inside.sum((1, 2)))) > 10  # and each draw is another one
+    again = warped(keys(20)[3], start, settings)
+    np.testing.assert_array_equal(again["label"], out["label"][3])
+
+
+def test_draws_are_the_same_under_x64(float64):
+    draws = jax.jit(lambda: augment._draws(KEY, list(GEOMETRIC), always(GEOMETRIC)))()
+    for name, (strength, draw) in draws.items():
+        assert strength.dtype == draw.u.dtype == np.float32
+        np.testing.assert_array_equal(draw.u, np.float32(draw_of(name)[0]))
+    start = {"image": np.zeros((4, 4, 1), np.uint8)}
+    settings = {"rotation": (jnp.float64(1), jnp.float64(30))}
+    assert jax.eval_shape(warped, KEY, start, settings)["image"].dtype == np.float32
+    image = jnp.ones((4, 4, 3), jnp.float64)
+    out = jax.eval_shape(coloured, KEY, image, {name: (1.0, 0.5) for name in COLOUR})
+    assert out.dtype == np.float64
+
+
+# Colours
+
+
+@pytest.fixture(scope="module")
+def image():
+    return np.random.default_rng(0).uniform(0, 1, (20, 26, 3)).astype(np.float32)
+
+
+def test_colours_equal_hand_values(image):
+    out = {name: np.asarray(jax.jit(COLOUR[name])(DRAW, STRONG[name], image)) for name in
+           ("brightness", "contrast", "rgb_shift")}
+    np.testing.assert_allclose(out["brightness"], image * 1.2, rtol=1e-6)
+    mean = image.mean()
+    np.testing.assert_allclose(out["contrast"], mean + (image - mean) * 1.2, atol=1e-6)
+    np.testing.assert_allclose(out["rgb_shift"] - image, np.broadcast_to(
+        [0.12, -0.18, 0.24], image.shape), atol=1e-6)
+
+
+def test_gamma_matches_skimage(image):
+    expected = skimage.exposure.adjust_gamma(image, 2**0.4)
+    np.testing.assert_allclose(augment.gamma(DRAW, 1.0, image), expected, atol=1e-5)
+    assert (augment.gamma(DRAW, 1.0, image - 2) == 0).all()
+
+
+def test_blur_matches_skimage(image):
+    expected = skimage.filters.gaussian(image, 0.7 * 1.5, mode="reflect", channel_axis=-1)
+    np.testing.assert_allclose(jax.jit(augment.blur)(DRAW, 1.5, image), expected, atol=1e-5)
+
+
+def test_saturation_and_hue_match_skimage(image):
+    image[0, 0], image[0, 1] = 0.3, (0.5, 0.5, 0.1)  # gray, and two channels alike
+    for factor, turns in ((0.6, 0.21), (1.7, -0.4), (0.0, 0.5)):
+        hsv = skimage.color.rgb2hsv(image)
+        hsv[..., 0] = (hsv[..., 0] + turns) % 1
+        hsv[..., 1] = np.clip(hsv[..., 1] * factor, 0, 1)
+        out = jax.jit(augment._saturation_hue)(image, factor, turns)
+        np.testing.assert_allclose(out, skimage.color.hsv2rgb(hsv), atol=1e-5)
+
+
+def test_colour_jitter_is_its_four_parts(image):
+    jitter = jax.jit(augment.colour_jitter)
+    parts = image * (1 + 0.3 * 0.4)
+    parts = parts.mean() + (parts - parts.mean()) * (1 - 0.3 * 0.6)
+    expected = jax.jit(augment._saturation_hue)(parts, 1 + 0.3 * 0.8, -0.3 * 0.2)
+    np.testing.assert_allclose(jitter(DRAW, 0.3, image), expected, atol=1e-5)
+    np.testing.assert_allclose(  # gray has neither saturation nor hue
+        jitter(DRAW, 0.3, parts[..., :1]), augment.contrast(
+            Draw(KEY, U[1:]), 0.3, augment.brightness(DRAW, 0.3, parts[..., :1])), atol=1e-6)
+
+
+def test_noise_is_gaussian():
+    noise = np.asarray(augment.noise(DRAW, 0.2, jnp.zeros((100, 100, 3))))
+    assert abs(noise.std() / (0.7 * 0.2) - 1) < 0.02 and abs(noise.mean()) < 0.004
+    assert abs((np.abs(noise) < 0.7 * 0.2).mean() - 0.683) < 0.01
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_colour_leaves_alpha_and_keeps_the_dtype(channels):
+    image = np.random.default_rng(0).uniform(0, 1, (8, 8, channels)).astype(np.float32)
+    settings = {name: (1.0, float(STRONG[name])) for name in COLOUR}
+    out = coloured(KEY, image, settings)
+    assert out.shape == image.shape and out.dtype == np.float32
+    assert (np.asarray(out[..., :3]) != image[..., :3]).mean() > 0.9
+    np.testing.assert_array_equal(out[..., 3:], image[..., 3:])
+    assert jax.eval_shape(coloured, KEY, jnp.bfloat16(image), settings).dtype == jnp.bfloat16
+    np.testing.assert_array_equal(out, coloured(KEY, image, settings))
+
+
+# What may be asked for
+
+
+def test_check_says_what_was_expected():
+    assert not any(augment.check(name, s, (64, 64)) for name, s in STRONG.items())
+    assert augment.check("turn", 1, (4, 7)) == "a strength among (2, 3) at size (4, 7)"
+    assert "from 0 to 180 (degrees)" in augment.check("rotation", 181, (8, 8))
+    assert "at most 2, a quarter" in augment.check("elastic_sigma", 2.5, (8, 9))
+    assert "from 0 to 2 (pixels)" in augment.check("blur", 3, (8, 9))
+    for name in AUGMENTATIONS:
+        assert augment.check(name, -0.5, (8, 8)), name
+
+
+def test_warp_rejects_what_means_nothing():
+    with pytest.raises(ValueError, match="got 1; expected a strength among"):
+        augment.warp(KEY, sample(4, 7), {"turn": (0.5, 1)})
+    with pytest.raises(ValueError, match="augment gamma: got -1"):
+        augment.colour(KEY, jnp.zeros((4, 4, 3)), {"gamma": (0.5, -1)})
     with pytest.raises(ValueError, match="did you mean turn"):
-        augment(KEY, sample(), {"turns": (0.5, 1)})
+        augment.warp(KEY, sample(), {"turns": (0.5, 1)})
+
+
+@pytest.mark.parametrize("name", augment.PRESETS)
+def test_presets_pass_the_check(name):
+    size = (512, 512)
+    settings = augment.preset(name, size)
+    for entry, value in settings.items():
+        number = value if entry in augment.OPTIONS else value[1]
+        assert not augment.check(entry, number, size)
+    jax.eval_shape(lambda: augment.warp(KEY, {"image": jnp.zeros((*size, 4))}, settings))
+
+
+def test_preset_of_em_grows_with_the_image():
+    assert augment.preset("em", (512, 512))["elastic"] == (1, 1024)
+    assert augment.preset("em", (256, 256))["elastic_sigma"] == pytest.approx(20.48)
+    with pytest.raises(ValueError, match="did you mean livecell"):
+        augment.preset("livecel", (8, 8))
