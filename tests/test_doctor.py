@@ -1,7 +1,9 @@
 """The doctor finds every bad input of the list of demands, names the file, and its fix works."""
 
+import json
 import pathlib
 import re
+import time
 
 import imagecodecs
 import numpy as np
@@ -186,8 +188,8 @@ def test_9_mixed_gray_and_colour(root):
 def test_10_twelve_bits_in_sixteen(root):
     images(root, lambda image: image.astype(np.uint16) * 20, ".tif")
     high = max(int(tifffile.imread(path).max()) for path in (root / "images").iterdir())
-    noted, = matching(findings(root), "note", "data.normalize", "10 images of 16 bit have values ")
-    assert f"to {high}, " in noted.what and "(12 bit)" in noted.what
+    noted, = matching(findings(root), "note", "data.normalize", "16 bit images .10. have values")
+    assert f"to {high}, " in noted.what and "as from 12 bit" in noted.what
     assert "data.normalize=minmax stretches" in noted.what
     warned, = matching(findings(root, ("data.normalize", "dtype")), "warning", "data.normalize",
                        "leaves almost no contrast; set config.data.normalize=percentile")
@@ -256,6 +258,23 @@ def test_crops_larger_than_the_images(root):
     assert "8 more of that size" in error.what
     assert "resize" in error.what
     assert not matching(findings(root, ("data.size", "(48, 48)")), "error", "", "")
+
+
+def test_22_23_coco_annotations_arrive(tmp_path):
+    stem, square = "A172_Phase_A7_1_00d00h00m_1", [2, 2, 8, 2, 8, 8, 2, 8]
+    save(tmp_path / f"livecell_train_val_images/{stem.lower()}.tif", cells(0)[0])
+    shapes = [(7, [square])] * 12 + [(7, [[1, 1, 2, 2]]), (99, [square])]
+    (tmp_path / "livecell_coco_train.json").write_text(json.dumps(dict(
+        images=[dict(id=7, file_name=f"{stem}.tif", height=SIZE[0], width=SIZE[1])],
+        annotations=[dict(id=1170 + n, image_id=image, segmentation=shape)
+                     for n, (image, shape) in enumerate(shapes)])))
+    config = config_lib.default()
+    config.data = dict(name="livecell", root=str(tmp_path), size=(32, 32), channels="gray",
+                       split=(1.0, 0.0, 0.0))
+    found = examine.examine(config_lib.complete(config).data).findings
+    assert matching(found, "warning", "train.json$", "1 annotations have an image_id without image")
+    assert matching(found, "warning", f"{stem.lower()}.tif$", "annotation 1182: .* 1 skipped of 13")
+    assert matching(found, "note", "", f"{stem}.tif not found; found {stem.lower()}.tif")
 
 
 def test_24_25_pages(root):
@@ -362,3 +381,48 @@ def test_command_refuses_in_one_line(capsys, monkeypatch, words, message):
     assert doctor.run_command(doctor.main, doctor.define_flags, ["doctor", *words]) == 2
     said = capsys.readouterr().err
     assert re.search(message, said) and said.count("\n") == 1 and said.startswith("error: ")
+
+
+@pytest.mark.parametrize("name, folder, options, warnings, notes", [
+    ("dsb2018", "dsb2018/sample24/stage1_train", {}, [],
+     ["2 pixels lie in several masks", "alpha is constant in all of them"]),
+    ("dsb2018", "dsb2018/quirks/stage1_train", {}, [], ["all images are gray"]),
+    ("isbi2012", "isbi2012", {}, [], ["has no labels: not read", "all images are gray"]),
+    ("livecell", "livecell", {}, [],
+     ["livecell_coco_train.json not found|not found; its images", "8 image files are in no annot",
+      "10757 pixels .2.94%. belong to two or more cells"]),
+    ("ebhi_seg", "ebhi-seg/sample24/EBHI-SEG", {"channels": "rgb"}, [],
+     ["1 images without a label, as in every copy", "24 of 2,226 pairs"]),
+    ("ctc", "ctc/DIC-C2DH-HeLa", {"block": 20}, ["only some cells are drawn in frame 067 .3 of 18"],
+     ["9 of 38 tracks are in no frame", "nearly all cells are drawn in frame 034"]),
+    ("ctc", "ctc/Fluo-N2DL-HeLa", {"block": 20}, ["only some cells are drawn in frame 078 .1 of 35"],
+     ["311 of 674 tracks", "nearly all cells .* 079", "from 33007 to 36863, 5.9% of their range"]),
+    ("ctc", "ctc/PhC-C2DL-PSC", {"block": 20}, [], ["man_track.txt not found|not found: gold"]),
+])
+def test_real_data_has_the_quirks_it_is_known_for(real_data, name, folder, options, warnings, notes):
+    """All in one part: a sample of 24 images is too small for the strata of a split."""
+    config = config_lib.default()
+    config.data = dict(name=name, root=str(real_data / folder), split=(1.0, 0.0, 0.0), **options)
+    found = examine.examine(config_lib.complete(config).data).findings
+    assert not matching(found, "error", "", "")
+    alarming = [f.what for f in found if f.level == "warning"]
+    assert len(alarming) == len(warnings), alarming
+    for level, patterns in (("warning", warnings), ("note", notes)):
+        for pattern in patterns:
+            assert matching(found, level, "", pattern), (pattern, found)
+
+
+@pytest.mark.slow
+def test_a_thousand_pairs_take_seconds(tmp_path):
+    """10 s on two quiet cores; the bound here is for busy ones."""
+    for n, record in enumerate(synthetic.records(20, (256, 256))):
+        sample = record.read()
+        for copy in range(50):
+            name = f"{copy:02d}_{n:02d}.png"
+            save(tmp_path / "images" / name, np.roll(sample.image[..., :3], 37 * copy, (0, 1)))
+            save(tmp_path / "masks" / name, np.uint8(np.roll(sample.label, 37 * copy, (0, 1))))
+    config = config_of(tmp_path, ("data.channels", "rgb"))
+    start = time.monotonic()
+    examination = examine.examine(config.data)
+    assert len(examination.facts) == 1000
+    assert time.monotonic() - start < 40

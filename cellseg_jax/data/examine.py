@@ -226,9 +226,9 @@ def _channels(data_config, facts):
                 if channels == "rgba" else "it is dropped")
         yield Finding("note", key, f"4 channels in {len(constant)} files, alpha is constant in "
                       f"all of them: {what}")
-    elif channels == "rgba" and not varying:
+    elif channels == "rgba" and coloured and not varying:
         yield Finding("note", key, "no file has alpha: with rgba the fourth channel says nothing; "
-                      "config.data.channels=rgb or gray leaves it out")
+                      "config.data.channels=rgb leaves it out")
 
 
 def _depth(data_config, facts):
@@ -244,8 +244,9 @@ def _depth(data_config, facts):
     low, high = min(fact.low.min() for fact in deep), max(fact.high.max() for fact in deep)
     share = (int(high) - int(low)) / np.iinfo(np.uint16).max
     if share < LITTLE:
-        text = (f"{len(deep)} images of 16 bit have values from {low} to {high}, {share:.2g} of the "
-                f"range ({int(high).bit_length()} bit)")
+        bits = int(high).bit_length()
+        text = (f"16 bit images ({len(deep)}) have values from {low} to {high}, {share:.1%} of their "
+                f"range{f', as from {bits} bit' if bits < 16 else ''}")
         if normalize == "dtype":
             yield Finding("warning", key, f"{text}, so config.data.normalize=dtype leaves almost "
                           "no contrast; set config.data.normalize=percentile or minmax")
