@@ -28,6 +28,8 @@ from cellseg_jax.data.synthetic import cells, glow, looks, stain
 from cellseg_jax.errors import InputError, pick
 
 MIN_SIDE, MIN_RADIUS = 32, 4.0  # pixels; smaller images hold no cells, smaller cells no shape
+MARGIN = 32  # pixels around a movie, where cells come from and go to
+SEEN = (slice(MARGIN, -MARGIN),) * 2
 
 
 class Twin(NamedTuple):
@@ -135,9 +137,10 @@ def ctc(folder, count, seed, zoom) -> None:
             movie, tracks = _movie(rng, frames, zoom.size(native), zoom, **cell)
             place = folder / name
             texture = int(rng.integers(2**31))  # of the cells: it moves little between frames
-            numbers = rng.permutation(2 * len(tracks) + 2) + 1  # of GT/SEG
+            numbers = rng.permutation(tracks[-1][0]) + 1  # of GT/SEG
             for t, (frame, (label, depth)) in enumerate(zip(frames, movie, strict=True)):
                 image = look(np.random.default_rng(texture), label, depth)
+                image, label, depth = image[SEEN], label[SEEN], depth[SEEN]
                 image = image + rng.normal(0, 0.8, image.shape)
                 wide = name.startswith("Fluo")  # 16 bit with an offset, in a narrow range
                 _lzw(place / f"{sequence:02d}/t{frame:03d}.tif",
@@ -179,7 +182,8 @@ def dsb2018(folder, count, seed, zoom) -> None:
         _png(folder / f"stage1_test/{name}/images/{name}.png", image)
         rows += [(name, _runs(mask), *mask.shape, "Public") for mask in masks]
     with open(folder / "stage1_solution.csv", "w", newline="") as file:
-        csv.writer(file).writerows([("ImageId", "EncodedPixels", "Height", "Width", "Usage"), *rows])
+        csv.writer(file).writerows([("ImageId", "EncodedPixels", "Height", "Width", "Usage"),
+                                    *rows])
 
 
 def ebhi_seg(folder, count, seed, zoom) -> None:
@@ -198,7 +202,7 @@ def ebhi_seg(folder, count, seed, zoom) -> None:
             rng = np.random.default_rng([seed, 224, c, i])
             colour, inside = looks.glands(rng, zoom.size((224, 224)), coverage=coverage,
                                           radius=zoom.radius(rng.uniform(24, 36)))
-            label = ndimage.gaussian_filter(255.0 * inside, 0.8)
+            label = ndimage.gaussian_filter(255.0 * inside, 0.45)
             if kind == "Adenocarcinoma" and i == count - 1 > 0:
                 label = np.full(inside.shape, 253)
             _png(folder / kind / f"image/{name}.png", _rounded(colour, np.uint8))
@@ -294,11 +298,11 @@ LIVECELL = {
 # Native size, first frame, depth that tracking markers reach out to (0: GT/SEG only), cells, look.
 CTC = {
     "DIC-C2DH-HeLa": ((512, 512), 1, 0.6, dict(
-        radius=52, elongation=1.4, coverage=0.45, clustering=0.7, speed=4), looks.relief),
+        radius=52, elongation=1.4, coverage=0.45, clustering=0.7, speed=1.5), looks.relief),
     "Fluo-N2DL-HeLa": ((700, 1100), 78, 0.02, dict(
-        radius=13, elongation=1.25, coverage=0.13, clustering=0.3, speed=3), glow),
+        radius=13, elongation=1.25, coverage=0.13, clustering=0.3, speed=1.5), glow),
     "PhC-C2DL-PSC": ((576, 720), 98, 0, dict(
-        radius=6, elongation=2.8, coverage=0.05, clustering=0.4, speed=3), looks.bright_phase),
+        radius=6, elongation=2.8, coverage=0.05, clustering=0.4, speed=1.5), looks.bright_phase),
 }
 TWINS = {
     "bbbc039": Twin(bbbc039, (520, 696), 20, "images"),
@@ -338,8 +342,9 @@ def _dsb2018_image(seed, i, zoom):
     elif modality == "brightfield":
         colour = looks.brightfield(rng, label, depth)[..., None]
     else:
-        eosin = 0.15 if modality == "stain_light" else 2.2
-        colour = stain(rng, label, depth, rng.uniform(0, np.pi), eosin=eosin)
+        light = modality == "stain_light"
+        colour = stain(rng, label, depth, rng.uniform(0, np.pi), eosin=0.15 if light else 1.8)
+        colour *= 1 if light else min(1, 155 / colour.mean())
     image = np.full((*label.shape, 4), 255, np.uint8)
     image[..., :3] = _rounded(colour, np.uint8)
     masks = [label == n for n in np.unique(label[label > 0])]
@@ -355,41 +360,42 @@ def _dsb2018_image(seed, i, zoom):
 
 
 def _movie(rng, frames, size, zoom, *, speed, radius, **options):
-    """[(label, depth)] of moving cells, and the tracks [(label, first, last, parent)].
+    """[(label, depth)] of moving cells with a margin, and tracks [(label, first, last, parent)].
 
     Labels are odd numbers and follow man_track.txt. A cell that left does not come back.
     """
-    label, depth = _nuclei(rng, size, radius=zoom.radius(radius), **options)
-    flow = speed * np.stack([synthetic.gradient(rng, size, 4) for _ in range(2)])
-    biggest = int(np.argmax(np.bincount(label.ravel())[1:])) + 1
-    halves = 2 * label.max() + 1, 2 * label.max() + 3
-    across = np.mgrid[: size[0], : size[1]] - np.array(
-        ndimage.center_of_mass(label == biggest))[:, None, None]
+    canvas = tuple(np.add(size, 2 * MARGIN).tolist())
+    label, depth = np.zeros(canvas, np.int32), 0
+    while not label[SEEN].any():
+        label, depth = cells(rng, canvas, radius=zoom.radius(radius), **options)
+    flow = speed * min(1, zoom.height * zoom.width) ** 0.5 * np.stack(
+        [synthetic.gradient(rng, canvas, 3) for _ in range(2)])
+    biggest = int(np.argmax(np.bincount(label[SEEN].ravel())[1:])) + 1
+    mother, daughters = label == biggest, (2 * label.max() + 1, 2 * label.max() + 3)
     turn = rng.uniform(0, np.pi)
-    across = across[0] * np.sin(turn) + across[1] * np.cos(turn)
+    across = np.tensordot((np.sin(turn), np.cos(turn)), np.mgrid[: canvas[0], : canvas[1]], 1)
+    across -= across[mother].mean()
     divides = frames[len(frames) // 2]
-    movie, seen = [], {}
+    movie, shown = [], {}  # label: first and last position in frames
     for t, frame in enumerate(frames):
-        now = np.where(label > 0, 2 * label - 1, 0)
-        inner = depth
+        now, inner = np.where(label > 0, 2 * label - 1, 0), depth
         if frame >= divides and t:
-            mother = label == biggest
-            now[mother] = np.where(across > 0, *halves)[mother]
+            now[mother] = np.where(across > 0, *daughters)[mother]
             now[mother & (abs(across) < 1.5)] = 0
-            inner = np.where(mother, np.minimum(depth, np.abs(across) / zoom.radius(radius)), depth)
-        elapsed = frame - frames[0]
-        now, inner = looks.moved(now, inner, flow * elapsed)
-        sizes = np.bincount(now.ravel(), minlength=halves[1] + 1)
-        left = [n for n in np.flatnonzero(sizes) if sizes[n] < 6 or n in seen and seen[n][1] != t - 1]
-        now[np.isin(now, left)] = 0
+            inner = np.where(mother, np.minimum(depth, abs(across) / zoom.radius(radius)), depth)
+        there = 20 * np.sin((frame - frames[0]) / 20)  # and back, lest a long flow tears cells
+        now, inner = looks.moved(now, inner, flow * there)
+        sizes = np.bincount(now[SEEN].ravel(), minlength=daughters[1] + 1)
+        gone = [n for n, (_, last) in shown.items() if last != t - 1]
+        now[np.isin(now, [*gone, *np.flatnonzero(sizes < 6)])] = 0
         for n in np.unique(now[now > 0]).tolist():
-            seen[n] = (seen.get(n, (t,))[0], t)
+            shown[n] = (shown.get(n, (t,))[0], t)
+        now[0, 0] = daughters[1]  # in the margin: looks draw equally many strengths in all frames
         movie.append((now, np.where(now > 0, inner, 0)))
-    mother = 2 * biggest - 1
-    tracks = [(n, frames[a], frames[b], mother if n in halves else 0)
-              for n, (a, b) in sorted(seen.items())]
-    skipped = next((frame + 1 for frame in frames if frame + 1 not in frames), 0)
-    return movie, [*tracks, (halves[1] + 2, skipped, skipped, 0)]  # a track in no kept frame
+    tracks = [(n, frames[first], frames[last], 2 * biggest - 1 if n in daughters else 0)
+              for n, (first, last) in sorted(shown.items())]
+    skipped = next(frame + 1 for frame in frames if frame + 1 not in frames)
+    return movie, [*tracks, (daughters[1] + 2, skipped, skipped, 0)]  # one in no kept frame
 
 
 def _without(label, depth, least):

@@ -99,7 +99,7 @@ def glands(rng, size, *, radius, coverage):
 
 
 def membranes(rng, num_slices, size):
-    """((N, H, W) gray values, (N, H, W) bool insides) of one block of tissue in electron microscopy.
+    """((N, H, W) gray values, (N, H, W) bool insides) of one block in electron microscopy.
 
     Irregular cells of unequal size, the nearest centre's: centres drift from slice to slice, a few
     large cells own many centres. 74 % to 80 % of a slice is inside, the rest dark membrane.
