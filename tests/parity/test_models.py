@@ -1,4 +1,4 @@
-"""The networks against MONAI's, with its weights: outputs, running statistics, gradients."""
+"""The networks against torch's, with their weights: outputs, running statistics, gradients."""
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ from cellseg_jax import interop, models
 
 torch = pytest.importorskip("torch")
 nets = pytest.importorskip("monai.networks.nets")
+torch_unets = pytest.importorskip("parity.torch_unets")
 
 SMALL_UNETR = dict(feature_size=4, hidden_size=24, mlp_dim=48, num_heads=2)
 CHANNELS = (16, 32, 64, 128, 256, 512)
@@ -118,36 +119,43 @@ def test_training_step_matches_monai_in_float64(case):
     """Logits, running statistics and gradients of a batch in training mode, without dropout."""
     name, build, options = CASES[case]
     network = randomise(build()).double().train()
-    source = f"monai_{name}"
+    convert = lambda state: interop.from_torch(f"monai_{name}", state, **options)  # noqa: E731
     with jax.enable_x64(True):
-        variables = interop.from_torch(source, network.state_dict(), **options)
-        image = picture(3, 32, 32, np.float64)
         module = models.make(name, num_outputs=1, **{**options, "dropout": 0.0})
+        check_training_step(module, network, convert, picture(3, 32, 32, np.float64))
 
-        def loss(params):
-            logits, updates = module.apply(
-                {**variables, "params": params}, image, train=True, mutable=["batch_stats"]
-            )
-            return jnp.sin(logits).sum(), (logits, updates["batch_stats"])
 
-        got = jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
-        (value, (logits, batch_stats)), gradients = got
-        assert logits.dtype == jnp.float64
+def check_training_step(module, network, convert, image, outside=lambda network: network):
+    """A batch in training mode through both; `convert` makes variables of a state dict.
 
-        want_logits = network(torch.tensor(image).permute(0, 3, 1, 2))
-        want_value = torch.sin(want_logits).sum()
-        want_value.backward()
-        slopes = {
-            key: value.grad if value.grad is not None else torch.zeros_like(value)
-            for key, value in network.named_parameters()
-        }
-        after = interop.from_torch(source, network.state_dict(), **options)
-        want = interop.from_torch(source, {**network.state_dict(), **slopes}, **options)
-        close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-7)  # noqa: E731
-        close(value, want_value.item())
-        close(logits, want_logits.detach().permute(0, 2, 3, 1).numpy())
-        jax.tree.map(close, batch_stats, after["batch_stats"])
-        jax.tree.map(close, gradients, want["params"])
+    `outside` wraps the torch network in the padding that ours does inside.
+    """
+    variables = convert(network.state_dict())
+
+    def loss(params):
+        logits, updates = module.apply(
+            {**variables, "params": params}, image, train=True, mutable=["batch_stats"]
+        )
+        return jnp.sin(logits).sum(), (logits, updates.get("batch_stats", {}))
+
+    got = jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
+    (value, (logits, batch_stats)), gradients = got
+    assert logits.dtype == jnp.float64
+
+    want_logits = outside(network)(torch.tensor(image).permute(0, 3, 1, 2))
+    want_value = torch.sin(want_logits).sum()
+    want_value.backward()
+    slopes = {
+        key: value.grad if value.grad is not None else torch.zeros_like(value)
+        for key, value in network.named_parameters()
+    }
+    after = convert(network.state_dict())
+    want = convert({**network.state_dict(), **slopes})
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-7)  # noqa: E731
+    close(value, want_value.item())
+    close(logits, want_logits.detach().permute(0, 2, 3, 1).numpy())
+    jax.tree.map(close, batch_stats, after.get("batch_stats", {}))
+    jax.tree.map(close, gradients, want["params"])
 
 
 @pytest.mark.parametrize("num_res_units", [0, 2])
@@ -159,3 +167,202 @@ def test_unet_parameter_count_is_monais(num_res_units):
     ours = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     network = monai_unet(num_res_units=num_res_units)
     assert ours == sum(tensor.numel() for tensor in network.parameters())
+
+
+CHANNELS_CLASSIC = (4, 8, 16)
+CLASSIC = {
+    "default": {},
+    "none": dict(norm="none"),
+    "batch": dict(norm="batch"),
+    "instance": dict(norm="instance"),
+    "double instance": dict(norm="double_instance"),
+    "double group": dict(norm="double_group", groups=2),
+    "layer": dict(norm="layer"),
+    "bias": dict(norm="group", groups=4, bias="always"),
+    "add": dict(skip="add"),
+    "no skip": dict(skip="none"),
+    "dropped skip": dict(drop_skips=(1,)),
+    "valid": dict(padding="valid", norm="none"),
+    "bilinear": dict(up="bilinear"),
+    "bilinear valid": dict(up="bilinear", padding="valid"),
+    "pad up": dict(odd="pad_up"),
+    "resize up": dict(odd="resize_up"),
+    "bilinear resize up": dict(up="bilinear", odd="resize_up", skip="add"),
+}
+QUICK = ("default", "instance", "valid", "bilinear", "resize up")
+
+
+def valid_output(size, depth):
+    """Pixels that valid convolutions leave of `size`, or 0 where a pooling meets an odd size."""
+    sizes = []
+    for _ in range(depth):
+        size -= 4
+        if size < 1 or size % 2:
+            return 0
+        sizes.append(size)
+        size //= 2
+    size -= 4
+    for _ in range(depth):
+        size = 2 * size - 4
+    return max(size, 0)
+
+
+def padded_outside(network, padding="same", odd="pad_input", depth=2, **_):
+    """The torch network behind the padding that our network does by itself."""
+
+    def run(x):
+        height, width = x.shape[2:]
+        if padding == "valid":
+            pads = []
+            for size in (width, height):
+                full = next(n for n in range(size, 2000) if valid_output(n, depth) >= size)
+                low = (full - valid_output(full, depth)) // 2
+                pads += [low, full - low - size]
+            x = torch.nn.functional.pad(x, pads, mode="reflect")
+        elif odd == "pad_input":
+            x = torch.nn.functional.pad(x, (0, -width % 2**depth, 0, -height % 2**depth))
+        return network(x)[:, :, :height, :width]
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "case", [c if c in QUICK else pytest.param(c, marks=pytest.mark.slow) for c in CLASSIC]
+)
+def test_classic_unet_training_step_matches_torch_in_float64(case):
+    """Odd sizes: 33 and 45 are odd at the first pooling, 26 at the second."""
+    options = dict(channels=CHANNELS_CLASSIC, **CLASSIC[case])
+    sizes = [(33, 45)] if case in QUICK else [(33, 45), (26, 32)]
+    for size in sizes:
+        network = torch_unets.TorchUNet(4, 2, **options)
+        network = torch_unets.randomise(network).double().train()
+        convert = lambda state: interop.from_torch(  # noqa: E731
+            "milesial_unet", state, **{"odd": "pad_input", **options}
+        )
+        with jax.enable_x64(True):
+            module = models.make("unet_classic", num_outputs=2, **options)
+            image = picture(2, *size, np.float64)
+            outside = lambda network: padded_outside(network, **options)  # noqa: E731
+            check_training_step(module, network, convert, image, outside)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CLASSIC)
+def test_classic_unet_matches_torch(case):
+    """Evaluation in float32, from weights and statistics that no default hides."""
+    options = dict(channels=CHANNELS_CLASSIC, **CLASSIC[case])
+    network = torch_unets.randomise(torch_unets.TorchUNet(4, 1, **options)).eval()
+    variables = interop.from_torch(
+        "milesial_unet", network.state_dict(), **{"odd": "pad_input", **options}
+    )
+    for size in ((33, 45), (64, 64), (26, 35)):
+        image = picture(1, *size)
+        with torch.no_grad():
+            want = padded_outside(network, **options)(torch.tensor(image).permute(0, 3, 1, 2))
+        assert want.std() > 0.02
+        got = our_logits("unet_classic", variables, image, **options)
+        np.testing.assert_allclose(got, want.permute(0, 2, 3, 1).numpy(), atol=1e-4)
+
+
+@pytest.mark.slow
+def test_valid_unet_takes_572_pixels_for_388():
+    """The sizes of the paper's figure 1, and the numbers at them."""
+    options = dict(channels=(2, 2, 2, 2, 2), norm="none", padding="valid")
+    assert valid_output(572, 4) == 388 and valid_output(571, 4) == valid_output(573, 4) == 0
+    network = torch_unets.TorchUNet(4, 1, **options).eval()
+    variables = interop.from_torch("milesial_unet", network.state_dict(), **options)
+    image = picture(1, 388, 388)
+    mirrored = torch.tensor(np.pad(image, ((0, 0), (92, 92), (92, 92), (0, 0)), "reflect"))
+    with torch.no_grad():
+        want = network(mirrored.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).numpy()
+    got = our_logits("unet_classic", variables, image, **options)
+    np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("up", ["transposed", "bilinear"])
+def test_milesial_unet_matches_torch_at_its_own_widths(up):
+    network = torch_unets.randomise(torch_unets.TorchUNet(4, 1, up=up)).eval()
+    count = sum(tensor.numel() for tensor in network.parameters())
+    # Published for three channels of input.
+    assert count - 9 * 64 == {"transposed": 31037633, "bilinear": 17262977}[up]
+    variables = interop.from_torch("milesial_unet", network.state_dict(), up=up)
+    image = picture(1, 45, 33)
+    with torch.no_grad():
+        want = network(torch.tensor(image).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).numpy()
+    got = our_logits("unet_classic", variables, image, odd="pad_up", up=up)
+    assert want.std() > 0.02
+    np.testing.assert_allclose(got, want, atol=1e-4)
+
+
+@pytest.mark.parametrize("features", [4, pytest.param(32, marks=pytest.mark.slow)])
+def test_brain_unet_matches_torch(features):
+    network = torch_unets.randomise(torch_unets.TorchBrainUNet(4, features=features)).eval()
+    options = dict(channels=tuple(features * 2**level for level in range(5)))
+    variables = interop.from_torch("brain_unet", network.state_dict(), **options)
+    image = picture(1, 64, 48)
+    with torch.no_grad():
+        want = network(torch.tensor(image).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).numpy()
+    got = our_logits("unet_classic", variables, image, **options)
+    assert want.std() > 0.02
+    np.testing.assert_allclose(got, want, atol=1e-4)
+
+
+def keras_variables(name, state):
+    """Variables of report 1's networks from the reference's state dict."""
+    params, batch_stats = {}, {}
+    for key, tensor in state.items():
+        *path, leaf = key.split(".")
+        array = tensor.numpy()
+        if leaf == "num_batches_tracked":
+            continue
+        if name == "simple_conv":
+            place = {"convs": 0, "dense": 2}[path[0]] + int(path[1])
+            names = [f"conv_{place}" if place < 4 else "out"]
+        elif path[0] == "dense":
+            last = len({k for k in state if k.startswith("dense")}) // 2 - 1
+            names = ["out" if int(path[1]) == last else f"dense_{path[1]}"]
+        elif path[0] == "ups":
+            names = [f"up_{path[1]}"]
+        else:
+            *place, index = path
+            block = {"downs": "down_{}", "merges": "merge_{}", "bottom": "bottom"}[place[0]]
+            kind = "norm" if int(index) % 3 == 1 else "conv"
+            names = [block.format(*place[1:]), f"{kind}_{int(index) // 3 + 1}"]
+        if path[0] == "dense" and array.ndim == 2:
+            array = array.T[None, None]
+        elif path[0] == "ups" and array.ndim == 4:
+            array = array.transpose(2, 3, 0, 1)[::-1, ::-1]
+        elif array.ndim == 4:
+            array = array.transpose(2, 3, 1, 0)
+        kind = "scale" if names[-1].startswith("norm") else "kernel"
+        leaf = {"running_mean": "mean", "running_var": "var", "weight": kind}.get(leaf, leaf)
+        node = batch_stats if leaf in ("mean", "var") else params
+        for part in names:
+            node = node.setdefault(part, {})
+        node[leaf] = array
+    return {"params": params, **({"batch_stats": batch_stats} if batch_stats else {})}
+
+
+KERAS = {
+    "small_unet": (torch_unets.TorchSmallUNet, {}, {}),
+    "small_unet without dense": (torch_unets.TorchSmallUNet, {}, dict(dense=False)),
+    "unet_add": (torch_unets.TorchSmallUNet, dict(channels=(16, 32, 64, 128, 256)), {}),
+    "simple_conv": (torch_unets.TorchSimpleConv, {}, {}),
+}
+
+
+@pytest.mark.parametrize(
+    "case",
+    ["small_unet", "simple_conv", *(
+        pytest.param(c, marks=pytest.mark.slow) for c in ("small_unet without dense", "unet_add"))],
+)
+def test_networks_of_report_1_match_torch_in_float64(case):
+    build, widths, options = KERAS[case]
+    name = case.split()[0]
+    network = torch_unets.randomise(build(4, 3, **widths, **options)).double().train()
+    with jax.enable_x64(True):
+        dropout = {} if name == "simple_conv" else dict(dropout=0.0)
+        module = models.make(name, num_outputs=3, **options, **dropout)
+        convert = lambda state: keras_variables(name, state)  # noqa: E731
+        check_training_step(module, network, convert, picture(2, 32, 48, np.float64))
