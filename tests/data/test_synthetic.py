@@ -1,6 +1,10 @@
+import functools
+import subprocess
+import sys
+
 import numpy as np
 import pytest
-from scipy.ndimage import find_objects
+from scipy.ndimage import distance_transform_edt, find_objects
 
 from cellseg_jax.data import synthetic
 from cellseg_jax.errors import InputError
@@ -52,3 +56,36 @@ def test_records_reject_options():
         synthetic.records(looks=("stain",))
     with pytest.raises(InputError, match="got count=0"):
         synthetic.records(count=0)
+
+
+def test_options_of_cells():
+    make = functools.partial(synthetic.cells, radius=8, elongation=1.2, coverage=0.2,
+                             clustering=0.2)
+    size = lambda **options: np.median(np.bincount(make(
+        np.random.default_rng(0), (160, 160), **options)[0].ravel())[1:])
+    assert 0.7 < size() / (np.pi * 8**2) < 1.4
+    assert 3 < size(radius=16, coverage=0.4) / size() < 5
+    label, depth = make(np.random.default_rng(0), (160, 160), coverage=0.1, elongation=3, angle=0)
+    assert 0.1 <= np.mean(label > 0) < 0.13
+    assert ((depth > 0) == (label > 0)).all() and depth.max() <= 1
+    height, width = np.array([[axis.stop - axis.start for axis in window]
+                              for window in find_objects(label)]).T
+    assert np.median(width / height) > 1.8  # the long axes lie along the rows
+
+
+def test_stain_without_eosin_leaves_the_glass_bare():
+    rng = np.random.default_rng(0)
+    label, depth = synthetic.cells(rng, (64, 64), radius=6, elongation=1.2, coverage=0.1,
+                                   clustering=0.2)
+    bare, pink = (synthetic.stain(np.random.default_rng(1), label, depth, eosin=eosin)
+                  for eosin in (0, 1))
+    far = distance_transform_edt(label == 0) > 10
+    assert bare[far].mean() > pink[far].mean() + 15 and bare[far].mean() > 215
+
+
+@pytest.mark.slow
+def test_the_command_starts_without_a_warning():
+    help_text = subprocess.run(
+        [sys.executable, "-W", "error::RuntimeWarning", "-m", "cellseg_jax.data.synthetic",
+         "--help"], capture_output=True, text=True, check=True)
+    assert "--like=livecell" in help_text.stdout and not help_text.stderr
