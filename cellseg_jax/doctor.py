@@ -49,6 +49,12 @@ class Report(NamedTuple):
     def count(self, level: str) -> int:
         return sum(1 + len(line.others) for line in self.lines if line.level == level)
 
+    @property
+    def verdict(self) -> str:
+        """'1 error, 0 warnings, 2 notes'"""
+        counts = {level: self.count(level) for level in ("error", "warning", "note")}
+        return ", ".join(f"{n} {level}{'s' * (n != 1)}" for level, n in counts.items())
+
 
 def define_flags(values: flags.FlagValues) -> None:
     """The flags of this command, beside --config and --config.*."""
@@ -79,9 +85,7 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
         doctor_page.write(out, report, facts(report))
     except OSError as error:
         raise InputError(f"--out: cannot write '{out}' ({error.strerror})") from error
-    terminal.summary([("found", ", ".join(
-        f"{report.count(level)} {level}s" for level in ("error", "warning", "note"))),
-        ("page", out)])
+    terminal.summary([("found", report.verdict), ("page", out)])
     return 2 if report.count("error") else 0
 
 
@@ -119,7 +123,7 @@ def facts(report: Report) -> list[tuple[str, str]]:
     unread = examination.num_images - len(samples)
     rows = [("data", f"{data.name} in {data.root}" if data.root else data.name),
             ("images", f"{len(samples)} read"
-             + (f", {unread} of {examination.num_images} cannot be" if unread else "")
+             + (f", {unread} of {examination.num_images} unreadable" if unread else "")
              + f", {len({s.group for s in samples})} groups"
              + f" in {report.seconds:.1f} s")]
     if not samples:

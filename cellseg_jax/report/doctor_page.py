@@ -18,19 +18,17 @@ TILE = 224  # pixels, longer side of a picture
 STYLE = ("<style>.tiles{display:grid;gap:1rem;grid-template-columns:repeat(auto-fill,"
          "minmax(11rem,1fr))}.tiles img{display:block;width:100%;height:auto}"
          ".error{color:#a40000}.warning{color:#8a5300}.note{color:#555d66}"
-         ".findings td{overflow-wrap:anywhere}td details{margin-top:.2rem}</style>")
+         ".findings td{overflow-wrap:anywhere;text-align:left}td details{margin-top:.2rem}</style>")
 MARKS = {"error": "&#10006;", "warning": "&#9888;", "note": "&#8505;"}
 
 
 def write(path, report, rows) -> None:
     """Write the page of a doctor.Report; `rows` are its facts as (name, text)."""
     config, samples = report.config, report.examination.facts
-    counts = {level: report.count(level) for level in MARKS}
-    found = ", ".join(f"{n} {level}{'s' * (n != 1)}" for level, n in counts.items())
-    verdict = ("Training will not start before the errors are gone." if counts["error"] else
+    outlook = ("Training will not start before the errors are gone." if report.count("error") else
                "Nothing here stops training.")
     sections = [
-        f"{STYLE}<h1>{escape(config.data.name)}: {found}</h1><p>{verdict}</p>",
+        f"{STYLE}<h1>{escape(config.data.name)}: {report.verdict}</h1><p>{outlook}</p>",
         _findings(report.lines),
         f"<h2>The data</h2>{document.table(('what', 'value'), rows)}",
         _pictures(samples, config.data.get("labels", "instances")),
