@@ -50,7 +50,17 @@ class Scores(NamedTuple):
     """What was measured on n images, as numpy arrays in the order of the indices."""
 
     loss: np.ndarray  # (n,)
-    counts: metrics.Counts  # of (n, K)
+    counts: metrics.Counts  # of (n, K), a column per output
+    cells: metrics.Counts  # of (n, 1), cell or not
+
+    def main(self, config) -> metrics.Counts:
+        """What headline scores are made of: the classes but background, else cell or not.
+
+        So the scores of runs compare, whatever target they learn.
+        """
+        if config.data.target == "classes":
+            return metrics.Counts(*(c[:, 1:] for c in self.counts))
+        return self.cells
 
 
 def measure(eval_step, values, variables, batches, keep_probs=None, cells: int = 1) -> Scores:
@@ -60,27 +70,28 @@ def measure(eval_step, values, variables, batches, keep_probs=None, cells: int =
       keep_probs: gets the probabilities (h, w, K) of each image.
       cells: samples that make up an image, grid * grid patches one after the other.
     """
-    loss, counts, waiting = [], [], []
+    loss, counts, found, waiting = [], [], [], []
     for batch in batches:
         out = eval_step(values, variables, batch)
         used = fetch(batch["weight"]) > 0
         loss.append(fetch(out["loss"])[used])
         counts.append([fetch(c)[used] for c in out["counts"]])
+        found.append([fetch(c)[used] for c in out["cells"]])
         if keep_probs is not None:
             for one in fetch(out["probs"])[used]:
                 waiting.append(one)
                 if len(waiting) == cells:
                     keep_probs(tiles.from_grid(np.stack(waiting)))
                     waiting.clear()
-    columns = (np.concatenate(c).astype(np.float64) for c in zip(*counts, strict=True))
-    per_image = lambda x: x.reshape(-1, cells, *x.shape[1:])
-    return Scores(per_image(np.concatenate(loss).astype(np.float64)).mean(1),
-                  metrics.Counts(*(per_image(c).sum(1) for c in columns)))
+    per_image = lambda batches: np.concatenate(batches).astype(np.float64).reshape(
+        -1, cells, *batches[0].shape[1:])
+    summed = lambda batches: metrics.Counts(
+        *(per_image(c).sum(1) for c in zip(*batches, strict=True)))
+    return Scores(per_image(loss).mean(1), summed(counts), summed(found))
 
 
-def summarize(counts: metrics.Counts, kept: slice) -> dict:
-    """Mean and pooled scores of (n, K) counts over the outputs in `kept`."""
-    counts = metrics.Counts(*(c[:, kept] for c in counts))
+def summarize(counts: metrics.Counts) -> dict:
+    """Mean and pooled scores of (n, K) counts."""
     pooled = metrics.Counts(*(c.sum(0, keepdims=True) for c in counts))
     out = {f"{name}_mean": float(np.mean(getattr(metrics, name)(counts)))
            for name in ("dice", "iou", "precision", "recall", "accuracy")}
@@ -89,16 +100,10 @@ def summarize(counts: metrics.Counts, kept: slice) -> dict:
     return out
 
 
-def foreground_outputs(config) -> slice:
-    """The outputs that scores are taken over: with classes, background is left out."""
-    return slice(1, None) if config_lib.num_outputs(config) > 1 else slice(None)
-
-
 def validate(eval_step, values, variables, batches, config) -> dict:
     """config.VALIDATION_METRICS of the batches."""
     scores = measure(eval_step, values, variables, batches, cells=config.data.grid**2)
-    out = {**summarize(scores.counts, foreground_outputs(config)),
-           "loss": float(scores.loss.mean())}
+    out = {**summarize(scores.main(config)), "loss": float(scores.loss.mean())}
     return {name: out[name] for name in config_lib.VALIDATION_METRICS}
 
 
@@ -178,10 +183,14 @@ class Predictor:
             logit(probs), threshold=self.config.eval.threshold, method=self.config.eval.decode,
             min_size=self.config.eval.min_size, h=self.config.eval.watershed_h)
 
-    def mask(self, probs) -> np.ndarray:
-        """(..., H, W, K) probabilities -> {0, 1} of the same shape."""
-        return np.asarray(targets.TARGETS[self.config.data.target].mask(
-            probs, self.config.eval.threshold))
+    def counts(self, label, probs) -> metrics.Counts:
+        """Of (1, K): Scores.main of one (H, W) label and its (H, W, K) probabilities."""
+        target, threshold = targets.TARGETS[self.config.data.target], self.config.eval.threshold
+        if self.config.data.target == "classes":
+            truth = self.recipe.encode(label)[..., 1:]
+            return metrics.pixel_counts(truth[None], target.mask(probs, threshold)[None, ..., 1:])
+        return metrics.pixel_counts(label[None, ..., None] > 0,
+                                    target.cell_mask(probs, threshold)[None])
 
 
 def evaluate(config, workdir, *, split: str = "test", which: str = "best") -> dict:
@@ -213,8 +222,7 @@ def evaluate(config, workdir, *, split: str = "test", which: str = "best") -> di
             probs = resize.resize_image(probs, label.shape)
         else:  # a cropped run saw only a part: tile the whole image
             probs = predictor.image_probs(source[i].read().image)
-        truth = predictor.recipe.encode(label[None])
-        original_counts.append(metrics.pixel_counts(truth, predictor.mask(probs[None])))
+        original_counts.append(predictor.counts(label, probs))
         if has_instances:
             pred = predictor.decode(probs)
             objects.append((metrics.match(label, pred, iou=0.5), metrics.seg(label, pred)))
@@ -228,27 +236,28 @@ def evaluate(config, workdir, *, split: str = "test", which: str = "best") -> di
     scores = scored(indices, at_original_size)
     original = metrics.Counts(*(np.concatenate(c).astype(np.float64)
                                 for c in zip(*original_counts, strict=True)))
-    kept = foreground_outputs(config)
-    at_original = summarize(original, kept)
+    main = scores.main(config)
+    at_original = summarize(original)
     if has_instances:
         tp, fp, fn = (sum(getattr(m, k) for m, _ in objects) for k in ("tp", "fp", "fn"))
         at_original["ap50"] = tp / (tp + fp + fn) if tp + fp + fn else None
         seg = [s for _, s in objects if np.isfinite(s)]
         at_original["seg"] = float(np.mean(seg)) if seg else None
     strata = np.asarray(arrays.image_strata)[indices]
-    table = _image_table(arrays, indices, scores, original, objects, kept)
+    table = _image_table(arrays, indices, scores.loss, main, original, objects)
     seconds = time.monotonic() - started
     result = {
         "split": split,
         "n_images": len(indices),
-        "metrics": {**summarize(scores.counts, kept), "loss": float(scores.loss.mean())},
+        "metrics": {**summarize(main), "loss": float(scores.loss.mean())},
         "metrics_original_size": at_original,
-        "per_class": {str(k): summarize(scores.counts, slice(k, k + 1))
+        "per_class": {str(k): summarize(metrics.Counts(*(c[:, k : k + 1] for c in scores.counts)))
                       for k in range(scores.counts.tp.shape[1])},
         "per_stratum": {str(s): {"n": int((strata == s).sum()), **summarize(
-            metrics.Counts(*(c[strata == s] for c in scores.counts)), kept)}
+            metrics.Counts(*(c[strata == s] for c in main)))}
             for s in sorted(set(strata))},
-        "definitions": DEFINITIONS | (CLASS_DEFINITION if kept.start else {}),
+        "definitions": DEFINITIONS | (
+            CLASS_DEFINITION if config.data.target == "classes" else {}),
         **_made_by(config, predictor.step, arrays.fingerprint),
         "seconds": seconds,
         "cpu_seconds": time.process_time() - cpu_started,
@@ -288,18 +297,18 @@ def _made_by(config, checkpoint_step: int, fingerprint: str) -> dict:
             "code_hash": rundir.code_hash()}
 
 
-def _image_table(arrays, indices, scores, original, objects, kept) -> list[dict]:
+def _image_table(arrays, indices, loss, counts, original, objects) -> list[dict]:
     """One row per image."""
     rows = []
     for n, i in enumerate(indices):
-        one = lambda counts: metrics.Counts(*(c[n : n + 1, kept] for c in counts))
+        one = lambda counts: metrics.Counts(*(c[n : n + 1] for c in counts))
         mean = lambda score, counts: float(np.mean(score(one(counts))))
         row = {
             "name": arrays.image_names[i], "stratum": arrays.image_strata[i],
             "group": arrays.image_groups[i],
             "height": arrays.original_sizes[i][0], "width": arrays.original_sizes[i][1],
-            "loss": float(scores.loss[n]),
-            "dice": mean(metrics.dice, scores.counts), "iou": mean(metrics.iou, scores.counts),
+            "loss": float(loss[n]),
+            "dice": mean(metrics.dice, counts), "iou": mean(metrics.iou, counts),
             "dice_original": mean(metrics.dice, original),
             "iou_original": mean(metrics.iou, original),
         }

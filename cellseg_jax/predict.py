@@ -112,7 +112,7 @@ def _jobs(images: str, out: pathlib.Path) -> list[tuple[pathlib.Path, pathlib.Pa
         paths = [p for p in found if p.suffix.lower() in records.SUFFIXES]
         others = sum(p.name != NOTE and not inside_out(p) for p in set(found) - set(paths))
         if others:
-            terminal.note(f"{others} files in {images} are not PNG or TIFF and left out")
+            terminal.note(f"{others} files in {images} are no PNG, TIFF, BMP or JPEG and left out")
     else:
         paths = [pathlib.Path(p) for p in glob.glob(str(root), recursive=True)]
         fixed = next((n for n, part in enumerate(root.parts) if glob.has_magic(part)),

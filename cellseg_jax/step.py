@@ -108,6 +108,12 @@ def init_state(recipe: Recipe, values: dict, image_shape) -> TrainState:
     )
 
 
+def keys(seed, step):
+    """The keys of augmentation and of dropout in one step; fold 0 of the seed made the weights."""
+    key = jax.random.fold_in(jax.random.key(jnp.asarray(seed, jnp.uint32)), step + 1)
+    return jax.random.split(key)
+
+
 def augmented(recipe: Recipe, values: dict, key, batch: dict, row) -> dict:
     """The batch as the network trains on it: warped, normalised, recoloured.
 
@@ -159,8 +165,7 @@ def train_step(recipe: Recipe, state: TrainState, batch: dict) -> tuple[TrainSta
     values = recipe.all_values(state.values)
     rows = batch["weight"].shape[0]
     row = jax.lax.axis_index("data") * rows + jnp.arange(rows)
-    key = jax.random.fold_in(jax.random.key(values["seed"].astype(jnp.uint32)), state.step + 1)
-    key_augment, key_dropout = jax.random.split(key)
+    key_augment, key_dropout = keys(values["seed"], state.step)
     batch = augmented(recipe, values, key_augment, batch, row)
     image, target = batch["image"], recipe.encode(batch["label"])
     module = recipe.module(values, axis_name="data")
@@ -198,7 +203,8 @@ def train_step(recipe: Recipe, state: TrainState, batch: dict) -> tuple[TrainSta
 def eval_step(recipe: Recipe, values: dict, variables: dict, batch: dict, threshold) -> dict:
     """Probabilities and scores of this device's rows, without the axis "data".
 
-    Returns: {"probs" (n, H, W, K), "loss" (n,), "counts" metrics.Counts of (n, K)}.
+    Returns: {"probs" (n, H, W, K), "loss" (n,), "counts" metrics.Counts of (n, K), and "cells"
+      Counts of (n, 1): cell or not, whatever the target is}.
     """
     target_kind = targets.TARGETS[recipe.target]
     logits = recipe.logits(variables, batch["image"], batch["range"])
@@ -209,6 +215,8 @@ def eval_step(recipe: Recipe, values: dict, variables: dict, batch: dict, thresh
         "loss": recipe.losses(logits, target, recipe.all_values(values),
                               pixel_weight=batch.get("pixel_weight")),
         "counts": metrics.pixel_counts(target, target_kind.mask(probs, threshold)),
+        "cells": metrics.pixel_counts(batch["label"][..., None] > 0,
+                                      target_kind.cell_mask(probs, threshold)),
     }
 
 

@@ -24,12 +24,13 @@ from ml_collections import ConfigDict
 
 from cellseg_jax import checkpoint, data, evaluate, feed, recipe, step
 from cellseg_jax import config as config_lib
-from cellseg_jax.data import order
+from cellseg_jax.data import checks, duplicates, order
 from cellseg_jax.errors import InputError
 from cellseg_jax.feed import fetch, put
-from cellseg_jax.report import tensorboard, terminal
+from cellseg_jax.report import panels, samples, tensorboard, terminal
 from cellseg_jax.rundir import RunDir, write_atomic
 
+SAMPLES = "augmented.png"  # in a run's folder: training samples as decoded and as trained on
 STATUS = {step.RUNNING: "done", step.STOPPED_EARLY: "stopped early",
           step.NON_FINITE: "non-finite"}
 
@@ -93,7 +94,9 @@ def train_group(configs, workdirs, interrupted, mesh=None, members=None) -> list
     with terminal.reading() as progress:
         arrays = data.load(first.data, progress)
 
-    _check_labels(first, arrays)
+    findings = checks.of_samples(
+        arrays, num_classes=first.data.num_classes if first.data.target == "classes" else None)
+    checks.raise_errors(findings)
 
     with contextlib.ExitStack() as stack:
         group = []
@@ -130,8 +133,11 @@ def train_group(configs, workdirs, interrupted, mesh=None, members=None) -> list
         compiled = step.map_train(shared, mesh, members).lower(state, *arguments).compile()
         program = {"members": len(group), "mesh": dict(mesh.shape), "how": members,
                    "residence": "host" if resident is None else "device"}
+        augmented = samples.augmented_program(shared)
+        if jax.process_index() == 0 and any(m.step == 0 for m in group):
+            terminal.findings([*arrays.findings, *findings, *_of_splits(group, arrays)])
         for member in group:
-            member.start(program)
+            member.start(program, augmented)
         if jax.process_index() == 0:
             terminal.summary(describe(group, compiled, state, program))
 
@@ -245,12 +251,16 @@ class Member:
         self.folder.cut_logs(self.step)
         return state
 
-    def start(self, program):
+    def start(self, program, augmented):
         self.folder.write_environment(program, self.arrays.fingerprint)
         if self.folder.writer:
-            split = {part: [self.arrays.names[i] for i in indices]
+            cells = self.arrays.grid**2  # patches follow their image
+            split = {part: list(dict.fromkeys(self.arrays.image_names[i // cells] for i in indices))
                      for part, indices in self.parts.items()}
             write_atomic(self.folder.path / "split.json", json.dumps(split, indent=1))
+            if not (self.folder.path / SAMPLES).exists():
+                panels.write_png(self.folder.path / SAMPLES, samples.augmented_sheet(
+                    self.config, self.arrays, self.order, augmented))
             self.board = tensorboard.Board(self.folder.path)
 
     def steps_in_epoch(self) -> int:
@@ -352,17 +362,13 @@ def _timed_save_due(config, saved_at, at_event) -> bool:
     return at_event and bool(multihost_utils.broadcast_one_to_all(np.asarray(due)))
 
 
-def _check_labels(config, arrays) -> None:
-    """InputError for labels that nothing can be learned from."""
-    if not any(label.any() for label in arrays.label):
-        raise InputError("config.data.root: all masks are empty, there is no cell to learn from; "
-                         "expected labels above 0")
-    if config.data.target == "classes":
-        seen = set().union(*(np.unique(label).tolist() for label in arrays.label))
-        missing = sorted(set(range(config.data.num_classes)) - seen)
-        if missing:
-            raise InputError(f"config.data.num_classes: got {config.data.num_classes}, but the "
-                             f"classes {missing} occur in no mask; expected 1 + the highest class")
+def _of_splits(group, arrays) -> list:
+    """What is wrong with the members' splits, each said once."""
+    pairs = None
+    if len(arrays.names) <= checks.MANY:
+        pairs = duplicates.near_duplicates(arrays.image)
+    found = [checks.of_split(arrays, member.parts, pairs) for member in group]
+    return list(dict.fromkeys(finding for one in found for finding in one))
 
 
 # --- words ---------------------------------------------------------------------------------------

@@ -122,7 +122,7 @@ def test_equal_names_never_meet(run, tmp_path):
 
 def test_other_files_are_counted_not_read(run, tmp_path):
     write_image(tmp_path / "in/a.png")
-    for name in ("notes.txt", "b.jpg", ".DS_Store", ".hidden/c.png"):
+    for name in ("notes.txt", "b.gif", ".DS_Store", ".hidden/c.png"):
         (tmp_path / "in" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "in" / name).write_text("no image")
     code, out, err = run()

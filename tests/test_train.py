@@ -205,9 +205,9 @@ def test_killed_at_ten_random_moments_it_ends_bit_for_bit_the_same(config_file, 
 
 
 def test_damaged_checkpoint_is_set_aside_and_the_one_before_used(tmp_path, capsys):
-    config = tiny_config(train__epochs=4)
+    config = tiny_config(train__epochs=4, train__best=("loss", "max"))  # the first is the best
     train.train([config], [tmp_path / "whole"])
-    train.train([tiny_config(train__epochs=4)], [tmp_path / "hurt"])
+    train.train([config], [tmp_path / "hurt"])
     directory = tmp_path / "hurt" / "checkpoints"
     last = directory / str(checkpoint.saved_steps(directory)["last"])
     for file in [f for f in last.rglob("*") if f.is_file() and f.stat().st_size > 200]:
@@ -220,7 +220,7 @@ def test_damaged_checkpoint_is_set_aside_and_the_one_before_used(tmp_path, capsy
 
 
 def test_damaged_best_checkpoint_is_scored_by_the_last_and_without_any_it_is_one_line(tmp_path):
-    config = tiny_config(train__epochs=4)
+    config = tiny_config(train__epochs=4, train__best=("loss", "max"))  # the first is the best
     train.train([config], [tmp_path / "run"])
     directory = tmp_path / "run" / "checkpoints"
     saved = checkpoint.saved_steps(directory)

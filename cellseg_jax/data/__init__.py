@@ -27,7 +27,6 @@ DATASETS = {
 }
 
 FRACTIONS = (0.8, 0.1, 0.1)  # of an official split, for the parts that it lacks
-MIXED = "mixed/"  # how the names of samples of data.mix begin
 
 
 def options(name: str) -> dict:
@@ -50,7 +49,7 @@ def records_of(data_config) -> Records:
             raise InputError(f"config.data.mix: the labels of {name} are {extra}, those of "
                              f"{data_config['name']} {kind}; expected datasets with equal labels")
         mixed = _records(name, root, options(name))
-        prefix = f"{MIXED}{name}/"
+        prefix = f"{split.MIXED}{name}/"
         records = Records(
             [*records, *(r._replace(name=prefix + r.name, group=prefix + r.group, part="train")
                          for r in mixed)], (*records.findings, *mixed.findings))
@@ -82,15 +81,15 @@ def split_of(data_config, arrays: Arrays) -> dict:
     """
     how, seed = data_config["split"], data_config["split_seed"]
     groups, strata = arrays.image_groups, arrays.image_strata
+    fixed = [part if name.startswith(split.MIXED) else ""
+             for name, part in zip(arrays.image_names, arrays.image_parts, strict=True)]
     if how == "official":
-        parts = split.official(groups, strata, arrays.image_parts, fractions=FRACTIONS, seed=seed)
+        parts = split.official(groups, strata, arrays.image_parts, fractions=FRACTIONS, seed=seed,
+                               keep=np.array(fixed) != "", dataset=data_config["name"])
     elif isinstance(how, str):
-        parts = split.from_file(how, arrays.image_names)
+        parts = split.from_file(how, arrays.image_names, parts=fixed)
     else:
-        fixed = [p if n.startswith(MIXED) else ""
-                 for n, p in zip(arrays.image_names, arrays.image_parts, strict=True)]
-        parts = split.split(groups, strata, fractions=how, seed=seed,
-                            **({"parts": fixed} if any(fixed) else {}))
+        parts = split.split(groups, strata, fractions=how, seed=seed, parts=fixed)
     cells = np.arange(arrays.grid**2, dtype=np.int32)
     parts = {name: (i[:, None] * len(cells) + cells).reshape(-1) for name, i in parts.items()}
     if not data_config["keep_blank"]:

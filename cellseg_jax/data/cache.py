@@ -154,7 +154,7 @@ def open_cache(records, *, dataset: str, options: dict, size, fit: str, channels
     if grid > 1 and fit == "random_crop":
         raise InputError("config.data.grid: patches and random crops at once; expected data.grid=1, "
                          "or data.fit=resize, center_crop or pad")
-    weigh = getattr(TARGETS[target], "pixel_weight", None)
+    weigh = TARGETS[target].pixel_weight
     if weigh is not None:
         weigh = functools.partial(weigh, **(weight_options or {}))
     weighed = None if weigh is None else [target, weight_options]

@@ -60,6 +60,6 @@ def _byte_hash(records) -> str:
     hash_ = hashlib.blake2b(digest_size=16)
     for record in records:
         hash_.update(repr((record.name, record.group)).encode())
-        for path in record.files:  # the last two parts name a file within its dataset
-            hash_.update("/".join(path.parts[-2:]).encode() + digests[path])
+        for path in record.files:
+            hash_.update(path.name.encode() + digests[path])
     return hash_.hexdigest()

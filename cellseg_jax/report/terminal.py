@@ -24,6 +24,16 @@ def note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def findings(found) -> None:
+    """The warnings on the data, a line each; notes are counted only."""
+    for finding in found:
+        if finding.level != "note":
+            note(f"{finding.level}: {finding.where}: {finding.what}")
+    notes = sum(finding.level == "note" for finding in found)
+    if notes:
+        note(f"{notes} notes on the data: python -m cellseg_jax.doctor shows them")
+
+
 def reading():
     """Yields progress(done, total) for the decoding of a dataset; shows nothing if unused."""
     return counting("reading images")

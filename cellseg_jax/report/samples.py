@@ -1,0 +1,56 @@
+"""What the network trains on, as a picture: a wrong augmentation is seen on the first day."""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from cellseg_jax import recipe, step
+from cellseg_jax.data import pipeline
+from cellseg_jax.report import panels
+
+COUNT, COLUMNS = 12, 6
+
+
+def augmented_sheet(config, arrays, order, augmented: Callable) -> np.ndarray:
+    """(h, w, 3) uint8: pairs of training samples, as decoded above and as trained on below.
+
+    The pairs are the first COUNT rows of step 0; windows, augmentation and normalisation are
+    the compiled step's, labels are outlined.
+
+    Args:
+      config: complete.
+      arrays: its decoded data (data.load).
+      order: data.order.order_of the run.
+      augmented: of `augmented_program`, for all runs of one recipe.
+    """
+    rows = {name: x[:COUNT] for name, x in order.rows(0).items()}
+    window = config.data.size if "place" in rows else None
+    batch = pipeline.take(arrays, rows, config.data.normalize, window)
+    made = augmented(config, batch)
+    shown = np.asarray(np.clip(made["image"], 0, 1) * 255, np.uint8)
+    before = [panels.overlay(*pair) for pair in zip(batch["image"], batch["label"], strict=True)]
+    after = [panels.overlay(*pair)
+             for pair in zip(shown, np.asarray(made["label"]), strict=True)]
+    tiles = []
+    for start in range(0, len(before), COLUMNS):
+        chosen = slice(start, start + COLUMNS)
+        blank = [np.zeros_like(before[0])] * (COLUMNS - len(before[chosen]))
+        tiles += [*before[chosen], *blank, *after[chosen], *blank]
+    return panels.contact_sheet(tiles, COLUMNS)
+
+
+def augmented_program(shared: step.Recipe) -> Callable:
+    """augmented(config, batch): the batch as step 0 of the config's run trains on it."""
+
+    @jax.jit
+    def made(values, batch):
+        return step.augmented(shared, shared.all_values(values), step.keys(values["seed"], 0)[0],
+                              batch, np.arange(len(batch["id"])))
+
+    def augmented(config, batch):
+        # Whatever the run is on: this is one small program.
+        with jax.default_device(jax.local_devices(backend="cpu")[0]):
+            return jax.device_get(made(recipe.traced_values(config, 1, shared), batch))
+
+    return augmented
