@@ -189,13 +189,14 @@ def dsb2018(folder, count, seed, zoom) -> None:
 def ebhi_seg(folder, count, seed, zoom) -> None:
     """Six class folders with image/ and label/, `count` images in each.
 
-    Three images to a case; the first case is in all classes and its file names repeat. Labels
-    have soft edges. Low-grade IN has two more images without label, and the last label of
-    Adenocarcinoma is 253 everywhere.
+    Three images to a case; one case, and so its file names, is in both High-grade IN and
+    Low-grade IN. Labels have soft edges. Low-grade IN has two more images without label, and the
+    last label of Adenocarcinoma is 253 everywhere.
     """
     for c, (kind, coverage) in enumerate(EBHI_SEG.items()):
-        names = [f"GT{2012149 + (i >= 3) * (100 * c + i // 3)}-2-400-{i % 3 + 2:03d}"
+        cases = [2012149 + (i > 2 or c not in (1, 2)) * (1000 * c + i // 3 + 1)
                  for i in range(count)]
+        names = [f"GT{case}-2-400-{i % 3 + 2:03d}" for i, case in enumerate(cases)]
         if kind == "Low-grade IN":
             names += ["GT2012149-2-400-001", "GTGT2012149-2-400-001"]
         for i, name in enumerate(names):
@@ -219,11 +220,11 @@ def folder(folder, count, seed, zoom) -> None:
 
 
 def isbi2012(folder, count, seed, zoom) -> None:
-    """train-volume.tif and train-labels.tif of `count` slices, test-volume.tif of half as many.
+    """train-volume.tif and train-labels.tif of `count` slices, test-volume.tif of a fifth.
 
     In the labels 255 is the inside of a cell and 0 the membrane.
     """
-    for part, num_slices in (("train", count), ("test", -(-count // 2))):
+    for part, num_slices in (("train", count), ("test", -(-count // 5))):
         rng = np.random.default_rng([seed, 2012, part == "test"])
         volume, inside = looks.membranes(rng, num_slices, zoom.size((512, 512)))
         # As ImageJ writes a stack: one page per slice, uncompressed.
@@ -310,7 +311,7 @@ TWINS = {
     "dsb2018": Twin(dsb2018, (256, 256), 40, "training images"),
     "ebhi_seg": Twin(ebhi_seg, (224, 224), 9, "images per class"),
     "folder": Twin(folder, (256, 256), 24, "images"),
-    "isbi2012": Twin(isbi2012, (512, 512), 16, "labelled slices"),
+    "isbi2012": Twin(isbi2012, (512, 512), 30, "labelled slices"),
     "livecell": Twin(livecell, (520, 704), 32, "images"),
 }
 

@@ -163,10 +163,10 @@ def test_dsb2018_solution_holds_the_same_masks_as_files_would(written):
 def test_ebhi_seg(written):
     root = written("ebhi_seg", 5, (56, 56))
     records = ebhi_seg.records(root)
-    assert len(records) == 30 and len({r.group for r in records}) == 7
+    assert len(records) == 30 and len({r.group for r in records}) == 11
     found = noticed(records)
     assert "2 images without a label, as in every copy" in found
-    assert "3 of 15 file names are in several" in found and "1 of 7 cases are in several" in found
+    assert "3 of 27 file names are in several" in found and "1 of 11 cases are in several" in found
     assert "label is constant, all 253" in found and "warning" not in found
     samples = [r.read() for r in records]
     assert {s.stratum for s in samples} == set(ebhi_seg.PAIRS)
@@ -192,7 +192,7 @@ def test_isbi2012(written):
     assert len(records) == 7 and {r.group for r in records} == {"block_0", "block_1"}
     volume, labels, test = (tifffile.imread(root / f"{name}.tif") for name in (
         "train-volume", "train-labels", "test-volume"))
-    assert volume.shape == labels.shape == (7, 96, 128) and test.shape == (4, 96, 128)
+    assert volume.shape == labels.shape == (7, 96, 128) and test.shape == (2, 96, 128)
     assert volume.dtype == labels.dtype == test.dtype == np.uint8
     assert set(np.unique(labels)) == {0, 255}
     assert all(0.73 < part < 0.81 for part in (labels > 0).mean(axis=(1, 2)))

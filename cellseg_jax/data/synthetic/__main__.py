@@ -15,10 +15,10 @@ when all is written. Exit codes: 0 done, 2 bad input.
               and 02)                                     with an offset, LZW
     dsb2018   40 training images      256x256 and eight   five kinds of image; masks that overlap,
                                       others              in two pieces, with holes, RGBA, 1 bit
-    ebhi_seg  9 images per class      224x224             cases over classes, soft labels,
+    ebhi_seg  9 images per class      224x224             a case in two classes, soft labels,
               (6 classes)                                 repeated names, two without label
     folder    24 images               256x256             images/ and masks/ with instance ids
-    isbi2012  16 labelled slices      512x512             multi-page TIFF, membranes 0 in 255
+    isbi2012  30 labelled slices      512x512             multi-page TIFF, membranes 0 in 255
     livecell  32 images               520x704             COCO polygons that overlap, few cells
                                                       annotated, an image listed twice
 """
