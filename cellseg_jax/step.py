@@ -232,7 +232,7 @@ def map_train(recipe: Recipe, mesh, members: str = "vmap") -> Callable:
     def per_device(state, source, index):
         def member(state, batch, index):
             if index is not None:
-                batch = _gathered(source, index, recipe.window)
+                batch = gathered(source, index, recipe.window)
             return train_step(recipe, state, batch)
 
         batch = source if index is None else None
@@ -249,7 +249,7 @@ def map_train(recipe: Recipe, mesh, members: str = "vmap") -> Callable:
     return jax.jit(mapped, donate_argnums=0, out_shardings=NamedSharding(mesh, P("member")))
 
 
-def _gathered(source: dict, index: dict, window) -> dict:
+def gathered(source: dict, index: dict, window) -> dict:
     """The batch of resident samples, or of windows of them where the index has places."""
     rows = {k: v for k, v in index.items() if k != "place"}
     rows["weight"] = jnp.ones(index["id"].shape, jnp.float32)

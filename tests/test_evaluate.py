@@ -1,12 +1,13 @@
 """Scores against a brute-force twin: every image once, padding left out, original size too."""
 
+import csv
 import json
 
 import numpy as np
 import pytest
 from helpers import tiny_config
 
-from cellseg_jax import data, evaluate, feed, recipe, train
+from cellseg_jax import data, evaluate, feed, metrics, recipe, train
 
 
 @pytest.fixture(scope="module")
@@ -95,3 +96,35 @@ def test_model_that_cannot_be_built_is_one_line():
         config.model.channels = ()
     with pytest.raises(Exception, match="config.model: unet cannot be built"):
         recipe.check_model(config)
+
+
+KINDS = {
+    "contour windows": dict(data__target="contour", data__fit="random_crop", data__contour_width=1,
+                            data__image_size=(48, 40), data__oversample=0.3,
+                            augment__rotation=(0.5, 20.0)),
+    "boundary patches": dict(data__target="boundary", data__size=(64, 64), data__grid=2,
+                             data__image_size=(64, 64), data__keep_blank=False),
+    "copies mirrored": dict(data__copies=2, data__fit="pad", data__image_size=(32, 33),
+                            data__size=(48, 40), data__balance=True),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_sample_trains_is_scored_and_predicts(kind, tmp_path):
+    config = tiny_config(**KINDS[kind])
+    assert train.train([config], [tmp_path])[0].status == "done"
+    assert (tmp_path / "augmented.png").stat().st_size > 1000
+    scores = evaluate.evaluate(config, tmp_path)
+    arrays = data.load(config.data)
+    assert scores["n_images"] == 4
+    assert {"dice_mean", "seg", "ap50"} <= set(scores["metrics_original_size"])
+    images = [row["name"] for row in csv.DictReader(open(tmp_path / "eval/test_images.csv"))]
+    assert set(images) <= set(arrays.image_names) and len(images) == 4
+    predictor = evaluate.Predictor(tmp_path, config)
+    index = arrays.image_names.index(images[0])
+    probs = predictor.image_probs(data.records_of(config.data)[index].read().image)
+    assert probs.shape[:2] == tuple(arrays.original_sizes[index])
+    again = predictor.counts(arrays.original_label(index), probs)
+    row = next(csv.DictReader(open(tmp_path / "eval/test_images.csv")))
+    assert np.asarray(metrics.dice(again)).item() == pytest.approx(float(row["dice_original"]))
