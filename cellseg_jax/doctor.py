@@ -71,8 +71,8 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
     config = config_lib.load(args.config, overrides)
     out = pathlib.Path(args.out)
     if out.is_dir() or not out.parent.is_dir():
-        raise InputError(f"--out: cannot write to '{out}'; expected a file such as doctor.html in a "
-                         "folder that exists")
+        raise InputError(f"--out: cannot write to '{out}'; expected a file such as doctor.html in "
+                         "a folder that exists")
     with terminal.reading() as progress:
         report = examine(config, progress)
     terminal.summary(facts(report))

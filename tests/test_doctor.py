@@ -141,7 +141,8 @@ def test_6_7_13_14_15_every_bad_file_is_named_at_once(root):
     (root / "images/s7.png").rename(root / "images/s7.gif")
     found = findings(root)
     for where, what in (
-            (r"images/s0\.png$", "image without a mask"), (r"masks/extra\.png$", "without an image"),
+            (r"images/s0\.png$", "image without a mask"),
+            (r"masks/extra\.png$", "mask without an image"),
             (r"masks/s1\.png$", "mask is 32x24, its image s1.png is 24x32; is the mask transposed"),
             (r"masks/s2\.png$", "mask is 5x6, its image s2.png is 24x32$"),
             (r"images/s3\.png$", f"truncated: it ends at byte {len(data) - 23}, at least 23 too"),
@@ -155,7 +156,8 @@ def test_6_7_13_14_15_every_bad_file_is_named_at_once(root):
 
 
 def rgba(image, alpha):
-    return np.dstack([image, image // 2, image, np.broadcast_to(alpha, image.shape)]).astype(np.uint8)
+    alpha = np.broadcast_to(alpha, image.shape)
+    return np.dstack([image, image // 2, image, alpha]).astype(np.uint8)
 
 
 def images(root, change, suffix=".png"):
@@ -174,7 +176,7 @@ def test_8_rgba_where_rgb_is_expected(root):
     save(root / "images/s4.png", rgba(np.zeros(SIZE), np.arange(SIZE[1])))
     assert matching(findings(root, ("data.channels", "rgb")), "warning", "channels",
                     "alpha varies in 1 files .*images/s4.png.*config.data.channels=rgba")
-    assert matching(findings(root), "note", "channels", "9 of 10 images are coloured")
+    assert matching(findings(root), "note", "channels", "9 of 10 images are coloured: they")
 
 
 def test_9_mixed_gray_and_colour(root):
@@ -306,6 +308,17 @@ def test_masks_of_one_object_may_be_binary(root):
     assert not matching(findings(root, *the_fix(warned.what)), "warning", "", "")
 
 
+def test_objects_in_pieces_and_with_holes_are_noted(root):
+    label = np.zeros(SIZE, np.uint8)
+    label[2:9, 2:9], label[4:6, 4:6], label[20, 20] = 1, 0, 1
+    save(root / "masks/s4.png", label)
+    found = findings(root)
+    assert matching(found, "note", "root", "1 objects in 1 images are in several pieces: images/s4")
+    assert matching(found, "note", "root", "1 objects in 1 images have a hole: images/s4.png")
+    assert not matching(findings(root, ("data.labels", "classes"), ("data.num_classes", "4")),
+                        "", "", "pieces|hole")
+
+
 def test_splits_and_batches_that_cannot_be(root):
     lines = doctor.examine(config_of(root, ("train.batch_size", "9"))).lines
     assert matching(lines, "error", "train.batch_size", "got 9; expected 1 to 8, the number")
@@ -354,9 +367,14 @@ def test_row_keeps_what_is_rare():
 @pytest.mark.parametrize("broken, code", [(False, 0), (True, 2)])
 def test_command_prints_and_writes_everything(root, tmp_path, capsys, broken, code):
     config = tmp_path / "mine.py"
-    config.write_text("from cellseg_jax import config\ndef get_config():\n    c = config.default()\n"
-                      "    c.data = dict(name='folder', channels='gray', size=(64, 64))\n"
-                      "    c.model = dict(name='unet', channels=(4, 8, 8))\n    c.train.batch_size = 2\n    return c\n")
+    config.write_text("""from cellseg_jax import config
+def get_config():
+    c = config.default()
+    c.data = dict(name="folder", channels="gray", size=(64, 64))
+    c.model = dict(name="unet", channels=(4, 8, 8))
+    c.train.batch_size = 2
+    return c
+""")
     if broken:
         (root / "images/s3.png").write_bytes(b"\x89PNG")
     out = tmp_path / "page.html"
@@ -395,11 +413,12 @@ def test_command_refuses_in_one_line(capsys, monkeypatch, words, message):
      ["1 images without a label, as in every copy", "24 of 2,226 pairs"]),
     ("ctc", "ctc/DIC-C2DH-HeLa", {"block": 20}, ["only some cells are drawn in frame 067 .3 of 18"],
      ["9 of 38 tracks are in no frame", "nearly all cells are drawn in frame 034"]),
-    ("ctc", "ctc/Fluo-N2DL-HeLa", {"block": 20}, ["only some cells are drawn in frame 078 .1 of 35"],
-     ["311 of 674 tracks", "nearly all cells .* 079", "from 33007 to 36863, 5.9% of their range"]),
+    ("ctc", "ctc/Fluo-N2DL-HeLa", {"block": 20}, ["only some cells are drawn in frame 078 .1 of"],
+     ["3 objects in 1 images are in several pieces", "311 of 674 tracks", "nearly all cells .* 079", "from 33007 to 36863, 5.9% of the range"]),
     ("ctc", "ctc/PhC-C2DL-PSC", {"block": 20}, [], ["man_track.txt not found|not found: gold"]),
 ])
-def test_real_data_has_the_quirks_it_is_known_for(real_data, name, folder, options, warnings, notes):
+def test_real_data_has_the_quirks_it_is_known_for(real_data, name, folder, options, warnings,
+                                                  notes):
     """All in one part: a sample of 24 images is too small for the strata of a split."""
     config = config_lib.default()
     config.data = dict(name=name, root=str(real_data / folder), split=(1.0, 0.0, 0.0), **options)

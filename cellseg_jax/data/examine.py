@@ -17,7 +17,7 @@ import numpy as np
 
 from cellseg_jax import data
 from cellseg_jax.data import checks, duplicates
-from cellseg_jax.data.records import JUNK, BadFiles, Finding, Record
+from cellseg_jax.data.records import JUNK, BadFiles, Finding, Record, pieces_and_holes
 from cellseg_jax.data.resize import FITS
 from cellseg_jax.data.split import some
 from cellseg_jax.errors import InputError
@@ -45,6 +45,8 @@ class Facts(NamedTuple):
     high: np.ndarray
     pixels: np.ndarray  # of every class, then beyond them; else of background and foreground
     num_objects: int  # distinct values above 0
+    in_pieces: int  # of these, with instances: how many are in several pieces, and have holes
+    with_holes: int
     print: np.ndarray  # what near-duplicates are found by, of duplicates.fingerprints
     preview: tuple[np.ndarray, np.ndarray] | None  # reduced image and label, of some samples
 
@@ -73,7 +75,8 @@ def examine(data_config, progress: Callable[[int, int], None] | None = None) -> 
         records, findings = error.records, list(error.findings)
     facts = []
     previewed = set(np.linspace(0, len(records) - 1, NUM_PREVIEWS).astype(int))
-    read = functools.partial(_read, num_classes=_num_classes(data_config))
+    instances = data_config.get("labels", "instances") == "instances"
+    read = functools.partial(_read, num_classes=_num_classes(data_config), instances=instances)
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
         results = pool.map(read, records, (i in previewed for i in range(len(records))))
         for done, (one, found) in enumerate(results, 1):
@@ -99,7 +102,8 @@ def finding_of(error: InputError) -> Finding:
 # --- one sample ----------------------------------------------------------------------------------
 
 
-def _read(record: Record, previewed: bool, *, num_classes) -> tuple[Facts | None, list[Finding]]:
+def _read(record: Record, previewed, *, num_classes, instances):
+    """(Facts or None, findings) of one record."""
     try:
         sample = record.read()
     except InputError as error:
@@ -115,13 +119,15 @@ def _read(record: Record, previewed: bool, *, num_classes) -> tuple[Facts | None
     else:
         background = int(values[0]) if values is not None else np.count_nonzero(label == 0)
         pixels = np.array([background, label.size - background])
+    pieces, holes = pieces_and_holes(label) if instances else ((), ())
     return Facts(
         record.name, str(record.files[0]) if record.files else record.name, record.group,
         record.part, sample.stratum, image.shape[:2], image.shape[-1], str(image.dtype),
         coloured=colour.shape[-1] == 3 and bool((colour != colour[..., :1]).any()),
         alpha="" if alpha is None else "varies" if (alpha != alpha[0, 0]).any() else "constant",
         low=colour.min((0, 1)), high=colour.max((0, 1)), pixels=pixels,
-        num_objects=int(num_objects), print=duplicates.fingerprints([image])[0],
+        num_objects=int(num_objects),
+        in_pieces=len(pieces), with_holes=len(holes), print=duplicates.fingerprints([image])[0],
         preview=_preview(image, label) if previewed else None), list(sample.findings)
 
 
@@ -210,8 +216,8 @@ def _channels(data_config, facts):
                       "convert them, or set config.data.channels=gray")
     coloured = [fact for fact in facts if fact.coloured]
     if coloured and channels == "gray":
-        yield Finding("note", key, f"{len(coloured)} of {len(facts)} images are coloured and become "
-                      "their luminance; config.data.channels=rgb keeps the colours")
+        yield Finding("note", key, f"{len(coloured)} of {len(facts)} images are coloured: they become "
+                      "luminance; config.data.channels=rgb keeps the colours")
     if not coloured and channels != "gray":
         yield Finding("note", key, f"all images are gray: {channels} shows them to the network "
                       "three times; config.data.channels=gray loses nothing")
@@ -245,7 +251,7 @@ def _depth(data_config, facts):
     share = (int(high) - int(low)) / np.iinfo(np.uint16).max
     if share < LITTLE:
         bits = int(high).bit_length()
-        text = (f"16 bit images ({len(deep)}) have values from {low} to {high}, {share:.1%} of their "
+        text = (f"16 bit images ({len(deep)}) have values from {low} to {high}, {share:.1%} of the "
                 f"range{f', as from {bits} bit' if bits < 16 else ''}")
         if normalize == "dtype":
             yield Finding("warning", key, f"{text}, so config.data.normalize=dtype leaves almost "
@@ -276,7 +282,13 @@ def _by_size(facts) -> dict:
 
 
 def _objects(data_config, facts):
-    """Labels that are probably something else than config.data.labels says."""
+    """Objects that targets do not give back, and labels that hold something else."""
+    for kind, what in (("in_pieces", "are in several pieces"), ("with_holes", "have a hole")):
+        odd = [fact for fact in facts if getattr(fact, kind)]
+        if odd:
+            count = sum(getattr(fact, kind) for fact in odd)
+            yield Finding("note", "config.data.root", f"{count} objects in {len(odd)} images {what}: "
+                          f"{_paths(data_config, odd)}; decoding parts and fills them")
     if ("labels" in data_config and data_config["labels"] == "instances" and len(facts) > 1
             and data_config["name"] == "folder" and max(f.num_objects for f in facts) == 1):
         yield Finding("warning", "config.data.labels", "every mask holds one object at most; if "

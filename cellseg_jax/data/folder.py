@@ -73,7 +73,8 @@ def records(root, labels="instances", num_classes=2, group="", threshold=0, colo
             bad.append(Finding("error", where, what))
             continue
         if num_slices == 1:
-            good.append(Record(stem, case, files, functools.partial(read, *files, (channels, None))))
+            read_one = functools.partial(read, *files, (channels, None))
+            good.append(Record(stem, case, files, read_one))
         else:
             good += [Record(f"{stem}_{n:04d}", case, files,
                             functools.partial(read, *files, (n, n))) for n in range(num_slices)]
@@ -174,8 +175,8 @@ def _indices(path, mask, colours) -> np.ndarray:
     if not known.all():
         strange, counts = np.unique(packed[~known], return_counts=True)
         names = [f"{colour:06x}" for colour in strange[np.argsort(-counts)]]
-        raise InputError(f"{path}: mask has colours {_some(names)} ({counts.sum()} pixels) that are "
-                         "not in config.data.colours; add them, or export the mask without "
+        raise InputError(f"{path}: mask has colours {_some(names)} ({counts.sum()} pixels) that "
+                         "are not in config.data.colours; add them, or export the mask without "
                          "smoothing")
     if mask.shape[-1] in (2, 4):
         place = np.where(mask[..., -1] > 0, place, 0)

@@ -44,8 +44,8 @@ def _findings(lines) -> str:
     rows = "".join(
         f'<tr><td class="n {line.level}"><b>{MARKS[line.level]}&nbsp;{line.level}</b></td>'
         f"<td>{escape(line.what)}<br>{_where(line)}</td></tr>" for line in lines)
-    return ('<h2>Findings</h2><div class="scroll"><table class="findings"><thead><tr><th>level</th><th>what and '
-            f"where</th></tr></thead><tbody>{rows}</tbody></table></div>")
+    return ('<h2>Findings</h2><div class="scroll"><table class="findings"><thead><tr><th>level</th>'
+            f"<th>what and where</th></tr></thead><tbody>{rows}</tbody></table></div>")
 
 
 def _where(line) -> str:

@@ -212,7 +212,7 @@ def test_colours_become_values_and_the_hint_works(root):
     save(root / "masks/p1_a.png", opaque)
     assert read()[0, :2].tolist() == [0, 1]
 
-    with pytest.raises(InputError, match=r"p1_a.png: mask has colours 0000fe \(2 pixels\) that are"):
+    with pytest.raises(InputError, match=r"p1_a.png: mask has colours 0000fe \(2 pixels\) that"):
         folder.records(root, colours=("000000", "#FF0000"))[0].read()
     with pytest.raises(InputError, match="config.data.colours: got 'red'; expected six"):
         folder.records(root, colours=("000000", "red"))
@@ -239,7 +239,7 @@ def test_pages_are_slices_or_channels(tmp_path):
         np.testing.assert_array_equal(sample.label, mask)
 
     save(tmp_path / "masks/b_1.tif", masks[0])
-    with pytest.raises(InputError, match="masks/b_1.tif: mask has 1 pages, its image b_1.tif has 3"):
+    with pytest.raises(InputError, match="masks/b_1.tif: mask has 1 pages, its image b_1.tif"):
         folder.records(tmp_path, pages="slices")
     sample = folder.records(tmp_path, pages="channels")[1].read()
     np.testing.assert_array_equal(sample.image, np.moveaxis(images, 0, -1))
