@@ -84,7 +84,7 @@ def glands(rng, size, *, radius, coverage):
     """
     label, depth = cells(rng, size, radius=radius, elongation=1.5, coverage=coverage,
                          clustering=0.5)
-    nuclei, inner = cells(rng, size, radius=max(2.6, radius / 11), elongation=1.6, coverage=0.3,
+    nuclei, inner = cells(rng, size, radius=max(2.8, radius / 10), elongation=1.6, coverage=0.25,
                           clustering=0.2)
     rim = (depth > 0) & (depth < 0.3)
     keep = rng.random(nuclei.max() + 1) < 0.4
