@@ -305,8 +305,8 @@ def warp(key, sample: dict, settings: dict) -> dict:
 
     All of them make one map from the pixels of the output to places in the input, read once:
     image and pixel_weight bilinear, label the nearest pixel. Places outside are mirrored in the
-    outermost pixels (scipy's mode="mirror"). If only augmentations of WHOLE_PIXEL are switched
-    on, pixels are moved as they are.
+    outermost pixels (scipy's mode="mirror"), where a mirrored instance keeps its id. If only
+    augmentations of WHOLE_PIXEL are switched on, pixels are moved as they are.
 
     Args:
       key: JAX key of this sample.
