@@ -7,8 +7,10 @@ import pytest
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
+from cellseg_jax.errors import InputError
 from cellseg_jax.models.layers import (
-    BatchNorm, Conv, Dropout, convolution, pad_to_multiple, plain_convolution,
+    BatchNorm, Conv, ConvTranspose, Dropout, GroupNorm, convolution, max_pool, pad_to_multiple,
+    plain_convolution, stretch_by_one, upsample_bilinear,
 )
 
 GEOMETRIES = {
@@ -225,3 +227,109 @@ def test_pad_to_multiple_pads_below_and_right():
     padded = pad_to_multiple(jnp.ones((1, 5, 8, 2)), 4)
     assert padded.shape == (1, 8, 8, 2)
     assert padded[:, :5].all() and not padded[:, 5:].any()
+
+
+@pytest.mark.parametrize(("name", "bound"), [("kaiming", 6 / 32), ("glorot", 6 / (32 + 64 * 4))])
+def test_weights_init_is_uniform_within_its_bound(name, bound):
+    conv = Conv(64, kernel_size=2, weights_init=name)
+    params = conv.init(jax.random.key(0), normal(0, 1, 4, 4, 8))["params"]
+    assert 0.99 * bound**0.5 < np.abs(params["kernel"]).max() <= bound**0.5
+    assert not params["bias"].any()
+    with pytest.raises(InputError, match="config.model.weights_init: .* did you mean kaiming"):
+        Conv(2, weights_init="kaimin").init(jax.random.key(0), normal(0, 1, 4, 4, 8))
+
+
+@pytest.mark.parametrize("size", [1, 3, 4])
+def test_same_padding_is_tensorflows(size):
+    image, kernel = normal(0, 1, 6, 5, 2), normal(1, size, size, 2, 3)
+    conv = Conv(3, size, padding="same", use_bias=False)
+    got = conv.apply({"params": {"kernel": kernel}}, image)
+    layout = ("NHWC", "HWIO", "NHWC")
+    want = jax.lax.conv_general_dilated(image, kernel, (1, 1), "SAME", dimension_numbers=layout)
+    assert_close(got, want)
+
+
+def test_same_padding_of_transposed_convolutions_is_tensorflows():
+    """It is the gradient of the "SAME" convolution with stride 2, by definition."""
+    image, kernel = normal(0, 1, 3, 4, 2), normal(1, 3, 3, 2, 5)
+    up = ConvTranspose(5, padding=0, output_padding=-1, use_bias=False)
+    got = up.apply({"params": {"kernel": kernel}}, image)
+
+    def down(large):
+        turned = kernel[::-1, ::-1].swapaxes(2, 3)
+        layout = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(
+            large, turned, (2, 2), "SAME", dimension_numbers=layout
+        )
+
+    assert_close(got, jax.vjp(down, jnp.zeros((1, 6, 8, 5)))[1](image)[0])
+
+
+def group_norm(image, groups):
+    channels = image.shape[-1]
+    params = {
+        "scale": jnp.linspace(0.5, 1.5, channels, dtype=image.dtype),
+        "bias": jnp.linspace(-1, 1, channels, dtype=image.dtype),
+    }
+    return GroupNorm(groups).apply({"params": params}, image)
+
+
+@pytest.mark.parametrize("groups", [0, 1, 2])
+def test_group_norm_equals_formula(groups):
+    """0 groups are instance norm, 1 is layer norm."""
+    image = normal(0, 2, 3, 5, 4) + 3
+    want = np.empty(image.shape)
+    for n in range(2):
+        for group in np.array_split(np.arange(4), groups or 4):
+            pixels = image[n][..., group]
+            want[n][..., group] = (pixels - pixels.mean()) / np.sqrt(pixels.var() + 1e-5)
+    want = want * np.linspace(0.5, 1.5, 4) + np.linspace(-1, 1, 4)
+    assert_close(group_norm(image, groups), want)
+
+
+def test_group_norm_precise_where_mean_is_large():
+    image = (normal(0, 1, 16, 16, 2) + 1000).astype(jnp.float32)
+    exact = group_norm(image.astype(jnp.float64), 0)
+    np.testing.assert_allclose(group_norm(image, 0), exact, atol=5e-4)
+
+
+def test_group_norm_rejects_groups_that_do_not_divide():
+    with pytest.raises(InputError, match="config.model.groups: got 3; expected a divisor of the 4"):
+        group_norm(normal(0, 1, 2, 2, 4), 3)
+
+
+@pytest.mark.parametrize("size", [(4, 6), (5, 7), (2, 3)])
+def test_max_pool_matches_reduce_window_in_value_and_gradient(size):
+    image = normal(0, 2, *size, 3)
+
+    def plain(image):
+        window = (1, 2, 2, 1)
+        return jax.lax.reduce_window(image, -jnp.inf, jax.lax.max, window, window, "VALID")
+
+    for form in (max_pool, jax.jit(max_pool)):
+        assert_close(form(image), plain(image))
+    gradients = [jax.grad(lambda x: jnp.sin(f(x)).sum())(image) for f in (max_pool, plain)]
+    assert_close(*gradients)
+
+
+def resized(image, axis, positions):
+    """Linear interpolation at `positions`, clamped at the ends."""
+    line = lambda values: np.interp(positions, np.arange(len(values)), values)  # noqa: E731
+    return np.apply_along_axis(line, axis, image)
+
+
+@pytest.mark.parametrize("size", [(1, 2), (3, 5)])
+def test_upsample_bilinear_keeps_the_corners(size):
+    image = normal(0, 2, *size, 3)
+    want = np.asarray(image)
+    for axis in (1, 2):
+        last = want.shape[axis] - 1
+        want = resized(want, axis, np.linspace(0, last, 2 * last + 2))
+    assert_close(upsample_bilinear(image), want)
+
+
+@pytest.mark.parametrize(("axis", "size"), [(1, 1), (2, 2), (1, 5)])
+def test_stretch_by_one_interpolates_between_centres(axis, size):
+    image = normal(0, 2, size, size, 3)
+    centres = (np.arange(size + 1) + 0.5) * size / (size + 1) - 0.5
+    assert_close(stretch_by_one(image, axis), resized(np.asarray(image), axis, centres))

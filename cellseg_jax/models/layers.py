@@ -250,8 +250,8 @@ def _convolve(module, image, shape, fans, bias_gradient, geometry):
     """The common half of Conv and ConvTranspose: parameters, dtype, bias."""
     inits = pick(INITS, module.weights_init, "config.model.weights_init")
     kernel_init, bias_init = inits(*(module.kernel_size**2 * fan for fan in fans))
-    kernel = module.param("kernel", kernel_init, shape)
-    bias = module.param("bias", bias_init, shape[-1:]) if module.use_bias else None
+    kernel = module.param("kernel", kernel_init, shape, jnp.float32)
+    bias = module.param("bias", bias_init, shape[-1:], jnp.float32) if module.use_bias else None
     image, kernel, bias = nn.dtypes.promote_dtype(image, kernel, bias, dtype=module.dtype)
     output = convolution(image, kernel, **geometry)
     if bias is None:
