@@ -125,7 +125,7 @@ def _read(record: Record, previewed, *, num_classes, instances):
         record.part, sample.stratum, image.shape[:2], image.shape[-1], str(image.dtype),
         coloured=colour.shape[-1] == 3 and bool((colour != colour[..., :1]).any()),
         alpha="" if alpha is None else "varies" if (alpha != alpha[0, 0]).any() else "constant",
-        low=colour.min((0, 1)), high=colour.max((0, 1)), pixels=pixels,
+        low=colour.min(0).min(0), high=colour.max(0).max(0), pixels=pixels,
         num_objects=int(num_objects),
         in_pieces=len(pieces), with_holes=len(holes), print=duplicates.fingerprints([image])[0],
         preview=_preview(image, label) if previewed else None), list(sample.findings)

@@ -192,6 +192,8 @@ def _euler_numbers(label, count) -> np.ndarray:
     padded = np.pad(label, 1)
     corners = [padded[y : y + label.shape[0] + 1, x : x + label.shape[1] + 1]
                for y, x in ((0, 0), (0, 1), (1, 1), (1, 0))]  # neighbours, then around
+    uneven = (corners[0] != corners[1]) | (corners[1] != corners[2]) | (corners[2] != corners[3])
+    corners = [corner[uneven] for corner in corners]  # few, and windows of one value count 0
     total = np.zeros(count)
     for n, corner in enumerate(corners):
         beside = corner == corners[n - 1], corner == corners[n - 3]
@@ -199,7 +201,7 @@ def _euler_numbers(label, count) -> np.ndarray:
         equal = 1 + beside[0] + beside[1].astype(np.int8) + across
         weight = np.array([0, 1, 0, -1 / 3, 0])[equal]  # each of three pixels counts its window
         weight[across & (equal == 2)] = -1  # -2, for each of two pixels
-        total += np.bincount(corner.reshape(-1), weight.reshape(-1), count)
+        total += np.bincount(corner, weight, count)
     return np.rint(total / 4).astype(np.int64)
 
 
