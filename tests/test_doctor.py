@@ -217,6 +217,13 @@ def test_16_near_duplicates_across_the_split(root):
     assert re.search("images/s[0-9].png", warned.what)
 
 
+def test_too_many_images_are_not_compared(root, monkeypatch):
+    monkeypatch.setattr(examine.checks, "MANY", 9)
+    found = findings(root)
+    assert matching(found, "note", "data.split", "were not looked for among more than 9 images")
+    assert not matching(found, "", "", "near-duplicate pair")
+
+
 def test_17_patients(root):
     for folder in ("images", "masks"):
         for n, path in enumerate(sorted((root / folder).iterdir())):

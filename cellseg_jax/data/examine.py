@@ -47,7 +47,7 @@ class Facts(NamedTuple):
     num_objects: int  # distinct values above 0
     in_pieces: int  # of these, with instances: how many are in several pieces, and have holes
     with_holes: int
-    print: np.ndarray  # what near-duplicates are found by, of duplicates.fingerprints
+    print: np.ndarray | None  # what near-duplicates are found by, of duplicates.fingerprints
     preview: tuple[np.ndarray, np.ndarray] | None  # reduced image and label, of some samples
 
 
@@ -76,7 +76,8 @@ def examine(data_config, progress: Callable[[int, int], None] | None = None) -> 
     facts = []
     previewed = set(np.linspace(0, len(records) - 1, NUM_PREVIEWS).astype(int))
     instances = data_config.get("labels", "instances") == "instances"
-    read = functools.partial(_read, num_classes=_num_classes(data_config), instances=instances)
+    read = functools.partial(_read, num_classes=_num_classes(data_config), instances=instances,
+                             printed=len(records) <= checks.MANY)
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
         results = pool.map(read, records, (i in previewed for i in range(len(records))))
         for done, (one, found) in enumerate(results, 1):
@@ -102,7 +103,7 @@ def finding_of(error: InputError) -> Finding:
 # --- one sample ----------------------------------------------------------------------------------
 
 
-def _read(record: Record, previewed, *, num_classes, instances):
+def _read(record: Record, previewed, *, num_classes, instances, printed):
     """(Facts or None, findings) of one record."""
     try:
         sample = record.read()
@@ -126,8 +127,8 @@ def _read(record: Record, previewed, *, num_classes, instances):
         coloured=colour.shape[-1] == 3 and bool((colour != colour[..., :1]).any()),
         alpha="" if alpha is None else "varies" if (alpha != alpha[0, 0]).any() else "constant",
         low=colour.min(0).min(0), high=colour.max(0).max(0), pixels=pixels,
-        num_objects=int(num_objects),
-        in_pieces=len(pieces), with_holes=len(holes), print=duplicates.fingerprints([image])[0],
+        num_objects=int(num_objects), in_pieces=len(pieces), with_holes=len(holes),
+        print=duplicates.fingerprints([image])[0] if printed else None,
         preview=_preview(image, label) if previewed else None), list(sample.findings)
 
 
@@ -150,8 +151,13 @@ def _together(data_config, facts) -> tuple[list[Finding], dict]:
     """Findings on the samples as a whole, and the split."""
     findings = [*_channels(data_config, facts), *_depth(data_config, facts),
                 *_sizes(data_config, facts), *_objects(data_config, facts)]
-    pairs = duplicates.near_duplicates(
-        facts, prints=np.stack([fact.print for fact in facts]))
+    prints = [fact.print for fact in facts if fact.print is not None]
+    pairs = duplicates.Pairs((), 0.0)
+    if prints:
+        pairs = duplicates.near_duplicates(facts, prints=np.stack(prints))
+    else:
+        findings.append(Finding("note", "config.data.split", "near-duplicates were not looked for "
+                                f"among more than {checks.MANY:,} images"))
     view = _view(data_config, facts)
     num_classes = _num_classes(data_config)
     try:

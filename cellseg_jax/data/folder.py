@@ -245,10 +245,12 @@ def _smeared(label, values) -> bool:
 
 def _hint(label, values) -> str:
     ids = values[values > 0]
-    if not _smeared(label, values) and len(ids) > 2 and (ids[-1] == len(ids) or ids[-1] > 255):
-        return "; they look like instance ids: set config.data.labels=instances"
-    return ("; its edges look smeared by resizing or JPEG: export it again as PNG without "
-            f"interpolation, or set config.data.labels=binary config.data.threshold={ids[-1] // 2}")
+    cut = f"set config.data.labels=binary config.data.threshold={ids[-1] // 2}"
+    if _smeared(label, values) or len(ids) <= 2:
+        return ("; its edges look smeared by resizing or JPEG: export it again as PNG without "
+                f"interpolation, or {cut}")
+    return ("; they look like instance ids: set config.data.labels=instances (or, if only edges "
+            f"between two values are smeared, {cut})")
 
 
 def _some(values, limit=5) -> str:

@@ -183,9 +183,10 @@ def test_instances_of_many_cells_do_not_look_smeared(root, count):
         folder.records(root, labels="classes")[0].read()
 
 
-def test_instance_ids_with_gaps_are_recognised(root):
-    root = with_mask(root, mask_of(7, 90, 400, dtype=np.uint16))
-    with pytest.raises(InputError, match="values 7, 90, 400, but.* look like instance ids"):
+@pytest.mark.parametrize("last", [101, 400])
+def test_instance_ids_with_gaps_are_recognised(root, last):
+    root = with_mask(root, mask_of(7, 90, last, dtype=np.uint16))
+    with pytest.raises(InputError, match=f"values 7, 90, {last}, but.* look like instance ids"):
         folder.records(root, labels="classes")[0].read()
 
 
