@@ -2,10 +2,29 @@
 
 Pixel scores are made from counts that add up over images; instance scores match objects.
 Images stay apart until a report joins them, so that means over images (`dice_mean`) and scores
-from summed counts (`dice_pooled`) can both be had.
+from summed counts (`dice_pooled`) can both be had. Every score states its empty cases; NaN means
+that an image has no say.
 """
 
-from cellseg_jax.metrics.instance import Match, match, seg
+from cellseg_jax.metrics.instance import (
+    THRESHOLDS,
+    InstanceCounts,
+    Match,
+    aji,
+    aji_plus,
+    average_precision,
+    det,
+    instance_counts,
+    instance_scores,
+    match,
+    seg,
+)
+from cellseg_jax.metrics.partition import (
+    information_error,
+    rand_error,
+    thin_borders,
+    variation_of_information,
+)
 from cellseg_jax.metrics.pixel import (
     PIXEL_SCORES,
     Counts,
@@ -17,18 +36,45 @@ from cellseg_jax.metrics.pixel import (
     precision,
     recall,
 )
+from cellseg_jax.metrics.probability import (
+    CalibrationCounts,
+    calibration_counts,
+    expected_calibration_error,
+    soft_dice,
+    soft_jaccard,
+)
+from cellseg_jax.metrics.surface import hausdorff95, surface_dice
 
 __all__ = [
     "PIXEL_SCORES",
+    "THRESHOLDS",
+    "CalibrationCounts",
     "Counts",
+    "InstanceCounts",
     "Match",
     "accuracy",
+    "aji",
+    "aji_plus",
+    "average_precision",
+    "calibration_counts",
     "conformity",
+    "det",
     "dice",
+    "expected_calibration_error",
+    "hausdorff95",
+    "information_error",
+    "instance_counts",
+    "instance_scores",
     "iou",
     "match",
     "pixel_counts",
     "precision",
+    "rand_error",
     "recall",
     "seg",
+    "soft_dice",
+    "soft_jaccard",
+    "surface_dice",
+    "thin_borders",
+    "variation_of_information",
 ]

@@ -1,9 +1,18 @@
-"""Instance metrics: which predicted objects are which true objects. Host side, numpy."""
+"""Instance metrics: which predicted objects are which true objects. Host side, numpy.
+
+All come from one sparse table of overlaps. `instance_counts` takes from it what adds up over
+images, `instance_scores` turns counts into scores: of one image, or of all from summed counts.
+"""
 
 from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
+
+from cellseg_jax.metrics.pixel import _ratio
+
+# Rounded: 0.5 + 2 * 0.05 is more than 0.6, and an IoU of 3/5 would not reach it.
+THRESHOLDS = tuple(np.linspace(0.5, 0.95, 10).round(2).tolist())
 
 
 class Overlap(NamedTuple):
@@ -16,10 +25,34 @@ class Overlap(NamedTuple):
     area_pred: np.ndarray  # (J,)
 
     @property
+    def union(self) -> np.ndarray:
+        """(M,) pixels in either object of a pair."""
+        return self.area_true[self.true] + self.area_pred[self.pred] - self.pixels
+
+    @property
     def iou(self) -> np.ndarray:
         """(M,) float64."""
-        areas = self.area_true[self.true] + self.area_pred[self.pred]
-        return self.pixels / (areas - self.pixels)
+        return self.pixels / self.union
+
+    @property
+    def covered(self) -> np.ndarray:
+        """(M,) bool, pairs in which the prediction has more than half of the true object.
+
+        A true object is in one such pair at most, a prediction may be in several.
+        """
+        return 2 * self.pixels > self.area_true[self.true]
+
+
+def _pairs(label, pred):
+    """Ids of the pairs that occur, and how often: (ids of label, ids of pred, pixels)."""
+    columns = int(pred.max(initial=0)) + 1
+    if (int(label.max(initial=0)) + 1) * columns <= 4 * label.size + 2**16:  # counting, no sort
+        pixels = np.bincount((label.astype(np.int64) * columns + pred).ravel())
+        pairs = np.flatnonzero(pixels)
+        return pairs // columns, pairs % columns, pixels[pairs]
+    pairs, pixels = np.unique(
+        label.astype(np.int64) << 32 | pred.astype(np.int64), return_counts=True)
+    return pairs >> 32, pairs & 0xFFFFFFFF, pixels
 
 
 def overlap(label, pred) -> Overlap:
@@ -28,7 +61,7 @@ def overlap(label, pred) -> Overlap:
     Args:
       label: (H, W) int, true instance ids, 0 background; ids below 2^31, gaps allowed.
       pred: (H, W) int, predicted instance ids.
-    Returns: Overlap.
+    Returns: Overlap, objects in the order of their ids.
     Raises: ValueError if shapes differ, an array is not of integers or an id is negative.
     """
     label, pred = np.asarray(label), np.asarray(pred)
@@ -37,10 +70,9 @@ def overlap(label, pred) -> Overlap:
     for name, ids in (("label", label), ("pred", pred)):
         if not np.issubdtype(ids.dtype, np.integer) or ids.min(initial=0) < 0:
             raise ValueError(f"{name}: expected instance ids, integers from 0; got {ids.dtype}")
-    code = label.astype(np.int64) << 32 | pred.astype(np.int64)
-    pairs, pixels = np.unique(code, return_counts=True)
-    ids_true, true = np.unique(pairs >> 32, return_inverse=True)
-    ids_pred, pred = np.unique(pairs & 0xFFFFFFFF, return_inverse=True)
+    true, pred, pixels = _pairs(label, pred)
+    ids_true, true = np.unique(true, return_inverse=True)
+    ids_pred, pred = np.unique(pred, return_inverse=True)
     area_true = np.bincount(true, pixels, len(ids_true)).astype(np.int64)
     area_pred = np.bincount(pred, pixels, len(ids_pred)).astype(np.int64)
     # Background, where there is any, is the first id of each.
@@ -49,8 +81,8 @@ def overlap(label, pred) -> Overlap:
     return Overlap(true[both] - i, pred[both] - j, pixels[both], area_true[i:], area_pred[j:])
 
 
-def _best_pairs(true, pred, iou) -> np.ndarray:
-    """Of the M candidate pairs, indices of the one-to-one matching with most pairs, then IoU."""
+def _assigned(true, pred, gain) -> np.ndarray:
+    """Of the M candidate pairs, indices of the one-to-one matching with the largest gain."""
     _, rows, shared_rows = np.unique(true, return_inverse=True, return_counts=True)
     _, cols, shared_cols = np.unique(pred, return_inverse=True, return_counts=True)
     alone = (shared_rows[rows] == 1) & (shared_cols[cols] == 1)
@@ -58,12 +90,22 @@ def _best_pairs(true, pred, iou) -> np.ndarray:
     compete = np.flatnonzero(~alone)
     _, rows = np.unique(rows[compete], return_inverse=True)
     _, cols = np.unique(cols[compete], return_inverse=True)
-    gain = np.zeros((rows.max(initial=-1) + 1, cols.max(initial=-1) + 1))
-    index = np.full(gain.shape, -1)
-    gain[rows, cols] = 1 + iou[compete] / (2 * max(gain.shape))  # IoUs never outweigh a pair
+    gains = np.zeros((rows.max(initial=-1) + 1, cols.max(initial=-1) + 1))
+    index = np.full(gains.shape, -1)
+    gains[rows, cols] = gain[compete]
     index[rows, cols] = compete
-    chosen = index[linear_sum_assignment(gain, maximize=True)]
+    chosen = index[linear_sum_assignment(gains, maximize=True)]
     return np.concatenate([np.flatnonzero(alone), chosen[chosen >= 0]])
+
+
+def _matched(table: Overlap, iou: float) -> np.ndarray:
+    """IoU of each matched pair: most pairs that reach `iou`, and of those the largest sum."""
+    if not 0 < iou <= 1:
+        raise ValueError(f"iou: got {iou}; expected a threshold in (0, 1]")
+    good = table.iou >= iou
+    values = table.iou[good]
+    gain = 1 + values / (2 * len(values) + 1)  # IoUs never outweigh a pair
+    return values[_assigned(table.true[good], table.pred[good], gain)]
 
 
 class Match(NamedTuple):
@@ -81,8 +123,8 @@ def match(label, pred, iou: float = 0.5) -> Match:
     """True and predicted objects matched one to one where their IoU is at least `iou`.
 
     ap = TP / (TP + FP + FN), f1 = 2 TP / (2 TP + FP + FN), pq = sum of matched IoU /
-    (TP + FP/2 + FN/2). The matching has most pairs, and among those the largest sum of IoU.
-    Both empty: all three are 1. One empty: 0. Counts add over images; scores do not.
+    (TP + FP/2 + FN/2), all in [0, 1]. The matching has most pairs, and among those the largest
+    sum of IoU. Both empty: all three are 1. One empty: 0. Counts add over images; scores do not.
 
     Args:
       label: (H, W) int, true instance ids, 0 background.
@@ -93,12 +135,8 @@ def match(label, pred, iou: float = 0.5) -> Match:
     Source: ap of Data Science Bowl 2018, StarDist and Cellpose (not COCO's AP); pq of Kirillov
       et al. 2019, Panoptic Segmentation, equation 1, for one class.
     """
-    if not 0 < iou <= 1:
-        raise ValueError(f"iou: got {iou}; expected a threshold in (0, 1]")
     table = overlap(label, pred)
-    good = table.iou >= iou
-    values = table.iou[good]
-    values = values[_best_pairs(table.true[good], table.pred[good], values)]
+    values = _matched(table, iou)
     tp = len(values)
     fp, fn = len(table.area_pred) - tp, len(table.area_true) - tp
     if tp + fp + fn == 0:
@@ -107,11 +145,32 @@ def match(label, pred, iou: float = 0.5) -> Match:
     return Match(tp, fp, fn, tp / (tp + fp + fn), tp / half, float(values.sum()) / half)
 
 
+def average_precision(label, pred, thresholds=THRESHOLDS) -> np.ndarray:
+    """TP / (TP + FP + FN) at each IoU threshold, as `match` has it; its mean is DSB 2018's score.
+
+    In [0, 1]. Both empty: 1 at every threshold. One empty: 0.
+
+    Args:
+      label: (H, W) int, true instance ids, 0 background.
+      pred: (H, W) int, predicted instance ids.
+      thresholds: T thresholds in (0, 1].
+    Returns: (T,) float64.
+    Raises: ValueError as `match`.
+    Source: Data Science Bowl 2018, which asks for an IoU above the threshold; here it may be
+      equal, as in StarDist.
+    """
+    table = overlap(label, pred)
+    tp = np.array([len(_matched(table, t)) for t in thresholds], float)
+    return _ratio(tp, len(table.area_true) + len(table.area_pred) - tp, 1.0)
+
+
 def seg(label, pred) -> float:
     """SEG of the Cell Tracking Challenge: how well true objects are covered.
 
     Mean over true objects of the IoU with the prediction that covers more than half of the
-    object, else 0. Invented objects cost nothing. No true objects: NaN, the image has no say.
+    object, else 0; in [0, 1]. Invented objects cost nothing. Nothing predicted: 0. No true
+    objects: NaN, the image has no say. The challenge means over the objects of all images:
+    `instance_scores` of summed counts.
 
     Args:
       label: (H, W) int, true instance ids, 0 background.
@@ -121,7 +180,132 @@ def seg(label, pred) -> float:
     Source: Maska et al. 2014, Bioinformatics 30; Ulman et al. 2017, Nature Methods 14.
     """
     table = overlap(label, pred)
-    if len(table.area_true) == 0:
-        return float("nan")
-    covered = 2 * table.pixels > table.area_true[table.true]  # true of one prediction at most
-    return float(table.iou[covered].sum() / len(table.area_true))
+    return float(_ratio(table.iou[table.covered].sum(), len(table.area_true), np.nan))
+
+
+def _detections(table: Overlap):
+    """(missed, invented, splits): the corrections that DET counts."""
+    found = np.bincount(table.pred[table.covered], minlength=len(table.area_pred))
+    return len(table.area_true) - found.sum(), (found == 0).sum(), np.maximum(found - 1, 0).sum()
+
+
+def det(label, pred) -> float:
+    """DET of the Cell Tracking Challenge: what it takes to correct the detections.
+
+    1 - min(A, A0) / A0 with A = 5 splits + 10 missed + 1 invented and A0 = 10 true objects; in
+    [0, 1]. A true object is found by the prediction that covers more than half of it; one that
+    finds m > 1 needs m - 1 splits. Nothing predicted: 0. No true objects: NaN. The challenge
+    sums A and A0 over all frames: `instance_scores` of summed counts.
+
+    Args:
+      label: (H, W) int, the tracking truth: a marker per cell, 0 background, all cells marked.
+      pred: (H, W) int, predicted instance ids.
+    Returns: float in [0, 1], or NaN.
+    Raises: ValueError as `overlap`.
+    Source: Matula et al. 2015, PLoS ONE 10, AOGM-D; Ulman et al. 2017, Nature Methods 14.
+    """
+    table = overlap(label, pred)
+    return float(_det(len(table.area_true), *_detections(table)))
+
+
+def _det(n_true, missed, invented, splits):
+    cost = 5 * splits + 10 * missed + invented
+    return _ratio(np.maximum(10 * n_true - cost, 0), 10 * n_true, np.nan)
+
+
+def _aji_pixels(table: Overlap, chosen):
+    """(intersection, union) summed over chosen pairs; objects in none add to the union."""
+    alone_true = np.delete(table.area_true, table.true[chosen]).sum()
+    alone_pred = np.delete(table.area_pred, table.pred[chosen]).sum()
+    return table.pixels[chosen].sum(), table.union[chosen].sum() + alone_true + alone_pred
+
+
+def _closest(table: Overlap) -> np.ndarray:
+    """Of the M pairs, for each true object the one of largest IoU; of equals the smaller id."""
+    order = np.lexsort((table.pred, -table.iou, table.true))
+    return order[np.unique(table.true[order], return_index=True)[1]]
+
+
+def aji(label, pred) -> float:
+    """Aggregated Jaccard index: intersections over unions, each summed over all objects.
+
+    Every true object takes the prediction of largest IoU, one prediction may be taken by many;
+    objects left over add their area to the union. In [0, 1]. Both empty: 1. One empty: 0.
+
+    Args:
+      label: (H, W) int, true instance ids, 0 background.
+      pred: (H, W) int, predicted instance ids.
+    Returns: float in [0, 1].
+    Raises: ValueError as `overlap`.
+    Source: Kumar et al. 2017, IEEE TMI 36, algorithm 1.
+    """
+    table = overlap(label, pred)
+    return float(_ratio(*_aji_pixels(table, _closest(table)), 1.0))
+
+
+def aji_plus(label, pred) -> float:
+    """`aji` with a one-to-one matching of the largest sum of IoU, so that no object counts twice.
+
+    In [0, 1]. Both empty: 1. One empty: 0.
+
+    Args: as `aji`.
+    Returns: float in [0, 1].
+    Raises: ValueError as `overlap`.
+    Source: Graham et al. 2019, HoVer-Net, Medical Image Analysis 58 (AJI+ of its authors).
+    """
+    table = overlap(label, pred)
+    return float(_ratio(*_aji_pixels(table, _assigned(table.true, table.pred, table.iou)), 1.0))
+
+
+class InstanceCounts(NamedTuple):
+    """What instance scores are made of. Adds over images: InstanceCounts(*map(sum, zip(*many)))."""
+
+    n_true: int
+    n_pred: int
+    tp: np.ndarray  # (T,) objects matched at each of THRESHOLDS
+    matched_iou: np.ndarray  # (T,) sum of their IoU
+    covered_iou: float  # sum of the IoU that SEG counts
+    missed: int  # true objects not covered by more than half
+    invented: int  # predictions that cover no true object by more than half
+    splits: int  # true objects beyond the first that one prediction covers
+    intersection: int  # pixels of AJI
+    union: int
+
+
+def instance_counts(label, pred) -> InstanceCounts:
+    """InstanceCounts of one image, from one table of overlaps.
+
+    Args:
+      label: (H, W) int, true instance ids, 0 background.
+      pred: (H, W) int, predicted instance ids.
+    Raises: ValueError as `overlap`.
+    """
+    table = overlap(label, pred)
+    values = [_matched(table, t) for t in THRESHOLDS]
+    return InstanceCounts(
+        len(table.area_true), len(table.area_pred),
+        np.array([len(v) for v in values]), np.array([v.sum() for v in values]),
+        float(table.iou[table.covered].sum()),
+        *map(int, _detections(table)), *map(int, _aji_pixels(table, _closest(table))))
+
+
+def instance_scores(counts: InstanceCounts) -> dict[str, float]:
+    """Scores of one image, or of many from summed counts.
+
+    ap, ap50, ap75: `average_precision`, its mean over .5, .55, ..., .95 and at .5 and .75;
+    f1, pq: `match` at .5; seg, det, aji: the functions of that name. Empty cases as there: seg
+    and det are NaN without true objects.
+    """
+    objects = counts.n_true + counts.n_pred
+    at = _ratio(counts.tp, objects - counts.tp, 1.0)
+    scores = {
+        "ap": at.mean(),
+        "ap50": at[THRESHOLDS.index(0.5)],
+        "ap75": at[THRESHOLDS.index(0.75)],
+        "f1": _ratio(2 * counts.tp[0], objects, 1.0),
+        "pq": _ratio(2 * counts.matched_iou[0], objects, 1.0),
+        "seg": _ratio(counts.covered_iou, counts.n_true, np.nan),
+        "det": _det(counts.n_true, counts.missed, counts.invented, counts.splits),
+        "aji": _ratio(counts.intersection, counts.union, 1.0),
+    }
+    return {name: float(score) for name, score in scores.items()}

@@ -6,7 +6,19 @@ import math
 import numpy as np
 import pytest
 
-from cellseg_jax.metrics import match, seg
+from cellseg_jax.metrics import (
+    THRESHOLDS,
+    InstanceCounts,
+    aji,
+    aji_plus,
+    average_precision,
+    det,
+    instance_counts,
+    instance_scores,
+    match,
+    seg,
+)
+from cellseg_jax.metrics.instance import overlap
 
 
 def squares(*boxes, size=12):
@@ -45,6 +57,46 @@ def brute_seg(label, pred):
     return sum(scores) / len(scores) if scores else math.nan
 
 
+def brute_det(label, pred):
+    true, found = objects(label), objects(pred)
+    finds = [sum((t & p).sum() > 0.5 * t.sum() for t in true) for p in found]
+    cost = 10 * (len(true) - sum(finds)) + sum(1 for m in finds if m == 0)
+    cost += 5 * sum(m - 1 for m in finds if m > 1)
+    return 1 - min(cost, 10 * len(true)) / (10 * len(true)) if true else math.nan
+
+
+def brute_aji(label, pred):
+    true, found = objects(label), objects(pred)
+    intersection, union, used = 0, 0, set()
+    for t in true:
+        ious = [pair_iou(t, p) for p in found]
+        if not ious or max(ious) == 0:
+            union += t.sum()
+            continue
+        j = ious.index(max(ious))
+        used.add(j)
+        intersection, union = intersection + (t & found[j]).sum(), union + (t | found[j]).sum()
+    union += sum(p.sum() for j, p in enumerate(found) if j not in used)
+    return intersection / union if union else 1.0
+
+
+def brute_aji_plus(label, pred):
+    true, found = objects(label), objects(pred)
+    best, scores = -1, []
+    for choice in set(itertools.permutations([*range(len(found)), *[None] * len(true)], len(true))):
+        pairs = [(t, found[j]) for t, j in zip(true, choice) if j is not None]
+        pairs = [(t, p) for t, p in pairs if (t & p).any()]
+        total = sum(pair_iou(t, p) for t, p in pairs)
+        both = sum((t & p).sum() for t, p in pairs)
+        areas = sum(o.sum() for o in true + found)
+        score = both / (areas - both) if areas else 1.0
+        if total > best + 1e-12:
+            best, scores = total, [score]
+        elif total > best - 1e-12:
+            scores.append(score)
+    return scores  # of all best matchings
+
+
 def test_match_equals_hand_value():
     # One object exact, one shifted by a column (IoU 12/20), one missed, one invented.
     label = squares((0, 0, 3, 3), (0, 6, 4, 4), (8, 0, 2, 2))
@@ -54,13 +106,17 @@ def test_match_equals_hand_value():
     assert seg(label, pred) == pytest.approx(1.6 / 3)
 
 
-def test_match_and_seg_state_their_empty_cases():
+def test_instance_scores_state_their_empty_cases():
     empty, one = squares(), squares((1, 1, 3, 3))
     assert match(empty, empty) == (0, 0, 0, 1, 1, 1)
     assert match(empty, one) == (0, 1, 0, 0, 0, 0)
     assert match(one, empty) == (0, 0, 1, 0, 0, 0)
     assert match(one, one, iou=1.0) == (1, 0, 0, 1, 1, 1)
     assert math.isnan(seg(empty, one)) and seg(one, empty) == 0 and seg(one, one) == 1
+    assert math.isnan(det(empty, one)) and det(one, empty) == 0 and det(one, one) == 1
+    for index in (aji, aji_plus, lambda *pair: average_precision(*pair).mean()):
+        values = [index(empty, empty), index(empty, one), index(one, empty), index(one, one)]
+        assert values == [1, 0, 0, 1]
     full = np.ones((4, 4), np.int32)  # no background at all
     assert match(full, full) == (1, 0, 0, 1, 1, 1) and seg(full, full) == 1
 
@@ -79,7 +135,7 @@ def test_seg_needs_more_than_half():
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_match_and_seg_match_brute_force(seed):
+def test_instance_scores_match_brute_force(seed):
     rng = np.random.default_rng(seed)
     # Overwriting boxes leaves fragments of all sizes, and few enough objects to try them all.
     boxes = lambda: np.c_[rng.integers(0, 4, (4, 2)), rng.integers(1, 5, (4, 2))]
@@ -91,6 +147,62 @@ def test_match_and_seg_match_brute_force(seed):
         assert result.tp + result.fp == len(objects(pred))
         assert result.pq == pytest.approx(total / (result.tp + (result.fp + result.fn) / 2))
     np.testing.assert_allclose(seg(label, pred), brute_seg(label, pred))
+    np.testing.assert_allclose(det(label, pred), brute_det(label, pred))
+    np.testing.assert_allclose(aji(label, pred), brute_aji(label, pred))
+    assert any(abs(aji_plus(label, pred) - s) < 1e-9 for s in brute_aji_plus(label, pred))
+
+
+def test_average_precision_is_match_at_each_threshold():
+    label = squares((0, 0, 3, 3), (0, 6, 4, 4), (8, 0, 2, 2))
+    pred = squares((0, 0, 3, 3), (0, 7, 4, 4), (8, 8, 2, 2))
+    values = average_precision(label, pred)
+    assert values.tolist() == [match(label, pred, iou=t).ap for t in THRESHOLDS]
+    # The shifted object has IoU 0.6 exactly, which the third threshold must let pass.
+    assert values.tolist() == [0.5] * 3 + [0.2] * 7
+    assert average_precision(label, pred, thresholds=(0.7,)).tolist() == [0.2]
+
+
+def test_det_equals_hand_value():
+    # One found, two found by one prediction (a split), one missed, one invented: 5 + 10 + 1.
+    label = squares((0, 0, 3, 3), (0, 6, 2, 2), (0, 8, 2, 2), (8, 0, 2, 2))
+    pred = squares((0, 0, 3, 3), (0, 6, 2, 4), (8, 8, 2, 2))
+    assert det(label, pred) == pytest.approx(1 - 16 / 40)
+    crowd = squares(*[(y, x, 1, 1) for y in range(0, 12, 2) for x in range(0, 12, 2)])
+    assert det(squares((1, 1, 1, 1)), crowd) == 0  # not below, whatever is invented
+
+
+def test_aji_equals_hand_value():
+    # One prediction over two objects of 4 pixels: it counts with each, but once in AJI+.
+    label = squares((0, 0, 2, 2), (0, 2, 2, 2), (6, 6, 1, 1))
+    pred = squares((0, 0, 2, 4), (9, 9, 1, 2))
+    assert aji(label, pred) == (4 + 4) / (8 + 8 + 1 + 2)
+    assert aji_plus(label, pred) == 4 / (8 + 4 + 1 + 2)
+
+
+def test_instance_scores_of_summed_counts_are_scores_of_images_side_by_side():
+    rng = np.random.default_rng(0)
+    boxes = lambda: np.c_[rng.integers(0, 6, (4, 2)), rng.integers(1, 5, (4, 2))]
+    pairs = [(squares(*boxes()), squares(*boxes())) for _ in range(6)] + [(squares(), squares())]
+    total = InstanceCounts(*map(sum, zip(*(instance_counts(*p) for p in pairs), strict=True)))
+    beside = [np.hstack([x + (x > 0) * 10 * i for i, x in enumerate(side)])
+              for side in zip(*pairs, strict=True)]
+    assert instance_scores(total) == pytest.approx(instance_scores(instance_counts(*beside)))
+    for label, pred in pairs:
+        scores, at_half = instance_scores(instance_counts(label, pred)), match(label, pred)
+        ap = average_precision(label, pred)
+        expected = {
+            "ap": ap.mean(), "ap50": at_half.ap, "ap75": ap[5], "f1": at_half.f1, "pq": at_half.pq,
+            "seg": seg(label, pred), "det": det(label, pred), "aji": aji(label, pred)}
+        assert scores == pytest.approx(expected, nan_ok=True) and list(scores) == list(expected)
+
+
+def test_overlap_counts_and_sorts_alike():
+    """Small ids are counted in a table, large ones sorted."""
+    rng = np.random.default_rng(0)
+    label, pred = rng.integers(0, 5, (2, 9, 7))
+    names = np.array([0, 3, 70, 70_000, 2**31 - 1])
+    for a, b in zip(overlap(label, pred), overlap(names[label], names[pred]), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_match_invariant_to_names_of_objects_and_dtype():
@@ -111,3 +223,5 @@ def test_match_rejects_what_is_not_a_label_image():
         seg(-label, label)
     with pytest.raises(ValueError, match="threshold"):
         match(label, label, iou=0)
+    with pytest.raises(ValueError, match="threshold"):
+        average_precision(label, label, thresholds=(0.5, 1.5))

@@ -1,0 +1,89 @@
+"""Scores of probabilities, before any threshold: soft overlaps and calibration. On the device."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from cellseg_jax.metrics.pixel import _ratio
+
+
+def _check(target, probs):
+    if target.ndim != 4 or target.shape != probs.shape:
+        shapes = f"target {target.shape} and probs {probs.shape}"
+        raise ValueError(f"{shapes}: expected one shape (N, H, W, K)")
+
+
+def _soft_sums(target, probs):
+    """(sum p g, sum p + sum g), each (N, K)."""
+    _check(target, probs)
+    return (target * probs).sum((1, 2)), (target + probs).sum((1, 2))
+
+
+def soft_dice(target, probs, *, smooth=1.0):
+    """(2 sum p g + s) / (sum p + sum g + s) of each image and channel, in [0, 1].
+
+    Higher than `dice` for unsure predictions and small objects, and 1 where both are empty, so
+    not to be compared with it. Target or prediction empty: s / (sum of the other + s).
+
+    Args:
+      target: (N, H, W, K) in [0, 1], g above.
+      probs: (N, H, W, K) in [0, 1], p above.
+      smooth: s above, in pixels; above 0.
+    Returns: (N, K).
+    Raises: ValueError if shapes differ.
+    Source: "dice" of report 2's tables, 1 - its Dice loss.
+    """
+    both, either = _soft_sums(target, probs)
+    return (2 * both + smooth) / (either + smooth)
+
+
+def soft_jaccard(target, probs, *, smooth=1.0):
+    """(sum p g + s) / (sum p + sum g - sum p g + s) of each image and channel, in [0, 1].
+
+    Empty cases, arguments and result as `soft_dice`. Source: "iou" of report 2's tables.
+    """
+    both, either = _soft_sums(target, probs)
+    return (both + smooth) / (either - both + smooth)
+
+
+class CalibrationCounts(NamedTuple):
+    """Pixels by predicted probability, each (N, K, bins). They add over images."""
+
+    pixels: jax.Array
+    probs: jax.Array  # sum of the probabilities of these pixels
+    true: jax.Array  # how many of them are 1 in the truth
+
+
+def calibration_counts(target, probs, *, bins: int = 15) -> CalibrationCounts:
+    """Pixels of each image and channel in bins of their probability, [0, 1/bins), ..., [.., 1].
+
+    Args:
+      target: (N, H, W, K) of {0, 1}.
+      probs: (N, H, W, K) in [0, 1].
+      bins: number of bins of equal width.
+    Returns: CalibrationCounts of float32.
+    Raises: ValueError if shapes differ.
+    """
+    _check(target, probs)
+    bin_ = jnp.clip((probs * bins).astype(jnp.int32), 0, bins - 1)[..., None]
+    inside = bin_ == jnp.arange(bins)  # fused into the sums, never stored
+    count = lambda chosen: jnp.sum(chosen, (1, 2)).astype(jnp.float32)
+    return CalibrationCounts(
+        count(inside), jnp.sum(jnp.where(inside, probs[..., None], 0.0), (1, 2)),
+        count(inside & (target[..., None] > 0.5)))
+
+
+def expected_calibration_error(counts: CalibrationCounts):
+    """Distance of probability from frequency: sum_b n_b / n |mean probability - part true|.
+
+    In [0, 1], 0 is calibrated. Of the probability of the channel itself, not of the winning
+    class: large backgrounds that are surely 0 count as well. Empty images are like others: what
+    is predicted there is wrong. No pixels: NaN.
+
+    Args:
+      counts: (..., bins), jax or numpy; sum many images in float64 numpy.
+    Returns: (...), the last axis gone.
+    Source: Naeini et al. 2015, AAAI, for binary outcomes.
+    """
+    return _ratio(abs(counts.probs - counts.true).sum(-1), counts.pixels.sum(-1), float("nan"))
