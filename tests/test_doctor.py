@@ -421,7 +421,8 @@ def test_command_refuses_in_one_line(capsys, monkeypatch, words, message):
     ("ctc", "ctc/DIC-C2DH-HeLa", {"block": 20}, ["only some cells are drawn in frame 067 .3 of 18"],
      ["9 of 38 tracks are in no frame", "nearly all cells are drawn in frame 034"]),
     ("ctc", "ctc/Fluo-N2DL-HeLa", {"block": 20}, ["only some cells are drawn in frame 078 .1 of"],
-     ["3 objects in 1 images are in several pieces", "311 of 674 tracks", "nearly all cells .* 079", "from 33007 to 36863, 5.9% of the range"]),
+     ["3 objects in 1 images are in several pieces", "311 of 674 tracks", "nearly all cells .* 079",
+      "from 33007 to 36863, 5.9% of the range"]),
     ("ctc", "ctc/PhC-C2DL-PSC", {"block": 20}, [], ["man_track.txt not found|not found: gold"]),
 ])
 def test_real_data_has_the_quirks_it_is_known_for(real_data, name, folder, options, warnings,

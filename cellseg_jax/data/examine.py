@@ -222,8 +222,8 @@ def _channels(data_config, facts):
                       "convert them, or set config.data.channels=gray")
     coloured = [fact for fact in facts if fact.coloured]
     if coloured and channels == "gray":
-        yield Finding("note", key, f"{len(coloured)} of {len(facts)} images are coloured: they become "
-                      "luminance; config.data.channels=rgb keeps the colours")
+        yield Finding("note", key, f"{len(coloured)} of {len(facts)} images are coloured: they "
+                      "become luminance; config.data.channels=rgb keeps the colours")
     if not coloured and channels != "gray":
         yield Finding("note", key, f"all images are gray: {channels} shows them to the network "
                       "three times; config.data.channels=gray loses nothing")
@@ -293,8 +293,8 @@ def _objects(data_config, facts):
         odd = [fact for fact in facts if getattr(fact, kind)]
         if odd:
             count = sum(getattr(fact, kind) for fact in odd)
-            yield Finding("note", "config.data.root", f"{count} objects in {len(odd)} images {what}: "
-                          f"{_paths(data_config, odd)}; decoding parts and fills them")
+            yield Finding("note", "config.data.root", f"{count} objects in {len(odd)} images {what}"
+                          f": {_paths(data_config, odd)}; decoding parts and fills them")
     if ("labels" in data_config and data_config["labels"] == "instances" and len(facts) > 1
             and data_config["name"] == "folder" and max(f.num_objects for f in facts) == 1):
         yield Finding("warning", "config.data.labels", "every mask holds one object at most; if "
