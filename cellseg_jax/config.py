@@ -18,7 +18,7 @@ import traceback
 import ml_collections
 from ml_collections import ConfigDict
 
-from cellseg_jax import augment, data, losses, models, optim, targets
+from cellseg_jax import augment, classical, data, losses, models, optim, targets
 from cellseg_jax.data import ranges, resize
 from cellseg_jax.errors import InputError, nearest, pick
 
@@ -141,9 +141,8 @@ def complete(config: ConfigDict) -> ConfigDict:
     for section in reference:
         if section not in given:
             raise InputError(f"config.{section}: missing; expected what config.default() has")
-    pick(models.MODELS, given.model.get("name", ""), "config.model.name")
+    reference.model.update(models.options(given.model.get("name", "")))
     pick(data.DATASETS, given.data.get("name", ""), "config.data.name")
-    reference.model.update(models.options(given.model.name))
     reference.data.update(
         {k: v for k, v in data.options(given.data.name).items() if k not in reference.data})
     reference.lock()
@@ -307,6 +306,9 @@ def check(config: ConfigDict) -> None:
             raise InputError(f"config.data.target: got 'classes' where the labels of {c.data.name} "
                              f"are {kind}; expected 'foreground', or a dataset whose masks hold "
                              "classes (data.name=folder with data.labels=classes)")
+    if is_classical(c):
+        rule(c.data.target in ("foreground", "boundary"), "data.target",
+             f"'foreground' or 'boundary', which is what {c.model.name} finds")
     rule(c.data.num_classes >= 2, "data.num_classes", "at least 2, background included")
     rule(c.data.threads >= 1, "data.threads", "at least 1")
     for name in augment.AUGMENTATIONS:
@@ -360,6 +362,11 @@ def check(config: ConfigDict) -> None:
 
 # What a validation measures; train.best names one of them.
 VALIDATION_METRICS = ("dice_mean", "iou_mean", "dice_pooled", "iou_pooled", "loss")
+
+
+def is_classical(config) -> bool:
+    """Whether the model is a method of classical.py, which learns nothing and has no checkpoint."""
+    return config.model.name in classical.CLASSICAL
 
 
 def channels(config) -> int:

@@ -18,7 +18,8 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from scipy.special import logit
 
-from cellseg_jax import checkpoint, data, feed, metrics, recipe, rundir, step, targets, tiles
+from cellseg_jax import (
+    checkpoint, classical, data, feed, metrics, recipe, rundir, step, targets, tiles)
 from cellseg_jax import config as config_lib
 from cellseg_jax.data import ranges, records, resize
 from cellseg_jax.errors import InputError
@@ -49,7 +50,7 @@ CLASS_DEFINITION = {
 class Scores(NamedTuple):
     """What was measured on n images, as numpy arrays in the order of the indices."""
 
-    loss: np.ndarray  # (n,)
+    loss: np.ndarray | None  # (n,); None where nothing has a loss
     counts: metrics.Counts  # of (n, K), a column per output
     cells: metrics.Counts  # of (n, 1), cell or not
 
@@ -74,7 +75,8 @@ def measure(eval_step, values, variables, batches, keep_probs=None, cells: int =
     for batch in batches:
         out = eval_step(values, variables, batch)
         used = fetch(batch["weight"]) > 0
-        loss.append(fetch(out["loss"])[used])
+        if "loss" in out:
+            loss.append(fetch(out["loss"])[used])
         counts.append([fetch(c)[used] for c in out["counts"]])
         found.append([fetch(c)[used] for c in out["cells"]])
         if keep_probs is not None:
@@ -87,7 +89,7 @@ def measure(eval_step, values, variables, batches, keep_probs=None, cells: int =
         -1, cells, *batches[0].shape[1:])
     summed = lambda batches: metrics.Counts(
         *(per_image(c).sum(1) for c in zip(*batches, strict=True)))
-    return Scores(per_image(loss).mean(1), summed(counts), summed(found))
+    return Scores(per_image(loss).mean(1) if loss else None, summed(counts), summed(found))
 
 
 def summarize(counts: metrics.Counts) -> dict:
@@ -139,6 +141,7 @@ class Predictor:
         self.values = {k: put(v, everywhere) for k, v in values.items()}
         self.eval_step = step.map_eval(self.recipe, self.mesh, config.eval.threshold)
         self.batch_size = -(-(batch_size or config.eval.batch_size) // self.mesh.size) * self.mesh.size
+        self.tile = config_lib.input_size(config)
         self._rows = NamedSharding(self.mesh, P(("member", "data")))
         self._probs = step.map_probs(self.recipe, self.mesh)
 
@@ -173,7 +176,7 @@ class Predictor:
             image = resize.resize_image(
                 image, (max(1, round(height * scale)), max(1, round(width * scale))))
         probs = tiles.predict_tiled(
-            predict, image, tile=config_lib.input_size(self.config),
+            predict, image, tile=self.tile or image.shape[:2],
             overlap=self.config.eval.overlap, batch_size=self.batch_size)
         return resize.resize_image(probs, (height, width)) if scale != 1.0 else probs
 
@@ -193,6 +196,38 @@ class Predictor:
                                     target.cell_mask(probs, threshold)[None])
 
 
+class ClassicalPredictor(Predictor):
+    """The same of a classical method: probabilities are 0 or 1, and images are not tiled."""
+
+    def __init__(self, config):
+        self.config, self.mesh, self.step = config, feed.all_devices(), 0
+        self.values = self.variables = None
+        self.tile, self.batch_size = None, 1
+
+    def __call__(self, image, ranges) -> np.ndarray:
+        """(n, h, w, C) of one shape -> (n, h, w, 1) float32; ranges are not read."""
+        method = classical.CLASSICAL[self.config.model.name]
+        options = recipe.classical_options(self.config)
+        return np.stack([method(one, **options) for one in image])[..., None].astype(np.float32)
+
+    def eval_step(self, values, variables, batch) -> dict:
+        """What step.map_eval computes, without a loss."""
+        target, threshold = targets.TARGETS[self.config.data.target], self.config.eval.threshold
+        probs, label = jax.numpy.asarray(self(fetch(batch["image"]), None)), fetch(batch["label"])
+        truth = target.encode(label, **config_lib.target_options(self.config))
+        return {"probs": probs,
+                "counts": metrics.pixel_counts(truth, target.mask(probs, threshold)),
+                "cells": metrics.pixel_counts(label[..., None] > 0,
+                                              target.cell_mask(probs, threshold))}
+
+
+def make_predictor(workdir, config, which: str = "best", batch_size: int = 0) -> Predictor:
+    """The Predictor of a run, whatever its model is; arguments as Predictor has them."""
+    if config_lib.is_classical(config):
+        return ClassicalPredictor(config)
+    return Predictor(workdir, config, which, batch_size)
+
+
 def evaluate(config, workdir, *, split: str = "test", which: str = "best") -> dict:
     """Score a split of a trained run and write eval/<split>.json, _images.csv, _predictions/.
 
@@ -208,7 +243,7 @@ def evaluate(config, workdir, *, split: str = "test", which: str = "best") -> di
     if len(indices) == 0:
         raise InputError(f"config.data.split: got {config.data.split}, which leaves the {split} "
                          "split without images")
-    predictor = Predictor(workdir, config, which)
+    predictor = make_predictor(workdir, config, which)
     resident = feed.resident_source(config, arrays, predictor.mesh)
     source = data.records_of(config.data) if config.data.fit != "resize" else None
     has_instances = (config.data.target != "classes"
@@ -244,12 +279,13 @@ def evaluate(config, workdir, *, split: str = "test", which: str = "best") -> di
         seg = [s for _, s in objects if np.isfinite(s)]
         at_original["seg"] = float(np.mean(seg)) if seg else None
     strata = np.asarray(arrays.image_strata)[indices]
+    loss = {} if scores.loss is None else {"loss": float(scores.loss.mean())}
     table = _image_table(arrays, indices, scores.loss, main, original, objects)
     seconds = time.monotonic() - started
     result = {
         "split": split,
         "n_images": len(indices),
-        "metrics": {**summarize(main), "loss": float(scores.loss.mean())},
+        "metrics": {**summarize(main), **loss},
         "metrics_original_size": at_original,
         "per_class": {str(k): summarize(metrics.Counts(*(c[:, k : k + 1] for c in scores.counts)))
                       for k in range(scores.counts.tp.shape[1])},
@@ -282,7 +318,8 @@ def evaluate(config, workdir, *, split: str = "test", which: str = "best") -> di
 def read_scores(workdir, split: str, config) -> dict | None:
     """The stored scores of a split if this checkpoint and these settings made them, else None."""
     file = pathlib.Path(workdir) / "eval" / f"{split}.json"
-    saved = checkpoint.saved_steps(pathlib.Path(workdir) / "checkpoints")
+    saved = ({"best": 0} if config_lib.is_classical(config)
+             else checkpoint.saved_steps(pathlib.Path(workdir) / "checkpoints"))
     if not file.is_file() or not saved:
         return None
     scores = rundir.read_json(file)
@@ -307,7 +344,7 @@ def _image_table(arrays, indices, loss, counts, original, objects) -> list[dict]
             "name": arrays.image_names[i], "stratum": arrays.image_strata[i],
             "group": arrays.image_groups[i],
             "height": arrays.original_sizes[i][0], "width": arrays.original_sizes[i][1],
-            "loss": float(loss[n]),
+            **({} if loss is None else {"loss": float(loss[n])}),
             "dice": mean(metrics.dice, counts), "iou": mean(metrics.iou, counts),
             "dice_original": mean(metrics.dice, original),
             "iou_original": mean(metrics.iou, original),

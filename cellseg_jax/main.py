@@ -69,7 +69,8 @@ def train(config, workdir, args) -> int:
         return INTERRUPTED
     if result.status == "non-finite":
         return 1
-    terminal.note(f"{workdir}: training is {result.status} at step {result.step}")
+    if not config_lib.is_classical(config):
+        terminal.note(f"{workdir}: training is {result.status} at step {result.step}")
     # What is left can be done again from its start, so a scheduler may stop it at any time.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(INTERRUPTED))
     if not config_lib.has_part(config, "test"):
@@ -104,14 +105,20 @@ def evaluate(config, workdir, args) -> int:
 
 
 def describe(config, workdir, args) -> int:
-    """Print the network, layer by layer."""
+    """Print the network, layer by layer; of a classical method, what it does."""
+    import inspect
+
     import jax
     from flax import linen as nn
 
+    from cellseg_jax import classical, recipe
     from cellseg_jax import config as config_lib
-    from cellseg_jax import recipe
 
     recipe.check_model(config)
+    if config_lib.is_classical(config):
+        print(inspect.getdoc(classical.CLASSICAL[config.model.name]))
+        print(recipe.classical_options(config))
+        return 0
     shared = recipe.make_recipe([config])
     shape = (1, *config_lib.input_size(config), config_lib.channels(config))
     table = nn.tabulate(shared.module({}), jax.random.key(0), compute_flops=True,

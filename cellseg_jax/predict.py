@@ -72,7 +72,7 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
     config = config_lib.override(config, overrides)
     # A whole resized image is a batch of its own; tiles come in batches of eval.batch_size.
     whole = config.data.fit == "resize" and not args.scale
-    predictor = evaluate.Predictor(args.workdir, config, args.checkpoint, batch_size=int(whole))
+    predictor = evaluate.make_predictor(args.workdir, config, args.checkpoint, int(whole))
     made_by = {"run": config_lib.identity(config), "checkpoint step": predictor.step,
                "--scale": args.scale, **{f"config.eval.{key}": value for key, value
                                          in config.eval.items() if key not in IRRELEVANT}}

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from cellseg_jax import config as config_lib
-from cellseg_jax import losses, step
+from cellseg_jax import classical, losses, step
 from cellseg_jax.errors import InputError
 
 
@@ -56,6 +56,11 @@ def hyper_values(config, steps_per_epoch: int) -> dict:
     return values
 
 
+def classical_options(config) -> dict:
+    """The keyword options of the classical method."""
+    return {k: v for k, v in config.model.items() if k != "name"}
+
+
 def traced_values(config, steps_per_epoch: int, recipe: step.Recipe) -> dict:
     """hyper_values that are in the program, as arrays of its dtype."""
     kinds = {"seed": np.uint32, "num_steps": np.int32, "steps_per_epoch": np.int32}
@@ -64,7 +69,17 @@ def traced_values(config, steps_per_epoch: int, recipe: step.Recipe) -> dict:
 
 
 def check_model(config) -> None:
-    """InputError if the network cannot be built for the config's images."""
+    """InputError if the network cannot be built for the config's images.
+
+    Of a classical method, if one of its options is out of range.
+    """
+    if config_lib.is_classical(config):
+        method = classical.CLASSICAL[config.model.name]
+        try:
+            method(np.eye(3), **classical_options(config))
+        except ValueError as error:  # which begins with the option's name
+            raise InputError(f"config.model.{error}") from error
+        return
     shared = make_recipe([config])
     shape = (*config_lib.input_size(config), config_lib.channels(config))
     try:

@@ -208,7 +208,7 @@ def commit() -> str:
 
 
 # The modules that decide a number: results of other code are not taken for this code's.
-NUMBERS = ("models", "step", "optim", "losses", "augment", "targets", "normalize", "tiles",
+NUMBERS = ("models", "classical", "step", "optim", "losses", "augment", "targets", "normalize", "tiles",
            "windows", "data", "metrics", "evaluate", "recipe", "feed")
 
 

@@ -61,10 +61,12 @@ def train(configs: Sequence[ConfigDict], workdirs: Sequence[str], *, mesh=None,
     configs = [config_lib.complete(c) for c in configs]
     if len(configs) != len(workdirs) or len(set(map(str, workdirs))) != len(workdirs):
         raise ValueError(f"{len(configs)} configs need as many distinct workdirs: {workdirs}")
-    groups = collections.defaultdict(list)
+    groups, results = collections.defaultdict(list), {}
     for i, config in enumerate(configs):
-        groups[program_key(config)].append(i)
-    results = {}
+        if config_lib.is_classical(config):
+            results[i] = begin_classical(config, workdirs[i])
+        else:
+            groups[program_key(config)].append(i)
     with _interrupt() as interrupted:
         for chosen in groups.values():
             trained = train_group([configs[i] for i in chosen], [workdirs[i] for i in chosen],
@@ -74,6 +76,21 @@ def train(configs: Sequence[ConfigDict], workdirs: Sequence[str], *, mesh=None,
                 break
     not_begun = [Result(str(w), "interrupted", 0, {}) for w in workdirs]
     return [results.get(i, not_begun[i]) for i in range(len(configs))]
+
+
+def begin_classical(config, workdir) -> Result:
+    """The folder of a run that has nothing to train, ready to be scored."""
+    recipe.check_model(config)
+    with terminal.reading() as progress:
+        arrays = data.load(config.data, progress)
+    writer = jax.process_index() == 0
+    folder = RunDir(workdir, config, arrays.fingerprint, writer=writer)
+    with contextlib.closing(folder):
+        folder.write_environment({"method": config.model.name}, arrays.fingerprint)
+        if writer:
+            _write_split(folder, arrays, data.split_of(config.data, arrays))
+    terminal.note(f"{workdir}: {config.model.name} learns nothing, so there is nothing to train")
+    return Result(str(folder.path), "done", 0, {})
 
 
 def program_key(config) -> str:
@@ -254,10 +271,7 @@ class Member:
     def start(self, program, augmented):
         self.folder.write_environment(program, self.arrays.fingerprint)
         if self.folder.writer:
-            cells = self.arrays.grid**2  # patches follow their image
-            split = {part: list(dict.fromkeys(self.arrays.image_names[i // cells] for i in indices))
-                     for part, indices in self.parts.items()}
-            write_atomic(self.folder.path / "split.json", json.dumps(split, indent=1))
+            _write_split(self.folder, self.arrays, self.parts)
             if not (self.folder.path / SAMPLES).exists():
                 panels.write_png(self.folder.path / SAMPLES, samples.augmented_sheet(
                     self.config, self.arrays, self.order, augmented))
@@ -323,6 +337,14 @@ class Member:
         if self.board:
             self.board.close()
         self.folder.close()
+
+
+def _write_split(folder, arrays, parts) -> None:
+    """split.json: the names of the images of each part."""
+    cells = arrays.grid**2  # patches follow their image
+    split = {part: list(dict.fromkeys(arrays.image_names[i // cells] for i in indices))
+             for part, indices in parts.items()}
+    write_atomic(folder.path / "split.json", json.dumps(split, indent=1))
 
 
 # --- devices and signals -------------------------------------------------------------------------

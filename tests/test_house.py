@@ -11,7 +11,7 @@ FLOORS = [
     ("errors",),
     ("commands",),
     ("losses", "optim", "augment", "targets", "metrics", "normalize", "tiles", "windows", "models",
-     "interop"),
+     "classical", "interop"),
     ("step",),
     ("data",),
     ("config",),

@@ -4,6 +4,7 @@ import dataclasses
 
 from flax import linen as nn
 
+from cellseg_jax import classical
 from cellseg_jax.errors import InputError, nearest, pick
 from cellseg_jax.models.simple_conv import SimpleConv
 from cellseg_jax.models.small_unet import SmallUNet, UNetAdd
@@ -23,10 +24,16 @@ COMMON = ("num_outputs", "axis_name", "dtype", "parent", "name")  # no keys of t
 
 
 def options(name: str) -> dict:
-    """The model's own keyword options with their defaults, as the config lists them."""
+    """The model's own keyword options with their defaults, as the config lists them.
+
+    `name` may be a classical method as well, of which `make` knows nothing.
+    """
+    if name in classical.CLASSICAL:
+        return classical.options(name)
+    model = pick(MODELS | classical.CLASSICAL, name, "config.model.name")
     return {
         field.name: field.default
-        for field in dataclasses.fields(pick(MODELS, name, "config.model.name"))
+        for field in dataclasses.fields(model)
         if field.name not in COMMON
     }
 

@@ -60,8 +60,9 @@ def write_run_page(folder: pathlib.Path) -> None:
 def _sentence(config, test, log) -> str:
     height, width = config.data.size
     steps = f" for {log[-1]['step']} steps" if log else ""
-    text = (f"{config.model.name} trained with {config.optimizer.name} (learning rate "
-            f"{config.optimizer.lr:g}) on {config.data.name} at {height}x{width}{steps}")
+    training = (", which learns nothing," if config_lib.is_classical(config) else
+                f" trained with {config.optimizer.name} (learning rate {config.optimizer.lr:g})")
+    text = f"{config.model.name}{training} on {config.data.name} at {height}x{width}{steps}"
     if test:
         text += (f": test Dice {_number(test['metrics'].get('dice_mean'))} at {height}x{width} and "
                  f"{_number(test['metrics_original_size'].get('dice_mean'))} at the original size, "
@@ -112,9 +113,7 @@ def _scores(test, config) -> str:
             for key in {**small, **original}]
     height, width = config.data.size
     out = (f"<h2>Scores of the {escape(test['split'])} split</h2>"
-           f'<p class="small">{test["n_images"]} images, checkpoint of step '
-           f"{test['checkpoint_step']}{_how(test)}. One run: the spread over seeds is not known "
-           "from it.</p>")
+           f'<p class="small">{_what(test, config)}</p>')
     head = ("score", f"{height}x{width}", "original size", "definition")
     out += document.table(head, rows, numeric={1, 2}, wide={3})
     classes = test.get("per_class", {})
@@ -140,8 +139,7 @@ def _other_splits(folder, config) -> str:
         rows = [(key, _number(small.get(key)), _number(original.get(key)))
                 for key in {**small, **original}]
         out += (f"<h3>The {escape(other['split'])} split</h3>"
-                f'<p class="small">{other["n_images"]} images, checkpoint of step '
-                f"{other['checkpoint_step']}{_how(other)}.</p>")
+                f'<p class="small">{_what(other, config)}</p>')
         out += document.table(("score", f"{height}x{width}", "original size"), rows, {1, 2})
     return out
 
@@ -250,6 +248,14 @@ def _picture(path) -> tuple[str, int]:
     data = io.BytesIO()
     image.save(data, format="PNG", optimize=True)
     return base64.b64encode(data.getvalue()).decode(), image.width
+
+
+def _what(scores, config) -> str:
+    """What was scored: how many images, which checkpoint, and how far one run can be trusted."""
+    if config_lib.is_classical(config):
+        return f"{scores['n_images']} images{_how(scores)}."
+    return (f"{scores['n_images']} images, checkpoint of step {scores['checkpoint_step']}"
+            f"{_how(scores)}. One run: the spread over seeds is not known from it.")
 
 
 def _how(scores) -> str:
