@@ -167,21 +167,23 @@ def _of_config(config, examination):
     from cellseg_jax.data import examine
     from cellseg_jax.data.records import Finding
 
+    try:
+        recipe.check_model(config)
+    except InputError as error:
+        yield examine.finding_of(error)
+        return
+    if config_lib.is_classical(config):  # nothing is trained
+        return
     key, batch_size = "config.train.batch_size", config.train.batch_size
     if examination.parts:
         num_train = len(examination.parts["train"]) * config.data.grid**2
         if batch_size > num_train:
             yield Finding("error", key, f"got {batch_size}; expected 1 to {num_train}, the number "
                           "of training images")
-    if batch_size == 1:
+    pixels, batch_norm = of_network(config)
+    if batch_size == 1 and batch_norm:
         yield Finding("warning", key, "batch normalisation learns from single images with 1; "
                       "expected 2 at least")
-    try:
-        recipe.check_model(config)
-        pixels = stride(config)
-    except InputError as error:
-        yield examine.finding_of(error)
-        return
     height, width = config_lib.input_size(config)
     padded = tuple(-(-n // pixels) * pixels for n in (height, width))
     small = f"got {height}x{width}; {config.model.name} reduces it down to 1/{pixels}"
@@ -194,11 +196,12 @@ def _of_config(config, examination):
                       f"{padded[0]}x{padded[1]} and cuts back")
 
 
-def stride(config) -> int:
-    """How many input pixels, along a side, one pixel of the smallest feature map stands for.
+def of_network(config) -> tuple[int, bool]:
+    """(stride, whether there is batch normalisation) of a network, without computing anything.
 
-    Found on the shapes of a PROBE x PROBE image without computing anything. Maps of a single
-    pixel are means over the image and do not count.
+    The stride is how many input pixels, along a side, one pixel of the smallest feature map stands
+    for, here of a PROBE x PROBE image. Maps of a single pixel are means over the image and do not
+    count.
     """
     import jax
 
@@ -208,10 +211,11 @@ def stride(config) -> int:
     module = recipe.make_recipe([config]).module({})
     image = jax.ShapeDtypeStruct((1, PROBE, PROBE, config_lib.channels(config)), "float32")
     run = lambda key, x: module.init_with_output(
-        key, x, train=False, capture_intermediates=True)[1]["intermediates"]
-    shapes = [x.shape for x in jax.tree.leaves(jax.eval_shape(run, jax.random.key(0), image))]
+        key, x, train=False, capture_intermediates=True)[1]
+    variables = jax.eval_shape(run, jax.random.key(0), image)
+    shapes = [x.shape for x in jax.tree.leaves(variables["intermediates"])]
     sides = [s[1] for s in shapes if len(s) == 4 and s[1] == s[2] and PROBE % s[1] == 0]
-    return PROBE // min(side for side in sides if side > 1)
+    return PROBE // min(side for side in sides if side > 1), "batch_stats" in variables
 
 
 if __name__ == "__main__":

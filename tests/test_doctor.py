@@ -63,7 +63,7 @@ def findings(root, *overrides):
 
 def matching(found, level, where, what):
     """The findings of a level whose place and text match."""
-    return [f for f in found if f.level == level and re.search(where, f.where)
+    return [f for f in found if re.search(level, f.level) and re.search(where, f.where)
             and re.search(what, f.what)]
 
 
@@ -333,6 +333,26 @@ def test_splits_and_batches_that_cannot_be(root):
     assert matching(lines, "warning", "train.batch_size", "batch normalisation")
     lines = doctor.examine(config_of(root, ("data.group", "^(s)"))).lines
     assert matching(lines, "error", "data.split", "would be empty with 10 images in 1 groups")
+
+
+@pytest.mark.parametrize("name, options, expected", [
+    ("unet", dict(channels=(4, 8, 8, 8)), (8, True)), ("unet", dict(channels=(4, 8)), (2, True)),
+    ("unetr", dict(hidden_size=8, num_heads=2, mlp_dim=8), (16, True)),
+    ("simple_conv", {}, (1, False))])
+def test_of_network(name, options, expected):
+    config = config_lib.default()
+    config.model = dict(name=name, **options)
+    assert doctor.of_network(config_lib.complete(config)) == expected
+
+
+def test_models_that_cannot_be_built_and_methods_that_are_not_trained(root):
+    lines = doctor.examine(config_of(root, ("model.channels", "(4, -8)"))).lines
+    assert matching(lines, "error", "config.model", "unet cannot be built")
+    config = config_of(root)
+    config.unlock()
+    config.model = dict(name="otsu")
+    config.train.batch_size = 99
+    assert not matching(doctor.examine(config_lib.complete(config)).lines, "error|warning", "", "")
 
 
 def test_gather_joins_what_differs_in_numbers():
