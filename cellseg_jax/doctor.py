@@ -201,7 +201,7 @@ def of_network(config) -> tuple[int, bool]:
 
     The stride is how many input pixels, along a side, one pixel of the smallest feature map stands
     for, here of a PROBE x PROBE image. Maps of a single pixel are means over the image and do not
-    count.
+    count; nor do those of unpadded convolutions, whose sides are no fraction of the image's.
     """
     import jax
 
@@ -215,7 +215,8 @@ def of_network(config) -> tuple[int, bool]:
     variables = jax.eval_shape(run, jax.random.key(0), image)
     shapes = [x.shape for x in jax.tree.leaves(variables["intermediates"])]
     sides = [s[1] for s in shapes if len(s) == 4 and s[1] == s[2] and PROBE % s[1] == 0]
-    return PROBE // min(side for side in sides if side > 1), "batch_stats" in variables
+    smallest = min((side for side in sides if side > 1), default=PROBE)
+    return PROBE // smallest, "batch_stats" in variables
 
 
 if __name__ == "__main__":

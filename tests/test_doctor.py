@@ -338,7 +338,8 @@ def test_splits_and_batches_that_cannot_be(root):
 @pytest.mark.parametrize("name, options, expected", [
     ("unet", dict(channels=(4, 8, 8, 8)), (8, True)), ("unet", dict(channels=(4, 8)), (2, True)),
     ("unetr", dict(hidden_size=8, num_heads=2, mlp_dim=8), (16, True)),
-    ("simple_conv", {}, (1, False))])
+    ("simple_conv", {}, (1, False)),
+    ("unet_classic", dict(channels=(4, 8), padding="valid"), (1, True))])
 def test_of_network(name, options, expected):
     config = config_lib.default()
     config.model = dict(name=name, **options)
