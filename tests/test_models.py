@@ -35,7 +35,7 @@ def shapes_of(module, channels=4):
     return jax.eval_shape(init, image)
 
 
-def variables_of(module, dtype=jnp.float32, seed=0):
+def variables_of(module, dtype=jnp.float32, seed=0, channels=4):
     """Random variables without compiling `init`; variances and scales around 1."""
     rng = np.random.default_rng(seed)
 
@@ -43,7 +43,7 @@ def variables_of(module, dtype=jnp.float32, seed=0):
         around = 1.0 if path[-1].key in ("scale", "var") else 0.0
         return jnp.asarray(around + rng.uniform(-0.3, 0.3, leaf.shape), dtype)
 
-    return jax.tree_util.tree_map_with_path(fill, shapes_of(module))
+    return jax.tree_util.tree_map_with_path(fill, shapes_of(module, channels))
 
 
 def picture(n, height, width, dtype=jnp.float32):
@@ -356,3 +356,32 @@ def test_simple_conv_equals_sums_over_taps():
 def test_classic_unet_rejects_options_that_make_no_network(options, message):
     with pytest.raises(InputError, match=message):
         shapes_of(small("unet_classic", **options))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "size"),
+    [
+        ("simple_conv", {}, 7),
+        ("unet", dict(channels=(2, 2, 2)), 19),
+        ("unet_classic", dict(channels=(2, 2)), 18),
+        slow("unet_classic", dict(channels=(2, 2, 2), up="bilinear"), 52),
+        slow("unet_classic", dict(channels=(2, 2), padding="valid", skip="add"), 18),
+    ],
+)
+def test_receptive_field_is_what_a_brighter_pixel_changes(name, options, size):
+    """With positive weights, ReLU and max-pool let every brighter pixel through."""
+    assert models.receptive_field(name, **options) == size
+    with jax.enable_x64(True):
+        module = models.make(name, num_outputs=1, **options)
+        variables = jax.tree.map(jnp.abs, variables_of(module, jnp.float64, channels=1))
+        images = np.ones((129, 128, 16, 1))
+        images[np.arange(128), np.arange(128), 8] += 10  # the last stays as it is
+        logits = jax.jit(lambda v, x: module.apply(v, x, train=False))(variables, images)
+        changed = (np.abs(logits[:-1] / logits[-1] - 1) > 1e-12).any((2, 3))
+        extents = [np.ptp(np.flatnonzero(column)) + 1 for column in changed.T[40:88]]
+        assert max(extents) == size
+
+
+def test_receptive_field_of_all_of_the_image_is_none():
+    options = dict(channels=(2, 2), norm="instance")
+    assert models.receptive_field("unet_classic", largest=64, **options) is None

@@ -2,6 +2,9 @@
 
 import dataclasses
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from cellseg_jax import classical
@@ -63,3 +66,33 @@ def make(
                 f"expected one of {choices}{nearest(option, known)}"
             )
     return model(num_outputs=num_outputs, axis_name=axis_name, **model_options)
+
+
+def receptive_field(name: str, *, largest: int = 512, **model_options) -> int | None:
+    """Side, in pixels, of the window of the image on which one logit can depend in evaluation.
+
+    Measured, not derived: a NaN in one pixel reaches exactly the logits that depend on it,
+    through any layer and any weights. Strides make neighbouring logits differ, so that all rows
+    of a stride of 32 are tried; the largest window counts.
+
+    Returns: pixels; None where images of `largest` pixels are too small to tell, as with
+      networks that look at all of the image (attention, instance norm).
+    """
+    module = make(name, num_outputs=1, **model_options)
+    apply = jax.jit(lambda v, x: module.apply(v, x, train=False))
+    with jax.default_device(jax.devices("cpu")[0]):  # elsewhere, fast convolutions mix pixels
+        image = jnp.zeros((1, 32, 32, 1))
+        shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), image, train=False))
+        variables = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        size = 64
+        while size <= largest:
+            rows = size // 2 + np.arange(-16, 16)
+            images = np.zeros((len(rows), size, 32, 1), np.float32)
+            images[np.arange(len(rows)), rows, 16] = np.nan
+            reached = np.isnan(apply(variables, images)).any((2, 3))
+            if not reached[:, [0, -1]].any():
+                source, logit = np.nonzero(reached)
+                offset, phase = rows[source] - logit, logit % len(rows)
+                return 1 + max(int(np.ptp(offset[phase == p])) for p in range(len(rows)))
+            size *= 2
+    return None
