@@ -1,74 +1,80 @@
-"""Losses against MONAI and torch on random images, value and gradient in float64."""
+"""Losses against MONAI and torch on 200 random batches each, value and gradient in float64."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cellseg_jax.losses import bce, dice, focal, jaccard
+from cellseg_jax.losses import bce, cldice, cross_entropy, dice, focal
+from golden import losses_ours
 
 torch = pytest.importorskip("torch")
 monai = pytest.importorskip("monai.losses")
+losses_monai = pytest.importorskip("golden.losses_monai")
 
-CASES = {
-    "dice": (lambda z, y: dice(z, y), monai.DiceLoss(sigmoid=True)),
-    "dice_squared": (
-        lambda z, y: dice(z, y, squared=True),
-        monai.DiceLoss(sigmoid=True, squared_pred=True),
+
+@pytest.mark.parametrize("name", losses_monai.LOSSES)
+def test_loss_matches_torch_on_200_batches(name):
+    logits, target, one_hot = cases = losses_monai.cases(200, seed=1)
+    value, gradient = losses_monai.references(name, *cases)
+    assert np.isfinite(value).all() and np.abs(gradient).max() > 1e-3
+    losses_ours.check(name, dict(logits=logits, target=target, one_hot=one_hot), value, gradient)
+
+
+def torch_value(loss, logits, target):
+    """Of channel-last arrays, with the gradient."""
+    z = torch.tensor(np.moveaxis(logits, -1, 1).copy(), requires_grad=True)
+    value = loss(z, torch.tensor(np.moveaxis(target, -1, 1).copy()))
+    value.backward()
+    return value.item(), np.moveaxis(z.grad.numpy(), 1, -1)
+
+
+WEIGHT = np.random.default_rng(3).random((3, 9, 7))
+CHANNELS = (0.2, 1.0, 3.0)
+MORE = {
+    "focal_3": (
+        1, lambda z, y: focal(z, y, gamma=3.0), monai.FocalLoss(gamma=3.0), 1e-6),
+    "focal_soft": (3, focal, monai.FocalLoss(gamma=2), 1e-6),
+    "bce_soft": (
+        3,
+        lambda z, y: bce(z, y, pixel_weight=jnp.asarray(WEIGHT)),
+        torch.nn.BCEWithLogitsLoss(weight=torch.tensor(WEIGHT[:, None])),
+        1e-12,
     ),
-    "dice_pooled": (
-        lambda z, y: dice(z, y, pooled=True, smooth=1.0),
-        monai.DiceLoss(sigmoid=True, batch=True, smooth_nr=1.0, smooth_dr=1.0),
+    "bce_class_weights": (
+        3,
+        lambda z, y: bce(z, y, class_weights=CHANNELS),
+        torch.nn.BCEWithLogitsLoss(weight=torch.tensor(CHANNELS, dtype=float)[:, None, None]),
+        1e-12,
     ),
-    # MONAI doubles numerator and denominator of Jaccard, but not the smoothing.
-    "jaccard": (
-        lambda z, y: jaccard(z, y, smooth=0.5),
-        monai.DiceLoss(sigmoid=True, jaccard=True, smooth_nr=1.0, smooth_dr=1.0),
+    "cross_entropy_soft": (3, cross_entropy, torch.nn.CrossEntropyLoss(), 1e-12),
+    "cldice_5": (
+        1,
+        lambda z, y: cldice(z, (y > 0.5) * 1.0, cldice_iterations=5, smooth=0.5),
+        lambda z, y: monai.SoftclDiceLoss(
+            iter_=5, sigmoid=True, smooth_nr=0.5, smooth_dr=0.5, smooth=1e-300,
+            reduction="none")(z, (y > 0.5) * 1.0).mean(),
+        1e-12,
     ),
-    "focal": (lambda z, y: focal(z, y), monai.FocalLoss(gamma=2)),
-    "focal_3": (lambda z, y: focal(z, y, gamma=3.0), monai.FocalLoss(gamma=3.0)),
-    "dice_focal": (lambda z, y: dice(z, y) + focal(z, y), monai.DiceFocalLoss(sigmoid=True)),
-    "bce": (lambda z, y: bce(z, y), torch.nn.BCEWithLogitsLoss()),
+    "dice_pooled_smooth": (
+        3,
+        lambda z, y: dice(z, (y > 0.5) * 1.0, pooled=True, smooth=1.0),
+        lambda z, y: monai.DiceLoss(sigmoid=True, batch=True, smooth_nr=1.0, smooth_dr=1.0)(
+            z, (y > 0.5) * 1.0),
+        1e-12,
+    ),
 }
 
 
-# For soft targets MONAI's overlap losses have another formula (soft_label).
-KINDS = [(name, kind) for name in CASES for kind in ("binary", "empty", "full")]
-KINDS += [("focal", "soft"), ("focal_3", "soft"), ("bce", "soft")]
-
-
-@pytest.mark.parametrize("name, kind", KINDS)
-@pytest.mark.parametrize("k", [1, 3])
-def test_loss_matches_monai(name, k, kind):
-    ours, theirs = CASES[name]
+@pytest.mark.parametrize("name", MORE)
+def test_loss_option_matches_torch_on_soft_targets(name):
+    k, ours, theirs, tolerance = MORE[name]
     rng = np.random.default_rng(k)
-    logits = 4 * rng.normal(size=(3, 9, 7, k))
-    target = {
-        "binary": rng.integers(0, 2, logits.shape).astype(float),
-        "empty": np.zeros_like(logits),
-        "full": np.ones_like(logits),
-        "soft": rng.random(logits.shape),
-    }[kind]
-    z = torch.tensor(np.moveaxis(logits, -1, 1), requires_grad=True)
-    expected = theirs(z, torch.tensor(np.moveaxis(target, -1, 1)))
-    expected.backward()
+    logits, target = 4 * rng.normal(size=(3, 9, 7, k)), rng.random((3, 9, 7, k))
+    if name == "cross_entropy_soft":
+        target /= target.sum(-1, keepdims=True)
+    expected = torch_value(theirs, logits, target)
     with jax.enable_x64(True):
-        mean = lambda z: ours(z, target).mean()
-        value, gradient = jax.jit(jax.value_and_grad(mean))(logits)
-        assert value.dtype == jnp.float64
-    # MONAI computes its focal loss in float32 whatever it is given.
-    tolerance = 1e-6 if "focal" in name else 1e-12
-    np.testing.assert_allclose(value, expected.item(), atol=tolerance)
-    np.testing.assert_allclose(gradient, np.moveaxis(z.grad.numpy(), 1, -1), atol=tolerance)
-
-
-@pytest.mark.parametrize("k", [1, 3])
-def test_bce_pixel_weight_matches_torch(k):
-    rng = np.random.default_rng(0)
-    logits, target = rng.normal(size=(2, 5, 5, k)), rng.random((2, 5, 5, k))
-    weight = rng.random((2, 5, 5))
-    theirs = torch.nn.BCEWithLogitsLoss(weight=torch.tensor(weight[..., None]))
-    with jax.enable_x64(True):
-        value = bce(*map(jnp.asarray, (logits, target)), pixel_weight=jnp.asarray(weight)).mean()
-    expected = theirs(torch.tensor(logits), torch.tensor(target))
-    np.testing.assert_allclose(value, expected.item(), atol=1e-12)
+        got = jax.jit(jax.value_and_grad(lambda z: ours(z, target).mean()))(logits)
+    for one, other in zip(got, expected):
+        np.testing.assert_allclose(one, other, rtol=0, atol=tolerance)
