@@ -440,13 +440,3 @@ PRESETS = {"nuclei": _nuclei, "small_unet": _small_unet, "ebhi": _ebhi,
 def preset(name: str, size) -> dict:
     """The settings of a report's own recipe for images of size (H, W), in pixels."""
     return pick(PRESETS, name, "augment.preset")(size)
-
-
-augment = warp
-
-
-def strengths(name: str, size) -> tuple:
-    """The strengths above 0 of WHOLE_PIXEL that mean something for images of size (H, W)."""
-    if name == "turn":
-        return (1, 2, 3) if size[0] == size[1] else (2, 3)
-    return (1,) if name in WHOLE_PIXEL else ()

@@ -64,7 +64,7 @@ def define_flags(values: flags.FlagValues) -> None:
 def main(args, overrides: list[tuple[str, str]]) -> int:
     """Examine the data of one config; returns the exit code."""
     from cellseg_jax import config as config_lib
-    from cellseg_jax.report import doctor_page, terminal
+    from cellseg_jax.report import doctor_page, samples, terminal
 
     if not args.config:
         raise InputError("--config: missing; expected a file such as configs/quickstart.py")
@@ -81,8 +81,9 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
         terminal.summary([(level, line) for line in lines[:MAX_LINES]])
         if len(lines) > MAX_LINES:
             terminal.summary([(level, f"... {len(lines) - MAX_LINES} more, see {out}")])
+    trains = not (report.count("error") or config_lib.is_classical(config))
     try:
-        doctor_page.write(out, report, facts(report))
+        doctor_page.write(out, report, facts(report), samples.preview(config) if trains else None)
     except OSError as error:
         raise InputError(f"--out: cannot write '{out}' ({error.strerror})") from error
     terminal.summary([("found", report.verdict), ("page", out)])

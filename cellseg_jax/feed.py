@@ -4,8 +4,10 @@ A dataset that fits lies on every device and a step gathers its rows; else grain
 Both give equal batches.
 """
 
+import contextlib
 import math
 import os
+import pathlib
 import resource
 import sys
 from typing import NamedTuple
@@ -120,7 +122,19 @@ def _device_memory() -> int:
     stats = [d.memory_stats() for d in jax.local_devices()]
     if all(s and "bytes_limit" in s for s in stats):
         return min(s["bytes_limit"] for s in stats)
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // len(stats)
+    return _host_memory() // len(stats)
+
+
+def _host_memory() -> int:
+    """Bytes that this process may use: of the machine, its limits and its container."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for kind in (resource.RLIMIT_DATA, resource.RLIMIT_AS):
+        soft = resource.getrlimit(kind)[0]
+        limits += [soft] if soft != resource.RLIM_INFINITY else []
+    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):  # no such cgroup, or "max"
+            limits.append(int(pathlib.Path(file).read_text()))
+    return min(limits)
 
 
 def eval_batches(config, arrays, indices, mesh, resident):

@@ -124,8 +124,8 @@ def _jobs(images: str, out: pathlib.Path) -> list[tuple[pathlib.Path, pathlib.Pa
     ours = lambda p: p.name == NOTE or p.name.endswith(tuple(FORMATS.values())) and written(p)
     paths = sorted(p for p in paths if p.is_file() and not ours(p))
     if not paths:
-        raise InputError(f"--images: no image in {images!r}; expected a folder with PNG or TIFF "
-                         "files, or a quoted glob such as 'in/*.tif'")
+        raise InputError(f"--images: no image in {images!r}; expected a folder with PNG, TIFF, "
+                         "BMP or JPEG files, or a quoted glob such as 'in/*.tif'")
     places = [out / p.relative_to(root) for p in paths]
     stems = [p.with_suffix("") for p in places]
     # a.png and a.tif side by side keep their suffix, or one would overwrite the other

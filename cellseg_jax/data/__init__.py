@@ -56,16 +56,17 @@ def records_of(data_config) -> Records:
     return records
 
 
-def load(data_config, progress=None) -> Arrays:
+def load(data_config, progress=None, records: Records | None = None) -> Arrays:
     """The decoded samples of config.data, from the cache where they are there already.
 
     Args:
       data_config: name, root, size, fit, grid, channels, target, mix, cache ("" = the user's
         cache folder), the options of the dataset and of pixel weights; other keys are not read.
       progress: called with (samples done, samples in all) while decoding.
+      records: other samples than all of records_of(data_config).
     """
     return open_cache(
-        records_of(data_config), dataset=data_config["name"],
+        records_of(data_config) if records is None else records, dataset=data_config["name"],
         options={**_chosen(data_config), "mix": list(data_config["mix"])},
         size=tuple(data_config["size"]), fit=data_config["fit"], grid=data_config["grid"],
         channels=data_config["channels"], target=data_config["target"],

@@ -22,8 +22,13 @@ STYLE = ("<style>.tiles{display:grid;gap:1rem;grid-template-columns:repeat(auto-
 MARKS = {"error": "&#10006;", "warning": "&#9888;", "note": "&#8505;"}
 
 
-def write(path, report, rows) -> None:
-    """Write the page of a doctor.Report; `rows` are its facts as (name, text)."""
+def write(path, report, rows, sheet=None) -> None:
+    """Write the page of a doctor.Report.
+
+    Args:
+      rows: its facts as (name, text).
+      sheet: (h, w, 3) uint8 picture of training samples (samples.preview), or None.
+    """
     config, samples = report.config, report.examination.facts
     outlook = ("Training will not start before the errors are gone." if report.count("error") else
                "Nothing here stops training.")
@@ -31,7 +36,7 @@ def write(path, report, rows) -> None:
         f"{STYLE}<h1>{escape(config.data.name)}: {report.verdict}</h1><p>{outlook}</p>",
         _findings(report.lines),
         f"<h2>The data</h2>{document.table(('what', 'value'), rows)}",
-        _pictures(samples, config.data.get("labels", "instances")),
+        _pictures(samples, config.data.get("labels", "instances")), _sheet(sheet),
         _kinds(samples), _strata(samples, report.examination.parts),
         _charts(samples, config.data.get("labels", "instances")),
     ]
@@ -70,17 +75,30 @@ def _pictures(samples, labels) -> str:
             f'darkest to the brightest value.</p><div class="tiles">{tiles}</div>')
 
 
+def _sheet(sheet) -> str:
+    if sheet is None:
+        return ""
+    return ("<h2>What the network sees</h2><p>Training samples as decoded, each above the same one "
+            "as the first step trains on it: window, augmentation, normalisation.</p>"
+            '<img style="max-width:100%" alt="training samples before and after augmentation" '
+            f'src="{_source(sheet)}">')
+
+
+def _source(picture) -> str:
+    data = io.BytesIO()
+    Image.fromarray(picture).save(data, format="PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}"
+
+
 def _tile(sample, labels) -> str:
     image, label = sample.preview
     factor = max(1, TILE // max(label.shape))
     image, label = (x.repeat(factor, 0).repeat(factor, 1) for x in (image, label))
-    data = io.BytesIO()
-    Image.fromarray(panels.overlay(image, label)).save(data, format="PNG", optimize=True)
     objects = f", {sample.num_objects} objects" if labels == "instances" else ""
     name = sample.name if len(sample.name) <= 32 else sample.name[:29] + "..."
     text = f"{name} ({sample.size[0]}x{sample.size[1]}{objects}) {sample.stratum}"
     return (f'<figure><img alt="{escape(sample.name)} with its label outlined" '
-            f'src="data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}">'
+            f'src="{_source(panels.overlay(image, label))}">'
             f"<figcaption>{escape(text)}</figcaption></figure>")
 
 

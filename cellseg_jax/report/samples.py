@@ -5,8 +5,9 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from cellseg_jax import recipe, step
+from cellseg_jax import data, recipe, step
 from cellseg_jax.data import pipeline
+from cellseg_jax.data.order import order_of
 from cellseg_jax.report import panels
 
 COUNT, COLUMNS = 12, 6
@@ -38,6 +39,17 @@ def augmented_sheet(config, arrays, order, augmented: Callable) -> np.ndarray:
         blank = [np.zeros_like(before[0])] * (COLUMNS - len(before[chosen]))
         tiles += [*before[chosen], *blank, *after[chosen], *blank]
     return panels.contact_sheet(tiles, COLUMNS)
+
+
+def preview(config) -> np.ndarray:
+    """The sheet of a run not yet begun, from a few images evenly taken from its data."""
+    records = data.records_of(config.data)
+    chosen = data.Records(records[:: -(-len(records) // COUNT)])
+    arrays = data.load(config.data, records=chosen)
+    config = config.copy_and_resolve_references()
+    config.train.batch_size = min(COUNT, arrays.num_samples)
+    order = order_of(config, arrays, np.arange(arrays.num_samples))
+    return augmented_sheet(config, arrays, order, augmented_program(recipe.make_recipe([config])))
 
 
 def augmented_program(shared: step.Recipe) -> Callable:

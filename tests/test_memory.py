@@ -1,0 +1,69 @@
+"""Data ten times larger than the memory of the process: the cache is a map, so it trains."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+from helpers import ROOT, child_environment
+
+LIMIT = 512 * 2**20  # bytes of private memory
+CHILD = """
+import json, pathlib, resource, sys, threading, time
+limit, folder = int(sys.argv[1]), pathlib.Path(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+import numpy as np
+from absl import flags
+from cellseg_jax import config as config_lib, data, train
+from cellseg_jax.data import records
+
+flags.FLAGS.mark_as_parsed()
+
+def noise(count=2_600):
+    def sample(i):
+        rng = np.random.default_rng(i)
+        image = rng.integers(0, 255, (64, 64, 4), np.uint8).repeat(8, 0).repeat(8, 1)
+        return records.Sample(image, (image[..., 0] > 128).astype(np.int32) * 7, "")
+    return records.Records(records.Record(f"{i:05d}", f"{i:05d}", (), lambda i=i: sample(i))
+                           for i in range(count))
+
+data.DATASETS["noise"] = noise
+config = config_lib.default()
+config.data = dict(name="noise", size=(512, 512), cache=str(folder / "cache"),
+                   split=(0.99, 0.005, 0.005))
+config.model = dict(name="unet", channels=(4, 8))
+config.train.steps, config.train.batch_size, config.eval.batch_size = 40, 2, 2
+config = config_lib.complete(config)
+peak = [0]
+
+def watch():
+    while True:
+        for line in open("/proc/self/status"):
+            if line.startswith("RssAnon"):
+                peak[0] = max(peak[0], int(line.split()[1]) * 1024)
+        time.sleep(0.02)
+
+threading.Thread(target=watch, daemon=True).start()
+result = train.train([config], [folder / "run"])[0]
+held = sum(f.stat().st_size for f in (folder / "cache").rglob("*.npy"))
+program = json.loads((folder / "run/environment.json").read_text())["program"]
+print(json.dumps({"status": result.status, "peak": peak[0], "data": held,
+                  "residence": program["residence"]}))
+"""
+
+
+@pytest.mark.slow
+def test_data_ten_times_larger_than_memory_trains(tmp_path):
+    if shutil.disk_usage(tmp_path).free < 12 * LIMIT:
+        pytest.skip("needs 6 GiB of free disk")
+    try:
+        done = subprocess.run([sys.executable, "-c", CHILD, str(LIMIT), str(tmp_path)], cwd=ROOT,
+                              env=child_environment(), capture_output=True, text=True, timeout=900)
+    finally:
+        shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    seen = json.loads(done.stdout.splitlines()[-1])
+    print(seen)
+    assert seen["status"] == "done" and seen["residence"] == "host"
+    assert seen["data"] > 10 * LIMIT and seen["peak"] < LIMIT
