@@ -36,9 +36,14 @@ VALUE_KEYS = (
     "optimizer.momentum",
     "optimizer.b1",
     "optimizer.b2",
-    "optimizer.schedule_power",
+    *(f"optimizer.{name}" for name in (
+        "rms_decay", "schedule_power", "schedule_gamma", "schedule_every", "warmup",
+        "plateau_metric", "plateau_factor", "plateau_patience", "plateau_cooldown",
+        "plateau_min_lr", "clip", "ema")),
     "train.epochs",
     "train.steps",
+    "train.early_stopping",
+    "train.early_stopping_mode",
     *(f"loss.{name}" for name in losses.LOSSES),
     *(f"augment.{name}" for name in (*augment.AUGMENTATIONS, *augment.OPTIONS)),
 )
@@ -89,15 +94,27 @@ def default() -> ConfigDict:
     config.optimizer = dict(
         name="adam",
         lr=5e-3,
-        weight_decay=3e-5,  # added to the gradient (coupled), as torch does
-        momentum=0.0,  # sgd
+        weight_decay=3e-5,  # added to the gradient (coupled), as torch does; adamw: decoupled
+        momentum=0.0,  # sgd, rmsprop
         nesterov=False,  # sgd
-        b1=0.9,  # adam, adamax
-        b2=0.999,  # adam, adamax
-        amsgrad=False,  # adam: keep the largest second moment
-        schedule="constant",  # constant | polynomial
+        b1=0.9,  # adam, adamw, adamax
+        b2=0.999,  # adam, adamw, adamax
+        amsgrad=False,  # adam, adamw: keep the largest second moment
+        rms_decay=0.99,  # rmsprop: of the squared gradient (torch's alpha)
+        schedule="constant",  # constant | polynomial | cosine | exponential | step | plateau
         schedule_power=0.9,  # polynomial: lr * (1 - progress) ** power
-        schedule_per="epoch",  # epoch | step: how often the rate changes
+        schedule_gamma=0.9,  # exponential: factor each epoch (or step); step: each schedule_every
+        schedule_every=30,  # step: epochs (or steps) between two cuts by schedule_gamma
+        schedule_per="epoch",  # epoch | step: how often the rate changes, unit of warmup and every
+        warmup=0,  # first epochs (or steps) of a linearly rising rate; then the schedule begins
+        plateau_metric=("loss", "min"),  # schedule="plateau": validation metric that must improve
+        plateau_factor=0.1,  # what the rate is multiplied by when it does not
+        plateau_patience=10,  # validations without improvement that are borne
+        plateau_cooldown=0,  # validations after a cut that do not count
+        plateau_min_lr=0.0,  # the rate is not cut below
+        clip=0.0,  # largest norm of the gradient over all parameters; 0 = no limit
+        accumulate=1,  # micro-batches that a batch is split into, to save memory
+        ema=0.0,  # decay of the averaged weights that are validated and predict; 0 = no averaging
     )
     config.train = dict(
         epochs=100,  # passes over the training images
@@ -105,7 +122,10 @@ def default() -> ConfigDict:
         batch_size=16,  # images per step, over all devices
         precision="float32",  # float32 | bfloat16 compute; float64 (with JAX_ENABLE_X64) for proofs
         best=("dice_mean", "max"),  # validation metric that chooses the best checkpoint
-        early_stopping=0,  # validations without a better score before stopping; 0 = never
+        early_stopping=0,  # 0 = never, else as early_stopping_mode says
+        # patience: that many validations without a better score end the run. minimum: after that
+        # many epochs the first validation loss that is not below the one before does.
+        early_stopping_mode="patience",
         checkpoint_minutes=10.0,  # between timed saves
     )
     config.eval = dict(
@@ -273,6 +293,7 @@ def check(config: ConfigDict) -> None:
     for key, choices in (("data.residence", ("auto", "device", "host")),
                          ("optimizer.schedule_per", ("epoch", "step")),
                          ("train.precision", ("float32", "bfloat16", "float64")),
+                         ("train.early_stopping_mode", ("patience", "minimum")),
                          ("eval.decode", ("components", "watershed"))):
         pick(dict.fromkeys(choices), flatten(c)[key], f"config.{key}")
     for key, value in flatten(c).items():
@@ -327,16 +348,35 @@ def check(config: ConfigDict) -> None:
         rule(0 <= c.model.dropout < 1, "model.dropout", "a rate from 0 to below 1")
     rule(c.optimizer.lr > 0, "optimizer.lr", "a learning rate above 0")
     rule(c.optimizer.weight_decay >= 0, "optimizer.weight_decay", "at least 0")
-    for name in ("momentum", "b1", "b2"):
+    for name in ("momentum", "b1", "b2", "rms_decay", "ema"):
         rule(0 <= c.optimizer[name] < 1, f"optimizer.{name}", "from 0 to below 1")
     if c.optimizer.nesterov:
         rule(c.optimizer.name == "sgd", "optimizer.nesterov", "False, or optimizer.name='sgd'")
         rule(c.optimizer.momentum > 0, "optimizer.momentum", "above 0 with nesterov")
-    if c.optimizer.name != "sgd":
-        rule(c.optimizer.momentum == 0, "optimizer.momentum", "0, or optimizer.name='sgd'")
-    if c.optimizer.name != "adam":
-        rule(not c.optimizer.amsgrad, "optimizer.amsgrad", "False, or optimizer.name='adam'")
+    if c.optimizer.name not in ("sgd", "rmsprop"):
+        rule(c.optimizer.momentum == 0, "optimizer.momentum",
+             "0, or optimizer.name='sgd' or 'rmsprop'")
+    if c.optimizer.name not in ("adam", "adamw"):
+        rule(not c.optimizer.amsgrad, "optimizer.amsgrad",
+             "False, or optimizer.name='adam' or 'adamw'")
     rule(c.optimizer.schedule_power > 0, "optimizer.schedule_power", "above 0")
+    rule(0 < c.optimizer.schedule_gamma <= 1, "optimizer.schedule_gamma", "above 0, at most 1")
+    rule(c.optimizer.schedule_every >= 1, "optimizer.schedule_every", "at least 1")
+    rule(c.optimizer.warmup >= 0, "optimizer.warmup", "at least 0")
+    length = c.train.steps if c.optimizer.schedule_per == "step" else (
+        0 if c.train.steps else c.train.epochs)  # 0: not known before the data are
+    rule(not length or c.optimizer.warmup < length, "optimizer.warmup",
+         f"fewer than the {length} {c.optimizer.schedule_per}s of the run")
+    rule(c.optimizer.schedule != "plateau" or has_part(c, "val"), "optimizer.schedule",
+         "another one than 'plateau' without a validation split (data.split)")
+    rule(0 < c.optimizer.plateau_factor < 1, "optimizer.plateau_factor", "between 0 and 1")
+    rule(c.optimizer.plateau_patience >= 0, "optimizer.plateau_patience", "at least 0")
+    rule(c.optimizer.plateau_cooldown >= 0, "optimizer.plateau_cooldown", "at least 0")
+    rule(0 <= c.optimizer.plateau_min_lr < c.optimizer.lr, "optimizer.plateau_min_lr",
+         f"from 0 to below optimizer.lr {c.optimizer.lr:g}")
+    rule(c.optimizer.clip >= 0, "optimizer.clip", "at least 0 (0 = no limit)")
+    rule(c.optimizer.accumulate >= 1 and c.train.batch_size % c.optimizer.accumulate == 0,
+         "optimizer.accumulate", f"a divisor of train.batch_size {c.train.batch_size}")
     for key in set(c.loss) - set(losses.LOSSES):
         if isinstance(c.loss[key], float):
             rule(c.loss[key] >= 0, f"loss.{key}", "at least 0")
@@ -345,11 +385,15 @@ def check(config: ConfigDict) -> None:
     rule(c.train.steps >= 0, "train.steps", "at least 0 (0 = train.epochs decides)")
     rule(c.train.epochs >= 1 or c.train.steps, "train.epochs", "at least 1")
     rule(c.train.batch_size >= 1, "train.batch_size", "at least 1")
-    rule(len(c.train.best) == 2 and c.train.best[1] in ("max", "min"), "train.best",
-         "(validation metric, 'max' or 'min')")
-    rule(c.train.best[0] in VALIDATION_METRICS, "train.best",
-         f"a metric among {', '.join(VALIDATION_METRICS)}")
+    for key, metric in (("train.best", c.train.best),
+                        ("optimizer.plateau_metric", c.optimizer.plateau_metric)):
+        rule(len(metric) == 2 and metric[1] in ("max", "min"), key,
+             "(validation metric, 'max' or 'min')")
+        rule(metric[0] in VALIDATION_METRICS, key,
+             f"a metric among {', '.join(VALIDATION_METRICS)}")
     rule(c.train.early_stopping >= 0, "train.early_stopping", "at least 0 (0 = never)")
+    rule(c.train.early_stopping or c.train.early_stopping_mode == "patience",
+         "train.early_stopping_mode", "'patience', or train.early_stopping above 0")
     rule(c.train.checkpoint_minutes > 0, "train.checkpoint_minutes", "above 0")
     rule(c.eval.every >= 1, "eval.every", "at least 1 epoch")
     rule(c.eval.batch_size >= 1, "eval.batch_size", "at least 1")
@@ -360,7 +404,7 @@ def check(config: ConfigDict) -> None:
     rule(c.eval.panels >= 0, "eval.panels", "at least 0")
 
 
-# What a validation measures; train.best names one of them.
+# What a validation measures; train.best and optimizer.plateau_metric name one of them.
 VALIDATION_METRICS = ("dice_mean", "iou_mean", "dice_pooled", "iou_pooled", "loss")
 
 

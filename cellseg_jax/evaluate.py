@@ -133,11 +133,12 @@ class Predictor:
         values = recipe.traced_values(config, 1, self.recipe)
         shape = (*config_lib.input_size(config), config_lib.channels(config))
         wanted = jax.eval_shape(lambda v: step.init_state(self.recipe, v, shape), values)
-        part = {"params": wanted.params, "batch_stats": wanted.batch_stats}
+        part = {k: getattr(wanted, k) for k in (wanted.weights, "batch_stats")}
         part = checkpoint.abstract({k: v for k, v in part.items() if v}, everywhere)
-        self.step, self.variables = checkpoint.load_first(
+        self.step, loaded = checkpoint.load_first(
             self.workdir / "checkpoints", (saved[which], *saved.values()), part)
-        self.variables.setdefault("batch_stats", {})
+        self.variables = {"params": loaded[wanted.weights],
+                          "batch_stats": loaded.get("batch_stats", {})}
         self.values = {k: put(v, everywhere) for k, v in values.items()}
         self.eval_step = step.map_eval(self.recipe, self.mesh, config.eval.threshold)
         self.batch_size = -(-(batch_size or config.eval.batch_size) // self.mesh.size) * self.mesh.size

@@ -31,11 +31,19 @@ class TrainState:
     params: Any
     batch_stats: Any
     opt_state: Any
+    ema: Any  # averaged params, {} without averaging
     loss_sum: jax.Array  # () of the steps of this epoch, so that a resumed epoch logs its mean
     best: jax.Array  # () best validation score so far, larger is better
     waited: jax.Array  # () int32: validations since then
+    previous_loss: jax.Array  # () of the last validation
+    plateau: dict  # state of optim.reduce_on_plateau, {} with other schedules
     stop: jax.Array  # () int32: RUNNING, STOPPED_EARLY or NON_FINITE
     values: dict  # traced hyper-parameters, {name: ()}: what members may differ in
+
+    @property
+    def weights(self) -> str:
+        """The field of the parameters that are validated and predict."""
+        return "ema" if self.ema else "params"
 
 
 class Recipe(NamedTuple):
@@ -43,7 +51,8 @@ class Recipe(NamedTuple):
 
     model: dict  # name, num_outputs and options of models.make, dropout excluded
     loss_options: dict  # {loss name: options}
-    optimizer: dict  # name, nesterov, schedule, per of optim.make
+    optimizer: dict  # name, nesterov, amsgrad, schedule, per of optim.make
+    accumulate: int  # micro-batches of a step
     target: str
     target_options: dict  # num_classes, contour_width
     window: tuple[int, int] | None  # of random crops
@@ -61,8 +70,8 @@ class Recipe(NamedTuple):
 
     def transformation(self, values: dict):
         """(tx, lr_fn) of optim.make."""
-        names = ("lr", "weight_decay", "momentum", "b1", "b2", "power", "num_steps",
-                 "steps_per_epoch")
+        names = ("lr", "weight_decay", "momentum", "b1", "b2", "rms_decay", "power", "gamma",
+                 "every", "warmup", "clip", "num_steps", "steps_per_epoch")
         return optim.make(**self.optimizer, **{k: values[k] for k in names})
 
     def encode(self, label):
@@ -100,9 +109,14 @@ def init_state(recipe: Recipe, values: dict, image_shape) -> TrainState:
         params=variables["params"],
         batch_stats=variables.get("batch_stats", {}),
         opt_state=tx.init(variables["params"]),
+        ema={} if "ema" in recipe.zeros else variables["params"],
         loss_sum=jnp.zeros((), recipe.dtype),
         best=jnp.full((), -jnp.inf, jnp.float32),
         waited=zero,
+        previous_loss=jnp.full((), jnp.inf, jnp.float32),
+        plateau={} if recipe.optimizer["schedule"] != "plateau" else {
+            k: jnp.asarray(v, jnp.int32 if isinstance(v, int) else recipe.dtype)
+            for k, v in optim.PLATEAU.items()},
         stop=zero,
         values=values,
     )
@@ -154,6 +168,10 @@ def augmented(recipe: Recipe, values: dict, key, batch: dict, row) -> dict:
 def train_step(recipe: Recipe, state: TrainState, batch: dict) -> tuple[TrainState, dict]:
     """One optimiser step of one member on this device's rows; runs under the axis "data".
 
+    With recipe.accumulate = n the rows go through the network in n micro-batches, every n-th row
+    each, and their gradients are summed: the same step in less memory, but for what is taken
+    over a batch (batch norm and pooled losses see a micro-batch) and the masks of dropout.
+
     A member that has finished, was stopped, or would become non-finite is returned unchanged
     (but for the stop flag), so that it can stay in the program while others go on.
 
@@ -163,41 +181,72 @@ def train_step(recipe: Recipe, state: TrainState, batch: dict) -> tuple[TrainSta
     Returns: the new state and {"loss", "lr", "grad_norm", "stop"}, each ().
     """
     values = recipe.all_values(state.values)
+    if state.plateau:
+        values["lr"] *= state.plateau["scale"]
     rows = batch["weight"].shape[0]
     row = jax.lax.axis_index("data") * rows + jnp.arange(rows)
     key_augment, key_dropout = keys(values["seed"], state.step)
     batch = augmented(recipe, values, key_augment, batch, row)
-    image, target = batch["image"], recipe.encode(batch["label"])
+    batch["target"] = recipe.encode(batch["label"])
+    batch["weight"] = batch["weight"].astype(recipe.dtype)
+    batch["weight"] /= jax.lax.psum(batch["weight"].sum(), "data")
     module = recipe.module(values, axis_name="data")
     tx, lr_fn = recipe.transformation(values)
 
-    def objective(params):
-        variables = {"params": params, "batch_stats": state.batch_stats}
-        logits, updated = module.apply(
-            variables, image, train=True, mutable=["batch_stats"], rngs={"dropout": key_dropout})
-        weight = batch["weight"].astype(recipe.dtype)
-        per_image = recipe.losses(logits, target, values, axis_name="data",
+    def objective(params, batch_stats, key, batch):
+        variables = {"params": params, "batch_stats": batch_stats}
+        logits, updated = module.apply(variables, batch["image"], train=True,
+                                       mutable=["batch_stats"], rngs={"dropout": key})
+        per_image = recipe.losses(logits, batch["target"], values, axis_name="data",
                                   pixel_weight=batch.get("pixel_weight"))
-        loss = jax.lax.psum((per_image * weight).sum(), "data") / jax.lax.psum(weight.sum(), "data")
+        loss = jax.lax.psum((per_image * batch["weight"]).sum(), "data")
         return loss, updated.get("batch_stats", {})
 
-    (loss, batch_stats), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
+    differentiate = jax.value_and_grad(objective, has_aux=True)
+    if recipe.accumulate == 1:
+        (loss, batch_stats), grads = differentiate(
+            state.params, state.batch_stats, key_dropout, batch)
+    else:
+        loss, batch_stats, grads = _accumulated(
+            differentiate, recipe.accumulate, state, key_dropout, batch)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     grad_norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
     running = (state.stop == RUNNING) & (state.step < values["num_steps"])
     new_epoch = state.step % values["steps_per_epoch"] == 0
+    params = optax.apply_updates(state.params, updates)
     new = state.replace(
         step=state.step + 1,
-        params=optax.apply_updates(state.params, updates),
+        params=params,
         batch_stats=batch_stats,
         opt_state=opt_state,
+        ema=state.ema and optim.averaged(
+            state.ema, params, decay=values["ema"], count=state.step),
         loss_sum=jnp.where(new_epoch, 0, state.loss_sum) + loss,
     )
     new = jax.tree.map(lambda a, b: jnp.where(running & finite, a, b), new, state)
     stop = jnp.where(running & ~finite, NON_FINITE, state.stop)
     out = {"loss": loss, "lr": lr_fn(state.step), "grad_norm": grad_norm, "stop": stop}
     return new.replace(stop=stop), out
+
+
+def _accumulated(differentiate, count: int, state: TrainState, key, batch: dict):
+    """(loss, batch_stats, grads) of `count` micro-batches, one after the other.
+
+    Row r of the global batch is in micro-batch r mod count, however many devices there are.
+    """
+    parts = jax.tree.map(lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1), batch)
+
+    def add(sums, part):
+        loss, batch_stats, grads = sums
+        (more, batch_stats), new = differentiate(
+            state.params, batch_stats, jax.random.fold_in(key, part["number"]), part)
+        return (loss + more, batch_stats, jax.tree.map(jnp.add, grads, new)), None
+
+    zeros = jax.tree.map(jnp.zeros_like, (state.loss_sum, state.params))
+    sums, _ = jax.lax.scan(add, (zeros[0], state.batch_stats, zeros[1]),
+                           {**parts, "number": jnp.arange(count)})
+    return sums
 
 
 def eval_step(recipe: Recipe, values: dict, variables: dict, batch: dict, threshold) -> dict:

@@ -22,7 +22,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from cellseg_jax import checkpoint, data, evaluate, feed, recipe, step
+from cellseg_jax import checkpoint, data, evaluate, feed, optim, recipe, step
 from cellseg_jax import config as config_lib
 from cellseg_jax.data import checks, duplicates, order
 from cellseg_jax.errors import InputError
@@ -31,6 +31,7 @@ from cellseg_jax.report import panels, samples, tensorboard, terminal
 from cellseg_jax.rundir import RunDir, write_atomic
 
 SAMPLES = "augmented.png"  # in a run's folder: training samples as decoded and as trained on
+JUDGED = ("best", "waited", "stop", "previous_loss", "plateau")  # what validations decide
 STATUS = {step.RUNNING: "done", step.STOPPED_EARLY: "stopped early",
           step.NON_FINITE: "non-finite"}
 
@@ -97,6 +98,8 @@ def program_key(config) -> str:
     """What configs must share to train in one program: everything but values."""
     shared = {k: v for k, v in config_lib.flatten(config).items()
               if k not in config_lib.VALUE_KEYS}
+    # Averaged weights are a part of the state, which must not depend on who else trains along.
+    shared["optimizer.ema"] = config.optimizer.ema > 0
     return repr(sorted(shared.items()))
 
 
@@ -106,6 +109,10 @@ def train_group(configs, workdirs, interrupted, mesh=None, members=None) -> list
     mesh = mesh or feed.default_mesh(len(configs), first.train.batch_size)
     members = members or ("unroll" if jax.default_backend() == "cpu" else "vmap")
     feed.check_mesh(first, mesh, len(configs))
+    rows = first.train.batch_size // mesh.shape["data"]
+    if rows % first.optimizer.accumulate:
+        raise InputError(f"config.optimizer.accumulate: got {first.optimizer.accumulate}; expected "
+                         f"a divisor of the {rows} images that each device gets per step")
     recipe.check_model(first)  # members share all that builds a network
     shared = recipe.make_recipe(configs)
     with terminal.reading() as progress:
@@ -134,6 +141,7 @@ def train_group(configs, workdirs, interrupted, mesh=None, members=None) -> list
             states.append(init(values) if state is None else state.replace(
                 values=values, **{k: put(np.asarray(getattr(member, k), getattr(state, k).dtype),
                                          everywhere) for k in ("waited", "stop")}))
+            member.plateau = {k: fetch(v)[()] for k, v in states[-1].plateau.items()}
         stack_states = jax.jit(lambda *s: jax.tree.map(lambda *x: jnp.stack(x), *s),
                                out_shardings=by_member)
         state = stack_states(*states)
@@ -202,7 +210,8 @@ def train_group(configs, workdirs, interrupted, mesh=None, members=None) -> list
                     line = {"train_loss": float(fetch(state.loss_sum)[k]) / member.steps_in_epoch()}
                     if member.validation_due():
                         one = select(state, k)
-                        variables = {"params": one.params, "batch_stats": one.batch_stats}
+                        variables = {"params": getattr(one, one.weights),
+                                     "batch_stats": one.batch_stats}
                         scores = evaluate.validate(
                             eval_step, one.values, variables, feed.eval_batches(
                                 member.config, arrays, member.parts["val"], mesh, resident),
@@ -215,11 +224,10 @@ def train_group(configs, workdirs, interrupted, mesh=None, members=None) -> list
                     progress.logged(k, {**member.metrics, **member.timing})
                 if events:
                     logged_at, steps_since_log = time.monotonic(), 0
-                leaves = {"best": [m.best for m in group], "waited": [m.waited for m in group],
-                          "stop": [m.stop for m in group]}
-                state = state.replace(**{
-                    name: put(np.asarray(v, getattr(state, name).dtype), by_member)
-                    for name, v in leaves.items()})
+                judged = [{k: getattr(m, k) for k in JUDGED} for m in group]
+                state = state.replace(**jax.tree.map(
+                    lambda old, *new: put(np.asarray(new, old.dtype), by_member),
+                    {k: getattr(state, k) for k in JUDGED}, *judged))
                 for k, member in enumerate(group):
                     if scored.get(k) is not None or ((timed or stopping or not member.running)
                                                      and member.saved != member.step):
@@ -248,7 +256,8 @@ class Member:
         self.checkpoints = checkpoint.Checkpoints(self.folder.path / "checkpoints")
         self.board = None
         self.step, self.saved, self.stop = 0, -1, step.RUNNING
-        self.best, self.waited = -math.inf, 0
+        self.best, self.waited, self.previous_loss = -math.inf, 0, math.inf
+        self.plateau = {}  # of optim.reduce_on_plateau, as numbers of the state's dtypes
         self.lr, self.metrics, self.timing = config.optimizer.lr, {}, {}
         self.failed_now = False
 
@@ -260,8 +269,8 @@ class Member:
         """The newest saved state, or None; the logs are cut to it."""
         state = self.checkpoints.restore_latest(abstract, terminal.note)
         if state is not None:
-            host = {k: fetch(getattr(state, k)).item() for k in ("step", "best", "waited", "stop")}
-            self.step, self.best, self.waited, self.stop = host.values()
+            for k in ("step", "best", "waited", "stop", "previous_loss"):
+                setattr(self, k, fetch(getattr(state, k)).item())
             self.saved = self.step
             if self.folder.extended and self.stop == step.STOPPED_EARLY:
                 self.waited, self.stop = 0, step.RUNNING
@@ -290,17 +299,30 @@ class Member:
         return due and len(self.parts["val"]) > 0
 
     def judge(self, scores: dict) -> float | None:
-        """The score, larger is better, if it is a new best; early stopping counts the others."""
-        name, direction = self.config.train.best
-        # As the checkpoint keeps it: a resumed run must find the same ties.
-        score = float(np.float32(scores[name] if direction == "max" else -scores[name]))
-        if score > self.best:
-            self.best, self.waited = score, 0
-            return score
-        self.waited += 1
-        if 0 < self.config.train.early_stopping <= self.waited:
+        """The score, larger is better, if it is a new best; stops early and lowers the rate."""
+
+        def score_of(metric, direction):
+            # As the checkpoint keeps it: a resumed run must find the same ties.
+            return float(np.float32(scores[metric] if direction == "max" else -scores[metric]))
+
+        options, optimizer = self.config.train, self.config.optimizer
+        score, loss = score_of(*options.best), score_of("loss", "max")
+        better = score > self.best
+        self.best, self.waited = (score, 0) if better else (self.best, self.waited + 1)
+        over = self.waited >= options.early_stopping
+        if options.early_stopping_mode == "minimum":
+            over = (self.step >= options.early_stopping * self.steps_per_epoch
+                    and loss >= self.previous_loss)
+        if options.early_stopping and over:
             self.stop = step.STOPPED_EARLY
-        return None
+        self.previous_loss = loss
+        if self.plateau:
+            new = optim.reduce_on_plateau(
+                self.plateau, score_of(*optimizer.plateau_metric), lr=optimizer.lr,
+                factor=optimizer.plateau_factor, patience=optimizer.plateau_patience,
+                cooldown=optimizer.plateau_cooldown, min_lr=optimizer.plateau_min_lr)
+            self.plateau = {k: self.plateau[k].dtype.type(v) for k, v in new.items()}
+        return score if better else None
 
     def log(self, line: dict, seconds: float, images_per_second: float) -> None:
         self.metrics = {"step": self.step, "epoch": self.step / self.steps_per_epoch,

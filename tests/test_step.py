@@ -62,9 +62,9 @@ def configs_of(name, precision, count=1):
 
 
 def assert_close(state, reference, tolerance):
-    for part in ("params", "batch_stats"):
+    for part in ("params", "batch_stats", "ema"):
         a, b = (jax.tree.leaves(getattr(s, part)) for s in (state, reference))
-        assert max(np.abs(x - y).max() for x, y in zip(a, b, strict=True)) < tolerance
+        assert all(np.abs(x - y).max() < tolerance for x, y in zip(a, b, strict=True))
 
 
 @pytest.mark.parametrize("name", [
@@ -87,6 +87,24 @@ def test_float64_is_equal_on_1_device_8_devices_a_mesh_and_together(name):
             first = jax.tree.map(lambda x: x[:1], pair)
             assert_close(first, state, 1e-8)
             assert np.abs(together[:, 1] - together[:, 0]).max() > 1e-3  # two runs, not one twice
+
+
+@pytest.mark.parametrize("model", ["simple_conv", pytest.param("unet", marks=pytest.mark.slow)])
+def test_micro_batches_are_one_big_batch_or_with_batch_norm_equal_on_any_devices(model):
+    with jax.enable_x64(True):
+        split = tiny_config(train__precision="float64", optimizer__name="sgd", optimizer__lr=1e-2,
+                            optimizer__momentum=0.9, train__epochs=100, optimizer__ema=0.9,
+                            optimizer__accumulate=2, augment__flip_horizontal=(0.0, 1.0))
+        whole = split.copy_and_resolve_references()
+        if model == "simple_conv":
+            with split.unlocked(), whole.unlocked():
+                split.model = whole.model = dict(name="simple_conv")
+            whole.optimizer.accumulate = 1
+        losses, state = trajectory([whole], mesh_of(1, 1), steps=4)
+        split_losses, split_state = trajectory([split], mesh_of(1, 4), steps=4)
+    assert np.ptp(losses) > 1e-3
+    assert np.abs(split_losses - losses).max() < 1e-8
+    assert_close(split_state, state, 1e-8)
 
 
 @pytest.mark.parametrize("name,tolerance", [

@@ -13,7 +13,18 @@ import numpy as np
 import pytest
 from helpers import child_environment, command, run_command, tiny_config
 
-from cellseg_jax import checkpoint, commands, evaluate, feed, main, recipe, rundir, step, train
+from cellseg_jax import (
+    checkpoint,
+    commands,
+    data,
+    evaluate,
+    feed,
+    main,
+    recipe,
+    rundir,
+    step,
+    train,
+)
 from cellseg_jax.errors import InputError
 
 CONFIG = """
@@ -53,8 +64,8 @@ def last_state(workdir):
     shape = (*config.data.size, 4)
     wanted = jax.eval_shape(lambda v: step.init_state(shared, v, shape), values)
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    wanted = {k: getattr(wanted, k) for k in ("step", "params", "batch_stats", "opt_state", "best",
-                                              "waited", "stop", "loss_sum")}
+    wanted = {k: getattr(wanted, k) for k in wanted.__dataclass_fields__
+              if k != "values" and getattr(wanted, k) != {}}
     directory = pathlib.Path(workdir) / "checkpoints"
     last = checkpoint.saved_steps(directory)["last"]
     return [np.asarray(x) for x in jax.tree.leaves(
@@ -135,6 +146,66 @@ def test_sigterm_saves_and_the_run_goes_on_bit_for_bit(tmp_path, monkeypatch):
     monkeypatch.setattr(feed.Batches, "next", settle)
     assert train.train([config], [tmp_path / "cut"])[0].status == "done"
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+@pytest.mark.slow
+def test_plateau_averaging_and_all_else_of_the_optimiser_resume_bit_for_bit(tmp_path, monkeypatch):
+    """Losses that rise make the rate fall at validations before and after the interruption."""
+    config = tiny_config(
+        train__epochs=5, optimizer__schedule="plateau", optimizer__plateau_metric=("loss", "max"),
+        optimizer__plateau_patience=0, optimizer__plateau_cooldown=1, optimizer__plateau_factor=0.3,
+        optimizer__plateau_min_lr=1e-5, optimizer__ema=0.9, optimizer__clip=0.5,
+        optimizer__warmup=1, optimizer__accumulate=1, optimizer__name="adamw")
+    train.train([config], [tmp_path / "whole"])
+    calls = []
+    settle = feed.Batches.next
+
+    def next_and_signal(self):
+        calls.append(1)
+        if len(calls) == 13:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return settle(self)
+
+    monkeypatch.setattr(feed.Batches, "next", next_and_signal)
+    assert train.train([config], [tmp_path / "cut"])[0].status == "interrupted"
+    assert train.train([config], [tmp_path / "cut"])[0].status == "done"
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+    rates = [s["lr"] for s in rundir.read_jsonl(tmp_path / "whole" / "metrics.jsonl")]
+    assert rates[0] == pytest.approx(2.5e-3) and rates[1] == pytest.approx(5e-3)
+    assert rates[-1] < rates[1] and len(set(rates)) == 4
+
+
+def test_averaged_weights_are_what_is_validated_kept_and_predicts(tmp_path):
+    config = tiny_config(train__epochs=2, optimizer__ema=0.95)
+    with config.unlocked():
+        config.model = dict(name="simple_conv")
+    train.train([config], [tmp_path / "run"])
+    line = rundir.read_jsonl(tmp_path / "run" / "metrics.jsonl")[-1]
+    predictor = evaluate.Predictor(tmp_path / "run", config, "last")
+    arrays = data.load(config.data)
+    batches = feed.eval_batches(config, arrays, data.split_of(config.data, arrays)["val"],
+                                predictor.mesh, None)
+    scores = evaluate.validate(predictor.eval_step, predictor.values, predictor.variables,
+                               list(batches), config)
+    assert scores["loss"] == pytest.approx(line["val_loss"], abs=1e-6)
+    plain = checkpoint.load(
+        tmp_path / "run" / "checkpoints", predictor.step, {"params": checkpoint.abstract(
+            predictor.variables["params"], jax.sharding.SingleDeviceSharding(jax.devices()[0]))})
+    difference = jax.tree.map(lambda a, b: np.abs(np.asarray(a) - np.asarray(b)).max(),
+                              plain["params"], predictor.variables["params"])
+    assert max(jax.tree.leaves(difference)) > 1e-3
+
+
+def test_minimum_reading_of_early_stopping_is_at_the_first_loss_not_below_the_one_before(
+        tmp_path, monkeypatch):
+    losses = iter((0.5, 0.6, 0.4, 0.3, 0.3, 0.1))
+    names = ("dice_mean", "iou_mean", "dice_pooled", "iou_pooled")
+    monkeypatch.setattr(evaluate, "validate", lambda *_: dict.fromkeys(names, 0.5) | {
+        "loss": next(losses)})
+    config = tiny_config(train__epochs=6, train__early_stopping=3,
+                         train__early_stopping_mode="minimum")
+    result = train.train([config], [tmp_path / "run"])[0]
+    assert (result.status, result.step) == ("stopped early", 20)
 
 
 @pytest.mark.slow
