@@ -43,18 +43,6 @@ class Overlap(NamedTuple):
         return 2 * self.pixels > self.area_true[self.true]
 
 
-def _pairs(label, pred):
-    """Ids of the pairs that occur, and how often: (ids of label, ids of pred, pixels)."""
-    columns = int(pred.max(initial=0)) + 1
-    if (int(label.max(initial=0)) + 1) * columns <= 4 * label.size + 2**16:  # counting, no sort
-        pixels = np.bincount((label.astype(np.int64) * columns + pred).ravel())
-        pairs = np.flatnonzero(pixels)
-        return pairs // columns, pairs % columns, pixels[pairs]
-    pairs, pixels = np.unique(
-        label.astype(np.int64) << 32 | pred.astype(np.int64), return_counts=True)
-    return pairs >> 32, pairs & 0xFFFFFFFF, pixels
-
-
 def overlap(label, pred) -> Overlap:
     """Which objects share pixels, as a sparse table: cells touch few others, so M is about I.
 
@@ -70,9 +58,10 @@ def overlap(label, pred) -> Overlap:
     for name, ids in (("label", label), ("pred", pred)):
         if not np.issubdtype(ids.dtype, np.integer) or ids.min(initial=0) < 0:
             raise ValueError(f"{name}: expected instance ids, integers from 0; got {ids.dtype}")
-    true, pred, pixels = _pairs(label, pred)
-    ids_true, true = np.unique(true, return_inverse=True)
-    ids_pred, pred = np.unique(pred, return_inverse=True)
+    code = label.astype(np.int64) << 32 | pred.astype(np.int64)
+    pairs, pixels = np.unique(code, return_counts=True)
+    ids_true, true = np.unique(pairs >> 32, return_inverse=True)
+    ids_pred, pred = np.unique(pairs & 0xFFFFFFFF, return_inverse=True)
     area_true = np.bincount(true, pixels, len(ids_true)).astype(np.int64)
     area_pred = np.bincount(pred, pixels, len(ids_pred)).astype(np.int64)
     # Background, where there is any, is the first id of each.

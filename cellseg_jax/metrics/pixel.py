@@ -2,6 +2,8 @@
 
 Counts add: the score of `Counts(*(c.sum(0) for c in counts))` is the score of all pixels
 together. Scores take jax or numpy counts and answer in kind; sum many images in float64 numpy.
+They lie in [0, 1], but for conformity. Where only one of truth and prediction is empty, Dice, IoU,
+precision and recall are 0.
 """
 
 from typing import NamedTuple

@@ -18,7 +18,6 @@ from cellseg_jax.metrics import (
     match,
     seg,
 )
-from cellseg_jax.metrics.instance import overlap
 
 
 def squares(*boxes, size=12):
@@ -194,15 +193,6 @@ def test_instance_scores_of_summed_counts_are_scores_of_images_side_by_side():
             "ap": ap.mean(), "ap50": at_half.ap, "ap75": ap[5], "f1": at_half.f1, "pq": at_half.pq,
             "seg": seg(label, pred), "det": det(label, pred), "aji": aji(label, pred)}
         assert scores == pytest.approx(expected, nan_ok=True) and list(scores) == list(expected)
-
-
-def test_overlap_counts_and_sorts_alike():
-    """Small ids are counted in a table, large ones sorted."""
-    rng = np.random.default_rng(0)
-    label, pred = rng.integers(0, 5, (2, 9, 7))
-    names = np.array([0, 3, 70, 70_000, 2**31 - 1])
-    for a, b in zip(overlap(label, pred), overlap(names[label], names[pred]), strict=True):
-        np.testing.assert_array_equal(a, b)
 
 
 def test_match_invariant_to_names_of_objects_and_dtype():
