@@ -361,7 +361,7 @@ def test_classic_unet_rejects_options_that_make_no_network(options, message):
 @pytest.mark.parametrize(
     ("name", "options", "size"),
     [
-        ("simple_conv", {}, 7),
+        slow("simple_conv", {}, 7),
         ("unet", dict(channels=(2, 2, 2)), 19),
         ("unet_classic", dict(channels=(2, 2)), 18),
         slow("unet_classic", dict(channels=(2, 2, 2), up="bilinear"), 52),
