@@ -9,6 +9,8 @@ from flax import linen as nn
 
 from cellseg_jax import classical
 from cellseg_jax.errors import InputError, nearest, pick
+from cellseg_jax.models.medt import MedT
+from cellseg_jax.models.segnet import SegNet
 from cellseg_jax.models.simple_conv import SimpleConv
 from cellseg_jax.models.small_unet import SmallUNet, UNetAdd
 from cellseg_jax.models.unet import UNet
@@ -22,6 +24,8 @@ MODELS = {
     "small_unet": SmallUNet,
     "unet_add": UNetAdd,
     "simple_conv": SimpleConv,
+    "segnet": SegNet,
+    "medt": MedT,
 }
 COMMON = ("num_outputs", "axis_name", "dtype", "parent", "name")  # no keys of the config
 
