@@ -11,8 +11,7 @@ from scipy.optimize import linear_sum_assignment
 
 from cellseg_jax.metrics.pixel import _ratio
 
-# Rounded: 0.5 + 2 * 0.05 is more than 0.6, and an IoU of 3/5 would not reach it.
-THRESHOLDS = tuple(np.linspace(0.5, 0.95, 10).round(2).tolist())
+THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 
 
 class Overlap(NamedTuple):
