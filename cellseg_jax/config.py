@@ -359,6 +359,16 @@ def check(config: ConfigDict) -> None:
     if c.optimizer.name not in ("adam", "adamw"):
         rule(not c.optimizer.amsgrad, "optimizer.amsgrad",
              "False, or optimizer.name='adam' or 'adamw'")
+    standard = default().optimizer
+    for start, key, names in (("rms_decay", "name", ("rmsprop",)),
+                              ("schedule_power", "schedule", ("polynomial",)),
+                              ("schedule_gamma", "schedule", ("exponential", "step")),
+                              ("schedule_every", "schedule", ("step",)),
+                              ("plateau_", "schedule", ("plateau",))):
+        for option in (o for o in standard if o.startswith(start)):
+            rule(c.optimizer[key] in names or c.optimizer[option] == standard[option],
+                 f"optimizer.{option}", f"{standard[option]!r}, the default, since nothing reads it "
+                 f"without optimizer.{key}={' or '.join(map(repr, names))}")
     rule(c.optimizer.schedule_power > 0, "optimizer.schedule_power", "above 0")
     rule(0 < c.optimizer.schedule_gamma <= 1, "optimizer.schedule_gamma", "above 0, at most 1")
     rule(c.optimizer.schedule_every >= 1, "optimizer.schedule_every", "at least 1")

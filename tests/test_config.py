@@ -73,6 +73,18 @@ def test_identity_ignores_where_the_data_lies_and_nothing_else(file):
     (("train.batch_size", "0"), ["config.train.batch_size", "at least 1"]),
     (("augment.turn", "(2, 1)"), ["config.augment.turn", "probability"]),
     (("optimizer.nesterov", "True"), ["config.optimizer.nesterov"]),
+    (("optimizer.schedule", "plato"), ["config.optimizer.schedule", "plateau"]),
+    (("optimizer.plateau_patience", "3"), ["config.optimizer.plateau_patience", "10, the default",
+                                           "optimizer.schedule='plateau'"]),
+    (("optimizer.schedule_gamma", "0.5"), ["schedule_gamma", "'exponential' or 'step'"]),
+    (("optimizer.rms_decay", "0.9"), ["config.optimizer.rms_decay", "optimizer.name='rmsprop'"]),
+    (("optimizer.momentum", "0.9"), ["config.optimizer.momentum", "'sgd' or 'rmsprop'"]),
+    (("optimizer.warmup", "100000"), ["config.optimizer.warmup", "epochs of the run"]),
+    (("optimizer.clip", "-1"), ["config.optimizer.clip", "0 = no limit"]),
+    (("optimizer.ema", "1"), ["config.optimizer.ema", "below 1"]),
+    (("optimizer.accumulate", "5"), ["config.optimizer.accumulate", "divisor"]),
+    (("train.early_stopping_mode", "minimum"), ["early_stopping_mode", "early_stopping above 0"]),
+    (("train.early_stopping_mode", "median"), ["early_stopping_mode", "patience, minimum"]),
 ])
 def test_bad_override_is_one_line_with_key_value_and_choices(file, override, words):
     with pytest.raises(InputError) as caught:
@@ -80,6 +92,28 @@ def test_bad_override_is_one_line_with_key_value_and_choices(file, override, wor
     for word in words:
         assert word in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("overrides,words", [
+    ({"plateau_factor": "1.0"}, ["config.optimizer.plateau_factor", "between 0 and 1"]),
+    ({"plateau_min_lr": "0.01", "lr": "0.01"}, ["config.optimizer.plateau_min_lr", "lr 0.01"]),
+    ({"plateau_cooldown": "-1"}, ["config.optimizer.plateau_cooldown", "at least 0"]),
+    ({"plateau_metric": "('dice', 'max')"}, ["config.optimizer.plateau_metric", "dice_mean"]),
+    ({"plateau_metric": "('loss', 'least')"}, ["config.optimizer.plateau_metric", "'min'"]),
+    ({"schedule": "step", "schedule_every": "0"}, ["config.optimizer.schedule_every", "at least 1"]),
+    ({"schedule": "exponential", "schedule_gamma": "1.5"}, ["schedule_gamma", "at most 1"]),
+])
+def test_options_of_schedules_are_checked(file, overrides, words):
+    overrides = {"optimizer.schedule": "plateau"} | {
+        f"optimizer.{k}": v for k, v in overrides.items()}
+    with pytest.raises(InputError) as caught:
+        config_lib.load(file, overrides)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_plateau_needs_validation_images(file):
+    with pytest.raises(InputError, match="config.optimizer.schedule.*validation split"):
+        config_lib.load(file, {"optimizer.schedule": "plateau", "data.split": "(0.9, 0.0, 0.1)"})
 
 
 @pytest.mark.parametrize("text,words", [

@@ -89,6 +89,31 @@ def test_float64_is_equal_on_1_device_8_devices_a_mesh_and_together(name):
             assert np.abs(together[:, 1] - together[:, 0]).max() > 1e-3  # two runs, not one twice
 
 
+@pytest.mark.slow
+def test_members_with_other_rates_limits_and_averages_train_as_each_alone():
+    """What is zero in one of them is the exact identity there."""
+    with jax.enable_x64(True):
+        configs = []
+        for k, options in enumerate((
+                {}, dict(optimizer__clip=0.3, optimizer__warmup=3, optimizer__ema=0.9,
+                         optimizer__schedule_gamma=0.5, optimizer__rms_decay=0.8))):
+            config = tiny_config(seed=k, train__precision="float64", optimizer__name="rmsprop",
+                                 optimizer__schedule="exponential", train__epochs=9,
+                                 augment__flip_horizontal=(0.0, 1.0), **options)
+            with config.unlocked():
+                config.model = dict(name="simple_conv")
+            configs.append(config)
+        losses, state = trajectory(configs, mesh_of(1, 1), steps=15)
+        for k, config in enumerate(configs):
+            alone, own = trajectory([config], mesh_of(1, 1), steps=15, steps_per_epoch=3 + k)
+            member = jax.tree.map(lambda x: x[k : k + 1], state)
+            if not own.ema:
+                jax.tree.map(np.testing.assert_array_equal, member.ema, member.params)
+                member = member.replace(ema={})
+            assert np.abs(losses[:, k : k + 1] - alone).max() < 1e-8
+            assert_close(member, own, 1e-8)
+
+
 @pytest.mark.parametrize("model", ["simple_conv", pytest.param("unet", marks=pytest.mark.slow)])
 def test_micro_batches_are_one_big_batch_or_with_batch_norm_equal_on_any_devices(model):
     with jax.enable_x64(True):

@@ -196,6 +196,11 @@ def test_averaged_weights_are_what_is_validated_kept_and_predicts(tmp_path):
     assert max(jax.tree.leaves(difference)) > 1e-3
 
 
+def test_micro_batches_that_do_not_divide_on_the_devices_are_refused(tmp_path):
+    with pytest.raises(InputError, match="config.optimizer.accumulate: got 2.*1 images"):
+        train.train([tiny_config(optimizer__accumulate=2)], [tmp_path / "run"])
+
+
 def test_minimum_reading_of_early_stopping_is_at_the_first_loss_not_below_the_one_before(
         tmp_path, monkeypatch):
     losses = iter((0.5, 0.6, 0.4, 0.3, 0.3, 0.1))
