@@ -30,7 +30,7 @@ from cellseg_jax.errors import pick
 
 LUMINANCE = (0.299, 0.587, 0.114)
 MAX_ROUNDS = 200  # of k-means and ICM, which end by themselves; a guard against rounding
-SINGLE_COLOUR = 1e-4  # of the image's variance: what each class has at least in the MRF
+VARIANCE_FLOOR = 1e-4  # of the image's variance: what each class of the MRF has more
 
 
 # --- the methods ---------------------------------------------------------------------------------
@@ -76,7 +76,7 @@ def mrf(image, *, polarity="auto", sigma=0.0, beta=1.5):
     bright = _clusters(colours)
     if _one_class(bright):
         return np.zeros(bright.shape, bool)
-    floor = SINGLE_COLOUR * colours.var((0, 1)).sum() * np.eye(colours.shape[-1])
+    floor = VARIANCE_FLOOR * colours.var((0, 1)).sum() * np.eye(colours.shape[-1])
     surprise = [_surprise(colours, colours[members], floor) for members in (~bright, bright)]
     bright = _settle(surprise[1] - surprise[0], bright, beta)
     return _foreground(bright, _gray(colours), polarity)
