@@ -367,7 +367,7 @@ def check(config: ConfigDict) -> None:
                               ("plateau_", "schedule", ("plateau",))):
         for option in (o for o in standard if o.startswith(start)):
             rule(c.optimizer[key] in names or c.optimizer[option] == standard[option],
-                 f"optimizer.{option}", f"{standard[option]!r}, the default, since nothing reads it "
+                 f"optimizer.{option}", f"{standard[option]!r}, the default, which is not read "
                  f"without optimizer.{key}={' or '.join(map(repr, names))}")
     rule(c.optimizer.schedule_power > 0, "optimizer.schedule_power", "above 0")
     rule(0 < c.optimizer.schedule_gamma <= 1, "optimizer.schedule_gamma", "above 0, at most 1")

@@ -100,7 +100,7 @@ def test_bad_override_is_one_line_with_key_value_and_choices(file, override, wor
     ({"plateau_cooldown": "-1"}, ["config.optimizer.plateau_cooldown", "at least 0"]),
     ({"plateau_metric": "('dice', 'max')"}, ["config.optimizer.plateau_metric", "dice_mean"]),
     ({"plateau_metric": "('loss', 'least')"}, ["config.optimizer.plateau_metric", "'min'"]),
-    ({"schedule": "step", "schedule_every": "0"}, ["config.optimizer.schedule_every", "at least 1"]),
+    ({"schedule": "step", "schedule_every": "0"}, ["optimizer.schedule_every", "at least 1"]),
     ({"schedule": "exponential", "schedule_gamma": "1.5"}, ["schedule_gamma", "at most 1"]),
 ])
 def test_options_of_schedules_are_checked(file, overrides, words):
