@@ -270,7 +270,8 @@ def set_value(config: ConfigDict, key: str, value) -> None:
     elif key == "data.split" and isinstance(value, tuple) and isinstance(old, str):
         old = value = _like((0.0,), value)
     if type(value) is not type(old) or (old and isinstance(old, tuple) and not _same(old, value)):
-        example = "(probability, strength)" if key.startswith("augment.") else repr(old)
+        pair = key.removeprefix("augment.") in augment.AUGMENTATIONS
+        example = "(probability, strength)" if pair else repr(old)
         raise InputError(f"config.{key}: got {value!r}; expected {_kind(old)} such as {example}")
     with node.unlocked():
         node[leaf] = value
@@ -338,12 +339,23 @@ def check(config: ConfigDict) -> None:
         rule(ok, f"augment.{name}", "(probability from 0 to 1, strength)")
         expected = augment.check(name, value[1], input_size(c)) if value[0] else ""
         rule(not expected, f"augment.{name}", expected)
-    for name in augment.OPTIONS:
-        rule(c.augment[name] > 0, f"augment.{name}", "above 0")
+    if c.augment.elastic[0]:
+        expected = augment.check("elastic_sigma", c.augment.elastic_sigma, input_size(c))
+        rule(not expected, "augment.elastic_sigma", expected)
     for name in losses.LOSSES:
         rule(c.loss[name] >= 0, f"loss.{name}", "a weight of at least 0")
     rule(sum(c.loss[name] for name in losses.LOSSES) > 0, "loss.dice",
          f"at least one loss weight above 0 among {', '.join(losses.LOSSES)}")
+    rule(any(c.loss[name] for name in losses.LOSSES if name not in losses.BLIND), "loss.dice",
+         f"another loss beside {' and '.join(losses.BLIND)}, which cost nothing on empty images")
+    outputs = num_outputs(c)
+    rule(len(c.loss.class_weights) in (0, outputs) and min(c.loss.class_weights, default=0) >= 0,
+         "loss.class_weights", f"() or {outputs} numbers of at least 0, one per output of "
+         f"data.target={c.data.target!r}")
+    for name in ("cross_entropy", "lovasz_softmax"):
+        rule(not c.loss[name] or outputs >= 2, f"loss.{name}",
+             "none with one output; data.target='contour' or 'classes' have more")
+    rule(c.loss.cldice_iterations >= 1, "loss.cldice_iterations", "at least 1 erosion")
     if "dropout" in c.model:
         rule(0 <= c.model.dropout < 1, "model.dropout", "a rate from 0 to below 1")
     rule(c.optimizer.lr > 0, "optimizer.lr", "a learning rate above 0")

@@ -24,6 +24,8 @@ def make_recipe(configs) -> step.Recipe:
     structural = ("seed", "num_steps", "steps_per_epoch", "lr", "momentum")
     zeros = tuple(k for k in numbers[0] if k not in structural
                   and all(np.ravel(v[k])[0] == 0 for v in numbers))
+    if "augment.elastic" in zeros:
+        zeros += ("augment.elastic_sigma",)
     return step.Recipe(
         model={**model, "num_outputs": config_lib.num_outputs(config)},
         loss_options={name: {k: config.loss[k] for k in losses.options(name)}
