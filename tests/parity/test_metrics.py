@@ -95,9 +95,9 @@ def test_pixel_metrics_match_scikit_learn():
 @pytest.mark.filterwarnings("ignore:the (ground truth|prediction) of class")
 def test_surface_metrics_match_monai(count):
     torch, monai = pytest.importorskip("torch"), pytest.importorskip("monai.metrics")
-    mask, pred = random_masks(count)
-    y, p = (torch.tensor(m[:, None]) for m in (mask, pred))
-    for spacing, tolerance in ((1.0, 1.0), ((0.5, 2.0), 2.1)):
+    halves = np.split(np.stack(random_masks(count)), 2, 1)
+    for (mask, pred), spacing, tolerance in zip(halves, (1.0, (0.5, 2.0)), (1.0, 2.1), strict=True):
+        y, p = (torch.tensor(m[:, None]) for m in (mask, pred))
         expected = monai.compute_hausdorff_distance(
             p, y, include_background=True, percentile=95, spacing=spacing)[:, 0].numpy()
         ours = np.array([metrics.hausdorff95(*pair, spacing=spacing) for pair in zip(mask, pred)])
