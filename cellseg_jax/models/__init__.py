@@ -10,11 +10,13 @@ from flax import linen as nn
 from cellseg_jax import classical
 from cellseg_jax.errors import InputError, nearest, pick
 from cellseg_jax.models.medt import MedT
+from cellseg_jax.models.segformer import SegFormer
 from cellseg_jax.models.segnet import SegNet
 from cellseg_jax.models.simple_conv import SimpleConv
 from cellseg_jax.models.small_unet import SmallUNet, UNetAdd
 from cellseg_jax.models.unet import UNet
 from cellseg_jax.models.unet_classic import UNetClassic
+from cellseg_jax.models.unet_plan import UNetPlan
 from cellseg_jax.models.unetr import UNETR
 
 MODELS = {
@@ -24,6 +26,8 @@ MODELS = {
     "small_unet": SmallUNet,
     "unet_add": UNetAdd,
     "simple_conv": SimpleConv,
+    "unet_plan": UNetPlan,
+    "segformer": SegFormer,
     "segnet": SegNet,
     "medt": MedT,
 }
