@@ -136,6 +136,7 @@ def default() -> ConfigDict:
         watershed_h=1.0,  # pixels a neck must be thinner than a cell to be cut; larger cuts less
         min_size=0,  # pixels; smaller instances are dropped
         overlap=0.25,  # of neighbouring tiles, as a fraction of the tile
+        report_compat=False,  # also report 2's scores with its mistakes, labelled; one output only
         panels=12,  # pictures of test predictions: half the worst, half around the median
     )
     config.lock()
@@ -424,6 +425,8 @@ def check(config: ConfigDict) -> None:
     rule(c.eval.min_size >= 0, "eval.min_size", "at least 0 pixels")
     rule(0 <= c.eval.overlap < 1, "eval.overlap", "from 0 to below 1")
     rule(c.eval.panels >= 0, "eval.panels", "at least 0")
+    rule(not c.eval.report_compat or num_outputs(c) == 1, "eval.report_compat",
+         "False with more than one output: report 2 had one")
 
 
 # What a validation measures; train.best and optimizer.plateau_metric name one of them.

@@ -24,6 +24,7 @@ from cellseg_jax import config as config_lib
 from cellseg_jax.data import ranges, records, resize
 from cellseg_jax.errors import InputError
 from cellseg_jax.feed import fetch, put
+from cellseg_jax.metrics import report_compat
 from cellseg_jax.report import panels
 
 DEFINITIONS = {
@@ -34,9 +35,20 @@ DEFINITIONS = {
     "precision_mean": "TP/(TP+FP) per image; mean of images",
     "recall_mean": "TP/(TP+FN) per image; mean of images",
     "accuracy_mean": "(TP+TN)/all per image; mean of images",
-    "ap50": "matched instances TP/(TP+FP+FN) at IoU 0.5, counts of all images together",
-    "seg": "Cell Tracking Challenge SEG: mean over true objects of the IoU with the prediction "
-           "that covers more than half of it, else 0; mean of images",
+    "ap50": "matched objects TP/(TP+FP+FN) at IoU 0.5 or more, as in DSB 2018 and StarDist, not "
+            "COCO's AP; counts of all images together",
+    "ap75": "as ap50, at IoU 0.75",
+    "ap": "as ap50, mean over IoU .5, .55, ..., .95",
+    "f1": "matched objects 2TP/(2TP+FP+FN) at IoU 0.5, counts of all images together",
+    "pq": "panoptic quality: sum of matched IoU / (TP+FP/2+FN/2) at IoU 0.5, all images together",
+    "seg": "Cell Tracking Challenge SEG: mean over the true objects of all images of the IoU with "
+           "the prediction that covers more than half of it, else 0; inventions cost nothing",
+    "det": "Cell Tracking Challenge DET on this segmentation truth: 1 - (5 splits + 10 missed + "
+           "1 invented) / (10 true objects), at least 0; counts of all images together",
+    "aji": "aggregated Jaccard index, Kumar 2017: intersections over unions of each true object "
+           "with its closest prediction, sums of all images together",
+    "ece": "expected calibration error: sum over 15 bins of the probability of the share of pixels "
+           "times |mean probability - share that is true|, all pixels together; 0 is best",
     "loss": "the training loss, image by image, without dropout; mean of images",
 }
 
@@ -249,10 +261,20 @@ def evaluate(config, workdir, *, split: str = "test", which: str = "best") -> di
     source = data.records_of(config.data) if config.data.fit != "resize" else None
     has_instances = (config.data.target != "classes"
                      and config.data.get("labels", "instances") == "instances")
-    original_counts, objects = [], []
+    original_counts, objects, calibration, report2 = [], [], [], []
+    learned = not config_lib.is_classical(config)
+    calibrate = jax.jit(lambda label, probs: metrics.calibration_counts(
+        predictor.recipe.encode(label), probs))
 
     def at_original_size(probs):
         i = indices[len(original_counts)]
+        seen = tiles.from_grid(arrays.label[i * cells : (i + 1) * cells])  # at data.size
+        if learned:
+            calibration.append(jax.device_get(calibrate(seen[None], probs[None])))
+        if config.eval.report_compat:
+            report2.append(report_compat.report2_scores(
+                seen > 0, logit(np.clip(probs[..., 0].astype(np.float64), 1e-7, 1 - 1e-7)),
+                "bce" if config.loss.bce else ""))
         label = arrays.original_label(i)
         if source is None:
             probs = resize.resize_image(probs, label.shape)
@@ -260,8 +282,7 @@ def evaluate(config, workdir, *, split: str = "test", which: str = "best") -> di
             probs = predictor.image_probs(source[i].read().image)
         original_counts.append(predictor.counts(label, probs))
         if has_instances:
-            pred = predictor.decode(probs)
-            objects.append((metrics.match(label, pred, iou=0.5), metrics.seg(label, pred)))
+            objects.append(metrics.instance_counts(label, predictor.decode(probs)))
 
     def scored(images, keep_probs):
         rows = (images[:, None] * cells + np.arange(cells)).reshape(-1)
@@ -275,12 +296,17 @@ def evaluate(config, workdir, *, split: str = "test", which: str = "best") -> di
     main = scores.main(config)
     at_original = summarize(original)
     if has_instances:
-        tp, fp, fn = (sum(getattr(m, k) for m, _ in objects) for k in ("tp", "fp", "fn"))
-        at_original["ap50"] = tp / (tp + fp + fn) if tp + fp + fn else None
-        seg = [s for _, s in objects if np.isfinite(s)]
-        at_original["seg"] = float(np.mean(seg)) if seg else None
+        total = metrics.InstanceCounts(*map(sum, zip(*objects, strict=True)))
+        at_original |= {name: score if np.isfinite(score) else None  # JSON has no NaN
+                        for name, score in metrics.instance_scores(total).items()}
     strata = np.asarray(arrays.image_strata)[indices]
-    loss = {} if scores.loss is None else {"loss": float(scores.loss.mean())}
+    if learned:
+        total = metrics.CalibrationCounts(
+            *(np.sum(c, 0, dtype=np.float64) for c in zip(*calibration, strict=True)))
+        loss = {"loss": float(scores.loss.mean()),
+                "ece": float(np.mean(metrics.expected_calibration_error(total)))}
+    else:
+        loss = {}
     table = _image_table(arrays, indices, scores.loss, main, original, objects)
     seconds = time.monotonic() - started
     result = {
@@ -293,7 +319,9 @@ def evaluate(config, workdir, *, split: str = "test", which: str = "best") -> di
         "per_stratum": {str(s): {"n": int((strata == s).sum()), **summarize(
             metrics.Counts(*(c[strata == s] for c in main)))}
             for s in sorted(set(strata))},
-        "definitions": DEFINITIONS | (
+        **({"report2": {name: float(np.mean([r[name] for r in report2]))
+                        for name in report_compat.REPORT2_DEFINITIONS}} if report2 else {}),
+        "definitions": DEFINITIONS | (report_compat.REPORT2_DEFINITIONS if report2 else {}) | (
             CLASS_DEFINITION if config.data.target == "classes" else {}),
         **_made_by(config, predictor.step, arrays.fingerprint),
         "seconds": seconds,
@@ -351,9 +379,8 @@ def _image_table(arrays, indices, loss, counts, original, objects) -> list[dict]
             "iou_original": mean(metrics.iou, original),
         }
         if objects:
-            match, seg = objects[n]
-            row |= {"ap50": float(match.ap), "seg": float(seg), "n_true": int(match.tp + match.fn),
-                    "n_pred": int(match.tp + match.fp)}
+            row |= metrics.instance_scores(objects[n])
+            row |= {"n_true": objects[n].n_true, "n_pred": objects[n].n_pred}
         rows.append(row)
     return rows
 

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from helpers import tiny_config
 
+from cellseg_jax import config as config_lib
 from cellseg_jax import data, evaluate, feed, metrics, recipe, train
+from cellseg_jax.metrics import report_compat
 
 
 @pytest.fixture(scope="module")
@@ -128,3 +130,14 @@ def test_every_kind_of_sample_trains_is_scored_and_predicts(kind, tmp_path):
     again = predictor.counts(arrays.original_label(index), probs)
     row = next(csv.DictReader(open(tmp_path / "eval/test_images.csv")))
     assert np.asarray(metrics.dice(again)).item() == pytest.approx(float(row["dice_original"]))
+
+
+def test_report_2s_mistakes_stand_beside_the_right_scores(run):
+    config, folder, result = run
+    assert "report2" not in result and 0 <= result["metrics"]["ece"] <= 1
+    config = config_lib.override(config, [("eval.report_compat", "true")])
+    faulty = evaluate.evaluate(config, folder)
+    assert faulty["metrics"] == result["metrics"]
+    assert set(faulty["report2"]) == set(report_compat.REPORT2_DEFINITIONS)
+    assert "WRONG" in faulty["definitions"]["report2_precision"]
+    evaluate.evaluate(config_lib.override(config, [("eval.report_compat", "false")]), folder)

@@ -107,7 +107,7 @@ def _curves(log, test, config) -> str:
 def _scores(test, config) -> str:
     if not test:
         return ""
-    small, original = test["metrics"], test["metrics_original_size"]
+    small, original = test["metrics"] | test.get("report2", {}), test["metrics_original_size"]
     definitions = test.get("definitions", {})
     rows = [(key, _number(small.get(key)), _number(original.get(key)), definitions.get(key, ""))
             for key in {**small, **original}]
@@ -119,8 +119,10 @@ def _scores(test, config) -> str:
     classes = test.get("per_class", {})
     if len(classes) > 1:
         names = list(next(iter(classes.values())))
-        out += ('<h3>By class</h3><p class="small">Class 0 is background and left out of the '
-                "means above.</p>")
+        meaning = ("Background, nucleus and contour; the means above are of cell or not."
+                   if config.data.target == "contour" else
+                   "Class 0 is background and left out of the means above.")
+        out += f'<h3>By class</h3><p class="small">{meaning}</p>'
         out += document.table(
             ("class", *names), [(c, *(_number(v.get(n)) for n in names))
                                 for c, v in classes.items()], range(1, len(names) + 1))

@@ -144,7 +144,8 @@ class Training:
 
 def scores(test: dict) -> None:
     """Tables of eval/test.json: every score at both sizes, and Dice by stratum."""
-    small, original = test["metrics"], test.get("metrics_original_size", {})
+    small = test["metrics"] | test.get("report2", {})
+    original = test.get("metrics_original_size", {})
     title = f"{test['split']} split, {test['n_images']} images"
     rows = [(name, _number(small.get(name)), _number(original.get(name)))
             for name in {**small, **original}]
