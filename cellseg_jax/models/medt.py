@@ -70,6 +70,15 @@ def _position_moments(vectors, embedding):
     return mean, square, n * rows * length**2
 
 
+def _relative_positions(table, length):
+    """(2 L - 1, C) for L pixels to (length, length, C): pixels i - j apart share a row."""
+    rows = 2 * length - 1
+    if len(table) != rows:
+        table = jax.image.resize(table, (rows, table.shape[1]), "linear", antialias=False)
+    place = jnp.arange(length)
+    return table[place[:, None] - place + length - 1]
+
+
 def _sum(subscripts, *arrays):
     return jnp.einsum(subscripts, *arrays, precision="highest")  # variances are differences
 
@@ -122,7 +131,9 @@ class AxialAttention(nn.Module):
         content = scaled(query, "norm_content", 1, _content_moments(query, key))
         scores = jnp.einsum("nrihc,nrjhc->nrhij", content, key)
         if self.table_size:
-            relative = self._relative(image.shape[2], 2 * width, joint.dtype)
+            shape = (2 * self.table_size - 1, 2 * width)
+            table = self.param("relative", nn.initializers.normal(width**-0.5), shape, jnp.float32)
+            relative = _relative_positions(table, image.shape[2]).astype(joint.dtype)
             of_query, of_key, of_value = jnp.split(relative, (width // 2, width), -1)
             moments = _position_moments(query, of_query)
             placed = scaled(query, "norm_query", gate_query, moments)
@@ -145,15 +156,6 @@ class AxialAttention(nn.Module):
             return 1, 1, 1, 1
         start = lambda key: jnp.array([0.1, 0.1, 1.0, 0.1], jnp.float32)  # noqa: E731
         return self.param("gates", start)
-
-    def _relative(self, length, width, dtype):
-        """(length, length, width): what lies i - j pixels apart shares its embedding."""
-        start = nn.initializers.normal((width // 2) ** -0.5)
-        table = self.param("relative", start, (2 * self.table_size - 1, width), jnp.float32)
-        if length != self.table_size:
-            table = jax.image.resize(table, (2 * length - 1, width), "linear", False)
-        place = jnp.arange(length)
-        return table.astype(dtype)[place[:, None] - place + length - 1]
 
     def _norm(self, image, name, gate, train):
         """Batch norm of the channels, gated on the side that the option says."""

@@ -41,8 +41,8 @@ def _larger(first, second):
 def max_unpool(image, index):
     """Every value at its place among 2x2 pixels, zeros at the other three.
 
-    A product, not a choice: a NaN then reaches all four places it could have been put at, so
-    that the receptive field, which is measured with NaNs, is the true one.
+    A NaN goes to all four, as it might have been put at any: so the receptive field, which is
+    measured with NaNs, is the true one.
 
     Args:
       image: (N, H, W, C).
@@ -51,8 +51,9 @@ def max_unpool(image, index):
     """
     n, height, width, channels = image.shape
     places = jnp.arange(4, dtype=index.dtype).reshape(2, 1, 2, 1)
-    chosen = (index[:, :, None, :, None] == places).astype(image.dtype)
-    return (image[:, :, None, :, None] * chosen).reshape(n, 2 * height, 2 * width, channels)
+    image = image[:, :, None, :, None]
+    image = jnp.where(index[:, :, None, :, None] == places, image, 0 * image)
+    return image.reshape(n, 2 * height, 2 * width, channels)
 
 
 class SegNet(nn.Module):
