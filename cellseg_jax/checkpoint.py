@@ -132,6 +132,15 @@ def load_first(directory, steps, part: dict) -> tuple[int, dict]:
                      "another --workdir")
 
 
+def shapes(directory, step: int) -> dict:
+    """{field of TrainState: tree of jax.ShapeDtypeStruct} of a saved state."""
+    with ocp.training.Checkpointer(
+        pathlib.Path(directory).absolute(), cleanup_tmp_directories=False
+    ) as orbax:
+        saved = orbax.checkpointables_metadata(step).metadata["state"]
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), saved)
+
+
 def abstract(tree, sharding):
     """Shapes and dtypes of a tree of arrays, to be restored onto `sharding`."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)

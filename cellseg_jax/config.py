@@ -42,6 +42,7 @@ VALUE_KEYS = (
         "plateau_min_lr", "clip", "ema")),
     "train.epochs",
     "train.steps",
+    "train.weights",
     "train.early_stopping",
     "train.early_stopping_mode",
     *(f"loss.{name}" for name in losses.LOSSES),
@@ -127,6 +128,8 @@ def default() -> ConfigDict:
         # many epochs the first validation loss that is not below the one before does.
         early_stopping_mode="patience",
         checkpoint_minutes=10.0,  # between timed saves
+        # To start from: a file of PyTorch weights (.pt, .npz, .safetensors) or another run's folder.
+        weights="",
     )
     config.eval = dict(
         every=1,  # epochs between validations

@@ -200,6 +200,19 @@ def from_torch(source: str, state_dict: Mapping[str, Any], **model_options) -> d
     return variables
 
 
+def source_of(state_dict: Mapping[str, Any], model: str) -> str:
+    """Which of SOURCES a state dict is from, by its names, among those that become `model`.
+
+    Raises: InputError where no published form of the model has such names.
+    """
+    known = [name for name, source in SOURCES.items() if source.model == model]
+    for name in known:
+        if all(any(re.fullmatch(end, key) for key in state_dict) for end in SOURCES[name].ends):
+            return name
+    raise InputError(f"train.weights: names such as {min(state_dict)!r} are of no network that "
+                     f"becomes {model}; expected {', '.join(known) or 'a run of the same network'}")
+
+
 def _one(source, arrays, pattern):
     """The array whose key matches the pattern."""
     for key, array in arrays.items():

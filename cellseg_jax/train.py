@@ -22,7 +22,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from cellseg_jax import checkpoint, data, evaluate, feed, optim, recipe, step
+from cellseg_jax import checkpoint, data, evaluate, feed, optim, recipe, step, weights
 from cellseg_jax import config as config_lib
 from cellseg_jax.data import checks, duplicates, order
 from cellseg_jax.errors import InputError
@@ -138,9 +138,12 @@ def train_group(configs, workdirs, interrupted, mesh=None, members=None) -> list
             values = recipe.traced_values(member.config, member.steps_per_epoch, shared)
             values = {k: put(v, everywhere) for k, v in values.items()}
             state = member.restore(checkpoint.abstract(jax.eval_shape(init, values), everywhere))
-            states.append(init(values) if state is None else state.replace(
-                values=values, **{k: put(np.asarray(getattr(member, k), getattr(state, k).dtype),
-                                         everywhere) for k in ("waited", "stop")}))
+            if state is None:
+                states.append(_with_weights(init(values), member.config, everywhere))
+            else:
+                states.append(state.replace(values=values, **{
+                    k: put(np.asarray(getattr(member, k), getattr(state, k).dtype), everywhere)
+                    for k in ("waited", "stop")}))
             member.plateau = {k: fetch(v)[()] for k, v in states[-1].plateau.items()}
         stack_states = jax.jit(lambda *s: jax.tree.map(lambda *x: jnp.stack(x), *s),
                                out_shardings=by_member)
@@ -367,6 +370,18 @@ def _write_split(folder, arrays, parts) -> None:
     split = {part: list(dict.fromkeys(arrays.image_names[i // cells] for i in indices))
              for part, indices in parts.items()}
     write_atomic(folder.path / "split.json", json.dumps(split, indent=1))
+
+
+def _with_weights(state, config, sharding):
+    """The fresh state, with the weights of train.weights in place of random ones."""
+    if not config.train.weights:
+        return state
+    wanted = {"params": state.params, "batch_stats": state.batch_stats}
+    found = weights.read(config, wanted)
+    place = lambda old, new: put(np.asarray(new, old.dtype), sharding)
+    found = jax.tree.map(place, wanted, found)
+    ema = found["params"] if state.weights == "ema" else state.ema
+    return state.replace(**found, ema=ema)
 
 
 # --- devices and signals -------------------------------------------------------------------------

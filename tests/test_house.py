@@ -16,6 +16,7 @@ FLOORS = [
     ("data",),
     ("config",),
     ("checkpoint", "rundir", "recipe", "feed"),
+    ("weights",),
     ("report",),
     ("evaluate",),
     ("train",),

@@ -1,0 +1,66 @@
+"""Weights to start from (train.weights): another run's, or those of a PyTorch network."""
+
+import pathlib
+
+import jax
+import numpy as np
+from jax.sharding import SingleDeviceSharding
+
+from cellseg_jax import checkpoint, interop, recipe, rundir
+from cellseg_jax.errors import InputError
+
+KEY = "config.train.weights"
+
+
+def read(config, wanted: dict) -> dict:
+    """{"params", "batch_stats"} of numpy arrays with the shapes of `wanted`.
+
+    A run's folder gives the weights that it would be scored with (its best checkpoint). A file
+    is one that interop.load_weights reads, from a network that interop.SOURCES knows; the options
+    of config.model must describe that network.
+
+    Raises: InputError where a weight is missing or has another shape.
+    """
+    path = pathlib.Path(config.train.weights).expanduser()
+    if path.is_dir():
+        found = _of_run(path, config)
+    elif path.is_file():
+        state_dict = interop.load_weights(path)
+        model = recipe.make_recipe([config]).model
+        options = {k: v for k, v in model.items() if k not in ("name", "num_outputs", "dtype")}
+        found = interop.from_torch(
+            interop.source_of(state_dict, config.model.name), state_dict, **options)
+    else:
+        raise InputError(f"{KEY}: no file or folder {str(path)!r}; expected .pt, .npz or "
+                         ".safetensors, or the folder of a run")
+    found.setdefault("batch_stats", {})
+    there, here = (dict(_leaves(tree)) for tree in (found, wanted))
+    for name in [*here, *there]:
+        if there.get(name) != here.get(name):
+            raise InputError(f"{KEY}: {name} has shape {there.get(name)} in {path}, but "
+                             f"{here.get(name)} in this run; expected the same config.model, "
+                             "channels and outputs")
+    return found
+
+
+def _of_run(path, config) -> dict:
+    other = rundir.read_config(path)
+    if other.model.name != config.model.name:
+        raise InputError(f"{KEY}: {path} is a run of {other.model.name}, this is one of "
+                         f"{config.model.name}; expected the same network")
+    saved = checkpoint.saved_steps(path / "checkpoints")
+    if not saved:
+        raise InputError(f"{KEY}: no checkpoint in {path} yet; expected a trained run")
+    shapes = checkpoint.shapes(path / "checkpoints", saved["best"])
+    weights = "ema" if shapes.get("ema") else "params"
+    part = {k: shapes[k] for k in (weights, "batch_stats") if shapes.get(k)}
+    cpu = SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+    _, loaded = checkpoint.load_first(path / "checkpoints", (saved["best"], *saved.values()),
+                                      checkpoint.abstract(part, cpu))
+    loaded = jax.tree.map(np.asarray, loaded)
+    return {"params": loaded[weights], "batch_stats": loaded.get("batch_stats", {})}
+
+
+def _leaves(tree):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        yield "/".join(str(entry.key) for entry in path), tuple(np.shape(leaf))
