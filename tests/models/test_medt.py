@@ -1,5 +1,7 @@
 """MedT: moments by hand, parameters, any size, dtypes, devices, and that it learns."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -98,17 +100,26 @@ def test_local_branch_sees_its_own_patch_only():
     assert moved[:8, :8].all() and not moved[9:].any() and not moved[:, 9:].any()  # fuse: 1 pixel
 
 
-def test_bfloat16_is_close_and_parameters_stay_float32():
-    """Of the global branch, which has all that the local one has."""
-    options = dict(num_outputs=2, branches=("global",), **SMALL)
-    module = models.make("medt", **options)
-    variables, image = variables_of(module), picture(1, 5, 8)
-    single = jax.jit(module.apply, static_argnames="train")(variables, image, train=False)
-    module = models.make("medt", dtype=jnp.bfloat16, **options)
-    half = jax.jit(module.apply, static_argnames="train")(variables, image, train=False)
-    assert {leaf.dtype for leaf in jax.tree.leaves(shapes_of(module))} == {jnp.dtype("float32")}
-    assert half.dtype == single.dtype == jnp.float32
+def test_parameters_and_logits_of_bfloat16_are_float32():
+    module = models.make("medt", num_outputs=2, dtype=jnp.bfloat16, **SMALL)
+    variables = shapes_of(module)
+    apply = lambda v, x: module.apply(v, x, train=True, mutable=["batch_stats"])  # noqa: E731
+    shapes = jax.eval_shape(apply, variables, jnp.zeros((2, 9, 14, 3)))
+    assert {leaf.dtype for leaf in jax.tree.leaves((variables, shapes))} == {jnp.dtype("float32")}
+
+
+@pytest.mark.slow
+def test_bfloat16_is_close():
+    variables, image = variables_of(models.make("medt", num_outputs=2, **SMALL)), picture(2, 9, 14)
+
+    @partial(jax.jit, static_argnums=0)
+    def logits(dtype):
+        module = models.make("medt", num_outputs=2, dtype=dtype, **SMALL)
+        return module.apply(variables, image, train=False)
+
+    single, half = logits(None), logits(jnp.bfloat16)
     np.testing.assert_allclose(half, single, atol=0.05 * np.abs(single).max())
+    assert np.abs(half - single).max() > 0
 
 
 @pytest.mark.parametrize(

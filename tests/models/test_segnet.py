@@ -1,4 +1,4 @@
-"""SegNet: pooling and unpooling by hand, parameters, any size, dtypes, devices, and that it learns."""
+"""SegNet: pooling by hand, parameters, any size, dtypes, devices, and that it learns."""
 
 import itertools
 
