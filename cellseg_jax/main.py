@@ -105,25 +105,20 @@ def evaluate(config, workdir, args) -> int:
 
 
 def describe(config, workdir, args) -> int:
-    """Print the network, layer by layer; of a classical method, what it does."""
+    """Print the network layer by layer and what it costs; of a classical method, what it does."""
     import inspect
-
-    import jax
-    from flax import linen as nn
 
     from cellseg_jax import classical, recipe
     from cellseg_jax import config as config_lib
+    from cellseg_jax.report import card, terminal
 
     recipe.check_model(config)
     if config_lib.is_classical(config):
         print(inspect.getdoc(classical.CLASSICAL[config.model.name]))
         print(recipe.classical_options(config))
         return 0
-    shared = recipe.make_recipe([config])
-    shape = (1, *config_lib.input_size(config), config_lib.channels(config))
-    table = nn.tabulate(shared.module({}), jax.random.key(0), compute_flops=True,
-                        console_kwargs={"width": 140, "force_terminal": sys.stdout.isatty()})
-    print(table(jax.numpy.zeros(shape, shared.dtype), train=False))
+    print(card.table(config, width=140, colour=sys.stdout.isatty()))
+    terminal.summary(card.rows(config))
     return 0
 
 
