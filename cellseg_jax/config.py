@@ -56,7 +56,7 @@ CHANNELS = {"gray": 1, "rgb": 3, "rgba": 4}
 
 def default() -> ConfigDict:
     """The default run: report 0's U-Net with Adam. Model and dataset options join in `complete`."""
-    config = ConfigDict()
+    config = ConfigDict(type_safe=False)  # `complete` compares types, and says the key
     config.seed = 0  # of everything random in training: weights, data order, augmentation, dropout
     config.data = dict(
         name="dsb2018",

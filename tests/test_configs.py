@@ -17,7 +17,8 @@ NUCLEI = {f"{model}_{optimizer}{schedule}" for model in ("unet", "unetr")
 
 
 def test_the_promised_configs_exist():
-    assert {f.stem for f in FILES} >= NUCLEI | {"quickstart"}
+    studies = {"small_unet", "ebhi_unet", "em_unet", "livecell_unet"}
+    assert {f.stem for f in FILES} >= NUCLEI | studies | {"quickstart"}
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
@@ -26,7 +27,7 @@ def test_config_loads_locked_and_builds(file):
     assert config.is_locked
     shared = recipe.make_recipe([config])
     values = recipe.traced_values(config, 10, shared)
-    shape = (*config.data.size, config_lib.channels(config))
+    shape = (*config_lib.input_size(config), config_lib.channels(config))
     state = jax.eval_shape(lambda v: step.init_state(shared, v, shape), values)
     assert len(jax.tree.leaves(state.params)) > 10
     assert f"configs/{file.name}" in file.read_text(), "the docstring says how to run it"
