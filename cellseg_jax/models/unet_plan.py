@@ -76,6 +76,8 @@ def coarse(array, level: int):
       not divide may be the last pixel.
     """
     size = 2**level
+    if size == 1:
+        return array
     for axis in (1, 2):
         length = array.shape[axis]
         centres = jnp.minimum(jnp.arange(0, length, size) + size // 2, length - 1)

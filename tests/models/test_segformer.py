@@ -1,4 +1,4 @@
-"""SegFormer: published sizes, any image, its depthwise convolution, and its two kinds of dropout."""
+"""SegFormer: published sizes, any image, its depthwise convolution, its two kinds of dropout."""
 
 from functools import partial
 
@@ -160,7 +160,7 @@ def test_reduced_network_learns_synthetic_cells(tmp_path, monkeypatch):
     config.data = dict(name="synthetic", size=(64, 64), image_size=(64, 64), count=60)
     config.model = dict(
         name="segformer", widths=(16, 32, 40, 64), depths=(1, 1, 1, 1), decoder_width=64)
-    config.optimizer.lr = 3e-3
-    config.train.update(epochs=30, batch_size=8)
+    config.optimizer.update(lr=3e-3, schedule="polynomial")
+    config.train.update(epochs=14, batch_size=8)
     result, = train.train([complete(config)], [tmp_path / "run"])
     assert result.metrics["val_dice_mean"] > 0.85

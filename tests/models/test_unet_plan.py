@@ -59,7 +59,9 @@ def test_plan_rejects_images_that_cannot_be_halved(size):
 
 def test_parameter_count_is_the_sum_over_the_plan():
     """nnU-Net's two-dimensional network for 512x512 pixels, without what has no effect there."""
-    convolve = lambda inputs, features, size=3: size**2 * inputs * features + 2 * features  # noqa: E731
+    def convolve(inputs, features, size=3):
+        return size**2 * inputs * features + 2 * features
+
     widths, blocks = (32, 64, 128, 256, 512, 512, 512, 512), (1, 3, 4, 6, 6, 6, 6, 6)
     count = convolve(3, 32)
     for below, width, repeats in zip((32, *widths), widths, blocks):

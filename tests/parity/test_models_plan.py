@@ -96,7 +96,8 @@ class TorchAttention(nn.Module):
             pads = (0, -width % self.reduction, 0, -height % self.reduction)
             reduced = self.reduce(functional.pad(x.permute(0, 3, 1, 2), pads)).permute(0, 2, 3, 1)
             reduced = self.norm(reduced)
-        split = lambda y: y.reshape(n, -1, self.heads, channels // self.heads).transpose(1, 2)  # noqa: E731
+        shape = (n, -1, self.heads, channels // self.heads)
+        split = lambda y: y.reshape(shape).transpose(1, 2)  # noqa: E731
         key, value = self.key_value(reduced).chunk(2, -1)
         mixed = functional.scaled_dot_product_attention(
             split(self.query(x)), split(key), split(value))
