@@ -20,6 +20,7 @@ from cellseg_jax.models.layers import BatchNorm, Conv, pad_to_multiple
 
 GATES = ("before_norm", "after_norm", "none")
 BRANCHES = ("global", "local")
+PAIRS = 2**21  # attention weights held at a time; more are made row by row of the image
 
 
 class ScoreGain(nn.Module):
@@ -83,6 +84,35 @@ def _sum(subscripts, *arrays):
     return jnp.einsum(subscripts, *arrays, precision="highest")  # variances are differences
 
 
+def _attend(content, key, value, of_query, of_key, of_value, positions):
+    """The sums over j of v_j and, with positions, of r^v_ij; each (N, rows, length, heads, C).
+
+    All pairs of as many rows at a time as PAIRS allows, and again for the gradient.
+    """
+
+    def attend_row(content, key, value, *placed):
+        scores = jnp.einsum("ihc,jhc->hij", content, key)
+        if placed:
+            scores += jnp.einsum("ihc,ijc->hij", placed[0], of_query)
+            scores += jnp.einsum("jhc,jic->hij", placed[1], of_key)
+        scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+        attention = jax.nn.softmax(scores).astype(value.dtype)
+        mixed = [jnp.einsum("hij,jhc->ihc", attention, value)]
+        if placed:
+            mixed.append(jnp.einsum("hij,ijc->ihc", attention, of_value))
+        return mixed
+
+    n, rows, length, heads, _ = key.shape
+    inputs = [x.reshape(n * rows, *x.shape[2:]) for x in (content, key, value, *positions)]
+    at_once = max(1, PAIRS // (heads * length**2))
+    attend = jax.checkpoint(attend_row)
+    if at_once >= n * rows:
+        mixed = jax.vmap(attend)(*inputs)
+    else:
+        mixed = lax.map(lambda row: attend(*row), inputs, batch_size=at_once)
+    return [x.reshape(n, rows, *x.shape[1:]) for x in mixed]
+
+
 class AxialAttention(nn.Module):
     """Attention of pixels to those in their own row, with gated relative positions.
 
@@ -93,7 +123,7 @@ class AxialAttention(nn.Module):
     authors' code gates before the norms (gates="before_norm"), which then undo a gate up to
     their epsilon; "after_norm" gates the normalised terms, as the formula has it; "none" does
     not gate. The moments of the scores are computed from q, k and the positions, and their
-    norms folded into q and k, so that only one array of pairs is kept for the gradient.
+    norms folded into q and k; nothing of the size of all pairs is kept for the gradient.
 
     Args:
       features: channels of the output, a multiple of 2 num_heads; q and k have half of them.
@@ -129,26 +159,21 @@ class AxialAttention(nn.Module):
 
         gate_query, gate_key, gate_value, gate_position = self._gates()
         content = scaled(query, "norm_content", 1, _content_moments(query, key))
-        scores = jnp.einsum("nrihc,nrjhc->nrhij", content, key)
+        positions, relative = (), (None, None, None)
         if self.table_size:
             shape = (2 * self.table_size - 1, 2 * width)
             table = self.param("relative", nn.initializers.normal(width**-0.5), shape, jnp.float32)
             relative = _relative_positions(table, image.shape[2]).astype(joint.dtype)
-            of_query, of_key, of_value = jnp.split(relative, (width // 2, width), -1)
+            relative = of_query, of_key, _ = jnp.split(relative, (width // 2, width), -1)
             moments = _position_moments(query, of_query)
-            placed = scaled(query, "norm_query", gate_query, moments)
-            scores += jnp.einsum("nrihc,ijc->nrhij", placed, of_query)
+            placed_query = scaled(query, "norm_query", gate_query, moments)
             moments = _position_moments(key, of_key)
-            placed = scaled(key, "norm_key", gate_key, moments)
-            scores += jnp.einsum("nrjhc,jic->nrhij", placed, of_key)
-        scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
-        attention = jax.nn.softmax(scores).astype(value.dtype)
-
-        mixed = jnp.einsum("nrhij,nrjhc->nrihc", attention, value)
+            placed_key = scaled(key, "norm_key", gate_key, moments)
+            positions = (placed_query, placed_key)
+        mixed, *placed = _attend(content, key, value, *relative, positions)
         output = self._norm(mixed, "norm_value", gate_value, train)
-        if self.table_size:
-            mixed = jnp.einsum("nrhij,ijc->nrihc", attention, of_value)
-            output += self._norm(mixed, "norm_position", gate_position, train)
+        if placed:
+            output += self._norm(*placed, "norm_position", gate_position, train)
         return output
 
     def _gates(self):
