@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 from cellseg_jax import config as config_lib
 from cellseg_jax import models, train
 from cellseg_jax.errors import InputError
+from cellseg_jax.models import medt
 from cellseg_jax.models.medt import _content_moments, _position_moments, _relative_positions
 
 SMALL = dict(image_size=8, features=4, stem_features=4, num_heads=2, blocks=(1, 1), patch_grid=2)
@@ -139,8 +140,9 @@ def test_medt_rejects_options_that_make_no_network(options, message):
 
 
 @pytest.mark.slow
-def test_training_is_the_same_over_eight_devices():
-    """Loss, statistics and gradients in float64; the loss is summed inside."""
+def test_training_is_the_same_over_eight_devices(monkeypatch):
+    """Loss, statistics and gradients in float64; the loss is summed inside. Three rows at once."""
+    monkeypatch.setattr(medt, "PAIRS", 3 * 2 * 4**2)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     with jax.enable_x64(True):
         variables = variables_of(models.make("medt", num_outputs=2, **SMALL), jnp.float64)
