@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from cellseg_jax import augment, feed, recipe, step
+from cellseg_jax import augment, derived, feed, recipe, step
 from cellseg_jax import config as config_lib
 
 QUICKSTART = pathlib.Path(__file__).resolve().parent.parent / "configs" / "quickstart.py"
@@ -93,7 +93,7 @@ def main():
     config = config_lib.load(str(QUICKSTART))
     batch, size = config.train.batch_size, config.data.size
     rng = np.random.default_rng(0)
-    image = rng.integers(0, 256, (batch, *size, config_lib.channels(config))).astype(np.uint8)
+    image = rng.integers(0, 256, (batch, *size, derived.channels(config))).astype(np.uint8)
     source = {"image": image, "label": (image[..., 0] > 127).astype(np.uint16),
               "range": np.broadcast_to(np.array([0, 255], np.float32), (*image.shape[::3], 2))}
     runs = {}

@@ -11,15 +11,13 @@ import difflib
 import hashlib
 import importlib.util
 import json
-import math
 import pathlib
 import traceback
 
 import ml_collections
 from ml_collections import ConfigDict
 
-from cellseg_jax import augment, classical, data, losses, models, optim, targets
-from cellseg_jax.data import ranges, resize
+from cellseg_jax import augment, data, losses, models, rules
 from cellseg_jax.errors import InputError, nearest, pick
 
 # Values, not structure: runs that differ in these alone train together in one compiled program.
@@ -51,7 +49,6 @@ VALUE_KEYS = (
 # A run may be continued with other values of these: they do not change what it computes.
 FREE_KEYS = ("data.root", "data.cache", "data.threads", "data.residence", "eval.",
              "train.checkpoint_minutes")
-CHANNELS = {"gray": 1, "rgb": 3, "rgba": 4}
 
 
 def default() -> ConfigDict:
@@ -283,193 +280,7 @@ def set_value(config: ConfigDict, key: str, value) -> None:
 
 def check(config: ConfigDict) -> None:
     """Raises InputError at the first rule that the config breaks."""
-    c = config
-
-    def rule(ok, key, expected):
-        if not ok:
-            raise InputError(f"config.{key}: got {flatten(c)[key]!r}; expected {expected}")
-
-    pick(resize.FITS, c.data.fit, "config.data.fit")
-    pick(CHANNELS, c.data.channels, "config.data.channels")
-    pick(ranges.RANGES, c.data.normalize, "config.data.normalize")
-    pick(targets.TARGETS, c.data.target, "config.data.target")
-    pick(optim.OPTIMIZERS, c.optimizer.name, "config.optimizer.name")
-    pick(optim.SCHEDULES, c.optimizer.schedule, "config.optimizer.schedule")
-    for key, choices in (("data.residence", ("auto", "device", "host")),
-                         ("optimizer.schedule_per", ("epoch", "step")),
-                         ("train.precision", ("float32", "bfloat16", "float64")),
-                         ("train.early_stopping_mode", ("patience", "minimum")),
-                         ("eval.decode", ("components", "watershed"))):
-        pick(dict.fromkeys(choices), flatten(c)[key], f"config.{key}")
-    for key, value in flatten(c).items():
-        if isinstance(value, float):
-            rule(math.isfinite(value), key, "a finite number")
-    rule(0 <= c.seed < 2**32, "seed", "an integer from 0 to 2**32 - 1")
-    rule(len(c.data.size) == 2 and min(c.data.size) > 0, "data.size", "(height, width) in pixels")
-    if isinstance(c.data.split, str):
-        rule(c.data.split, "data.split", "fractions, 'official', or a file such as split.json")
-    else:
-        rule(len(c.data.split) == 3 and min(c.data.split) >= 0 and sum(c.data.split) < 1 + 1e-6,
-             "data.split", "three fractions (train, validation, test) that sum to at most 1")
-        rule(c.data.split[0] > 0, "data.split", "a training fraction above 0")
-    rule(c.data.grid >= 1, "data.grid", "at least 1 patch per side")
-    rule(all(n % c.data.grid == 0 for n in c.data.size), "data.grid",
-         f"a divisor of data.size {c.data.size}")
-    rule(c.data.grid == 1 or c.data.fit != "random_crop", "data.grid",
-         "1 with data.fit='random_crop'")
-    rule(c.data.contour_width >= 1, "data.contour_width", "at least 1 pixel")
-    rule(c.data.weight_w0 >= 0, "data.weight_w0", "at least 0")
-    rule(c.data.weight_sigma > 0, "data.weight_sigma", "above 0 pixels")
-    rule(0 <= c.data.oversample <= 1, "data.oversample", "a share from 0 to 1")
-    rule(c.data.copies >= 0, "data.copies", "at least 0")
-    rule(not c.data.copies or any(c.augment[name][0] for name in augment.AUGMENTATIONS),
-         "data.copies", "0 without an augmentation (augment.*) that makes the copies differ")
-    for text in c.data.mix:
-        pick(data.DATASETS, str(text).partition(":")[0], "config.data.mix")
-    if c.data.target == "classes":
-        kind = c.data.get("labels", "instances")
-        if kind != "classes":
-            raise InputError(f"config.data.target: got 'classes' where the labels of {c.data.name} "
-                             f"are {kind}; expected 'foreground', or a dataset whose masks hold "
-                             "classes (data.name=folder with data.labels=classes)")
-    if is_classical(c):
-        rule(c.data.target in ("foreground", "boundary"), "data.target",
-             f"'foreground' or 'boundary', which is what {c.model.name} finds")
-    rule(c.data.num_classes >= 2, "data.num_classes", "at least 2, background included")
-    rule(c.data.threads >= 1, "data.threads", "at least 1")
-    for name in augment.AUGMENTATIONS:
-        value = c.augment[name]
-        ok = len(value) == 2 and 0 <= value[0] <= 1
-        rule(ok, f"augment.{name}", "(probability from 0 to 1, strength)")
-        expected = augment.check(name, value[1], input_size(c)) if value[0] else ""
-        rule(not expected, f"augment.{name}", expected)
-    if c.augment.elastic[0]:
-        expected = augment.check("elastic_sigma", c.augment.elastic_sigma, input_size(c))
-        rule(not expected, "augment.elastic_sigma", expected)
-    for name in losses.LOSSES:
-        rule(c.loss[name] >= 0, f"loss.{name}", "a weight of at least 0")
-    rule(sum(c.loss[name] for name in losses.LOSSES) > 0, "loss.dice",
-         f"at least one loss weight above 0 among {', '.join(losses.LOSSES)}")
-    rule(any(c.loss[name] for name in losses.LOSSES if name not in losses.BLIND), "loss.dice",
-         f"another loss beside {' and '.join(losses.BLIND)}, which cost nothing on empty images")
-    outputs = num_outputs(c)
-    rule(len(c.loss.class_weights) in (0, outputs) and min(c.loss.class_weights, default=0) >= 0,
-         "loss.class_weights", f"() or {outputs} numbers of at least 0, one per output of "
-         f"data.target={c.data.target!r}")
-    for name in ("cross_entropy", "lovasz_softmax"):
-        rule(not c.loss[name] or outputs >= 2, f"loss.{name}",
-             "none with one output; data.target='contour' or 'classes' have more")
-    rule(c.loss.cldice_iterations >= 1, "loss.cldice_iterations", "at least 1 erosion")
-    if "dropout" in c.model:
-        rule(0 <= c.model.dropout < 1, "model.dropout", "a rate from 0 to below 1")
-    rule(c.optimizer.lr > 0, "optimizer.lr", "a learning rate above 0")
-    rule(c.optimizer.weight_decay >= 0, "optimizer.weight_decay", "at least 0")
-    for name in ("momentum", "b1", "b2", "rms_decay", "ema"):
-        rule(0 <= c.optimizer[name] < 1, f"optimizer.{name}", "from 0 to below 1")
-    if c.optimizer.nesterov:
-        rule(c.optimizer.name == "sgd", "optimizer.nesterov", "False, or optimizer.name='sgd'")
-        rule(c.optimizer.momentum > 0, "optimizer.momentum", "above 0 with nesterov")
-    if c.optimizer.name not in ("sgd", "rmsprop"):
-        rule(c.optimizer.momentum == 0, "optimizer.momentum",
-             "0, or optimizer.name='sgd' or 'rmsprop'")
-    if c.optimizer.name not in ("adam", "adamw"):
-        rule(not c.optimizer.amsgrad, "optimizer.amsgrad",
-             "False, or optimizer.name='adam' or 'adamw'")
-    standard = default().optimizer
-    for start, key, names in (("rms_decay", "name", ("rmsprop",)),
-                              ("schedule_power", "schedule", ("polynomial",)),
-                              ("schedule_gamma", "schedule", ("exponential", "step")),
-                              ("schedule_every", "schedule", ("step",)),
-                              ("plateau_", "schedule", ("plateau",))):
-        for option in (o for o in standard if o.startswith(start)):
-            rule(c.optimizer[key] in names or c.optimizer[option] == standard[option],
-                 f"optimizer.{option}", f"{standard[option]!r}, the default, which is not read "
-                 f"without optimizer.{key}={' or '.join(map(repr, names))}")
-    rule(c.optimizer.schedule_power > 0, "optimizer.schedule_power", "above 0")
-    rule(0 < c.optimizer.schedule_gamma <= 1, "optimizer.schedule_gamma", "above 0, at most 1")
-    rule(c.optimizer.schedule_every >= 1, "optimizer.schedule_every", "at least 1")
-    rule(c.optimizer.warmup >= 0, "optimizer.warmup", "at least 0")
-    length = c.train.steps if c.optimizer.schedule_per == "step" else (
-        0 if c.train.steps else c.train.epochs)  # 0: not known before the data are
-    rule(not length or c.optimizer.warmup < length, "optimizer.warmup",
-         f"fewer than the {length} {c.optimizer.schedule_per}s of the run")
-    rule(c.optimizer.schedule != "plateau" or has_part(c, "val"), "optimizer.schedule",
-         "another one than 'plateau' without a validation split (data.split)")
-    rule(0 < c.optimizer.plateau_factor < 1, "optimizer.plateau_factor", "between 0 and 1")
-    rule(c.optimizer.plateau_patience >= 0, "optimizer.plateau_patience", "at least 0")
-    rule(c.optimizer.plateau_cooldown >= 0, "optimizer.plateau_cooldown", "at least 0")
-    rule(0 <= c.optimizer.plateau_min_lr < c.optimizer.lr, "optimizer.plateau_min_lr",
-         f"from 0 to below optimizer.lr {c.optimizer.lr:g}")
-    rule(c.optimizer.clip >= 0, "optimizer.clip", "at least 0 (0 = no limit)")
-    rule(c.optimizer.accumulate >= 1 and c.train.batch_size % c.optimizer.accumulate == 0,
-         "optimizer.accumulate", f"a divisor of train.batch_size {c.train.batch_size}")
-    for key in set(c.loss) - set(losses.LOSSES):
-        if isinstance(c.loss[key], float):
-            rule(c.loss[key] >= 0, f"loss.{key}", "at least 0")
-    rule(c.train.early_stopping == 0 or has_part(c, "val"), "train.early_stopping",
-         "0 without a validation split (data.split)")
-    rule(c.train.steps >= 0, "train.steps", "at least 0 (0 = train.epochs decides)")
-    rule(c.train.epochs >= 1 or c.train.steps, "train.epochs", "at least 1")
-    rule(c.train.batch_size >= 1, "train.batch_size", "at least 1")
-    for key, metric in (("train.best", c.train.best),
-                        ("optimizer.plateau_metric", c.optimizer.plateau_metric)):
-        rule(len(metric) == 2 and metric[1] in ("max", "min"), key,
-             "(validation metric, 'max' or 'min')")
-        rule(metric[0] in VALIDATION_METRICS, key,
-             f"a metric among {', '.join(VALIDATION_METRICS)}")
-    rule(c.train.early_stopping >= 0, "train.early_stopping", "at least 0 (0 = never)")
-    rule(c.train.early_stopping or c.train.early_stopping_mode == "patience",
-         "train.early_stopping_mode", "'patience', or train.early_stopping above 0")
-    rule(c.train.checkpoint_minutes > 0, "train.checkpoint_minutes", "above 0")
-    rule(c.eval.every >= 1, "eval.every", "at least 1 epoch")
-    rule(c.eval.batch_size >= 1, "eval.batch_size", "at least 1")
-    rule(0 < c.eval.threshold < 1, "eval.threshold", "between 0 and 1")
-    rule(c.eval.watershed_h >= 0, "eval.watershed_h", "at least 0 pixels")
-    rule(c.eval.min_size >= 0, "eval.min_size", "at least 0 pixels")
-    rule(0 <= c.eval.overlap < 1, "eval.overlap", "from 0 to below 1")
-    rule(c.eval.panels >= 0, "eval.panels", "at least 0")
-    rule(not c.eval.report_compat or num_outputs(c) == 1, "eval.report_compat",
-         "False with more than one output: report 2 had one")
-
-
-# What a validation measures; train.best and optimizer.plateau_metric name one of them.
-VALIDATION_METRICS = ("dice_mean", "iou_mean", "dice_pooled", "iou_pooled", "loss")
-
-
-def is_classical(config) -> bool:
-    """Whether the model is a method of classical.py, which learns nothing and has no checkpoint."""
-    return config.model.name in classical.CLASSICAL
-
-
-def channels(config) -> int:
-    """Image channels of a config."""
-    return CHANNELS[config.data.channels]
-
-
-def input_size(config) -> tuple[int, int]:
-    """Height and width of what the network sees."""
-    return tuple(n // config.data.grid for n in config.data.size)
-
-
-def target_options(config) -> dict:
-    """What targets.TARGETS[...].encode reads beside the label."""
-    return {"num_classes": config.data.num_classes, "contour_width": config.data.contour_width}
-
-
-def has_part(config, part: str) -> bool:
-    """Whether the split may have "val" or "test" images."""
-    split = config.data.split
-    return isinstance(split, str) or split[("train", "val", "test").index(part)] > 0
-
-
-def num_outputs(config) -> int:
-    """Output channels of the network."""
-    return targets.TARGETS[config.data.target].num_outputs(config.data.num_classes)
-
-
-def num_steps(config, steps_per_epoch: int) -> int:
-    """Optimiser steps of the whole run."""
-    return config.train.steps or config.train.epochs * steps_per_epoch
+    rules.check(config, default())
 
 
 def _parse(config, key, text):

@@ -64,6 +64,7 @@ def define_flags(values: flags.FlagValues) -> None:
 def main(args, overrides: list[tuple[str, str]]) -> int:
     """Examine the data of one config; returns the exit code."""
     from cellseg_jax import config as config_lib
+    from cellseg_jax import derived
     from cellseg_jax.report import doctor_page, samples, terminal
 
     if not args.config:
@@ -81,7 +82,7 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
         terminal.summary([(level, line) for line in lines[:MAX_LINES]])
         if len(lines) > MAX_LINES:
             terminal.summary([(level, f"... {len(lines) - MAX_LINES} more, see {out}")])
-    trains = not (report.count("error") or config_lib.is_classical(config))
+    trains = not (report.count("error") or derived.is_classical(config))
     try:
         doctor_page.write(out, report, facts(report), samples.preview(config) if trains else None)
     except OSError as error:
@@ -163,8 +164,7 @@ def kind(sample) -> str:
 
 def _of_config(config, examination):
     """Findings on batches and on the network at the size of its input."""
-    from cellseg_jax import config as config_lib
-    from cellseg_jax import recipe
+    from cellseg_jax import derived, recipe
     from cellseg_jax.data import examine
     from cellseg_jax.data.records import Finding
 
@@ -173,7 +173,7 @@ def _of_config(config, examination):
     except InputError as error:
         yield examine.finding_of(error)
         return
-    if config_lib.is_classical(config):  # nothing is trained
+    if derived.is_classical(config):  # nothing is trained
         return
     key, batch_size = "config.train.batch_size", config.train.batch_size
     if examination.parts:
@@ -185,7 +185,7 @@ def _of_config(config, examination):
     if batch_size == 1 and batch_norm:
         yield Finding("warning", key, "batch normalisation learns from single images with 1; "
                       "expected 2 at least")
-    height, width = config_lib.input_size(config)
+    height, width = derived.input_size(config)
     padded = tuple(-(-n // pixels) * pixels for n in (height, width))
     small = f"got {height}x{width}; {config.model.name} reduces it down to 1/{pixels}"
     if min(padded) < 2 * pixels:
@@ -206,11 +206,10 @@ def of_network(config) -> tuple[int, bool]:
     """
     import jax
 
-    from cellseg_jax import config as config_lib
-    from cellseg_jax import recipe
+    from cellseg_jax import derived, recipe
 
     module = recipe.make_recipe([config]).module({})
-    image = jax.ShapeDtypeStruct((1, PROBE, PROBE, config_lib.channels(config)), "float32")
+    image = jax.ShapeDtypeStruct((1, PROBE, PROBE, derived.channels(config)), "float32")
     run = lambda key, x: module.init_with_output(
         key, x, train=False, capture_intermediates=True)[1]
     variables = jax.eval_shape(run, jax.random.key(0), image)

@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec as P
 from scipy.special import logit
 
 from cellseg_jax import (
-    checkpoint, classical, data, feed, metrics, recipe, rundir, step, targets, tiles)
+    checkpoint, classical, data, derived, feed, metrics, recipe, rundir, step, targets, tiles)
 from cellseg_jax import config as config_lib
 from cellseg_jax.data import ranges, records, resize
 from cellseg_jax.errors import InputError
@@ -118,7 +118,7 @@ def validate(eval_step, values, variables, batches, config) -> dict:
     """config.VALIDATION_METRICS of the batches."""
     scores = measure(eval_step, values, variables, batches, cells=config.data.grid**2)
     out = {**summarize(scores.main(config)), "loss": float(scores.loss.mean())}
-    return {name: out[name] for name in config_lib.VALIDATION_METRICS}
+    return {name: out[name] for name in derived.VALIDATION_METRICS}
 
 
 # --- a finished run ------------------------------------------------------------------------------
@@ -143,7 +143,7 @@ class Predictor:
         self.recipe = recipe.make_recipe([config])
         everywhere = NamedSharding(self.mesh, P())
         values = recipe.traced_values(config, 1, self.recipe)
-        shape = (*config_lib.input_size(config), config_lib.channels(config))
+        shape = (*derived.input_size(config), derived.channels(config))
         wanted = jax.eval_shape(lambda v: step.init_state(self.recipe, v, shape), values)
         part = {k: getattr(wanted, k) for k in (wanted.weights, "batch_stats")}
         part = checkpoint.abstract({k: v for k, v in part.items() if v}, everywhere)
@@ -154,7 +154,7 @@ class Predictor:
         self.values = {k: put(v, everywhere) for k, v in values.items()}
         self.eval_step = step.map_eval(self.recipe, self.mesh, config.eval.threshold)
         self.batch_size = -(-(batch_size or config.eval.batch_size) // self.mesh.size) * self.mesh.size
-        self.tile = config_lib.input_size(config)
+        self.tile = derived.input_size(config)
         self._rows = NamedSharding(self.mesh, P(("member", "data")))
         self._probs = step.map_probs(self.recipe, self.mesh)
 
@@ -227,7 +227,7 @@ class ClassicalPredictor(Predictor):
         """What step.map_eval computes, without a loss."""
         target, threshold = targets.TARGETS[self.config.data.target], self.config.eval.threshold
         probs, label = jax.numpy.asarray(self(fetch(batch["image"]), None)), fetch(batch["label"])
-        truth = target.encode(label, **config_lib.target_options(self.config))
+        truth = target.encode(label, **derived.target_options(self.config))
         return {"probs": probs,
                 "counts": metrics.pixel_counts(truth, target.mask(probs, threshold)),
                 "cells": metrics.pixel_counts(label[..., None] > 0,
@@ -236,7 +236,7 @@ class ClassicalPredictor(Predictor):
 
 def make_predictor(workdir, config, which: str = "best", batch_size: int = 0) -> Predictor:
     """The Predictor of a run, whatever its model is; arguments as Predictor has them."""
-    if config_lib.is_classical(config):
+    if derived.is_classical(config):
         return ClassicalPredictor(config)
     return Predictor(workdir, config, which, batch_size)
 
@@ -262,7 +262,7 @@ def evaluate(config, workdir, *, split: str = "test", which: str = "best") -> di
     has_instances = (config.data.target != "classes"
                      and config.data.get("labels", "instances") == "instances")
     original_counts, objects, calibration, report2 = [], [], [], []
-    learned = not config_lib.is_classical(config)
+    learned = not derived.is_classical(config)
     calibrate = jax.jit(lambda label, probs: metrics.calibration_counts(
         predictor.recipe.encode(label), probs))
 
@@ -347,7 +347,7 @@ def evaluate(config, workdir, *, split: str = "test", which: str = "best") -> di
 def read_scores(workdir, split: str, config) -> dict | None:
     """The stored scores of a split if this checkpoint and these settings made them, else None."""
     file = pathlib.Path(workdir) / "eval" / f"{split}.json"
-    saved = ({"best": 0} if config_lib.is_classical(config)
+    saved = ({"best": 0} if derived.is_classical(config)
              else checkpoint.saved_steps(pathlib.Path(workdir) / "checkpoints"))
     if not file.is_file() or not saved:
         return None

@@ -59,7 +59,7 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
 
 def train(config, workdir, args) -> int:
     """Train or continue; then score the best checkpoint, unless that is done."""
-    from cellseg_jax import config as config_lib
+    from cellseg_jax import derived
     from cellseg_jax import train as trainer
     from cellseg_jax.report import page, terminal
 
@@ -69,11 +69,11 @@ def train(config, workdir, args) -> int:
         return INTERRUPTED
     if result.status == "non-finite":
         return 1
-    if not config_lib.is_classical(config):
+    if not derived.is_classical(config):
         terminal.note(f"{workdir}: training is {result.status} at step {result.step}")
     # What is left can be done again from its start, so a scheduler may stop it at any time.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(INTERRUPTED))
-    if not config_lib.has_part(config, "test"):
+    if not derived.has_part(config, "test"):
         terminal.note("no test split (config.data.split), so no scores")
         page.write_run_page(pathlib.Path(workdir))
         return 0
@@ -108,12 +108,11 @@ def describe(config, workdir, args) -> int:
     """Print the network layer by layer and what it costs; of a classical method, what it does."""
     import inspect
 
-    from cellseg_jax import classical, recipe
-    from cellseg_jax import config as config_lib
+    from cellseg_jax import classical, derived, recipe
     from cellseg_jax.report import card, terminal
 
     recipe.check_model(config)
-    if config_lib.is_classical(config):
+    if derived.is_classical(config):
         print(inspect.getdoc(classical.CLASSICAL[config.model.name]))
         print(recipe.classical_options(config))
         return 0

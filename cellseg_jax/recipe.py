@@ -3,8 +3,7 @@
 import jax
 import numpy as np
 
-from cellseg_jax import config as config_lib
-from cellseg_jax import classical, losses, step
+from cellseg_jax import classical, derived, losses, step
 from cellseg_jax.errors import InputError
 
 
@@ -16,7 +15,7 @@ def make_recipe(configs) -> step.Recipe:
         raise InputError("config.train.precision: float64 needs JAX_ENABLE_X64=1 in the environment")
     model = {k: v for k, v in config.model.items() if k != "dropout"}
     if model.get("image_size") == 0:
-        model["image_size"] = config_lib.input_size(config)
+        model["image_size"] = derived.input_size(config)
     if config.train.precision == "bfloat16":
         model["dtype"] = jax.numpy.bfloat16
     numbers = [hyper_values(c, 1) for c in configs]
@@ -27,7 +26,7 @@ def make_recipe(configs) -> step.Recipe:
     if "augment.elastic" in zeros:
         zeros += ("augment.elastic_sigma",)
     return step.Recipe(
-        model={**model, "num_outputs": config_lib.num_outputs(config)},
+        model={**model, "num_outputs": derived.num_outputs(config)},
         loss_options={name: {k: config.loss[k] for k in losses.options(name)}
                       for name in losses.LOSSES},
         optimizer=dict(name=config.optimizer.name, nesterov=config.optimizer.nesterov,
@@ -35,7 +34,7 @@ def make_recipe(configs) -> step.Recipe:
                        schedule=config.optimizer.schedule, per=config.optimizer.schedule_per),
         accumulate=config.optimizer.accumulate,
         target=config.data.target,
-        target_options=config_lib.target_options(config),
+        target_options=derived.target_options(config),
         window=config.data.size if config.data.fit == "random_crop" else None,
         dtype=dtype,
         zeros=zeros,
@@ -47,7 +46,7 @@ def hyper_values(config, steps_per_epoch: int) -> dict:
     optimizer = config.optimizer
     values = {
         "seed": config.seed,
-        "num_steps": config_lib.num_steps(config, steps_per_epoch),
+        "num_steps": derived.num_steps(config, steps_per_epoch),
         "steps_per_epoch": steps_per_epoch,
         **{k: optimizer[k] for k in ("lr", "weight_decay", "momentum", "b1", "b2", "rms_decay",
                                      "warmup", "clip", "ema")},
@@ -77,7 +76,7 @@ def check_model(config) -> None:
 
     Of a classical method, if one of its options is out of range.
     """
-    if config_lib.is_classical(config):
+    if derived.is_classical(config):
         method = classical.CLASSICAL[config.model.name]
         try:
             method(np.eye(3), **classical_options(config))
@@ -85,7 +84,7 @@ def check_model(config) -> None:
             raise InputError(f"config.model.{error}") from error
         return
     shared = make_recipe([config])
-    shape = (*config_lib.input_size(config), config_lib.channels(config))
+    shape = (*derived.input_size(config), derived.channels(config))
     try:
         jax.eval_shape(lambda v: step.init_state(shared, v, shape),
                        traced_values(config, 1, shared))

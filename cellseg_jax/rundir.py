@@ -210,7 +210,7 @@ def commit() -> str:
 # The modules that decide a number: results of other code are not taken for this code's.
 NUMBERS = ("models", "classical", "step", "optim", "losses", "augment", "targets", "normalize",
            "tiles", "windows", "data", "metrics", "evaluate", "recipe", "feed", "weights",
-           "interop")
+           "interop", "derived")
 
 
 def code_hash() -> str:

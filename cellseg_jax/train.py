@@ -22,7 +22,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from cellseg_jax import checkpoint, data, evaluate, feed, optim, recipe, step, weights
+from cellseg_jax import checkpoint, data, derived, evaluate, feed, optim, recipe, step, weights
 from cellseg_jax import config as config_lib
 from cellseg_jax.data import checks, duplicates, order
 from cellseg_jax.errors import InputError
@@ -64,7 +64,7 @@ def train(configs: Sequence[ConfigDict], workdirs: Sequence[str], *, mesh=None,
         raise ValueError(f"{len(configs)} configs need as many distinct workdirs: {workdirs}")
     groups, results = collections.defaultdict(list), {}
     for i, config in enumerate(configs):
-        if config_lib.is_classical(config):
+        if derived.is_classical(config):
             results[i] = begin_classical(config, workdirs[i])
         else:
             groups[program_key(config)].append(i)
@@ -251,7 +251,7 @@ class Member:
         self.parts = data.split_of(config.data, arrays)
         self.order = order.order_of(config, arrays, self.parts["train"])
         self.steps_per_epoch = self.order.steps_per_epoch
-        self.num_steps = config_lib.num_steps(config, self.steps_per_epoch)
+        self.num_steps = derived.num_steps(config, self.steps_per_epoch)
         writer = jax.process_index() == 0
         self.folder = RunDir(workdir, config, arrays.fingerprint, writer=writer)
         if self.folder.extended:

@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from cellseg_jax import config as config_lib
-from cellseg_jax import recipe, step
+from cellseg_jax import derived, recipe, rules, step
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "configs").glob("*.py"))
@@ -27,7 +27,7 @@ def test_config_loads_locked_and_builds(file):
     assert config.is_locked
     shared = recipe.make_recipe([config])
     values = recipe.traced_values(config, 10, shared)
-    shape = (*config_lib.input_size(config), config_lib.channels(config))
+    shape = (*derived.input_size(config), derived.channels(config))
     state = jax.eval_shape(lambda v: step.init_state(shared, v, shape), values)
     assert len(jax.tree.leaves(state.params)) > 10
     assert f"configs/{file.name}" in file.read_text(), "the docstring says how to run it"
@@ -50,7 +50,7 @@ def test_every_default_key_is_read_somewhere():
     sources = {p: p.read_text() for p in (ROOT / "cellseg_jax").rglob("*.py")}
     defaults = inspect.getsource(config_lib.default)
     text = "\n".join(sources.values()).replace(defaults, "")
-    text = text.replace(inspect.getsource(config_lib.check), "")
+    text = text.replace(inspect.getsource(rules), "")
     tables = ("loss.", "augment.")  # read as whole sections, name by name from their tables
     unread = [key for key in config_lib.flatten(config_lib.default())
               if not key.startswith(tables)

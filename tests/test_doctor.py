@@ -14,7 +14,6 @@ from PIL import Image
 from cellseg_jax import config as config_lib
 from cellseg_jax import doctor
 from cellseg_jax.data import examine, synthetic
-from cellseg_jax.errors import InputError
 
 SIZE = (24, 32)
 
@@ -413,7 +412,7 @@ def get_config():
     assert ("images/s3.png: is truncated" in said) == broken
     page = out.read_text()
     assert ("s3.png" in page and "is truncated" in page) == broken
-    assert page.count("data:image/png;base64") == (9 if broken else 10)
+    assert page.count("data:image/png;base64") == (9 if broken else 11)  # the sheet of training samples too
 
 
 @pytest.mark.parametrize("words, message", [

@@ -14,6 +14,8 @@ FLOORS = [
      "classical", "interop"),
     ("step",),
     ("data",),
+    ("derived",),
+    ("rules",),
     ("config",),
     ("checkpoint", "rundir", "recipe", "feed"),
     ("weights",),

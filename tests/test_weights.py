@@ -6,14 +6,14 @@ import pytest
 from helpers import tiny_config
 from test_interop import CASES, golden
 
-from cellseg_jax import config, evaluate, interop, recipe, step, train, weights
+from cellseg_jax import config, derived, evaluate, interop, recipe, step, train, weights
 from cellseg_jax.errors import InputError
 
 
 def wanted(complete):
     """Shapes of the fresh weights of a config."""
     shared = recipe.make_recipe([complete])
-    shape = (*config.input_size(complete), config.channels(complete))
+    shape = (*derived.input_size(complete), derived.channels(complete))
     state = jax.eval_shape(lambda v: step.init_state(shared, v, shape),
                            recipe.traced_values(complete, 1, shared))
     return {"params": state.params, "batch_stats": state.batch_stats}

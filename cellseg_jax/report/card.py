@@ -6,10 +6,9 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from cellseg_jax import config as config_lib
-from cellseg_jax import models, recipe
+from cellseg_jax import derived, models, recipe
 
-ALL_OF_THE_IMAGE = ("unetr", "medt", "segformer")  # attention: nothing to measure, and slow
+ALL_OF_THE_IMAGE = ("unetr", "medt", "segformer", "unet_plan")  # attention, or instance norm
 
 
 def rows(config) -> list[tuple[str, str]]:
@@ -21,8 +20,8 @@ def rows(config) -> list[tuple[str, str]]:
     """
     shared = recipe.make_recipe([config])
     module = shared.module({})
-    height, width = config_lib.input_size(config)
-    image = jax.ShapeDtypeStruct((1, height, width, config_lib.channels(config)), shared.dtype)
+    height, width = derived.input_size(config)
+    image = jax.ShapeDtypeStruct((1, height, width, derived.channels(config)), shared.dtype)
     variables = jax.eval_shape(
         lambda x: module.init(jax.random.key(0), x, train=False), image)
     outputs = jax.eval_shape(
@@ -39,7 +38,7 @@ def rows(config) -> list[tuple[str, str]]:
     return [
         ("network", config.model.name),
         ("image", f"{height}x{width}, {image.shape[-1]} channels -> "
-                  f"{config_lib.num_outputs(config)} outputs"),
+                  f"{derived.num_outputs(config)} outputs"),
         ("parameters", f"{parameters:,} ({parameters * np.dtype(shared.dtype).itemsize / 2**20:.1f} "
                        "MiB)"),
         ("forward", f"{cost.get('flops', 0) / 1e9:.2f} GFLOP per image"),
@@ -57,7 +56,7 @@ def _innermost(outputs) -> dict:
 def table(config, width: int, colour: bool) -> str:
     """The network layer by layer: shapes, parameters and FLOPs."""
     shared = recipe.make_recipe([config])
-    shape = (1, *config_lib.input_size(config), config_lib.channels(config))
+    shape = (1, *derived.input_size(config), derived.channels(config))
     show = nn.tabulate(shared.module({}), jax.random.key(0), compute_flops=True,
                        console_kwargs={"width": width, "force_terminal": colour})
     return show(jax.numpy.zeros(shape, shared.dtype), train=False)

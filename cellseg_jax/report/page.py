@@ -16,6 +16,7 @@ from html import escape
 from PIL import Image
 
 from cellseg_jax import config as config_lib
+from cellseg_jax import derived
 from cellseg_jax.report import document, svg
 from cellseg_jax.rundir import read_config, read_jsonl, write_atomic
 
@@ -60,7 +61,7 @@ def write_run_page(folder: pathlib.Path) -> None:
 def _sentence(config, test, log) -> str:
     height, width = config.data.size
     steps = f" for {log[-1]['step']} steps" if log else ""
-    training = (", which learns nothing," if config_lib.is_classical(config) else
+    training = (", which learns nothing," if derived.is_classical(config) else
                 f" trained with {config.optimizer.name} (learning rate {config.optimizer.lr:g})")
     text = f"{config.model.name}{training} on {config.data.name} at {height}x{width}{steps}"
     if test:
@@ -254,7 +255,7 @@ def _picture(path) -> tuple[str, int]:
 
 def _what(scores, config) -> str:
     """What was scored: how many images, which checkpoint, and how far one run can be trusted."""
-    if config_lib.is_classical(config):
+    if derived.is_classical(config):
         return f"{scores['n_images']} images{_how(scores)}."
     return (f"{scores['n_images']} images, checkpoint of step {scores['checkpoint_step']}"
             f"{_how(scores)}. One run: the spread over seeds is not known from it.")
