@@ -17,6 +17,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from cellseg_jax import augment, losses, metrics, models, optim, targets, windows
+from cellseg_jax.models.unet_plan import coarse, supervision_weights
 from cellseg_jax.normalize import normalize
 
 RUNNING, STOPPED_EARLY, NON_FINITE = 0, 1, 2  # values of TrainState.stop
@@ -172,6 +173,9 @@ def train_step(recipe: Recipe, state: TrainState, batch: dict) -> tuple[TrainSta
     each, and their gradients are summed: the same step in less memory, but for what is taken
     over a batch (batch norm and pooled losses see a micro-batch) and the masks of dropout.
 
+    Coarse logits that the network sows (see models.unet_plan) take part in the loss, against
+    targets of their size; evaluation, and so every reported loss but this one, ignores them.
+
     A member that has finished, was stopped, or would become non-finite is returned unchanged
     (but for the stop flag), so that it can stay in the program while others go on.
 
@@ -195,10 +199,15 @@ def train_step(recipe: Recipe, state: TrainState, batch: dict) -> tuple[TrainSta
 
     def objective(params, batch_stats, key, batch):
         variables = {"params": params, "batch_stats": batch_stats}
-        logits, updated = module.apply(variables, batch["image"], train=True,
-                                       mutable=["batch_stats"], rngs={"dropout": key})
-        per_image = recipe.losses(logits, batch["target"], values, axis_name="data",
-                                  pixel_weight=batch.get("pixel_weight"))
+        logits, updated = module.apply(
+            variables, batch["image"], train=True, mutable=["batch_stats", "intermediates"],
+            rngs={"dropout": key})
+        scales = (logits, *updated.get("intermediates", {}).get("deep_supervision", ()))
+        per_image = 0.0
+        for level, weight in enumerate(supervision_weights(len(scales))):
+            pixels = {k: coarse(batch[k], level) for k in ("target", "pixel_weight") if k in batch}
+            per_image += weight * recipe.losses(
+                scales[level], values=values, axis_name="data", **pixels)
         loss = jax.lax.psum((per_image * batch["weight"]).sum(), "data")
         return loss, updated.get("batch_stats", {})
 

@@ -13,6 +13,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from cellseg_jax import recipe, step, train
+from cellseg_jax.config import complete, default
+from cellseg_jax.normalize import normalize
 
 STEPS, BATCH, SIZE, NUM_SAMPLES = 20, 8, 16, 24
 OPTIMIZERS = {
@@ -164,3 +166,34 @@ def test_bfloat16_keeps_float32_parameters_and_learns():
     losses, state = trajectory(config, mesh_of(1, 1))
     assert {x.dtype for x in jax.tree.leaves(state.params)} == {np.dtype("float32")}
     assert losses[-1] < losses[0]
+
+
+def test_coarse_logits_take_part_in_the_loss():
+    """The loss of a step is the weighted sum over all sizes, computed here by hand."""
+    config = default()
+    config.data.name = "synthetic"
+    config.model = dict(
+        name="unet_plan", features_per_stage=(2, 2, 3, 3), blocks_per_stage=(1, 1, 1, 1))
+    config = complete(config)
+    shared = recipe.make_recipe([config])
+    values = recipe.traced_values(config, 3, shared)
+    state = jax.jit(lambda v: step.init_state(shared, v, (SIZE, SIZE, 4)),
+                    compiler_options=train.QUICK_COMPILE)(values)
+    batch = {k: v[:BATCH] for k, v in source(np.random.default_rng(0)).items()}
+    batch |= {"weight": np.ones(BATCH, np.float32), "id": np.arange(BATCH)}
+    one = lambda tree: jax.tree.map(lambda x: jnp.asarray(x)[None], tree)  # noqa: E731
+    train_step = step.map_train(shared, mesh_of(1, 1))
+    _, out = train_step(one(state), one(batch), None)
+
+    @jax.jit
+    def by_hand(state, batch):
+        full = shared.all_values(values)
+        image = normalize(batch["image"], batch["range"], shared.dtype)
+        logits, sown = shared.module({}).apply(
+            {"params": state.params}, image, train=True, mutable=["intermediates"])
+        target = shared.encode(batch["label"])
+        small, = sown["intermediates"]["deep_supervision"]
+        return (2 / 3 * shared.losses(logits, target, full)
+                + 1 / 3 * shared.losses(small, target[:, 1::2, 1::2], full)).mean()
+
+    np.testing.assert_allclose(out["loss"][0], by_hand(state, batch), rtol=1e-5)
