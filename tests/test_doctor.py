@@ -412,7 +412,8 @@ def get_config():
     assert ("images/s3.png: is truncated" in said) == broken
     page = out.read_text()
     assert ("s3.png" in page and "is truncated" in page) == broken
-    assert page.count("data:image/png;base64") == (9 if broken else 11)  # the sheet of training samples too
+    pictures = 9 if broken else 11  # with the sheet of training samples
+    assert page.count("data:image/png;base64") == pictures
 
 
 @pytest.mark.parametrize("words, message", [
