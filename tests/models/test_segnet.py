@@ -145,14 +145,14 @@ def test_training_is_the_same_over_eight_devices():
 
 
 def cells_config(model):
-    """48 steps on bright cells of 64 pixels."""
+    """64 steps on bright cells of 64 pixels."""
     config = config_lib.default()
     config.data = dict(
         name="synthetic", size=(64, 64), count=40, image_size=(64, 64), looks=("fluorescence",))
     config.model = model
     config.augment.flip_horizontal = (0.5, 1.0)
-    config.optimizer.lr = 1e-2
-    config.train.epochs, config.train.batch_size, config.eval.every = 12, 8, 4
+    config.optimizer.lr, config.optimizer.schedule = 1e-2, "polynomial"
+    config.train.epochs, config.train.batch_size, config.eval.every = 16, 8, 4
     return config_lib.complete(config)
 
 
