@@ -46,29 +46,32 @@ def _between(low, high, u):
     return low + (high - low) * u
 
 
-def _smoothing(n, sigma):
-    """(n, n): this times a vector is the vector under a Gaussian of sigma pixels.
+def _smoothing(n, sigma, spacing=1):
+    """(n, cells): this times numbers `spacing` pixels apart is n pixels under a Gaussian of sigma.
 
-    scipy.ndimage.gaussian_filter1d with its defaults (mode="reflect", cut off at 4 sigma) where
-    sigma is at most n / 4; sigma 0 is the identity. A matrix, since sigma is traced, and since
-    matrix products are what every device does best.
+    With spacing 1 that of scipy.ndimage.gaussian_filter1d with its defaults (mode="reflect", cut
+    off at 4 sigma) where sigma, in pixels, is at most n / 4; sigma 0 is the identity. Cells lie in
+    the middle of their pixels and are mirrored at the two ends. A matrix, since sigma is traced,
+    and since matrix products are what every device does best.
     """
-    i = jnp.arange(n, dtype=jnp.float32)
+    cells = -(-n // spacing)
     sigma = jnp.maximum(jnp.asarray(sigma, jnp.float32), 1e-3)
 
     def weight(distance):
         inside = jnp.abs(distance) <= jnp.floor(4 * sigma + 0.5)
         return jnp.where(inside, jnp.exp(-0.5 * (distance / sigma) ** 2), 0)
 
-    plus, minus = i[:, None] + i, i[:, None] - i
-    weights = weight(minus) + weight(plus + 1) + weight(2 * n - 1 - plus)  # itself, two mirrors
+    i = jnp.arange(n, dtype=jnp.float32)[:, None]
+    cell = spacing * jnp.arange(cells, dtype=jnp.float32) + (spacing - 1) / 2
+    end = 2 * spacing * cells - 1
+    weights = weight(i - cell) + weight(i + cell + 1) + weight(end - i - cell)  # two mirrors
     return weights / weights.sum(1, keepdims=True)
 
 
-def _smooth(image, sigma):
-    """(..., H, W) under a Gaussian of sigma pixels."""
-    rows, columns = (_smoothing(n, sigma).astype(image.dtype) for n in image.shape[-2:])
-    return jnp.einsum("yi,...ij,xj->...yx", rows, image, columns, precision="highest")
+def _smooth(numbers, sigma, size, spacing=1):
+    """(..., H, W) under a Gaussian of sigma pixels, of numbers `spacing` pixels apart."""
+    rows, columns = (_smoothing(n, sigma, spacing).astype(numbers.dtype) for n in size)
+    return jnp.einsum("yi,...ij,xj->...yx", rows, numbers, columns, precision="highest")
 
 
 # Where things come from: (draw, strength, size) -> a 2x2 matrix from the output's (y, x), seen
@@ -135,22 +138,38 @@ def shift(draw, strength, size):
     return _between(-strength, strength, draw.u[:2]) * jnp.array(size)
 
 
+SPACINGS = (1, 4, 8)  # pixels between the random numbers of elastic: the largest up to sigma
+
+
 def elastic(draw, strength, size, sigma=8.0):
     """Pulled by a smooth random field: strength * gaussian_filter(uniform(-1, 1), sigma).
 
     sigma in pixels, at most a quarter of the shorter side. strength is the paper's alpha, in
     pixels before smoothing; far from the border a component of the displacement has the standard
     deviation 0.163 * strength / sigma.
-    Source: Simard et al. 2003, Best Practices for Convolutional Neural Networks, section 2. The
-      uniform numbers have 256 levels, of which the smoothed field shows nothing.
+    Source: Simard et al. 2003, Best Practices for Convolutional Neural Networks, section 2. Differs
+      from it by fewer random numbers where sigma is large: one per s x s pixels, with s the
+      largest of SPACINGS up to sigma, divided by s. Standard deviation and correlation
+      are the same within 0.1 %, since a Gaussian passes next to nothing that so wide a grid
+      lacks. The uniform numbers have 256 levels, of which the smoothed field shows nothing.
     """
-    count = 2 * size[0] * size[1]
-    # One byte per number: drawing is what costs time.
-    words = jax.random.bits(jax.random.fold_in(draw.key, 1), ((count + 3) // 4,), jnp.uint32)
-    levels = jax.lax.bitcast_convert_type(words, jnp.uint8).ravel()[:count]
-    field = _smooth((levels.astype(jnp.float32) / 127.5 - 1).reshape(2, *size), sigma)
+
+    def field(spacing):
+        cells = [-(-n // spacing) for n in size]
+        count = 2 * cells[0] * cells[1]
+        # One byte per number: drawing is what costs time where spacing is 1.
+        key = jax.random.fold_in(draw.key, 1)
+        words = jax.random.bits(key, ((count + 3) // 4,), jnp.uint32)
+        levels = jax.lax.bitcast_convert_type(words, jnp.uint8).ravel()[:count]
+        numbers = (levels.astype(jnp.float32) / 127.5 - 1).reshape(2, *cells)
+        return _smooth(numbers / spacing, sigma, size, spacing)
+
+    # sigma is shared by all rows of a batch: under vmap this stays a choice of one field.
+    spacings = [s for s in SPACINGS if s <= max(1, min(size) / 4)]
+    chosen = (jnp.asarray(sigma) >= jnp.array(spacings[1:])).sum()
+    down, right = jax.lax.switch(chosen, [lambda s=s: field(s) for s in spacings])
     # The barrier keeps the products out of the loops that gather, where they cost thrice as much.
-    return jax.lax.optimization_barrier((strength * field[0], strength * field[1]))
+    return jax.lax.optimization_barrier((strength * down, strength * right))
 
 
 # What the colours become: (draw, strength, image) -> image, of the colour channels alone.
@@ -211,7 +230,8 @@ def rgb_shift(draw, strength, image):
 
 def blur(draw, strength, image):
     """Under a Gaussian of a sigma uniform in [0, strength] pixels, mirrored at the border."""
-    return jnp.moveaxis(_smooth(jnp.moveaxis(image, -1, 0), strength * draw.u[0]), 0, -1)
+    smooth = _smooth(jnp.moveaxis(image, -1, 0), strength * draw.u[0], image.shape[:2])
+    return jnp.moveaxis(smooth, 0, -1)
 
 
 def noise(draw, strength, image):
@@ -393,7 +413,8 @@ def colour(key, image, settings: dict):
     for name, (strength, draw) in _draws(key, active, settings).items():
         changed = COLOUR[name](draw, strength, colours).astype(image.dtype)
         colours = jnp.where(strength > 0, changed, colours)
-    return jnp.concatenate([colours, image[..., 3:]], -1)
+    # Written in place: a concatenation would compute the whole warp again for each channel.
+    return image.at[..., :3].set(colours) if image.shape[-1] > 3 else colours
 
 
 def _nuclei(size):

@@ -63,6 +63,12 @@ def labels(settings, n=64, **size):
     return np.asarray(jax.jit(jax.vmap(label))(keys(n)))
 
 
+@jax.jit
+def elastic_fields(keys, sigma):
+    """Displacements (down, right), each (n, 121, 118)."""
+    return jax.vmap(lambda key: augment.elastic(Draw(key, U), 1.0, (121, 118), sigma))(keys)
+
+
 # Whole pixels
 
 
@@ -110,6 +116,27 @@ def draw_of(name, key):
     return np.asarray(jax.random.uniform(own, (5,), jnp.float32), np.float64)[1:], own
 
 
+def reference_field(own, size, sigma):
+    """(2, H, W) of elastic: scipy's filter of the mirrored numbers, where they are 1 pixel apart;
+    else the sum over all of them and their mirror images."""
+    spacing = max(s for s in augment.SPACINGS if s == 1 or s <= sigma)
+    cells = -(-np.array(size) // spacing)
+    count = 2 * cells.prod()
+    bits = np.asarray(jax.random.bits(jax.random.fold_in(own, 1), (-(-count // 4),), jnp.uint32))
+    level = np.ravel(bits[:, None] >> np.arange(0, 32, 8) & 255)[:count]
+    numbers = (level / 127.5 - 1).reshape(2, *cells)
+    if spacing == 1:
+        return np.stack([ndimage.gaussian_filter(f, sigma) for f in numbers])
+    numbers = np.pad(numbers, ((0, 0), *((n, n) for n in cells)), mode="symmetric")
+    for axis, n in enumerate(size, 1):
+        place = spacing * (np.arange(-cells[axis - 1], 2 * cells[axis - 1]) + 0.5) - 0.5
+        distance = np.arange(n)[:, None] - place
+        weight = np.exp(-0.5 * (distance / sigma) ** 2) * (abs(distance) <= int(4 * sigma + 0.5))
+        weight /= weight.sum(1, keepdims=True)
+        numbers = np.moveaxis(np.tensordot(weight, numbers, (1, axis)), 0, axis)
+    return numbers / spacing
+
+
 def reference_places(names, key, size, sigma):
     """Where each output pixel comes from: one augmentation after the other, in float64."""
     centre = (np.array(size) - 1)[:, None, None] / 2
@@ -138,11 +165,7 @@ def reference_places(names, key, size, sigma):
         elif name == "shift":
             place = np.stack([y + (2 * u[0] - 1) * s * size[0], x + (2 * u[1] - 1) * s * size[1]])
         else:
-            words = -(-2 * size[0] * size[1] // 4)
-            bits = np.asarray(jax.random.bits(jax.random.fold_in(own, 1), (words,), jnp.uint32))
-            level = np.ravel(bits[:, None] >> np.arange(0, 32, 8) & 255)[: 2 * size[0] * size[1]]
-            field = (level / 127.5 - 1).reshape(2, *size)
-            place = place + s * np.stack([ndimage.gaussian_filter(f, sigma) for f in field])
+            place = place + s * reference_field(own, size, sigma)
     return place + centre
 
 
@@ -181,6 +204,33 @@ def test_warp_matches_scipy(size, sigma, dtype):
             tie = (np.abs(places % 1 - 0.5) < 1e-4).any(0)  # may fall to either pixel
             np.testing.assert_array_equal(
                 out["label"][row][~tie], sample_(start["label"], places, 0)[~tie])
+
+
+@pytest.mark.parametrize("sigma", [3.9, 4.0, 8.0, 14.0])
+def test_elastic_field_matches_its_sum_and_the_statistics_of_simard(sigma):
+    """Standard deviation 0.163 / sigma at every pixel, correlation exp(-d^2 / (4 sigma^2))."""
+    fields = np.stack(elastic_fields(keys(256), sigma), 1)
+    for row in (0, 1):
+        expected = reference_field(keys(256)[row], (121, 118), sigma)
+        np.testing.assert_allclose(fields[row], expected, atol=1e-5 * expected.std())
+    far = fields[..., 40:-40, 40:-40].astype(np.float64)  # the mirrors double the border's variance
+    variance = (far**2).mean()
+    # 256 draws of two fields of few independent pixels: four standard deviations are 8 %.
+    assert abs(np.sqrt(variance) * sigma / (12**-0.5 / np.pi**0.5) - 1) < 0.02 * sigma**0.5
+    for distance in (int(sigma), int(2 * sigma)):
+        for moved, stayed in ((far[..., distance:], far[..., :-distance]),
+                              (far[..., distance:, :], far[..., :-distance, :])):
+            expected = np.exp(-((distance / sigma) ** 2) / 4)
+            assert abs((moved * stayed).mean() / variance - expected) < 0.05
+
+
+def test_elastic_field_has_one_standard_deviation_whatever_the_spacing():
+    """Exactly, from the matrices: that of a pixel is the norm of its row of weights."""
+    for spacing in augment.SPACINGS:
+        for sigma in (max(spacing, 2), 1.7 * max(spacing, 2)):
+            norm = np.linalg.norm(augment._smoothing(200, sigma, spacing)[80:120], axis=1)
+            expected = (2 * np.pi**0.5 * sigma) ** -0.5
+            np.testing.assert_allclose(norm / spacing**0.5, expected, rtol=5e-4)
 
 
 def test_traced_zero_is_identity():
