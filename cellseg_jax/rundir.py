@@ -61,6 +61,8 @@ class RunDir:
                 raise InputError(f"--workdir: {self.path} holds other files ({strangers[0]} ...) "
                                  "and no run; choose an empty or new folder")
             return
+        if not (self.path / "environment.json").exists():
+            return  # bad input ended it before its first step: it can be mended and started again
         changed = changes(self.path, config)
         length = "train.steps" if config.train.steps else "train.epochs"
         before, now = changed.get(length, (0, 0))

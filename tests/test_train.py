@@ -392,6 +392,12 @@ def test_workdir_of_another_config_is_refused_with_the_difference(tmp_path):
     assert (tmp_path / "run" / "config.json").read_bytes() == before
 
 
+def test_workdir_of_a_run_that_never_began_takes_another_config(tmp_path):
+    rundir.RunDir(tmp_path, tiny_config(train__weights="typo.pt"), "data").close()
+    rundir.RunDir(tmp_path, tiny_config(), "data").close()
+    assert rundir.read_config(tmp_path).train.weights == ""
+
+
 def test_workdir_with_other_files_is_refused(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "holiday.jpg").write_bytes(b"")

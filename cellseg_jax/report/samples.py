@@ -33,12 +33,12 @@ def augmented_sheet(config, arrays, order, augmented: Callable) -> np.ndarray:
     before = [panels.overlay(*pair) for pair in zip(batch["image"], batch["label"], strict=True)]
     after = [panels.overlay(*pair)
              for pair in zip(shown, np.asarray(made["label"]), strict=True)]
-    tiles = []
-    for start in range(0, len(before), COLUMNS):
-        chosen = slice(start, start + COLUMNS)
-        blank = [np.zeros_like(before[0])] * (COLUMNS - len(before[chosen]))
+    tiles, columns = [], min(COLUMNS, len(before))
+    for start in range(0, len(before), columns):
+        chosen = slice(start, start + columns)
+        blank = [np.full_like(before[0], panels.PAPER)] * (columns - len(before[chosen]))
         tiles += [*before[chosen], *blank, *after[chosen], *blank]
-    return panels.contact_sheet(tiles, COLUMNS)
+    return panels.contact_sheet(tiles, columns)
 
 
 def preview(config) -> np.ndarray:
