@@ -344,6 +344,10 @@ def test_noise_is_gaussian():
     noise = np.asarray(jax.jit(augment.noise)(DRAW, 0.2, np.zeros((100, 100, 3), np.float32)))
     assert abs(noise.std() / (0.7 * 0.2) - 1) < 0.02 and abs(noise.mean()) < 0.004
     assert abs((np.abs(noise) < 0.7 * 0.2).mean() - 0.683) < 0.01
+    z = np.moveaxis(noise / (0.7 * 0.2), -1, 0)
+    assert np.isfinite(z).all() and abs((z**4).mean() - 3) < 0.15
+    for one, other in ((z[0], z[1]), (z[:, 1:], z[:, :-1]), (z[..., 1:], z[..., :-1])):
+        assert abs((one * other).mean()) < 0.04  # four standard deviations of 10,000 draws
 
 
 @pytest.mark.parametrize("channels", [1, 4])
