@@ -272,7 +272,8 @@ def set_value(config: ConfigDict, key: str, value) -> None:
         old = value = _like((0.0,), value)
     if type(value) is not type(old) or (old and isinstance(old, tuple) and not _same(old, value)):
         pair = key.removeprefix("augment.") in augment.AUGMENTATIONS
-        example = "(probability, strength)" if pair else repr(old)
+        example = ("(probability, strength)" if pair else
+                   "('bbbc039:DIR',)" if key == "data.mix" else repr(old))
         raise InputError(f"config.{key}: got {value!r}; expected {_kind(old)} such as {example}")
     with node.unlocked():
         node[leaf] = value

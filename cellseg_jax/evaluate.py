@@ -397,11 +397,12 @@ def _pictures(predictor, arrays, indices, table, scored) -> dict:
     """{file name: panel} of eval.panels images: half the worst, half around the median Dice."""
     config = predictor.config
     order = np.argsort([row["dice"] for row in table], kind="stable")
-    half = min(config.eval.panels // 2, len(order))
-    middle = (len(order) - half) // 2
+    half = min(config.eval.panels // 2, -(-len(order) // 2))
+    rest = order[half:]  # median ones are not among the worst
+    count = min(config.eval.panels - half, len(rest))
+    start = min(max(len(order) // 2 - half - count // 2, 0), len(rest) - count)
     chosen = dict.fromkeys(order[:half], "worst")
-    for n in order[middle : middle + config.eval.panels - half]:
-        chosen.setdefault(n, "median")
+    chosen |= dict.fromkeys(rest[start : start + count], "median")
     if not chosen:
         return {}
     probs = []

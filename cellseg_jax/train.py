@@ -11,6 +11,7 @@ import math
 import signal
 import threading
 import time
+import types
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -422,11 +423,16 @@ def _timed_save_due(config, saved_at, at_event) -> bool:
 
 
 def _of_splits(group, arrays) -> list:
-    """What is wrong with the members' splits, each said once."""
+    """What is wrong with the members' splits, each said once. Patches count as their image."""
+    cells = arrays.grid**2
+    images = types.SimpleNamespace(names=arrays.image_names, groups=arrays.image_groups,
+                                   strata=arrays.image_strata)
     pairs = None
-    if len(arrays.names) <= checks.MANY:
-        pairs = duplicates.near_duplicates(arrays.image)
-    found = [checks.of_split(arrays, member.parts, pairs) for member in group]
+    if len(images.names) <= checks.MANY:
+        pairs = duplicates.near_duplicates(arrays.whole_images())
+    found = [checks.of_split(images, {part: np.unique(indices // cells)
+                                      for part, indices in member.parts.items()}, pairs)
+             for member in group]
     return list(dict.fromkeys(finding for one in found for finding in one))
 
 

@@ -55,7 +55,8 @@ def padded(image):
     return np.pad(image, ((0, 0), (0, 5), (0, 2), (0, 0)))
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [
+    pytest.param(case, marks=pytest.mark.slow) if case == "monai_unetr" else case for case in CASES])
 def test_from_torch_matches_stored_logits(case):
     """Made by tests/golden/models_monai.py and models_torch.py."""
     source, name, options = CASES[case]

@@ -287,6 +287,7 @@ def test_group_norm_equals_formula(groups):
     assert_close(group_norm(image, groups), want)
 
 
+@pytest.mark.slow
 def test_group_norm_precise_where_mean_is_large():
     image = (normal(0, 1, 16, 16, 2) + 1000).astype(jnp.float32)
     exact = group_norm(image.astype(jnp.float64), 0)

@@ -245,6 +245,7 @@ def test_pooled_cldice_is_one_image_of_all_sums():
     np.testing.assert_allclose(value, np.full(4, alone), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_losses_over_devices_equal_one_device():
     """Value and gradient: the psum stands inside the differentiated function, check_vma on."""
     logits, target = sample(n=8)

@@ -122,7 +122,8 @@ def test_logits_have_the_size_of_any_image(name):
         assert logits.shape == (2, *size, 3) and logits.dtype == jnp.float32
 
 
-@pytest.mark.parametrize("name", ["unet", "unetr", "unet_classic", "small_unet"])
+@pytest.mark.parametrize(
+    "name", ["unet", "unet_classic", "small_unet", pytest.param("unetr", marks=pytest.mark.slow)])
 def test_logits_ignore_padding_done_outside(name):
     """Zeros below and to the right change nothing: the model adds the same."""
     module = small(name)
@@ -134,7 +135,8 @@ def test_logits_ignore_padding_done_outside(name):
     np.testing.assert_allclose(got, want, atol=1e-6)
 
 
-@every
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=pytest.mark.slow) if name == "unetr" else name for name in SMALL])
 def test_dtype_follows_inputs_and_parameters(name):
     def logits(variable_dtype, image_dtype, **options):
         variables = variables_of(small(name), variable_dtype)
@@ -187,7 +189,7 @@ def slow(*case):
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("unet", {}),
+        slow("unet", {}),
         slow("unetr", {}),
         slow("unet_classic", {}),
         slow("unet_classic", dict(norm="double_instance", up="bilinear", odd="resize_up")),

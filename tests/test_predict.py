@@ -47,7 +47,7 @@ def write_image(path, size=(40, 50), channels=None, seed=0):
         Image.fromarray(array).save(path)
 
 
-@pytest.mark.parametrize("scale", [0, 0.25])
+@pytest.mark.parametrize("scale", [0, pytest.param(0.25, marks=pytest.mark.slow)])
 def test_labels_have_the_exact_size_of_their_images(run, tmp_path, scale):
     y, x = np.mgrid[:3000, :2000]
     spots = np.sin(y / 90) * np.sin(x / 90) > 0.5

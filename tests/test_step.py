@@ -70,7 +70,7 @@ def assert_close(state, reference, tolerance):
 
 
 @pytest.mark.parametrize("name", [
-    "nesterov", "adam", pytest.param("adamax", marks=pytest.mark.slow)])
+    "adam", *(pytest.param(n, marks=pytest.mark.slow) for n in ("nesterov", "adamax"))])
 def test_float64_is_equal_on_1_device_8_devices_a_mesh_and_together(name):
     with jax.enable_x64(True):
         configs = configs_of(name, "float64", 2)
@@ -116,7 +116,8 @@ def test_members_with_other_rates_limits_and_averages_train_as_each_alone():
             assert_close(member, own, 1e-8)
 
 
-@pytest.mark.parametrize("model", ["simple_conv", pytest.param("unet", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["simple_conv", "unet"])
 def test_micro_batches_are_one_big_batch_or_with_batch_norm_equal_on_any_devices(model):
     with jax.enable_x64(True):
         split = tiny_config(train__precision="float64", optimizer__name="sgd", optimizer__lr=1e-2,
@@ -161,6 +162,7 @@ def test_finished_and_non_finite_members_stay_as_they_are():
     assert_close(jax.tree.map(lambda x: x[:1], state), alone, 1e-4)
 
 
+@pytest.mark.slow
 def test_bfloat16_keeps_float32_parameters_and_learns():
     config = configs_of("nesterov", "bfloat16")
     losses, state = trajectory(config, mesh_of(1, 1))

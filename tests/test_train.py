@@ -120,6 +120,7 @@ def test_two_members_train_as_each_alone_in_float64(tmp_path, float64):
             assert abs(x["val_loss"] - y["val_loss"]) < 1e-8
 
 
+@pytest.mark.slow
 def test_streamed_and_resident_data_give_the_same_run(tmp_path):
     for residence in ("device", "host"):
         config = tiny_config(data__residence=residence)
@@ -175,6 +176,7 @@ def test_plateau_averaging_and_all_else_of_the_optimiser_resume_bit_for_bit(tmp_
     assert rates[-1] < rates[1] and len(set(rates)) == 4
 
 
+@pytest.mark.slow
 def test_averaged_weights_are_what_is_validated_kept_and_predicts(tmp_path):
     config = tiny_config(train__epochs=2, optimizer__ema=0.95)
     with config.unlocked():
@@ -280,6 +282,7 @@ def test_killed_at_ten_random_moments_it_ends_bit_for_bit_the_same(config_file, 
         assert scores[0] == scores[1]
 
 
+@pytest.mark.slow
 def test_damaged_checkpoint_is_set_aside_and_the_one_before_used(tmp_path, capsys):
     config = tiny_config(train__epochs=4, train__best=("loss", "max"))  # the first is the best
     train.train([config], [tmp_path / "whole"])
@@ -354,6 +357,7 @@ def test_longer_training_goes_on_after_early_stopping(tmp_path):
     assert again.step > stopped.step
 
 
+@pytest.mark.slow
 def test_longer_training_extends_a_finished_run(tmp_path, capsys):
     train.train([tiny_config(train__epochs=2)], [tmp_path / "run"])
     result = train.train([tiny_config(train__epochs=3)], [tmp_path / "run"])[0]

@@ -19,6 +19,7 @@ def wanted(complete):
     return {"params": state.params, "batch_stats": state.batch_stats}
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_another_runs_best_weights(tmp_path):
     first = tiny_config(train__epochs=1, optimizer__ema=0.5)
     train.train([first], [tmp_path / "first"])

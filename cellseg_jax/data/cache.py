@@ -24,7 +24,7 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -36,7 +36,7 @@ from cellseg_jax.data.records import NUM_CHANNELS, Finding, to_channels
 from cellseg_jax.data.resize import FITS
 from cellseg_jax.errors import InputError, pick
 from cellseg_jax.targets import TARGETS
-from cellseg_jax.tiles import to_grid
+from cellseg_jax.tiles import from_grid, to_grid
 
 VERSION = 2  # of decoding, resizing, ranges and layout: raise it when any of them changes
 THREADS = 2
@@ -120,8 +120,25 @@ class Arrays:
         flat = self.flat["label"][self.offsets[i] : self.offsets[i] + height * width]
         return flat.reshape(height, width).astype(np.int32)
 
+    def whole_images(self) -> Sequence[np.ndarray]:
+        """(m) fitted images (H, W, C), patches put together again, one at a time."""
+        return self.image if self.grid == 1 else _Whole(self.image, self.grid**2)
+
     def _per_sample(self, values):
         return tuple(v for v in values for _ in range(self.grid**2))
+
+
+class _Whole(Sequence):
+    """Images of which only the patches are stored."""
+
+    def __init__(self, patches, cells):
+        self.patches, self.cells = patches, cells
+
+    def __len__(self):
+        return len(self.patches) // self.cells
+
+    def __getitem__(self, i):
+        return from_grid(self.patches[i * self.cells : (i + 1) * self.cells])
 
 
 def open_cache(records, *, dataset: str, options: dict, size, fit: str, channels: str, directory,

@@ -42,7 +42,7 @@ def curves(title: str, x_name: str, series: list[Series], mark: tuple[float, str
     for y in y_ticks:
         out.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{to_y(y):.1f}" '
                    f'y2="{to_y(y):.1f}"/>')
-        out.append(_text(LEFT - 6, to_y(y) + 4, f"{y:.6g}", "end"))
+        out.append(_text(LEFT - 6, to_y(y) + 4, f"{y:.4g}", "end"))
     for x in x_ticks:
         if x_low <= x <= x_high:
             out.append(_text(to_x(x), HEIGHT - BOTTOM + 16, f"{x:.6g}", "middle"))
@@ -57,6 +57,10 @@ def curves(title: str, x_name: str, series: list[Series], mark: tuple[float, str
     for (colour, dash), s in zip(STYLES, series, strict=False):
         style = f'stroke="{colour}" stroke-dasharray="{dash}"'
         out.append(f'<path class="line" {style} d="{_path(s, to_x, to_y)}"/>')
+        points = [(x_, y) for x_, y in zip(s.x, s.y, strict=True) if _finite(y)]
+        if len(points) == 1:  # a line of one point is invisible
+            out.append(f'<circle cx="{to_x(points[0][0]):.1f}" cy="{to_y(points[0][1]):.1f}" '
+                       f'r="3.5" fill="{colour}"/>')
         out.append(f'<line class="line" {style} x1="{x}" x2="{x + 24}" y1="14" y2="14"/>')
         out.append(_text(x + 30, 18, s.name, "start"))
         x += 48 + 7 * len(s.name)

@@ -105,3 +105,10 @@ def test_load_real_images(config, real_data):
     assert kinds[0] == set(arrays.strata)
     original = [len(np.unique(arrays.original_label(i))) - 1 for i in range(24)]
     assert sum(original) == 580
+
+
+def test_whole_images_are_put_together_from_patches(config):
+    whole, cut = data.load(config), data.load(config | {"grid": 4})
+    assert len(cut.whole_images()) == 12
+    for i in (0, 7):
+        np.testing.assert_array_equal(cut.whole_images()[i], whole.image[i])

@@ -63,6 +63,7 @@ def test_logits_have_the_size_of_any_image():
         assert logits.shape == (2, *size, 2) and logits.dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_dtype_of_the_computation_is_an_option():
     variables, image = filled(shapes_of(tiny())), picture(1, 16, 20)
     single, half = (
