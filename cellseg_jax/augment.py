@@ -366,7 +366,7 @@ def warp(key, sample: dict, settings: dict) -> dict:
     centre = [(n - 1) / 2 for n in size]
     y, x = (jnp.arange(n, dtype=jnp.float32) - c for n, c in zip(size, centre))
     y, x = y[:, None], x[None, :]
-    matrix = jnp.eye(2, dtype=jnp.float32)
+    matrix, moved_by = jnp.eye(2, dtype=jnp.float32), jnp.zeros(2, jnp.float32)
     draws = _draws(key, active, settings)
     for name in reversed(active):  # the last one says where it reads, and so on to the input
         strength, draw = draws[name]
@@ -375,12 +375,14 @@ def warp(key, sample: dict, settings: dict) -> dict:
                 "elastic_sigma", OPTIONS["elastic_sigma"]))
             y, x = y + down, x + right
         elif name == "shift":
-            down, right = shift(draw, strength, size)
-            y, x = y + down, x + right
+            moved_by = jnp.stack(shift(draw, strength, size))
         else:
             step = jnp.array(GEOMETRIC[name](draw, strength, size), jnp.float32)
             matrix = (step[:, :, None] * matrix).sum(1)  # exact, unlike fast matrix products
-    y, x = (matrix[i, 0] * y + matrix[i, 1] * x + centre[i] for i in (0, 1))
+    moved_by = (matrix * moved_by).sum(1) + jnp.array(centre, jnp.float32)
+    # The barrier keeps XLA from drawing again for every pixel.
+    matrix, moved_by = jax.lax.optimization_barrier((matrix, moved_by))
+    y, x = (matrix[i, 0] * y + matrix[i, 1] * x + moved_by[i] for i in (0, 1))
 
     moved = {name: jnp.asarray(sample[name]) for name in WARPED if name in sample}
     flat = {name: pixels.reshape(size[0] * size[1], -1) for name, pixels in moved.items()}
