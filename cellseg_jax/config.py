@@ -51,6 +51,10 @@ FREE_KEYS = ("data.root", "data.cache", "data.threads", "data.residence", "eval.
              "train.checkpoint_minutes")
 
 
+# What users of other frameworks call our keys.
+SYNONYMS = {"learning_rate": "lr", "beta1": "b1", "beta2": "b2", "num_epochs": "epochs"}
+
+
 def default() -> ConfigDict:
     """The default run: report 0's U-Net with Adam. Model and dataset options join in `complete`."""
     config = ConfigDict(type_safe=False)  # `complete` compares types, and says the key
@@ -307,13 +311,15 @@ def _nearest_key(key, config):
     flat = flatten(config)
     section, _, leaf = key.rpartition(".")
     beside = {k.rpartition(".")[2]: k for k in flat if k.rpartition(".")[0] == section}
+    beside |= {word: beside[leaf] for word, leaf in SYNONYMS.items() if leaf in beside}
     everywhere = {k.rpartition(".")[2]: k for k in flat}
     for leaves in (beside, everywhere):
         close = difflib.get_close_matches(leaf, leaves, 1, 0.7)
         if close:
             return f"; did you mean config.{leaves[close[0]]}?"
     if beside:
-        return f"; config.{section} has {', '.join(beside)}" if section else ""
+        leaves = [k.rpartition(".")[2] for k in dict.fromkeys(beside.values())]
+        return f"; config.{section} has {', '.join(leaves)}" if section else ""
     close = difflib.get_close_matches(section, config, 1, 0.5)
     if close:
         return f"; did you mean config.{close[0]}?"

@@ -55,7 +55,8 @@ def test_identity_ignores_where_the_data_lies_and_nothing_else(file):
 
 @pytest.mark.parametrize("override,words", [
     (("optimizer.lerning_rate", "1"), ["config.optimizer.lerning_rate", "no such key",
-                                       "config.optimizer has", " lr, "]),
+                                       "did you mean config.optimizer.lr?"]),
+    (("optimizer.xyz", "1"), ["config.optimizer.xyz", "config.optimizer has", " lr, "]),
     (("optimizer.weigth_decay", "1"), ["did you mean config.optimizer.weight_decay?"]),
     (("optimiser.lr", "1"), ["no such key", "did you mean config.optimizer.lr?"]),
     (("optimizer.lr", "1e-3,"), ["config.optimizer.lr", "stray comma"]),

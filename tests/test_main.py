@@ -117,7 +117,7 @@ def test_rgba_mask_whose_alpha_hides_it(folder, capsys):
 
 
 @pytest.mark.parametrize("argument,words", [
-    ("--config.optimizer.lerning_rate=1", ["config.optimizer.lerning_rate", "has amsgrad", " lr, "]),
+    ("--config.optimizer.lerning_rate=1", ["lerning_rate", "did you mean config.optimizer.lr?"]),
     ("--config.optimizer.lr=fast", ["config.optimizer.lr", "fast", "a number"]),
     ("--config.data.labels=binry", ["binry", "binary"]),
     ("--workdr=x", ["workdr"]),
