@@ -76,7 +76,8 @@ def test_convolution_same_under_vmap_and_scan(case):
     assert_close(scan(images, kernels), want)
 
 
-@pytest.mark.parametrize("case", ["3x3", "stride even", "up 3x3"])
+@pytest.mark.parametrize(
+    "case", ["3x3", *(pytest.param(c, marks=pytest.mark.slow) for c in ("stride even", "up 3x3"))])
 def test_convolution_same_over_eight_devices(case):
     """Replicated kernel, image split over "data", loss summed inside: gradients need no psum."""
     size, kernel_shape, geometry = GEOMETRIES[case]
@@ -274,6 +275,7 @@ def group_norm(image, groups):
     return GroupNorm(groups).apply({"params": params}, image)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("groups", [0, 1, 2])
 def test_group_norm_equals_formula(groups):
     """0 groups are instance norm, 1 is layer norm."""

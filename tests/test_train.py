@@ -314,6 +314,7 @@ def test_damaged_best_checkpoint_is_scored_by_the_last_and_without_any_it_is_one
         evaluate.Predictor(tmp_path / "run", config)
 
 
+@pytest.mark.slow
 def test_equal_scores_after_a_resume_are_still_ties(tmp_path, monkeypatch):
     """0.7 is no float32: what is compared must be what the checkpoint keeps."""
     constant = dict.fromkeys(("dice_mean", "iou_mean", "dice_pooled", "iou_pooled", "loss"), 0.7)
