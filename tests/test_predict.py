@@ -1,13 +1,24 @@
 """The predict command: exact sizes, one bad image among good ones, going on where it stopped."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import tifffile
 from absl import flags
-from helpers import tiny_config
+from helpers import ROOT, child_environment, tiny_config
 from PIL import Image
 
 from cellseg_jax import commands, predict, train
+
+CAPPED = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_DATA, ({limit}, {limit}))
+from cellseg_jax import commands, predict
+predict.WHOLE = {whole}
+sys.exit(commands.run_command(predict.main, predict.define_flags, sys.argv))
+"""
 
 if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()
@@ -29,7 +40,8 @@ def run(workdir, tmp_path, capsys, monkeypatch):
 
     def command(*words, **values):
         values = {"workdir": workdir, "images": tmp_path / "in", "out": tmp_path / "out"} | values
-        given = [f"--{k}={v}" for k, v in values.items() if v is not None]
+        given = [f"--{k}={one}" for k, v in values.items() if v is not None
+                 for one in (v if isinstance(v, list) else [v])]
         code = commands.run_command(predict.main, predict.define_flags, ["predict", *given, *words])
         return code, *capsys.readouterr()
 
@@ -145,15 +157,123 @@ def test_globs_and_outputs_beside_images(run, tmp_path):
 
 
 def test_many_instances_need_32_bits(run, tmp_path, monkeypatch):
-    from cellseg_jax import evaluate
+    from cellseg_jax import predictor
 
     write_image(tmp_path / "in/a.png", (300, 300))
     ids = np.arange(300 * 300, dtype=np.int32).reshape(300, 300)
-    monkeypatch.setattr(evaluate.Predictor, "decode", lambda self, probs: ids)
+    monkeypatch.setattr(predictor.Predictor, "decode", lambda self, probs: ids)
     assert run(format="tiff")[0] == 0
     label = tifffile.imread(tmp_path / "out/a_label.tif")
     assert label.dtype == np.uint32
     np.testing.assert_array_equal(label, ids)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scale", [0, 1.0])
+def test_large_images_in_bands_equal_small_ones(run, tmp_path, monkeypatch, scale):
+    write_image(tmp_path / "in/a.png", (150, 90))
+    formats = "tiff,probability,csv,geojson,uncertainty"
+    shared = dict(scale=scale, format=formats, tta="flips")
+    words = ["--config.eval.decode=components", "--config.eval.min_size=4"]
+    assert run(*words, **shared)[0] == 0
+    monkeypatch.setattr(predict, "WHOLE", 1000)
+    code, out, err = run(*words, out=tmp_path / "bands", **shared)
+    assert code == 0 and "a: row 150 of 150" in err
+    for suffix in ("label", "probability", "uncertainty"):
+        whole, bands = (tifffile.imread(tmp_path / folder / f"a_{suffix}.tif")
+                        for folder in ("out", "bands"))
+        np.testing.assert_allclose(bands, whole, atol=0 if suffix == "label" else 1e-5)
+    assert tifffile.imread(tmp_path / "bands/a_label.tif").max() > 1
+    assert (tmp_path / "out/a_objects.csv").read_text() == (
+        tmp_path / "bands/a_objects.csv").read_text()
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(
+        p.name for p in (tmp_path / "bands").iterdir())  # nothing temporary is left
+
+
+@pytest.mark.slow
+def test_stacks_files_and_folders_together(run, tmp_path):
+    stack = np.random.default_rng(0).integers(0, 255, (3, 33, 40)).astype(np.uint8)
+    (tmp_path / "in").mkdir()
+    tifffile.imwrite(tmp_path / "in/stack.tif", stack, photometric="minisblack")
+    write_image(tmp_path / "more/Zelle ä 1.png")
+    both = {"images": [tmp_path / "in", tmp_path / "more/Zelle ä 1.png"], "format": "tiff"}
+    code, out, _ = run(**both)
+    assert code == 0 and "images predicted: 4, bad: 0" in out
+    assert sorted(p.name for p in (tmp_path / "out").glob("*.tif")) == [
+        "Zelle ä 1_label.tif", *(f"stack_000{n}_label.tif" for n in range(3))]
+    (tmp_path / "out/stack_0001_label.tif").unlink()
+    assert "images predicted: 1," in run(**both)[1]
+    write_image(tmp_path / "in/Zelle ä 1.png")
+    code, _, err = run(**both)
+    assert code == 2 and "images of the same name" in err
+
+
+@pytest.mark.slow
+def test_several_runs_predict_together(run, workdir, tmp_path):
+    write_image(tmp_path / "in/a.png")
+    both = f"{workdir},{workdir}"
+    assert run(workdir=both, format="tiff,uncertainty,probability")[0] == 0
+    assert run(out=tmp_path / "one", format="probability")[0] == 0
+    assert tifffile.imread(tmp_path / "out/a_uncertainty.tif").max() < 1e-6  # they are the same
+    one, two = (tifffile.imread(tmp_path / f"{folder}/a_probability.tif")
+                for folder in ("one", "out"))
+    np.testing.assert_allclose(one, two, atol=1e-6)
+    code, _, err = run(workdir=both, tune="pq")
+    assert code == 2 and "--tune: tunes one run" in err
+
+
+@pytest.mark.slow
+def test_tuned_options_are_used_when_asked_for_and_said(run, workdir, tmp_path):
+    write_image(tmp_path / "in/a.png")
+    code, out, err = run(images=None, out=None, tune="pq")
+    assert code == 0 and "tuned for pq on 4 validation images" in err
+    assert "tuning.json of the run is not used" in run()[2]
+    code, _, err = run("--config.eval.threshold=0.3", out=tmp_path / "tuned", tune="pq")
+    assert code == 0 and "eval.threshold=0.3" in err
+    (workdir / "tuning.json").unlink()
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_height_of_an_image(workdir, tmp_path):
+    """Under 1 GiB of private memory; the same pixels at once need more."""
+    image = np.lib.format.open_memmap(tmp_path / "image.npy", "w+", np.uint16, (6000, 4000))
+    rng = np.random.default_rng(0)
+    for top in range(0, 6000, 500):
+        image[top : top + 500] = rng.integers(0, 2**16, (20, 160)).repeat(25, 0).repeat(25, 1)
+    tifffile.imwrite(tmp_path / "large.tif", image, tile=(256, 256), compression="zlib")
+    words = [f"--workdir={workdir}", f"--images={tmp_path / 'large.tif'}", "--scale=1",
+             "--format=tiff", "--config.eval.overlap=0.1", "--config.eval.batch_size=64"]
+    for whole, code in ((2**20, 0), (2**30, 1)):
+        child = CAPPED.format(limit=2**30, whole=whole)
+        done = subprocess.run(
+            ["bash", "-c", 'ulimit -s 2048; exec "$@"', "", sys.executable, "-c", child, *words,
+             f"--out={tmp_path / str(whole)}"], cwd=ROOT, capture_output=True, text=True,
+            env=child_environment() | {"MALLOC_ARENA_MAX": "2"}, timeout=900)
+        print(done.stdout.splitlines()[-1:])
+        assert (done.returncode != 0) == code, done.stderr[-2000:]
+    assert tifffile.imread(tmp_path / f"{2**20}/large_label.tif").shape == (6000, 4000)
+
+
+@pytest.mark.slow
+def test_many_sizes_compile_a_few_programs(run, tmp_path):
+    import jax
+
+    rng = np.random.default_rng(0)
+    for n in range(60):
+        write_image(tmp_path / f"in/{n:02d}.{('png', 'tif')[n % 2]}", rng.integers(20, 90, 2),
+                    [None, 3, 4][n % 3])
+    wide = rng.integers(0, 60000, (71, 33)).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "in/wide.tif", wide)
+    for scale in (0, 1.0):
+        seen = []
+        heard = lambda event, *_, **__: seen.append(event) if "backend_compile" in event else None
+        jax.monitoring.register_event_duration_secs_listener(heard)
+        try:
+            assert "images predicted: 61, bad: 0" in run(
+                scale=scale, out=tmp_path / f"out{scale}", format="tiff")[1]
+        finally:
+            jax.monitoring.unregister_event_duration_listener(heard)
+        assert len(seen) <= 6, len(seen)
 
 
 @pytest.mark.parametrize("wrong, message", [
@@ -165,6 +285,13 @@ def test_many_instances_need_32_bits(run, tmp_path, monkeypatch):
     ({"out": "a_file/out"}, "--out: cannot write"),
     ({"format": "tif"}, "did you mean tiff?"),
     ({"scale": "-1"}, "--scale"),
+    ({"halo": "wide"}, "--halo: got 'wide'; expected pixels or auto"),
+    ({"halo": "8"}, "--halo: this run sees an image as a whole"),
+    ({"tta": "flip"}, "did you mean flips?"),
+    ({"tune": "dice"}, "--tune: got 'dice'"),
+    ({"format": "uncertainty"}, "a single prediction has no spread"),
+    ({"device": "gpu:x"}, "--device: got 'gpu:x'"),
+    ({"memory": "2"}, "--memory: got '2'"),
     ({"scale": "nan"}, "--scale"),
     ({"checkpoint": "newest"}, "--checkpoint"),
     ({"config": "a.py"}, "--config"),
