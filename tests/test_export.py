@@ -1,0 +1,156 @@
+"""The export command: what it writes computes what the run computes, or is not written."""
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+
+import jax
+import numpy as np
+import pytest
+from helpers import child_environment, tiny_config
+from PIL import Image
+
+from cellseg_jax import checkpoint, commands, derived, export, models_out, recipe, rundir, step
+from cellseg_jax import config as config_lib
+from cellseg_jax.predictor import make_predictor
+
+BLOCKED = """
+import sys
+for name in ("flax", "cellseg_jax", "optax", "orbax"):
+    sys.modules[name] = None
+import runpy
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def write_run(folder, **overrides):
+    """A run whose network has its first weights; returns the folder."""
+    config = tiny_config(data__count=20, **overrides)
+    folder.mkdir(parents=True)
+    rundir.write_atomic(folder / "config.json", config_lib.to_json(config))
+    shared = recipe.make_recipe([config])
+    shape = (*derived.input_size(config), derived.channels(config))
+    state = jax.jit(lambda values: step.init_state(shared, values, shape))(
+        recipe.traced_values(config, 1, shared))
+    saves = checkpoint.Checkpoints(folder / "checkpoints")
+    saves.save(state, 3, score=0.5)
+    saves.close()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("export")
+    return write_run(folder / "run", data__channels="gray", data__cache=str(folder / "cache"))
+
+
+@pytest.fixture
+def run(capsys):
+    """run(**flags) -> (exit code, stdout, stderr)."""
+    def command(*words, **values):
+        given = [f"--{key}={value}" for key, value in values.items()]
+        code = commands.run_command(export.main, export.define_flags, ["export", *given, *words])
+        return code, *capsys.readouterr()
+
+    return command
+
+
+@pytest.mark.parametrize("flags, message", [
+    ({}, "--format: got ''; expected one of stablehlo, onnx, bioimageio"),
+    ({"format": "onxx"}, "did you mean onnx"),
+    ({"format": "stablehlo"}, "--workdir: missing"),
+    ({"format": "stablehlo", "workdir": "nowhere"}, "no run in nowhere"),
+    ({"format": "stablehlo", "workdir": ".", "checkpoint": "first"}, "--checkpoint"),
+    ({"format": "stablehlo", "workdir": ".", "config": "a.py"}, "brings its own"),
+])
+def test_bad_flags_are_told_in_one_line(run, flags, message, monkeypatch):
+    monkeypatch.setattr(export, "PACKAGES", dict.fromkeys(export.PACKAGES, ()))
+    code, _, err = run(**flags)
+    assert code == 2 and len(err.splitlines()) == 1 and message in err
+
+
+def test_missing_packages_classical_methods_and_foreign_folders(run, tmp_path, monkeypatch):
+    config = config_lib.default()
+    config.data, config.model = dict(name="synthetic"), dict(name="otsu")
+    folder = tmp_path / "otsu"
+    folder.mkdir()
+    (folder / "config.json").write_text(config_lib.to_json(config_lib.complete(config)))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/thesis.txt").write_text("mine")
+    monkeypatch.setattr(export, "PACKAGES", {"stablehlo": (), "onnx": ("no_such_package",)})
+    code, _, err = run(workdir=folder, format="onnx")
+    assert code == 2 and "needs no_such_package; install cellseg_jax[export]" in err
+    code, _, err = run(workdir=folder, format="stablehlo")
+    assert code == 2 and "otsu is a classical method" in err and len(err.splitlines()) == 1
+    code, _, err = run(workdir=folder, format="stablehlo", out=tmp_path / "out")
+    assert code == 2 and "holds something else" in err
+    assert (tmp_path / "out/thesis.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("text", ["", "3", "0,4", "a,b", "1,2,3"])
+def test_tile_is_two_numbers(text):
+    with pytest.raises(ValueError, match="--tile: got"):
+        export._tile(text)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["stablehlo", "onnx"])
+def test_export_runs_where_neither_flax_nor_this_package_is(run, workdir, tmp_path, form):
+    pytest.importorskip("onnxruntime" if form == "onnx" else "flatbuffers")
+    code, out, err = run("--config.eval.threshold=0.4", workdir=workdir, format=form)
+    assert code == 0, err
+    assert "largest difference on 16 images" in out
+    folder = workdir / "export" / form
+    about = json.loads((folder / "export.json").read_text())
+    assert about["parity"]["largest_difference"] <= 1e-4
+    assert about["decode"]["threshold"] == 0.4 and about["run"]["checkpoint_step"] == 3
+    assert about["input"]["shape"] == (["b", "h", "w", 1] if form == "stablehlo"
+                                       else ["b", 1, 32, 32])
+    pixels = np.random.default_rng(0).integers(7, 200, (45, 61)).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    done = subprocess.run(
+        [sys.executable, "-c", BLOCKED, folder / "usage.py", tmp_path / "image.png",
+         tmp_path / "probs.npy"], capture_output=True, text=True, env=child_environment(),
+        cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    wanted = make_predictor(workdir, rundir.read_config(workdir)).image_probs(pixels[..., None])
+    np.testing.assert_allclose(np.load(tmp_path / "probs.npy"), wanted, atol=1e-4)
+    assert wanted.std() > 1e-3  # or anything would pass
+
+
+@pytest.mark.slow
+def test_a_program_that_differs_is_not_written(run, workdir, tmp_path, monkeypatch):
+    pytest.importorskip("flatbuffers")
+    whole = models_out.to_stablehlo
+    monkeypatch.setattr(models_out, "to_stablehlo",
+                        lambda function, shape: whole(lambda x: function(x) + 3e-4, shape))
+    code, out, err = run(workdir=workdir, format="stablehlo", out=tmp_path / "new/out")
+    assert code == 1 and not out and err.count("\n") == 1
+    assert "differs from the run by 3.0e-04 on 16 images, 1e-04 is allowed" in err
+    assert not list((tmp_path / "new").iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("normalize", ["minmax", "percentile", "dtype"])
+def test_bioimageio_package_passes_its_own_validator(run, tmp_path, normalize):
+    pytest.importorskip("onnxruntime")
+    # Its packages contradict ours: CELLSEG_BIOIMAGEIO names the Python that has them.
+    python = os.environ.get("CELLSEG_BIOIMAGEIO", sys.executable)
+    code = ("import sys, bioimageio.core as core; "
+            "summary = core.test_description(sys.argv[1]); print(summary.status)")
+    if subprocess.run([python, "-c", "import bioimageio.core"], capture_output=True).returncode:
+        pytest.skip("no bioimageio.core: set CELLSEG_BIOIMAGEIO to a Python that has it")
+    folder = write_run(tmp_path / "run", data__channels="gray", data__normalize=normalize,
+                       data__cache=str(tmp_path / "cache"))
+    assert run(workdir=folder, format="bioimageio", author="Ada; Bob", tile="32,48")[0] == 0
+    package = folder / "export/bioimageio/model.zip"
+    done = subprocess.run([python, "-c", code, package], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "passed", done.stdout + done.stderr
+    with zipfile.ZipFile(package) as files:
+        rdf = files.read("rdf.yaml").decode()
+        assert {"weights.onnx", "cover.png", "README.md", "sample_input.tif"} <= {*files.namelist()}
+    assert "name: Ada" in rdf and "name: Bob" in rdf
+    assert ("scale_linear" if normalize == "dtype" else "scale_range") in rdf
