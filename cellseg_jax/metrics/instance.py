@@ -86,14 +86,18 @@ def _assigned(true, pred, gain) -> np.ndarray:
     return np.concatenate([np.flatnonzero(alone), chosen[chosen >= 0]])
 
 
-def _matched(table: Overlap, iou: float) -> np.ndarray:
-    """IoU of each matched pair: most pairs that reach `iou`, and of those the largest sum."""
+def _matching(table: Overlap, iou: float) -> np.ndarray:
+    """Indices of the matched pairs: most pairs that reach `iou`, and of those the largest sum."""
     if not 0 < iou <= 1:
         raise ValueError(f"iou: got {iou}; expected a threshold in (0, 1]")
-    good = table.iou >= iou
-    values = table.iou[good]
-    gain = 1 + values / (2 * len(values) + 1)  # IoUs never outweigh a pair
-    return values[_assigned(table.true[good], table.pred[good], gain)]
+    good = np.flatnonzero(table.iou >= iou)
+    gain = 1 + table.iou[good] / (2 * len(good) + 1)  # IoUs never outweigh a pair
+    return good[_assigned(table.true[good], table.pred[good], gain)]
+
+
+def _matched(table: Overlap, iou: float) -> np.ndarray:
+    """IoU of each matched pair."""
+    return table.iou[_matching(table, iou)]
 
 
 class Match(NamedTuple):
@@ -245,6 +249,53 @@ def aji_plus(label, pred) -> float:
     return float(_ratio(*_aji_pixels(table, _assigned(table.true, table.pred, table.iou)), 1.0))
 
 
+class ErrorKinds(NamedTuple):
+    """What became of the objects of an image. The first five add up to the true objects."""
+
+    correct: int
+    merged: int
+    split: int
+    inexact: int
+    missed: int
+    spurious: int
+
+
+def error_kinds(label, pred) -> ErrorKinds:
+    """Objects by what a person would have to mend; every true object is of one kind.
+
+    A prediction holds a true object if it covers more than half of it, and is a part of one if
+    more than half of the prediction lies in it. A true object is, the first that applies:
+
+    correct: matched at IoU 0.5 or more, as tp of `match`.
+    merged: held by a prediction that holds another true object too.
+    split: several predictions are parts of it.
+    inexact: a prediction holds it or is part of it, but shares too little with it.
+    missed: none of these.
+
+    A prediction is spurious if it is not matched, holds nothing and is part of nothing.
+
+    Args:
+      label: (H, W) int, true instance ids, 0 background.
+      pred: (H, W) int, predicted instance ids.
+    Returns: ErrorKinds of ints.
+    Raises: ValueError as `overlap`.
+    """
+    return _error_kinds(overlap(label, pred))
+
+
+def _error_kinds(table: Overlap) -> ErrorKinds:
+    num_true, num_pred = len(table.area_true), len(table.area_pred)
+    pairs = _matching(table, 0.5)
+    holds, part = table.covered, 2 * table.pixels > table.area_pred[table.pred]
+    held = np.bincount(table.pred[holds], minlength=num_pred)  # true objects of a prediction
+    any_of = lambda pairs: np.bincount(table.true[pairs], minlength=num_true) > 0
+    tests = (any_of(pairs), any_of(holds & (held[table.pred] > 1)),
+             np.bincount(table.true[part], minlength=num_true) > 1, any_of(holds | part))
+    kind = np.select(tests, range(4), 4)
+    used = np.union1d(table.pred[pairs], table.pred[holds | part])
+    return ErrorKinds(*np.bincount(kind, minlength=5).tolist(), num_pred - len(used))
+
+
 class InstanceCounts(NamedTuple):
     """What instance scores are made of. Adds over images: InstanceCounts(*map(sum, zip(*many)))."""
 
@@ -258,6 +309,7 @@ class InstanceCounts(NamedTuple):
     splits: int  # true objects beyond the first that one prediction covers
     intersection: int  # pixels of AJI
     union: int
+    kinds: np.ndarray  # (6,) ErrorKinds
 
 
 def instance_counts(label, pred) -> InstanceCounts:
@@ -274,7 +326,8 @@ def instance_counts(label, pred) -> InstanceCounts:
         len(table.area_true), len(table.area_pred),
         np.array([len(v) for v in values]), np.array([v.sum() for v in values]),
         float(table.iou[table.covered].sum()),
-        *map(int, _detections(table)), *map(int, _aji_pixels(table, _closest(table))))
+        *map(int, _detections(table)), *map(int, _aji_pixels(table, _closest(table))),
+        np.array(_error_kinds(table)))
 
 
 def instance_scores(counts: InstanceCounts) -> dict[str, float]:

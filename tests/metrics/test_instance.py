@@ -8,11 +8,13 @@ import pytest
 
 from cellseg_jax.metrics import (
     THRESHOLDS,
+    ErrorKinds,
     InstanceCounts,
     aji,
     aji_plus,
     average_precision,
     det,
+    error_kinds,
     instance_counts,
     instance_scores,
     match,
@@ -215,3 +217,52 @@ def test_match_rejects_what_is_not_a_label_image():
         match(label, label, iou=0)
     with pytest.raises(ValueError, match="threshold"):
         average_precision(label, label, thresholds=(0.5, 1.5))
+
+
+def brute_kinds(label, pred):
+    """The definition of error_kinds, object by object."""
+    true, found = objects(label), objects(pred)
+    holds = lambda p, t: (p & t).sum() > 0.5 * t.sum()
+    part = lambda p, t: (p & t).sum() > 0.5 * p.sum()
+    kinds = dict.fromkeys(ErrorKinds._fields, 0)
+    for t in true:  # above IoU 1/2 a match is unique, so no assignment is needed
+        holders = [p for p in found if holds(p, t)]
+        if any(pair_iou(t, p) > 0.5 for p in found):
+            kinds["correct"] += 1
+        elif any(holds(p, other) for p in holders for other in true if other is not t):
+            kinds["merged"] += 1
+        elif sum(part(p, t) for p in found) > 1:
+            kinds["split"] += 1
+        else:
+            near = holders or [p for p in found if part(p, t)]
+            kinds["inexact" if near else "missed"] += 1
+    kinds["spurious"] = sum(not any(holds(p, t) or part(p, t) for t in true) for p in found)
+    return ErrorKinds(**kinds)
+
+
+def test_error_kinds_by_hand():
+    label = squares((0, 0, 4, 4), (0, 6, 4, 6), (5, 0, 3, 4), (5, 4, 3, 4), (9, 0, 3, 3))
+    pred = squares((0, 0, 4, 4), (0, 6, 4, 3), (0, 9, 4, 3), (5, 0, 3, 8), (10, 10, 2, 2))
+    pred[9:12, 9] = 0
+    assert error_kinds(label, label) == (5, 0, 0, 0, 0, 0)
+    # halves of IoU 1/2 are matched: the second object is correct, not split
+    assert error_kinds(label, pred)[:1] == (3,)
+    pred[0, 6:12] = 0  # now both halves are too small
+    assert error_kinds(label, pred)._asdict() == dict(
+        correct=2, merged=1, split=1, inexact=0, missed=1, spurious=1)
+    assert error_kinds(label * 0, label) == (0, 0, 0, 0, 0, 5)
+    assert error_kinds(label, label * 0) == (0, 0, 0, 0, 5, 0)
+    assert error_kinds(label * 0, label * 0) == (0,) * 6
+
+
+@pytest.mark.parametrize("seed", (0, 1, 2, 3, 5, 6, 7, 8, 9))
+def test_error_kinds_equal_their_definition(seed):
+    rng = np.random.default_rng(seed)
+    boxes = lambda n: [(*rng.integers(0, 9, 2), *rng.integers(2, 6, 2)) for _ in range(n)]
+    label, pred = squares(*boxes(6), size=15), squares(*boxes(7), size=15)
+    ious = [pair_iou(t, p) for t in objects(label) for p in objects(pred)]
+    assert 0.5 not in ious  # where matches may compete
+    kinds = error_kinds(label, pred)
+    assert kinds == brute_kinds(label, pred)
+    assert sum(kinds[:5]) == len(objects(label)) and kinds.correct == match(label, pred).tp
+    assert tuple(instance_counts(label, pred).kinds) == kinds
