@@ -83,8 +83,12 @@ class Checkpoints:
                      f"going on from step {instead}")
         return None
 
-    def close(self) -> None:
+    def wait(self) -> None:
         """Wait for the saves under way."""
+        self._orbax.wait()
+
+    def close(self) -> None:
+        """Wait for the saves under way, and let go."""
         self._orbax.close()
 
 

@@ -29,27 +29,32 @@ def default_mesh(num_members: int, batch_size: int):
     devices = jax.device_count()
     data_devices = devices if batch_size % devices == 0 else math.gcd(batch_size, devices)
     member_devices = devices // data_devices
-    if num_members % member_devices:
+    if num_members < member_devices:
         raise InputError(f"config.train.batch_size: got {batch_size}; expected a multiple of the "
                          f"{devices} devices")
-    return jax.make_mesh((member_devices, data_devices), ("member", "data"),
-                         axis_types=(AxisType.Auto,) * 2)
+    return make_mesh(member_devices, data_devices)
 
 
-def check_mesh(config, mesh, num_members) -> None:
-    """InputError where batch or members do not divide over the mesh."""
-    shape = dict(mesh.shape)
-    if config.train.batch_size % shape["data"]:
+def check_mesh(config, mesh) -> None:
+    """InputError where the batch does not divide over the mesh."""
+    data_devices, rest = mesh.shape["data"], config.train.batch_size % mesh.shape["data"]
+    if rest:
         raise InputError(f"config.train.batch_size: got {config.train.batch_size}; expected a "
-                         f"multiple of the {shape['data']} devices of the mesh axis data")
-    if num_members % shape["member"]:
-        raise ValueError(f"{num_members} members do not divide over {shape['member']} devices")
+                         f"multiple of the {data_devices} devices of the mesh axis data")
+    rows = config.train.batch_size // data_devices
+    if rows % config.optimizer.accumulate:
+        raise InputError(f"config.optimizer.accumulate: got {config.optimizer.accumulate}; expected "
+                         f"a divisor of the {rows} images that each device gets per step")
+
+
+def make_mesh(member: int, data: int) -> Mesh:
+    """The first member * data devices along the axes ("member", "data")."""
+    return jax.make_mesh((member, data), ("member", "data"), axis_types=(AxisType.Auto,) * 2)
 
 
 def all_devices() -> Mesh:
     """Every device along the batch, for evaluation."""
-    return jax.make_mesh((1, jax.device_count()), ("member", "data"),
-                         axis_types=(AxisType.Auto,) * 2)
+    return make_mesh(1, jax.device_count())
 
 
 # --- arrays and batches ---------------------------------------------------------------------------
@@ -159,27 +164,53 @@ def _gather(source, index):
 
 
 class Batches:
-    """The arguments (source, index) of the compiled step for each member's current step."""
+    """The arguments (source, index) of the compiled step for the run in each slot.
 
-    def __init__(self, group, resident, mesh):
-        self.group, self.resident = group, resident
+    Asked again for a step that it has read already, it gives the same batch again, so runs may
+    come and go beside one another.
+    """
+
+    def __init__(self, num_slots: int, resident, mesh):
+        self.members = [None] * num_slots
+        self.resident = resident
         self.sharding = NamedSharding(mesh, P("member", "data"))
         # Processes lie along the batch where members do not spread; else each reads all rows.
         self.by_process = mesh.shape["member"] == 1
-        if resident is None:
-            self.streams = [self._stream(m) for m in group]
-            self.last = [None] * len(group)
+        self.streams, self.last = [None] * num_slots, [(-1, None)] * num_slots
 
-    def next(self):
+    def begin(self, slot: int, member) -> None:
+        """From now on the slot's batches are those of this run."""
+        self.members[slot] = member
+        if self.resident is None:
+            self.streams[slot], self.last[slot] = self._stream(member), (-1, None)
+
+    def next(self, slots):
+        """What the step of these slots takes: (source, index) of step.map_train."""
         if self.resident is not None:
-            rows = [m.order.rows(min(m.step, m.num_steps - 1)) for m in self.group]
+            rows = [self._indices(slot) for slot in slots]
             return self.resident.train, {
                 k: put(np.stack([r[k] for r in rows]), self.sharding) for k in rows[0]}
-        # a member that is done or stopped repeats its last batch: its state ignores it
-        self.last = [next(stream, last) for stream, last in
-                     zip(self.streams, self.last, strict=True)]
-        stacked = {k: np.stack([batch[k] for batch in self.last]) for k in self.last[0]}
+        batches = [self._read(slot) for slot in slots]
+        stacked = {k: np.stack([batch[k] for batch in batches]) for k in batches[0]}
         return {k: self._put_rows(v) for k, v in stacked.items()}, None
+
+    # An empty slot shows the rows of another, and a run that has ended those of its last step:
+    # their states ignore them.
+
+    def _indices(self, slot):
+        member = self.members[slot] or next(m for m in self.members if m)
+        return member.order.rows(min(member.step, member.num_steps - 1))
+
+    def _read(self, slot):
+        member = self.members[slot]
+        if member is None:
+            return next(batch for _, batch in self.last if batch is not None)
+        step, batch = self.last[slot]
+        wanted = min(member.step, member.num_steps - 1)
+        if step != wanted:
+            batch = next(self.streams[slot])
+            self.last[slot] = (wanted, batch)
+        return batch
 
     def _stream(self, member):
         start = min(member.step, member.num_steps - 1)

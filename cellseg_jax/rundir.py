@@ -11,6 +11,8 @@ import shlex
 import socket
 import subprocess
 import sys
+import threading
+import time
 from importlib import metadata
 
 import jax
@@ -20,6 +22,18 @@ from cellseg_jax.errors import InputError
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "ml_collections",
             "numpy", "scipy", "scikit-image", "tifffile")
+
+
+HEARTBEAT, HEARTBEAT_LOST = 20.0, 90.0  # seconds
+
+
+class InUse(InputError):
+    """Another process writes into the folder."""
+
+
+def environment_file(path) -> pathlib.Path:
+    """Where a run's folder says what made it; there from its first step on."""
+    return pathlib.Path(path) / "environment.json"
 
 
 def write_atomic(path, text: str | bytes) -> None:
@@ -44,7 +58,7 @@ class RunDir:
         self.path = pathlib.Path(path)
         self.writer = writer
         self.extended = ""  # what was made longer, in words
-        self._lock = lock(path) if writer else contextlib.ExitStack()
+        self._lock = Lock(path) if writer else contextlib.ExitStack()
         try:
             self._compare(config, fingerprint)
         except InputError:
@@ -61,17 +75,9 @@ class RunDir:
                 raise InputError(f"--workdir: {self.path} holds other files ({strangers[0]} ...) "
                                  "and no run; choose an empty or new folder")
             return
-        if not (self.path / "environment.json").exists():
+        if not environment_file(self.path).exists():
             return  # bad input ended it before its first step: it can be mended and started again
-        changed = changes(self.path, config)
-        length = "train.steps" if config.train.steps else "train.epochs"
-        before, now = changed.get(length, (0, 0))
-        if set(changed) == {length} and now > before > 0:
-            self.extended = f"extended: {length} {before} -> {now}"
-            if config.optimizer.schedule != "constant":
-                self.extended += f"; the {config.optimizer.schedule} schedule spans the new length"
-        else:
-            check_same_config(self.path, config)
+        self.extended = check_continues(self.path, config)
         check_same_data(self.path, fingerprint)
 
     def write_environment(self, program: dict, fingerprint: str) -> None:
@@ -91,7 +97,7 @@ class RunDir:
             "program": program,
             "data_fingerprint": fingerprint,
         }
-        write_atomic(self.path / "environment.json", json.dumps(record, indent=1))
+        write_atomic(environment_file(self.path), json.dumps(record, indent=1))
 
     def cut_logs(self, step: int) -> None:
         """Forget logged lines after `step`, whole or half written: they will be written again."""
@@ -114,30 +120,64 @@ class RunDir:
         self._lock.close()
 
 
-def lock(path):
-    """The exclusive right to write into a run's folder, until the returned object is closed.
+class Lock:
+    """The exclusive right to write into a run's folder, until `close`.
 
-    Raises: InputError if the folder cannot be written, or names the process that has the right.
+    `flock` decides on one host. Between hosts that share a file system without it, the name of
+    the holder and a heartbeat do: a holder on another host that was alive HEARTBEAT_LOST seconds
+    ago still has the folder.
+
+    Raises: InputError if the folder cannot be written; InUse, which names the process that has
+      the right.
     """
-    path = pathlib.Path(path)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        file = open(path / ".lock", "a+")
-    except OSError as error:
-        raise InputError(f"--workdir: cannot write to {path} ({error.strerror}); "
-                         "choose another folder with --workdir=DIR") from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.seek(0)
-        holder = file.read().strip() or "another process"
-        file.close()
-        raise InputError(f"--workdir: {path} is in use by {holder}; wait for it, or choose "
-                         "another folder with --workdir=DIR") from error
-    file.truncate(0)
-    file.write(f"pid {os.getpid()} on {socket.gethostname()}")
-    file.flush()
-    return file
+
+    def __init__(self, path):
+        path = pathlib.Path(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._file = open(path / ".lock", "a+")
+        except OSError as error:
+            raise InputError(f"--workdir: cannot write to {path} ({error.strerror}); "
+                             "choose another folder with --workdir=DIR") from error
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = True
+        except OSError:
+            free = False
+        self._file.seek(0)
+        holder = self._file.read().strip()
+        here = f" on {socket.gethostname()}"
+        silent = time.time() - os.stat(path / ".lock").st_mtime
+        if not free or holder and not holder.endswith(here) and silent < HEARTBEAT_LOST:
+            self._file.close()
+            raise InUse(f"--workdir: {path} is in use by {holder or 'another process'}; wait for "
+                        "it, or choose another folder with --workdir=DIR")
+        self._write(f"pid {os.getpid()}{here}")
+        self._closed = threading.Event()
+        threading.Thread(target=self._beat, daemon=True).start()
+
+    def _write(self, text):
+        self._file.truncate(0)
+        self._file.write(text)
+        self._file.flush()
+
+    def _beat(self):
+        while not self._closed.wait(HEARTBEAT):
+            with contextlib.suppress(OSError, ValueError):  # the folder is gone, or just closed
+                os.utime(self._file.fileno())
+
+    def close(self) -> None:
+        """Let others write."""
+        self._closed.set()
+        if not self._file.closed:
+            self._write("")
+            self._file.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
 
 
 def read_config(path):
@@ -173,9 +213,23 @@ def check_same_config(path, config) -> None:
                          "values or another --workdir")
 
 
+def check_continues(path, config) -> str:
+    """What is made longer, in words, "" if nothing; InputError if it is a run of another config."""
+    changed = changes(path, config)
+    length = "train.steps" if config.train.steps else "train.epochs"
+    before, now = changed.get(length, (0, 0))
+    if set(changed) != {length} or not now > before > 0:
+        check_same_config(path, config)
+        return ""
+    extended = f"extended: {length} {before} -> {now}"
+    if config.optimizer.schedule != "constant":
+        extended += f"; the {config.optimizer.schedule} schedule spans the new length"
+    return extended
+
+
 def check_same_data(path, fingerprint: str) -> None:
     """InputError if the run was trained on other data."""
-    file = pathlib.Path(path) / "environment.json"
+    file = environment_file(path)
     before = read_json(file).get("data_fingerprint") if file.exists() else fingerprint
     if before != fingerprint:
         raise InputError(f"--workdir: {path} was trained on other data (fingerprint "
@@ -211,8 +265,8 @@ def commit() -> str:
 
 # The modules that decide a number: results of other code are not taken for this code's.
 NUMBERS = ("models", "classical", "step", "optim", "losses", "augment", "targets", "normalize",
-           "tiles", "windows", "data", "metrics", "evaluate", "recipe", "feed", "weights",
-           "interop", "derived")
+           "tiles", "windows", "data", "metrics", "predictor", "evaluate", "recipe", "feed",
+           "weights", "interop", "derived", "population", "member")
 
 
 def code_hash() -> str:

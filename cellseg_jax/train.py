@@ -1,80 +1,73 @@
 """Training, top to bottom: from a list of configs to checkpoints and logs.
 
-One config is the ordinary case. Configs that differ only in values (config.VALUE_KEYS) train
-together in one compiled program, each with its own step, epoch length and run folder.
+One config is the ordinary case. Configs that differ only in values (config.VALUE_KEYS) share one
+compiled program: they sit in its slots (population.py), each with its own step, epoch length and
+run folder, and those that find no slot wait for one that has ended.
 """
 
 import collections
 import contextlib
-import json
-import math
+import itertools
+import os
+import pathlib
 import signal
 import threading
 import time
 import types
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from cellseg_jax import checkpoint, data, derived, evaluate, feed, optim, recipe, step, weights
+from cellseg_jax import checkpoint, data, derived, evaluate, feed, recipe, rundir, step, weights
 from cellseg_jax import config as config_lib
-from cellseg_jax.data import checks, duplicates, order
-from cellseg_jax.errors import InputError
+from cellseg_jax.data import checks, duplicates
+from cellseg_jax.errors import pick
 from cellseg_jax.feed import fetch, put
-from cellseg_jax.report import panels, samples, tensorboard, terminal
-from cellseg_jax.rundir import RunDir, write_atomic
+from cellseg_jax.member import JUDGED, Clock, Member, Result, write_result, write_split
+from cellseg_jax.population import BACKENDS, QUICK_COMPILE, Population, Program, candidates
+from cellseg_jax.report import samples, terminal
+from cellseg_jax.rundir import RunDir
 
-SAMPLES = "augmented.png"  # in a run's folder: training samples as decoded and as trained on
-JUDGED = ("best", "waited", "stop", "previous_loss", "plateau")  # what validations decide
-STATUS = {step.RUNNING: "done", step.STOPPED_EARLY: "stopped early",
-          step.NON_FINITE: "non-finite"}
-
-
-# For a program that runs once: the initial parameters' random draws compile in a seventh of the time.
-QUICK_COMPILE = {"xla_backend_optimization_level": 0}
+WORTH = 20  # another back-end is measured where the work left is so many times what that costs
 
 
-class Result(NamedTuple):
-    """How one run ended: status is one of STATUS, or "interrupted" by SIGTERM after saving."""
-
-    workdir: str
-    status: str
-    step: int
-    metrics: dict  # of the last logged step
-
-
-def train(configs: Sequence[ConfigDict], workdirs: Sequence[str], *, mesh=None,
-          members: str | None = None) -> list[Result]:
+def train(configs: Sequence[ConfigDict], workdirs: Sequence[str], *, mesh=None, backend: str = "",
+          slots: int = 0) -> list[Result]:
     """Train every config into its workdir, or continue there; SIGTERM and Ctrl-C save and stop.
+
+    Runs that have ended are left as they are. Runs that were begun go on in the program that they
+    were begun in, where the devices are the same.
 
     Args:
       mesh: jax.sharding.Mesh with axes ("member", "data"); default: all devices.
-      members: how a device runs several members (step.map_train); default: by platform.
+      backend: population.BACKENDS; "" = by measurement, where that is worth its time.
+      slots: runs under way at once; 0 = by measurement.
     Returns: a Result per config, in order.
     Raises: InputError before any step is done.
     """
     configs = [config_lib.complete(c) for c in configs]
     if len(configs) != len(workdirs) or len(set(map(str, workdirs))) != len(workdirs):
         raise ValueError(f"{len(configs)} configs need as many distinct workdirs: {workdirs}")
-    groups, results = collections.defaultdict(list), {}
+    if backend:
+        pick(dict.fromkeys(BACKENDS), backend, "--backend")
+    groups, results = {}, {}
     for i, config in enumerate(configs):
         if derived.is_classical(config):
             results[i] = begin_classical(config, workdirs[i])
         else:
-            groups[program_key(config)].append(i)
+            groups.setdefault(config_lib.program_key(config), []).append(i)
     with _interrupt() as interrupted:
         for chosen in groups.values():
-            trained = train_group([configs[i] for i in chosen], [workdirs[i] for i in chosen],
-                                  interrupted, mesh, members)
-            results.update(zip(chosen, trained, strict=True))
-            if any(r.status == "interrupted" for r in trained):
+            group = Group([configs[i] for i in chosen], [workdirs[i] for i in chosen])
+            for program, members in group.programs(mesh, backend, slots):
+                trained = group.train(members, program, interrupted)
+                results.update({chosen[k]: result for k, result in trained.items()})
+            if any(results[i].status == "interrupted" for i in chosen if i in results):
                 break
     not_begun = [Result(str(w), "interrupted", 0, {}) for w in workdirs]
     return [results.get(i, not_begun[i]) for i in range(len(configs))]
@@ -87,290 +80,330 @@ def begin_classical(config, workdir) -> Result:
         arrays = data.load(config.data, progress)
     writer = jax.process_index() == 0
     folder = RunDir(workdir, config, arrays.fingerprint, writer=writer)
+    result = Result(str(folder.path), "done", 0, {})
     with contextlib.closing(folder):
         folder.write_environment({"method": config.model.name}, arrays.fingerprint)
         if writer:
-            _write_split(folder, arrays, data.split_of(config.data, arrays))
+            write_split(folder, arrays, data.split_of(config.data, arrays))
+            write_result(folder, result, num_steps=0, timing=[])
     terminal.note(f"{workdir}: {config.model.name} learns nothing, so there is nothing to train")
-    return Result(str(folder.path), "done", 0, {})
+    return result
 
 
-def program_key(config) -> str:
-    """What configs must share to train in one program: everything but values."""
-    shared = {k: v for k, v in config_lib.flatten(config).items()
-              if k not in config_lib.VALUE_KEYS}
-    # Averaged weights are a part of the state, which must not depend on who else trains along.
-    shared["optimizer.ema"] = config.optimizer.ema > 0
-    return repr(sorted(shared.items()))
+class Group:
+    """Configs of one config.program_key, their data, and the recipe that their programs share."""
 
+    def __init__(self, configs, workdirs):
+        self.configs, self.workdirs = configs, [pathlib.Path(w) for w in workdirs]
+        above = os.path.commonpath([w.absolute().parents[1] for w in self.workdirs])
+        self.names = [os.path.relpath(w, above) for w in self.workdirs]
+        first = configs[0]
+        recipe.check_model(first)  # the runs share all that builds a network
+        with terminal.reading() as progress:
+            self.arrays = data.load(first.data, progress)
+        self.findings = checks.of_samples(
+            self.arrays,
+            num_classes=first.data.num_classes if first.data.target == "classes" else None)
+        checks.raise_errors(self.findings)
+        self._pairs = None  # of near-duplicates, once wanted
+        self._said = set()  # findings on splits
 
-def train_group(configs, workdirs, interrupted, mesh=None, members=None) -> list[Result]:
-    """Train configs of one program_key together; see `train`."""
-    first = configs[0]
-    mesh = mesh or feed.default_mesh(len(configs), first.train.batch_size)
-    members = members or ("unroll" if jax.default_backend() == "cpu" else "vmap")
-    feed.check_mesh(first, mesh, len(configs))
-    rows = first.train.batch_size // mesh.shape["data"]
-    if rows % first.optimizer.accumulate:
-        raise InputError(f"config.optimizer.accumulate: got {first.optimizer.accumulate}; expected "
-                         f"a divisor of the {rows} images that each device gets per step")
-    recipe.check_model(first)  # members share all that builds a network
-    shared = recipe.make_recipe(configs)
-    with terminal.reading() as progress:
-        arrays = data.load(first.data, progress)
+    def programs(self, mesh, backend: str, slots: int) -> list[tuple[Program, list[int]]]:
+        """Each program to run and the configs (by number) that train in it.
 
-    findings = checks.of_samples(
-        arrays, num_classes=first.data.num_classes if first.data.target == "classes" else None)
-    checks.raise_errors(findings)
-
-    with contextlib.ExitStack() as stack:
-        group = []
-        for config, workdir in zip(configs, workdirs, strict=True):
-            group.append(Member(config, workdir, arrays))
-            stack.callback(group[-1].close)
-
-        # --- state: restored or fresh, one member at a time, then stacked -------------------------
-        everywhere, by_member = NamedSharding(mesh, P()), NamedSharding(mesh, P("member"))
-        image_shape = arrays.image.shape[1:]
-        init = jax.jit(lambda v: step.init_state(shared, v, image_shape), out_shardings=everywhere,
-                       compiler_options=QUICK_COMPILE if jax.default_backend() == "cpu" else None)
-        states = []
-        for member in group:
-            values = recipe.traced_values(member.config, member.steps_per_epoch, shared)
-            values = {k: put(v, everywhere) for k, v in values.items()}
-            state = member.restore(checkpoint.abstract(jax.eval_shape(init, values), everywhere))
-            if state is None:
-                states.append(_with_weights(init(values), member.config, everywhere))
+        A program of 0 slots is still to be chosen by measurement.
+        """
+        zeros = recipe.make_recipe(self.configs).zeros
+        mesh = mesh or feed.default_mesh(len(self.configs), self.configs[0].train.batch_size)
+        shape = (mesh.shape["member"], mesh.shape["data"])
+        if backend or slots:
+            slots = slots or min(len(self.configs), 8)
+            slots = shape[0] if backend == "loop" else -(-slots // shape[0]) * shape[0]
+            usual = "unroll" if jax.default_backend() == "cpu" else "vmap"
+            backend = backend or ("loop" if slots == shape[0] else usual)
+        new = Program(backend or "loop", slots, shape, zeros)
+        found, fresh = {}, []
+        for i, workdir in enumerate(self.workdirs):
+            program = None if slots else _stored_program(workdir)
+            if program is None or not set(program.zeros) <= set(self._zeros(i)):
+                fresh.append(i)
             else:
-                states.append(state.replace(values=values, **{
-                    k: put(np.asarray(getattr(member, k), getattr(state, k).dtype), everywhere)
-                    for k in ("waited", "stop")}))
-            member.plateau = {k: fetch(v)[()] for k, v in states[-1].plateau.items()}
-        stack_states = jax.jit(lambda *s: jax.tree.map(lambda *x: jnp.stack(x), *s),
-                               out_shardings=by_member)
-        state = stack_states(*states)
-        del states
-        if not any(m.running for m in group):
-            return [m.result() for m in group]
-        select = jax.jit(lambda s, k: jax.tree.map(lambda x: x[k], s), out_shardings=everywhere)
+                found.setdefault(program, []).append(i)
+        if fresh and len(found) == 1 and all(
+                set(next(iter(found)).zeros) <= set(self._zeros(i)) for i in fresh):
+            next(iter(found.values())).extend(fresh)  # they join those that were begun
+            fresh = []
+        return [*found.items(), *([(new, fresh)] if fresh else [])]
 
-        # --- compile, and say what will happen ----------------------------------------------------
-        resident = feed.resident_source(first, arrays, mesh)
-        batches = feed.Batches(group, resident, mesh)
-        eval_step = step.map_eval(shared, mesh, first.eval.threshold)
-        arguments = batches.next()
-        compiled = step.map_train(shared, mesh, members).lower(state, *arguments).compile()
-        program = {"members": len(group), "mesh": dict(mesh.shape), "how": members,
-                   "residence": "host" if resident is None else "device"}
-        augmented = samples.augmented_program(shared)
-        if jax.process_index() == 0 and any(m.step == 0 for m in group):
-            terminal.findings([*arrays.findings, *findings, *_of_splits(group, arrays)])
-        for member in group:
-            member.start(program, augmented)
-        if jax.process_index() == 0:
-            terminal.summary(describe(group, compiled, state, program))
+    def _zeros(self, i):
+        return recipe.make_recipe([self.configs[i]]).zeros
 
-        # --- the loop: every member to its next event ---------------------------------------------
-        saved_at = logged_at = time.monotonic()
-        steps_since_log = 0
-        pending = collections.deque()  # (steps, outputs) that may still be computing
-        with terminal.Training([m.folder.path.name for m in group], [m.num_steps for m in group],
-                               [m.step for m in group], first.train.batch_size) as progress:
+    def train(self, chosen: list[int], program: Program, interrupted) -> dict[int, Result]:
+        """Train the configs `chosen` in one program; {number: Result} of all that had a turn."""
+        first = self.configs[chosen[0]]
+        mesh = feed.make_mesh(*program.mesh)
+        feed.check_mesh(first, mesh)
+        shared = recipe.make_recipe(self.configs)._replace(zeros=program.zeros)
+        everywhere = NamedSharding(mesh, P())
+        init = jax.jit(lambda v: step.init_state(shared, v, self.arrays.image.shape[1:]),
+                       out_shardings=everywhere,
+                       compiler_options=QUICK_COMPILE if jax.default_backend() == "cpu" else None)
+        queue, results = collections.deque(chosen), {}
+
+        with contextlib.ExitStack() as stack:
+
+            def begin():
+                """(number, Member, its state) of the next run that has steps to do, or None."""
+                while queue:
+                    i = queue.popleft()
+                    try:
+                        member = Member(self.configs[i], self.workdirs[i], self.arrays)
+                    except rundir.InUse as error:
+                        if len(self.configs) == 1:
+                            raise
+                        terminal.note(str(error))
+                        results[i] = Result(str(self.workdirs[i]), "in use", 0, {})
+                        continue
+                    stack.callback(member.close)
+                    if not member.ended_before():
+                        state = _begin_state(member, shared, init, everywhere)
+                        if member.running:
+                            return i, member, state
+                        member.finish()  # killed between its last save and this
+                    results[i] = member.result()
+                    member.close()
+                return None
+
+            next_run = begin()
+            if next_run is None:
+                return results
+            resident = feed.resident_source(first, self.arrays, mesh)
+            if program.slots:
+                population = Population(shared, program, mesh)
+            else:
+                population = self._measured(program, shared, init, next_run[1], len(queue) + 1,
+                                            resident)
+                program = population.program
+                if feed.make_mesh(*program.mesh) != mesh:  # the same devices along other axes
+                    queue.appendleft(next_run[0])
+                    next_run[1].close()
+                    return results | self.train(list(queue), program, interrupted)
+            batches = feed.Batches(program.slots, resident, mesh)
+            eval_step = step.map_eval(shared, mesh, first.eval.threshold)
+            augmented = samples.augmented_program(shared)
+            record = {**program._asdict(), "residence": "device" if resident else "host"}
+            members, numbers = [None] * program.slots, [None] * program.slots
+            arguments = [None] * len(population.chunks)
+            pending = collections.deque()  # ([(number, member, step, place)], outputs) under way
+            saved_at, images = time.monotonic(), 0
+            progress = stack.enter_context(
+                terminal.Training(len(chosen), first.train.batch_size))
+
+            def seat(slot, run):
+                """The run takes the slot; the first one compiles the program."""
+                numbers[slot], member, state = run
+                members[slot] = member
+                population.put(slot, state)
+                batches.begin(slot, member)
+                chunk = slot // program.width
+                arguments[chunk] = batches.next(population.chunks[chunk])
+                new = population.compiled is None
+                population.compile(arguments[chunk])
+                speaks = jax.process_index() == 0
+                if speaks and member.step == 0:
+                    terminal.findings([*(self.arrays.findings if new else ()),
+                                       *(self.findings if new else ()),
+                                       *self._of_split(member)])
+                member.start(record, augmented, images)
+                if speaks and new:
+                    terminal.summary(describe(member, len(chosen), population, record))
+                progress.begin(numbers[slot], self.names[numbers[slot]], member.num_steps,
+                               member.step)
 
             def settle(depth):
-                """Wait until at most `depth` steps are under way; note who became non-finite."""
+                """Wait until at most `depth` calls are under way; note who became non-finite."""
                 while len(pending) > depth:
-                    steps, out = pending.popleft()
+                    runs, out = pending.popleft()
                     out = {k: fetch(v) for k, v in out.items()}
-                    for k, member in enumerate(group):
-                        if out["stop"][k] == step.NON_FINITE and member.stop == step.RUNNING:
-                            member.fail(steps[k] - 1, float(out["lr"][k]))
-                        elif member.step >= steps[k]:
-                            member.lr = float(out["lr"][k])
-                    progress.advance(steps, out["loss"].tolist())
+                    for _, member, at, place in runs:
+                        if out["stop"][place] == step.NON_FINITE and member.stop == step.RUNNING:
+                            member.fail(at - 1, float(out["lr"][place]))
+                        elif member.step >= at:
+                            member.lr = float(out["lr"][place])
+                    progress.advance({number: (min(at, member.step), float(out["loss"][place]))
+                                      for number, member, at, place in runs})
 
-            while any(m.running for m in group):
-                state, out = compiled(state, *arguments)
-                stepped = [m for m in group if m.running]
-                for member in stepped:
-                    member.step += 1
-                pending.append(([m.step for m in group], out))
-                steps_since_log += 1
-                arguments = batches.next()  # the host prepares while the device computes
-                events = [m for m in stepped if m.at_event()]
+            # --- the loop: every run to its next event --------------------------------------------
+            for slot in range(program.slots):
+                if next_run is not None:
+                    seat(slot, next_run)
+                    next_run = begin() if slot + 1 < program.slots else None
+            while any(members):
+                for c, chunk in enumerate(population.chunks):
+                    stepped = [k for k in chunk if members[k]]
+                    if not stepped:
+                        continue
+                    out = population.step(c, arguments[c])
+                    for k in stepped:
+                        members[k].step += 1
+                    images += first.train.batch_size * len(stepped)
+                    pending.append(([(numbers[k], members[k], members[k].step, k - chunk.start)
+                                     for k in stepped], out))
+                    arguments[c] = batches.next(chunk)  # the host prepares, the device computes
+                events = [k for k, m in enumerate(members) if m and m.at_event()]
                 # Two steps run ahead of the host, so that the device does not wait for it.
-                settle(0 if events else 2)
-                stopping = interrupted(group)
+                settle(0 if events else 2 * len(population.chunks))
+                stopping = interrupted()
                 timed = _timed_save_due(first, saved_at, bool(events))
-                if not (events or stopping or timed or any(m.failed_now for m in group)):
+                failed = [k for k, m in enumerate(members) if m and m.failed_now]
+                if not (events or stopping or timed or failed):
                     continue
                 settle(0)
 
                 # Evaluate first, then save once: a timed save and a new best are one checkpoint.
-                scored = {}
-                for k, member in enumerate(group):
-                    if member not in events or member.failed_now:
+                scored, running = {}, sum(m is not None for m in members)
+                for k in events:
+                    member = members[k]
+                    if member.failed_now:
                         continue
-                    line = {"train_loss": float(fetch(state.loss_sum)[k]) / member.steps_in_epoch()}
+                    line = {"train_loss": float(population.field(k, "loss_sum"))
+                            / member.steps_in_epoch()}
                     if member.validation_due():
-                        one = select(state, k)
+                        one = population.get(k)
                         variables = {"params": getattr(one, one.weights),
                                      "batch_stats": one.batch_stats}
                         scores = evaluate.validate(
                             eval_step, one.values, variables, feed.eval_batches(
-                                member.config, arrays, member.parts["val"], mesh, resident),
+                                member.config, self.arrays, member.parts["val"], mesh, resident),
                             member.config)
                         line |= {f"val_{name}": v for name, v in scores.items()}
                         scored[k] = member.judge(scores)
-                    now = time.monotonic()
-                    rate = steps_since_log * first.train.batch_size * len(stepped)
-                    member.log(line, now - logged_at, rate / (now - logged_at))
-                    progress.logged(k, {**member.metrics, **member.timing})
-                if events:
-                    logged_at, steps_since_log = time.monotonic(), 0
-                judged = [{k: getattr(m, k) for k in JUDGED} for m in group]
-                state = state.replace(**jax.tree.map(
-                    lambda old, *new: put(np.asarray(new, old.dtype), by_member),
-                    {k: getattr(state, k) for k in JUDGED}, *judged))
-                for k, member in enumerate(group):
-                    if scored.get(k) is not None or ((timed or stopping or not member.running)
-                                                     and member.saved != member.step):
-                        member.save(select(state, k), scored.get(k))
-                    member.failed_now = False
+                        population.set(k, {name: getattr(member, name) for name in JUDGED})
+                    member.log(line, Clock.now(images), running)
+                    progress.logged(numbers[k], {**member.metrics, **member.timing})
+                for k, member in enumerate(members):
+                    if member is None:
+                        continue
+                    due = timed or stopping or not member.running
+                    if scored.get(k) is not None or (due and member.saved != member.step):
+                        member.save(population.get(k), scored.get(k))
                 if timed:
                     saved_at = time.monotonic()
-                if stopping:
-                    break
-        return [m.result() for m in group]
+                for k, member in enumerate(members):
+                    if member is None or member.running and not stopping:
+                        continue
+                    if not member.running:
+                        member.finish()
+                    results[numbers[k]] = member.result()
+                    member.close()
+                    members[k] = None
+                    next_run = None if stopping else begin()
+                    if next_run is not None:
+                        seat(k, next_run)
+        return results
+
+    def _measured(self, first: Program, shared, init, member, num_runs, resident) -> Population:
+        """Of the fastest program, by a few steps each; of `first` where little work is left.
+
+        The steps are of states of their own: no run moves.
+        """
+        meshes = {first.mesh: (feed.make_mesh(*first.mesh), resident)}
+        batch_size, steps_left = member.config.train.batch_size, member.num_steps - member.step
+
+        def measure(program) -> tuple[Population, float, float]:
+            """The compiled program, images per second of all slots, seconds that it took."""
+            started = time.monotonic()
+            if program.mesh not in meshes:
+                mesh = feed.make_mesh(*program.mesh)
+                meshes[program.mesh] = mesh, feed.resident_source(
+                    self.configs[0], self.arrays, mesh)
+            mesh, source = meshes[program.mesh]
+            population = Population(shared, program, mesh)
+            batches = feed.Batches(program.slots, source, mesh)
+            batches.begin(0, member)
+            arguments = [batches.next(chunk) for chunk in population.chunks]
+            values = recipe.traced_values(member.config, member.steps_per_epoch, shared)
+            for slot in range(program.slots):
+                population.put(slot, jax.device_put(init(values), NamedSharding(mesh, P())))
+            population.compile(arguments[0])
+            once = lambda: [population.step(c, a) for c, a in enumerate(arguments)]
+            jax.block_until_ready([once(), once()])
+            rounds, began = 0, time.monotonic()
+            while rounds < 3 or rounds < 50 and time.monotonic() - began < 1.0:
+                jax.block_until_ready(once())
+                rounds += 1
+            now = time.monotonic()
+            population.empty()
+            return population, rounds * program.slots * batch_size / (now - began), now - started
+
+        first = first._replace(slots=first.mesh[0])
+        # Processes would have to agree on what each of them measured.
+        if num_runs == 1 or num_runs * steps_left < 100 or jax.process_count() > 1:
+            return Population(shared, first, meshes[first.mesh][0])
+        chosen, best, cost = measure(first)
+        said = [f"{first}: {best:.4g} images/s"]
+        for program in candidates(first, num_runs):
+            if num_runs * steps_left * batch_size / best < WORTH * cost * program.slots:
+                continue
+            try:
+                population, speed, _ = measure(program)
+            except jax.errors.JaxRuntimeError as error:
+                if "RESOURCE_EXHAUSTED" not in str(error):
+                    raise
+                said.append(f"{program}: out of memory")
+                break
+            said.append(f"{program}: {speed:.4g} images/s")
+            if speed > 1.05 * best:
+                chosen, best = population, speed
+            elif program.mesh == first.mesh:
+                break
+        reason = "the fastest" if len(said) > 1 else "too little work to measure others"
+        terminal.note(f"{num_runs} runs share a program: {'; '.join(said)}; taking "
+                      f"{chosen.program} ({reason}; --backend and --slots decide otherwise)")
+        return chosen
+
+    def _of_split(self, member) -> list:
+        """What is wrong with the run's split and not yet said. Patches count as their image."""
+        arrays = self.arrays
+        images = types.SimpleNamespace(names=arrays.image_names, groups=arrays.image_groups,
+                                       strata=arrays.image_strata)
+        if self._pairs is None and len(images.names) <= checks.MANY:
+            self._pairs = duplicates.near_duplicates(arrays.whole_images())
+        found = checks.of_split(images, {part: np.unique(indices // arrays.grid**2)
+                                         for part, indices in member.parts.items()}, self._pairs)
+        new = [finding for finding in found if finding not in self._said]
+        self._said.update(new)
+        return new
 
 
-class Member:
-    """The host's side of one run: its data, its folder, and when something is due."""
-
-    def __init__(self, config, workdir, arrays):
-        self.config, self.arrays = config, arrays
-        self.parts = data.split_of(config.data, arrays)
-        self.order = order.order_of(config, arrays, self.parts["train"])
-        self.steps_per_epoch = self.order.steps_per_epoch
-        self.num_steps = derived.num_steps(config, self.steps_per_epoch)
-        writer = jax.process_index() == 0
-        self.folder = RunDir(workdir, config, arrays.fingerprint, writer=writer)
-        if self.folder.extended:
-            terminal.note(self.folder.extended)
-        self.checkpoints = checkpoint.Checkpoints(self.folder.path / "checkpoints")
-        self.board = None
-        self.step, self.saved, self.stop = 0, -1, step.RUNNING
-        self.best, self.waited, self.previous_loss = -math.inf, 0, math.inf
-        self.plateau = {}  # of optim.reduce_on_plateau, as numbers of the state's dtypes
-        self.lr, self.metrics, self.timing = config.optimizer.lr, {}, {}
-        self.failed_now = False
-
-    @property
-    def running(self) -> bool:
-        return self.stop == step.RUNNING and self.step < self.num_steps
-
-    def restore(self, abstract):
-        """The newest saved state, or None; the logs are cut to it."""
-        state = self.checkpoints.restore_latest(abstract, terminal.note)
-        if state is not None:
-            for k in ("step", "best", "waited", "stop", "previous_loss"):
-                setattr(self, k, fetch(getattr(state, k)).item())
-            self.saved = self.step
-            if self.folder.extended and self.stop == step.STOPPED_EARLY:
-                self.waited, self.stop = 0, step.RUNNING
-        self.folder.cut_logs(self.step)
-        return state
-
-    def start(self, program, augmented):
-        self.folder.write_environment(program, self.arrays.fingerprint)
-        if self.folder.writer:
-            _write_split(self.folder, self.arrays, self.parts)
-            if not (self.folder.path / SAMPLES).exists():
-                panels.write_png(self.folder.path / SAMPLES, samples.augmented_sheet(
-                    self.config, self.arrays, self.order, augmented))
-            self.board = tensorboard.Board(self.folder.path)
-
-    def steps_in_epoch(self) -> int:
-        """Steps of the current epoch that are done, after at least one step."""
-        return (self.step - 1) % self.steps_per_epoch + 1
-
-    def at_event(self) -> bool:
-        return self.step % self.steps_per_epoch == 0 or self.step == self.num_steps
-
-    def validation_due(self) -> bool:
-        epoch, rest = divmod(self.step, self.steps_per_epoch)
-        due = self.step == self.num_steps or (rest == 0 and epoch % self.config.eval.every == 0)
-        return due and len(self.parts["val"]) > 0
-
-    def judge(self, scores: dict) -> float | None:
-        """The score, larger is better, if it is a new best; stops early and lowers the rate."""
-
-        def score_of(metric, direction):
-            # As the checkpoint keeps it: a resumed run must find the same ties.
-            return float(np.float32(scores[metric] if direction == "max" else -scores[metric]))
-
-        options, optimizer = self.config.train, self.config.optimizer
-        score, loss = score_of(*options.best), score_of("loss", "max")
-        better = score > self.best
-        self.best, self.waited = (score, 0) if better else (self.best, self.waited + 1)
-        over = self.waited >= options.early_stopping
-        if options.early_stopping_mode == "minimum":
-            over = (self.step >= options.early_stopping * self.steps_per_epoch
-                    and loss >= self.previous_loss)
-        if options.early_stopping and over:
-            self.stop = step.STOPPED_EARLY
-        self.previous_loss = loss
-        if self.plateau:
-            new = optim.reduce_on_plateau(
-                self.plateau, score_of(*optimizer.plateau_metric), lr=optimizer.lr,
-                factor=optimizer.plateau_factor, patience=optimizer.plateau_patience,
-                cooldown=optimizer.plateau_cooldown, min_lr=optimizer.plateau_min_lr)
-            self.plateau = {k: self.plateau[k].dtype.type(v) for k, v in new.items()}
-        return score if better else None
-
-    def log(self, line: dict, seconds: float, images_per_second: float) -> None:
-        self.metrics = {"step": self.step, "epoch": self.step / self.steps_per_epoch,
-                        "lr": self.lr, **line}
-        self.timing = {"step": self.step, "seconds": round(seconds, 3),
-                       "images_per_second": round(images_per_second, 2),
-                       "peak_memory_gib": round(feed.peak_memory() / 2**30, 3)}
-        self.folder.log("metrics.jsonl", self.metrics)
-        self.folder.log("timing.jsonl", self.timing)
-        if self.board:
-            self.board.add({**self.metrics, **self.timing})
-
-    def fail(self, at: int, lr: float) -> None:
-        """The step after `at` was not finite; the device kept the state of step `at`."""
-        self.step, self.stop, self.failed_now = at, step.NON_FINITE, True
-        names = [self.arrays.names[i] for i in self.order.rows(at)["id"]]
-        self.metrics = {"step": at, "stopped": "loss or gradient not finite in the next step",
-                        "lr": lr, "images": names}
-        self.folder.log("metrics.jsonl", self.metrics)
-        terminal.note(f"{self.folder.path}: loss or gradient not finite after step {at} (lr "
-                      f"{lr:g}); stopped there. A lower optimizer.lr usually helps; the batch is "
-                      "in metrics.jsonl")
-
-    def save(self, state, score) -> None:
-        self.checkpoints.save(state, self.step, score)
-        self.saved = self.step
-
-    def result(self) -> Result:
-        status = "interrupted" if self.running else STATUS[self.stop]
-        return Result(str(self.folder.path), status, self.step, self.metrics)
-
-    def close(self) -> None:
-        self.checkpoints.close()
-        if self.board:
-            self.board.close()
-        self.folder.close()
+def _stored_program(workdir) -> Program | None:
+    """The program that a run was begun in, if it can go on in it."""
+    file = rundir.environment_file(workdir)
+    stored = rundir.read_json(file).get("program", {}) if file.exists() else {}
+    if not stored.keys() >= set(Program._fields):
+        return None
+    program = Program(stored["backend"], stored["slots"], tuple(stored["mesh"]),
+                      tuple(stored["zeros"]))
+    if np.prod(program.mesh) > jax.device_count():
+        terminal.note(f"{workdir}: was begun on {np.prod(program.mesh)} devices, goes on on "
+                      f"{jax.device_count()}: equal but for rounding")
+        return None
+    return program
 
 
-def _write_split(folder, arrays, parts) -> None:
-    """split.json: the names of the images of each part."""
-    cells = arrays.grid**2  # patches follow their image
-    split = {part: list(dict.fromkeys(arrays.image_names[i // cells] for i in indices))
-             for part, indices in parts.items()}
-    write_atomic(folder.path / "split.json", json.dumps(split, indent=1))
+def _begin_state(member, shared, init, sharding):
+    """The state of a run: restored, or fresh."""
+    values = recipe.traced_values(member.config, member.steps_per_epoch, shared)
+    values = {k: put(v, sharding) for k, v in values.items()}
+    state = member.restore(checkpoint.abstract(jax.eval_shape(init, values), sharding))
+    if state is None:
+        state = _with_weights(init(values), member.config, sharding)
+    else:
+        state = state.replace(values=values, **{
+            k: put(np.asarray(getattr(member, k), getattr(state, k).dtype), sharding)
+            for k in ("waited", "stop")})
+    member.plateau = {k: fetch(v)[()] for k, v in state.plateau.items()}
+    return state
 
 
 def _with_weights(state, config, sharding):
@@ -397,14 +430,17 @@ def _interrupt():
 
     def request(number, _):
         flag.set()
-        signal.signal(number, previous[number])  # a second one does what it always did
+        if number == signal.SIGINT:  # a second Ctrl-C ends; schedulers say SIGTERM more than once
+            signal.signal(number, previous[number])
 
     if not many and threading.current_thread() is threading.main_thread():
         previous = {n: signal.signal(n, request) for n in (signal.SIGTERM, signal.SIGINT)}
 
-    def interrupted(group) -> bool:
+    rounds = itertools.count()
+
+    def interrupted() -> bool:
         if many:
-            return multihost_utils.reached_preemption_sync_point(max(m.step for m in group))
+            return multihost_utils.reached_preemption_sync_point(next(rounds))
         return flag.is_set()
 
     try:
@@ -422,45 +458,32 @@ def _timed_save_due(config, saved_at, at_event) -> bool:
     return at_event and bool(multihost_utils.broadcast_one_to_all(np.asarray(due)))
 
 
-def _of_splits(group, arrays) -> list:
-    """What is wrong with the members' splits, each said once. Patches count as their image."""
-    cells = arrays.grid**2
-    images = types.SimpleNamespace(names=arrays.image_names, groups=arrays.image_groups,
-                                   strata=arrays.image_strata)
-    pairs = None
-    if len(images.names) <= checks.MANY:
-        pairs = duplicates.near_duplicates(arrays.whole_images())
-    found = [checks.of_split(images, {part: np.unique(indices // cells)
-                                      for part, indices in member.parts.items()}, pairs)
-             for member in group]
-    return list(dict.fromkeys(finding for one in found for finding in one))
-
-
 # --- words ---------------------------------------------------------------------------------------
 
 
-def describe(group, compiled, state, program) -> list[tuple[str, str]]:
-    """The first lines of a run: data, network, devices, cost."""
-    config, arrays = group[0].config, group[0].arrays
-    counts = " / ".join(f"{len(group[0].parts[p])} {p}" for p in ("train", "val", "test"))
-    parameters = sum(x.size for x in jax.tree.leaves(state.params)) // len(group)
+def describe(member, num_runs, population, record) -> list[tuple[str, str]]:
+    """The first lines of a program: data, network, devices, cost."""
+    config, arrays = member.config, member.arrays
+    counts = " / ".join(f"{len(member.parts[p])} {p}" for p in ("train", "val", "test"))
+    state, program = population.states[0], population.program
+    parameters = sum(x.size for x in jax.tree.leaves(state.params)) // program.width
+    compiled = population.compiled
     cost, memory = compiled.cost_analysis() or {}, compiled.memory_analysis()
     changed = config_lib.diff(config_lib.plain(config), config)
     devices = jax.devices()
     rows = [
-        ("run", ", ".join(str(m.folder.path) for m in group)),
+        ("run", f"{member.folder.path}" + (f" and {num_runs - 1} more" if num_runs > 1 else "")),
         ("config", ", ".join(f"{k}={b!r}" for k, (_, b) in changed.items()) or "the default"),
         ("data", f"{config.data.name}: {len(arrays.names)} images, {counts}; "
                  f"{'x'.join(map(str, arrays.image.shape[1:]))} {arrays.image.dtype}, "
-                 f"on the {program['residence']}"),
+                 f"on the {record['residence']}"),
         ("network", f"{config.model.name}: {parameters:,} parameters"),
-        ("devices", f"{len(devices)} {devices[0].device_kind}, mesh {program['mesh']}, "
-                    f"{program['members']} member(s)"),
-        ("length", f"{group[0].num_steps} steps of {config.train.batch_size} images"
-                   + (f", continuing at step {group[0].step}" if group[0].step else "")),
+        ("devices", f"{len(devices)} {devices[0].device_kind}; {program}"),
+        ("length", f"{member.num_steps} steps of {config.train.batch_size} images"
+                   + (f", continuing at step {member.step}" if member.step else "")),
     ]
     if cost.get("flops", 0) > 0:
-        rows.append(("cost", f"{cost['flops'] / 1e9:.1f} GFLOP per step and device"))
+        rows.append(("cost", f"{cost['flops'] / 1e9:.1f} GFLOP per call and device"))
     if memory is not None:
         used = memory.argument_size_in_bytes + memory.temp_size_in_bytes
         rows.append(("memory", f"{used / 2**30:.2f} GiB per device: "

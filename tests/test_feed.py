@@ -38,13 +38,15 @@ def test_streamed_batches_equal_what_the_device_gathers(kind):
         group = [FakeMember(config, arrays, start=5) for config in configs]
         mesh = feed.default_mesh(2, 8)
         resident = feed.resident_source(configs[0], arrays, mesh)
-        stream = feed.Batches(group, resident, mesh)
+        stream = feed.Batches(2, resident, mesh)
+        for slot, member in enumerate(group):
+            stream.begin(slot, member)
         window = configs[0].data.size if configs[0].data.fit == "random_crop" else None
         gathered = jax.jit(lambda source, index: jax.vmap(
             lambda i: step.gathered(source, i, window))(index))
         batches[residence] = []
         for _ in range(3):
-            source, index = stream.next()
+            source, index = stream.next(range(2))
             batches[residence].append(
                 jax.device_get(source if index is None else gathered(source, index)))
             for member in group:

@@ -13,11 +13,11 @@ from test_train import last_state
 from cellseg_jax import rundir, train
 
 WORKER = """
-import sys
+import os, signal, sys
 import jax
 from absl import flags
 from helpers import tiny_config
-from cellseg_jax import train
+from cellseg_jax import member, train
 
 flags.FLAGS.mark_as_parsed()
 port, process, workdirs, epochs, residence = sys.argv[1:]
@@ -25,17 +25,26 @@ jax.config.update("jax_cpu_collectives_implementation", "gloo")
 jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=int(process),
                            heartbeat_timeout_seconds=20)
 configs = [tiny_config(train__precision="float64", train__epochs=int(epochs), seed=seed,
-                       data__residence=residence) for seed in range(workdirs.count(":") + 1)]
+                       data__residence="device" if residence == "killed" else residence)
+           for seed in range(workdirs.count(":") + 1)]
 mesh = None
 if len(configs) == 2:  # a member for each process
     mesh = jax.make_mesh((2, 2), ("member", "data"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
-print(*(r.status for r in train.train(configs, workdirs.split(":"), mesh=mesh)))
+if residence == "killed":  # before the second epoch is saved, in both processes
+    log = member.Member.log
+    def log_and_die(self, *args):
+        log(self, *args)
+        if self.step == 8:
+            os.kill(os.getpid(), signal.SIGKILL)
+    member.Member.log = log_and_die
+    mesh = None
+print(*(r.status for r in train.train(configs, workdirs.split(":"), mesh=mesh, slots=len(configs))))
 jax.distributed.shutdown()
 """
 
 
 def run_two(tmp_path, workdirs, epochs, residence):
-    """Train in two processes of two devices each; both must end well."""
+    """Train in two processes of two devices each; both must end well, or die if "killed"."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -53,7 +62,10 @@ def run_two(tmp_path, workdirs, epochs, residence):
         for p in processes:
             p.kill()
     for p, output in zip(processes, outputs, strict=True):
-        assert p.returncode == 0 and "done" in output, output[-3000:]
+        if residence == "killed":
+            assert p.returncode < 0, output[-3000:]
+        else:
+            assert p.returncode == 0 and "done" in output, output[-3000:]
 
 
 @pytest.mark.slow
@@ -67,6 +79,22 @@ def test_two_processes_equal_one_and_one_goes_on(tmp_path, monkeypatch, float64,
     for name in ("one", "two"):  # the checkpoint of two processes goes on in this one
         assert train.train([longer], [tmp_path / name])[0].step == 12
     assert_equal_runs(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.slow
+def test_killed_in_two_processes_two_runs_of_one_program_go_on_in_one(
+        tmp_path, monkeypatch, float64):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folders = [tmp_path / "m0", tmp_path / "m1"]
+    run_two(tmp_path, ":".join(map(str, folders)), 3, "killed")
+    assert [max(rundir.read_json(f / "environment.json")["program"]["mesh"]) for f in folders] == [
+        4, 4]
+    assert not any((f / "result.json").exists() for f in folders)
+    configs = [tiny_config(train__precision="float64", train__epochs=3, seed=k) for k in (0, 1)]
+    assert [r.status for r in train.train(configs, folders)] == ["done", "done"]
+    for config, folder in zip(configs, folders, strict=True):
+        train.train([config], [tmp_path / f"{folder.name}_alone"])
+        assert_equal_runs(tmp_path / f"{folder.name}_alone", folder)
 
 
 @pytest.mark.slow

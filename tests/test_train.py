@@ -26,6 +26,7 @@ from cellseg_jax import (
     train,
 )
 from cellseg_jax.errors import InputError
+from cellseg_jax.predictor import Predictor
 
 CONFIG = """
 from cellseg_jax.config import default
@@ -135,11 +136,11 @@ def test_sigterm_saves_and_the_run_goes_on_bit_for_bit(tmp_path, monkeypatch):
     calls = []
     settle = feed.Batches.next
 
-    def next_and_signal(self):
+    def next_and_signal(self, slots):
         calls.append(1)
         if len(calls) == 7:
             os.kill(os.getpid(), signal.SIGTERM)
-        return settle(self)
+        return settle(self, slots)
 
     monkeypatch.setattr(feed.Batches, "next", next_and_signal)
     result = train.train([config], [tmp_path / "cut"])[0]
@@ -161,11 +162,11 @@ def test_plateau_averaging_and_all_else_of_the_optimiser_resume_bit_for_bit(tmp_
     calls = []
     settle = feed.Batches.next
 
-    def next_and_signal(self):
+    def next_and_signal(self, slots):
         calls.append(1)
         if len(calls) == 13:
             os.kill(os.getpid(), signal.SIGTERM)
-        return settle(self)
+        return settle(self, slots)
 
     monkeypatch.setattr(feed.Batches, "next", next_and_signal)
     assert train.train([config], [tmp_path / "cut"])[0].status == "interrupted"
@@ -183,7 +184,7 @@ def test_averaged_weights_are_what_is_validated_kept_and_predicts(tmp_path):
         config.model = dict(name="simple_conv")
     train.train([config], [tmp_path / "run"])
     line = rundir.read_jsonl(tmp_path / "run" / "metrics.jsonl")[-1]
-    predictor = evaluate.Predictor(tmp_path / "run", config, "last")
+    predictor = Predictor(tmp_path / "run", config, "last")
     arrays = data.load(config.data)
     batches = feed.eval_batches(config, arrays, data.split_of(config.data, arrays)["val"],
                                 predictor.mesh, None)
@@ -287,6 +288,7 @@ def test_damaged_checkpoint_is_set_aside_and_the_one_before_used(tmp_path, capsy
     config = tiny_config(train__epochs=4, train__best=("loss", "max"))  # the first is the best
     train.train([config], [tmp_path / "whole"])
     train.train([config], [tmp_path / "hurt"])
+    (tmp_path / "hurt" / "result.json").unlink()  # as if it was killed in its last step
     directory = tmp_path / "hurt" / "checkpoints"
     last = directory / str(checkpoint.saved_steps(directory)["last"])
     for file in [f for f in last.rglob("*") if f.is_file() and f.stat().st_size > 200]:
@@ -298,6 +300,7 @@ def test_damaged_checkpoint_is_set_aside_and_the_one_before_used(tmp_path, capsy
     assert_same_run(tmp_path / "whole", tmp_path / "hurt")
 
 
+@pytest.mark.slow
 def test_damaged_best_checkpoint_is_scored_by_the_last_and_without_any_it_is_one_line(tmp_path):
     config = tiny_config(train__epochs=4, train__best=("loss", "max"))  # the first is the best
     train.train([config], [tmp_path / "run"])
@@ -309,9 +312,9 @@ def test_damaged_best_checkpoint_is_scored_by_the_last_and_without_any_it_is_one
             if file.is_file():
                 file.write_bytes(b"")
         if step_ == saved["best"]:
-            assert evaluate.Predictor(tmp_path / "run", config).step == saved["last"]
+            assert Predictor(tmp_path / "run", config).step == saved["last"]
     with pytest.raises(InputError, match="no checkpoint can be read"):
-        evaluate.Predictor(tmp_path / "run", config)
+        Predictor(tmp_path / "run", config)
 
 
 @pytest.mark.slow
@@ -417,6 +420,23 @@ def test_second_process_on_a_workdir_is_refused_with_the_first_one_named(tmp_pat
         rundir.RunDir(tmp_path / "run", config, "data")
     first.close()
     rundir.RunDir(tmp_path / "run", config, "data").close()
+
+
+def test_a_run_of_another_host_is_in_use_while_its_heart_beats(tmp_path, monkeypatch):
+    lock = tmp_path / ".lock"
+    lock.write_text("pid 7 on elsewhere")
+    with pytest.raises(rundir.InUse, match="in use by pid 7 on elsewhere"):
+        rundir.Lock(tmp_path)
+    os.utime(lock, (time.time() - 100,) * 2)
+    monkeypatch.setattr(rundir, "HEARTBEAT", 0.01)
+    with rundir.Lock(tmp_path):
+        assert lock.read_text().startswith(f"pid {os.getpid()} on ")
+        os.utime(lock, (0, 0))
+        deadline = time.monotonic() + 5
+        while not lock.stat().st_mtime and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert lock.stat().st_mtime > 1e9
+    assert lock.read_text() == ""
 
 
 def test_batch_that_does_not_divide_over_the_devices_is_refused(tmp_path):

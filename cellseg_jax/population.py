@@ -1,0 +1,133 @@
+"""Runs that train together on the devices: the slots of one compiled program.
+
+A program has a number of slots; a run sits in one until it has ended, and the next run of the
+queue takes its place without a recompile. An empty slot holds an inert state. How the slots are
+computed is the program's back-end:
+
+  loop    one call per run (per device along the mesh axis "member"), one after the other
+  unroll  one call for all slots, each written out in it; XLA overlaps them
+  vmap    one call for all slots, their convolutions batched: for devices that small networks
+          leave idle; on a CPU batched convolutions become slow grouped ones
+
+Which is fastest depends on network, batch and device, so `candidates` are measured (train.py)
+where the work ahead is worth it.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from cellseg_jax import step
+from cellseg_jax.feed import fetch, put
+
+BACKENDS = ("loop", "unroll", "vmap")
+SLOTS = (2, 4, 8, 16)  # what is tried
+# For a program that runs once: it compiles in a seventh of the time.
+QUICK_COMPILE = {"xla_backend_optimization_level": 0}
+
+
+class Program(NamedTuple):
+    """How a group of runs is computed. Kept with each run, so that it resumes in the same."""
+
+    backend: str  # of BACKENDS
+    slots: int  # runs under way at once
+    mesh: tuple[int, int]  # devices along "member" and "data"
+    zeros: tuple[str, ...]  # step.Recipe.zeros
+
+    @property
+    def width(self) -> int:
+        """Slots that one call computes."""
+        return self.mesh[0] if self.backend == "loop" else self.slots
+
+    def __str__(self):
+        return (f"{self.backend}, {self.slots} slot{'s' * (self.slots > 1)}, "
+                f"{self.mesh[0]}x{self.mesh[1]} devices (member x data)")
+
+
+def candidates(first: Program, num_runs: int) -> list[Program]:
+    """Programs worth measuring beside `first`, the one without risk, for num_runs runs.
+
+    Those with more slots come last: they are not tried once fewer slots brought nothing.
+    """
+    batched = "unroll" if jax.default_backend() == "cpu" else "vmap"
+    member, data = first.mesh
+    found = [first._replace(backend=batched, slots=n) for n in SLOTS
+             if n <= num_runs and n % member == 0]
+    if data > 1 and num_runs >= member * data:  # a run per device needs no word between devices
+        alone = first._replace(mesh=(member * data, 1))
+        found.insert(0, alone._replace(slots=member * data))
+        found += [alone._replace(backend=batched, slots=n * member * data) for n in SLOTS[:2]
+                  if n * member * data <= num_runs]
+    return found
+
+
+class Population:
+    """The states of a program's slots and the compiled step that advances them.
+
+    A chunk is the slots that one call computes; chunk c holds the slots of `chunks[c]`.
+    """
+
+    def __init__(self, recipe, program: Program, mesh):
+        self.program = program
+        width = program.width
+        self.chunks = [range(k, k + width) for k in range(0, program.slots, width)]
+        self.states = [None] * len(self.chunks)
+        self.compiled = None
+        everywhere, by_member = NamedSharding(mesh, P()), NamedSharding(mesh, P("member"))
+        self._everywhere = everywhere
+        how = "unroll" if program.backend == "loop" else program.backend
+        self._step = step.map_train(recipe, mesh, how)
+        inert = jnp.int32(step.STOPPED_EARLY)
+        spread = lambda s: jax.tree.map(
+            lambda x: jnp.broadcast_to(x, (width, *x.shape)), s if width == 1 else
+            s.replace(stop=inert))
+        put_at = lambda states, one, k: jax.tree.map(lambda x, new: x.at[k].set(new), states, one)
+        self._spread = jax.jit(spread, out_shardings=by_member)
+        self._place = jax.jit(put_at, out_shardings=by_member, donate_argnums=0)
+        self._take = jax.jit(lambda states, k: jax.tree.map(lambda x: x[k], states),
+                             out_shardings=everywhere)
+
+    def compile(self, arguments) -> None:
+        """Compile the step for the arguments (feed.Batches.next) of any chunk, once."""
+        if self.compiled is None:
+            self.compiled = self._step.lower(self.states[0], *arguments).compile()
+
+    def step(self, chunk: int, arguments) -> dict:
+        """One step of the runs of a chunk; {"loss", "lr", "grad_norm", "stop"}, each (width,)."""
+        self.states[chunk], out = self.compiled(self.states[chunk], *arguments)
+        return out
+
+    def put(self, slot: int, state) -> None:
+        """The run with this state takes the slot."""
+        c, k = divmod(slot, self.program.width)
+        if self.states[c] is None:
+            self.states[c] = self._spread(state)
+            if self.program.width == 1:
+                return
+        self.states[c] = self._place(self.states[c], state, np.int32(k))
+
+    def empty(self) -> None:
+        """All slots are free again; the program stays compiled."""
+        self.states = [None] * len(self.chunks)
+
+    def get(self, slot: int):
+        """The state of the run in the slot."""
+        c, k = divmod(slot, self.program.width)
+        return self._take(self.states[c], np.int32(k))
+
+    def field(self, slot: int, name: str):
+        """One leaf of the state of the run in the slot, on the host."""
+        c, k = divmod(slot, self.program.width)
+        return fetch(getattr(self.states[c], name))[k]
+
+    def set(self, slot: int, fields: dict) -> None:
+        """Small leaves of the slot's state, {field of TrainState: value or dict of values}."""
+        c, k = divmod(slot, self.program.width)
+        here = {name: getattr(self.states[c], name) for name in fields}
+        new = jax.tree.map(lambda old, value: put(np.asarray(value, old.dtype), self._everywhere),
+                           here, fields)
+        self.states[c] = self.states[c].replace(**self._place(here, new, np.int32(k)))
