@@ -1,0 +1,204 @@
+"""The study files of the five reports: complete, true to what is published, and tiny in smoke."""
+
+import functools
+import itertools
+import pathlib
+import time
+
+import pytest
+
+from cellseg_jax import config as config_lib
+from cellseg_jax import derived, evaluate, interop, models, studyfile
+from cellseg_jax.errors import InputError
+
+CONFIGS = pathlib.Path(__file__).resolve().parent.parent / "configs"
+TABLES = ("ebhi", "em", "livecell", "nuclei", "small_unet")
+ROWS = {"ebhi": 49, "em": 8, "livecell": 8, "nuclei": 8, "small_unet": 27}
+each_table = pytest.mark.parametrize("name", TABLES)
+
+
+@functools.cache
+def study(name):
+    return studyfile.load(CONFIGS / "studies" / f"{name}.py")
+
+
+@functools.cache
+def config(name, row, smoke=False):
+    return studyfile.config_of(study(name), row, 0, smoke=smoke)
+
+
+def test_the_promised_studies_exist():
+    files = {path.stem for path in (CONFIGS / "studies").glob("*.py")}
+    small = {"nuclei_cpu", "ebhi_cpu"}  # parts of two tables at a size for CPUs
+    assert files == {*TABLES, "small_unet_grid", *small}
+    assert all(study(name).rows.keys() <= study(name[:-4]).rows.keys() for name in small)
+    assert {name: len(study(name).rows) for name in TABLES} == ROWS
+
+
+@each_table
+def test_every_row_is_another_complete_config(name):
+    configs = {config_lib.identity(config(name, row)): row for row in study(name).rows}
+    assert len(configs) == len(study(name).rows), "two rows are one run"
+    assert all(config(name, row).is_locked for row in study(name).rows)
+
+
+@each_table
+def test_columns_have_definitions_and_the_headline_is_a_score(name):
+    table = study(name)
+    assert set(table.metrics) <= set(evaluate.DEFINITIONS) and table.metrics[0] != "loss"
+    assert table.claims, "a report claims something"
+    losses = {tuple(sorted(config(name, row).loss.items())) for row in table.rows}
+    ranks_by_loss = "loss" in table.metrics or any(c.metric == "loss" for c in table.claims)
+    assert not ranks_by_loss or len(losses) == 1
+
+
+@each_table
+def test_repeats_vary_the_split_where_it_is_drawn(name):
+    drawn = config(name, study(name).baseline).data.split != "official"
+    assert ("data.split_seed" in study(name).varies) == drawn
+    assert "seed" in study(name).varies and study(name).repeats == 3
+
+
+@each_table
+def test_the_file_says_its_question_and_how_it_is_run(name):
+    text = (CONFIGS / "studies" / f"{name}.py").read_text()
+    for part in ("Question:", "Published:", "Own data:", "Result:",
+                 f"--study=configs/studies/{name}.py --workdir=runs/{name}"):
+        assert part in text
+    assert text.endswith("get_config = rows(BASE, ROWS)\n")
+
+
+@pytest.mark.slow
+@each_table
+def test_smoke_is_tiny_and_keeps_rows_apart(name):
+    table = study(name)
+    for row in table.rows:
+        tiny, whole = config(name, row, smoke=True), config(name, row)
+        assert tiny.train.steps == 2 and tiny.train.batch_size <= 4 and tiny.train.weights == ""
+        assert max(tiny.data.size) <= 64 and tiny.eval.panels <= 2
+        assert tiny.model.name == whole.model.name and tiny.data.name == whole.data.name
+        assert max(tiny.model.get("channels", (8,))) <= 32
+    programs = lambda smoke: {config_lib.program_key(config(name, row, smoke))
+                              for row in table.rows if not derived.is_classical(config(name, row))}
+    assert len(programs(True)) > len(programs(False)) / 2, "smoke runs what the study runs"
+
+
+@pytest.mark.parametrize(("name", "row", "file"), [
+    *[("nuclei", row, row) for row in (
+        "unet_adam", "unet_adam_poly", "unet_sgd", "unet_sgd_poly", "unetr_adam",
+        "unetr_adam_poly", "unetr_sgd", "unetr_sgd_poly")],
+    ("ebhi", "unet_final", "ebhi_unet"), ("em", "depth_4", "em_unet"),
+    ("livecell", "bce_boundary", "livecell_unet")])
+def test_the_row_of_a_named_config_is_that_config(name, row, file):
+    assert not config_lib.diff(config(name, row), config_lib.load(str(CONFIGS / f"{file}.py")))
+
+
+# (study, row): metrics as the report prints them, read off STUDIES section 8 by hand.
+GOLDEN = {
+    ("nuclei", "unet_sgd_poly"): {"dice_mean": 0.82, "iou_mean": 0.71},
+    ("nuclei", "unetr_adam"): {"dice_mean": 0.72, "iou_mean": 0.59},
+    ("nuclei", "unetr_sgd"): {"dice_mean": 0.79, "iou_mean": 0.68},
+    ("small_unet", "augment_none"): {"seg": 0.577},
+    ("small_unet", "patch_64x80"): {"seg": 0.829, "train_seconds": 2641.9},
+    ("small_unet", "unet"): {"seg": 0.835, "train_seconds": 6817},
+    ("small_unet", "batch_121"): {"seg": 0.81},
+    ("ebhi", "unet_final"): {"dice_mean": 0.9506, "iou_mean": 0.9117, "accuracy_mean": 0.9406},
+    # Where all is foreground recall is 1, not precision, as the report has it.
+    ("ebhi", "unet_0_3"): {"dice_mean": 0.7642, "precision_mean": 0.6289, "recall_mean": 1.0},
+    ("ebhi", "unet_13_1"): {"precision_mean": 0.9487, "recall_mean": 0.9521},
+    ("ebhi", "unet_0_2"): {"accuracy_mean": 0.7782},
+    ("ebhi", "segnet"): {"dice_mean": 0.884},
+}
+
+
+@pytest.mark.parametrize(("name", "row"), GOLDEN, ids=str)
+def test_published_numbers(name, row):
+    published = study(name).reference[row]
+    assert {k: published[k] for k in GOLDEN[name, row]} == pytest.approx(GOLDEN[name, row])
+
+
+@pytest.mark.parametrize("name", ["nuclei", "ebhi"])
+def test_published_claims_hold_for_published_numbers(name):
+    mean = lambda rows, metric: sum(
+        study(name).reference[row][metric] for row in rows) / len(rows)
+    judged = 0
+    for claim in study(name).claims:
+        metric = claim.metric or study(name).metrics[0]
+        if not all(metric in study(name).reference.get(row, {})
+                   for row in (*claim.better, *claim.worse)):
+            continue
+        difference = mean(claim.better, metric) - mean(claim.worse, metric)
+        assert (abs(difference) <= claim.equal_within if claim.equal_within else difference > 0)
+        judged += 1
+    assert judged >= (5 if name == "nuclei" else 1)
+
+
+@pytest.mark.parametrize(("row", "expected"), [
+    ("unet_18_0", dict(norm="double_instance", init="kaiming", lr=1e-3, copies=3, stop=6)),
+    ("unet_3_0", dict(norm="instance", stop=15)),
+    ("unet_final", dict(norm="instance", init="kaiming", lr=1e-3, copies=3, stop=6, balance=True)),
+    ("unet_13_0", dict(norm="double_batch", batch=16, copies=3, stop=6)),
+    ("unet_13_1", dict(norm="double_batch", batch=16, copies=3, stop=6, lr=1e-3, init="kaiming")),
+    ("unet_4_0", dict(norm="instance", stop=7, init="kaiming", batch=1)),
+    ("unet_3_2", dict(norm="instance", lr=1e-3, init="kaiming", stop=15)),
+    ("unet_15_0", dict(norm="double_instance", dice=0.7, jaccard=0.3, stop=3)),
+    ("unet_15_1", dict(norm="double_instance", dice=0.3, jaccard=0.7, stop=3)),
+    ("unet_1_0", dict(norm="instance", dice=0, jaccard=1)),
+    ("unet_0_7", dict(norm="batch", dice=0, jaccard=1)),
+    ("unet_0_2", dict(norm="batch", optimizer="sgd", momentum=0.9)),
+    ("unet_12_0", dict(norm="double_instance", dice=0, bce=1, stop=3)),
+    ("unet_0_3", dict()),
+    ("unet_9_2", dict(norm="double_instance", channels=(32, 64, 128, 256))),
+])
+def test_flags_of_report_2(row, expected):
+    c = config("ebhi", row)
+    defaults = dict(norm="none", init="default", lr=1e-4, copies=0, stop=5, balance=False, batch=4,
+                    dice=1, jaccard=0, bce=0, optimizer="adam", momentum=0,
+                    channels=(64, 128, 256, 512, 1024), augmented=bool(expected.get("copies")))
+    found = dict(
+        norm=c.model.norm, init=c.model.weights_init, lr=c.optimizer.lr, copies=c.data.copies,
+        stop=c.train.early_stopping, balance=c.data.balance, batch=c.train.batch_size,
+        dice=c.loss.dice, jaccard=c.loss.jaccard, bce=c.loss.bce, optimizer=c.optimizer.name,
+        momentum=c.optimizer.momentum, channels=c.model.channels,
+        augmented=c.augment.rotation[0] > 0)
+    assert found == {**defaults, **expected}
+    assert c.train.early_stopping_mode == "minimum" and c.optimizer.weight_decay == 0
+
+
+def test_the_pretrained_row_has_the_shape_of_the_brain_network():
+    c = config("ebhi", "pretrained")
+    source = interop.SOURCES["brain_unet"]
+    expected = {**models.options(source.model), **source.options}
+    found = {k: c.model[k] for k in expected if k != "weights_init"}
+    assert found == {k: v for k, v in expected.items() if k != "weights_init"}
+    assert c.model.name == source.model and c.train.weights
+
+
+def test_the_grid_of_report_1_is_planned_without_being_built():
+    started = time.process_time()
+    grid = study("small_unet_grid")
+    counted = studyfile.representatives(grid)
+    names = set(itertools.islice(grid.rows, 10**6))
+    assert time.process_time() - started < 5
+    assert len(grid.rows) == len(names) == sum(counted.values()) == 8192
+    # Optimiser, batch size, copies, patches and network make programs; the rest are values.
+    assert len(counted) == 2 * 4 * 4 * 4 * 4
+    last = config("small_unet_grid", max(names))
+    assert last.optimizer.name == "sgd" and last.model.name == "unet_add"
+    whole = config("small_unet_grid", grid.baseline)
+    assert config_lib.diff(whole, config("small_unet", "base")).keys() == {"loss.class_weights"}
+    with pytest.raises(InputError, match="there is no row 'adam-lr0.1'; "):
+        studyfile.config_of(grid, "adam-lr0.1", 0)
+
+
+@pytest.mark.parametrize("name", ["em", "livecell", "nuclei"])
+def test_own_images_take_the_place_of_the_report_s(name):
+    table = studyfile.load(CONFIGS / "studies" / f"{name}.py",
+                           [("data.name", "folder"), ("data.split", "(0.7,0.1,0.2)")])
+    assert all(studyfile.config_of(table, row, 0).data.name == "folder" for row in table.rows)
+
+
+def test_a_row_of_a_study_is_a_config_argument_from_anywhere(monkeypatch):
+    monkeypatch.chdir(CONFIGS / "studies")
+    found = config_lib.load("ebhi.py:unet_13_1")
+    assert found == config("ebhi", "unet_13_1")

@@ -1,0 +1,213 @@
+"""The study command: what it runs, in which shares, what it leaves, and what it says."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+from helpers import ROOT, child_environment, command
+
+from cellseg_jax import commands, estimate, rundir, study, studyfile
+from cellseg_jax.errors import InputError
+
+FILE = """
+from cellseg_jax.config import default
+from cellseg_jax.studyfile import Claim, rows
+
+TITLE = "rates and networks"
+BASE = default()
+BASE.data = dict(name="synthetic", size=(32, 32), count=40)
+BASE.model = dict(name="simple_conv")
+BASE.train.epochs = 2
+BASE.train.batch_size = 8
+BASE.eval.batch_size = 8
+BASE.eval.panels = 0
+ROWS = {
+    "base": {},
+    "slow": {"optimizer.lr": 1e-4},
+    "wide": {"model.name": "unet", "model.channels": (4, 8)},
+}
+REFERENCE = {"base": {"dice_mean": 0.5}}
+CLAIMS = (Claim("a low rate is worse", "base", "slow"),)
+REPEATS = 2
+VARIES = ("seed", "data.split_seed")
+get_config = rows(BASE, ROWS)
+"""
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "rates.py"
+    path.write_text(FILE)
+    return path
+
+
+def run(*arguments):
+    """The exit code of the command in this process; signals are what they were afterwards."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        return commands.run_command(study.main, study.define_flags, ["study", *map(str, arguments)])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def changed_times(folder):
+    return {p: p.stat().st_mtime_ns for name in ("metrics.jsonl", "eval/test.json", "result.json")
+            for p in folder.glob(f"*/*/{name}")}
+
+
+@pytest.mark.parametrize("text, expected", [("", (0, 1)), ("0/4", (0, 4)), ("3/4", (3, 4))])
+def test_tasks(text, expected):
+    assert study._task(text) == expected
+
+
+@pytest.mark.parametrize("text", ["4/4", "1", "a/b", "-1/3", "1/0"])
+def test_tasks_that_are_none(text):
+    with pytest.raises(InputError, match="--task: got .*; expected i/n"):
+        study._task(text)
+
+
+def test_rows_are_chosen_by_name_and_pattern_in_the_order_of_the_study():
+    rows = {"b": {}, "unet_a": {}, "unet_b": {}, "a": {}}
+    assert study._chosen("a, unet_*", rows) == ["unet_a", "unet_b", "a"]
+    with pytest.raises(InputError, match="--rows: no row 'unet_c'; did you mean unet_"):
+        study._chosen("unet_c", rows)
+
+
+@pytest.mark.parametrize("arguments, message", [
+    ([], "--study: missing"),
+    (["--study=nothing.py"], "no file 'nothing.py'"),
+    (["--study=FILE", "--config=x.py"], "--config: a study brings its own"),
+    (["--study=FILE", "--repeats=-1"], "--repeats: got -1"),
+    (["--study=FILE", "--rows=bose"], "--rows: no row 'bose'; did you mean base?"),
+    (["--study=FILE", "--collect", "--workdir=nowhere"], "--workdir: no folder nowhere"),
+    (["--study=FILE", "--config.train.epoks=3"], "did you mean config.train.epochs?"),
+])
+def test_bad_input_is_one_line(file, capsys, arguments, message):
+    assert run(*(a.replace("FILE", str(file)) for a in arguments)) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and message in lines[0], lines
+
+
+@pytest.mark.slow
+def test_a_study_runs_is_done_and_grows(file, tmp_path, capsys):
+    folder = tmp_path / "rates"
+    assert run(f"--study={file}", f"--workdir={folder}") == 0
+    said = capsys.readouterr()
+    assert "6 of 6 runs to do, in 2 programs" in said.err
+    for row in ("base", "slow", "wide"):
+        for repeat in "01":
+            for name in ("result.json", "eval/test.json", "report.html", "config.json"):
+                assert (folder / row / repeat / name).exists()
+    for name in ("table.csv", "table.md", "table.tex", "report.html"):
+        assert (folder / name).stat().st_size > 100
+    assert "too few repeats" in said.out and "a low rate is worse" in said.out
+    table, before = (folder / "table.csv").read_text(), changed_times(folder)
+    assert run(f"--study={file}", f"--workdir={folder}") == 0  # nothing is left to do
+    assert "0 of 6 runs to do" in capsys.readouterr().err
+    assert changed_times(folder) == before and (folder / "table.csv").read_text() == table
+    assert run(f"--study={file}", f"--workdir={folder}", "--repeats=3", "--rows=slow,base") == 0
+    assert "2 of 6 runs to do, in 1 program" in capsys.readouterr().err
+    assert changed_times(folder).items() >= before.items()
+    # a row that now says something else is not mixed with what it said before
+    file.write_text(FILE.replace("1e-4", "2e-4"))
+    assert run(f"--study={file}", f"--workdir={folder}") == 2
+    assert "row slow, repeat 0: --workdir" in (error := capsys.readouterr().err)
+    assert "optimizer.lr was 0.0001, is 0.0002" in error
+
+
+@pytest.mark.slow
+def test_tasks_share_the_runs_and_a_bad_row_stops_no_other(file, tmp_path, capsys):
+    file.write_text(FILE.replace('"slow": {', '"pretrained": {"train.weights": "gone.pt"},\n'
+                                 '    "slow": {'))
+    folder = tmp_path / "rates"
+    codes = [run(f"--study={file}", f"--workdir={folder}", f"--task={i}/4") for i in range(4)]
+    assert codes == [0, 2, 0, 0]
+    said = capsys.readouterr().err
+    assert said.count("gone.pt") == 1 and "not run, 2 of 2: pretrained/0, pretrained/1" in said
+    assert not (folder / "table.csv").exists()
+    assert run(f"--study={file}", f"--workdir={folder}", "--collect") == 0
+    said = capsys.readouterr().out
+    assert "pretrained" in said and "missing" in said.lower()
+    results = sorted(str(p.parent.relative_to(folder)) for p in folder.rglob("result.json"))
+    assert results == [f"{row}/{k}" for row in ("base", "slow", "wide") for k in "01"]
+
+
+@pytest.mark.slow
+def test_a_run_that_another_process_has_is_left_to_it(file, tmp_path, capsys):
+    folder = tmp_path / "rates"
+    arguments = (f"--study={file}", f"--workdir={folder}", "--rows=base,slow")
+    with rundir.Lock(folder / "slow" / "1"):
+        assert run(*arguments) == 75
+    assert "slow/1 is in use by pid" in (said := capsys.readouterr().err)
+    assert "start again when they have ended" in said
+    assert run(*arguments) == 0
+    assert "1 of 4 runs to do" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_stopped_and_killed_a_study_ends_with_the_same_table(file, tmp_path):
+    start = lambda name: subprocess.Popen(
+        command("study", f"--study={file}", f"--workdir={tmp_path / name}",
+                "--config.train.epochs=30"), cwd=ROOT,
+        env=child_environment(), stdout=open(tmp_path / "log", "a"), stderr=subprocess.STDOUT)
+    assert start("whole").wait(300) == 0, (tmp_path / "log").read_text()
+    codes = []
+    for number in (signal.SIGTERM, signal.SIGKILL, signal.SIGTERM):
+        process = start("cut")
+        before = len(changed_times(tmp_path / "cut")) if (tmp_path / "cut").exists() else 0
+        while process.poll() is None and len(changed_times(tmp_path / "cut")) <= before:
+            time.sleep(0.05)
+        process.send_signal(number)
+        codes.append(process.wait(120))
+    assert codes == [75, -signal.SIGKILL, 75]
+    assert start("cut").wait(300) == 0, (tmp_path / "log").read_text()
+    costs = ("train_seconds", "cpu_seconds", "peak_memory_gib")
+    scores = [[line for line in (tmp_path / name / "table.csv").read_text().splitlines()
+               if not any(cost in line for cost in costs)] for name in ("whole", "cut")]
+    assert scores[0] == scores[1] and len(scores[0]) > 4
+
+
+@pytest.mark.slow
+def test_dry_run_names_programs_runs_and_hours(file, tmp_path, capsys):
+    assert run(f"--study={file}", f"--workdir={tmp_path / 'none'}", "--dry_run", "--task=0/2") == 0
+    said = capsys.readouterr().out
+    assert "2 programs to compile, 6 runs, about" in said and "a task of 2" in said
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_grid_of_8192_points_is_estimated_from_a_sample(monkeypatch):
+    monkeypatch.setattr(estimate, "convolution_gflop_per_second", lambda: 10.0)
+    monkeypatch.setattr(estimate, "SAMPLED", 3)
+    table = studyfile.load(ROOT / "configs/studies/small_unet_grid.py")
+    ahead = estimate.estimate(table, repeats=1)
+    assert (ahead.programs, ahead.runs, len(ahead.costs)) == (512, 8192, 3)
+    by_hand = 512 / 3 * sum(c.runs * c.steps * c.seconds for c in ahead.costs) / 3600
+    assert ahead.hours == pytest.approx(by_hand)
+    assert any("3 of 512" in note and "rough" in note for note in ahead.notes)
+    assert not any(c.measured for c in ahead.costs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["nuclei", "small_unet", "ebhi", "em", "livecell"])
+def test_every_row_of_every_study_runs_on_twins(name, tmp_path):
+    """Two repeats of each row; every program is compiled once."""
+    result = subprocess.run(
+        command("study", f"--study=configs/studies/{name}.py", "--smoke", f"--workdir={tmp_path}"),
+        cwd=ROOT, env=child_environment() | {"XDG_CACHE_HOME": os.environ["XDG_CACHE_HOME"]},
+        capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-3000:]
+    table = studyfile.load(ROOT / f"configs/studies/{name}.py")
+    for row in table.rows:
+        for repeat in "01":
+            assert json.loads((tmp_path / row / repeat / "eval/test.json").read_text())["metrics"]
+    assert "too few repeats" in result.stdout
+    shutil.rmtree(tmp_path)
