@@ -17,7 +17,6 @@ BINS = 20
 TILE = 224  # pixels, longer side of a picture
 STYLE = ("<style>.tiles{display:grid;gap:1rem;grid-template-columns:repeat(auto-fill,"
          "minmax(11rem,1fr))}.tiles img{display:block;width:100%;height:auto}"
-         ".error{color:#a40000}.warning{color:#8a5300}.note{color:#555d66}"
          ".findings td{overflow-wrap:anywhere;text-align:left}td details{margin-top:.2rem}</style>")
 MARKS = {"error": "&#10006;", "warning": "&#9888;", "note": "&#8505;"}
 

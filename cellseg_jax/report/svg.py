@@ -42,17 +42,17 @@ def curves(title: str, x_name: str, series: list[Series], mark: tuple[float, str
     for y in y_ticks:
         out.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{to_y(y):.1f}" '
                    f'y2="{to_y(y):.1f}"/>')
-        out.append(_text(LEFT - 6, to_y(y) + 4, f"{y:.4g}", "end"))
+        out.append(text(LEFT - 6, to_y(y) + 4, f"{y:.4g}", "end"))
     for x in x_ticks:
         if x_low <= x <= x_high:
-            out.append(_text(to_x(x), HEIGHT - BOTTOM + 16, f"{x:.6g}", "middle"))
-    out.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 4, x_name, "middle"))
+            out.append(text(to_x(x), HEIGHT - BOTTOM + 16, f"{x:.6g}", "middle"))
+    out.append(text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 4, x_name, "middle"))
     if marked:
         x = to_x(mark[0])
         side, shift = ("end", -4) if x > WIDTH / 2 else ("start", 4)
         out.append(f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{top - 12}" '
                    f'y2="{HEIGHT - BOTTOM}"/>')
-        out.append(_text(x + shift, top - 6, mark[1], side))
+        out.append(text(x + shift, top - 6, mark[1], side))
     x = LEFT
     for (colour, dash), s in zip(STYLES, series, strict=False):
         style = f'stroke="{colour}" stroke-dasharray="{dash}"'
@@ -62,36 +62,100 @@ def curves(title: str, x_name: str, series: list[Series], mark: tuple[float, str
             out.append(f'<circle cx="{to_x(points[0][0]):.1f}" cy="{to_y(points[0][1]):.1f}" '
                        f'r="3.5" fill="{colour}"/>')
         out.append(f'<line class="line" {style} x1="{x}" x2="{x + 24}" y1="14" y2="14"/>')
-        out.append(_text(x + 30, 18, s.name, "start"))
+        out.append(text(x + 30, 18, s.name, "start"))
         x += 48 + 7 * len(s.name)
     final = "; ".join(f"{s.name} ends at {[y for y in s.y if _finite(y)][-1]:.4g}" for s in series)
-    return _svg(f"{title}: {final}", WIDTH, HEIGHT, out)
+    return element(f"{title}: {final}", WIDTH, HEIGHT, out)
 
 
-def bars(title: str, rows: list[tuple[str, float | None, list[float]]]) -> str:
-    """An SVG of (label, mean, values) rows on [0, 1]: a bar to the mean and a dot per value.
+class Bar(NamedTuple):
+    """A value in [0, 1] with its interval, over the points that it is a mean of."""
 
-    Dots lie in lanes, neighbours in different ones, so that close values stay apart.
+    label: str
+    value: float | None
+    points: list = []
+    interval: tuple[float, float] | None = None
+
+
+def bars(title: str, rows: list[Bar]) -> str:
+    """An SVG of horizontal bars from 0 to 1, each under its label.
+
+    Points lie in five lanes, neighbours in different ones, so that close values stay apart.
     """
-    row, left, right = 34, LEFT // 4, RIGHT + 40
+    row, left, right = 51, LEFT // 4, RIGHT + 40
     scale = lambda v: left + v * (WIDTH - left - right)
     out, spoken = [], []
-    for n, (label, mean, values) in enumerate(rows):
-        y = n * row * 1.5 + 6
-        out.append(_text(left, y + 10, label, "start"))
-        for k, value in enumerate(sorted(filter(_finite, values))):
-            out.append(f'<circle class="dot" cx="{scale(value):.1f}" r="2.5" '
+    for n, (label, value, points, interval) in enumerate(rows):
+        y = n * row + 6
+        out.append(text(left, y + 10, label, "start"))
+        for k, point in enumerate(sorted(filter(_finite, points))):
+            out.append(f'<circle class="dot" cx="{scale(point):.1f}" r="2.5" '
                        f'cy="{y + 29 + (k * 2 % 5 - 2) * 4:.1f}"/>')
-        if _finite(mean):
+        if _finite(value):
             out.insert(0, f'<rect class="bar" x="{left}" y="{y + 18:.1f}" height="22" '
-                          f'width="{scale(mean) - left:.1f}"/>')
-            out.append(_text(scale(1) + 8, y + 33, f"{mean:.3f}", "start"))
-            spoken.append(f"{label} {mean:.3f}")
-    height = len(rows) * row * 1.5 + 26
+                          f'width="{scale(value) - left:.1f}"/>')
+            out.append(text(scale(1) + 8, y + 33, f"{value:.3f}", "start"))
+            spoken.append(f"{label} {value:.3f}")
+        if interval:
+            low, high = (scale(v) for v in interval)
+            out.append(f'<path class="range" d="M{low:.1f} {y + 29}H{high:.1f}'
+                       f'M{low:.1f} {y + 23}v12M{high:.1f} {y + 23}v12"/>')
+            spoken[-1] += f" ({interval[0]:.3f} to {interval[1]:.3f})"
+    height = len(rows) * row + 26
     out.insert(0, f'<line class="grid" x1="{left}" x2="{scale(1):.1f}" y1="{height - 20:.1f}" '
                   f'y2="{height - 20:.1f}"/>')
-    out += [_text(scale(v), height - 6, f"{v:g}", "middle") for v in (0, 0.25, 0.5, 0.75, 1)]
-    return _svg(f"{title}: {'; '.join(spoken)}", WIDTH, height, out)
+    out += [text(scale(v), height - 6, f"{v:g}", "middle") for v in (0, 0.25, 0.5, 0.75, 1)]
+    return element(f"{title}: {'; '.join(spoken)}", WIDTH, height, out)
+
+
+def shares(title: str, parts: list[tuple[str, int, str]]) -> str:
+    """An SVG of one bar cut into (name, count, colour) parts, over a list of them."""
+    total = sum(count for _, count, _ in parts) or 1
+    out, spoken, x = [], [], 0.0
+    for n, (name, count, colour) in enumerate(parts):
+        width, y = WIDTH * count / total, 58 + 22 * n
+        out.append(f'<rect x="{x:.1f}" y="6" width="{width:.1f}" height="30" fill="{colour}"/>')
+        out.append(f'<rect x="0" y="{y - 11}" width="14" height="14" rx="2" fill="{colour}"/>')
+        out.append(text(22, y, name, "start") + text(150, y, f"{count:,}", "end")
+                   + text(210, y, f"{count / total:.1%}", "end"))
+        spoken.append(f"{name} {count}")
+        x += width
+    return element(f"{title}: {', '.join(spoken)}", WIDTH, 58 + 22 * len(parts), out)
+
+
+def reliability(title: str, curves: list[tuple[str, list, list, list]]) -> str:
+    """An SVG of how often what has a probability is true; the dashed diagonal is calibrated.
+
+    Args:
+      curves: (name, mean probability, share that is true, share of the pixels) of the bins; a
+        dot's area follows the logarithm of its pixels.
+    """
+    side, right = 300, 12
+    to_x = lambda v: LEFT + v * (side - LEFT - right)
+    to_y = lambda v: side - BOTTOM - v * (side - TOP - BOTTOM)
+    out, spoken, x = [], [], LEFT
+    for v in (0, 0.25, 0.5, 0.75, 1):
+        out.append(f'<path class="grid" d="M{to_x(0):.1f} {to_y(v):.1f}H{to_x(1):.1f}'
+                   f'M{to_x(v):.1f} {to_y(0):.1f}V{to_y(1):.1f}"/>')
+        out.append(text(to_x(v), side - BOTTOM + 16, f"{v:g}", "middle")
+                   + text(LEFT - 6, to_y(v) + 4, f"{v:g}", "end"))
+    out.append(f'<path class="mark" d="M{to_x(0):.1f} {to_y(0):.1f}L{to_x(1):.1f} {to_y(1):.1f}"/>')
+    for (colour, dash), (name, probs, true, pixels) in zip(STYLES, curves, strict=False):
+        kept = [n for n in range(len(pixels)) if pixels[n] > 0]
+        path = " ".join(f"{to_x(probs[n]):.1f} {to_y(true[n]):.1f}" for n in kept)
+        style = f'stroke="{colour}" stroke-dasharray="{dash}"'
+        out.append(f'<polyline class="line" {style} points="{path}"/>')
+        out += [f'<circle cx="{to_x(probs[n]):.1f}" cy="{to_y(true[n]):.1f}" fill="{colour}" '
+                f'r="{max(2.0, 7 + math.log10(pixels[n])):.1f}"/>' for n in kept]
+        out.append(f'<line class="line" {style} x1="{x}" x2="{x + 24}" y1="14" y2="14"/>')
+        out.append(text(x + 30, 18, name, "start"))
+        x += 48 + 7 * len(name)
+        spoken.append(f"{name}: " + ", ".join(
+            f"{true[n]:.2f} true at {probs[n]:.2f}" for n in kept))
+    out.append(text((to_x(0) + to_x(1)) / 2, side - 4, "predicted probability", "middle"))
+    out.append(f'<g transform="rotate(-90)">{text(-side / 2, 14, "share that is true", "middle")}'
+               "</g>")
+    return element(f"{title}: {'; '.join(spoken)}", side, side, out)
 
 
 def ticks(low: float, high: float, count: int = 4) -> list[float]:
@@ -122,11 +186,11 @@ def _finite(value) -> bool:
     return value is not None and math.isfinite(value)
 
 
-def _text(x, y, text, anchor) -> str:
+def text(x, y, text, anchor) -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(str(text))}</text>'
 
 
-def _svg(label, width, height, parts) -> str:
+def element(label, width, height, parts) -> str:
     label = escape(label, quote=True)
     return (f'<svg role="img" aria-label="{label}" viewBox="0 0 {width} {height:.0f}">'
             f"<title>{label}</title>{''.join(parts)}</svg>")

@@ -5,8 +5,6 @@ import numbers
 import pathlib
 import shutil
 
-from tensorboardX import SummaryWriter
-
 from cellseg_jax.rundir import read_jsonl
 
 LOGS = ("metrics.jsonl", "timing.jsonl")
@@ -20,6 +18,8 @@ class Board:
     """
 
     def __init__(self, folder: pathlib.Path):
+        from tensorboardX import SummaryWriter  # imports torch where that is: seconds
+
         folder = pathlib.Path(folder)
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)
         self._writer = SummaryWriter(str(folder / "tensorboard"), flush_secs=10)

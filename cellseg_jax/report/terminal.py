@@ -68,77 +68,75 @@ def summary(rows) -> None:
 
 
 class Training:
-    """Progress of runs that train together; a context manager.
+    """Progress of runs that share a program; a context manager.
 
     Args:
-      names: of the runs, for the lines of `logged`.
-      num_steps: of each run, in all.
-      start: step at which each run starts now.
+      num_runs: that will train, now or when others have ended.
       batch_size: images per step and run.
     """
 
-    def __init__(self, names, num_steps, start, batch_size: int):
-        self.names, self.num_steps, self.batch_size = list(names), list(num_steps), batch_size
-        self.steps = list(start)
+    def __init__(self, num_runs: int, batch_size: int):
+        self.num_runs, self.batch_size = num_runs, batch_size
+        self.names, self.num_steps, self.steps = {}, {}, {}  # of the runs that have begun
         self.images = 0
         self.images_per_second = 0.0
-        self._rounds = 0
-        self._window = collections.deque()  # (time, rounds, images)
-        self._said = {}  # member -> time of its last plain line
+        self._window = collections.deque()  # (time, images)
+        self._said = {}  # run -> time of its last plain line
         self._bar = None
 
     def __enter__(self):
-        self._window.append((time.monotonic(), 0, 0))
-        if _live():
-            self._bar = _bar()
-            self._bar.start()
-            title = self.names[0] if len(self.names) == 1 else f"{len(self.names)} runs"
-            self._task = self._bar.add_task(
-                title, total=sum(self.num_steps), completed=sum(self.steps), text="")
+        self._window.append((time.monotonic(), 0))
         return self
 
     def __exit__(self, *_):
         if self._bar:
             self._bar.stop()
 
-    def advance(self, steps, losses) -> None:
-        """After a step: where every run is now, and its loss."""
-        moved = [k for k, (a, b) in enumerate(zip(steps, self.steps, strict=True)) if a > b]
-        self.images += self.batch_size * (sum(steps) - sum(self.steps))
-        self.steps = list(steps)
-        self._rounds += bool(moved)
+    def begin(self, run: int, name: str, num_steps: int, step: int) -> None:
+        """Run `run` begins, or goes on, at `step`."""
+        self.names[run], self.num_steps[run], self.steps[run] = name, num_steps, step
+        if _live() and self._bar is None:
+            self._bar = _bar()
+            self._bar.start()
+            title = name if self.num_runs == 1 else f"{self.num_runs} runs"
+            self._task = self._bar.add_task(title, total=1, text="")
+
+    def advance(self, moved: dict[int, tuple[int, float]]) -> None:
+        """After a call: {run: (its step, its loss)}."""
+        for run, (step, _) in moved.items():
+            self.images += self.batch_size * (step - self.steps[run])
+            self.steps[run] = step
         now, window = time.monotonic(), self._window
-        window.append((now, self._rounds, self.images))
+        window.append((now, self.images))
         while len(window) > 2 and now - window[0][0] > WINDOW_S:
             window.popleft()
         seconds = max(now - window[0][0], 1e-9)
-        self.images_per_second = (self.images - window[0][2]) / seconds
+        self.images_per_second = (self.images - window[0][1]) / seconds
         if self._bar:
-            # Runs advance together, so the time left is that of the longest one.
-            left = max((self.num_steps[k] - steps[k] for k in moved), default=0)
-            rounds_per_second = (self._rounds - window[0][1]) / seconds
-            loss = sum(losses[k] for k in moved) / len(moved) if moved else float("nan")
-            text = (f"{self.images_per_second:.4g} images/s  "
-                    f"{_clock(left / max(rounds_per_second, 1e-9))} left  loss {loss:.4f}")
-            self._bar.update(self._task, completed=sum(steps), text=text)
+            done, known = sum(self.steps.values()), sum(self.num_steps.values())
+            total = round(known * self.num_runs / len(self.num_steps))  # those to come: as these
+            left = (total - done) * self.batch_size / max(self.images_per_second, 1e-9)
+            loss = sum(loss for _, loss in moved.values()) / len(moved)
+            text = f"{self.images_per_second:.4g} images/s  {_clock(left)} left  loss {loss:.4f}"
+            self._bar.update(self._task, completed=done, total=total, text=text)
 
-    def logged(self, k: int, line: dict) -> None:
-        """One line for a logged epoch of run k; on long runs without a terminal, for some."""
+    def logged(self, run: int, line: dict) -> None:
+        """One line for a logged epoch of a run; on long runs without a terminal, for some."""
         now, step = time.monotonic(), line["step"]
         # With n runs each speaks n times less often; a run's first and last line always come.
         wait = INTERVAL_S * len(self.names)
-        said = self._said.get(k, -float("inf"))
-        if not self._bar and step < self.num_steps[k] and now - said < wait:
+        said = self._said.get(run, -float("inf"))
+        if not self._bar and step < self.num_steps[run] and now - said < wait:
             return
-        self._said[k] = now
-        shown = [f"epoch {line['epoch']:g}", f"step {step}/{self.num_steps[k]}"]
+        self._said[run] = now
+        shown = [f"epoch {line['epoch']:g}", f"step {step}/{self.num_steps[run]}"]
         for key, name, form in (("lr", "lr", ".3g"), ("train_loss", "train loss", ".4f"),
                                 ("val_loss", "val loss", ".4f"),
                                 ("val_dice_mean", "val Dice", ".4f")):
             if line.get(key) is not None:
                 shown.append(f"{name} {line[key]:{form}}")
         shown.append(f"{self.images_per_second:.4g} images/s")
-        shown = ([self.names[k]] if len(self.names) > 1 else []) + shown
+        shown = ([self.names[run]] if self.num_runs > 1 else []) + shown
         (self._bar.console if self._bar else _console()).print("  ".join(shown), soft_wrap=True)
 
 
@@ -155,6 +153,22 @@ def scores(test: dict) -> None:
     if len(rows) > 1:
         columns = ("stratum", "images", "dice_mean", "iou_mean")
         _print_table("by stratum, at data.size", columns, rows)
+
+
+def estimate(study, ahead, task: tuple[int, int]) -> None:
+    """What a study will cost: a line per program, the dearest first, and the sum."""
+    rows = [(c.row, str(c.runs), f"{c.steps:,}", f"{c.gflop:.3g}", f"{c.seconds:.3g}",
+             "measured" if c.measured else "by FLOPs", f"{c.runs * c.steps * c.seconds / 3600:.3g}")
+            for c in sorted(ahead.costs, key=lambda c: -c.runs * c.steps * c.seconds)]
+    columns = ("program of row", "runs", "steps", "GFLOP/step", "s/step", "", "hours")
+    _print_table(f"{study.title}: the programs", columns, rows[:40])
+    if len(rows) > 40:
+        print(f"... and {len(rows) - 40} more")
+    for text in ahead.notes:
+        note(text)
+    share = f"; a task of {task[1]}: about {ahead.hours / task[1]:.3g} hours" if task[1] > 1 else ""
+    print(f"{ahead.programs:,} programs to compile, {ahead.runs:,} runs, about {ahead.hours:.3g} "
+          f"hours on this machine, one run after the other{share}")
 
 
 def _print_table(title, columns, rows):

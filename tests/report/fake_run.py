@@ -71,31 +71,46 @@ def _write_evaluation(folder, rng, pictures, size):
                      "height": 256, "width": 320, "loss": 1 - dice, "dice": dice,
                      "iou": dice / (2 - dice), "dice_original": dice - 0.01,
                      "iou_original": dice / (2 - dice) - 0.01, "ap50": dice - 0.1,
-                     "seg": "nan" if n == 3 else dice - 0.15, "n_true": 18, "n_pred": 16})
+                     "seg": "nan" if n == 3 else dice - 0.15, "n_true": 18, "n_pred": 16,
+                     "correct": 15, "merged": 1, "split": 0, "inexact": 1, "missed": 1,
+                     "spurious": 0})
     (folder / "eval/test_predictions").mkdir(parents=True)
     (folder / "eval/test_images.csv").write_text("\n".join(
         [",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows)]) + "\n")
     mean = lambda key, chosen=rows: float(np.mean([row[key] for row in chosen]))
     strata = {name: [row for row in rows if row["stratum"] == name] for name in STRATA}
+    interval = lambda value, half=0.012: [value - half, value + half]
+    errors = lambda n: {"correct": 15 * n, "merged": n, "split": n // 2, "inexact": n - n // 2,
+                        "missed": n, "spurious": n // 3}
+    probs = (np.arange(15) + 0.5) / 15
+    pixels = 2e5 * (np.exp(-probs * 12) + 0.3 * np.exp((probs - 1) * 9))
     test = {
-        "split": "test", "n_images": len(rows),
+        "name": "test", "split": "test", "n_images": len(rows),
         "metrics": {"dice_mean": mean("dice"), "iou_mean": mean("iou"), "dice_pooled": 0.9,
                     "iou_pooled": 0.82, "precision_mean": 0.9, "recall_mean": None,
                     "accuracy_mean": 0.97, "loss": 0.2},
         "metrics_original_size": {"dice_mean": mean("dice_original"),
                                   "iou_mean": mean("iou_original"), "ap50": 0.71, "seg": None},
-        "definitions": {"dice_mean": "2TP/(2TP+FP+FN) per image, 1 where truth and prediction are "
+        "intervals": {"dice_mean": interval(mean("dice")), "iou_mean": interval(mean("iou"))},
+        "intervals_original_size": {"dice_mean": interval(mean("dice_original")),
+                                    "ap50": interval(0.71, 0.03)},
+        "n_groups": len(rows), "errors": errors(len(rows)),
+        "calibration": {"pixels": [pixels.tolist()], "probs": [(pixels * probs).tolist()],
+                        "true": [(pixels * probs**1.4).tolist()]},
+        "definitions": {"interval": "95 % percentile bootstrap that draws whole cases",
+                        "dice_mean": "2TP/(2TP+FP+FN) per image, 1 where truth and prediction are "
                                      "empty; mean of images", "recall_mean": "TP/(TP+FN)"},
         "per_class": {"0": {"dice_mean": 0.9, "iou_mean": 0.8}},
         "per_stratum": {name: {"n": len(chosen), "dice_mean": mean("dice", chosen),
-                               "iou_mean": mean("iou", chosen)}
+                               "iou_mean": mean("iou", chosen), "errors": errors(len(chosen)),
+                               "intervals": {"dice_mean": interval(mean("dice", chosen), 0.03)}}
                         for name, chosen in strata.items() if chosen},
         "config_hash": "cd" * 16, "checkpoint_step": 33 * 36, "seconds": 12.0,
         "cpu_seconds": 20.0, "peak_rss": 2**31, "images_per_second": 5.6,
     }
     (folder / "eval/test.json").write_text(json.dumps(test))
     for n in range(pictures):
-        kind = "worst" if n < pictures // 2 else "median"
+        kind = ("worst", "worst", "median", "best")[n % 4]
         name, dice = f"{rng.bytes(16).hex()}.png", 0.4 + 0.05 * n
         picture = panels.panel(*blobs(rng, size), f"{name}  fluorescence  Dice {dice:.3f}")
         panels.write_png(folder / f"eval/test_predictions/{n:02d}_{kind}_dice{dice:.3f}_{name}.png",

@@ -8,6 +8,7 @@ import pathlib
 import re
 import xml.dom.minidom
 
+import browser
 import pytest
 
 from cellseg_jax.errors import InputError
@@ -32,8 +33,8 @@ class Checker(html.parser.HTMLParser):
         attrs = dict(attrs)
         self.tags.append(tag)
         for name in ("src", "href", "srcset", "data", "action"):
-            assert attrs.get(name, "data:").startswith("data:"), attrs
-        assert tag != "script" and not any(name.startswith("on") for name in attrs)
+            assert attrs.get(name, "data:").startswith(("data:", "#")), attrs
+        assert not any(name.startswith("on") for name in attrs)
         if tag == "img":
             assert attrs["alt"]
         if tag == "svg":
@@ -49,7 +50,7 @@ class Checker(html.parser.HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if "style" not in self.open:
+        if not {"style", "script"} & set(self.open):
             self.texts.append(data)
 
 
@@ -68,9 +69,11 @@ def read(folder):
 def test_page_holds_all_of_a_finished_run(tmp_path):
     fake_run.make(tmp_path / "unet_adam")
     text, shown, tags = read(tmp_path / "unet_adam")
-    assert tags.count("img") == 4 and tags.count("svg") == 4
+    assert tags.count("img") == 4 and tags.count("svg") == 6
     for part in ("unet_adam", "unet trained with adam", "learning rate 0.001", "Worst predictions",
-                 "Median predictions", "stain <dark> background", "optimizer.schedule",
+                 "Median predictions", "Best predictions", "1,005", "spurious", "draws whole cases",
+                 "Expected calibration error", "python -m cellseg_jax.predict", "0.680–0.740",
+                 "stain <dark> background", "optimizer.schedule",
                  "jax 0.10.2", "python -m cellseg_jax.main \\\n    --config=configs/unet_adam.py",
                  "git checkout 0123456789abcdef0123456789abcdef01234567\n",
                  "2TP/(2TP+FP+FN) per image", "mean of 67 images"):
@@ -96,7 +99,7 @@ def test_page_of_no_run_is_an_input_error(tmp_path):
 
 def test_page_escapes_names(tmp_path):
     folder = tmp_path / "<b>run & co"
-    fake_run.make(folder)
+    fake_run.make(folder, pictures=0)
     text, shown, _ = read(folder)
     assert "<b>run & co" in shown and "<b>run" not in text
 
@@ -140,9 +143,10 @@ def test_ticks_span_the_values_with_round_steps(low, high):
 
 
 def test_bars_missing_mean_and_values():
-    text = svg.bars("t", [("a & b", None, []), ("c", 0.5, [0.4, None, 0.6])])
+    text = svg.bars("t", [svg.Bar("a & b", None), svg.Bar("c", 0.5, [0.4, None, 0.6], (0.4, 0.6))])
     xml.dom.minidom.parseString(text)
     assert text.count("<circle") == 2 and text.count("<rect") == 1
+    assert text.count('class="range"') == 1 and "c 0.500 (0.400 to 0.600)" in text
 
 
 def edit(path, **changes):
@@ -150,7 +154,7 @@ def edit(path, **changes):
 
 
 def test_page_says_how_scores_were_made_and_shows_other_splits(tmp_path):
-    fake_run.make(tmp_path)
+    fake_run.make(tmp_path, pictures=0)
     test = tmp_path / "eval/test.json"
     assert "threshold" not in read(tmp_path)[1].split("Whole config")[0]  # not in old files
     edit(test, eval_options={"decode": "watershed", "threshold": 0.4, "panels": 3})
@@ -162,7 +166,7 @@ def test_page_says_how_scores_were_made_and_shows_other_splits(tmp_path):
 
 
 def test_page_explains_class_0_and_leaves_out_a_lone_stratum(tmp_path):
-    fake_run.make(tmp_path)
+    fake_run.make(tmp_path, pictures=0)
     assert "Dice by stratum" in read(tmp_path)[1] and "Class 0" not in read(tmp_path)[1]
     edit(tmp_path / "eval/test.json", per_class={k: {"dice_mean": 0.5} for k in "012"},
          per_stratum={"all": {"n": 67, "dice_mean": 0.5, "iou_mean": 0.4}})
@@ -178,5 +182,67 @@ def test_curves_name_the_mark_above_every_curve():
 
 
 def test_bars_keep_close_dots_apart():
-    text = svg.bars("t", [("a", 0.97, [0.97] * 5)])
+    text = svg.bars("t", [svg.Bar("a", 0.97, [0.97] * 5)])
     assert len(set(re.findall(r'cy="([\d.]+)"', text))) == 5
+
+
+def test_other_data_have_a_page_of_their_own(tmp_path):
+    fake_run.make(tmp_path, pictures=0)
+    name = "bbbc039-1a2b3c4d_all"
+    for end in (".json", "_images.csv"):
+        content = (tmp_path / f"eval/test{end}").read_text()
+        (tmp_path / f"eval/{name}{end}").write_text(content)
+    (tmp_path / f"eval/{name}_predictions").mkdir()
+    data = json.loads((tmp_path / "config.json").read_text())["data"]
+    edit(tmp_path / f"eval/{name}.json", name=name, split="all", names_of_training_images=3,
+         data=data | {"name": "bbbc039", "root": "my data"})
+    assert page.write_run_page(tmp_path, name) == tmp_path / f"report_{name}.html"
+    shown = Checker()
+    shown.feed((tmp_path / f"report_{name}.html").read_text())
+    shown = " ".join(shown.texts)
+    for part in ("on bbbc039", "3 of 67 images have the names of images that the run was",
+                 "--mode=eval", "--config.data.name=bbbc039", "'--config.data.root=my data'"):
+        assert part in shown, part
+    assert "Training" not in shown and "Config" in shown
+    _, shown, _ = read(tmp_path)
+    assert "Other data: bbbc039, all: Dice" in shown and f"More in report_{name}.html" in shown
+
+
+def test_many_classes_have_bars_and_one_calibration_curve(tmp_path):
+    fake_run.make(tmp_path, pictures=0)
+    bins = json.loads((tmp_path / "eval/test.json").read_text())["calibration"]
+    score = {"dice_mean": 0.5, "intervals": {"dice_mean": [0.4, 0.6]}}
+    edit(tmp_path / "eval/test.json", per_class=dict.fromkeys("01234", score),
+         calibration={key: value * 5 for key, value in bins.items()})
+    text, shown, _ = read(tmp_path)
+    assert "class 4" in shown and "all outputs" in shown and "Scores by class" in text
+
+
+def test_reliability_leaves_out_empty_bins():
+    text = svg.reliability("t", [("a", [0.1, 0.5, 0.9], [0.0, 0.5, 1.0], [0.9, 0.0, 0.1])])
+    xml.dom.minidom.parseString(text)
+    assert text.count("<circle") == 2 and "0.50 true" not in text
+
+
+def test_shares_of_nothing():
+    xml.dom.minidom.parseString(svg.shares("t", [("a", 0, "#000"), ("<b>", 0, "#fff")]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [390, 1280])
+def test_page_in_a_browser(tmp_path, width):
+    fake_run.make(tmp_path / "run")
+    page.write_run_page(tmp_path / "run")
+    with browser.opened(tmp_path / "run/report.html", width=width) as opened:
+        assert opened.errors == [] and opened.requests == []
+        assert opened.overflow() <= 0 and opened.broken_pictures() == []
+        images = "table.sortable:below(:text('images, by Dice'))"
+        opened.press("summary:has-text('images, by Dice')")
+        opened.click(f"{images} >> th:nth-child(1) button")
+        opened.click(f"{images} >> th:nth-child(1) button")
+        dice = [float(text) for text in opened.column(1, images)]
+        assert len(dice) == 67 and dice == sorted(dice, reverse=True) and dice[0] > dice[-1]
+        assert opened.errors == []
+        assert opened.page.locator("nav a").count() > 8
+        opened.press("nav a:has-text('Calibration')")
+        assert opened.page.url.endswith("#calibration")

@@ -21,9 +21,10 @@ SCRIPT = """
 from cellseg_jax.report import terminal
 with terminal.reading() as progress:
     progress(1, 2); progress(2, 2)
-with terminal.Training(["a", "b"], [4, 4], [0, 0], 2) as training:
+with terminal.Training(2, 2) as training:
+    training.begin(0, "a", 4, 0); training.begin(1, "b", 4, 0)
     for step in range(1, 5):
-        training.advance([step, step], [0.5, 0.25])
+        training.advance({0: (step, 0.5), 1: (step, 0.25)})
         training.logged(0, {"step": step, "epoch": step, "lr": 0.1, "train_loss": 0.5})
 """
 
@@ -37,10 +38,11 @@ def clock(monkeypatch):
 
 
 def test_training_plain_lines(capsys, clock):
-    with terminal.Training(["run"], [100], [0], batch_size=4) as training:
+    with terminal.Training(1, batch_size=4) as training:
+        training.begin(0, "run", 100, 0)
         for step in range(1, 101):
             clock[0] += 1.0
-            training.advance([step], [0.5])
+            training.advance({0: (step, 0.5)})
             training.logged(0, {"step": step, "epoch": step, "lr": 1e-3, "train_loss": 0.5,
                                 **({"val_dice_mean": 0.75} if step == 100 else {})})
     lines = capsys.readouterr().out.splitlines()
@@ -51,19 +53,23 @@ def test_training_plain_lines(capsys, clock):
 
 
 def test_training_counts_images_of_moving_runs_only(clock):
-    with terminal.Training(["a", "b"], [4, 2], [0, 0], batch_size=8) as training:
+    with terminal.Training(2, batch_size=8) as training:
+        training.begin(0, "a", 4, 0)
+        training.begin(1, "b", 2, 0)
         for a, b in ((1, 1), (2, 2), (3, 2), (4, 2)):
             clock[0] += 1.0
-            training.advance([a, b], [0.5, 0.25])
+            training.advance({0: (a, 0.5), 1: (b, 0.25)})
     assert training.images_per_second == pytest.approx(6 * 8 / 4)
 
 
 def test_training_many_runs_speak_less_often(capsys, clock):
     names = [f"run{k}" for k in range(10)]
-    with terminal.Training(names, [200] * 10, [0] * 10, batch_size=1) as training:
+    with terminal.Training(10, batch_size=1) as training:
+        for k, name in enumerate(names):
+            training.begin(k, name, 200, 0)
         for step in range(1, 101):
             clock[0] += 1.0
-            training.advance([step] * 10, [0.5] * 10)
+            training.advance({k: (step, 0.5) for k in range(10)})
             for k in range(10):
                 training.logged(k, {"step": step, "epoch": step})
     lines = capsys.readouterr().out.splitlines()
