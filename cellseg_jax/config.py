@@ -7,7 +7,9 @@ be added.
 """
 
 import ast
+import contextlib
 import difflib
+import functools
 import hashlib
 import importlib.util
 import json
@@ -141,7 +143,10 @@ def default() -> ConfigDict:
         min_size=0,  # pixels; smaller instances are dropped
         overlap=0.25,  # of neighbouring tiles, as a fraction of the tile
         report_compat=False,  # also report 2's scores with its mistakes, labelled; one output only
-        panels=12,  # pictures of test predictions: half the worst, half around the median
+        # Also Hausdorff distance, surface Dice, Rand error and variation of information, which take
+        # long: the tolerance of surface Dice in pixels; 0 = none of them.
+        surface=0.0,
+        panels=12,  # pictures of test predictions: a third each the worst, the median, the best
     )
     config.lock()
     config.data.unlock()  # the options of dataset and model are not known yet
@@ -161,20 +166,21 @@ def complete(config: ConfigDict) -> ConfigDict:
 
     Raises: InputError for an unknown key, a value of a wrong type, or a broken rule.
     """
-    reference = default()
-    given = ConfigDict(_tuples(config.to_dict()))
-    for section in reference:
-        if section not in given:
-            raise InputError(f"config.{section}: missing; expected what config.default() has")
-    reference.model.update(models.options(given.model.get("name", "")))
-    pick(data.DATASETS, given.data.get("name", ""), "config.data.name")
-    reference.data.update(
-        {k: v for k, v in data.options(given.data.name).items() if k not in reference.data})
-    reference.lock()
-    for key, value in flatten(given).items():
-        set_value(reference, key, value)
-    check(reference)
-    return reference
+    out = _filled(config)
+    check(out)
+    return out
+
+
+def changed(config: ConfigDict, changes: dict) -> ConfigDict:
+    """A complete copy of `config` with {dotted key: value}, checked once, at the end.
+
+    Another model or dataset than that of `config` starts from its own defaults.
+    """
+    out = _filled(_switched(config, changes))
+    for key, value in changes.items():
+        set_value(out, key, _tuples(value))
+    check(out)
+    return out
 
 
 def load(path: str, overrides=()) -> ConfigDict:
@@ -189,39 +195,48 @@ def load(path: str, overrides=()) -> ConfigDict:
                          f"{nearest(file, known)}; expected a Python file with get_config()")
     if not file.endswith(".py"):
         raise InputError(f"--config: got {file!r}; expected a Python file (.py) with get_config()")
-    spec = importlib.util.spec_from_file_location("cellseg_jax_config", file)
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-        config = module.get_config(*([argument] if argument else []))
+    with blame(file):
+        config = run_file(file).get_config(*([argument] if argument else []))
         if not isinstance(config, ConfigDict):
             raise InputError(f"{file}: get_config() returned {type(config).__name__}; expected "
                              "the ConfigDict that cellseg_jax.config.default() gives")
-    except InputError:
-        raise
-    except Exception as error:  # whatever the user's file does wrong, named by its line
+    return override(config, overrides)
+
+
+def run_file(file: str):
+    """The module that a config or study file is; run it `with blame(file)`."""
+    spec = importlib.util.spec_from_file_location("cellseg_jax_config", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@contextlib.contextmanager
+def blame(file: str):
+    """Whatever a user's file does wrong becomes an InputError with its name, and its line."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{file}: {str(error).removeprefix(f'{file}: ')}") from error
+    except Exception as error:
         frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)]
-        line = frames[-1].lineno if frames else getattr(error, "lineno", "?")
-        text = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{file} line {line}: {text}") from error
-    overrides = dict(overrides)
-    for section in ("model", "data"):  # another model or dataset starts from its own defaults
-        name = overrides.get(f"{section}.name", config[section].name)
-        if name != config[section].name:
-            shared = default()[section]
-            config[section] = {k: v for k, v in config[section].items() if k in shared}
-            config[section].name = name
-    return override(complete(config), overrides)
+        line, text = frames[-1].lineno if frames else "?", " ".join(str(error).split())
+        if isinstance(error, SyntaxError) and not frames:  # of the file itself, not of an import
+            line, text = error.lineno, error.msg
+        raise InputError(f"{file} line {line}: {text or type(error).__name__}") from error
 
 
 def override(config: ConfigDict, overrides) -> ConfigDict:
-    """A complete config with [(dotted key, text), ...] applied, checked again."""
-    config = config.copy_and_resolve_references()
-    for key, text in dict(overrides).items():
-        set_value(config, key, _parse(config, key, text))
-    config.lock()
-    check(config)
-    return config
+    """A complete copy of `config` with [(dotted key, text), ...] applied, checked at the end.
+
+    Another model or dataset than that of `config` starts from its own defaults.
+    """
+    overrides = dict(overrides)
+    out = _filled(_switched(config, overrides))
+    for key, text in overrides.items():
+        set_value(out, key, _parse(out, key, text))
+    check(out)
+    return out
 
 
 def flatten(config) -> dict:
@@ -252,6 +267,14 @@ def identity(config) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
+def program_key(config) -> str:
+    """What configs must share to train in one program: everything but values."""
+    shared = {k: v for k, v in flatten(config).items() if k not in VALUE_KEYS}
+    # Averaged weights are a part of the state, which must not depend on who else trains along.
+    shared["optimizer.ema"] = config.optimizer.ema > 0
+    return repr(sorted(shared.items()))
+
+
 def from_json(text: str) -> ConfigDict:
     """The inverse of to_json; lists become tuples again."""
     return complete(ConfigDict(_tuples(json.loads(text))))
@@ -279,13 +302,49 @@ def set_value(config: ConfigDict, key: str, value) -> None:
         example = ("(probability, strength)" if pair else
                    "('bbbc039:DIR',)" if key == "data.mix" else repr(old))
         raise InputError(f"config.{key}: got {value!r}; expected {_kind(old)} such as {example}")
-    with node.unlocked():
-        node[leaf] = value
+    if node[leaf] != value:  # unlocking is slow, and most keys of a study's rows stay
+        with node.unlocked():
+            node[leaf] = value
 
 
 def check(config: ConfigDict) -> None:
     """Raises InputError at the first rule that the config breaks."""
-    rules.check(config, default())
+    rules.check(config, _standard())
+
+
+@functools.cache
+def _standard() -> ConfigDict:
+    """default(), to read only."""
+    return default()
+
+
+def _filled(config) -> ConfigDict:
+    """A locked copy with every key present, whatever the rules say."""
+    reference = default()
+    given = ConfigDict(_tuples(config.to_dict()))
+    for section in reference:
+        if section not in given:
+            raise InputError(f"config.{section}: missing; expected what config.default() has")
+    reference.model.update(models.options(given.model.get("name", "")))
+    pick(data.DATASETS, given.data.get("name", ""), "config.data.name")
+    reference.data.update(
+        {k: v for k, v in data.options(given.data.name).items() if k not in reference.data})
+    reference.lock()
+    for key, value in flatten(given).items():
+        set_value(reference, key, value)
+    return reference
+
+
+def _switched(config, changes) -> ConfigDict:
+    """A copy without the options of a model or dataset that `changes` replaces."""
+    config = config.copy_and_resolve_references().unlock()
+    for section in ("model", "data"):
+        name = changes.get(f"{section}.name", config[section].name)
+        if name != config[section].name:
+            shared = _standard()[section]
+            config[section] = {k: v for k, v in config[section].items() if k in shared}
+            config[section].name = name
+    return config
 
 
 def _parse(config, key, text):

@@ -23,7 +23,7 @@ def pick(table: Mapping, name: str, key: str):
     """table[name], or an InputError that names the config `key` and lists the choices."""
     if name in table:
         return table[name]
-    choices = ", ".join(table)
+    choices = ", ".join(filter(None, table))
     raise InputError(f"{key}: got {name!r}; expected one of {choices}{nearest(name, table)}")
 
 

@@ -1,7 +1,7 @@
 """Scores of a trained run: restore, predict, decode, score, write.
 
 Training validates through `measure` and `summarize`; `evaluate` scores a split of a finished run
-and writes `eval/`; `Predictor` gives the probabilities of any image, as `predict` needs them.
+and writes `eval/`.
 """
 
 import csv
@@ -14,26 +14,30 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 from scipy.special import logit
 
-from cellseg_jax import (
-    checkpoint, classical, data, derived, feed, metrics, recipe, rundir, step, targets, tiles)
+from cellseg_jax import checkpoint, data, derived, feed, metrics, rundir, targets, tiles
 from cellseg_jax import config as config_lib
-from cellseg_jax.data import ranges, records, resize
+from cellseg_jax.data import resize
+from cellseg_jax.data.split import MIXED
 from cellseg_jax.errors import InputError
-from cellseg_jax.feed import fetch, put
+from cellseg_jax.feed import fetch
 from cellseg_jax.metrics import report_compat
+from cellseg_jax.predictor import make_predictor
 from cellseg_jax.report import panels
 
+MEAN_SCORES = ("dice", "iou", "precision", "recall", "accuracy")
+POOLED_SCORES = ("dice", "iou")
 DEFINITIONS = {
-    "dice_mean": "2TP/(2TP+FP+FN) per image, 1 where truth and prediction are empty; mean of images",
+    "dice_mean": "2TP/(2TP+FP+FN) per image, 1 where truth and prediction are empty; mean of "
+                 "images",
     "iou_mean": "TP/(TP+FP+FN) per image, 1 where truth and prediction are empty; mean of images",
     "dice_pooled": "2TP/(2TP+FP+FN) of the pixels of all images together",
     "iou_pooled": "TP/(TP+FP+FN) of the pixels of all images together",
-    "precision_mean": "TP/(TP+FP) per image; mean of images",
-    "recall_mean": "TP/(TP+FN) per image; mean of images",
+    "precision_mean": "TP/(TP+FP) per image; where nothing is predicted 1 if nothing is true, else "
+                      "0, as Dice has it; mean of images",
+    "recall_mean": "TP/(TP+FN) per image; where nothing is true 1 if nothing is predicted, else 0, "
+                   "as Dice has it; mean of images",
     "accuracy_mean": "(TP+TN)/all per image; mean of images",
     "ap50": "matched objects TP/(TP+FP+FN) at IoU 0.5 or more, as in DSB 2018 and StarDist, not "
             "COCO's AP; counts of all images together",
@@ -52,6 +56,24 @@ DEFINITIONS = {
     "loss": "the training loss, image by image, without dropout; mean of images",
 }
 
+SURFACE_DEFINITIONS = {
+    "hausdorff95": "95th percentile of the distances between true and predicted outline of all "
+                   "cells, the larger of both directions, pixels; mean of the images in which both "
+                   "have an outline",
+    "surface_dice": "part of both outlines that lies within eval.surface pixels of the other, 1 "
+                    "where both are empty; mean of images",
+    "rand_error": "1 - Rand F-score of the pixels inside of true cells (ISBI 2012), each pixel of "
+                  "predicted background on its own; cells of binary labels are 4-connected "
+                  "components, the predicted ones thinned to borders of one pixel; mean of images "
+                  "with cells",
+    "information_error": "1 - information F-score of the same partitions; mean of images with "
+                         "cells",
+    "variation_of_information": "H(prediction|truth) + H(truth|prediction) of the same partitions, "
+                                "bits; mean of images with cells",
+}
+INTERVAL_DEFINITION = ("95 % percentile bootstrap that draws whole cases (groups of images): what "
+                       "another sample of such images might give. The spread between runs of "
+                       "other seeds is not in it")
 
 CLASS_DEFINITION = {
     "classes": "means run over the classes too, background (class 0) left out; a class that is "
@@ -107,10 +129,9 @@ def measure(eval_step, values, variables, batches, keep_probs=None, cells: int =
 def summarize(counts: metrics.Counts) -> dict:
     """Mean and pooled scores of (n, K) counts."""
     pooled = metrics.Counts(*(c.sum(0, keepdims=True) for c in counts))
-    out = {f"{name}_mean": float(np.mean(getattr(metrics, name)(counts)))
-           for name in ("dice", "iou", "precision", "recall", "accuracy")}
+    out = {f"{name}_mean": float(np.mean(getattr(metrics, name)(counts))) for name in MEAN_SCORES}
     out |= {f"{name}_pooled": float(np.mean(getattr(metrics, name)(pooled)))
-            for name in ("dice", "iou")}
+            for name in POOLED_SCORES}
     return out
 
 
@@ -124,153 +145,31 @@ def validate(eval_step, values, variables, batches, config) -> dict:
 # --- a finished run ------------------------------------------------------------------------------
 
 
-class Predictor:
-    """A trained run that turns images into probabilities, repeating the training's `fit`.
-
-    Args:
-      workdir: the run's folder.
-      config: its config, where eval.* may have been changed.
-      which: "best" or "last" checkpoint.
-      batch_size: images or tiles per call.
-    """
-
-    def __init__(self, workdir, config, which: str = "best", batch_size: int = 0):
-        self.config, self.workdir = config, pathlib.Path(workdir)
-        saved = checkpoint.saved_steps(self.workdir / "checkpoints")
-        if not saved:
-            raise InputError(f"--workdir: no checkpoint in {workdir} yet; train first")
-        self.mesh = feed.all_devices()
-        self.recipe = recipe.make_recipe([config])
-        everywhere = NamedSharding(self.mesh, P())
-        values = recipe.traced_values(config, 1, self.recipe)
-        shape = (*derived.input_size(config), derived.channels(config))
-        wanted = jax.eval_shape(lambda v: step.init_state(self.recipe, v, shape), values)
-        part = {k: getattr(wanted, k) for k in (wanted.weights, "batch_stats")}
-        part = checkpoint.abstract({k: v for k, v in part.items() if v}, everywhere)
-        self.step, loaded = checkpoint.load_first(
-            self.workdir / "checkpoints", (saved[which], *saved.values()), part)
-        self.variables = {"params": loaded[wanted.weights],
-                          "batch_stats": loaded.get("batch_stats", {})}
-        self.values = {k: put(v, everywhere) for k, v in values.items()}
-        self.eval_step = step.map_eval(self.recipe, self.mesh, config.eval.threshold)
-        self.batch_size = -(-(batch_size or config.eval.batch_size) // self.mesh.size) * self.mesh.size
-        self.tile = derived.input_size(config)
-        self._rows = NamedSharding(self.mesh, P(("member", "data")))
-        self._probs = step.map_probs(self.recipe, self.mesh)
-
-    def __call__(self, image, ranges) -> np.ndarray:
-        """(n, h, w, C) uint8|uint16 of one shape and (n, C, 2) ranges -> (n, h, w, K) float32."""
-        out = []
-        for start in range(0, len(image), self.batch_size):
-            chunk = slice(start, start + self.batch_size)
-            count = len(image[chunk])
-            pad = lambda x: np.resize(x[chunk], (self.batch_size, *x.shape[1:]))
-            probs = self._probs(self.variables, put(pad(np.asarray(image)), self._rows),
-                                put(pad(np.asarray(ranges)), self._rows))
-            out.append(fetch(probs)[:count])
-        return np.concatenate(out)
-
-    def image_probs(self, image, scale: float = 0.0) -> np.ndarray:
-        """(H, W, K) float32 probabilities of one whole image of any size.
-
-        Runs that were trained on resized images resize and map the probabilities back; others
-        tile at native scale with overlap. `scale` > 0 tiles the image at that scale instead.
-        """
-        image = records.to_channels(image, self.config.data.channels)
-        height, width = image.shape[:2]
-        range_ = ranges.image_ranges(image, self.config.data.normalize)
-        predict = lambda batch: self(batch, np.repeat(range_[None], len(batch), 0))
-        if self.config.data.fit == "resize" and not scale:
-            small = resize.resize_image(image, self.config.data.size)
-            probs = tiles.from_grid(predict(tiles.to_grid(small, self.config.data.grid)))
-            return resize.resize_image(probs, (height, width))
-        scale = scale or 1.0
-        if scale != 1.0:
-            image = resize.resize_image(
-                image, (max(1, round(height * scale)), max(1, round(width * scale))))
-        probs = tiles.predict_tiled(
-            predict, image, tile=self.tile or image.shape[:2],
-            overlap=self.config.eval.overlap, batch_size=self.batch_size)
-        return resize.resize_image(probs, (height, width)) if scale != 1.0 else probs
-
-    def decode(self, probs) -> np.ndarray:
-        """(H, W, K) probabilities -> (H, W) int32 instances (or classes) by the eval options."""
-        return targets.TARGETS[self.config.data.target].decode(
-            logit(probs), threshold=self.config.eval.threshold, method=self.config.eval.decode,
-            min_size=self.config.eval.min_size, h=self.config.eval.watershed_h)
-
-    def counts(self, label, probs) -> metrics.Counts:
-        """Of (1, K): Scores.main of one (H, W) label and its (H, W, K) probabilities."""
-        target, threshold = targets.TARGETS[self.config.data.target], self.config.eval.threshold
-        if self.config.data.target == "classes":
-            truth = self.recipe.encode(label)[..., 1:]
-            return metrics.pixel_counts(truth[None], target.mask(probs, threshold)[None, ..., 1:])
-        return metrics.pixel_counts(label[None, ..., None] > 0,
-                                    target.cell_mask(probs, threshold)[None])
-
-
-class ClassicalPredictor(Predictor):
-    """The same of a classical method: probabilities are 0 or 1, and images are not tiled."""
-
-    def __init__(self, config):
-        self.config, self.mesh, self.step = config, feed.all_devices(), 0
-        self.values = self.variables = None
-        self.tile, self.batch_size = None, 1
-
-    def __call__(self, image, ranges) -> np.ndarray:
-        """(n, h, w, C) of one shape -> (n, h, w, 1) float32; ranges are not read."""
-        method = classical.CLASSICAL[self.config.model.name]
-        options = recipe.classical_options(self.config)
-        return np.stack([method(one, **options) for one in image])[..., None].astype(np.float32)
-
-    def eval_step(self, values, variables, batch) -> dict:
-        """What step.map_eval computes, without a loss."""
-        target, threshold = targets.TARGETS[self.config.data.target], self.config.eval.threshold
-        probs, label = jax.numpy.asarray(self(fetch(batch["image"]), None)), fetch(batch["label"])
-        truth = target.encode(label, **derived.target_options(self.config))
-        return {"probs": probs,
-                "counts": metrics.pixel_counts(truth, target.mask(probs, threshold)),
-                "cells": metrics.pixel_counts(label[..., None] > 0,
-                                              target.cell_mask(probs, threshold))}
-
-
-def make_predictor(workdir, config, which: str = "best", batch_size: int = 0) -> Predictor:
-    """The Predictor of a run, whatever its model is; arguments as Predictor has them."""
-    if derived.is_classical(config):
-        return ClassicalPredictor(config)
-    return Predictor(workdir, config, which, batch_size)
-
-
 def evaluate(config, workdir, *, split: str = "test", which: str = "best") -> dict:
-    """Score a split of a trained run and write eval/<split>.json, _images.csv, _predictions/.
+    """Score a split of a trained run and write eval/<name>.json, _images.csv, _predictions/.
 
-    Scores are taken at data.size, as the network sees the images, and at the original size.
-    Raises: InputError without a checkpoint or without images in the split.
+    <name> is `result_name`: the split, or dataset and split where the data are not those that
+    the run was trained on. Scores are taken at data.size, as the network sees the images, and at
+    the original size.
+    Raises: InputError without a checkpoint, without images in the split, or if `config` is not
+      that of the run in more than the data.
     """
     started, cpu_started = time.monotonic(), time.process_time()
     arrays = data.load(config.data)
-    rundir.check_same_data(workdir, arrays.fingerprint)
-    cells = arrays.grid**2
-    samples = data.split_of(config.data, arrays)[split]
-    indices = samples[::cells] // cells  # of images
-    if len(indices) == 0:
-        raise InputError(f"config.data.split: got {config.data.split}, which leaves the {split} "
-                         "split without images")
+    name = result_name(workdir, config, split, arrays.fingerprint)
+    indices = _images_of(config, arrays, split)
     predictor = make_predictor(workdir, config, which)
     resident = feed.resident_source(config, arrays, predictor.mesh)
     source = data.records_of(config.data) if config.data.fit != "resize" else None
-    has_instances = (config.data.target != "classes"
-                     and config.data.get("labels", "instances") == "instances")
-    original_counts, objects, calibration, report2 = [], [], [], []
-    learned = not derived.is_classical(config)
-    calibrate = jax.jit(lambda label, probs: metrics.calibration_counts(
-        predictor.recipe.encode(label), probs))
+    cells, learned = arrays.grid**2, not derived.is_classical(config)
+    original_counts, objects, surfaces, calibration, report2 = [], [], [], [], []
 
     def at_original_size(probs):
         i = indices[len(original_counts)]
         seen = tiles.from_grid(arrays.label[i * cells : (i + 1) * cells])  # at data.size
         if learned:
-            calibration.append(jax.device_get(calibrate(seen[None], probs[None])))
+            calibration.append(jax.device_get(
+                predictor.calibration_counts(seen[None], probs[None])))
         if config.eval.report_compat:
             report2.append(report_compat.report2_scores(
                 seen > 0, logit(np.clip(probs[..., 0].astype(np.float64), 1e-7, 1 - 1e-7)),
@@ -281,8 +180,10 @@ def evaluate(config, workdir, *, split: str = "test", which: str = "best") -> di
         else:  # a cropped run saw only a part: tile the whole image
             probs = predictor.image_probs(source[i].read().image)
         original_counts.append(predictor.counts(label, probs))
-        if has_instances:
+        if _kind(config) == "instances":
             objects.append(metrics.instance_counts(label, predictor.decode(probs)))
+        if config.eval.surface:
+            surfaces.append(_surface_scores(label, probs, predictor))
 
     def scored(images, keep_probs):
         rows = (images[:, None] * cells + np.arange(cells)).reshape(-1)
@@ -293,36 +194,23 @@ def evaluate(config, workdir, *, split: str = "test", which: str = "best") -> di
     scores = scored(indices, at_original_size)
     original = metrics.Counts(*(np.concatenate(c).astype(np.float64)
                                 for c in zip(*original_counts, strict=True)))
-    main = scores.main(config)
-    at_original = summarize(original)
-    if has_instances:
-        total = metrics.InstanceCounts(*map(sum, zip(*objects, strict=True)))
-        at_original |= {name: score if np.isfinite(score) else None  # JSON has no NaN
-                        for name, score in metrics.instance_scores(total).items()}
-    strata = np.asarray(arrays.image_strata)[indices]
-    if learned:
-        total = metrics.CalibrationCounts(
-            *(np.sum(c, 0, dtype=np.float64) for c in zip(*calibration, strict=True)))
-        loss = {"loss": float(scores.loss.mean()),
-                "ece": float(np.mean(metrics.expected_calibration_error(total)))}
-    else:
-        loss = {}
-    table = _image_table(arrays, indices, scores.loss, main, original, objects)
+    table = _image_table(arrays, indices, scores.loss, scores.main(config), original, objects,
+                         surfaces)
+    calibration = [np.concatenate(c).astype(np.float64) for c in zip(*calibration, strict=True)]
     seconds = time.monotonic() - started
     result = {
+        "name": name,
         "split": split,
         "n_images": len(indices),
-        "metrics": {**summarize(main), **loss},
-        "metrics_original_size": at_original,
-        "per_class": {str(k): summarize(metrics.Counts(*(c[:, k : k + 1] for c in scores.counts)))
-                      for k in range(scores.counts.tp.shape[1])},
-        "per_stratum": {str(s): {"n": int((strata == s).sum()), **summarize(
-            metrics.Counts(*(c[strata == s] for c in main)))}
-            for s in sorted(set(strata))},
+        **_summary(config, scores, original, objects, surfaces, calibration,
+                   np.asarray(arrays.image_groups)[indices],
+                   np.asarray(arrays.image_strata)[indices]),
         **({"report2": {name: float(np.mean([r[name] for r in report2]))
                         for name in report_compat.REPORT2_DEFINITIONS}} if report2 else {}),
         "definitions": DEFINITIONS | (report_compat.REPORT2_DEFINITIONS if report2 else {}) | (
-            CLASS_DEFINITION if config.data.target == "classes" else {}),
+            CLASS_DEFINITION if config.data.target == "classes" else {}) | (
+            SURFACE_DEFINITIONS if surfaces else {}) | {"interval": INTERVAL_DEFINITION},
+        **({} if name == split else _elsewhere(workdir, config, arrays, indices)),
         **_made_by(config, predictor.step, arrays.fingerprint),
         "seconds": seconds,
         "cpu_seconds": time.process_time() - cpu_started,
@@ -332,28 +220,96 @@ def evaluate(config, workdir, *, split: str = "test", which: str = "best") -> di
     pictures = _pictures(predictor, arrays, indices, table, scored)
     if jax.process_index() == 0:
         folder = pathlib.Path(workdir) / "eval"
-        predictions = folder / f"{split}_predictions"
-        (folder / f"{split}.json").unlink(missing_ok=True)
+        predictions = folder / f"{name}_predictions"
+        (folder / f"{name}.json").unlink(missing_ok=True)
         shutil.rmtree(predictions, ignore_errors=True)
         predictions.mkdir(parents=True)
-        for name, picture in pictures.items():
-            panels.write_png(predictions / name, picture)
-        rundir.write_atomic(folder / f"{split}_images.csv", _csv(table))
+        for file, picture in pictures.items():
+            panels.write_png(predictions / file, picture)
+        rundir.write_atomic(folder / f"{name}_images.csv", _csv(table))
         # last, because its presence says that the evaluation is whole
-        rundir.write_atomic(folder / f"{split}.json", json.dumps(result, indent=1) + "\n")
+        rundir.write_atomic(folder / f"{name}.json", json.dumps(result, indent=1) + "\n")
     return result
 
 
 def read_scores(workdir, split: str, config) -> dict | None:
-    """The stored scores of a split if this checkpoint and these settings made them, else None."""
-    file = pathlib.Path(workdir) / "eval" / f"{split}.json"
+    """The stored scores of a split if this checkpoint and these settings made them, else None.
+
+    Raises: InputError as `result_name`.
+    """
+    fingerprint = data.load(config.data).fingerprint
+    name = result_name(workdir, config, split, fingerprint)
+    file = pathlib.Path(workdir) / "eval" / f"{name}.json"
     saved = ({"best": 0} if derived.is_classical(config)
              else checkpoint.saved_steps(pathlib.Path(workdir) / "checkpoints"))
     if not file.is_file() or not saved:
         return None
     scores = rundir.read_json(file)
-    made_by = _made_by(config, saved["best"], data.load(config.data).fingerprint)
+    made_by = _made_by(config, saved["best"], fingerprint)
     return scores if all(scores.get(k) == v for k, v in made_by.items()) else None
+
+
+def result_name(workdir, config, split: str, fingerprint: str) -> str:
+    """What the files of a split's scores are called in eval/.
+
+    The split alone means the data that the run was trained on. Other data, by their fingerprint,
+    have names of their own, "bbbc039-1a2b3c4d_all", so that nobody takes one for the other.
+    Raises: InputError if `config` differs from the run's in what the network is or sees, on the
+      run's own data also in their split, which would score training images.
+    """
+    environment = pathlib.Path(workdir) / "environment.json"
+    own = not environment.exists() or (
+        rundir.read_json(environment).get("data_fingerprint", fingerprint) == fingerprint)
+    if own:
+        rundir.check_same_config(workdir, config)
+        if split == "all":
+            raise InputError("--split: got all on the data that the run was trained on; expected "
+                             "train, val or test, or other data (--config.data.root)")
+        return split
+    options = {option for one in (config, rundir.read_config(workdir))
+               for option in data.options(one.data.name)} - set(config_lib.default().data)
+    about_data = {f"data.{key}" for key in options | {"name", "split", "split_seed", "mix"}}
+    changed = {k: v for k, v in rundir.changes(workdir, config).items() if k not in about_data}
+    if changed:
+        shown = "; ".join(f"{k} was {a!r}, is {b!r}" for k, (a, b) in changed.items())
+        raise InputError(f"--workdir: {workdir} was trained with another config: {shown}; on other "
+                         "data only the dataset, its options, data.split and data.mix may differ")
+    return f"{config.data.name}-{fingerprint[:8]}_{split}"
+
+
+def _images_of(config, arrays, split) -> np.ndarray:
+    """Indices of the images of a split; "all" are those of the dataset itself, not mixed ones."""
+    cells = arrays.grid**2
+    if split == "all":
+        indices = np.flatnonzero([not name.startswith(MIXED) for name in arrays.image_names])
+    else:
+        indices = data.split_of(config.data, arrays)[split][::cells] // cells
+    if len(indices) == 0:
+        raise InputError(f"config.data.split: got {config.data.split}, which leaves the {split} "
+                         "split without images")
+    if config.data.target == "classes":
+        highest = max(int(arrays.original_label(i).max()) for i in indices)
+        if highest >= config.data.num_classes:
+            raise InputError(f"config.data.num_classes: the labels of {config.data.name} go up to "
+                             f"class {highest}; the network knows {config.data.num_classes}, "
+                             "background included")
+    return indices
+
+
+def _kind(config) -> str:
+    """What labels say of cells: instances | binary | classes."""
+    if config.data.target == "classes":
+        return "classes"
+    return config.data.get("labels", "instances")
+
+
+def _elsewhere(workdir, config, arrays, indices) -> dict:
+    """What scores of other data than trained on say of them."""
+    split = pathlib.Path(workdir) / "split.json"
+    parts = rundir.read_json(split) if split.is_file() else {}
+    trained = {name for part in ("train", "val") for name in parts.get(part, ())}
+    return {"data": json.loads(config.data.to_json()),
+            "names_of_training_images": sum(arrays.image_names[i] in trained for i in indices)}
 
 
 def _made_by(config, checkpoint_step: int, fingerprint: str) -> dict:
@@ -363,7 +319,123 @@ def _made_by(config, checkpoint_step: int, fingerprint: str) -> dict:
             "code_hash": rundir.code_hash()}
 
 
-def _image_table(arrays, indices, loss, counts, original, objects) -> list[dict]:
+# --- scores of all images ------------------------------------------------------------------------
+
+
+def _summary(config, scores, original, objects, surfaces, calibration, groups, strata) -> dict:
+    """The scores of all images together, of classes and strata, with their intervals."""
+    main = scores.main(config)
+    small, small_intervals = summarize(main), _intervals(main, groups)
+    if scores.loss is not None:
+        total = metrics.CalibrationCounts(*(c.sum(0) for c in calibration))
+        small |= {"loss": float(scores.loss.mean()),
+                  "ece": float(np.mean(metrics.expected_calibration_error(total)))}
+        small_intervals |= _mean_intervals({"loss": scores.loss}, groups)
+        drawn = metrics.resampled(dict(zip(total._fields, calibration, strict=True)), groups)
+        if drawn is not None:
+            small_intervals["ece"] = metrics.interval(metrics.expected_calibration_error(
+                metrics.CalibrationCounts(**drawn)).mean(-1))
+    large, large_intervals = summarize(original), _intervals(original, groups)
+    if objects:
+        total = metrics.InstanceCounts(*map(sum, zip(*objects, strict=True)))
+        large |= _finite(metrics.instance_scores(total))
+        large_intervals |= _object_intervals(objects, groups)
+    if surfaces:
+        columns = {name: np.array([one[name] for one in surfaces]) for name in surfaces[0]}
+        large |= _finite({name: np.mean(x[np.isfinite(x)]) if np.isfinite(x).any() else np.nan
+                          for name, x in columns.items()})
+        large_intervals |= _mean_intervals(columns, groups)
+    column = lambda k: metrics.Counts(*(c[:, k : k + 1] for c in scores.counts))
+    among = lambda chosen: metrics.Counts(*(c[chosen] for c in main))
+    kinds = lambda chosen: {"errors": _kinds([objects[n] for n in np.flatnonzero(chosen)])}
+    return {
+        "metrics": small,
+        "metrics_original_size": large,
+        "intervals": small_intervals,
+        "intervals_original_size": large_intervals,
+        "n_groups": len(set(groups)),
+        **(kinds(np.ones(len(groups))) if objects else {}),
+        "per_class": {str(k): {**summarize(column(k)), "intervals": _intervals(column(k), groups)}
+                      for k in range(scores.counts.tp.shape[1])},
+        "per_stratum": {
+            str(s): {"n": int((strata == s).sum()), **summarize(among(strata == s)),
+                     "intervals": _intervals(among(strata == s), groups[strata == s]),
+                     **(kinds(strata == s) if objects else {})}
+            for s in sorted(set(strata))},
+        **({"calibration": {name: c.sum(0).tolist() for name, c in zip(
+            metrics.CalibrationCounts._fields, calibration, strict=True)}} if calibration else {}),
+    }
+
+
+def _kinds(objects) -> dict:
+    """{kind: how many} of the objects of some images."""
+    total = np.sum([one.kinds for one in objects], 0).tolist()
+    return dict(zip(metrics.ErrorKinds._fields, total, strict=True))
+
+
+def _finite(scores: dict) -> dict:
+    """JSON has no NaN."""
+    return {name: float(score) if np.isfinite(score) else None for name, score in scores.items()}
+
+
+def _mean_intervals(columns: dict, groups) -> dict:
+    """{name: (low, high)} of the means of (n,) scores over the images in which they are finite."""
+    out = {}
+    for name, values in columns.items():
+        finite = np.isfinite(values)
+        sums = metrics.resampled({"sum": np.where(finite, values, 0), "n": finite}, groups)
+        if sums is not None:
+            with np.errstate(invalid="ignore"):  # none of the images drawn has a say
+                out[name] = metrics.interval(sums["sum"] / sums["n"])
+    return out
+
+
+def _intervals(counts: metrics.Counts, groups) -> dict:
+    """Intervals of what `summarize` says of (n, K) counts."""
+    out = _mean_intervals({f"{name}_mean": getattr(metrics, name)(counts).mean(-1)
+                           for name in MEAN_SCORES}, groups)
+    sums = metrics.resampled(counts._asdict(), groups)
+    if sums is not None:
+        out |= {f"{name}_pooled": metrics.interval(
+            getattr(metrics, name)(metrics.Counts(**sums)).mean(-1)) for name in POOLED_SCORES}
+    return out
+
+
+def _object_intervals(objects, groups) -> dict:
+    """Intervals of instance scores, whose counts are summed over images."""
+    columns = dict(zip(metrics.InstanceCounts._fields, map(np.stack, zip(*objects)), strict=True))
+    sums = metrics.resampled(columns, groups)
+    if sums is None:
+        return {}
+    drawn = [metrics.instance_scores(metrics.InstanceCounts(*one))
+             for one in zip(*sums.values(), strict=True)]
+    return {name: metrics.interval([one[name] for one in drawn]) for name in drawn[0]}
+
+
+def _surface_scores(label, probs, predictor) -> dict:
+    """SURFACE_DEFINITIONS of one image; NaN or inf where it has no say."""
+    config = predictor.config
+    pred = targets.TARGETS[config.data.target].cell_mask(probs, config.eval.threshold)
+    mask, pred = label > 0, np.asarray(pred)[..., 0]
+    out = {"hausdorff95": metrics.hausdorff95(mask, pred),
+           "surface_dice": metrics.surface_dice(mask, pred, config.eval.surface)}
+    if _kind(config) == "classes":
+        return out
+    if _kind(config) == "instances":
+        found = predictor.decode(probs)
+    else:
+        if config.data.get("foreground") == "membrane":  # the cells are what it parts
+            mask, pred = ~mask, ~pred
+        label, found = targets.components(mask), metrics.thin_borders(targets.components(pred))
+    return out | {"rand_error": metrics.rand_error(label, found),
+                  "information_error": metrics.information_error(label, found),
+                  "variation_of_information": sum(metrics.variation_of_information(label, found))}
+
+
+# --- tables and pictures -------------------------------------------------------------------------
+
+
+def _image_table(arrays, indices, loss, counts, original, objects, surfaces) -> list[dict]:
     """One row per image."""
     rows = []
     for n, i in enumerate(indices):
@@ -381,7 +453,8 @@ def _image_table(arrays, indices, loss, counts, original, objects) -> list[dict]
         if objects:
             row |= metrics.instance_scores(objects[n])
             row |= {"n_true": objects[n].n_true, "n_pred": objects[n].n_pred}
-        rows.append(row)
+            row |= dict(zip(metrics.ErrorKinds._fields, objects[n].kinds.tolist(), strict=True))
+        rows.append(row | (surfaces[n] if surfaces else {}))
     return rows
 
 
@@ -394,15 +467,9 @@ def _csv(table) -> str:
 
 
 def _pictures(predictor, arrays, indices, table, scored) -> dict:
-    """{file name: panel} of eval.panels images: half the worst, half around the median Dice."""
+    """{file name: panel} of eval.panels images: worst, median and best Dice, a third each."""
     config = predictor.config
-    order = np.argsort([row["dice"] for row in table], kind="stable")
-    half = min(config.eval.panels // 2, -(-len(order) // 2))
-    rest = order[half:]  # median ones are not among the worst
-    count = min(config.eval.panels - half, len(rest))
-    start = min(max(len(order) // 2 - half - count // 2, 0), len(rest) - count)
-    chosen = dict.fromkeys(order[:half], "worst")
-    chosen |= dict.fromkeys(rest[start : start + count], "median")
+    chosen = _extremes([row["dice"] for row in table], config.eval.panels)
     if not chosen:
         return {}
     probs = []
@@ -418,3 +485,18 @@ def _pictures(predictor, arrays, indices, table, scored) -> dict:
             f"{name}  {arrays.image_strata[i]}  Dice {dice:.3f}",
             classes=config.data.target == "classes")
     return pictures
+
+
+def _extremes(scores, count: int) -> dict:
+    """{index: "worst" | "median" | "best"} of at most `count` scores, none of them twice.
+
+    The worst get what does not divide by three, and what there is where images are few.
+    """
+    order = np.argsort(scores, kind="stable")
+    third = min(count // 3, len(order) // 3)
+    worst = min(count - 2 * third, len(order) - 2 * third)
+    middle = order[worst : len(order) - third]
+    start = min(max(len(order) // 2 - worst - third // 2, 0), len(middle) - third)
+    return (dict.fromkeys(order[:worst].tolist(), "worst")
+            | dict.fromkeys(middle[start : start + third].tolist(), "median")
+            | dict.fromkeys(order[len(order) - third :].tolist(), "best"))

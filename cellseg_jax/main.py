@@ -2,10 +2,15 @@
 
     python -m cellseg_jax.main --config=configs/unetr_sgd.py [--workdir=runs/NAME]
         [--mode=train|eval|describe] [--config.data.root=DIR] [--config.optimizer.lr=1e-3 ...]
+    python -m cellseg_jax.main --mode=eval --workdir=runs/NAME [--split=val]
+    python -m cellseg_jax.main --mode=eval --workdir=runs/NAME --split=all
+        --config.data.name=bbbc039 --config.data.root=DIR
 
 `train` trains, or continues what lies in the workdir, then scores the best checkpoint on the test
-split and writes report.html. Exit codes: 0 done, 2 bad input or config, 75 stopped by SIGTERM
-after saving (start it again), 1 anything else.
+split and writes report.html. `eval` scores a split of the run's own data or, with another
+config.data.name, root or option of the dataset, of other data, which have files and a page of
+their own. Exit codes: 0 done, 2 bad input or config, 75 stopped by SIGTERM after saving (start it
+again), 1 anything else.
 """
 
 import contextlib
@@ -16,7 +21,7 @@ import sys
 
 from absl import flags
 
-from cellseg_jax.commands import run_command
+from cellseg_jax.commands import define_device_flags, run_command
 from cellseg_jax.errors import InputError, pick
 
 INTERRUPTED = 75
@@ -27,8 +32,11 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", "", "the run's folder; default runs/<config name>",
                         flag_values=values)
     flags.DEFINE_string("mode", "train", "train | eval | describe", flag_values=values)
-    flags.DEFINE_string("split", "test", "with --mode=eval: train | val | test",
-                        flag_values=values)
+    flags.DEFINE_string("split", "test", "with --mode=eval: train | val | test; of other "
+                        "data than trained on also all", flag_values=values)
+    flags.DEFINE_bool("tuned", False, "with --mode=eval: decode as predict --tune has found on the "
+                      "validation images", flag_values=values)
+    define_device_flags(values)
     flags.DEFINE_bool("distributed", False, "one of several processes of one run: start "
                       "jax.distributed, which finds the others on Slurm and Cloud TPU",
                       flag_values=values)
@@ -50,9 +58,13 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
     elif args.workdir and args.mode in ("eval", "describe"):
         from cellseg_jax import rundir
 
+        if "data.name" in dict(overrides):  # what was mixed in belongs to the old dataset
+            overrides = [("data.mix", "()"), *overrides]
         config = config_lib.override(rundir.read_config(args.workdir), overrides)
     else:
-        raise InputError("--config: missing; expected a file such as configs/quickstart.py")
+        or_run = "" if args.mode == "train" else ", or a trained run: --workdir=runs/NAME"
+        raise InputError("--config: missing; expected a file such as configs/quickstart.py"
+                         + or_run)
     name = pathlib.Path(args.config.partition(":")[0]).stem
     return run(config, args.workdir or f"runs/{name}", args)
 
@@ -81,26 +93,38 @@ def train(config, workdir, args) -> int:
 
 
 def evaluate(config, workdir, args) -> int:
-    """Score a split of a trained run and write its report."""
+    """Score a split of a trained run, of its own or of other data, and write the report."""
     import jax
 
     from cellseg_jax import evaluate as evaluation
     from cellseg_jax import rundir
     from cellseg_jax.report import page, terminal
 
-    pick(dict.fromkeys(("train", "val", "test")), args.split, "--split")
-    rundir.check_same_config(workdir, config)
+    pick(dict.fromkeys(("train", "val", "test", "all")), args.split, "--split")
     writer = jax.process_index() == 0
-    with rundir.lock(workdir) if writer else contextlib.nullcontext():
+    own = rundir.read_config(workdir)  # before the lock makes a folder of a misspelt name
+    if args.tuned:
+        from cellseg_jax import checkpoint, tune
+
+        saved = checkpoint.saved_steps(pathlib.Path(workdir) / "checkpoints")
+        tuning = tune.read(workdir, own, saved.get("best", 0))
+        terminal.note(tune.told(tuning))
+        config = tune.apply(config, tuning)
+    with rundir.Lock(workdir) if writer else contextlib.nullcontext():
         scores = evaluation.read_scores(workdir, args.split, config)
         if scores is None:
             scores = evaluation.evaluate(config, workdir, split=args.split)
         else:
             terminal.note(f"{workdir}: scored before, from the same checkpoint, data and code")
+        if scores["name"] != args.split:
+            known = scores["names_of_training_images"]
+            terminal.note(f"{config.data.name}: other data than the run was trained on"
+                          + (f"; WARNING: {known} of {scores['n_images']} images have the names of "
+                             "training images: such scores say nothing on new images" if known
+                             else ""))
         terminal.scores(scores)
         if writer:
-            page.write_run_page(pathlib.Path(workdir))
-            terminal.note(f"report: {pathlib.Path(workdir) / 'report.html'}")
+            terminal.note(f"report: {page.write_run_page(workdir, scores['name'])}")
     return 0
 
 

@@ -74,6 +74,9 @@ def _augment(c, rule):
              "(probability from 0 to 1, strength)")
         expected = augment.check(name, value[1], input_size(c)) if value[0] else ""
         rule(not expected, f"augment.{name}", expected)
+    used = [name for name in augment.COLOUR if c.augment[name][0]]
+    rule(c.data.normalize != "symmetric" or not used, "data.normalize",
+         f"another range with augment.{used[0] if used else ''}, which takes pixels of about 0 to 1")
     if c.augment.elastic[0]:
         expected = augment.check("elastic_sigma", c.augment.elastic_sigma, input_size(c))
         rule(not expected, "augment.elastic_sigma", expected)
@@ -173,6 +176,7 @@ def _eval(c, rule):
     rule(c.eval.watershed_h >= 0, "eval.watershed_h", "at least 0 pixels")
     rule(c.eval.min_size >= 0, "eval.min_size", "at least 0 pixels")
     rule(0 <= c.eval.overlap < 1, "eval.overlap", "from 0 to below 1")
+    rule(c.eval.surface >= 0, "eval.surface", "at least 0 pixels")
     rule(c.eval.panels >= 0, "eval.panels", "at least 0")
     rule(not c.eval.report_compat or num_outputs(c) == 1, "eval.report_compat",
          "False with more than one output: report 2 had one")

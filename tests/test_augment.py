@@ -224,6 +224,7 @@ def test_elastic_field_matches_its_sum_and_the_statistics_of_simard(sigma):
             assert abs((moved * stayed).mean() / variance - expected) < 0.05
 
 
+@pytest.mark.slow
 def test_elastic_field_has_one_standard_deviation_whatever_the_spacing():
     """Exactly, from the matrices: that of a pixel is the norm of its row of weights."""
     for spacing in augment.SPACINGS:

@@ -119,7 +119,7 @@ def test_plateau_needs_validation_images(file):
 
 @pytest.mark.parametrize("text,words", [
     ("def get_config():\n    return 1 / 0\n", ["line 2", "division"]),
-    ("def get_config(:\n", ["line 1"]),
+    ("def get_config(:\n", ["broken.py line 1: "]),
     (QUICKSTART.replace("train.epochs", "train.epoch"), ["line 8", "epoch"]),
     (QUICKSTART.replace("size=", "sise="), ["config.data.sise", "config.data.size"]),
 ])
@@ -130,6 +130,7 @@ def test_bad_file_is_named_with_its_line(tmp_path, text, words):
         config_lib.load(str(path))
     for word in words:
         assert word in str(caught.value)
+    assert "(broken.py, line" not in str(caught.value)  # Python's own words say it once more
 
 
 def test_missing_file_names_the_nearest(monkeypatch, tmp_path, file):

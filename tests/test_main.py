@@ -4,10 +4,15 @@ Most run in this process through main.run_command, which is what `python -m` cal
 fresh process, as a user would.
 """
 
-import numpy as np
+import os
+import shutil
+import subprocess
+
+import browser
 import imageio.v3 as iio
+import numpy as np
 import pytest
-from helpers import run_command
+from helpers import ROOT, command, run_command
 
 from cellseg_jax import commands, main
 
@@ -59,6 +64,7 @@ def one_line(capsys, *words):
         assert word in lines[0], lines[0]
 
 
+@pytest.mark.slow
 def test_good_folder_trains(folder):
     assert started(folder) == 0
     assert (folder.parent / "runs/mine/eval/test.json").exists()
@@ -141,8 +147,11 @@ def test_missing_config_file(folder, capsys):
 def test_no_config_at_all(capsys):
     assert commands.run_command(main.main, main.define_flags, ["main"]) == 2
     one_line(capsys, "--config")
+    assert commands.run_command(main.main, main.define_flags, ["main", "--mode=eval"]) == 2
+    one_line(capsys, "--workdir=runs/NAME")
 
 
+@pytest.mark.slow
 def test_workdir_of_another_config_is_left_as_it_is(folder, capsys):
     assert started(folder) == 0
     run = folder.parent / "runs/mine"
@@ -167,8 +176,6 @@ def test_workdir_that_cannot_be_written(folder, capsys):
 
 def test_read_only_workdir(folder, capsys):
     """A read-only bind mount binds root too; skipped where mounting is not allowed."""
-    import subprocess
-
     place = folder.parent / "sealed"
     place.mkdir()
     commands = (["mount", "--bind", place, place], ["mount", "-o", "remount,bind,ro", place])
@@ -188,12 +195,60 @@ def test_eval_without_a_run(folder, capsys):
     one_line(capsys, "runs/none", "config.json is missing")
 
 
+@pytest.mark.slow
 def test_eval_again_with_another_decoding(folder):
     assert started(folder) == 0
     arguments = ["main", "--mode=eval", f"--workdir={folder.parent / 'runs/mine'}",
                  "--config.eval.decode=components", "--split=val"]
     assert commands.run_command(main.main, main.define_flags, arguments) == 0
     assert (folder.parent / "runs/mine/eval/val.json").exists()
+
+
+@pytest.mark.slow
+def test_eval_on_another_folder(folder, capsys):
+    """As a user would: her own new images, all of them, and the page of their scores."""
+    assert started(folder) == 0
+    run, other = folder.parent / "runs/mine", folder.parent / "new images"
+    own = (run / "eval/test.json").read_bytes()
+    shutil.copytree(folder, other)
+    for i in range(20):
+        (other / f"images/{i:02d}.png").rename(other / f"images/new {i}.png")
+        (other / f"masks/{i:02d}.png").rename(other / f"masks/new {i}.png")
+    arguments = ["main", "--mode=eval", f"--workdir={run}", "--split=all",
+                 f"--config.data.root={other}"]
+    assert commands.run_command(main.main, main.define_flags, arguments) == 0
+    said = capsys.readouterr()
+    assert "all split, 20 images" in said.out and "other data than the run was" in said.err
+    assert "WARNING" not in said.err and (run / "eval/test.json").read_bytes() == own
+    (path,) = run.glob("report_folder-*_all.html")
+    with browser.opened(path, width=390) as page:
+        assert page.errors == [] and page.requests == [] and page.overflow() <= 0
+        assert page.broken_pictures() == [] and page.page.locator("img").count() == 12
+    iio.imwrite(other / "images/new 3.png", np.zeros((40, 48, 5), np.uint8), extension=".tiff")
+    assert commands.run_command(main.main, main.define_flags, arguments) == 2
+    one_line(capsys, "new 3.png")
+    arguments = [*arguments[:-1], f"--config.data.root={folder}", "--config.data.channels=rgb"]
+    assert commands.run_command(main.main, main.define_flags, arguments) == 2
+    one_line(capsys, "data.channels was 'gray', is 'rgb'")
+
+
+@pytest.mark.slow
+def test_eval_on_another_dataset_by_name(folder):
+    assert started(folder) == 0
+    arguments = ["main", "--mode=eval", f"--workdir={folder.parent / 'runs/mine'}", "--split=val",
+                 "--config.data.name=synthetic", "--config.data.count=10"]
+    assert commands.run_command(main.main, main.define_flags, arguments) == 0
+    (path,) = (folder.parent / "runs/mine/eval").glob("synthetic-*_val.json")
+    assert '"n_images": 1' in path.read_text()
+
+
+def test_help_into_a_closed_pipe_ends_well():
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        command("main", "--help"), stdout=writer, stderr=subprocess.PIPE, cwd=ROOT)
+    os.close(writer)
+    assert done.returncode == 0 and done.stderr == b""
 
 
 def test_describe_prints_the_layers(folder, capsys):

@@ -147,6 +147,7 @@ def test_float32_losses_agree_within_rounding(name, tolerance):
     assert np.abs(together[:, :1] - losses).max() < tolerance
 
 
+@pytest.mark.slow
 def test_finished_and_non_finite_members_stay_as_they_are():
     good, bad = configs_of("nesterov", "float32", 2)
     bad.unlock()
@@ -170,6 +171,7 @@ def test_bfloat16_keeps_float32_parameters_and_learns():
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.slow
 def test_coarse_logits_take_part_in_the_loss():
     """The loss of a step is the weighted sum over all sizes, computed here by hand."""
     config = default()

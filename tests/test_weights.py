@@ -6,8 +6,9 @@ import pytest
 from helpers import tiny_config
 from test_interop import CASES, golden
 
-from cellseg_jax import config, derived, evaluate, interop, recipe, step, train, weights
+from cellseg_jax import config, derived, interop, recipe, step, train, weights
 from cellseg_jax.errors import InputError
+from cellseg_jax.predictor import Predictor
 
 
 def wanted(complete):
@@ -26,7 +27,7 @@ def test_a_run_starts_from_another_runs_best_weights(tmp_path):
     second = tiny_config(train__weights=str(tmp_path / "first"), optimizer__lr=1e-30, seed=7,
                          optimizer__weight_decay=0.0, train__epochs=1)
     train.train([second], [tmp_path / "second"])
-    before, after = (evaluate.Predictor(tmp_path / name, c).variables["params"]
+    before, after = (Predictor(tmp_path / name, c).variables["params"]
                      for name, c in (("first", first), ("second", second)))
     assert before.keys() == after.keys()
     for one, other in zip(*map(jax.tree.leaves, (before, after)), strict=True):

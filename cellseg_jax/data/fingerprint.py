@@ -10,6 +10,7 @@ import pathlib
 from cellseg_jax.errors import InputError
 
 THREADS = 2
+VERSION = 2  # of what is hashed: kept hashes of another one are not read
 
 
 def content_fingerprint(records, directory: pathlib.Path, dataset: str, options: dict) -> str:
@@ -40,7 +41,7 @@ def content_fingerprint(records, directory: pathlib.Path, dataset: str, options:
 
 
 def _stat_hash(records) -> str:
-    hash_ = hashlib.blake2b(digest_size=16)
+    hash_ = hashlib.blake2b(b"%d" % VERSION, digest_size=16)
     for record in records:
         hash_.update(repr((record.name, record.group)).encode())
         for path in record.files:

@@ -115,7 +115,7 @@ def read_image(path, page=None) -> np.ndarray:
     if image.dtype == bool:
         image = image.astype(np.uint8) * 255
     if image.dtype not in (np.uint8, np.uint16):
-        if not _whole(image, 2**16):
+        if not whole(image, 2**16):
             raise InputError(f"{path}: pixels are {image.dtype} from {image.min():g} to "
                              f"{image.max():g}; expected 8 or 16 bit unsigned, rescale and save "
                              "again (ImageJ: Image > Type > 16-bit)")
@@ -133,7 +133,7 @@ def read_mask(path, page=None) -> np.ndarray:
     if mask.dtype == bool:
         mask = mask.astype(np.uint8)
     if mask.dtype.kind == "f":
-        if not _whole(mask, 2**24):
+        if not whole(mask, 2**24):
             raise InputError(f"{path}: mask values are {mask.dtype} with fractions; expected whole "
                              "numbers, export the mask again without interpolation")
         mask = mask.astype(np.int32)
@@ -243,7 +243,7 @@ def _kind(path) -> str:
     return KINDS.get(pathlib.Path(path).suffix.lower(), "TIFF")
 
 
-def _whole(array: np.ndarray, end: int) -> bool:
+def whole(array: np.ndarray, end: int) -> bool:
     """Whether all values are whole numbers in [0, end); NaN and infinity are not."""
     return bool(((array >= 0) & (array < end) & (array % 1 == 0)).all())
 
@@ -269,7 +269,7 @@ def _decode(path: pathlib.Path, as_values: bool, page) -> np.ndarray:
         image = _open_tiff(path, lambda tiff: _tiff_pixels(tiff, as_values, page))
     else:
         decode = _decode_png if kind == "PNG" else _decode_pillow
-        image = _named(path, lambda: decode(data, as_values))
+        image = named(path, lambda: decode(data, as_values))
     image = image[..., None] if image.ndim == 2 else image
     if image.ndim != 3 or image.shape[-1] not in (1, 2, 3, 4):
         hint = "; channels first? Save it as (H, W, C)" if image.shape[0] in (2, 3, 4) else ""
@@ -326,10 +326,10 @@ def _open_tiff(path, function):
         with tifffile.TiffFile(path) as tiff:
             return function(tiff)
 
-    return _named(path, run)
+    return named(path, run)
 
 
-def _named(path, function):
+def named(path, function):
     """function(), where whatever goes wrong is an InputError that names the file."""
     try:
         return function()
@@ -337,6 +337,8 @@ def _named(path, function):
         raise InputError(f"{path}: {error}") from error
     except (FileNotFoundError, PermissionError) as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    except MemoryError:
+        raise
     except Exception as error:  # decoders raise many types; all of them mean a damaged file
         raise InputError(f"{path}: cannot be decoded, truncated or damaged ({error}); copy it "
                          "again from its source") from error

@@ -12,21 +12,48 @@ def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     Output pixel i samples the input at (i + 0.5) H / H_out - 0.5, clamped to the image, as
     torch's interpolate(mode="bilinear", align_corners=False). uint8 and uint16 are rounded.
     """
-    if image.shape[:2] == tuple(size):
-        return image
-    resized = image
-    for axis, length in sorted(enumerate(size), key=lambda pair: pair[1] / image.shape[pair[0]]):
-        centre = (np.arange(length) + 0.5) * (image.shape[axis] / length) - 0.5
-        centre = np.clip(centre, 0, image.shape[axis] - 1)
-        below = centre.astype(np.int64)
-        above = np.minimum(below + 1, image.shape[axis] - 1)
-        shape = (-1, 1, 1) if axis == 0 else (1, -1, 1)
-        weight = (centre - below).astype(np.float32).reshape(shape)
+    return resize_rows(image, size, (0, size[0]), image.shape[0])
+
+
+def resize_rows(band, size, rows, height: int, first: int = 0) -> np.ndarray:
+    """Rows `rows` = (start, stop) of `resize_image`, bit for bit, from a band of the image.
+
+    Args:
+      band: (n, W, C), rows `first` and following; those of `rows_needed` at least.
+      size: (H, W) of the whole resized image.
+      height: rows of the whole image.
+    Returns: (stop - start, size[1], C).
+    """
+    whole = height, band.shape[1]
+    if whole == tuple(size):
+        return band[rows[0] - first : rows[1] - first]
+    resized = band
+    for axis, length in sorted(enumerate(size), key=lambda pair: pair[1] / whole[pair[0]]):
+        below, above, weight = _neighbours(length, whole[axis])
+        shape = (1, -1, 1)
+        if axis == 0:
+            below, above, weight = (x[slice(*rows)] for x in (below, above, weight))
+            below, above, shape = below - first, above - first, (-1, 1, 1)
         low = resized.take(below, axis).astype(np.float32)
-        resized = low + weight * (resized.take(above, axis) - low)
-    if np.issubdtype(image.dtype, np.integer):
-        return np.rint(resized).astype(image.dtype)
+        resized = low + weight.reshape(shape) * (resized.take(above, axis) - low)
+    if np.issubdtype(band.dtype, np.integer):
+        return np.rint(resized).astype(band.dtype)
     return resized
+
+
+def rows_needed(rows, length: int, height: int) -> tuple[int, int]:
+    """(start, stop) of the rows of an image that rows (start, stop) of `length` are made of."""
+    below, above, _ = _neighbours(length, height)
+    return int(below[rows[0]]), int(above[rows[1] - 1]) + 1
+
+
+def _neighbours(length, old):
+    """Per output pixel: the input pixels before and after its centre, the weight of the latter."""
+    if length == old:
+        return np.arange(length), np.arange(length), np.zeros(length, np.float32)
+    centre = np.clip((np.arange(length) + 0.5) * (old / length) - 0.5, 0, old - 1)
+    below = centre.astype(np.int64)
+    return below, np.minimum(below + 1, old - 1), (centre - below).astype(np.float32)
 
 
 def resize_label(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -212,6 +212,7 @@ def _processes(count, root, tmp_path):
     return processes, log
 
 
+@pytest.mark.slow
 def test_open_cache_decodes_once_for_concurrent_processes(root, tmp_path):
     processes, log = _processes(3, root, tmp_path)
     assert [process.wait(60) for process in processes] == [0, 0, 0]

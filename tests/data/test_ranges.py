@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from cellseg_jax.data.ranges import RANGES, image_ranges
+from cellseg_jax import normalize as normalizer
+from cellseg_jax.data.ranges import RANGES, band_ranges, image_ranges
 from cellseg_jax.errors import InputError
 
 
@@ -42,3 +43,23 @@ def test_image_ranges_keep_constant_image():
 def test_image_ranges_reject_unknown_name():
     with pytest.raises(InputError, match="config.data.normalize: got 'min_max'.*mean minmax"):
         image_ranges(np.zeros((4, 5, 1), np.uint8), "min_max")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("normalize", list(RANGES))
+def test_ranges_of_bands_equal_those_of_the_whole(normalize, dtype):
+    rng = np.random.default_rng(3)
+    image = (rng.random((61, 23, 4)) ** 3 * 255).astype(dtype)
+    whole = image_ranges(image, normalize)
+    bands = band_ranges(iter(np.split(image, [7, 8, 40])), 4, image.dtype, normalize)
+    np.testing.assert_array_equal(whole, bands)
+    if normalize == "percentile":
+        expected = np.percentile(image[..., :3], (1, 99.8)).astype(np.float32)
+        np.testing.assert_array_equal(whole[:3], np.broadcast_to(expected, (3, 2)))
+
+
+def test_symmetric_ranges_bring_pixels_to_between_minus_one_and_one():
+    """Report 2's norm_input, (x - 0.5) / 0.5 of pixels in [0, 1]."""
+    image = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, -1)
+    made = normalizer.normalize(image, image_ranges(image, "symmetric"), np.float32)
+    np.testing.assert_allclose(made, (image / 255 - 0.5) / 0.5, atol=1e-6)

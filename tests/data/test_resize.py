@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from cellseg_jax.data.resize import center_crop, resize_image, resize_label
+from cellseg_jax.data.resize import (
+    center_crop, resize_image, resize_label, resize_rows, rows_needed)
 from cellseg_jax.errors import InputError
 
 SIZES = [((7, 9), (5, 13)), ((8, 8), (4, 4)), ((5, 6), (15, 12)), ((1, 4), (3, 2)),
@@ -72,3 +73,13 @@ def test_center_crop_rejects_small_image():
     image = np.zeros((6, 7, 1), np.uint8)
     with pytest.raises(InputError, match="config.data.size: 8x4 is larger than image a1 of 6x7"):
         center_crop(image, image[..., 0], (8, 4), "a1")
+
+
+@pytest.mark.parametrize("size", [(32, 32), (10, 200), (61, 20), (120, 90)])
+def test_rows_of_a_resized_image_need_a_band_of_it(size):
+    image = np.random.default_rng(0).integers(0, 2**16, (61, 47, 2)).astype(np.uint16)
+    whole = resize_image(image, size)
+    for rows in ((0, 3), (2, size[0]), (size[0] - 1, size[0])):
+        start, stop = rows_needed(rows, size[0], 61)
+        band = resize_rows(image[start:stop], size, rows, 61, start)
+        np.testing.assert_array_equal(band, whole[slice(*rows)])

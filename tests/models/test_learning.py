@@ -6,8 +6,9 @@ SegNet, MedT, unet_plan and SegFormer have tests of their own beside this one.
 import numpy as np
 import pytest
 
-from cellseg_jax import data, evaluate, metrics, train
+from cellseg_jax import data, metrics, train
 from cellseg_jax.config import complete, default
+from cellseg_jax.predictor import Predictor
 
 # Options, side of the images, epochs: Keras' batch norm averages over hundreds of steps before its
 # statistics are of use, so that report 1's networks get more steps on smaller images.
@@ -44,7 +45,7 @@ def test_network_learns_synthetic_cells(name, tmp_path, monkeypatch):
     assert result.metrics["val_dice_mean"] > 0.85
     dice = []
     for precision in ("float32", "bfloat16"):
-        predictor = evaluate.Predictor(tmp_path / "run", cells_config(name, precision))
+        predictor = Predictor(tmp_path / "run", cells_config(name, precision))
         arrays = data.load(config.data)
         probs = predictor(arrays.image[:16], arrays.range(config.data.normalize)[:16])
         counts = metrics.pixel_counts(arrays.label[:16, ..., None] > 0, probs > 0.5)

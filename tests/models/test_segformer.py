@@ -55,6 +55,7 @@ def test_parameter_count_is_published(variant, millions, count):
     assert round(count / 1e6, 1) == millions
 
 
+@pytest.mark.slow
 def test_logits_have_the_size_of_any_image():
     shapes = shapes_of(tiny())
     run = partial(tiny().apply, train=False)
@@ -90,6 +91,7 @@ def test_depthwise_equals_a_grouped_convolution():
         jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-12), *values)
 
 
+@pytest.mark.slow
 def test_images_skip_blocks_and_lose_channels_at_their_rates():
     """One factor per image for every half of a block, then one per channel."""
     module, n = partial(tiny, drop_path=0.6), 200

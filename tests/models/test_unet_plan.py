@@ -114,6 +114,7 @@ def test_without_deep_supervision_nothing_is_coarse():
     assert not jax.eval_shape(run, shapes, picture(1, 8, 8))[1]
 
 
+@pytest.mark.slow
 def test_every_image_is_evaluated_as_it_trains_and_by_itself():
     variables, image = filled(shapes_of(tiny())), picture(2, 16, 11)
     run = jax.jit(tiny().apply, static_argnames="train", compiler_options=QUICK_COMPILE)
