@@ -1,6 +1,7 @@
 """The networks, by name."""
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ from flax import linen as nn
 
 from cellseg_jax import classical
 from cellseg_jax.errors import InputError, nearest, pick
+from cellseg_jax.models.layers import ConvTranspose
 from cellseg_jax.models.medt import MedT
 from cellseg_jax.models.segformer import SegFormer
 from cellseg_jax.models.segnet import SegNet
@@ -74,6 +76,44 @@ def make(
                 f"expected one of {choices}{nearest(option, known)}"
             )
     return model(num_outputs=num_outputs, axis_name=axis_name, **model_options)
+
+
+class Layer(NamedTuple):
+    """A layer that has a kernel, (..., in, out); the last axis are its filters."""
+
+    name: str  # "down_0/unit_0/conv": where its parameters are
+    kernel: tuple[str, ...]  # path of the kernel in params
+    kind: str  # conv | transposed | dense
+    shape: tuple[int, ...]
+
+
+def kernel_layers(module: nn.Module, image_shape) -> list[Layer]:
+    """The layers of a network that have kernels, in the order in which an image meets them.
+
+    Args:
+      image_shape: (H, W, C).
+    """
+    order = {}
+
+    def note(next_, args, kwargs, context):
+        order.setdefault(context.module.path, (len(order), type(context.module)))
+        return next_(*args, **kwargs)
+
+    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    with nn.intercept_methods(note):
+        variables = jax.eval_shape(
+            lambda x: module.init(jax.random.key(0), x, train=False), image)
+    found = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables["params"]):
+        path = tuple(entry.key for entry in path)
+        if path[-1].endswith("kernel"):
+            number, owner = order[path[:-1]]
+            kind = ("transposed" if owner is ConvTranspose else
+                    "conv" if len(leaf.shape) > 2 else "dense")
+            # Several kernels of one module have names of their own: "patch_kernel".
+            name = "/".join((*path[:-1], path[-1].removesuffix("kernel").rstrip("_"))).strip("/")
+            found.append((number, Layer(name, path, kind, leaf.shape)))
+    return [layer for _, layer in sorted(found)]
 
 
 def receptive_field(name: str, *, largest: int = 512, **model_options) -> int | None:
