@@ -27,6 +27,7 @@ VALUE_KEYS = (
     "seed",
     "data.split",
     "data.split_seed",
+    "data.train_fraction",
     "data.keep_blank",
     "data.balance",
     "data.oversample",
@@ -43,6 +44,8 @@ VALUE_KEYS = (
     "train.epochs",
     "train.steps",
     "train.weights",
+    "train.prune",
+    "train.prune_how",
     "train.early_stopping",
     "train.early_stopping_mode",
     *(f"loss.{name}" for name in losses.LOSSES),
@@ -79,6 +82,9 @@ def default() -> ConfigDict:
         # the names of each part, such as another run's split.json.
         split=(0.8, 0.1, 0.1),
         split_seed=0,
+        # Share of the training images that is used: 0.5 for a learning curve. Smaller shares lie
+        # within larger ones.
+        train_fraction=1.0,
         balance=False,  # train on every stratum (class, modality) equally often
         oversample=0.0,  # share of training rows that are sure to hold foreground
         copies=0,  # augmented variants of each training sample, always the same ones; 0 = online
@@ -133,6 +139,12 @@ def default() -> ConfigDict:
         checkpoint_minutes=10.0,  # between timed saves
         # To start from: a file of PyTorch weights (.pt, .npz, .safetensors) or another run's folder.
         weights="",
+        # Of the kernels that it starts from, the share that is set to 0 and stays 0: what
+        # `analyze --analysis=pruning --finetune_epochs` trains.
+        prune=0.0,
+        prune_how="l1_layers",  # which weights: sparsity.METHODS
+        remat=False,  # keep less of the forward pass for the backward pass: less memory, slower
+        log_gradients=False,  # gradients.jsonl: mean absolute gradient of each layer and epoch
     )
     config.eval = dict(
         every=1,  # epochs between validations

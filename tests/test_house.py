@@ -11,7 +11,7 @@ FLOORS = [
     ("errors",),
     ("commands",),
     ("losses", "optim", "augment", "targets", "metrics", "normalize", "tiles", "stitch", "windows",
-     "models", "models_out", "classical", "interop", "stats"),
+     "models", "models_out", "classical", "interop", "stats", "sparsity", "learning_curve"),
     ("step",),
     ("data",),
     ("derived",),
@@ -26,7 +26,8 @@ FLOORS = [
     ("predictor",),
     ("evaluate", "tune", "member"),
     ("train", "estimate"),
-    ("predict", "main", "doctor", "study", "export"),
+    ("analysis",),
+    ("predict", "main", "doctor", "study", "export", "analyze", "plan"),
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 MODULES = sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py")

@@ -1,0 +1,36 @@
+"""What all matplotlib pictures share: size, letters, and colours that the colour-blind tell apart.
+
+Pictures are made without a screen and without matplotlib's global state.
+"""
+
+import io
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from cellseg_jax.rundir import write_atomic
+
+# Okabe and Ito, Color Universal Design, 2008; with dashes, for grey prints.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (1, 3)))
+SEQUENTIAL = "cividis"  # of values from small to large
+DPI = 110
+
+
+def figure(width: float, height: float, rows: int = 1, columns: int = 1, **options):
+    """(figure, axes) of so many inches; axes as plt.subplots gives them."""
+    fig = Figure((width, height), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(fig)
+    return fig, fig.subplots(rows, columns, **options)
+
+
+def line_style(number: int) -> dict:
+    """Keywords of the n-th line of a plot."""
+    return {"color": COLOURS[number % len(COLOURS)], "linestyle": DASHES[number % len(DASHES)]}
+
+
+def save(fig, path) -> None:
+    """Write a PNG, whole or not at all."""
+    png = io.BytesIO()
+    fig.savefig(png, format="png")
+    write_atomic(path, png.getvalue())
