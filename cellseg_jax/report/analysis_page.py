@@ -48,7 +48,7 @@ def _section(folder, findings) -> str:
     parts = [document.heading(findings.title)]
     parts += [f"<p>{escape(text)}</p>" for text in findings.text]
     for file, caption in findings.figures:
-        png, width = page.picture(folder / file)
+        png, width = page.encoded(folder / file)
         parts.append(f'<figure class="picture"><img alt="{escape(caption, quote=True)}" '
                      f'style="max-width:{width}px" src="data:image/png;base64,{png}">'
                      f"<figcaption>{escape(caption)}</figcaption></figure>")

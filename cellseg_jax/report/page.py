@@ -285,7 +285,7 @@ def _pictures(folder) -> str:
         out += document.heading(f"{kind.title()} predictions") if chosen else ""
         for match, path in chosen:
             text = escape(f"{match[3]}, Dice {match[2]}")
-            picture, width = picture(path)
+            picture, width = encoded(path)
             out += (f'<figure><figcaption>{text}</figcaption><div class="picture" tabindex="0" '
                     f'role="region" aria-label="{text}"><img alt="{text}: '
                     f'image, truth, prediction and error side by side" style="max-width:{width}px" '
@@ -382,7 +382,7 @@ def _command(program, *words) -> str:
 # --- parts ---------------------------------------------------------------------------------------
 
 
-def picture(path) -> tuple[str, int]:
+def encoded(path) -> tuple[str, int]:
     """(base64, width) of a PNG, reduced to PICTURE_WIDTH."""
     with Image.open(path) as image:
         image = image.convert("RGB")
