@@ -162,6 +162,11 @@ class Member:
         if self.board:
             self.board.add({**self.metrics, **self.timing})
 
+    def log_gradients(self, means: dict) -> None:
+        """{layer: mean absolute gradient of its kernel over the epoch so far}."""
+        self.folder.log("gradients.jsonl", {
+            "step": self.step, "epoch": self.step / self.steps_per_epoch, "gradients": means})
+
     def fail(self, at: int, lr: float) -> None:
         """The step after `at` was not finite; the device kept the state of step `at`."""
         self.step, self.stop, self.failed_now = at, step.NON_FINITE, True

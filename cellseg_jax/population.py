@@ -120,9 +120,9 @@ class Population:
         return self._take(self.states[c], np.int32(k))
 
     def field(self, slot: int, name: str):
-        """One leaf of the state of the run in the slot, on the host."""
+        """A small field of the state of the run in the slot, on the host."""
         c, k = divmod(slot, self.program.width)
-        return fetch(getattr(self.states[c], name))[k]
+        return jax.tree.map(lambda x: fetch(x)[k], getattr(self.states[c], name))
 
     def set(self, slot: int, fields: dict) -> None:
         """Small leaves of the slot's state, {field of TrainState: value or dict of values}."""

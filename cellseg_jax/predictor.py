@@ -84,7 +84,7 @@ class Predictor:
         # Evaluation knows nothing of the optimiser and the augmentation: they may differ.
         self.values = {k: put(v, everywhere) for k, v in values.items() if k.startswith("loss.")}
         scoring = self.recipe._replace(
-            optimizer={}, accumulate=1, window=None,
+            optimizer={}, accumulate=1, window=None, log_gradients=False,
             zeros=tuple(k for k in self.recipe.zeros if k.startswith("loss.")))
         network = scoring._replace(loss_options={}, target_options={}, zeros=())
         self.eval_step = _once(step.map_eval, scoring, self.mesh, config.eval.threshold)

@@ -36,6 +36,7 @@ def make_recipe(configs) -> step.Recipe:
         target=config.data.target,
         target_options=derived.target_options(config),
         window=config.data.size if config.data.fit == "random_crop" else None,
+        log_gradients=config.train.log_gradients,
         dtype=dtype,
         zeros=zeros,
     )
@@ -51,6 +52,7 @@ def hyper_values(config, steps_per_epoch: int) -> dict:
         **{k: optimizer[k] for k in ("lr", "weight_decay", "momentum", "b1", "b2", "rms_decay",
                                      "warmup", "clip", "ema")},
         **{k: optimizer[f"schedule_{k}"] for k in ("power", "gamma", "every")},
+        "prune": config.train.prune,
         **{f"loss.{name}": config.loss[name] for name in losses.LOSSES},
         **{f"augment.{name}": value for name, value in config.augment.items()},
     }

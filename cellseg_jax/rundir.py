@@ -24,6 +24,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "ml_c
             "numpy", "scipy", "scikit-image", "tifffile")
 
 
+LOGS = ("metrics.jsonl", "timing.jsonl", "gradients.jsonl")
 HEARTBEAT, HEARTBEAT_LOST = 20.0, 90.0  # seconds
 
 
@@ -101,14 +102,14 @@ class RunDir:
 
     def cut_logs(self, step: int) -> None:
         """Forget logged lines after `step`, whole or half written: they will be written again."""
-        for name in ("metrics.jsonl", "timing.jsonl") if self.writer else ():
+        for name in LOGS if self.writer else ():
             path = self.path / name
             if path.exists():
                 lines = [s for s in read_jsonl(path) if s["step"] <= step]
                 write_atomic(path, "".join(json.dumps(s) + "\n" for s in lines))
 
     def log(self, name: str, line: dict) -> None:
-        """Append one line to metrics.jsonl (deterministic values) or timing.jsonl."""
+        """Append one line to one of LOGS; all but timing.jsonl hold deterministic values only."""
         if self.writer:
             with open(self.path / name, "a") as file:
                 file.write(json.dumps(line) + "\n")
@@ -266,7 +267,7 @@ def commit() -> str:
 # The modules that decide a number: results of other code are not taken for this code's.
 NUMBERS = ("models", "classical", "step", "optim", "losses", "augment", "targets", "normalize",
            "tiles", "windows", "data", "metrics", "predictor", "evaluate", "recipe", "feed",
-           "weights", "interop", "derived", "population", "member")
+           "weights", "sparsity", "interop", "derived", "population", "member")
 
 
 def code_hash() -> str:

@@ -6,6 +6,8 @@ program, data is the batch. The loss is summed over `data` inside the differenti
 autodiff reduces the gradients and every device holds the same parameters afterwards.
 """
 
+import functools
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -34,6 +36,7 @@ class TrainState:
     opt_state: Any
     ema: Any  # averaged params, {} without averaging
     loss_sum: jax.Array  # () of the steps of this epoch, so that a resumed epoch logs its mean
+    gradient_sum: dict  # {layer: ()} likewise of mean |gradient|, {} where it is not logged
     best: jax.Array  # () best validation score so far, larger is better
     waited: jax.Array  # () int32: validations since then
     previous_loss: jax.Array  # () of the last validation
@@ -57,6 +60,7 @@ class Recipe(NamedTuple):
     target: str
     target_options: dict  # num_classes, contour_width
     window: tuple[int, int] | None  # of random crops
+    log_gradients: bool
     dtype: Any  # of image, parameters and loss
     zeros: tuple[str, ...]  # values that are zero in all members: left out of the program
 
@@ -112,6 +116,8 @@ def init_state(recipe: Recipe, values: dict, image_shape) -> TrainState:
         opt_state=tx.init(variables["params"]),
         ema={} if "ema" in recipe.zeros else variables["params"],
         loss_sum=jnp.zeros((), recipe.dtype),
+        gradient_sum={layer.name: jnp.zeros((), recipe.dtype)
+                      for layer in _logged_layers(recipe, image_shape)},
         best=jnp.full((), -jnp.inf, jnp.float32),
         waited=zero,
         previous_loss=jnp.full((), jnp.inf, jnp.float32),
@@ -121,6 +127,13 @@ def init_state(recipe: Recipe, values: dict, image_shape) -> TrainState:
         stop=zero,
         values=values,
     )
+
+
+def _logged_layers(recipe: Recipe, image_shape) -> list[models.Layer]:
+    """The layers whose gradients the steps sum up."""
+    if not recipe.log_gradients:
+        return []
+    return models.kernel_layers(recipe.module({}), image_shape)
 
 
 def keys(seed, step):
@@ -176,6 +189,8 @@ def train_step(recipe: Recipe, state: TrainState, batch: dict) -> tuple[TrainSta
     Coarse logits that the network sows (see models.unet_plan) take part in the loss, against
     targets of their size; evaluation, and so every reported loss but this one, ignores them.
 
+    In a pruned member, entries of kernels that are 0 stay 0.
+
     A member that has finished, was stopped, or would become non-finite is returned unchanged
     (but for the stop flag), so that it can stay in the program while others go on.
 
@@ -218,6 +233,10 @@ def train_step(recipe: Recipe, state: TrainState, batch: dict) -> tuple[TrainSta
     else:
         loss, batch_stats, grads = _accumulated(
             differentiate, recipe.accumulate, state, key_dropout, batch)
+    if "prune" not in recipe.zeros:
+        grads = jax.tree_util.tree_map_with_path(
+            lambda path, g, w: jnp.where((w == 0) & (values["prune"] > 0), 0, g)
+            if path[-1].key.endswith("kernel") else g, grads, state.params)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     grad_norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
@@ -232,6 +251,10 @@ def train_step(recipe: Recipe, state: TrainState, batch: dict) -> tuple[TrainSta
         ema=state.ema and optim.averaged(
             state.ema, params, decay=values["ema"], count=state.step),
         loss_sum=jnp.where(new_epoch, 0, state.loss_sum) + loss,
+        gradient_sum={
+            layer.name: jnp.where(new_epoch, 0, state.gradient_sum[layer.name])
+            + jnp.abs(functools.reduce(operator.getitem, layer.kernel, grads)).mean()
+            for layer in _logged_layers(recipe, batch["image"].shape[1:])},
     )
     new = jax.tree.map(lambda a, b: jnp.where(running & finite, a, b), new, state)
     stop = jnp.where(running & ~finite, NON_FINITE, state.stop)

@@ -266,8 +266,11 @@ class Group:
                     member = members[k]
                     if member.failed_now:
                         continue
-                    line = {"train_loss": float(population.field(k, "loss_sum"))
-                            / member.steps_in_epoch()}
+                    steps = member.steps_in_epoch()
+                    line = {"train_loss": float(population.field(k, "loss_sum")) / steps}
+                    gradients = population.field(k, "gradient_sum")
+                    if gradients:
+                        member.log_gradients({n: float(v) / steps for n, v in gradients.items()})
                     if member.validation_due():
                         one = population.get(k)
                         variables = {"params": getattr(one, one.weights),

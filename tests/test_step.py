@@ -37,14 +37,15 @@ def source(rng):
     return {"image": image.astype(np.uint8), "label": label, "range": range_}
 
 
-def trajectory(configs, mesh, members="vmap", steps=STEPS, steps_per_epoch=3):
-    """Losses (steps, K) and the final state of members trained on random rows."""
+def trajectory(configs, mesh, members="vmap", steps=STEPS, steps_per_epoch=3, begin=lambda s: s):
+    """Losses (steps, K) and the final state of members trained on random rows from begin(state)."""
     shared = recipe.make_recipe(configs)
     by_member, rows = (NamedSharding(mesh, p) for p in (P("member"), P("member", "data")))
     states = [jax.jit(lambda v: step.init_state(shared, v, (SIZE, SIZE, 4)),
                       compiler_options=train.QUICK_COMPILE)(
         recipe.traced_values(c, steps_per_epoch + k, shared)) for k, c in enumerate(configs)]
-    state = jax.device_put(jax.tree.map(lambda *x: jnp.stack(x), *states), by_member)
+    state = begin(jax.tree.map(lambda *x: jnp.stack(x), *states))
+    state = jax.device_put(state, by_member)
     data = jax.device_put(source(np.random.default_rng(0)), NamedSharding(mesh, P()))
     train_step = step.map_train(shared, mesh, members)
     losses = []
@@ -161,6 +162,38 @@ def test_finished_and_non_finite_members_stay_as_they_are():
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
     _, alone = trajectory([good], mesh_of(1, 1), steps=5)
     assert_close(jax.tree.map(lambda x: x[:1], state), alone, 1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["nesterov", "adam"])
+def test_zeros_of_a_pruned_member_stay_and_those_of_another_do_not(name):
+    pruned, whole = configs_of(name, "float32", 2)
+    pruned.train.prune = 0.25
+
+    def half_zero(state):
+        inputs = lambda x: jnp.arange(x.shape[-2])[:, None] % 2
+        half = lambda path, x: x * inputs(x) if path[-1].key == "kernel" else x
+        return state.replace(params=jax.tree_util.tree_map_with_path(half, state.params))
+
+    _, state = trajectory([pruned, whole], mesh_of(1, 1), steps=4, begin=half_zero)
+    for path, kernel in jax.tree_util.tree_leaves_with_path(state.params):
+        if path[-1].key == "kernel":
+            assert (kernel[0, ..., ::2, :] == 0).all() and (kernel[0, ..., 1::2, :] != 0).any()
+            assert (kernel[1, ..., ::2, :] != 0).any()
+
+
+@pytest.mark.slow
+def test_gradients_are_summed_over_the_steps_of_an_epoch():
+    """Of plain gradient descent a step is the rate times the gradient."""
+    config = tiny_config(optimizer__name="sgd", optimizer__lr=0.01, optimizer__weight_decay=0.0,
+                         model__channels=(4, 8), train__epochs=9, train__log_gradients=True)
+    states = [trajectory([config], mesh_of(1, 1), steps=n)[1] for n in range(1, 5)]
+    kernel = lambda n: states[n - 1].params["down_0"]["conv"]["kernel"]
+    logged = lambda n: states[n - 1].gradient_sum["down_0/conv"]
+    step_of = lambda n: np.abs(kernel(n) - kernel(n - 1)).mean() / 0.01
+    assert list(states[0].gradient_sum) == ["bottom/conv", "down_0/conv", "up_0"]
+    np.testing.assert_allclose(logged(3) - logged(1), step_of(2) + step_of(3), rtol=1e-3)
+    np.testing.assert_allclose(logged(4), step_of(4), rtol=1e-3)  # the next epoch of three steps
 
 
 @pytest.mark.slow

@@ -39,6 +39,7 @@ def get_config():
     config.augment.turn = (0.5, 3.0)
     config.train.epochs = 6
     config.train.batch_size = 8
+    config.train.log_gradients = True
     config.eval.batch_size = 8
     config.eval.panels = 2
     return config
@@ -75,7 +76,9 @@ def last_state(workdir):
 
 def assert_same_run(one, other):
     one, other = pathlib.Path(one), pathlib.Path(other)
-    assert (one / "metrics.jsonl").read_text() == (other / "metrics.jsonl").read_text()
+    for name in ("metrics.jsonl", "gradients.jsonl"):
+        if (one / name).exists():
+            assert (one / name).read_text() == (other / name).read_text()
     assert (checkpoint.saved_steps(one / "checkpoints")
             == checkpoint.saved_steps(other / "checkpoints"))
     for a, b in zip(last_state(one), last_state(other), strict=True):
@@ -90,6 +93,8 @@ def test_run_leaves_the_promised_files(config_file, tmp_path):
                  "eval/test.json", "eval/test_images.csv", "report.html"):
         assert (workdir / name).exists(), name
     assert list((workdir / "eval/test_predictions").glob("*.png"))
+    gradients = rundir.read_jsonl(workdir / "gradients.jsonl")
+    assert len(gradients) == 6 and min(gradients[-1]["gradients"].values()) > 0
     lines = rundir.read_jsonl(workdir / "metrics.jsonl")
     assert [s["step"] for s in lines] == [4, 8, 12, 16, 20, 24]
     assert all(0 <= s["val_dice_mean"] <= 1 for s in lines)
