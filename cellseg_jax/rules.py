@@ -44,6 +44,7 @@ def _data(c, rule):
         rule(len(c.data.split) == 3 and min(c.data.split) >= 0 and sum(c.data.split) < 1 + 1e-6,
              "data.split", "three fractions (train, validation, test) that sum to at most 1")
         rule(c.data.split[0] > 0, "data.split", "a training fraction above 0")
+    rule(0 < c.data.train_fraction <= 1, "data.train_fraction", "a share above 0, at most 1")
     rule(c.data.grid >= 1, "data.grid", "at least 1 patch per side")
     rule(all(n % c.data.grid == 0 for n in c.data.size), "data.grid",
          f"a divisor of data.size {c.data.size}")
