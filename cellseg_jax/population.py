@@ -48,6 +48,13 @@ class Program(NamedTuple):
                 f"{self.mesh[0]}x{self.mesh[1]} devices (member x data)")
 
 
+def init_program(recipe, image_shape, sharding):
+    """The compiled init(values) -> step.TrainState of one run, placed by `sharding`."""
+    return jax.jit(lambda values: step.init_state(recipe, values, image_shape),
+                   out_shardings=sharding,
+                   compiler_options=QUICK_COMPILE if jax.default_backend() == "cpu" else None)
+
+
 def candidates(first: Program, num_runs: int) -> list[Program]:
     """Programs worth measuring beside `first`, the one without risk, for num_runs runs.
 

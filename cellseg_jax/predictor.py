@@ -49,6 +49,22 @@ def _abstract_state(shared: step.Recipe, shape, dtypes) -> step.TrainState:
     return jax.eval_shape(lambda v: step.init_state(shared, v, shape), values)
 
 
+def _scoring(shared: step.Recipe) -> step.Recipe:
+    """Without what evaluation knows nothing of, so that runs that differ in it share programs."""
+    return shared._replace(optimizer={}, accumulate=1, window=None, log_gradients=False,
+                           zeros=tuple(k for k in shared.zeros if k.startswith("loss.")))
+
+
+def scoring_values(values: dict) -> dict:
+    """Those of a run's traced values that eval_program takes."""
+    return {k: v for k, v in values.items() if k.startswith("loss.")}
+
+
+def eval_program(shared: step.Recipe, mesh, threshold: float) -> Callable:
+    """step.map_eval, compiled once for all runs of the same network, losses and target."""
+    return _once(step.map_eval, _scoring(shared), mesh, threshold)
+
+
 def _calibration(shared: step.Recipe):
     return jax.jit(lambda label, probs: metrics.calibration_counts(shared.encode(label), probs))
 
@@ -81,13 +97,10 @@ class Predictor:
             self.workdir / "checkpoints", (saved[which], *saved.values()), part)
         self.variables = {"params": loaded[wanted.weights],
                           "batch_stats": loaded.get("batch_stats", {})}
-        # Evaluation knows nothing of the optimiser and the augmentation: they may differ.
-        self.values = {k: put(v, everywhere) for k, v in values.items() if k.startswith("loss.")}
-        scoring = self.recipe._replace(
-            optimizer={}, accumulate=1, window=None, log_gradients=False,
-            zeros=tuple(k for k in self.recipe.zeros if k.startswith("loss.")))
+        self.values = {k: put(v, everywhere) for k, v in scoring_values(values).items()}
+        scoring = _scoring(self.recipe)
         network = scoring._replace(loss_options={}, target_options={}, zeros=())
-        self.eval_step = _once(step.map_eval, scoring, self.mesh, config.eval.threshold)
+        self.eval_step = eval_program(self.recipe, self.mesh, config.eval.threshold)
         self.calibration_counts = _once(_calibration, scoring)
         self._probs = _once(step.map_probs, network, self.mesh)
         self.batch_size = _up(batch_size or config.eval.batch_size, self.mesh.size)

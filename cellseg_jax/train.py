@@ -29,7 +29,8 @@ from cellseg_jax.data import checks, duplicates
 from cellseg_jax.errors import pick
 from cellseg_jax.feed import fetch, put
 from cellseg_jax.member import JUDGED, Clock, Member, Result, write_result, write_split
-from cellseg_jax.population import BACKENDS, QUICK_COMPILE, Population, Program, candidates
+from cellseg_jax.population import BACKENDS, Population, Program, candidates, init_program
+from cellseg_jax.predictor import eval_program, scoring_values
 from cellseg_jax.report import samples, terminal
 from cellseg_jax.rundir import RunDir
 
@@ -122,21 +123,19 @@ class Group:
             usual = "unroll" if jax.default_backend() == "cpu" else "vmap"
             backend = backend or ("loop" if slots == shape[0] else usual)
         new = Program(backend or "loop", slots, shape, zeros)
+        zeros_of = [set(recipe.make_recipe([config]).zeros) for config in self.configs]
+        fits = lambda program, i: program is not None and zeros_of[i] >= set(program.zeros)
         found, fresh = {}, []
         for i, workdir in enumerate(self.workdirs):
             program = None if slots else _stored_program(workdir)
-            if program is None or not set(program.zeros) <= set(self._zeros(i)):
-                fresh.append(i)
-            else:
+            if fits(program, i):
                 found.setdefault(program, []).append(i)
-        if fresh and len(found) == 1 and all(
-                set(next(iter(found)).zeros) <= set(self._zeros(i)) for i in fresh):
+            else:
+                fresh.append(i)
+        if len(found) == 1 and all(fits(next(iter(found)), i) for i in fresh):
             next(iter(found.values())).extend(fresh)  # they join those that were begun
             fresh = []
         return [*found.items(), *([(new, fresh)] if fresh else [])]
-
-    def _zeros(self, i):
-        return recipe.make_recipe([self.configs[i]]).zeros
 
     def train(self, chosen: list[int], program: Program, interrupted) -> dict[int, Result]:
         """Train the configs `chosen` in one program; {number: Result} of all that had a turn."""
@@ -145,9 +144,7 @@ class Group:
         feed.check_mesh(first, mesh)
         shared = recipe.make_recipe(self.configs)._replace(zeros=program.zeros)
         everywhere = NamedSharding(mesh, P())
-        init = jax.jit(lambda v: step.init_state(shared, v, self.arrays.image.shape[1:]),
-                       out_shardings=everywhere,
-                       compiler_options=QUICK_COMPILE if jax.default_backend() == "cpu" else None)
+        init = init_program(shared, self.arrays.image.shape[1:], everywhere)
         queue, results = collections.deque(chosen), {}
 
         with contextlib.ExitStack() as stack:
@@ -189,7 +186,7 @@ class Group:
                     next_run[1].close()
                     return results | self.train(list(queue), program, interrupted)
             batches = feed.Batches(program.slots, resident, mesh)
-            eval_step = step.map_eval(shared, mesh, first.eval.threshold)
+            eval_step = eval_program(shared, mesh, first.eval.threshold)
             augmented = samples.augmented_program(shared)
             record = {**program._asdict(), "residence": "device" if resident else "host"}
             members, numbers = [None] * program.slots, [None] * program.slots
@@ -276,7 +273,7 @@ class Group:
                         variables = {"params": getattr(one, one.weights),
                                      "batch_stats": one.batch_stats}
                         scores = evaluate.validate(
-                            eval_step, one.values, variables, feed.eval_batches(
+                            eval_step, scoring_values(one.values), variables, feed.eval_batches(
                                 member.config, self.arrays, member.parts["val"], mesh, resident),
                             member.config)
                         line |= {f"val_{name}": v for name, v in scores.items()}

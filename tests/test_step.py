@@ -12,7 +12,7 @@ from helpers import tiny_config
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from cellseg_jax import recipe, step, train
+from cellseg_jax import population, recipe, step
 from cellseg_jax.config import complete, default
 from cellseg_jax.normalize import normalize
 
@@ -42,7 +42,7 @@ def trajectory(configs, mesh, members="vmap", steps=STEPS, steps_per_epoch=3, be
     shared = recipe.make_recipe(configs)
     by_member, rows = (NamedSharding(mesh, p) for p in (P("member"), P("member", "data")))
     states = [jax.jit(lambda v: step.init_state(shared, v, (SIZE, SIZE, 4)),
-                      compiler_options=train.QUICK_COMPILE)(
+                      compiler_options=population.QUICK_COMPILE)(
         recipe.traced_values(c, steps_per_epoch + k, shared)) for k, c in enumerate(configs)]
     state = begin(jax.tree.map(lambda *x: jnp.stack(x), *states))
     state = jax.device_put(state, by_member)
@@ -215,7 +215,7 @@ def test_coarse_logits_take_part_in_the_loss():
     shared = recipe.make_recipe([config])
     values = recipe.traced_values(config, 3, shared)
     state = jax.jit(lambda v: step.init_state(shared, v, (SIZE, SIZE, 4)),
-                    compiler_options=train.QUICK_COMPILE)(values)
+                    compiler_options=population.QUICK_COMPILE)(values)
     batch = {k: v[:BATCH] for k, v in source(np.random.default_rng(0)).items()}
     batch |= {"weight": np.ones(BATCH, np.float32), "id": np.arange(BATCH)}
     one = lambda tree: jax.tree.map(lambda x: jnp.asarray(x)[None], tree)  # noqa: E731
