@@ -1,8 +1,7 @@
 """What a study will cost, before it is run: programs, steps, hours on the devices at hand.
 
 Seconds of a step are measured for as many programs as fit into a few seconds; of the others they
-follow from their FLOPs. Good to a factor of two, which tells an afternoon from
-a month.
+follow from their FLOPs. That is rough, and tells an afternoon from a month.
 """
 
 import functools
@@ -21,7 +20,7 @@ from jax.sharding import PartitionSpec as P
 from cellseg_jax import augment, data, derived, feed, recipe, step, studyfile
 from cellseg_jax import config as config_lib
 from cellseg_jax.errors import InputError
-from cellseg_jax.population import QUICK_COMPILE, Population, Program
+from cellseg_jax.population import Population, Program, init_program
 
 PASSES = 3  # FLOPs of a training step in forward passes: one forward, two backward
 TRACED = (64, 64)  # pixels at which FLOPs are counted
@@ -38,7 +37,6 @@ class Cost(NamedTuple):
 
     row: str  # one of those that train in it
     runs: int  # rows and repeats that share it
-    images: int  # training samples of an epoch
     steps: int  # of one run, at most (early stopping may end it)
     gflop: float  # of one step
     seconds: float  # of one step
@@ -65,7 +63,7 @@ def estimate(study, *, repeats: int, rows=None, smoke: bool = False, measure_sec
     """
     shares = dict.fromkeys(rows, 1) if rows is not None else studyfile.representatives(study)
     runs = sum(shares.values()) * repeats
-    # A grid's rows differ in structure where they are listed apart; of a table that is looked up.
+    # Of a grid these stand for the programs that it needs, of a table they are its rows.
     chosen, programs = list(shares), len(shares)
     if programs > SAMPLED:
         chosen = random.Random(0).sample(chosen, SAMPLED)
@@ -96,12 +94,7 @@ def measured_step(config) -> float:
     mesh = feed.default_mesh(1, config.train.batch_size)
     program = Program("loop", 1, (1, mesh.shape["data"]), shared.zeros)
     population = made_up_population(config, shared, program, mesh)
-    seconds = []
-    while len(seconds) < 3 or sum(seconds) < 0.3 and len(seconds) < 20:
-        started = time.monotonic()
-        jax.block_until_ready(population())
-        seconds.append(time.monotonic() - started)
-    return float(np.median(seconds))
+    return _median_seconds(population)
 
 
 def convolution_gflop_per_second() -> float:
@@ -109,12 +102,18 @@ def convolution_gflop_per_second() -> float:
     image, kernel = jnp.ones((16, 64, 64, 16)), jnp.ones((3, 3, 16, 16))
     convolve = jax.jit(lambda x, k: jax.lax.conv_general_dilated(
         x, k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")))
+    gflop = 2 * image.size * kernel.size / 16 / 1e9
+    return gflop / _median_seconds(lambda: convolve(image, kernel))
+
+
+def _median_seconds(call) -> float:
+    """Of 3 to 20 calls, about 0.3 seconds of them."""
     seconds = []
-    for _ in range(20):
+    while len(seconds) < 3 or sum(seconds) < 0.3 and len(seconds) < 20:
         started = time.monotonic()
-        convolve(image, kernel).block_until_ready()
+        jax.block_until_ready(call())
         seconds.append(time.monotonic() - started)
-    return 2 * image.size * kernel.size / 16 / 1e9 / float(np.median(seconds))
+    return float(np.median(seconds))
 
 
 def made_up_population(config, shared, program, mesh) -> Callable:
@@ -137,9 +136,7 @@ def made_up_population(config, shared, program, mesh) -> Callable:
     population = Population(shared, program, mesh)
     values = recipe.traced_values(config, 1, shared)
     values["num_steps"] = np.int32(2**30)  # none of them ends
-    init = jax.jit(lambda v: step.init_state(shared, v, (*size, channels)),
-                   out_shardings=NamedSharding(mesh, P()), compiler_options=QUICK_COMPILE
-                   if jax.default_backend() == "cpu" else None)
+    init = init_program(shared, (*size, channels), NamedSharding(mesh, P()))
     for slot in range(program.slots):
         population.put(slot, init({**values, "seed": np.uint32(slot)}))
     population.compile((batch, None))
@@ -154,34 +151,28 @@ def _cost(config, row, runs, notes) -> Cost:
     height, width = derived.input_size(config)
     model = {**config.model, "num_outputs": derived.num_outputs(config)}
     flop = _forward_flop_per_pixel(tuple(sorted(model.items())), derived.channels(config))
-    return Cost(row, runs, images, steps, PASSES * flop * height * width
+    return Cost(row, runs, steps, PASSES * flop * height * width
                 * config.train.batch_size / 1e9, math.nan, False)
 
 
 def _training_samples(config, notes) -> int:
     """Samples of an epoch, by the number of files; blank ones that are left out are not known."""
     options = config.data
-    count = _num_images(config_lib.to_json(config), options.name, options.root)
+    count = options.count if options.name == "synthetic" else _listed(options.name, options.root)
     if count == 0:
         count = PUBLISHED.get(options.name, 100)
         notes.append(f"{options.name}: no data at {options.root or 'config.data.root'}; counted as "
                      f"{count} images")
     share = 0.8 if isinstance(options.split, str) else options.split[0]
+    share *= options.train_fraction
     return max(1, round(count * share)) * options.grid**2 * (options.copies + 1)
 
 
 @functools.lru_cache(maxsize=64)
 def _listed(name, root) -> int:
-    return len(data.records_of({**data.options(name), "name": name, "root": root, "mix": ()}))
-
-
-def _num_images(text, name, root) -> int:
-    """Images of the config's dataset, 0 where it cannot be listed."""
-    options = config_lib.from_json(text).data
-    if name == "synthetic":
-        return options.count
+    """Images of a dataset, 0 where it cannot be listed."""
     try:
-        return _listed(name, root)
+        return len(data.records_of({**data.options(name), "name": name, "root": root, "mix": ()}))
     except InputError:
         return 0
 
