@@ -1,4 +1,4 @@
-"""What all commands share: their flags, their exit codes, and what must be set before JAX starts."""
+"""What all commands share: flags, exit codes, and what must be set before JAX starts."""
 
 import logging
 import os
@@ -114,4 +114,4 @@ def _choose_device(args) -> None:
         found, why = None, str(error).splitlines()[0][:200]
     if found != BACKENDS[platform]:  # without a driver JAX passes over cuda in silence
         raise InputError(f"--device: {device} is not here ({why}); leave it out, or install what "
-                         'it needs (GPU: pip install "jax[cuda12]")')
+                         'it needs (GPU: pip install -e ".[cuda]")')

@@ -137,7 +137,7 @@ def default() -> ConfigDict:
         # many epochs the first validation loss that is not below the one before does.
         early_stopping_mode="patience",
         checkpoint_minutes=10.0,  # between timed saves
-        # To start from: a file of PyTorch weights (.pt, .npz, .safetensors) or another run's folder.
+        # To start from: a file of PyTorch weights (.pt, .npz, .safetensors) or the folder of a run.
         weights="",
         # Of the kernels that it starts from, the share that is set to 0 and stays 0: what
         # `analyze --analysis=pruning --finetune_epochs` trains.

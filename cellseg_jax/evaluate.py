@@ -257,7 +257,7 @@ def result_name(workdir, config, split: str, fingerprint: str) -> str:
     Raises: InputError if `config` differs from the run's in what the network is or sees, on the
       run's own data also in their split, which would score training images.
     """
-    environment = pathlib.Path(workdir) / "environment.json"
+    environment = rundir.environment_file(workdir)
     own = not environment.exists() or (
         rundir.read_json(environment).get("data_fingerprint", fingerprint) == fingerprint)
     if own:

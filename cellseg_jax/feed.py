@@ -43,8 +43,8 @@ def check_mesh(config, mesh) -> None:
                          f"multiple of the {data_devices} devices of the mesh axis data")
     rows = config.train.batch_size // data_devices
     if rows % config.optimizer.accumulate:
-        raise InputError(f"config.optimizer.accumulate: got {config.optimizer.accumulate}; expected "
-                         f"a divisor of the {rows} images that each device gets per step")
+        raise InputError(f"config.optimizer.accumulate: got {config.optimizer.accumulate}; "
+                         f"expected a divisor of the {rows} images that each device gets per step")
 
 
 def make_mesh(member: int, data: int) -> Mesh:

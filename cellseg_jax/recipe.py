@@ -12,7 +12,8 @@ def make_recipe(configs) -> step.Recipe:
     config = configs[0]
     dtype = np.dtype("float64" if config.train.precision == "float64" else "float32")
     if config.train.precision == "float64" and not jax.config.jax_enable_x64:
-        raise InputError("config.train.precision: float64 needs JAX_ENABLE_X64=1 in the environment")
+        raise InputError("config.train.precision: float64 needs JAX_ENABLE_X64=1 in the "
+                         "environment")
     model = {k: v for k, v in config.model.items() if k != "dropout"}
     if model.get("image_size") == 0:
         model["image_size"] = derived.input_size(config)

@@ -69,7 +69,7 @@ class Recipe(NamedTuple):
         return models.make(**self.model, **dropout, axis_name=axis_name)
 
     def logits(self, variables: dict, image, range_):
-        """(n, H, W, K) of decoded images and their ranges, as evaluation and prediction see them."""
+        """(n, H, W, K) of decoded images and their ranges, as evaluation and prediction see it."""
         image = normalize(image, range_, self.dtype)
         return self.module({}).apply(variables, image, train=False)
 

@@ -45,7 +45,8 @@ def imported_rooms(path):
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("cellseg_jax."):
             yield node.module.split(".")[1]
         elif isinstance(node, ast.Import):
-            yield from (a.name.split(".")[1] for a in node.names if a.name.startswith("cellseg_jax."))
+            names = (alias.name for alias in node.names)
+            yield from (name.split(".")[1] for name in names if name.startswith("cellseg_jax."))
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))

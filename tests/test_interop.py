@@ -56,7 +56,8 @@ def padded(image):
 
 
 @pytest.mark.parametrize("case", [
-    pytest.param(case, marks=pytest.mark.slow) if case == "monai_unetr" else case for case in CASES])
+    pytest.param(case, marks=pytest.mark.slow) if case == "monai_unetr" else case
+    for case in CASES])
 def test_from_torch_matches_stored_logits(case):
     """Made by tests/golden/models_monai.py and models_torch.py."""
     source, name, options = CASES[case]

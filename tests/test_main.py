@@ -264,7 +264,8 @@ def test_a_fresh_process_says_one_line_and_exits_with_2(tmp_path):
 
 @pytest.mark.parametrize("argument,words", [
     ("--split=tset", ["--split", "tset", "test"]),
-    ("--config.data.split_seed=1", ["data.split_seed was 0, is 1"]),  # would test on training images
+    # It would test on training images.
+    ("--config.data.split_seed=1", ["data.split_seed was 0, is 1"]),
 ])
 def test_eval_refuses_what_was_not_trained(folder, capsys, argument, words):
     assert started(folder) == 0

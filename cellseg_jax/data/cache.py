@@ -169,8 +169,8 @@ def open_cache(records, *, dataset: str, options: dict, size, fit: str, channels
         raise InputError(f"config.data.grid: got {grid}; expected a divisor of data.size "
                          f"{size[0]}x{size[1]}")
     if grid > 1 and fit == "random_crop":
-        raise InputError("config.data.grid: patches and random crops at once; expected data.grid=1, "
-                         "or data.fit=resize, center_crop or pad")
+        raise InputError("config.data.grid: patches and random crops at once; expected "
+                         "data.grid=1, or data.fit=resize, center_crop or pad")
     weigh = TARGETS[target].pixel_weight
     if weigh is not None:
         weigh = functools.partial(weigh, **(weight_options or {}))

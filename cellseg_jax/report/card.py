@@ -39,8 +39,8 @@ def rows(config) -> list[tuple[str, str]]:
         ("network", config.model.name),
         ("image", f"{height}x{width}, {image.shape[-1]} channels -> "
                   f"{derived.num_outputs(config)} outputs"),
-        ("parameters", f"{parameters:,} ({parameters * np.dtype(shared.dtype).itemsize / 2**20:.1f} "
-                       "MiB)"),
+        ("parameters", f"{parameters:,} "
+                       f"({parameters * np.dtype(shared.dtype).itemsize / 2**20:.1f} MiB)"),
         ("forward", f"{cost.get('flops', 0) / 1e9:.2f} GFLOP per image"),
         ("activations", f"{activations / 2**20:.1f} MiB per image"),
         ("sees", f"a window of {field} pixels" if field else "all of the image"),
@@ -48,7 +48,7 @@ def rows(config) -> list[tuple[str, str]]:
 
 
 def _innermost(outputs) -> dict:
-    """The outputs of modules that hold no other module: a block's own output is its last layer's."""
+    """The outputs of modules that hold no other: a block's own output is its last layer's."""
     inner = {name: _innermost(sub) for name, sub in outputs.items() if hasattr(sub, "items")}
     return inner or outputs
 

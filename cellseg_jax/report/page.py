@@ -242,8 +242,8 @@ def _calibration(scores) -> str:
     return (f'{document.heading("Calibration")}<figure style="max-width:420px">'
             + svg.reliability("Share of pixels that are true by predicted probability", curves)
             + "<figcaption>Pixels at the network's size in 15 bins of their probability; larger "
-            f"dots hold more. Expected calibration error {_number(scores['metrics'].get('ece'))}. Above "
-            "the dashed line the network is less sure than it might be, below it is too sure."
+            f"dots hold more. Expected calibration error {_number(scores['metrics'].get('ece'))}. "
+            "Above the dashed line the network is less sure than it might be, below it is too sure."
             "</figcaption></figure>")
 
 
@@ -317,7 +317,8 @@ def _config(config) -> str:
     rows = [(key, repr(now), repr(before)) for key, (now, before) in changed.items()]
     table = document.table(("key", "this run", "default"), rows) if rows else "<p>None.</p>"
     return (f"{document.heading('Config: what differs from the default')}{table}<details>"
-            f"<summary>Whole config</summary><pre>{escape(config_lib.to_json(config))}</pre></details>")
+            f"<summary>Whole config</summary><pre>{escape(config_lib.to_json(config))}</pre>"
+            "</details>")
 
 
 def _environment(environment, scores, folder) -> str:

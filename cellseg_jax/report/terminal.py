@@ -31,7 +31,8 @@ def findings(found) -> None:
             note(f"{finding.level}: {finding.where}: {finding.what}")
     notes = sum(finding.level == "note" for finding in found)
     if notes:
-        note(f"{notes} note{'s' * (notes > 1)} on the data: python -m cellseg_jax.doctor shows them")
+        note(f"{notes} note{'s' * (notes > 1)} on the data: python -m cellseg_jax.doctor shows "
+             "them")
 
 
 def reading():

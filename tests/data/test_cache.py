@@ -134,7 +134,8 @@ def test_open_cache_names_all_bad_files(root, tmp_path):
     for name in ("s1", "s4"):
         path = root / f"images/{name}.tif"
         path.write_bytes(path.read_bytes()[:500])
-    with pytest.raises(InputError, match="s1.tif: .*truncated.*; and 1 more bad images: s4$") as caught:
+    said = "s1.tif: .*truncated.*; and 1 more bad images: s4$"
+    with pytest.raises(InputError, match=said) as caught:
         open_(root, tmp_path / "cache")
     assert "\n" not in str(caught.value)
     assert not list((tmp_path / "cache").glob("*/meta.json"))

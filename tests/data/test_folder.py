@@ -273,8 +273,8 @@ def test_records_reject_wrong_options_and_roots(tmp_path, root):
         folder.records(root, group="(")
     with pytest.raises(InputError, match="config.data.root: not set"):
         folder.records("")
-    with pytest.raises(InputError, match="is itself the folder of images.*--config.data.root='{root}'".format(
-            root=root)):
+    said = f"is itself the folder of images.*--config.data.root='{root}'"
+    with pytest.raises(InputError, match=said):
         folder.records(root / "images")
     with pytest.raises(InputError, match="folder '.*masks/images' does not exist. Expected DIR"):
         folder.records(root / "masks")

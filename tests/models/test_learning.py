@@ -19,7 +19,7 @@ NETWORKS = {
     "unet_classic": (dict(channels=(8, 16, 32)), 64, 16),
     "small_unet": (dict(dropout=0.0), 32, 70),
     "unet_add": (dict(channels=(8, 16, 32), dropout=0.0), 32, 70),
-    "simple_conv": ({}, 64, 16),  # it sees windows of 7 pixels only; bright cells are enough for 0.88
+    "simple_conv": ({}, 64, 16),  # it sees windows of 7 pixels; bright cells are enough for 0.88
 }
 
 
