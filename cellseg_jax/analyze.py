@@ -1,0 +1,93 @@
+"""Look inside a trained run: what its layers need, learned, and see.
+
+    python -m cellseg_jax.analyze --workdir=runs/NAME --analysis=pruning,weights,gradients,filters
+        [--split=test] [--config.data.root=DIR]
+        [--prune=l1_layers:all,random_layers:each,random_layers:top1 ...] [--kinds=conv]
+        [--amount=0.25] [--iterations=10] [--masks=3] [--finetune_epochs=0] [--images=2]
+
+  pruning    scores against sparsity, of all layers together and of each by itself: which layers
+             matter, and which classes suffer first
+  weights    how far each layer has moved from where it began
+  gradients  mean absolute gradient of each layer, at the end and, with train.log_gradients,
+             over training
+  filters    filters, activation maps, and where a transformer attends
+
+Tables and pictures lie in analysis/ of the run; analysis.html shows them all. Exit codes: 0 done,
+75 stopped by SIGTERM while fine-tuning, after saving (start it again), 2 bad input.
+"""
+
+import pathlib
+import sys
+
+from absl import flags
+
+from cellseg_jax.commands import define_device_flags, run_command
+from cellseg_jax.errors import InputError, pick
+
+INTERRUPTED = 75
+OPTIONS = {"pruning": ("prune", "kinds", "amount", "iterations", "masks", "finetune_epochs"),
+           "weights": (), "gradients": (), "filters": ("images",)}
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """The flags of this command."""
+    text = lambda name, default, help_: flags.DEFINE_string(name, default, help_,
+                                                            flag_values=values)
+    number = lambda name, default, low, help_: flags.DEFINE_integer(
+        name, default, help_, lower_bound=low, flag_values=values)
+    text("workdir", "", "the folder of a trained run")
+    text("analysis", "", f"{', '.join(OPTIONS)}; several with commas between")
+    text("split", "test", "whose images are looked at: train | val | test")
+    text("prune", "", "experiments HOW:LAYERS, with commas between. HOW: l1 or random, then "
+         "_layers (each by itself), _grouped (all jointly) or _filters (whole ones). LAYERS: all, "
+         "each (one by one), top1 or top2 (which moved most), or a name; default report 2's")
+    text("kinds", "conv", "of the layers that are pruned: conv, transposed, dense")
+    flags.DEFINE_float("amount", 0.25, "share of what remains that is pruned at a time",
+                       flag_values=values)
+    number("iterations", 10, 1, "times that it is pruned")
+    number("masks", 3, 1, "draws of a random pruning")
+    number("finetune_epochs", 0, 0, "also train so many epochs after pruning all layers")
+    number("images", 2, 1, "whose activations are drawn")
+    define_device_flags(values)
+
+
+def main(args, overrides: list[tuple[str, str]]) -> int:
+    """The analyses of one run; returns the exit code."""
+    names = [name for name in args.analysis.split(",") if name]
+    if not names:
+        raise InputError(f"--analysis: missing; expected some of {', '.join(OPTIONS)}")
+    for name in names:
+        pick(OPTIONS, name, "--analysis")
+    if not args.workdir:
+        raise InputError("--workdir: missing; pass the folder of a trained run")
+    if args.config:
+        raise InputError("--config: a trained run brings its own; pass --workdir alone")
+    pick(dict.fromkeys(("train", "val", "test")), args.split, "--split")
+    from cellseg_jax import analysis, derived, rundir
+    from cellseg_jax import config as config_lib
+    from cellseg_jax.report import analysis_page, terminal
+
+    workdir = pathlib.Path(args.workdir)
+    config = config_lib.override(rundir.read_config(workdir), overrides)
+    rundir.check_same_config(workdir, config)
+    if derived.is_classical(config):
+        raise InputError(f"--workdir: {workdir} is a run of {config.model.name}, which has no "
+                         "layers to look at; expected a trained network")
+    for name in names:
+        folder = workdir / "analysis" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / analysis_page.FINDINGS).unlink(missing_ok=True)
+        options = {option: args[option].value for option in OPTIONS[name]}
+        findings = analysis.ANALYSES[name](workdir, config, folder, split=args.split, **{
+            option: value for option, value in options.items() if value != ""})
+        if findings is None:
+            terminal.note("stopped after saving; the same command goes on")
+            return INTERRUPTED
+        analysis_page.write(folder, findings)
+        terminal.note(f"{name}: {findings.text[0]}")
+    terminal.note(f"page: {analysis_page.write_page(workdir)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, define_flags))
