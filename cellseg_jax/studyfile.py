@@ -128,6 +128,16 @@ def rows(base: ConfigDict, rows: Mapping[str, dict]) -> Callable[..., ConfigDict
     return get_config
 
 
+def fractions(rows: Mapping[str, dict], shares) -> dict[str, dict]:
+    """Each row at each share of its training images: {"unet": {}} -> {"unet_0.5": ..., "unet_1"}.
+
+    Args:
+      shares: values of data.train_fraction, such as (1/4, 1/2, 1).
+    """
+    return {f"{row}_{share:g}": {**changes, "data.train_fraction": float(share)}
+            for row, changes in rows.items() for share in shares}
+
+
 def config_of(study: Study, row: str, repeat: int, *, smoke: bool = False) -> ConfigDict:
     """The complete config of a run of a study.
 

@@ -77,8 +77,8 @@ def load(data_config, progress=None, records: Records | None = None) -> Arrays:
 def split_of(data_config, arrays: Arrays) -> dict:
     """{"train", "val", "test"}: indices of samples, by config.data.split and split_seed.
 
-    Patches follow their image. With keep_blank=False training leaves out samples without
-    foreground.
+    Patches follow their image. Of the training images train_fraction is used, and all that
+    data.mix adds. With keep_blank=False training leaves out samples without foreground.
     """
     how, seed = data_config["split"], data_config["split_seed"]
     groups, strata = arrays.image_groups, arrays.image_strata
@@ -91,6 +91,9 @@ def split_of(data_config, arrays: Arrays) -> dict:
         parts = split.from_file(how, arrays.image_names, parts=fixed)
     else:
         parts = split.split(groups, strata, fractions=how, seed=seed, parts=fixed)
+    parts["train"] = split.share(
+        parts["train"], groups, strata, fraction=data_config["train_fraction"], seed=seed,
+        keep=np.array(fixed) != "")
     cells = np.arange(arrays.grid**2, dtype=np.int32)
     parts = {name: (i[:, None] * len(cells) + cells).reshape(-1) for name, i in parts.items()}
     if not data_config["keep_blank"]:

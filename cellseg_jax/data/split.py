@@ -2,11 +2,12 @@
 
 Three ways, all of them pure functions to {"train", "val", "test"}: ascending int32 indices.
 `split` draws by fractions, `official` takes the dataset's own parts, `from_file` reads lists of
-names. A sample that is in no part is unused.
+names. A sample that is in no part is unused. `share` then takes some of the training samples.
 """
 
 import collections
 import json
+import math
 import pathlib
 
 import numpy as np
@@ -17,6 +18,7 @@ KEY = "config.data.split"
 PARTS = ("train", "val", "test")
 MIXED = "mixed/"  # how names and groups of samples from other datasets begin; all for training
 STREAM = 2**40  # Philox keys (seed, epoch) belong to the shuffles; no epoch is that late
+SHARES = STREAM + 1
 
 
 def some(names, limit=5) -> str:
@@ -119,6 +121,54 @@ def from_file(path, names, *, parts=None) -> dict[str, np.ndarray]:
     for part, chosen in lists.items():
         place[[index[name] for name in chosen]] = part
     return _indices(place)
+
+
+def share(train, groups, strata, *, fraction, seed, keep=None) -> np.ndarray:
+    """A share of the training samples: ascending int32 indices, within those of any larger share.
+
+    Groups lie in one seeded order in which every beginning holds each stratum by its share, as
+    far as whole groups allow (Bellhouse 1988, systematic sampling). A group is in if at least
+    half of it fits, so that groups of one sample give round(fraction * samples).
+
+    Args:
+      train: (m,) indices into groups and strata, the training samples.
+      groups, strata: as in `split`. A group of several strata counts as the most frequent one.
+      fraction: in (0, 1].
+      keep: (n,) bool, samples that stay whole and are not counted, such as those mixed in from
+        another dataset.
+    Raises: InputError if no sample is left, with the smallest fraction that leaves one.
+    """
+    train = np.asarray(train, np.int32)
+    stays = np.zeros(len(train), bool) if keep is None else np.asarray(keep)[train]
+    drawn = train[~stays]
+    if fraction == 1 or not len(drawn):
+        return train
+    names, group, sizes = np.unique(np.asarray(groups)[drawn], return_inverse=True,
+                                    return_counts=True)
+    kinds, stratum = np.unique(np.asarray(strata)[drawn], return_inverse=True)
+    counts = np.zeros((len(names), len(kinds)), np.int64)
+    np.add.at(counts, (group, stratum), 1)
+    stratum = counts.argmax(1)  # of a group
+
+    words = np.random.Philox(key=[seed % 2**64, SHARES]).random_raw(len(names) + len(kinds))
+    order = np.argsort(words[: len(names)], kind="stable")
+    start = (words[len(names) :] >> np.uint64(11)) * 2.0**-53  # else small strata come together
+    place = np.zeros(len(names))
+    for kind in range(len(kinds)):
+        mine = order[stratum[order] == kind]
+        before = np.cumsum(sizes[mine]) - sizes[mine]
+        place[mine] = (before + start[kind] * sizes[mine]) / max(sizes[mine].sum(), 1)
+    order = order[np.argsort(place[order], kind="stable")]
+    middle = np.cumsum(sizes[order]) - sizes[order] / 2
+    wanted = round(fraction * len(drawn), 6)
+    if middle[0] > wanted:
+        least = math.ceil(1e4 * middle[0] / len(drawn)) / 1e4
+        raise InputError(f"config.data.train_fraction: got {fraction:g}, which leaves none of "
+                         f"{len(drawn)} training images in {len(names)} groups; expected at least "
+                         f"{least:g}")
+    chosen = np.zeros(len(names), bool)
+    chosen[order[middle <= wanted]] = True
+    return np.sort(np.concatenate([train[stays], drawn[chosen[group]]]))
 
 
 def _draw(groups, strata, fractions, seed) -> np.ndarray:
