@@ -5,7 +5,7 @@ import re
 import types
 
 import numpy as np
-from report.test_page import Checker
+from html_checker import Checker
 
 from cellseg_jax import doctor
 from cellseg_jax.data.examine import Facts
@@ -33,10 +33,7 @@ def report(tmp_path, facts, findings=(), parts=None, **data):
     made = doctor.Report(config, examination, doctor.gather(findings), 1.5)
     doctor_page.write(tmp_path / "doctor.html", made, [("images", "2 & <more>")])
     text = (tmp_path / "doctor.html").read_text()
-    checker = Checker()
-    checker.feed(text)
-    assert not checker.open
-    return checker, text
+    return Checker(text), text
 
 
 def test_page_shows_findings_pictures_tables_and_charts(tmp_path):

@@ -1,6 +1,5 @@
 """The page of a run: self-contained, well formed, escaped, and whole only where the run is."""
 
-import html.parser
 import importlib.util
 import json
 import math
@@ -10,6 +9,7 @@ import xml.dom.minidom
 
 import browser
 import pytest
+from html_checker import Checker
 
 from cellseg_jax.errors import InputError
 from cellseg_jax.report import page, svg
@@ -19,48 +19,11 @@ spec = importlib.util.spec_from_file_location("fake_run", HERE / "fake_run.py")
 fake_run = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(fake_run)
 
-VOID = {"meta", "link", "img", "br", "hr", "input"}
-
-
-class Checker(html.parser.HTMLParser):
-    """Asserts balanced tags, alt texts and that nothing is loaded; collects the visible text."""
-
-    def __init__(self):
-        super().__init__()
-        self.open, self.texts, self.tags = [], [], []
-
-    def handle_starttag(self, tag, attrs):
-        attrs = dict(attrs)
-        self.tags.append(tag)
-        for name in ("src", "href", "srcset", "data", "action"):
-            assert attrs.get(name, "data:").startswith(("data:", "#")), attrs
-        assert not any(name.startswith("on") for name in attrs)
-        if tag == "img":
-            assert attrs["alt"]
-        if tag == "svg":
-            assert attrs["aria-label"] and attrs["role"] == "img"
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.handle_starttag(tag, attrs)
-        self.handle_endtag(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if not {"style", "script"} & set(self.open):
-            self.texts.append(data)
-
 
 def read(folder):
     page.write_run_page(folder)
     text = (folder / "report.html").read_text()
-    checker = Checker()
-    checker.feed(text)
-    checker.close()
-    assert checker.open == []
+    checker = Checker(text)
     without_pictures = re.sub(r"base64,[A-Za-z0-9+/=]*", "", text)
     assert "//" not in without_pictures and "@import" not in text and "url(" not in text
     return text, " ".join(checker.texts), checker.tags
@@ -197,9 +160,7 @@ def test_other_data_have_a_page_of_their_own(tmp_path):
     edit(tmp_path / f"eval/{name}.json", name=name, split="all", names_of_training_images=3,
          data=data | {"name": "bbbc039", "root": "my data"})
     assert page.write_run_page(tmp_path, name) == tmp_path / f"report_{name}.html"
-    shown = Checker()
-    shown.feed((tmp_path / f"report_{name}.html").read_text())
-    shown = " ".join(shown.texts)
+    shown = " ".join(Checker((tmp_path / f"report_{name}.html").read_text()).texts)
     for part in ("on bbbc039", "3 of 67 images have the names of images that the run was",
                  "--mode=eval", "--config.data.name=bbbc039", "'--config.data.root=my data'"):
         assert part in shown, part

@@ -1,6 +1,5 @@
 """The page of a study: its answer in words, what is missing, charts, and how it opens."""
 
-import html.parser
 import math
 import re
 import shutil
@@ -10,47 +9,11 @@ import browser
 import helpers_study as helpers
 import numpy as np
 import pytest
+from html_checker import Checker
 from PIL import Image
 
 from cellseg_jax import collect, stats
 from cellseg_jax.report import charts, panels, study_page, svg
-
-VOID = {"meta", "link", "img", "br", "wbr"}
-
-
-class Checker(html.parser.HTMLParser):
-    """Asserts balanced tags, alt texts and that nothing is loaded; collects the visible text."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.texts, self.tags = [], [], []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-        self.shown = re.sub(r"\s+", " ", "".join(self.texts))
-
-    def handle_starttag(self, tag, attrs):
-        attrs = dict(attrs)
-        self.tags.append(tag)
-        for name in ("src", "href", "srcset", "data", "action"):
-            assert attrs.get(name, "data:").startswith(("data:", "#")), attrs
-        if tag == "img":
-            assert attrs["alt"]
-        if tag == "svg":
-            assert attrs["aria-label"] and attrs["role"] == "img"
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.handle_starttag(tag, attrs)
-        self.handle_endtag(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if not {"style", "script", "title"} & set(self.open):
-            self.texts.append(data)
 
 
 @pytest.fixture(scope="module")
