@@ -9,8 +9,10 @@ from typing import NamedTuple
 import numpy as np
 
 from cellseg_jax import config as config_lib
-from cellseg_jax import stats, studyfile, studyruns
+from cellseg_jax import learning_curve, stats, studyfile, studyruns
+from cellseg_jax.data.split import MIXED
 from cellseg_jax.errors import InputError, pick
+from cellseg_jax.studyfile import FRACTION
 from cellseg_jax.studyruns import RESOURCES, Run
 
 WANTED = (0.005, 0.01, 0.02)  # differences of a score whose number of repeats is told
@@ -33,6 +35,18 @@ class Row(NamedTuple):
     per_image: dict[str, stats.Comparison | None]  # secondary; None: not the same test images
 
 
+class Curve(NamedTuple):
+    """A score against the number of training images, over rows that differ in nothing else."""
+
+    name: str  # of the family of rows
+    metric: str
+    points: list[tuple[str, int, int, float]]  # (row, repeat, training images, score)
+    available: float  # training images of the whole split
+    fit: learning_curve.Fit | None
+    problem: str  # why there is no fit, else ""
+    needed: Mapping[float, tuple[float, tuple[float, float]]]  # {target: images_needed}
+
+
 class Table(NamedTuple):
     """A study's results. Everything that a table or a page says is in here."""
 
@@ -49,6 +63,7 @@ class Table(NamedTuple):
     #   rows that are not distinguishable from it)}; only with an empty second may it be marked
     needed: Mapping[float, float] = {}  # {wanted difference: repeats}, headline metric; inf: never
     test_train_ratio: float = 0.0  # > 0: the repeats' random splits overlap, and tests allow for it
+    curves: tuple[Curve, ...] = ()  # one per family, if the study wants learning curves
 
 
 def collect(study, workdir, *, rows=None, repeats=None, smoke=False) -> Table:
@@ -78,7 +93,10 @@ def collect(study, workdir, *, rows=None, repeats=None, smoke=False) -> Table:
         {m: stats.noise_floor([values[name][m] for name in found]) for m in metrics},
         notes, missing, metrics, definitions | RESOURCES,
         {m: best for m in metrics if (best := _best(study, m, made, ratio))},
-        _needed(study, made, values[study.baseline], ratio), ratio)
+        _needed(study, made, values[study.baseline], ratio), ratio,
+        tuple(_curve(study, name, {row: found[row] for row in rows}, ratio)
+              for name, rows in studyfile.families(study, found).items())
+        if study.learning_curve else ())
 
 
 def _row(study, name, found, values, ratio) -> Row:
@@ -220,13 +238,51 @@ def _needed(study, rows, base, ratio) -> dict[float, float]:
         sd, wanted, alpha=alpha, test_train_ratio=ratio) for wanted in WANTED}
 
 
+def _curve(study, name, found, ratio) -> Curve:
+    """The learning curve of a family's {row: runs}; images that are mixed in are not counted."""
+    metric, targets = study.learning_curve["metric"], study.learning_curve["targets"]
+    images = lambda one: sum(not name.startswith(MIXED) for name in one.split.get("train", ()))
+    points, whole = [], []
+    sizes, scores = [], []
+    for row, runs in found.items():
+        score = studyruns.values(runs, metric)
+        counted = [images(one) if np.isfinite(s) else 0
+                   for one, s in zip(runs, score, strict=True)]
+        score[np.array(counted) == 0] = math.nan
+        known = [(repeat, n) for repeat, n in enumerate(counted) if n]
+        if not known:
+            continue
+        points += [(row, repeat, n, float(score[repeat])) for repeat, n in known]
+        whole += [(runs[repeat].config[FRACTION], n) for repeat, n in known]
+        sizes.append(np.mean([n for _, n in known]))
+        scores.append(score)
+    curve = Curve(name, metric, points, math.nan, None, "", {})
+    try:
+        larger = metric not in stats.LOWER_IS_BETTER
+        best = 1.0 if larger else 0.0
+        within = all((s <= best) == larger or s == best for *_, s in points)
+        fit = learning_curve.fit(
+            np.array(sizes), np.reshape(scores, (len(sizes), -1)).T, larger_is_better=larger,
+            best=best if within else None, test_train_ratio=ratio)
+    except InputError as error:
+        return curve._replace(problem=str(error))
+    largest = max(share for share, _ in whole)
+    available = np.mean([n for share, n in whole if share == largest]) / largest
+    return curve._replace(available=float(available), fit=fit, needed={
+        target: learning_curve.images_needed(fit, target) for target in targets})
+
+
 def _test_train_ratio(study, found) -> float:
-    """Test / training images where repeats draw overlapping splits, else 0; the largest of rows."""
+    """Test / training images where repeats draw overlapping splits, else 0; the largest of rows.
+
+    With a train_fraction the whole training part counts: it is what test images are drawn against.
+    """
     ratios = [0.0]
     for runs in found.values() if SPLIT_SEED in study.varies else ():
         splits = [one.split for one in runs if one.run.counts and one.split.get("train")]
         if len({tuple(sorted(split.get("test", ()))) for split in splits}) > 1:
-            ratios += [len(split.get("test", ())) / len(split["train"]) for split in splits]
+            share = runs[0].config.get(FRACTION, 1.0)
+            ratios += [share * len(s.get("test", ())) / len(s["train"]) for s in splits]
     return max(ratios)
 
 

@@ -18,7 +18,7 @@ from cellseg_jax.errors import InputError
 MIN_SIZES = 3  # as many as the law has parameters
 MIN_REPEATS = 3  # two have no spread to speak of, see stats.MIN_PAIRS
 EXPONENTS = (0.01, 2.0)  # of c; at the lower end the curve is a logarithm over any usual range
-GRID, ZOOMS = 40, 6  # exponents tried at once, and how often the best one's surroundings are
+GRID, ZOOMS = 20, 6  # exponents tried at once, and how often the best one's surroundings are
 ALPHA = 0.05
 
 
@@ -42,16 +42,16 @@ def fit(sizes, scores, *, larger_is_better: bool = True, best: float | None = No
     The interval is a bootstrap over repeats: a repeat shares its split and seed over all sizes,
     so whole repeats are weighted at random, m + sum_r g_r (y_r - m) / sqrt(R (R - 1)) for scores
     y_r (K,) with mean m, g_r normal, all divided by the root of a chi-square over R - 1. For a
-    mean this is Student's t interval, where drawing 3 repeats with replacement covers the truth 2
-    times in 3 at best.
+    mean this is Student's t interval, where drawing 3 repeats with replacement covers the truth 3
+    times in 4 at best.
 
     Args:
-      sizes: (K,) numbers of training images, all different.
+      sizes: (K,) numbers of training images.
       scores: (R, K), a row per repeat; NaN = no score.
       best: the best possible score, such as 1 for Dice and 0 for a distance; None: unbounded.
       test_train_ratio: as in stats.paired, where repeats draw overlapping splits.
       draws, seed: of the bootstrap.
-    Raises: InputError with fewer than 3 sizes that have a score.
+    Raises: InputError with fewer than 3 different sizes that have a score.
     """
     sizes, scores = np.asarray(sizes, np.float64), np.asarray(scores, np.float64)
     if scores.shape[1:] != sizes.shape or sizes.ndim != 1:

@@ -7,7 +7,8 @@
 Runs lie in WORKDIR/<row>/<repeat>, each an ordinary run. Those that differ in values only train
 in one program. Started again it goes on with what is not done. --task=i/n takes the i-th of n
 shares, i from 0, for job arrays; --collect builds table.csv, table.md, table.tex and report.html
-from what there is and names what is missing. --dry_run says what is ahead and how long it takes.
+from what there is and names what is missing; with LEARNING_CURVE in the study learning_curve.csv,
+too. --dry_run says what is ahead and how long it takes.
 --smoke makes every run tiny, on synthetic twins of the data.
 
 Exit codes: 0 done, 2 bad input or config, 75 stopped by SIGTERM after saving, or another process
@@ -109,9 +110,12 @@ def collect(study, args, workdir, rows, repeats) -> int:
     table = collection.collect(study, workdir, rows=rows, repeats=repeats, smoke=args.smoke)
     for suffix, text in (("md", tables.markdown), ("tex", tables.latex), ("csv", tables.csv_text)):
         write_atomic(workdir / f"table.{suffix}", text(table))
+    if table.curves:
+        write_atomic(workdir / "learning_curve.csv", tables.curves_csv(table))
     tables.show(table)
     study_page.write_study_page(table, workdir / "report.html")
-    terminal.note(f"tables: {workdir}/table.md, .tex, .csv; page: {workdir}/report.html")
+    curves = f"; learning curves: {workdir}/learning_curve.csv" if table.curves else ""
+    terminal.note(f"tables: {workdir}/table.md, .tex, .csv; page: {workdir}/report.html{curves}")
     return 0
 
 

@@ -13,6 +13,8 @@ A study file is a Python file with these names:
     METRICS    columns of the table, the headline first
     BASELINE   the row that the others are compared with, the first unless told otherwise
     SMOKE      {dotted key: value}: overrides that make every run tiny, see `config_of`
+    LEARNING_CURVE  {"metric": name, "targets": (wanted score, ...)}: how many training images a
+               score takes, from rows that differ in data.train_fraction alone, see `fractions`
     get_config = rows(BASE, ROWS)
 
 so that `--config=FILE.py:ROW` is a run of one row as well.
@@ -35,11 +37,12 @@ from cellseg_jax.data import twins
 from cellseg_jax.errors import InputError, nearest
 
 OPTIONAL = dict(REFERENCE={}, CLAIMS=(), REPEATS=3, VARIES=("seed",),
-                METRICS=("dice_mean", "iou_mean"), BASELINE="", SMOKE={})
+                METRICS=("dice_mean", "iou_mean"), BASELINE="", SMOKE={}, LEARNING_CURVE={})
 COSTS = ("train_seconds", "cpu_seconds", "peak_memory_gib")  # metrics beside those of METRICS
 ROW_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,119}")  # a folder on every system
 RESERVED = ("logs", "twins")  # folders beside the rows: of the launchers, of --smoke
 LABEL = re.compile(r"[A-Za-z0-9._+]+")
+FRACTION = "data.train_fraction"
 # Images of a twin for SMOKE: 12, and of these per class and per movie.
 TWIN_IMAGES = {"ebhi_seg": 6, "ctc": 4}
 TWIN_FOLDERS = {"ctc": "ctc/Fluo-N2DL-HeLa"}  # of the twin's datasets, where it has several
@@ -73,6 +76,7 @@ class Study(NamedTuple):
     baseline: str
     smoke: dict
     path: str = ""  # of the file
+    learning_curve: Mapping = {}  # metric and targets, or nothing
 
 
 class Grid(Mapping):
@@ -134,8 +138,25 @@ def fractions(rows: Mapping[str, dict], shares) -> dict[str, dict]:
     Args:
       shares: values of data.train_fraction, such as (1/4, 1/2, 1).
     """
-    return {f"{row}_{share:g}": {**changes, "data.train_fraction": float(share)}
+    return {f"{row}_{share:g}": {**changes, FRACTION: float(share)}
             for row, changes in rows.items() for share in shares}
+
+
+def families(study: Study, names) -> dict[str, list[str]]:
+    """{name: rows} of those rows that differ in data.train_fraction alone, two fractions or more.
+
+    A family is called what its rows' names share, in whole words: "unet" of "unet_0.25", "unet_1".
+    """
+    alike = {}
+    for row in names:
+        changes = dict(study.rows[row])
+        share = changes.pop(FRACTION, study.base.data.train_fraction)
+        alike.setdefault(repr(sorted(changes.items())), {}).setdefault(share, []).append(row)
+    groups = [[row for rows in shares.values() for row in rows]
+              for shares in alike.values() if len(shares) > 1]
+    shared = [_shared_name(rows) or study.name for rows in groups]
+    return {name if shared.count(name) == 1 else rows[0]: rows
+            for name, rows in zip(shared, groups, strict=True)}
 
 
 def config_of(study: Study, row: str, repeat: int, *, smoke: bool = False) -> ConfigDict:
@@ -200,6 +221,16 @@ def representatives(study: Study) -> dict[str, int]:
     return dict.fromkeys(names, len(study.rows) // len(names))
 
 
+def _shared_name(names) -> str:
+    """What names begin and end with, in whole words between '-' or '_'."""
+    words = [re.split(r"([-_])", name) for name in names]
+    alike = lambda lists: [column[0] for column in itertools.takewhile(
+        lambda column: len(set(column)) == 1, zip(*lists, strict=False))]
+    first = alike(words)
+    last = alike([one[len(first) :][::-1] for one in words])[::-1]
+    return re.sub("[-_]+([-_])", r"\1", "".join([*first, *last])).strip("-_")
+
+
 def _labelled(key, values) -> dict:
     """{label: {dotted key: value}} of one factor of a grid."""
     if not isinstance(values, Mapping):
@@ -247,7 +278,8 @@ def _study(name, found, overrides) -> Study:
     study = Study(
         name, str(found["TITLE"]), base, table, dict(settings["REFERENCE"]),
         tuple(map(_claim, settings["CLAIMS"])), settings["REPEATS"], tuple(settings["VARIES"]),
-        tuple(settings["METRICS"]), settings["BASELINE"] or first, dict(settings["SMOKE"]))
+        tuple(settings["METRICS"]), settings["BASELINE"] or first, dict(settings["SMOKE"]),
+        learning_curve=settings["LEARNING_CURVE"])
     _check_rows(study)
     _check_settings(study)
     return study
@@ -311,6 +343,32 @@ def _check_settings(study) -> None:
         if not claim.better or not claim.worse or claim.equal_within < 0:
             raise InputError(f"CLAIMS[{i}]: expected rows on both sides and equal_within of at "
                              "least 0")
+    if study.learning_curve:
+        _check_learning_curve(study)
+
+
+def _check_learning_curve(study) -> None:
+    """InputError unless there is a score to fit, what is wanted of it, and rows to fit it to."""
+    got = study.learning_curve
+    where = f"LEARNING_CURVE: got {got!r}"
+    if not isinstance(got, Mapping) or set(got) != {"metric", "targets"}:
+        raise InputError(f"{where}; expected {{'metric': 'dice_mean', 'targets': (0.9,)}}")
+    if got["metric"] not in study.metrics or got["metric"] in COSTS:
+        raise InputError(f"LEARNING_CURVE: metric {got['metric']!r} is no score of METRICS"
+                         f"{nearest(got['metric'], study.metrics)}")
+    if not isinstance(got["targets"], (tuple, list)) or not got["targets"] or not all(
+            type(target) in (int, float) and math.isfinite(target) for target in got["targets"]):
+        raise InputError(f"{where}; expected targets as numbers, such as (0.85, 0.9)")
+    if isinstance(study.rows, Grid):
+        most = max((len({changes.get(FRACTION) for changes in choices.values()})
+                    for choices in study.rows.factors.values()), default=0)
+    else:
+        share = lambda row: study.rows[row].get(FRACTION, study.base.data.train_fraction)
+        most = max((len(set(map(share, rows)))
+                    for rows in families(study, study.rows).values()), default=0)
+    if most < 3:
+        raise InputError("LEARNING_CURVE: no rows differ in data.train_fraction alone at three "
+                         "values or more; ROWS = fractions({'unet': {}}, (1/4, 1/2, 1)) makes such")
 
 
 def _claim(claim) -> Claim:

@@ -4,6 +4,7 @@ import itertools
 import time
 
 import pytest
+from helpers import ROOT
 
 from cellseg_jax import config as config_lib
 from cellseg_jax import studyfile
@@ -216,3 +217,64 @@ def test_what_has_no_twin_is_synthetic_or_said(study_file, tmp_path, monkeypatch
     monkeypatch.delitem(studyfile.twins.TWINS, "dsb2018")
     with pytest.raises(InputError, match="dsb2018"):
         studyfile.prepare_smoke(studyfile.load(study_file()), tmp_path / "none")
+
+
+SHARES = """
+from cellseg_jax.studyfile import fractions
+ROWS = {"otsu": {"model.name": "otsu"},
+        **fractions({"unet_13_1": {}, "slow": {"optimizer.lr": 1e-3}}, (1 / 4, 1 / 2, 1))}
+"""
+WANTED = 'LEARNING_CURVE = {"metric": "dice_mean", "targets": (0.85, 0.9)}'
+
+
+def test_fractions_make_rows_that_form_curves(study_file):
+    study = studyfile.load(study_file(WANTED, table=SHARES))
+    assert list(study.rows) == ["otsu", "unet_13_1_0.25", "unet_13_1_0.5", "unet_13_1_1",
+                                "slow_0.25", "slow_0.5", "slow_1"]
+    config = studyfile.config_of(study, "slow_0.25", 1)
+    assert config.data.train_fraction == 0.25 and config.optimizer.lr == 1e-3
+    assert studyfile.families(study, study.rows) == {
+        "unet_13_1": ["unet_13_1_0.25", "unet_13_1_0.5", "unet_13_1_1"],
+        "slow": ["slow_0.25", "slow_0.5", "slow_1"]}
+    assert studyfile.families(study, ["otsu", "slow_1"]) == {}
+    assert study.learning_curve == {"metric": "dice_mean", "targets": (0.85, 0.9)}
+
+
+def test_families_of_a_grid_are_called_what_their_rows_share(study_file):
+    grid = ('GRID = {"optimizer.name": ("adam", "sgd"), "data.train_fraction": (0.25, 0.5, 1.0), '
+            '"model.dropout": (0.1, 0.2)}')
+    study = studyfile.load(study_file(WANTED, table=grid))
+    families = studyfile.families(study, study.rows)
+    assert list(families) == ["adam-train-dropout0.1", "adam-train-dropout0.2",
+                              "sgd-train-dropout0.1", "sgd-train-dropout0.2"]
+    assert families["sgd-train-dropout0.1"][0] == "sgd-train_fraction0.25-dropout0.1"
+
+
+@pytest.mark.parametrize(("line", "message"), [
+    ("LEARNING_CURVE = (0.9,)", "got .*; expected {'metric': 'dice_mean', 'targets'"),
+    ('LEARNING_CURVE = {"metric": "dice_mean"}', "got .*; expected {'metric'"),
+    ('LEARNING_CURVE = {"metric": "dice", "targets": (1,)}', "'dice' is no score of METRICS; did "
+                                                             "you mean dice_mean"),
+    ('LEARNING_CURVE = {"metric": "dice_mean", "targets": 0.9}', "expected targets as numbers"),
+    ('LEARNING_CURVE = {"metric": "dice_mean", "targets": ()}', "expected targets as numbers"),
+])
+def test_wrong_learning_curves_are_named(study_file, line, message):
+    with pytest.raises(InputError, match=f"LEARNING_CURVE: .*{message}"):
+        studyfile.load(study_file(line, table=SHARES))
+
+
+def test_a_learning_curve_needs_rows_at_three_fractions(study_file):
+    with pytest.raises(InputError, match="no rows differ in data.train_fraction alone at three"):
+        studyfile.load(study_file(WANTED))
+    two = SHARES.replace("(1 / 4, 1 / 2, 1)", "(1 / 2, 1)")
+    with pytest.raises(InputError, match="LEARNING_CURVE: no rows differ"):
+        studyfile.load(study_file(WANTED, table=two))
+
+
+def test_the_shipped_learning_curve_takes_as_many_steps_at_each_fraction():
+    study = studyfile.load(ROOT / "configs/studies/learning_curve.py")
+    configs = [studyfile.config_of(study, row, 0) for row in study.rows]
+    assert {config.train.steps for config in configs} == {200}
+    assert [config.data.train_fraction for config in configs] == [1 / 16, 1 / 8, 1 / 4, 1 / 2, 1]
+    assert len({config_lib.program_key(config) for config in configs}) == 1
+    assert studyfile.families(study, study.rows) == {"unet": list(study.rows)}

@@ -30,6 +30,8 @@ svg .zero{stroke:var(--grey);stroke-width:1.5}svg .base{stroke:var(--grey);strok
 svg .band{fill-opacity:.22;stroke:none}svg .violin{fill:var(--blue);fill-opacity:.3}
 svg .box{stroke:var(--blue);stroke-width:4}
 svg .open{fill:none}
+svg .target{stroke:var(--orange);stroke-width:1.5;stroke-dasharray:2 3;fill:none}
+svg .fitted{stroke:var(--blue)}svg .run{fill:var(--paper);stroke:var(--blue);stroke-width:2}
 svg .median{fill:var(--paper);stroke:var(--blue);stroke-width:2}
 </style>"""
 MAX_POINTS = 120  # of a band: small charts show no more, and a page has many
@@ -259,6 +261,75 @@ def scatter(title: str, x_name: str, y_name: str, points, *, diagonal: bool = Tr
         parts.append(svg.text(x + shift, y + 4, ",".join(numbers), side))
     spoken = "; ".join(f"{n}: {x_name} {x:.4g}, {y_name} {y:.4g}" for n, x, y, _ in points)
     return svg.element(f"{title}: {spoken}", svg.WIDTH, 320, parts)
+
+
+def learning_curve(title: str, y_name: str, points, curve: Band | None, *, last: float = 0.0,
+                   targets=(), best: float | None = None) -> str:
+    """Scores of runs over the number of training images (a logarithmic axis), "" without points.
+
+    Args:
+      points: (images, score) of the runs.
+      curve: the fitted one with its band; drawn dashed beyond `last` images.
+      targets: (score, images or inf) that are wanted; where the chart reaches the images, a line
+        leads down to them.
+      best: the best possible score; the axis does not go beyond it.
+    """
+    points = [(n, score) for n, score in points if n > 0 and np.isfinite(score)]
+    if not points:
+        return ""
+    (width, height), left, bottom = (640, 380), 56, 44
+    right = 104 if targets else 14
+    floor = height - bottom
+    ys = [*(score for _, score in points), *(target for target, _ in targets),
+          *(curve.mean if curve else ())]
+    y_ticks = [t for t in svg.ticks(min(ys), max(ys), 5)
+               if best is None or (t <= best + 1e-9 if best else t >= -1e-9)]
+    low, high = min(y_ticks[0], *ys), max(y_ticks[-1], *ys)
+    first = min(n for n, _ in points) / 1.15
+    end = max(*(n for n, _ in points), *(curve.x if curve else ()), 2 * first) * 1.04
+    to_log, to_y = _scale(np.log(first), np.log(end), left, width - right), _scale(
+        low, high, floor, 10)
+    to_x = lambda n: to_log(np.log(n))
+    parts = [f'<line class="grid" x1="{left}" x2="{width - right}" y1="{to_y(v):.1f}" '
+             f'y2="{to_y(v):.1f}"/>{svg.text(left - 6, to_y(v) + 4, f"{v:.4g}", "end")}'
+             for v in y_ticks]
+    parts += [f'<line class="grid" x1="{to_x(n):.1f}" x2="{to_x(n):.1f}" y1="{floor}" '
+              f'y2="{floor + 5}"/>{svg.text(to_x(n), floor + 19, f"{n:,}", "middle")}'
+              for n in _round_numbers(first, end)]
+    parts.append(svg.text((left + width - right) / 2, height - 6,
+                          "training images (logarithmic)", "middle"))
+    if curve:
+        back, cut = slice(None, None, -1), lambda v: np.clip(v, low, high)
+        outline = (_line(curve.x, cut(curve.low), to_x, to_y)
+                   + _line(curve.x[back], cut(curve.high[back]), to_x, to_y).replace("M", "L"))
+        parts.append(f'<path class="band" fill="var(--blue)" d="{outline}Z"/>' if outline else "")
+    for target, images in targets:
+        y, x = to_y(target), to_x(images) if first <= images <= end else width - right
+        parts.append(f'<path class="target" d="M{left} {y:.1f}H{width - right}"/>')
+        parts.append(svg.text(width - right + 6, y + 4, f"wanted {target:g}", "start"))
+        if first <= images <= end:
+            parts.append(f'<path class="target" d="M{x:.1f} {y:.1f}V{floor}"/>'
+                         f'<circle class="worse" cx="{x:.1f}" cy="{y:.1f}" r="4"/>')
+    if curve:
+        middle = np.interp(np.log(last), np.log(curve.x), curve.mean)
+        tried = curve.x < last
+        for dash, x, y in (
+                ("none", np.append(curve.x[tried], last), np.append(curve.mean[tried], middle)),
+                ("7 4", np.append(last, curve.x[~tried]), np.append(middle, curve.mean[~tried]))):
+            parts.append(f'<path class="line fitted" stroke-dasharray="{dash}" '
+                         f'd="{_line(x, y, to_x, to_y)}"/>')
+    parts += [f'<circle class="run" cx="{to_x(n):.1f}" cy="{to_y(score):.1f}" r="4"/>'
+              for n, score in points]
+    parts.append(svg.text(left + 8, 24, y_name, "start"))
+    spoken = "; ".join(f"{n} images {score:.4g}" for n, score in points)
+    return svg.element(f"{title}: {spoken}", width, height, parts)
+
+
+def _round_numbers(low, high) -> list[int]:
+    """1, 2 or 5 times powers of ten within [low, high]; powers alone where they would crowd."""
+    powers = range(int(np.floor(np.log10(max(low, 1)))), int(np.log10(high)) + 1)
+    found = [m * 10**p for p in powers for m in (1, 2, 5) if low <= m * 10**p <= high]
+    return found if len(found) <= 9 else [n for n in found if str(n)[0] == "1"]
 
 
 def _scale(low, high, start, end):

@@ -17,8 +17,8 @@ from html import escape
 import numpy as np
 from PIL import Image
 
-from cellseg_jax import collect, stats
-from cellseg_jax.report import charts, document, page, panels
+from cellseg_jax import collect, learning_curve, stats
+from cellseg_jax.report import charts, document, page, panels, tables
 from cellseg_jax.report.document import Html, heading
 from cellseg_jax.rundir import read_jsonl, write_atomic
 
@@ -54,6 +54,7 @@ small{color:var(--soft)}
 .strip{display:grid;gap:.5rem;margin:.3rem 0 1.4rem;max-width:1000px;
  grid-template-columns:repeat(auto-fill,minmax(min(46%,210px),1fr))}
 .strip img{display:block;width:100%;height:auto}
+.curve{max-width:46rem}
 .key .small{font-size:inherit}
 .key{columns:14rem;font-size:.8rem;padding-left:1.4rem;margin:.3rem 0}
 @media screen and (max-width:600px){.name{max-width:7rem}}
@@ -72,7 +73,7 @@ def write_study_page(table: collect.Table, path) -> None:
     sections = [
         f"{charts.STYLE}{STYLE}<h1>{escape(title)}</h1>"
         f'<p class="answer">{escape(summary_sentence(table))}</p>',
-        _remarks(table), _cards(table), document.NAV,
+        _remarks(table), _cards(table), document.NAV, _learning_curves(table),
         _pair(_forest(table), _claims(table)), _table(table),
         _published(table), _cost(table), _curves(table), _strata(table, results),
         _distributions(table, images), _disagreements(table, images),
@@ -105,7 +106,9 @@ def summary_sentence(table: collect.Table) -> str:
             text += f" {_count(count, 'row')} {'is' if count == 1 else 'are'} {sentence}."
     if waiting := len(others) - len(scored):
         text += f" {_count(waiting, 'row')} cannot be compared yet."
-    return " ".join(filter(None, [text, _power(table), claims_sentence(table)]))
+    needed = [line for curve in table.curves if curve.fit is not None
+              for line in tables.curve_sentences(curve)[: len(curve.needed)]]
+    return " ".join(filter(None, [*needed, text, _power(table), claims_sentence(table)]))
 
 
 def claims_sentence(table: collect.Table) -> str:
@@ -257,6 +260,30 @@ def _claims(table) -> str:
     return heading("Claims of the report") + document.table(
         ("verdict", "claim"), rows, name="Claims") + (
         '<p class="small">Under each claim: its difference and 95 % interval.</p>')
+
+
+def _learning_curves(table) -> str:
+    """Scores over the number of training images, what was fitted, and what it says."""
+    out = ""
+    for curve in table.curves:
+        band, best = None, 1.0 if curve.metric not in stats.LOWER_IS_BETTER else 0.0
+        if curve.fit is not None:
+            sizes = tables.curve_sizes(curve)
+            score, low, high = learning_curve.predict(curve.fit, sizes)
+            band = charts.Band(curve.name, sizes, low, score, high)
+        chart = charts.learning_curve(
+            f"Learning curve of {curve.name}", curve.metric,
+            [(n, score) for *_, n, score in curve.points], band,
+            last=curve.fit.sizes[-1] if band else 0.0, best=best,
+            targets=[(target, n) for target, (n, _) in curve.needed.items()])
+        key = ["Circle: a run."] if chart else []
+        if band:
+            key += ["Line: fitted curve, dashed where it is extrapolated."]
+            key += ["Band: its 95 % interval."] if len(curve.fit.draws) else []
+        text = " ".join([*key, *tables.curve_sentences(curve)])
+        out += (f'<figure class="curve"><h3>{escape(curve.name)}</h3>{chart}'
+                f"<figcaption>{escape(text)}</figcaption></figure>")
+    return heading("Learning curve") + out if out else ""
 
 
 def _published(table) -> str:

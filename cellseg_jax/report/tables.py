@@ -10,18 +10,21 @@ import math
 import sys
 from typing import NamedTuple
 
+import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from cellseg_jax import stats
+from cellseg_jax import learning_curve, stats
 
 RESOURCES = (("minutes", "train_seconds", 60), ("CPU minutes", "cpu_seconds", 60),
              ("GiB", "peak_memory_gib", 1))  # column, metric, divisor
 FIELDS = ("study", "row", "metric", "n", "mean", "sd", "published", "baseline", "difference",
           "interval_low", "interval_high", "p", "adjusted_p", "effect_size", "verdict", "best",
           "images_difference", "images_low", "images_high", "images_p", "runs_of_other_code")
+CURVE_FIELDS = ("study", "curve", "metric", "what", "row", "repeat", "images", "images_low",
+                "images_high", "score", "score_low", "score_high")
 MARK = "†"  # beside a row with runs of other code
 SHOWN = 20  # lines of what is missing
 WIDE = 110  # columns of a terminal that has room for the differences
@@ -51,6 +54,9 @@ def markdown(table) -> str:
     if table.claims:
         head, rows = _claims(table)
         parts += ["## Claims", _md_table(head, [map(_md, row) for row in rows])]
+    for curve in table.curves:
+        parts += [f"## Learning curve of {_md(curve.name)}",
+                  " ".join(map(_md, curve_sentences(curve)))]
     head, rows = _comparisons(table)
     if rows:
         parts += [f"## Compared with {_md(table.study.baseline)}",
@@ -106,6 +112,108 @@ def csv_text(table) -> str:
     return text.getvalue()
 
 
+def curves_csv(table) -> str:
+    """The learning curves as CSV: CURVE_FIELDS, in full precision; intervals are 95 %.
+
+    what: "run", a run's training images and score; "mean", of a row's runs, with the curve there;
+    "curve", the fitted curve between them and beyond; "asymptote", the score that no number of
+    images exceeds; "target", the images that a wanted score takes, inf where none suffice.
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, CURVE_FIELDS, lineterminator="\n")
+    writer.writeheader()
+    for curve in table.curves:
+        def write(what, _about=(table.study.name, curve.name, curve.metric), **values):
+            line = dict(zip(CURVE_FIELDS, _about)) | {"what": what} | values
+            writer.writerow({k: "" if isinstance(v, float) and math.isnan(v) else v
+                             for k, v in line.items()})
+        for row, repeat, images, score in curve.points:
+            write("run", row=row, repeat=repeat, images=images, score=score)
+        if curve.fit is None:
+            continue
+        sizes = curve_sizes(curve)
+        for images, *score in zip(sizes, *learning_curve.predict(curve.fit, sizes), strict=True):
+            write("curve", images=images, **dict(zip(CURVE_FIELDS[-3:], score)))
+        limit, (low, high) = learning_curve.asymptote(curve.fit)
+        write("asymptote", score=limit, score_low=low, score_high=high)
+        for target, (images, (low, high)) in curve.needed.items():
+            write("target", images=images, images_low=low, images_high=high, score=target)
+    return text.getvalue()
+
+
+def curve_sizes(curve) -> np.ndarray:
+    """(n,) numbers of training images to draw a collect.Curve at, some of them beyond the runs.
+
+    The last is twice the largest of the runs, or what a target takes, up to 20 times.
+    """
+    low, high = curve.fit.sizes[0], curve.fit.sizes[-1]
+    wanted = [1.1 * n for n, _ in curve.needed.values() if n <= 18 * high]
+    return np.geomspace(low, max(2 * high, *wanted, 0), 60)
+
+
+def curve_sentences(curve) -> list[str]:
+    """What a collect.Curve says: the images that each target takes, and what that rests on."""
+    if curve.fit is None:
+        return [f"{curve.name}: {curve.problem}."]
+    out = [_needed_images(curve, target) for target in curve.needed]
+    repeats = len({repeat for _, repeat, *_ in curve.points})
+    few = "" if len(curve.fit.draws) else (f" No interval: fewer than {learning_curve.MIN_REPEATS} "
+                                           "repeats.")
+    sizes = curve.fit.sizes
+    limit, interval = learning_curve.asymptote(curve.fit)
+    limited = math.isclose(limit, 1.0 if curve.fit.sign > 0 else 0.0, abs_tol=1e-6)
+    out.append(
+        f"Curve of {curve.name}: {curve.metric} = a {'-' if curve.fit.sign > 0 else '+'} b n^-c "
+        f"through the means of {_times(repeats, 'repeat')} at {len(sizes)} numbers of training "
+        f"images n from {sizes[0]:.0f} to {sizes[-1]:.0f}; it levels off at {limit:.3f}"
+        f"{_span(interval, _number)}{', the best there can be' * limited}. Beyond "
+        f"{sizes[-1]:.0f} images it is extrapolated. It speaks for more images of the same kind and "
+        f"for this training.{few}")
+    return out
+
+
+def _needed_images(curve, target) -> str:
+    """'dice_mean 0.90 needs about 340 training images (95 %: 250 to 800), 4.2 times the 81 ...'"""
+    images, (low, high) = curve.needed[target]
+    sizes, metric = curve.fit.sizes, curve.metric
+    name = f"{curve.name}: {metric} {_target(target)}"
+    if math.isinf(images):
+        limit, interval = learning_curve.asymptote(curve.fit)
+        least = f" At the best of the 95 % it takes {_images(low, sizes)}." if low < 1e9 else ""
+        return (f"{name} is not reachable with more images alone, as far as these runs tell: the "
+                f"curve levels off at {limit:.3f}{_span(interval, _number)}.{least}")
+    span = _span((low, high), lambda n: _images(n, sizes))
+    if images <= sizes[0]:
+        return f"{name} needs {_images(images, sizes)} training images{span}."
+    times = f"{images / curve.available:.2g}" if images < 1e3 * curve.available else "over 1000"
+    there = f", {times} times the {curve.available:.0f} that there are"
+    more = "; extrapolated" if images > sizes[-1] else ""
+    return f"{name} needs about {_images(images, sizes)} training images{span}{there}{more}."
+
+
+def _target(target) -> str:
+    return f"{target:.2f}" if round(target, 2) == target else f"{target:g}"
+
+
+def _span(interval, show) -> str:
+    """' (95 %: 250 to 800)', "" without an interval."""
+    low, high = interval
+    if math.isnan(low):
+        return ""
+    if math.isinf(high):
+        return " (95 %: out of reach)" if math.isinf(low) else f" (95 %: {show(low)} to no limit)"
+    return f" (95 %: {show(low)} to {show(high)})"
+
+
+def _images(n, sizes) -> str:
+    """A number of images, to two digits; below the smallest that was tried nothing is known."""
+    if n < sizes[0]:
+        return f"fewer than {sizes[0]:.0f}"
+    if n >= 1e6:
+        return "over a million"
+    return f"{round(n, 1 - math.floor(math.log10(n))):,.0f}" if n >= 100 else f"{math.ceil(n)}"
+
+
 def show(table, console: Console | None = None) -> None:
     """Print a collect.Table to the terminal: headline, verdicts, costs, claims and sentences."""
     live = sys.stdout.isatty()
@@ -120,7 +228,8 @@ def show(table, console: Console | None = None) -> None:
         chosen = (3, 0, 1, 2) if wide else (3, 0)
         _print(console, "claims", [head[i] for i in chosen],
                [[_Cell(row[i]) for i in chosen] for row in rows])
-    for line in (*sentences(table), *_definitions(table, table.study.metrics[:1])):
+    for line in (*(line for curve in table.curves for line in curve_sentences(curve)),
+                 *sentences(table), *_definitions(table, table.study.metrics[:1])):
         console.print(line)
     for word, lines in (("note", table.notes), ("missing", _missing(table))):
         for line in lines:

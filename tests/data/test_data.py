@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import imageio.v3 as iio
@@ -79,6 +80,24 @@ def test_split_of_a_file_repeats_another_runs_split(config, tmp_path):
     assert {k: v.tolist() for k, v in again.items()} == {k: v.tolist() for k, v in parts.items()}
     with pytest.raises(InputError, match="config.data.split: 'official'"):
         data.split_of(config | {"split": "official"}, arrays)
+
+
+def test_train_fraction_takes_training_images_alone(config, tmp_path):
+    arrays = data.load(config | {"grid": 4})
+    config |= {"grid": 4}
+    whole = data.split_of(config, arrays)
+    (tmp_path / "split.json").write_text(json.dumps({
+        k: sorted({arrays.image_names[i // 16] for i in v}) for k, v in whole.items()}))
+    arrays = dataclasses.replace(arrays, image_parts=tuple(
+        next(k for k, v in whole.items() if 16 * i in v) for i in range(12)))
+    for how in (config["split"], "official", str(tmp_path / "split.json")):
+        some = data.split_of(config | {"split": how, "train_fraction": 0.5}, arrays)
+        assert set(some["train"]) < set(whole["train"])
+        assert (some["train"].reshape(3, 16) % 16 == np.arange(16)).all()  # three whole images
+        for part in ("val", "test"):
+            assert some[part].tolist() == whole[part].tolist()
+    with pytest.raises(InputError, match="train_fraction: got 0.01, which leaves none of 6 "):
+        data.split_of(config | {"train_fraction": 0.01}, arrays)
 
 
 def test_load_uses_the_users_cache_folder(config, tmp_path, monkeypatch):

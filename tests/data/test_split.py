@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from cellseg_jax.data.split import PARTS, from_file, official, some, split
+from cellseg_jax.data.split import PARTS, from_file, official, share, some, split
 from cellseg_jax.errors import InputError
 
 
@@ -224,6 +224,66 @@ def test_from_file_rejects_files(tmp_path):
     (tmp_path / "a.json").write_bytes(b"\xff\xfe")
     with pytest.raises(InputError, match="a.json: cannot be read as text"):
         from_file(tmp_path / "a.json", NAMES)
+
+
+SHARES = (1 / 64, 1 / 16, 0.1, 1 / 4, 0.3, 1 / 2, 0.9, 1.0)
+
+
+def test_shares_are_nested_and_keep_each_stratum_s_share():
+    rng = np.random.default_rng(0)
+    strata = rng.choice(["a", "b", "c", "d"], 564, p=[0.8, 0.1, 0.07, 0.03])
+    train = np.sort(rng.choice(564, 451, replace=False))
+    before = set()
+    for fraction in SHARES:
+        chosen = share(train, *single(strata), fraction=fraction, seed=0)
+        assert chosen.dtype == np.int32 and (np.diff(chosen) > 0).all()
+        assert len(chosen) == round(fraction * 451) and before <= set(chosen.tolist())
+        before = set(chosen.tolist())
+        for name, total in collections.Counter(strata[train]).items():
+            assert abs(np.sum(strata[chosen] == name) - fraction * total) < 2
+    assert before == set(train.tolist())
+
+
+def test_shares_keep_groups_together():
+    rng = np.random.default_rng(1)
+    groups = np.array([f"g{i}" for i in rng.integers(0, 60, 300)])
+    strata = [f"s{int(g[1:]) % 3}" for g in groups]
+    before = set()
+    for fraction in SHARES[1:]:
+        chosen = share(np.arange(300), groups, strata, fraction=fraction, seed=0)
+        assert not set(groups[chosen]) & set(np.delete(groups, chosen))
+        assert before <= set(chosen.tolist()) and abs(len(chosen) - fraction * 300) <= 7
+        before = set(chosen.tolist())
+
+
+def test_share_depends_on_seed_and_not_on_sample_order():
+    groups, strata = single(["a", "b"] * 30)
+    one, other = (share(np.arange(60), groups, strata, fraction=0.25, seed=s) for s in (0, 1))
+    assert one.tolist() != other.tolist()
+    order = np.random.default_rng(0).permutation(60)
+    shuffled = share(np.arange(60), [groups[i] for i in order], [strata[i] for i in order],
+                     fraction=0.25, seed=0)
+    assert {groups[i] for i in one} == {groups[order[i]] for i in shuffled}
+
+
+def test_share_equals_golden_value():
+    chosen = share(np.arange(16), *single(["a", "b"] * 8), fraction=0.25, seed=0)
+    assert chosen.tolist() == [0, 3, 6, 7]
+
+
+def test_share_leaves_kept_samples_whole():
+    keep = np.arange(40) >= 30
+    chosen = share(np.arange(40), *single(["a"] * 40), fraction=0.1, seed=0, keep=keep)
+    assert (chosen >= 30).sum() == 10 and (chosen < 30).sum() == 3
+
+
+def test_share_that_leaves_nothing_is_refused_with_the_least_that_does():
+    groups = [f"g{i // 10}" for i in range(40)]
+    with pytest.raises(InputError, match="config.data.train_fraction: got 0.1, which leaves none "
+                                         "of 40 training images in 4 groups; expected at least "
+                                         r"0\.125$"):
+        share(np.arange(40), groups, ["a"] * 40, fraction=0.1, seed=0)
+    assert len(share(np.arange(40), groups, ["a"] * 40, fraction=0.125, seed=0)) == 10
 
 
 def test_some_names_at_most_five():
