@@ -2,7 +2,7 @@
 
 import math
 
-from cellseg_jax import augment, data, losses, optim, targets
+from cellseg_jax import augment, data, losses, optim, sparsity, targets
 from cellseg_jax.data import ranges, resize
 from cellseg_jax.derived import (
     CHANNELS, VALIDATION_METRICS, has_part, input_size, is_classical, num_outputs)
@@ -167,6 +167,10 @@ def _train(c, rule):
     rule(c.train.early_stopping or c.train.early_stopping_mode == "patience",
          "train.early_stopping_mode", "'patience', or train.early_stopping above 0")
     rule(c.train.checkpoint_minutes > 0, "train.checkpoint_minutes", "above 0")
+    pick(sparsity.METHODS, c.train.prune_how, "config.train.prune_how")
+    rule(0 <= c.train.prune < 1, "train.prune", "a share from 0 to below 1")
+    rule(c.train.prune or c.train.prune_how == "l1_layers", "train.prune_how",
+         "'l1_layers', the default, since nothing reads it without train.prune above 0")
 
 
 def _eval(c, rule):

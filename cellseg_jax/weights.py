@@ -1,12 +1,13 @@
-"""Weights to start from (train.weights): another run's, or those of a PyTorch network."""
+"""What a run starts from: another run's weights or a PyTorch network's, or its own; pruned ones."""
 
 import pathlib
 
 import jax
 import numpy as np
+from flax import traverse_util
 from jax.sharding import SingleDeviceSharding
 
-from cellseg_jax import checkpoint, interop, recipe, rundir
+from cellseg_jax import checkpoint, derived, interop, models, recipe, rundir, sparsity
 from cellseg_jax.errors import InputError
 
 KEY = "config.train.weights"
@@ -41,6 +42,25 @@ def read(config, wanted: dict) -> dict:
                              f"{here.get(name)} in this run; expected the same config.model, "
                              "channels and outputs")
     return found
+
+
+def pruned(config, params: dict) -> dict:
+    """The parameters that a run starts from, with zeros as train.prune and train.prune_how say.
+
+    Only kernels of convolutions are pruned; random masks are those of config.seed.
+    """
+    if not config.train.prune:
+        return params
+    params = jax.tree.map(np.asarray, params)
+    flat = traverse_util.flatten_dict(params)
+    kernels = {layer.kernel: flat[layer.kernel] for layer in models.kernel_layers(
+        recipe.make_recipe([config]).module({}),
+        (*derived.input_size(config), derived.channels(config))) if layer.kind == "conv"}
+    method = config.train.prune_how
+    return sparsity.prune(
+        params, sparsity.ranks(kernels, method, config.seed),
+        {path: round(config.train.prune * total)
+         for path, total in sparsity.units(kernels, method).items()})
 
 
 def _of_run(path, config) -> dict:
