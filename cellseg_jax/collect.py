@@ -241,34 +241,26 @@ def _needed(study, rows, base, ratio) -> dict[float, float]:
 def _curve(study, name, found, ratio) -> Curve:
     """The learning curve of a family's {row: runs}; images that are mixed in are not counted."""
     metric, targets = study.learning_curve["metric"], study.learning_curve["targets"]
-    images = lambda one: sum(not name.startswith(MIXED) for name in one.split.get("train", ()))
-    points, whole = [], []
-    sizes, scores = [], []
-    for row, runs in found.items():
-        score = studyruns.values(runs, metric)
-        counted = [images(one) if np.isfinite(s) else 0
-                   for one, s in zip(runs, score, strict=True)]
-        score[np.array(counted) == 0] = math.nan
-        known = [(repeat, n) for repeat, n in enumerate(counted) if n]
-        if not known:
-            continue
-        points += [(row, repeat, n, float(score[repeat])) for repeat, n in known]
-        whole += [(runs[repeat].config[FRACTION], n) for repeat, n in known]
-        sizes.append(np.mean([n for _, n in known]))
-        scores.append(score)
-    curve = Curve(name, metric, points, math.nan, None, "", {})
+    images = np.array([[sum(not name.startswith(MIXED) for name in one.split.get("train", ()))
+                        for one in runs] for runs in found.values()])
+    scores = np.array([studyruns.values(runs, metric) for runs in found.values()])
+    known = np.isfinite(scores) & (images > 0)
+    scores[~known] = math.nan
+    sizes = np.where(known, images, 0).sum(1) / np.maximum(known.sum(1), 1)
+    rows = list(found)
+    curve = Curve(name, metric, [(rows[k], int(r), int(images[k, r]), float(scores[k, r]))
+                                 for k, r in np.argwhere(known)], math.nan, None, "", {})
+    larger = metric not in stats.LOWER_IS_BETTER
+    best = 1.0 if larger else 0.0
+    beyond = any((score > best) == larger and score != best for *_, score in curve.points)
     try:
-        larger = metric not in stats.LOWER_IS_BETTER
-        best = 1.0 if larger else 0.0
-        within = all((s <= best) == larger or s == best for *_, s in points)
-        fit = learning_curve.fit(
-            np.array(sizes), np.reshape(scores, (len(sizes), -1)).T, larger_is_better=larger,
-            best=best if within else None, test_train_ratio=ratio)
+        fit = learning_curve.fit(sizes, scores.T, larger_is_better=larger,
+                                 best=None if beyond else best, test_train_ratio=ratio)
     except InputError as error:
         return curve._replace(problem=str(error))
-    largest = max(share for share, _ in whole)
-    available = np.mean([n for share, n in whole if share == largest]) / largest
-    return curve._replace(available=float(available), fit=fit, needed={
+    share, size = max((one.config[FRACTION], n) for runs, n in zip(
+        found.values(), sizes, strict=True) for one in runs if n and one.config)
+    return curve._replace(available=float(size / share), fit=fit, needed={
         target: learning_curve.images_needed(fit, target) for target in targets})
 
 
@@ -279,10 +271,10 @@ def _test_train_ratio(study, found) -> float:
     """
     ratios = [0.0]
     for runs in found.values() if SPLIT_SEED in study.varies else ():
-        splits = [one.split for one in runs if one.run.counts and one.split.get("train")]
-        if len({tuple(sorted(split.get("test", ()))) for split in splits}) > 1:
-            share = runs[0].config.get(FRACTION, 1.0)
-            ratios += [share * len(s.get("test", ())) / len(s["train"]) for s in splits]
+        counted = [one for one in runs if one.run.counts and one.split.get("train")]
+        if len({tuple(sorted(one.split.get("test", ()))) for one in counted}) > 1:
+            ratios += [one.config[FRACTION] * len(one.split.get("test", ()))
+                       / len(one.split["train"]) for one in counted]
     return max(ratios)
 
 
