@@ -271,13 +271,15 @@ def learning_curve(title: str, y_name: str, points, curve: Band | None, *, last:
       points: (images, score) of the runs.
       curve: the fitted one with its band; drawn dashed beyond `last` images.
       targets: (score, images or inf) that are wanted; where the chart reaches the images, a line
-        leads down to them.
+        leads down to them. Those that fewer images than all runs had would meet are left out.
       best: the best possible score; the axis does not go beyond it.
     """
     points = [(n, score) for n, score in points if n > 0 and np.isfinite(score)]
     if not points:
         return ""
-    (width, height), left, bottom = (640, 380), 56, 44
+    first = min(n for n, _ in points) / 1.15
+    targets = [(target, images) for target, images in targets if images >= first]
+    (width, height), left, bottom = (640, 400), 56, 44
     right = 104 if targets else 14
     floor = height - bottom
     ys = [*(score for _, score in points), *(target for target, _ in targets),
@@ -285,10 +287,9 @@ def learning_curve(title: str, y_name: str, points, curve: Band | None, *, last:
     y_ticks = [t for t in svg.ticks(min(ys), max(ys), 5)
                if best is None or (t <= best + 1e-9 if best else t >= -1e-9)]
     low, high = min(y_ticks[0], *ys), max(y_ticks[-1], *ys)
-    first = min(n for n, _ in points) / 1.15
     end = max(*(n for n, _ in points), *(curve.x if curve else ()), 2 * first) * 1.04
     to_log, to_y = _scale(np.log(first), np.log(end), left, width - right), _scale(
-        low, high, floor, 10)
+        low, high, floor, 30)
     to_x = lambda n: to_log(np.log(n))
     parts = [f'<line class="grid" x1="{left}" x2="{width - right}" y1="{to_y(v):.1f}" '
              f'y2="{to_y(v):.1f}"/>{svg.text(left - 6, to_y(v) + 4, f"{v:.4g}", "end")}'
@@ -320,7 +321,7 @@ def learning_curve(title: str, y_name: str, points, curve: Band | None, *, last:
                          f'd="{_line(x, y, to_x, to_y)}"/>')
     parts += [f'<circle class="run" cx="{to_x(n):.1f}" cy="{to_y(score):.1f}" r="4"/>'
               for n, score in points]
-    parts.append(svg.text(left + 8, 24, y_name, "start"))
+    parts.append(svg.text(8, 16, y_name, "start"))
     spoken = "; ".join(f"{n} images {score:.4g}" for n, score in points)
     return svg.element(f"{title}: {spoken}", width, height, parts)
 

@@ -54,7 +54,7 @@ small{color:var(--soft)}
 .strip{display:grid;gap:.5rem;margin:.3rem 0 1.4rem;max-width:1000px;
  grid-template-columns:repeat(auto-fill,minmax(min(46%,210px),1fr))}
 .strip img{display:block;width:100%;height:auto}
-.curve{max-width:46rem}
+.curve,.curve svg{max-width:46rem}
 .key .small{font-size:inherit}
 .key{columns:14rem;font-size:.8rem;padding-left:1.4rem;margin:.3rem 0}
 @media screen and (max-width:600px){.name{max-width:7rem}}

@@ -183,7 +183,8 @@ def _needed_images(curve, target) -> str:
         return (f"{name} is not reachable with more images alone, as far as these runs tell: the "
                 f"curve levels off at {limit:.3f}{_span(interval, _number)}.{least}")
     span = _span((low, high), lambda n: _images(n, sizes))
-    if images <= sizes[0]:
+    if images < sizes[0]:
+        span = "" if high < sizes[0] else span
         return f"{name} needs {_images(images, sizes)} training images{span}."
     times = f"{images / curve.available:.2g}" if images < 1e3 * curve.available else "over 1000"
     there = f", {times} times the {curve.available:.0f} that there are"
