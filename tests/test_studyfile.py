@@ -274,7 +274,7 @@ def test_a_learning_curve_needs_rows_at_three_fractions(study_file):
 def test_the_shipped_learning_curve_takes_as_many_steps_at_each_fraction():
     study = studyfile.load(ROOT / "configs/studies/learning_curve.py")
     configs = [studyfile.config_of(study, row, 0) for row in study.rows]
-    assert {config.train.steps for config in configs} == {200}
-    assert [config.data.train_fraction for config in configs] == [1 / 16, 1 / 8, 1 / 4, 1 / 2, 1]
+    assert {config.train.steps for config in configs} == {400}
+    assert [config.data.train_fraction for config in configs] == [1 / 64, 1 / 32, 1 / 16, 1 / 4, 1]
     assert len({config_lib.program_key(config) for config in configs}) == 1
     assert studyfile.families(study, study.rows) == {"unet": list(study.rows)}

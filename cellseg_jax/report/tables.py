@@ -179,7 +179,7 @@ def _needed_images(curve, target) -> str:
     name = f"{curve.name}: {metric} {_target(target)}"
     if math.isinf(images):
         limit, interval = learning_curve.asymptote(curve.fit)
-        least = f" At the best of the 95 % it takes {_images(low, sizes)}." if low < 1e9 else ""
+        least = f" The 95 % interval begins at {_images(low, sizes)} images." if low < 1e6 else ""
         return (f"{name} is not reachable with more images alone, as far as these runs tell: the "
                 f"curve levels off at {limit:.3f}{_span(interval, _number)}.{least}")
     span = _span((low, high), lambda n: _images(n, sizes))

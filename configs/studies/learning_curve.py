@@ -3,7 +3,7 @@
 Question: how many more images does the U-Net need for a Dice of 0.90?
 Run: python -m cellseg_jax.study --study=configs/studies/learning_curve.py --config.data.root=DIR
 Own data: --config.data.name=folder with images/ and masks/ in DIR.
-Every run takes the same 200 steps of 16 images, so that few images are seen more often and not less
+Every run takes the same 400 steps of 4 images, so that few images are seen more often and not less
 trained on; the weights of the last step are scored, and validation images choose nothing.
 Result: not run yet.
 """
@@ -16,15 +16,15 @@ NUCLEI = studyfile.load(pathlib.Path(__file__).with_name("nuclei.py"))
 
 TITLE = "U-Net on nuclei with fewer images"
 BASE = config.changed(NUCLEI.base, {
-    "data.size": (96, 96), "train.steps": 200, "train.batch_size": 16, "eval.every": 1000,
+    "data.size": (96, 96), "train.steps": 400, "train.batch_size": 4, "eval.every": 1000,
     "optimizer.schedule": "polynomial", "optimizer.schedule_per": "step"})
-ROWS = studyfile.fractions({"unet": {}}, (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1))
+ROWS = studyfile.fractions({"unet": {}}, (1 / 64, 1 / 32, 1 / 16, 1 / 4, 1))
 LEARNING_CURVE = {"metric": "dice_mean", "targets": (0.85, 0.90)}
 REPEATS = 3
 VARIES = ("seed", "data.split_seed")
 METRICS = ("dice_mean", "iou_mean", "ap50")
 BASELINE = "unet_1"
-SMOKE = {**NUCLEI.smoke, "data.split": (0.6, 0.2, 0.2), "data.train_fraction": lambda share: 0.2 + 0.8 * share,
-         "train.batch_size": 1}
+SMOKE = {**NUCLEI.smoke, "data.split": (0.6, 0.2, 0.2), "train.batch_size": 1,
+         "data.train_fraction": lambda share: 0.2 + 0.8 * share}  # of 9 images
 
 get_config = studyfile.rows(BASE, ROWS)
