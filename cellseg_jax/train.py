@@ -23,7 +23,8 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from cellseg_jax import checkpoint, data, derived, evaluate, feed, recipe, rundir, step, weights
+from cellseg_jax import (
+    checkpoint, data, derived, evaluate, feed, footprint, recipe, rundir, step, weights)
 from cellseg_jax import config as config_lib
 from cellseg_jax.data import checks, duplicates
 from cellseg_jax.errors import pick
@@ -205,7 +206,7 @@ class Group:
                 chunk = slot // program.width
                 arguments[chunk] = batches.next(population.chunks[chunk])
                 new = population.compiled is None
-                population.compile(arguments[chunk])
+                footprint.compile_checked(population, arguments[chunk], first)
                 speaks = jax.process_index() == 0
                 if speaks and member.step == 0:
                     terminal.findings([*(self.arrays.findings if new else ()),

@@ -24,7 +24,7 @@ FLOORS = [
     ("report",),
     ("outputs",),
     ("predictor",),
-    ("evaluate", "tune", "member"),
+    ("evaluate", "tune", "member", "footprint"),
     ("train", "estimate"),
     ("analysis",),
     ("predict", "main", "doctor", "study", "export", "analyze", "plan"),
