@@ -3,10 +3,11 @@
 import jax
 import numpy as np
 import pytest
+from flax import traverse_util
 from helpers import tiny_config
 from test_interop import CASES, golden
 
-from cellseg_jax import config, derived, interop, recipe, step, train, weights
+from cellseg_jax import config, derived, interop, models, recipe, sparsity, step, train, weights
 from cellseg_jax.errors import InputError
 from cellseg_jax.predictor import Predictor
 
@@ -56,3 +57,36 @@ def test_weights_of_a_file_and_what_does_not_fit(tmp_path):
                           ("empty", "empty.*config.json|no run")):
         with pytest.raises(InputError, match=message):
             weights.read(tiny_config(train__weights=str(tmp_path / path)), expected)
+
+
+def test_a_run_starts_pruned():
+    plain = tiny_config(seed=3)
+    random = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: random.normal(size=x.shape).astype(x.dtype),
+                          wanted(plain)["params"])
+    assert weights.pruned(plain, params) is params
+    for method in sparsity.METHODS:
+        complete = tiny_config(seed=3, train__prune=0.4375, train__prune_how=method)
+        found = traverse_util.flatten_dict(weights.pruned(complete, params))
+        layers = models.kernel_layers(recipe.make_recipe([complete]).module({}), (32, 32, 4))
+        conv = [layer.kernel for layer in layers if layer.kind == "conv"]
+        zeros = {path: int((found[path] == 0).sum()) for path in found}
+        assert {path for path, count in zeros.items() if count} <= set(conv)
+        for path, kernel in traverse_util.flatten_dict(params).items():
+            kept = np.asarray(found[path]) != 0
+            np.testing.assert_array_equal(np.asarray(found[path])[kept], kernel[kept])
+            if path in conv and method.endswith("layers"):
+                assert zeros[path] == round(0.4375 * kernel.size)
+            if path in conv and method.endswith("filters"):
+                assert (~kept).all((0, 1, 2)).sum() == round(0.4375 * kernel.shape[-1])
+        if method.endswith("grouped"):
+            assert sum(zeros.values()) == round(0.4375 * sum(found[path].size for path in conv))
+
+
+def test_prune_options_that_make_no_sense():
+    for options, message in (
+            (dict(train__prune=1.0), "config.train.prune: got 1.0; expected a share"),
+            (dict(train__prune=0.5, train__prune_how="l1"), "train.prune_how: .*l1_layers"),
+            (dict(train__prune_how="l1_grouped"), "train.prune_how: .*without train.prune")):
+        with pytest.raises(InputError, match=message):
+            tiny_config(**options)

@@ -11,7 +11,7 @@ from helpers import tiny_config
 
 from cellseg_jax import config as config_lib
 from cellseg_jax import evaluate, feed, metrics, population, recipe, sparsity, step, train
-from cellseg_jax.analysis import pruning, weights
+from cellseg_jax.analysis import pruning, pruning_findings, weights
 from cellseg_jax.errors import InputError
 from cellseg_jax.predictor import make_predictor
 
@@ -32,7 +32,7 @@ def untrained():
         eval_step=step.map_eval(shared, mesh, config.eval.threshold))
 
 
-def one_by_one(predictor, part, one: pruning.Series, layers, method, amount, seeds):
+def one_by_one(predictor, part, one, layers, method, amount, seeds):
     """The counts of a series, each from masked variables of its own."""
     config, paths = predictor.config, [layer.kernel for layer in layers]
     flat = traverse_util.flatten_dict(jax.device_get(predictor.variables["params"]))
@@ -61,7 +61,7 @@ def assert_one_pass_is_the_loop(predictor, split, prune, iterations, masks, copi
     config = predictor.config
     layers = pruning._layers(config, "conv")
     part = pruning._part(config, predictor, split)
-    pruner = pruning._Pruner(predictor, layers, part)
+    pruner = pruning.Pruner(predictor, layers, part)
     pruner.program = (pruning.map_pruned(predictor.recipe, predictor.mesh, config.eval.threshold,
                                          pruner.paths, copies), copies)
     targets = pruning._targets(
@@ -121,15 +121,16 @@ def test_a_whole_analysis_with_training_after_pruning(tmp_path):
         for i in range(2))]
     assert {r["weights"] for r in whole} == {str(total)}
     measured = evaluate.evaluate(config, tmp_path / "run")["metrics"]
-    for name in pruning.SCORES:
+    for name in pruning_findings.SCORES:
         assert float(whole[0][name]) == pytest.approx(measured[f"{name}_mean"], abs=1e-6)
     # Runs that are trained on keep their zeros, and begin with the masks of the analysis.
     for experiment in ("l1_layers:all", "random_filters:all"):
         before, after = ([int(r["zeros"]) for r in rows if r["experiment"] == name
                           and r["class"] == "all" and r["mask"] == "0"]
                          for name in (experiment, f"{experiment}, then 1 epoch"))
-        np.testing.assert_allclose(after, before, atol=len(layers) * (
-            1 if experiment.startswith("l1") else 9 * 8))
+        # Pruned at once or twice, a layer's count of weights may round to one more or less.
+        np.testing.assert_allclose(
+            after, before, atol=len(layers) if experiment.startswith("l1") else 0)
     assert any(", then 1 epoch" in text for text in found.text)
 
 
@@ -142,17 +143,17 @@ def test_a_claim_is_judged_by_its_interval():
     strata = np.repeat(["Adenocarcinoma", "High-grade IN", "Polyp", "Normal"], 10)
     groups = np.array([f"case {n}" for n in range(40)])
     config = tiny_config()
-    classes = {c.name: c for c in pruning._classes(config, strata)}
+    classes = {c.name: c for c in pruning_findings.classes_of(config, strata)}
     noise = np.random.default_rng(0).normal(0, 0.01, 40)
     for shift, verdict in ((0.2, "supported"), (-0.2, "contradicted"), (0.0, "undecided")):
         lost = counts_of_losses(0.3 + noise + shift * (np.arange(40) < 20))
-        said = pruning._claim(lost, classes, groups)
+        said = pruning_findings._claim(lost, classes, groups)
         assert f"suffer first: {verdict}; at this level" in said
         assert "mean of Normal, Polyp." in said
-        assert verdict not in pruning._claim(lost, classes, groups, first=False)
+        assert verdict not in pruning_findings._claim(lost, classes, groups, first=False)
     few = np.where(np.arange(40) < 20, "one case", groups)
-    assert "undecided, too few cases" in pruning._claim(lost, classes, few)
-    assert pruning._claim(lost, {"all": classes["all"]}, groups) == ""
+    assert "undecided, too few cases" in pruning_findings._claim(lost, classes, few)
+    assert pruning_findings._claim(lost, {"all": classes["all"]}, groups) == ""
 
 
 def test_classes_are_told_apart_by_the_interval_of_their_difference():
@@ -160,11 +161,11 @@ def test_classes_are_told_apart_by_the_interval_of_their_difference():
     groups = np.array([f"case {n}" for n in range(20)] + ["case of all c"] * 10)
     noise = np.random.default_rng(1).normal(0, 0.01, 30)
     lost = counts_of_losses(noise + 0.1 * (strata == "b"))
-    classes = pruning._classes(tiny_config(), strata)[1:]
-    said = pruning._suffering(lost, classes, groups)
+    classes = pruning_findings.classes_of(tiny_config(), strata)[1:]
+    said = pruning_findings._suffering(lost, classes, groups)
     assert said.startswith("Dice lost, most first: b 0.099 (0.09")
     assert "1 of 1 pairs (b more than a)" in said and "fewer than 3 cases: c" in said
-    drawn = pruning._drawn(lost, classes[0], groups)
+    drawn = pruning_findings._drawn(lost, classes[0], groups)
     assert drawn.mean() == pytest.approx(noise[:10].mean(), abs=1e-3)
     assert drawn.std() == pytest.approx(noise[:10].std() / np.sqrt(10), rel=0.2)
 
@@ -173,10 +174,10 @@ def test_outputs_are_classes_too():
     config = config_lib.changed(tiny_config(), {
         "data.name": "folder", "data.labels": "classes", "data.target": "classes",
         "data.num_classes": 3, "data.root": "x"})
-    found = pruning._classes(config, np.array(["a", "a", "b"]))
+    found = pruning_findings.classes_of(config, np.array(["a", "a", "b"]))
     assert [c.name for c in found] == ["all", "a", "b", "output 1", "output 2"]
     scores = np.arange(6.0).reshape(3, 2)
-    assert [float(pruning._mean(scores, c)) for c in found] == [2.5, 1.5, 4.5, 2.0, 3.0]
+    assert [float(pruning_findings._mean(scores, c)) for c in found] == [2.5, 1.5, 4.5, 2.0, 3.0]
 
 
 @pytest.mark.parametrize("prune, message", [
@@ -200,5 +201,5 @@ def test_map_sizes_of_a_network(untrained):
     layers = weights.layers_of(untrained.config)
     sizes = pruning._map_sizes(untrained, layers, (32, 32, 4))
     assert sizes.keys() == {layer.name for layer in layers}
-    assert pruning._ordered(sizes.values()) == [(32, 32), (16, 16)]
+    assert pruning_findings._ordered(sizes.values()) == [(32, 32), (16, 16)]
     assert sizes[layers[-1].name] == (32, 32)

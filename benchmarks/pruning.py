@@ -1,0 +1,106 @@
+"""A pruning map in one program beside pruned networks scored one by one, in seconds per copy.
+
+    python benchmarks/pruning.py [--size=64] [--channels=8,16,32,64,128] [--images=64] [--levels=3]
+
+The network is report 2's U-Net with those channels, its weights and images random. One by one is
+what a loop over layers does: variables of its own for each copy, made on the device, and the
+scores of one batch after the other fetched. Both are compiled first; then they take turns, so that
+whatever else the machine does meets both. Printed are medians and their ratio.
+"""
+
+import statistics
+import time
+import types
+
+import jax
+import numpy as np
+from absl import app, flags
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from cellseg_jax import config as config_lib
+from cellseg_jax import evaluate, feed, recipe, sparsity, step
+from cellseg_jax.analysis import pruning, weights
+from cellseg_jax.population import init_program
+
+FLAGS = flags.FLAGS
+flags.DEFINE_integer("size", 64, "side of the images, pixels")
+flags.DEFINE_list("channels", ["8", "16", "32", "64", "128"], "of the U-Net, per level")
+flags.DEFINE_integer("images", 64, "that each copy is scored on")
+flags.DEFINE_integer("levels", 3, "sparsities of each layer")
+flags.DEFINE_integer("rounds", 5, "of the interleaved measurement")
+
+
+def main(_):
+    """Compile, measure in turns, print a Markdown table."""
+    config = config_lib.load("configs/ebhi_unet.py", [
+        ("data.size", f"({FLAGS.size}, {FLAGS.size})"),
+        ("model.channels", f"({', '.join(FLAGS.channels)})")])
+    predictor = made_up_predictor(config)
+    part = made_up_part(config, predictor.mesh)
+    layers = [layer for layer in weights.layers_of(config) if layer.kind == "conv"]
+    pruner = pruning.Pruner(predictor, layers, part)
+    ranks = pruner.ranks("random_layers", seed=0)
+    gone = np.zeros((FLAGS.levels * len(layers), len(layers)), np.int32)
+    for n, layer in enumerate(layers):
+        rows = slice(n * FLAGS.levels, (n + 1) * FLAGS.levels)
+        gone[rows, n] = sparsity.counts(int(np.prod(layer.shape)), 0.25, FLAGS.levels)
+
+    def one_by_one():
+        found = []
+        for copy in gone:
+            n = int(np.argmax(copy))
+            path = layers[n].kernel
+            params = sparsity.prune(predictor.variables["params"], {path: ranks[path]},
+                                    {path: int(copy[n])})
+            found.append(evaluate.measure(
+                predictor.eval_step, predictor.values, {**predictor.variables, "params": params},
+                part.batches()).main(config))
+        return [np.stack(c) for c in zip(*found, strict=True)]
+
+    ways = {"one by one": one_by_one,
+            "one program": lambda: pruner.score(ranks, gone, width=len(gone))}
+    slow, fast = (way() for way in ways.values())
+    for a, b in zip(slow, fast, strict=True):  # a pixel at the threshold may fall on either side
+        np.testing.assert_allclose(a, b, atol=1e-3 * FLAGS.size**2)
+    seconds = {name: [] for name in ways}
+    for _ in range(FLAGS.rounds):
+        for name, way in ways.items():
+            started = time.monotonic()
+            way()
+            seconds[name].append((time.monotonic() - started) / len(gone))
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    print(f"{len(layers)} layers x {FLAGS.levels} levels, {FLAGS.images} images of {FLAGS.size}x"
+          f"{FLAGS.size}, on {jax.devices()[0].device_kind}; one program: {pruner.how}\n")
+    print("| way | ms per pruned copy | times as fast |\n|---|---|---|")
+    for name, median in medians.items():
+        print(f"| {name} | {1000 * median:.4g} | {medians['one by one'] / median:.2f} |")
+
+
+def made_up_predictor(config):
+    """What scoring needs of a Predictor, with the weights of step 0."""
+    shared, mesh = recipe.make_recipe([config]), feed.all_devices()
+    init = init_program(shared, (FLAGS.size, FLAGS.size, 3), NamedSharding(mesh, P()))
+    state = init(recipe.traced_values(config, 1, shared))
+    return types.SimpleNamespace(
+        config=config, recipe=shared, mesh=mesh,
+        variables={"params": state.params, "batch_stats": state.batch_stats},
+        values={k: v for k, v in state.values.items() if k.startswith("loss.")},
+        eval_step=step.map_eval(shared, mesh, config.eval.threshold))
+
+
+def made_up_part(config, mesh) -> pruning.Part:
+    """Random images in batches of eval.batch_size, on the devices."""
+    random, n, size = np.random.default_rng(0), FLAGS.images, FLAGS.size
+    whole = {"image": random.integers(0, 256, (n, size, size, 3), np.uint8),
+             "label": random.integers(0, 2, (n, size, size), np.int32),
+             "range": np.tile(np.float32([0, 255]), (n, 3, 1)),
+             "weight": np.ones(n, np.float32)}
+    rows = NamedSharding(mesh, P(("member", "data")))
+    batches = [{k: feed.put(v[i : i + config.eval.batch_size], rows) for k, v in whole.items()}
+               for i in range(0, n, config.eval.batch_size)]
+    return pruning.Part(types.SimpleNamespace(grid=1), np.arange(n), lambda: batches)
+
+
+if __name__ == "__main__":
+    app.run(main)
