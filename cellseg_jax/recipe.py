@@ -37,6 +37,7 @@ def make_recipe(configs) -> step.Recipe:
         target=config.data.target,
         target_options=derived.target_options(config),
         window=config.data.size if config.data.fit == "random_crop" else None,
+        remat=config.train.remat,
         log_gradients=config.train.log_gradients,
         dtype=dtype,
         zeros=zeros,

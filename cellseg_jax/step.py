@@ -23,6 +23,7 @@ from cellseg_jax.models.unet_plan import coarse, supervision_weights
 from cellseg_jax.normalize import normalize
 
 RUNNING, STOPPED_EARLY, NON_FINITE = 0, 1, 2  # values of TrainState.stop
+KEPT = ("conv_general_dilated", "dot_general")  # what train.remat keeps for the backward pass
 VARIANTS = 2**32 - 1  # folded into the seed for stored variants; no step is that late
 
 
@@ -60,6 +61,7 @@ class Recipe(NamedTuple):
     target: str
     target_options: dict  # num_classes, contour_width
     window: tuple[int, int] | None  # of random crops
+    remat: bool
     log_gradients: bool
     dtype: Any  # of image, parameters and loss
     zeros: tuple[str, ...]  # values that are zero in all members: left out of the program
@@ -212,11 +214,16 @@ def train_step(recipe: Recipe, state: TrainState, batch: dict) -> tuple[TrainSta
     module = recipe.module(values, axis_name="data")
     tx, lr_fn = recipe.transformation(values)
 
+    def forward(variables, image, key):
+        return module.apply(variables, image, train=True, mutable=["batch_stats", "intermediates"],
+                            rngs={"dropout": key})
+
+    if recipe.remat:  # norms, activations and masks are cheap to compute again
+        forward = jax.checkpoint(forward, policy=lambda operation, *_, **__: operation.name in KEPT)
+
     def objective(params, batch_stats, key, batch):
-        variables = {"params": params, "batch_stats": batch_stats}
-        logits, updated = module.apply(
-            variables, batch["image"], train=True, mutable=["batch_stats", "intermediates"],
-            rngs={"dropout": key})
+        logits, updated = forward(
+            {"params": params, "batch_stats": batch_stats}, batch["image"], key)
         scales = (logits, *updated.get("intermediates", {}).get("deep_supervision", ()))
         per_image = 0.0
         for level, weight in enumerate(supervision_weights(len(scales))):

@@ -183,6 +183,30 @@ def test_zeros_of_a_pruned_member_stay_and_those_of_another_do_not(name):
 
 
 @pytest.mark.slow
+def test_less_kept_for_the_backward_pass_gives_the_same_steps_in_less_memory():
+    whole, less = configs_of("nesterov", "float32") + configs_of("nesterov", "float32")
+    less.train.remat = True
+    losses, state = trajectory([whole], mesh_of(1, 1), steps=4)
+    again, other = trajectory([less], mesh_of(1, 1), steps=4)
+    np.testing.assert_allclose(again, losses, atol=1e-6)
+    assert_close(other, state, 1e-5)
+    sizes = []
+    for config in (whole, less):
+        shared = recipe.make_recipe([config])
+        values = recipe.traced_values(config, 3, shared)
+        state = jax.eval_shape(lambda v: step.init_state(shared, v, (SIZE, SIZE, 4)), values)  # noqa: B023
+        one = lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype)
+        batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, BATCH, *x.shape[1:]), x.dtype),
+                             source(np.random.default_rng(0)))
+        batch |= {"id": jax.ShapeDtypeStruct((1, BATCH), np.int32),
+                  "weight": jax.ShapeDtypeStruct((1, BATCH), np.float32)}
+        compiled = step.map_train(shared, mesh_of(1, 1)).lower(
+            jax.tree.map(one, state), batch, None).compile()
+        sizes.append(compiled.memory_analysis().temp_size_in_bytes)
+    assert sizes[1] < 0.95 * sizes[0]
+
+
+@pytest.mark.slow
 def test_gradients_are_summed_over_the_steps_of_an_epoch():
     """Of plain gradient descent a step is the rate times the gradient."""
     config = tiny_config(optimizer__name="sgd", optimizer__lr=0.01, optimizer__weight_decay=0.0,
