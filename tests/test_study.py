@@ -211,3 +211,24 @@ def test_every_row_of_every_study_runs_on_twins(name, tmp_path):
             assert json.loads((tmp_path / row / repeat / "eval/test.json").read_text())["metrics"]
     assert "too few repeats" in result.stdout
     shutil.rmtree(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_learning_curve_is_fitted_to_nested_shares(file, tmp_path, capsys):
+    text = FILE.replace("import Claim, rows", "import fractions, rows")
+    text = text.replace('"slow": {"optimizer.lr": 1e-4},',
+                        '**fractions({"conv": {"optimizer.lr": 1e-3}}, (0.25, 0.5, 1)),')
+    text = text.replace('CLAIMS = (Claim("a low rate is worse", "base", "slow"),)',
+                        'LEARNING_CURVE = {"metric": "dice_mean", "targets": (0.9,)}')
+    file.write_text(text.replace("batch_size = 8", "batch_size = 4"))
+    folder = tmp_path / "rates"
+    assert run(f"--study={file}", f"--workdir={folder}", "--rows=conv_*") == 0
+    assert "conv: dice_mean 0.90 " in capsys.readouterr().out
+    assert "## Learning curve of conv" in (folder / "table.md").read_text()
+    lines = (folder / "learning_curve.csv").read_text().splitlines()
+    assert sum(",run," in line for line in lines) == 6
+    splits = [json.loads((folder / f"conv_{share}/0/split.json").read_text())
+              for share in ("0.25", "0.5", "1")]
+    assert [len(split["train"]) for split in splits] == [8, 16, 32]
+    assert set(splits[0]["train"]) < set(splits[1]["train"]) < set(splits[2]["train"])
+    assert splits[0]["test"] == splits[1]["test"] == splits[2]["test"]
