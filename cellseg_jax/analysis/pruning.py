@@ -282,15 +282,17 @@ class Pruner:
             return
         alone, copies = _seconds(once), 2 ** int(math.log2(min(MOST_COPIES, width)))
         while copies > 1:
+            room = 0.5  # of copies that did not even compile, try half
             try:
                 program, once = compiled(copies)
-                if _fits(program):
+                room = _room(program)
+                if room >= 1:
                     together = _seconds(once) / copies
                     break
             except jax.errors.JaxRuntimeError as error:
                 if "RESOURCE_EXHAUSTED" not in str(error):
                     raise
-            copies //= 2
+            copies = 2 ** int(math.log2(max(1, copies * min(room, 0.5))))
         if copies > 1 and together < alone:
             self.program = program, copies
             self.how = (f"{copies} masked copies per call, {alone / together:.1f} times as fast as "
@@ -310,13 +312,13 @@ def _seconds(once) -> float:
     return (time.monotonic() - started) / 3
 
 
-def _fits(program) -> bool:
-    """Whether what the program needs beside its arguments is free on all devices."""
+def _room(program) -> float:
+    """Free memory of the fullest device over what the program needs beside its arguments."""
     memory = program.memory_analysis()
     needed = memory.temp_size_in_bytes + memory.output_size_in_bytes
     free = [s["bytes_limit"] - s["bytes_in_use"] for s in (
         device.memory_stats() for device in jax.local_devices()) if s and "bytes_limit" in s]
-    return needed < 0.9 * min(free, default=math.inf)
+    return 0.9 * min(free, default=math.inf) / max(needed, 1)
 
 
 def _part(config, predictor, split) -> Part:

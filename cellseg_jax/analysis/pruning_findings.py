@@ -285,9 +285,9 @@ def tell(series, classes, groups, sizes, split, how, masks) -> list[str]:
     halved = np.flatnonzero(mean <= mean[0] / 2)
     half = int(halved[0]) if len(halved) else len(mean) - 1
     text = []
-    for level, why in ((1, "at the first level"),
-                       (half, "where the mean has fallen by half" if len(halved) else
-                        "at the last level; the mean never falls by half")):
+    levels = {1: "at the first level"} | {half: "where the mean has fallen by half" if len(halved)
+                                          else "at the last level; the mean never falls by half"}
+    for level, why in levels.items():
         text.append(f"{main.experiment} at sparsity {main.sparsity[level]:.3f} ({why}): mean Dice "
                     f"{mean[level]:.3f}, from {mean[0]:.3f} without pruning"
                     f"{_of_nothing(main, classes[0]) if level > 1 else ''}.")
@@ -302,9 +302,9 @@ def tell(series, classes, groups, sizes, split, how, masks) -> list[str]:
             before = next(s for s in series if s.experiment == one.experiment.partition(",")[0])
             pairs = zip(one.sparsity[1:], *(_mean(s.dice(), classes[0]).mean(1)[1:]
                                             for s in (before, one)), strict=True)
-            levels = [f"{a:.3f} and {b:.3f} at {share:.3f}" for share, a, b in pairs]
+            told = [f"{a:.3f} and {b:.3f} at {share:.3f}" for share, a, b in pairs]
             text.append(f"{one.experiment} of training, mean Dice before and after it: "
-                        f"{', '.join(levels)}.")
+                        f"{', '.join(told)}.")
     for experiment, layers in _one_by_one(series).items():
         text.append(_of_layers(experiment, layers, classes[0], sizes, groups))
     text.append(
