@@ -1,0 +1,204 @@
+"""How far each layer has moved from where it began, and what its weights look like now.
+
+A run keeps the seed of its initial weights, not a copy: they are made again here.
+"""
+
+import csv
+import io
+
+import jax
+import numpy as np
+from flax import traverse_util
+from jax.sharding import SingleDeviceSharding
+from scipy.stats import spearmanr
+
+from cellseg_jax import derived, models, recipe, rundir
+from cellseg_jax import weights as beginnings
+from cellseg_jax.population import init_program
+from cellseg_jax.predictor import make_predictor
+from cellseg_jax.report import figures
+from cellseg_jax.report.analysis_page import Findings
+
+BINS = 100
+ROW = 0.21  # inches of a layer in a chart with a line per layer
+COLUMNS = 4  # of the histograms
+SHRUNK = 0.7  # norm after to norm before, below which the text speaks of shrinking
+
+
+def initial_params(config) -> dict:
+    """The parameters of step 0 of a run, as numpy arrays: of its seed, or of train.weights.
+
+    Bit for bit those that the run began with, on the same kind of device.
+    """
+    shared = recipe.make_recipe([config])
+    shape = (*derived.input_size(config), derived.channels(config))
+    init = init_program(shared, shape, SingleDeviceSharding(jax.local_devices()[0]))
+    state = jax.device_get(init(recipe.traced_values(config, 1, shared)))
+    params = state.params
+    if config.train.weights:
+        found = beginnings.read(config, {"params": params, "batch_stats": state.batch_stats})
+        params = jax.tree.map(lambda old, new: np.asarray(new, old.dtype), params, found["params"])
+    return beginnings.pruned(config, params)
+
+
+def kernels(config, params: dict) -> dict[str, np.ndarray]:
+    """{layer: its kernel (..., in, out)} as numpy, in the order in which an image meets them."""
+    flat = traverse_util.flatten_dict(params)
+    return {layer.name: np.asarray(flat[layer.kernel]) for layer in layers_of(config)}
+
+
+def layers_of(config) -> list[models.Layer]:
+    """The layers of the config's network that have kernels, as models.kernel_layers."""
+    return models.kernel_layers(recipe.make_recipe([config]).module({}),
+                                (*derived.input_size(config), derived.channels(config)))
+
+
+def distances(before: dict, after: dict) -> dict[str, tuple[float, float]]:
+    """{layer: (L2 distance, the same over the L2 norm of `before`)} of {layer: kernel}.
+
+    The relative one is NaN where all of `before` is 0.
+    """
+    out = {}
+    for name, start in before.items():
+        start = np.asarray(start, np.float64)
+        moved, norm = np.linalg.norm(after[name] - start), np.linalg.norm(start)
+        out[name] = float(moved), float(moved / norm) if norm else float("nan")
+    return out
+
+
+def analyse(workdir, config, folder, *, split: str = "test") -> Findings:
+    """Distance of each kernel to its initial values, with histograms; `split` is not read."""
+    del split
+    predictor = make_predictor(workdir, config)
+    before = kernels(config, initial_params(config))
+    after = kernels(config, predictor.variables["params"])
+    moved = distances(before, after)
+    rows = [{
+        "layer": layer.name, "kind": layer.kind, "shape": "x".join(map(str, layer.shape)),
+        "weights": after[layer.name].size,
+        "l2_distance": moved[layer.name][0], "relative_distance": moved[layer.name][1],
+        **{f"{what}_{when}": float(getattr(np, function)(kernel[layer.name], dtype=np.float64))
+           for when, kernel in (("before", before), ("after", after))
+           for what, function in (("mean", "mean"), ("sd", "std"))},
+        "norm_ratio": _norm_ratio(before[layer.name], after[layer.name]),
+        "zeros": float(np.mean(after[layer.name] == 0)),
+    } for layer in layers_of(config)]
+    write_table(folder / "weights.csv", rows)
+    figures.save(_distance_figure(rows), folder / "distances.png")
+    figures.save(_histograms(before, after), folder / "histograms.png")
+    return Findings(
+        "How far the weights have moved", _text(config, rows, predictor.step),
+        [("distances.png", "Distance of each layer's kernel to its initial values; layers from "
+                           "image (top) to output (bottom)"),
+         ("histograms.png", f"Weights of each layer in {BINS} bins, before and after training, "
+                            "from image (top left) to output")],
+        [("weights.csv", "Distances, means, standard deviations and zeros of each layer")])
+
+
+def write_table(path, rows: list[dict]) -> None:
+    """A CSV file with a column per key of the rows."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    rundir.write_atomic(path, text.getvalue())
+
+
+def layer_axes(names, columns: int = 1, width: float = 9.0):
+    """(figure, list of axes) with a line per layer, the one nearest to the image on top."""
+    fig, axes = figures.figure(width, max(1.1 + ROW * len(names), 2.8), 1, columns, sharey=True,
+                               squeeze=False)
+    for ax in axes[0]:
+        ax.set_ylim(len(names) - 0.4, -0.6)
+        ax.grid(axis="x", color="0.9")
+        ax.set_axisbelow(True)
+    axes[0, 0].set_yticks(range(len(names)), names, fontsize=9)
+    axes[0, 0].set_ylabel("layer, the image's first")
+    return fig, list(axes[0])
+
+
+def most(rows, key, count: int = 3) -> str:
+    """"name (value), ..." of the rows with the largest values, NaN left out."""
+    rows = sorted((r for r in rows if r[key] == r[key]), key=lambda r: -r[key])[:count]
+    return ", ".join(f"{r['layer']} ({r[key]:.3g})" for r in rows)
+
+
+def _norm_ratio(before, after) -> float:
+    old, new = (np.linalg.norm(np.asarray(k, np.float64)) for k in (before, after))
+    return float(new / old) if old else float("nan")
+
+
+def _distance_figure(rows):
+    fig, axes = layer_axes([r["layer"] for r in rows], 3, width=10)
+    for number, (ax, key, label) in enumerate(zip(
+            axes, ("l2_distance", "relative_distance", "norm_ratio"),
+            ("L2 distance to the start\n(grows with the number\nof weights)",
+             "relative distance: L2 distance\n/ L2 norm at the start",
+             "L2 norm after / before\n(below 1 the layer shrank)"))):
+        ax.barh(range(len(rows)), [r[key] for r in rows], color=figures.COLOURS[number])
+        ax.set_xlabel(label)
+    for ax in axes[1:]:
+        ax.axvline(1, color="0.3", linestyle="--", linewidth=1)
+    return fig
+
+
+def _histograms(before, after):
+    lines = -(-len(before) // COLUMNS)
+    fig, axes = figures.figure(10, 0.9 + 1.6 * lines, lines, COLUMNS, squeeze=False)
+    for ax, name in zip(axes.flat, before):
+        pair = [np.asarray(k[name], np.float64).ravel() for k in (before, after)]
+        edges = np.histogram_bin_edges(np.concatenate(pair), BINS)
+        share = [np.histogram(x, edges)[0] / x.size for x in pair]
+        ax.stairs(share[0], edges, fill=True, color="0.75", label="before training")
+        ax.stairs(share[1], edges, color=figures.COLOURS[0], linewidth=1.4, label="after training")
+        ax.set_title(f"{name}\n{pair[0].size:,} weights", fontsize=8)
+        ax.tick_params(labelsize=8)
+        ax.set_ylim(0, 1.05 * max(s.max() for s in share))
+        ax.locator_params(axis="x", nbins=4)
+        ax.locator_params(axis="y", nbins=3)
+    for ax in axes.flat[len(before):]:
+        ax.set_axis_off()
+    fig.supxlabel("weight", fontsize=10)
+    fig.supylabel("share of the weights", fontsize=10)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside upper center", ncols=2, fontsize=10, frameon=False)
+    return fig
+
+
+def _text(config, rows, step) -> list[str]:
+    origin = (f"those of train.weights ({config.train.weights})" if config.train.weights
+              else f"made again from seed {config.seed}")
+    known = [r for r in rows if r["relative_distance"] == r["relative_distance"]]
+    text = [
+        "By relative distance, which allows for a layer's size, these moved most: "
+        f"{most(rows, 'relative_distance')}; 1 means that a layer moved as far as it was long at "
+        "the start. By plain L2 distance, which report 2 shows, these moved most: "
+        f"{most(rows, 'l2_distance')}."]
+    shrunk = sorted((r for r in rows if r["norm_ratio"] < SHRUNK), key=lambda r: r["norm_ratio"])
+    if shrunk:
+        text.append(
+            f"{len(shrunk)} of {len(rows)} layers moved by shrinking: "
+            + ", ".join(f"{r['layer']} to {r['norm_ratio']:.2g}" for r in shrunk[:3])
+            + " of their norm at the start"
+            + (f", as weight decay (here {config.optimizer.weight_decay:g}) does to weights that "
+               "the loss does not hold." if config.optimizer.weight_decay else "."))
+    if len(known) > 2:
+        size = [r["weights"] for r in known]
+        order = [float(spearmanr(size, [r[key] for r in known])[0])
+                 for key in ("l2_distance", "relative_distance")]
+        text.append(
+            "The L2 distance adds up over weights and so grows with their number, whatever they "
+            f"learned: here its rank correlation with the number of weights is {order[0]:.2f}; "
+            f"that of the relative distance is {order[1]:.2f}."
+            + (" That is high too: wide layers start from small weights (1 / square root of the "
+               "fan-in), so that equal steps of single weights move them further."
+               if order[1] > 0.7 else ""))
+    zeros = max(rows, key=lambda r: r["zeros"])
+    text.append("No weight is exactly 0." if not zeros["zeros"] else
+                f"Exactly 0 are {sum(r['zeros'] * r['weights'] for r in rows):.0f} of "
+                f"{sum(r['weights'] for r in rows)} weights; the largest share is in "
+                f"{zeros['layer']}, {zeros['zeros']:.1%}.")
+    text.append(f"How measured: kernels alone, without biases and norms, of the best checkpoint "
+                f"(step {step}), against the initial ones, {origin}. A histogram that has kept its "
+                "shape belongs to a layer that hardly changed.")
+    return text

@@ -1,0 +1,124 @@
+"""Gradients of layers against jax.grad of the loss written out image by image."""
+
+import csv
+import json
+
+import jax
+import numpy as np
+import pytest
+from helpers import tiny_config
+
+from cellseg_jax import data, feed, recipe, step, train
+from cellseg_jax.analysis import gradients
+from cellseg_jax.analysis.weights import layers_of
+from cellseg_jax.config import complete
+from cellseg_jax.normalize import normalize
+from cellseg_jax.predictor import Predictor
+
+LAYERS = ["down_0/conv", "bottom/conv", "up_0"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("gradients")
+    config = tiny_config(train__steps=2, data__cache=str(folder))
+    train.train([config], [folder / "run"])
+    return config, folder / "run"
+
+
+def written_out(predictor, arrays, chosen):
+    """The gradient of the mean loss of the chosen images, one at a time."""
+    def loss(params):
+        total = 0.0
+        for i in chosen:
+            variables = {"params": params, "batch_stats": predictor.variables["batch_stats"]}
+            logits = predictor.recipe.logits(
+                variables, arrays.image[i][None], arrays.range("minmax")[i][None])
+            target = predictor.recipe.encode(arrays.label[i][None])
+            total += predictor.recipe.losses(
+                logits, target, predictor.recipe.all_values(predictor.values))[0]
+        return total / len(chosen)
+
+    return jax.jit(jax.grad(loss))(jax.device_get(predictor.variables["params"]))
+
+
+def test_mean_gradients_equal_the_loss_written_out(run):
+    """Two batches, of 8 images and of 3 with padding."""
+    config, folder = run
+    predictor, arrays = Predictor(folder, config), data.load(config.data)
+    chosen = np.arange(11)
+    resident = feed.resident_source(config, arrays, predictor.mesh)
+    found = gradients.mean_gradients(predictor, layers_of(config), feed.eval_batches(
+        config, arrays, chosen, predictor.mesh, resident))
+    grads = [written_out(predictor, arrays, part) for part in (chosen[:8], chosen[8:])]
+    assert list(found) == LAYERS
+    for layer in layers_of(config):
+        node = [g[layer.kernel[0]] for g in grads]
+        kernels = [n["conv"]["kernel"] if "conv" in n else n["kernel"] for n in node]
+        expected = np.mean([np.abs(k).mean() for k in kernels])
+        assert expected > 0
+        assert found[layer.name] == pytest.approx(expected, rel=1e-4)  # float32 sums
+
+
+def test_analysis_says_how_to_log_gradients_and_reads_those_that_are(run, tmp_path):
+    config, folder = run
+    findings = gradients.analyse(folder, config, tmp_path)
+    assert "--config.train.log_gradients=True" in " ".join(findings.text)
+    rows = list(csv.DictReader((tmp_path / "gradients.csv").open()))
+    assert [(r["epoch"], r["layer"]) for r in rows] == [("end", name) for name in LAYERS]
+    least = min(rows, key=lambda r: float(r["mean_abs_gradient"]))["layer"]
+    assert findings.text[0].startswith(f"The least gradient is that of {least} (")
+
+    lines = [{"step": 4 * e, "epoch": e, "gradients": {
+        "down_0/conv": 10.0 ** -e, "bottom/conv": 0.0 if e == 2 else 0.1, "up_0": 1.0}}
+        for e in (1, 2, 3)]
+    (folder / gradients.FILE).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    findings = gradients.analyse(folder, config, tmp_path)
+    rows = list(csv.DictReader((tmp_path / "gradients.csv").open()))
+    assert len(rows) == 4 * len(LAYERS)
+    logged = {(r["epoch"], r["layer"]): float(r["mean_abs_gradient"]) for r in rows}
+    assert logged["3", "down_0/conv"] == 1e-3 and logged["2", "bottom/conv"] == 0
+    text = " ".join(findings.text)
+    assert "log_gradients" not in text
+    assert "was 0.1 in epoch 1, 0.001 in epoch 3 and worst, 0, in epoch 2" in text
+    assert [file for file, _ in findings.figures] == ["gradients_end.png",
+                                                      "gradients_training.png"]
+    for file, _ in findings.figures:
+        assert (tmp_path / file).read_bytes().startswith(b"\x89PNG")
+
+
+def test_logged_layers_that_a_line_lacks_are_nan(tmp_path):
+    assert gradients.read_logged(tmp_path, ["a"]) is None
+    (tmp_path / gradients.FILE).write_text(
+        '{"step": 1, "epoch": 1, "gradients": {"a": 0.5}}\n'
+        '{"step": 2, "epoch": 2, "gradients": {"a": 0.25, "b": 1.0}}\n')
+    epochs, values = gradients.read_logged(tmp_path, ["a", "b"])
+    assert epochs == [1, 2]
+    np.testing.assert_array_equal(values, [[0.5, 0.25], [np.nan, 1.0]])
+
+
+@pytest.mark.slow
+def test_coarse_logits_take_part_as_in_training():
+    config = tiny_config().unlock()
+    config.model = dict(
+        name="unet_plan", features_per_stage=(2, 2, 3, 3), blocks_per_stage=(1, 1, 1, 1))
+    config = complete(config)
+    shared = recipe.make_recipe([config])
+    values = recipe.traced_values(config, 1, shared)
+    state = step.init_state(shared, values, (32, 32, 4))
+    rng = np.random.default_rng(0)
+    batch = {"image": rng.integers(0, 255, (2, 32, 32, 4), np.uint8),
+             "label": rng.integers(0, 2, (2, 32, 32)).astype(np.int32),
+             "range": np.tile(np.float32([0, 255]), (2, 4, 1)), "weight": np.ones(2, np.float32)}
+    full = shared.all_values(values)
+    loss, grads = jax.value_and_grad(gradients.objective, 1)(
+        shared, state.params, {}, full, batch)
+    image = normalize(batch["image"], batch["range"], shared.dtype)
+    logits, sown = shared.module({}).apply(
+        {"params": state.params}, image, train=False, mutable=["intermediates"])
+    target = shared.encode(batch["label"])
+    small, = sown["intermediates"]["deep_supervision"]
+    by_hand = (2 / 3 * shared.losses(logits, target, full)
+               + 1 / 3 * shared.losses(small, target[:, 1::2, 1::2], full)).mean()
+    np.testing.assert_allclose(loss, by_hand, rtol=1e-5)
+    assert all(np.abs(grads[name]["kernel"]).max() > 0 for name in ("out_0", "out_1"))
