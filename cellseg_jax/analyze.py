@@ -73,19 +73,20 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
     if derived.is_classical(config):
         raise InputError(f"--workdir: {workdir} is a run of {config.model.name}, which has no "
                          "layers to look at; expected a trained network")
-    for name in names:
-        folder = workdir / "analysis" / name
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / analysis_page.FINDINGS).unlink(missing_ok=True)
-        options = {option: args[option].value for option in OPTIONS[name]}
-        findings = analysis.ANALYSES[name](workdir, config, folder, split=args.split, **{
-            option: value for option, value in options.items() if value != ""})
-        if findings is None:
-            terminal.note("stopped after saving; the same command goes on")
-            return INTERRUPTED
-        analysis_page.write(folder, findings)
-        terminal.note(f"{name}: {findings.text[0]}")
-    terminal.note(f"page: {analysis_page.write_page(workdir)}")
+    with rundir.Lock(workdir):
+        for name in names:
+            folder = workdir / "analysis" / name
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / analysis_page.FINDINGS).unlink(missing_ok=True)
+            options = {option: args[option].value for option in OPTIONS[name]}
+            findings = analysis.ANALYSES[name](workdir, config, folder, split=args.split, **{
+                option: value for option, value in options.items() if value != ""})
+            if findings is None:
+                terminal.note("stopped after saving; the same command goes on")
+                return INTERRUPTED
+            analysis_page.write(folder, findings)
+            terminal.note(f"{name}: {findings.text[0]}")
+        terminal.note(f"page: {analysis_page.write_page(workdir)}")
     return 0
 
 

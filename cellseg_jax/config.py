@@ -139,10 +139,10 @@ def default() -> ConfigDict:
         checkpoint_minutes=10.0,  # between timed saves
         # To start from: a file of PyTorch weights (.pt, .npz, .safetensors) or the folder of a run.
         weights="",
-        # Of the kernels that it starts from, the share that is set to 0 and stays 0: what
-        # `analyze --analysis=pruning --finetune_epochs` trains.
+        # Of the weights of the convolutions that it starts from, the share that is set to 0 and
+        # stays 0: what `analyze --analysis=pruning --finetune_epochs` trains.
         prune=0.0,
-        prune_how="l1_layers",  # which weights: sparsity.METHODS
+        prune_how="l1_layers",  # which weights: sparsity.METHODS; random ones are those of seed
         remat=False,  # keep less of the forward pass for the backward pass: less memory, slower
         log_gradients=False,  # gradients.jsonl: mean absolute gradient of each layer and epoch
     )

@@ -408,11 +408,13 @@ def _begin_state(member, shared, init, sharding):
 
 
 def _with_weights(state, config, sharding):
-    """The fresh state, with the weights of train.weights in place of random ones."""
-    if not config.train.weights:
+    """The fresh state, with the weights of train.weights in place of random ones, pruned."""
+    if not config.train.weights and not config.train.prune:
         return state
-    wanted = {"params": state.params, "batch_stats": state.batch_stats}
-    found = weights.read(config, wanted)
+    found = wanted = {"params": state.params, "batch_stats": state.batch_stats}
+    if config.train.weights:
+        found = weights.read(config, wanted)
+    found = {**found, "params": weights.pruned(config, found["params"])}
     place = lambda old, new: put(np.asarray(new, old.dtype), sharding)
     found = jax.tree.map(place, wanted, found)
     ema = found["params"] if state.weights == "ema" else state.ema

@@ -1,0 +1,56 @@
+"""The command that looks inside a run: what it leaves, and what it refuses in one line."""
+
+import pytest
+from helpers import tiny_config
+from html_checker import Checker
+
+from cellseg_jax import analyze, commands, train
+
+
+def started(workdir, *arguments):
+    return commands.run_command(analyze.main, analyze.define_flags,
+                                ["analyze", f"--workdir={workdir}", *arguments])
+
+
+@pytest.fixture
+def workdir(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    config = tiny_config(train__epochs=1, train__log_gradients=True)
+    train.train([config], [tmp_path / "run"])
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("arguments,words", [
+    (["--workdir=runs/none"], "--analysis: missing; expected some of pruning, weights"),
+    (["--analysis=weight"], "did you mean weights?"),
+    (["--analysis=weights", "--workdir="], "--workdir: missing"),
+    (["--analysis=weights", "--split=tset"], "--split: got 'tset'"),
+    (["--analysis=weights", "--config=configs/quickstart.py"], "brings its own"),
+    (["--analysis=weights", "--iterations=0"], "--iterations"),
+    (["--analysis=weights"], "no run in"),
+])
+def test_bad_flags_are_told_in_one_line(arguments, words, tmp_path, capsys):
+    assert started(tmp_path / "none", *arguments) == 2
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1 and words in said
+
+
+@pytest.mark.slow
+def test_every_analysis_leaves_tables_pictures_and_its_section(workdir, capsys):
+    assert started(workdir, "--analysis=weights,gradients,filters,pruning", "--iterations=2",
+                   "--masks=2", "--kinds=conv,transposed") == 0, capsys.readouterr().err
+    for name in analyze.OPTIONS:
+        folder = workdir / "analysis" / name
+        assert (folder / f"{name}.csv").read_text().count("\n") > 1
+        assert list(folder.glob("*.png"))
+    page = Checker((workdir / "analysis.html").read_text())
+    assert page.tags.count("h2") == 4 and page.tags.count("img") > 6
+    assert "analysis.html" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_classical_method_has_nothing_to_look_at(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    train.train([tiny_config(model__name="otsu")], [tmp_path / "otsu"])
+    assert started(tmp_path / "otsu", "--analysis=weights") == 2
+    assert "has no layers to look at" in capsys.readouterr().err
