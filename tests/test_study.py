@@ -197,7 +197,8 @@ def test_a_grid_of_8192_points_is_estimated_from_a_sample(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["nuclei", "small_unet", "ebhi", "em", "livecell"])
+@pytest.mark.parametrize("name", ["nuclei", "small_unet", "ebhi", "em", "livecell",
+                                  "learning_curve"])
 def test_every_row_of_every_study_runs_on_twins(name, tmp_path):
     """Two repeats of each row; every program is compiled once."""
     result = subprocess.run(

@@ -316,7 +316,8 @@ def learning_curve(title: str, y_name: str, points, curve: Band | None, *, last:
         tried = curve.x < last
         for dash, x, y in (
                 ("none", np.append(curve.x[tried], last), np.append(curve.mean[tried], middle)),
-                ("7 4", np.append(last, curve.x[~tried]), np.append(middle, curve.mean[~tried]))):
+                ("7 4", np.append(last, curve.x[~tried]),
+                 np.append(middle, curve.mean[~tried]))):
             parts.append(f'<path class="line fitted" stroke-dasharray="{dash}" '
                          f'd="{_line(x, y, to_x, to_y)}"/>')
     parts += [f'<circle class="run" cx="{to_x(n):.1f}" cy="{to_y(score):.1f}" r="4"/>'

@@ -167,8 +167,8 @@ def curve_sentences(curve) -> list[str]:
         f"through the means of {_times(repeats, 'repeat')} at {len(sizes)} numbers of training "
         f"images n from {sizes[0]:.0f} to {sizes[-1]:.0f}; it levels off at {limit:.3f}"
         f"{_span(interval, _number)}{', the best there can be' * limited}. Beyond "
-        f"{sizes[-1]:.0f} images it is extrapolated. It speaks for more images of the same kind and "
-        f"for this training.{few}")
+        f"{sizes[-1]:.0f} images it is extrapolated. It speaks for more images of the same kind "
+        f"and for this training.{few}")
     return out
 
 
@@ -179,7 +179,8 @@ def _needed_images(curve, target) -> str:
     name = f"{curve.name}: {metric} {_target(target)}"
     if math.isinf(images):
         limit, interval = learning_curve.asymptote(curve.fit)
-        least = f" The 95 % interval begins at {_images(low, sizes)} images." if low < 1e6 else ""
+        least = (" They do not rule it out: the 95 % interval begins at "
+                 f"{_images(low, sizes)} images." if low < 1e6 else "")
         return (f"{name} is not reachable with more images alone, as far as these runs tell: the "
                 f"curve levels off at {limit:.3f}{_span(interval, _number)}.{least}")
     span = _span((low, high), lambda n: _images(n, sizes))

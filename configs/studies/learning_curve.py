@@ -5,7 +5,12 @@ Run: python -m cellseg_jax.study --study=configs/studies/learning_curve.py --con
 Own data: --config.data.name=folder with images/ and masks/ in DIR.
 Every run takes the same 400 steps of 4 images, so that few images are seen more often and not less
 trained on; the weights of the last step are scored, and validation images choose nothing.
-Result: not run yet.
+Result: 10 minutes on two busy cores (stage1_train, three repeats, bec20e0). Dice 0.785, 0.827,
+0.812, 0.838 and 0.830 with 7, 14, 28, 113 and 451 images, none distinguishable from the last. The
+fitted curve levels off at 0.830 (95 %: 0.798 to 1.000), below both wanted scores; the runs do not
+rule 0.90 out, with 3,400 images or more. With all images the training loss (0.33) is as high as the
+validation loss (0.31), which points to the short training as the limit. A first form, 200 steps of
+16 with 28, 56, 113, 226 and 451 images, was flat: 0.837, 0.845, 0.848, 0.844, 0.843.
 """
 
 import pathlib

@@ -20,7 +20,7 @@ LIMIT = 0.86
 
 
 def write(folder, *, limit=LIMIT, targets=(0.5, 0.82, 0.85, 0.9), shares=SHARES, repeats=4):
-    """A study whose rows have limit - 0.4 n^-0.5 of n training images, mixed-in ones not counted."""
+    """A study whose rows score limit - 0.4 n^-0.5 with n images; those mixed in do not count."""
     rows = studyfile.fractions({"unet": {}}, shares)
     study = helpers.make_study(
         rows=rows, reference={}, claims=(), repeats=repeats, baseline="unet_1",
@@ -81,6 +81,10 @@ def test_an_interval_without_an_upper_end_says_so():
     assert "1,600 training images (95 %: 700 to no limit), 2.5 times" in said((700.0, math.inf))[0]
     assert "(95 %: fewer than 20 to over a million)" in said((3.0, 1e9))[0]
     assert "1,600 training images, 2.5 times" in said((math.nan, math.nan))[0]
+    never = collect.Curve("unet", "dice_mean", [], 640.0, fitted, "", {
+        0.95: (math.inf, (3400.0, math.inf))})
+    assert tables.curve_sentences(never)[0].endswith(
+        "They do not rule it out: the 95 % interval begins at 3,400 images.")
     assert "No interval: fewer than 3 repeats" in said((math.nan, math.nan))[-1]
 
 
