@@ -221,7 +221,8 @@ def analyse(workdir, config, folder, *, split: str = "test", images: int = 2) ->
                               "channels that never vary")]
     tables += [("attention.csv", "Attention distance of each head, pixels")] if reach else []
     return Findings("What the layers look for and see",
-                    _text(measured, reach, chosen, split, len(rows), places, predictor.step), pictures, tables)
+                    _text(measured, reach, chosen, split, len(rows), places, predictor.step),
+                    pictures, tables)
 
 
 def _ordinary(arrays, rows, dice, count) -> list[tuple[int, float]]:
@@ -300,8 +301,8 @@ def _reach(predictor, arrays, rows) -> dict[str, tuple[np.ndarray, float]]:
 def _grid(count, columns, width=10.0, titles=0.2, top=0.5):
     """(figure, flat axes) of square tiles without ticks; those beyond `count` are empty."""
     lines = -(-count // columns)
-    fig, axes = figures.figure(width, lines * (0.93 * width / columns + titles) + top, lines, columns,
-                               squeeze=False)
+    height = lines * (0.93 * width / columns + titles) + top
+    fig, axes = figures.figure(width, height, lines, columns, squeeze=False)
     for n, ax in enumerate(axes.flat):
         ax.set_xticks([])
         ax.set_yticks([])

@@ -104,7 +104,8 @@ def analyse(workdir, config, folder, *, split: str = "test") -> Findings:
         figures.save(_training_figure(list(end), epochs, values),
                      folder / "gradients_training.png")
         pictures.append(("gradients_training.png", "Mean absolute gradient of each layer's kernel "
-                         "over the steps of each epoch; the colour is on a log scale"))
+                         "over the steps of each epoch; the colour is on a log scale, grey is 0 or "
+                         "not finite"))
     write_table(folder / "gradients.csv", table)
     return Findings(
         "How strongly the loss pulls at each layer",
@@ -125,9 +126,10 @@ def _text(end, logged, num_images, batch_size, optimizer, step) -> list[str]:
     first, last = list(end)[0], list(end)[-1]
     shown = ", ".join(f"{name} ({end[name]:.2g})" for name in names[:3])
     text = [
-        f"The least gradient is that of {shown}, the largest that of {largest} ({end[largest]:.2g}). The smallest is "
-        f"{ratio:.2g} of the largest: {verdict}. The layer nearest to the image, {first}, gets "
-        f"{_times(end[first], end[last])} that of the last, {last}."]
+        f"The least gradient is that of {shown}, the largest that of {largest} "
+        f"({end[largest]:.2g}). The smallest is {ratio:.2g} of the largest: {verdict}. The layer "
+        f"nearest to the image, {first}, gets {_times(end[first], end[last])} that of the last, "
+        f"{last}."]
     if ratio < VANISHING:
         text.append(
             "With sgd such layers stand still." if optimizer == "sgd" else
@@ -135,7 +137,7 @@ def _text(end, logged, num_images, batch_size, optimizer, step) -> list[str]:
             "all the same: by noise, and by weight decay where that is added to the gradient and "
             "larger (--analysis=weights shows layers that shrank).")
     if logged:
-        epochs, values = logged
+        epochs, values = [f"{epoch:g}" for epoch in logged[0]], logged[1]
         with np.errstate(all="ignore"):
             ratios = np.nanmin(values, 0) / np.nanmax(values, 0)
         worst = int(np.nanargmin(ratios)) if np.isfinite(ratios).any() else 0
@@ -186,7 +188,7 @@ def _training_figure(names, epochs, values):
     image = ax.imshow(np.ma.masked_less_equal(np.ma.masked_invalid(values), 0), aspect="auto",
                       cmap=figures.SEQUENTIAL, norm=norm, interpolation="nearest")
     shown = np.unique(np.linspace(0, len(epochs) - 1, 10).round().astype(int))
-    ax.set_xticks(shown, [epochs[n] for n in shown])
+    ax.set_xticks(shown, [f"{epochs[n]:g}" for n in shown])
     ax.set_xlabel("epoch")
-    fig.colorbar(image, ax=ax, label="mean |dL/dw| (grey: 0 or not finite)")
+    fig.colorbar(image, ax=ax, label="mean |dL/dw|")
     return fig

@@ -98,6 +98,19 @@ def test_logged_layers_that_a_line_lacks_are_nan(tmp_path):
 
 
 @pytest.mark.slow
+def test_gradients_that_training_logs_are_of_the_same_layers(tmp_path):
+    config = tiny_config(train__log_gradients=True)
+    train.train([config], [tmp_path / "run"])
+    epochs, values = gradients.read_logged(tmp_path / "run", LAYERS)
+    assert epochs == [1, 2] and values.shape == (3, 2) and (values > 0).all()
+    gradients.analyse(tmp_path / "run", config, tmp_path)
+    rows = list(csv.DictReader((tmp_path / "gradients.csv").open()))
+    for n, (row, layer) in enumerate(zip(rows, LAYERS)):  # another batch norm, hardly trained
+        assert row["layer"] == layer
+        assert float(row["mean_abs_gradient"]) == pytest.approx(values[n, 1], rel=0.9)
+
+
+@pytest.mark.slow
 def test_coarse_logits_take_part_as_in_training():
     config = tiny_config().unlock()
     config.model = dict(
