@@ -26,7 +26,7 @@ FLOORS = [
     ("predictor",),
     ("evaluate", "tune", "member", "footprint"),
     ("train", "estimate"),
-    ("analysis",),
+    ("analysis", "planning"),
     ("predict", "main", "doctor", "study", "export", "analyze", "plan"),
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

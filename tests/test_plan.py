@@ -1,0 +1,193 @@
+"""Plans: what a run needs, whether it fits, and what would; on TPU slices that are not here too."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+import textwrap
+
+import pytest
+from helpers import ROOT, child_environment, run_command, tiny_config
+
+from cellseg_jax import footprint as fp
+from cellseg_jax import planning
+from cellseg_jax.errors import InputError
+
+CONFIGS = sorted((ROOT / "configs").glob("*.py"))
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason='needs pip install -e ".[plan]"')
+
+
+@pytest.fixture(scope="module")
+def fitting():
+    return planning.plan(tiny_config(train__batch_size=8), search=False)
+
+
+def test_a_plan_says_what_a_small_run_needs(fitting):
+    assert fitting["fits"] and fitting["devices"] == 8 and fitting["num_parameters"] == 577
+    memory = fitting["memory"]
+    assert memory["parameters"] == 4 * 577
+    assert memory["optimizer"] >= 2 * memory["parameters"]  # two moments
+    assert memory["images"] > 40 * 32 * 32 * (4 + 2)  # all of them are on every device
+    assert memory["temporaries"] > 0 and fitting["validation"] > 0
+    assert fitting["all_reduced"] >= memory["parameters"]
+    assert fitting["images_per_second"] > 0
+    names = [name.strip() for name, _ in planning.rows(fitting)]
+    assert {"parameters", "FLOPs", "temporaries", "fits", "collectives", "speed"} <= set(names)
+
+
+def test_what_does_not_fit_is_refused_with_numbers_and_what_would():
+    config = tiny_config(train__batch_size=64)
+    whole = planning.plan(config, search=False, limit=2**40)
+    limit = 0.8 * whole["needs"]
+    found = planning.plan(config, search=True, limit=limit)
+    assert not found["fits"]
+    assert f"needs {found['needs'] / 2**30:.2f} GiB per device, has" in found["refusal"]
+    changes = {a["change"]: a for a in found["alternatives"]}
+    assert {"config.train.remat=True", "config.train.precision=bfloat16",
+            "config.optimizer.accumulate=2"} <= changes.keys()
+    assert all(a["fits"] == (a["needs"] <= limit) for a in changes.values())
+    assert 0 <= found["largest_batch"] < 64
+    if found["largest_batch"]:
+        assert f"config.train.batch_size={found['largest_batch']}" in found["refusal"]
+
+
+@pytest.mark.parametrize("limit, expected", [(1000, 96), (100, 0), (140, 4), (10_000, 100)])
+def test_largest_batch_is_that_of_a_loop_over_all_sizes(limit, expected):
+    needs = lambda size: 110 + 7 * size + size**2 // 50  # nearly a line, as memory is
+    slow = max([n for n in range(4, 101, 4) if needs(n) <= limit], default=0)
+    found = planning.largest_batch(needs, limit, unit=4, at=16, most=100, deadline=float("inf"))
+    assert found % 4 == 0 and found <= slow and needs(found) <= limit or found == slow == 0
+    assert found >= 0.85 * slow and slow == expected
+
+
+def test_numbers_of_a_compiler_that_ran_out_of_memory():
+    text = ("RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
+            "temporaries (63.76G) exceeds available HBM (15.75G).")
+    assert fp.exhausted(text) == (round(63.76 * 2**30), round(15.75 * 2**30))
+    text = "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Used 20.5G of 512M hbm."
+    assert fp.exhausted(text) == (round(20.5 * 2**30), 512 * 2**20)
+    assert fp.exhausted("INTERNAL: (63.76G) exceeds available HBM (15.75G)") is None
+
+
+def test_training_is_refused_before_its_first_step(tmp_path, monkeypatch):
+    from cellseg_jax import train
+
+    monkeypatch.setattr(fp, "available_memory", lambda *_: (1e5, "as the test says"))
+    with pytest.raises(InputError, match=r"batch_size: 8 images.* needs .* has .*remat=True"):
+        train.train([tiny_config()], [tmp_path / "run"])
+
+
+def test_available_memory_is_below_that_of_the_machine():
+    free, source = fp.available_memory()
+    with open("/proc/meminfo") as file:
+        total = 1024 * sum(int(line.split()[1]) for line in file
+                           if line.startswith(("MemTotal", "SwapTotal")))
+    assert 0 < free <= total and source
+    assert fp.available_memory(4)[0] == pytest.approx(free / 4, rel=0.2)
+
+
+def test_a_topology_that_is_none_is_refused(monkeypatch):
+    monkeypatch.setattr(planning.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r'pip install -e "\.\[plan\]"'):
+        planning.plan(tiny_config(), "v5e:2x2")
+    monkeypatch.setattr(planning.importlib.util, "find_spec", lambda name: True)
+    with pytest.raises(InputError, match="--topology: got 'v9'"):
+        planning.plan(tiny_config(), "v9:2x2")
+
+
+# --- the real compilers ---------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@needs_libtpu
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_shipped_config_fits_a_v5e(path, tmp_path):
+    file = tmp_path / "plan.json"
+    for topology in ("v5e:2x2", "v5e:1x1"):  # a batch of two does not divide over four chips
+        done = run_command("plan", f"--config={path}", f"--topology={topology}", "--nobatch",
+                           f"--json={file}", timeout=1800)
+        if "expected a multiple" not in done.stderr:
+            break
+    assert done.returncode == 0, done.stderr
+    found = json.loads(file.read_text())
+    assert found["fits"] and 0 < found["needs"] <= found["limit"]
+    assert found["flops"] > 0 and found["images_per_second"] > 0
+    print(path.stem, topology, f"{found['needs'] / 2**30:.2f} GiB", done.stdout)
+
+
+@pytest.mark.slow
+@needs_libtpu
+def test_what_no_chip_holds_is_refused_with_the_compilers_numbers(tmp_path):
+    file = tmp_path / "plan.json"
+    done = run_command(
+        "plan", f"--config={ROOT}/configs/livecell_unet.py", "--topology=v5e:1x1", "--nobatch",
+        "--config.train.batch_size=256", f"--json={file}", timeout=1800)
+    assert done.returncode == 2
+    found = json.loads(file.read_text())
+    assert found["needs"] > found["limit"] and not found["fits"]
+    assert f"needs {found['needs'] / 2**30:.2f} GiB per device, has" in done.stderr.splitlines()[0]
+    assert found["alternatives"]
+
+
+PEAK = textwrap.dedent("""
+    import json, sys, threading, time
+    from absl import flags
+    from cellseg_jax import config as config_lib, feed, footprint, planning, train
+
+    flags.FLAGS.mark_as_parsed()
+    config = config_lib.from_json(sys.argv[2])
+    if sys.argv[1] == "predict":
+        mesh = feed.default_mesh(1, config.train.batch_size)
+        images, _ = planning.images_of(config)
+        resident = footprint.is_resident(config, images, 2**40)
+        programs = footprint.compiled_programs(config, mesh, images, resident=resident)
+        print(json.dumps(footprint.cpu_peak(programs, mesh.size, not resident)))
+    else:
+        peak = [0]
+
+        def watch():
+            while True:
+                peak[0] = max(peak[0], footprint.process_memory())
+                time.sleep(0.01)
+
+        threading.Thread(target=watch, daemon=True).start()
+        train.train([config], [sys.argv[3]])
+        print(json.dumps(peak[0]))
+""")
+KINDS = {
+    "activations": dict(model=dict(name="unet_classic", channels=(16, 32)), size=256, batch=16),
+    "streamed": dict(model=dict(name="unet", channels=(16, 32, 64)), size=256, batch=64,
+                     count=100, residence="host"),
+    "resident": dict(model=dict(name="simple_conv"), size=512, batch=8, count=300),
+    "parameters": dict(model=dict(name="unetr", image_size=0, num_layers=4), size=64, batch=2),
+    "accumulated": dict(model=dict(name="unet_classic", channels=(16, 32)), size=256, batch=32,
+                        accumulate=2),
+    "instance_norm": dict(model=dict(name="unet_classic", channels=(16, 32), norm="instance"),
+                          size=256, batch=16),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_predicted_peak_of_a_training_process_is_near_the_measured_one(kind, tmp_path):
+    from cellseg_jax import config as config_lib
+
+    options = {"count": 20, "residence": "auto", "accumulate": 1} | KINDS[kind]
+    config = config_lib.default()
+    size = (options["size"],) * 2
+    config.data = dict(name="synthetic", size=size, image_size=size, count=options["count"],
+                       residence=options["residence"], cache=str(tmp_path / "cache"))
+    config.model = options["model"]
+    config.optimizer.accumulate = options["accumulate"]
+    config.train.batch_size, config.train.steps, config.eval.batch_size = options["batch"], 4, 2
+    text = config_lib.to_json(config_lib.complete(config))
+    found = {}
+    for what in ("predict", "measure"):
+        done = subprocess.run([sys.executable, "-c", PEAK, what, text, str(tmp_path / "run")],
+                              capture_output=True, text=True, env=child_environment(), timeout=900)
+        assert done.returncode == 0, done.stderr[-2000:]
+        found[what] = json.loads(done.stdout.splitlines()[-1])
+    print(kind, {k: f"{v / 2**30:.2f} GiB" for k, v in found.items()})
+    assert found["measure"] > 2**30  # else the interpreter hides what is wrong
+    assert found["predict"] == pytest.approx(found["measure"], rel=0.2)
