@@ -25,6 +25,7 @@ GIB = 2**30
 RESIDENT_SHARE = 0.3  # of a device that feed.resident_source fills with images
 # TPU compilers at their quickest: several times faster, and somewhat more temporaries.
 QUICK = {"exec_time_optimization_effort": -1.0}
+SMALL_PROGRAMS = 50 * 2**20  # initialisation, samples, checkpoints: measured on a tiny run
 CHANGES = ("a smaller config.train.batch_size, config.train.remat=True, "
            "config.train.precision='bfloat16', a larger config.optimizer.accumulate, "
            "or more devices")
@@ -310,17 +311,18 @@ def _kib(file: str, key: str) -> int:
     return int(found[1]) * 1024 if found else 0
 
 
-def cpu_peak(programs: Programs, num_devices: int, streamed: bool) -> int:
+def cpu_peak(programs: Programs, config, num_devices: int, resident: bool) -> int:
     """Bytes of private memory that a training process on the CPU holds at most.
 
     Call it in a process that compiled the programs and holds no arrays: what that process holds
     is what Python, JAX and the compiled programs take in the training process as well.
     """
-    needs = programs.footprint
-    read_ahead = 3 * needs.images if streamed else 0  # steps under way, and host copies
-    training = needs.total + read_ahead
+    needs, threads = programs.footprint, config.data.threads
+    # Streamed batches: read ahead (twice the readers), being read, under way and on the host.
+    batches = 0 if resident else (3 * threads + 4) * needs.images
     saving = 3 * needs.state + needs.images  # a copy to score and save, and its bytes for the disk
-    return process_memory() + num_devices * max(training, programs.validation, saving)
+    return process_memory() + SMALL_PROGRAMS + num_devices * max(
+        needs.total + batches, programs.validation, saving)
 
 
 # --- before the first step ------------------------------------------------------------------------

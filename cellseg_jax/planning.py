@@ -226,7 +226,7 @@ def _cost(programs, config, mesh, topology, resident) -> dict:
     }
     if topology == "local":
         if jax.default_backend() == "cpu":
-            out["process_peak"] = fp.cpu_peak(programs, mesh.size, not resident)
+            out["process_peak"] = fp.cpu_peak(programs, config, mesh.size, resident)
         return out
     _, teraflops, gigabytes = GENERATIONS[topology.partition(":")[0]]
     talking = 2 * (mesh.size - 1) / mesh.size * out["all_reduced"] / (gigabytes * 1e9)

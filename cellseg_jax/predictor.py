@@ -51,8 +51,9 @@ def _abstract_state(shared: step.Recipe, shape, dtypes) -> step.TrainState:
 
 def _scoring(shared: step.Recipe) -> step.Recipe:
     """Without what evaluation knows nothing of, so that runs that differ in it share programs."""
+    zeros = tuple(k for k in shared.zeros if k.startswith("loss."))
     return shared._replace(optimizer={}, accumulate=1, window=None, remat=False,
-                           log_gradients=False, zeros=tuple(k for k in shared.zeros if k.startswith("loss.")))
+                           log_gradients=False, zeros=zeros)
 
 
 def scoring_values(values: dict) -> dict:

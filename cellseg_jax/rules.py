@@ -77,7 +77,7 @@ def _augment(c, rule):
         rule(not expected, f"augment.{name}", expected)
     used = [name for name in augment.COLOUR if c.augment[name][0]]
     rule(c.data.normalize != "symmetric" or not used, "data.normalize",
-         f"another range with augment.{used[0] if used else ''}, which takes pixels of about 0 to 1")
+         f"another range with augment.{''.join(used[:1])}, which takes pixels of about 0 to 1")
     if c.augment.elastic[0]:
         expected = augment.check("elastic_sigma", c.augment.elastic_sigma, input_size(c))
         rule(not expected, "augment.elastic_sigma", expected)
@@ -131,8 +131,8 @@ def _optimizer(c, rule, standard):
                               ("plateau_", "schedule", ("plateau",))):
         for option in (o for o in standard if o.startswith(start)):
             rule(optimizer[key] in names or optimizer[option] == standard[option],
-                 f"optimizer.{option}", f"{standard[option]!r}, the default, since nothing reads it "
-                 f"without optimizer.{key}={' or '.join(map(repr, names))}")
+                 f"optimizer.{option}", f"{standard[option]!r}, the default, since nothing reads "
+                 f"it without optimizer.{key}={' or '.join(map(repr, names))}")
     rule(optimizer.schedule_power > 0, "optimizer.schedule_power", "above 0")
     rule(0 < optimizer.schedule_gamma <= 1, "optimizer.schedule_gamma", "above 0, at most 1")
     rule(optimizer.schedule_every >= 1, "optimizer.schedule_every", "at least 1")

@@ -9,12 +9,12 @@ from flax import traverse_util
 from matplotlib.colors import LogNorm
 
 from cellseg_jax import data, feed, rundir
-from cellseg_jax.analysis.weights import layer_axes, layers_of, write_table
+from cellseg_jax.analysis.weights import layers_of
 from cellseg_jax.models.unet_plan import coarse, supervision_weights
 from cellseg_jax.normalize import normalize
 from cellseg_jax.predictor import make_predictor
 from cellseg_jax.report import figures
-from cellseg_jax.report.analysis_page import Findings
+from cellseg_jax.report.analysis_page import Findings, write_table
 
 FILE = "gradients.jsonl"  # of a run with train.log_gradients
 VANISHING = 1e-3  # ratio of smallest to largest below which we call gradients vanishing
@@ -164,7 +164,7 @@ def _times(value, other) -> str:
 
 
 def _end_figure(end):
-    fig, (ax,) = layer_axes(list(end))
+    fig, (ax,) = figures.layer_axes(list(end))
     values = np.array(list(end.values()))
     lines = np.arange(len(values))
     if (values > 0).any():
@@ -180,14 +180,14 @@ def _end_figure(end):
 
 
 def _training_figure(names, epochs, values):
-    fig, (ax,) = layer_axes(names)
+    fig, (ax,) = figures.layer_axes(names)
     ax.grid(False)
     positive = values[np.isfinite(values) & (values > 0)]
     norm = LogNorm(positive.min(), positive.max()) if positive.size else None
     ax.set_facecolor("0.85")
     image = ax.imshow(np.ma.masked_less_equal(np.ma.masked_invalid(values), 0), aspect="auto",
                       cmap=figures.SEQUENTIAL, norm=norm, interpolation="nearest")
-    shown = np.unique(np.linspace(0, len(epochs) - 1, 10).round().astype(int))
+    shown = range(0, len(epochs), -(-len(epochs) // 10))
     ax.set_xticks(shown, [f"{epochs[n]:g}" for n in shown])
     ax.set_xlabel("epoch")
     fig.colorbar(image, ax=ax, label="mean |dL/dw|")

@@ -26,7 +26,7 @@ from cellseg_jax.errors import InputError, pick
 from cellseg_jax.feed import fetch, put
 from cellseg_jax.predictor import make_predictor
 from cellseg_jax.report import terminal
-from cellseg_jax.report.analysis_page import Findings
+from cellseg_jax.report.analysis_page import Findings, write_table
 
 REPORT_2 = ("l1_layers:all,l1_grouped:all,random_layers:each,random_layers:top1,random_layers:top2,"
             "random_filters:top1,random_filters:top2")
@@ -79,8 +79,8 @@ def analyse(workdir, config, folder, *, split: str = "test", prune: str = REPORT
         series += tuned
     groups = np.asarray(part.arrays.image_groups)[part.images]
     classes = findings.classes_of(config, np.asarray(part.arrays.image_strata)[part.images])
-    weights.write_table(folder / "pruning.csv", findings.score_rows(series, classes))
-    weights.write_table(folder / "classes.csv", findings.class_rows(series, classes, groups))
+    write_table(folder / "pruning.csv", findings.score_rows(series, classes))
+    write_table(folder / "classes.csv", findings.class_rows(series, classes, groups))
     sizes = _map_sizes(predictor, chosen, part.arrays.image.shape[1:])
     shown = findings.draw(folder, series, classes, groups, sizes)
     return Findings(

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 
 from cellseg_jax import metrics
-from cellseg_jax.analysis import weights
 from cellseg_jax.metrics.bootstrap import MIN_GROUPS
 from cellseg_jax.report import figures
 
@@ -233,7 +232,7 @@ def _cases(groups, one: Class) -> str:
 
 def _map_figure(layers, everything):
     lost = np.array([_mean(one.dice()[:1] - one.dice(), everything).mean(1) for one in layers])
-    fig, axes = weights.layer_axes([one.layer for one in layers])
+    fig, axes = figures.layer_axes([one.layer for one in layers])
     ax = axes[0]
     largest = max(float(lost.max()), 1e-6)
     image = ax.imshow(lost[:, 1:], cmap=figures.SEQUENTIAL, aspect="auto", vmin=0, vmax=largest)

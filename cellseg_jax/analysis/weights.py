@@ -3,24 +3,20 @@
 A run keeps the seed of its initial weights, not a copy: they are made again here.
 """
 
-import csv
-import io
-
 import jax
 import numpy as np
 from flax import traverse_util
 from jax.sharding import SingleDeviceSharding
 from scipy.stats import spearmanr
 
-from cellseg_jax import derived, models, recipe, rundir
+from cellseg_jax import derived, models, recipe
 from cellseg_jax import weights as beginnings
 from cellseg_jax.population import init_program
 from cellseg_jax.predictor import make_predictor
 from cellseg_jax.report import figures
-from cellseg_jax.report.analysis_page import Findings
+from cellseg_jax.report.analysis_page import Findings, write_table
 
 BINS = 100
-ROW = 0.21  # inches of a layer in a chart with a line per layer
 COLUMNS = 4  # of the histograms
 SHRUNK = 0.7  # norm after to norm before, below which the text speaks of shrinking
 
@@ -95,29 +91,7 @@ def analyse(workdir, config, folder, *, split: str = "test") -> Findings:
         [("weights.csv", "Distances, means, standard deviations and zeros of each layer")])
 
 
-def write_table(path, rows: list[dict]) -> None:
-    """A CSV file with a column per key of the rows."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    rundir.write_atomic(path, text.getvalue())
-
-
-def layer_axes(names, columns: int = 1, width: float = 9.0):
-    """(figure, list of axes) with a line per layer, the one nearest to the image on top."""
-    fig, axes = figures.figure(width, max(1.1 + ROW * len(names), 2.8), 1, columns, sharey=True,
-                               squeeze=False)
-    for ax in axes[0]:
-        ax.set_ylim(len(names) - 0.4, -0.6)
-        ax.grid(axis="x", color="0.9")
-        ax.set_axisbelow(True)
-    axes[0, 0].set_yticks(range(len(names)), names, fontsize=9)
-    axes[0, 0].set_ylabel("layer, the image's first")
-    return fig, list(axes[0])
-
-
-def most(rows, key, count: int = 3) -> str:
+def _most(rows, key, count: int = 3) -> str:
     """"name (value), ..." of the rows with the largest values, NaN left out."""
     rows = sorted((r for r in rows if r[key] == r[key]), key=lambda r: -r[key])[:count]
     return ", ".join(f"{r['layer']} ({r[key]:.3g})" for r in rows)
@@ -129,7 +103,7 @@ def _norm_ratio(before, after) -> float:
 
 
 def _distance_figure(rows):
-    fig, axes = layer_axes([r["layer"] for r in rows], 3, width=10)
+    fig, axes = figures.layer_axes([r["layer"] for r in rows], 3, width=10)
     for number, (ax, key, label) in enumerate(zip(
             axes, ("l2_distance", "relative_distance", "norm_ratio"),
             ("L2 distance to the start\n(grows with the number\nof weights)",
@@ -171,9 +145,9 @@ def _text(config, rows, step) -> list[str]:
     known = [r for r in rows if r["relative_distance"] == r["relative_distance"]]
     text = [
         "By relative distance, which allows for a layer's size, these moved most: "
-        f"{most(rows, 'relative_distance')}; 1 means that a layer moved as far as it was long at "
+        f"{_most(rows, 'relative_distance')}; 1 means that a layer moved as far as it was long at "
         "the start. By plain L2 distance, which report 2 shows, these moved most: "
-        f"{most(rows, 'l2_distance')}."]
+        f"{_most(rows, 'l2_distance')}."]
     shrunk = sorted((r for r in rows if r["norm_ratio"] < SHRUNK), key=lambda r: r["norm_ratio"])
     if shrunk:
         text.append(

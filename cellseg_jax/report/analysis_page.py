@@ -27,6 +27,15 @@ class Findings(NamedTuple):
     tables: list[tuple[str, str]]  # (CSV file, what its rows are)
 
 
+def write_table(path, rows: list[dict]) -> None:
+    """A CSV file with a column per key of the rows."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomic(path, text.getvalue())
+
+
 def write(folder: pathlib.Path, findings: Findings) -> None:
     """Keep the findings; last, because their presence says that the analysis is whole."""
     write_atomic(folder / FINDINGS, json.dumps(findings._asdict(), indent=1) + "\n")

@@ -245,7 +245,8 @@ def scatter(title: str, x_name: str, y_name: str, points, *, diagonal: bool = Tr
         ends = both[0], both[-1]
         parts.append(f'<line class="zero" x1="{to_x(ends[0]):.1f}" y1="{to_y(ends[0]):.1f}" '
                      f'x2="{to_x(ends[1]):.1f}" y2="{to_y(ends[1]):.1f}"/>')
-    parts.append(svg.text((svg.LEFT + svg.WIDTH) / 2, 316, f"{x_name}; upwards: {y_name}", "middle"))
+    names = f"{x_name}; upwards: {y_name}"
+    parts.append(svg.text((svg.LEFT + svg.WIDTH) / 2, 316, names, "middle"))
     named = {}
     for n, x, y, spread in points:
         if np.isfinite(spread):

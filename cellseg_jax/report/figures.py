@@ -15,6 +15,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#0
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (1, 3)))
 SEQUENTIAL = "cividis"  # of values from small to large
 DPI = 110
+ROW = 0.21  # inches of a layer in a chart with a line per layer
 
 
 def figure(width: float, height: float, rows: int = 1, columns: int = 1, **options):
@@ -22,6 +23,19 @@ def figure(width: float, height: float, rows: int = 1, columns: int = 1, **optio
     fig = Figure((width, height), dpi=DPI, layout="constrained")
     FigureCanvasAgg(fig)
     return fig, fig.subplots(rows, columns, **options)
+
+
+def layer_axes(names, columns: int = 1, width: float = 9.0):
+    """(figure, list of axes) with a line per layer, the one nearest to the image on top."""
+    fig, axes = figure(width, max(1.1 + ROW * len(names), 2.8), 1, columns, sharey=True,
+                               squeeze=False)
+    for ax in axes[0]:
+        ax.set_ylim(len(names) - 0.4, -0.6)
+        ax.grid(axis="x", color="0.9")
+        ax.set_axisbelow(True)
+    axes[0, 0].set_yticks(range(len(names)), names, fontsize=9)
+    axes[0, 0].set_ylabel("layer, the image's first")
+    return fig, list(axes[0])
 
 
 def line_style(number: int) -> dict:

@@ -139,6 +139,7 @@ def test_statistics_equal_numpy_and_find_the_dead_channel():
             values.shape[-1], dead)
 
 
+@pytest.mark.slow
 def test_analysis_draws_filters_and_maps_of_the_images_it_names(run, tmp_path):
     config, folder = run
     findings = filters.analyse(folder, config, tmp_path, images=1)
@@ -153,6 +154,7 @@ def test_analysis_draws_filters_and_maps_of_the_images_it_names(run, tmp_path):
     assert "over the 4 images" in findings.text[0]
 
 
+@pytest.mark.slow
 def test_an_empty_split_is_refused(run, tmp_path):
     config, folder = run
     with pytest.raises(InputError, match="--split: got test, which has no images"):
