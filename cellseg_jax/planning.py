@@ -73,7 +73,7 @@ def plan(config, topology: str = "local", *, search: bool = True, limit: float |
         out["largest_batch"] = largest_batch(
             lambda n: bound.needs_of(config, images, resident, {"train.batch_size": n}), limit,
             unit=mesh.size * config.optimizer.accumulate, at=config.train.batch_size,
-            most=images.count * config.data.grid**2, deadline=deadline)
+            most=_training_samples(config, images), deadline=deadline)
     if not out["fits"]:
         out["alternatives"] = _alternatives(config, images, resident, bound, limit, deadline)
         out["refusal"] = (fp.refusal(needs, limit) + f" ({source})"
@@ -84,6 +84,13 @@ def plan(config, topology: str = "local", *, search: bool = True, limit: float |
     if "step_seconds" in out:
         out["images_per_second"] = config.train.batch_size / out["step_seconds"]
     return out
+
+
+def _training_samples(config, images) -> int:
+    """Of an epoch, which no batch may exceed; of an official split, about."""
+    share = 0.8 if isinstance(config.data.split, str) else config.data.split[0]
+    count = int(images.count * share * config.data.train_fraction)
+    return max(count * config.data.grid**2 * (config.data.copies + 1), 1)
 
 
 class _Bound:

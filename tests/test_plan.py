@@ -166,7 +166,7 @@ KINDS = {
     "resident": dict(model=dict(name="simple_conv"), size=512, batch=8, count=300),
     "parameters": dict(model=dict(name="unetr", image_size=0, num_layers=4), size=64, batch=2),
     "accumulated": dict(model=dict(name="unet_classic", channels=(16, 32)), size=256, batch=32,
-                        accumulate=2),
+                        accumulate=2, count=60),
     "instance_norm": dict(model=dict(name="unet_classic", channels=(16, 32), norm="instance"),
                           size=256, batch=16),
 }
