@@ -229,7 +229,8 @@ def _cost(programs, config, mesh, topology, resident) -> dict:
     out = {
         "num_parameters": needs.parameters // (8 if config.train.precision == "float64" else 4),
         "memory": needs._asdict(), "validation": programs.validation,
-        "flops": flops * mesh.size, "all_reduced": fp.all_reduced(programs.train) if mesh.size > 1 else 0,
+        "flops": flops * mesh.size,
+        "all_reduced": fp.all_reduced(programs.train) if mesh.size > 1 else 0,
     }
     if topology == "local":
         if jax.default_backend() == "cpu":
@@ -237,9 +238,10 @@ def _cost(programs, config, mesh, topology, resident) -> dict:
         return out
     _, teraflops, gigabytes = GENERATIONS[topology.partition(":")[0]]
     talking = 2 * (mesh.size - 1) / mesh.size * out["all_reduced"] / (gigabytes * 1e9)
-    seconds = flops / (teraflops * 1e12 * UTILISATION) + talking
+    seconds = flops / (teraflops * 1e12 * UTILISATION) + talking + estimate.CALL_SECONDS
     assumption = (f"{UTILISATION:.0%} of {teraflops:g} bf16 TFLOP/s per device, ring all-reduce at "
-                  f"{gigabytes:g} GB/s that overlaps with nothing, input that keeps up")
+                  f"{gigabytes:g} GB/s that overlaps with nothing, "
+                  f"{1e3 * estimate.CALL_SECONDS:g} ms per call, input that keeps up")
     return out | {"step_seconds": seconds, "collective_share": talking / seconds,
                   "assumption": assumption}
 
