@@ -45,6 +45,7 @@ VALUE_KEYS = (
     "train.steps",
     "train.weights",
     "train.prune",
+    "train.prune_iterations",
     "train.prune_how",
     "train.early_stopping",
     "train.early_stopping_mode",
@@ -139,9 +140,12 @@ def default() -> ConfigDict:
         checkpoint_minutes=10.0,  # between timed saves
         # To start from: a file of PyTorch weights (.pt, .npz, .safetensors) or the folder of a run.
         weights="",
-        # Of the weights of the convolutions that it starts from, the share that is set to 0 and
-        # stays 0: what `analyze --analysis=pruning --finetune_epochs` trains.
+        # Of the weights of the convolutions that it starts from, some are set to 0 and stay 0: the
+        # share of what remains that each of prune_iterations takes, as `analyze --analysis=pruning`
+        # prunes. 0.25 and 10 leave 0.75 ** 10 = 6 %; whole weights or filters, so small layers
+        # keep more.
         prune=0.0,
+        prune_iterations=1,
         prune_how="l1_layers",  # which weights: sparsity.METHODS; random ones are those of seed
         remat=False,  # keep less of the forward pass for the backward pass: less memory, slower
         log_gradients=False,  # gradients.jsonl: mean absolute gradient of each layer and epoch

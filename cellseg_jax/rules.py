@@ -171,6 +171,9 @@ def _train(c, rule):
     rule(0 <= c.train.prune < 1, "train.prune", "a share from 0 to below 1")
     rule(c.train.prune or c.train.prune_how == "l1_layers", "train.prune_how",
          "'l1_layers', the default, since nothing reads it without train.prune above 0")
+    rule(c.train.prune_iterations >= 1, "train.prune_iterations", "at least 1")
+    rule(c.train.prune or c.train.prune_iterations == 1, "train.prune_iterations",
+         "1, the default, since nothing reads it without train.prune above 0")
 
 
 def _eval(c, rule):

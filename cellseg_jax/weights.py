@@ -45,9 +45,10 @@ def read(config, wanted: dict) -> dict:
 
 
 def pruned(config, params: dict) -> dict:
-    """The parameters that a run starts from, with zeros as train.prune and train.prune_how say.
+    """The parameters that a run starts from, with zeros as train.prune* say.
 
-    Only kernels of convolutions are pruned; random masks are those of config.seed.
+    Only kernels of convolutions are pruned; random masks are those of config.seed. So they are
+    the masks of the pruning analysis at that iteration.
     """
     if not config.train.prune:
         return params
@@ -59,7 +60,7 @@ def pruned(config, params: dict) -> dict:
     method = config.train.prune_how
     return sparsity.prune(
         params, sparsity.ranks(kernels, method, config.seed),
-        {path: round(config.train.prune * total)
+        {path: sparsity.counts(total, config.train.prune, config.train.prune_iterations)[-1]
          for path, total in sparsity.units(kernels, method).items()})
 
 
