@@ -25,8 +25,9 @@ from cellseg_jax.commands import define_device_flags, run_command
 from cellseg_jax.errors import InputError, pick
 
 INTERRUPTED = 75
-OPTIONS = {"pruning": ("prune", "kinds", "amount", "iterations", "masks", "finetune_epochs"),
-           "weights": (), "gradients": (), "filters": ("images",)}
+OPTIONS = {  # the flags that each analysis reads
+    "pruning": ("split", "prune", "kinds", "amount", "iterations", "masks", "finetune_epochs"),
+    "weights": (), "gradients": (), "filters": ("split", "images")}
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -37,7 +38,7 @@ def define_flags(values: flags.FlagValues) -> None:
         name, default, help_, lower_bound=low, flag_values=values)
     text("workdir", "", "the folder of a trained run")
     text("analysis", "", f"{', '.join(OPTIONS)}; several with commas between")
-    text("split", "test", "whose images are looked at: train | val | test")
+    text("split", "test", "whose images pruning and filters look at: train | val | test")
     text("prune", "", "experiments HOW:LAYERS, with commas between. HOW: l1 or random, then "
          "_layers (each by itself), _grouped (all jointly) or _filters (whole ones). LAYERS: all, "
          "each (one by one), top1 or top2 (which moved most), or a name; default report 2's")
@@ -63,6 +64,11 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
     if args.config:
         raise InputError("--config: a trained run brings its own; pass --workdir alone")
     pick(dict.fromkeys(("train", "val", "test")), args.split, "--split")
+    for option in {option for options in OPTIONS.values() for option in options}:
+        readers = [name for name, options in OPTIONS.items() if option in options]
+        if args[option].present and not set(readers) & set(names):
+            raise InputError(f"--{option}: --analysis={args.analysis} does not read it; expected "
+                             f"it with {' or '.join(readers)}")
     from cellseg_jax import analysis, derived, rundir
     from cellseg_jax import config as config_lib
     from cellseg_jax.report import analysis_page, terminal
@@ -75,16 +81,14 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
                          "layers to look at; expected a trained network")
     with rundir.Lock(workdir):
         for name in names:
-            folder = workdir / "analysis" / name
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / analysis_page.FINDINGS).unlink(missing_ok=True)
             options = {option: args[option].value for option in OPTIONS[name]}
-            findings = analysis.ANALYSES[name](workdir, config, folder, split=args.split, **{
-                option: value for option, value in options.items() if value != ""})
-            if findings is None:
-                terminal.note("stopped after saving; the same command goes on")
-                return INTERRUPTED
-            analysis_page.write(folder, findings)
+            with analysis_page.replacing(workdir, name) as folder:
+                findings = analysis.ANALYSES[name](workdir, config, folder, **{
+                    option: value for option, value in options.items() if value != ""})
+                if findings is None:
+                    terminal.note("stopped after saving; the same command goes on")
+                    return INTERRUPTED
+                analysis_page.write(folder, findings)
             terminal.note(f"{name}: {findings.text[0]}")
         terminal.note(f"page: {analysis_page.write_page(workdir)}")
     return 0

@@ -131,6 +131,21 @@ def init_state(recipe: Recipe, values: dict, image_shape) -> TrainState:
     )
 
 
+def rematerialised(recipe: Recipe, forward: Callable) -> Callable:
+    """The same function; with train.remat its gradient keeps convolutions and products only."""
+    if not recipe.remat:
+        return forward
+    # Norms, activations and masks are cheap to compute again.
+    return jax.checkpoint(forward, policy=lambda operation, *_, **__: operation.name in KEPT)
+
+
+def of_what_is_left(grads, params, pruned=True):
+    """The gradients, 0 for entries of kernels that are 0 where the network is `pruned`."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, g, w: jnp.where((w == 0) & pruned, 0, g)
+        if path[-1].key.endswith("kernel") else g, grads, params)
+
+
 def _logged_layers(recipe: Recipe, image_shape) -> list[models.Layer]:
     """The layers whose gradients the steps sum up."""
     if not recipe.log_gradients:
@@ -214,12 +229,9 @@ def train_step(recipe: Recipe, state: TrainState, batch: dict) -> tuple[TrainSta
     module = recipe.module(values, axis_name="data")
     tx, lr_fn = recipe.transformation(values)
 
-    def forward(variables, image, key):
-        return module.apply(variables, image, train=True, mutable=["batch_stats", "intermediates"],
-                            rngs={"dropout": key})
-
-    if recipe.remat:  # norms, activations and masks are cheap to compute again
-        forward = jax.checkpoint(forward, policy=lambda operation, *_, **__: operation.name in KEPT)
+    forward = rematerialised(recipe, lambda variables, image, key: module.apply(
+        variables, image, train=True, mutable=["batch_stats", "intermediates"],
+        rngs={"dropout": key}))
 
     def objective(params, batch_stats, key, batch):
         logits, updated = forward(
@@ -241,9 +253,7 @@ def train_step(recipe: Recipe, state: TrainState, batch: dict) -> tuple[TrainSta
         loss, batch_stats, grads = _accumulated(
             differentiate, recipe.accumulate, state, key_dropout, batch)
     if "prune" not in recipe.zeros:
-        grads = jax.tree_util.tree_map_with_path(
-            lambda path, g, w: jnp.where((w == 0) & (values["prune"] > 0), 0, g)
-            if path[-1].key.endswith("kernel") else g, grads, state.params)
+        grads = of_what_is_left(grads, state.params, values["prune"] > 0)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     grad_norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)

@@ -4,7 +4,9 @@ import pytest
 from helpers import tiny_config
 from html_checker import Checker
 
-from cellseg_jax import analyze, commands, train
+from cellseg_jax import analysis, analyze, commands, train
+from cellseg_jax import config as config_lib
+from cellseg_jax.report import analysis_page
 
 
 def started(workdir, *arguments):
@@ -20,13 +22,18 @@ def workdir(tmp_path, monkeypatch):
     return tmp_path / "run"
 
 
+def test_flags_page_and_analyses_name_the_same():
+    assert tuple(analysis.ANALYSES) == analysis_page.ORDER == tuple(analyze.OPTIONS)
+
+
 @pytest.mark.parametrize("arguments,words", [
     (["--workdir=runs/none"], "--analysis: missing; expected some of pruning, weights"),
     (["--analysis=weight"], "did you mean weights?"),
     (["--analysis=weights", "--workdir="], "--workdir: missing"),
-    (["--analysis=weights", "--split=tset"], "--split: got 'tset'"),
+    (["--analysis=filters", "--split=tset"], "--split: got 'tset'"),
     (["--analysis=weights", "--config=configs/quickstart.py"], "brings its own"),
-    (["--analysis=weights", "--iterations=0"], "--iterations"),
+    (["--analysis=pruning", "--iterations=0"], "--iterations"),
+    (["--analysis=weights", "--masks=2"], "--masks: --analysis=weights does not read it"),
     (["--analysis=weights"], "no run in"),
 ])
 def test_bad_flags_are_told_in_one_line(arguments, words, tmp_path, capsys):
@@ -45,12 +52,15 @@ def test_every_analysis_leaves_tables_pictures_and_its_section(workdir, capsys):
         assert list(folder.glob("*.png"))
     page = Checker((workdir / "analysis.html").read_text())
     assert page.tags.count("h2") == 4 and page.tags.count("img") > 6
-    assert "analysis.html" in capsys.readouterr().out
+    assert "analysis.html" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_a_classical_method_has_nothing_to_look_at(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    train.train([tiny_config(model__name="otsu")], [tmp_path / "otsu"])
+    config = config_lib.default()
+    config.data = dict(name="synthetic", size=(32, 32), count=20)
+    config.model = dict(name="otsu")
+    train.train([config], [tmp_path / "otsu"])
     assert started(tmp_path / "otsu", "--analysis=weights") == 2
     assert "has no layers to look at" in capsys.readouterr().err

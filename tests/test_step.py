@@ -4,6 +4,8 @@ The references are the same program on one device. In float64 everything agrees 
 float32 the bounds are those that rounding allows (Adam turns noise in tiny gradients into steps).
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -194,7 +196,8 @@ def test_less_kept_for_the_backward_pass_gives_the_same_steps_in_less_memory():
     for config in (whole, less):
         shared = recipe.make_recipe([config])
         values = recipe.traced_values(config, 3, shared)
-        state = jax.eval_shape(lambda v: step.init_state(shared, v, (SIZE, SIZE, 4)), values)  # noqa: B023
+        init = functools.partial(step.init_state, shared, image_shape=(SIZE, SIZE, 4))
+        state = jax.eval_shape(init, values)
         one = lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype)
         batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, BATCH, *x.shape[1:]), x.dtype),
                              source(np.random.default_rng(0)))

@@ -77,6 +77,7 @@ def last_state(workdir):
 def assert_same_run(one, other):
     one, other = pathlib.Path(one), pathlib.Path(other)
     for name in ("metrics.jsonl", "gradients.jsonl"):
+        assert (one / name).exists() == (other / name).exists() >= (name == "metrics.jsonl")
         if (one / name).exists():
             assert (one / name).read_text() == (other / name).read_text()
     assert (checkpoint.saved_steps(one / "checkpoints")

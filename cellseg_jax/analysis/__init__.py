@@ -1,6 +1,6 @@
 """What lies inside a trained run, by the name of the question.
 
-Each takes (workdir, config, folder, split=..., its own options) and leaves tables and pictures in
+Each takes (workdir, config, folder, its own options by name) and leaves tables and pictures in
 `folder`; see report.analysis_page.Findings.
 """
 

@@ -454,8 +454,8 @@ def _text(measured, reach, chosen, split, num_images, places, step) -> list[str]
         dead.items(), key=lambda item: -item[1]["constant_channels"])[:5])
     text = [f"{lost} of {total} channels are dead: they have the same value in all pixels of all "
             f"{num_images} images. Most are in {shown}." if dead else
-            f"No channel is dead: all {total} that modules return vary over the {num_images} "
-            "images."]
+            "No channel is dead: what each convolution, norm and block puts out varies over the "
+            f"{num_images} images."]
     name, sparse = max(measured.items(), key=lambda item: item[1]["zeros"])
     text[0] += ("" if sparse["zeros"] < 0.01 else
                 f" The largest share of zeros is in {name}, {sparse['zeros']:.0%}.")

@@ -8,7 +8,7 @@ import numpy as np
 from flax import traverse_util
 from matplotlib.colors import LogNorm
 
-from cellseg_jax import data, feed, rundir
+from cellseg_jax import data, feed, rundir, step
 from cellseg_jax.analysis.weights import layers_of
 from cellseg_jax.models.unet_plan import coarse, supervision_weights
 from cellseg_jax.normalize import normalize
@@ -31,9 +31,9 @@ def objective(recipe, params, batch_stats, values: dict, batch: dict):
       batch: as feed.eval_batches gives it; rows of weight 0 do not count.
     """
     image = normalize(batch["image"], batch["range"], recipe.dtype)
-    logits, sown = recipe.module({}).apply(
-        {"params": params, "batch_stats": batch_stats}, image, train=False,
-        mutable=["intermediates"])
+    forward = step.rematerialised(recipe, lambda variables, image: recipe.module({}).apply(
+        variables, image, train=False, mutable=["intermediates"]))
+    logits, sown = forward({"params": params, "batch_stats": batch_stats}, image)
     scales = (logits, *sown.get("intermediates", {}).get("deep_supervision", ()))
     truth = {"target": recipe.encode(batch["label"])}
     if "pixel_weight" in batch:
@@ -57,6 +57,8 @@ def mean_gradients(predictor, layers, batches) -> dict[str, float]:
         grads = jax.grad(objective, argnums=1)(
             recipe, variables["params"], variables["batch_stats"], recipe.all_values(values),
             batch)
+        if "prune" not in recipe.zeros:
+            grads = step.of_what_is_left(grads, variables["params"])
         flat = traverse_util.flatten_dict(grads)
         return {layer.name: jnp.abs(flat[layer.kernel]).mean() for layer in layers}
 
@@ -79,9 +81,8 @@ def read_logged(workdir, names) -> tuple[list, np.ndarray] | None:
     return [line["epoch"] for line in lines], np.array(table, float)
 
 
-def analyse(workdir, config, folder, *, split: str = "test") -> Findings:
-    """Mean absolute gradient of each kernel over the training images; `split` is not read."""
-    del split
+def analyse(workdir, config, folder) -> Findings:
+    """Mean absolute gradient of each kernel over the training images."""
     predictor, layers = make_predictor(workdir, config), layers_of(config)
     arrays = data.load(config.data)
     rows = data.split_of(config.data, arrays)["train"]

@@ -62,9 +62,8 @@ def distances(before: dict, after: dict) -> dict[str, tuple[float, float]]:
     return out
 
 
-def analyse(workdir, config, folder, *, split: str = "test") -> Findings:
-    """Distance of each kernel to its initial values, with histograms; `split` is not read."""
-    del split
+def analyse(workdir, config, folder) -> Findings:
+    """Distance of each kernel to its initial values, with histograms."""
     predictor = make_predictor(workdir, config)
     before = kernels(config, initial_params(config))
     after = kernels(config, predictor.variables["params"])
@@ -141,12 +140,13 @@ def _histograms(before, after):
 
 def _text(config, rows, step) -> list[str]:
     origin = (f"those of train.weights ({config.train.weights})" if config.train.weights
-              else f"made again from seed {config.seed}")
+              else f"made again from seed {config.seed}") + (
+                  ", pruned as train.prune says" if config.train.prune else "")
     known = [r for r in rows if r["relative_distance"] == r["relative_distance"]]
     text = [
         "By relative distance, which allows for a layer's size, these moved most: "
-        f"{_most(rows, 'relative_distance')}; 1 means that a layer moved as far as it was long at "
-        "the start. By plain L2 distance, which report 2 shows, these moved most: "
+        f"{_most(rows, 'relative_distance')}; 1 means moved by as much as the norm that it began "
+        "with. By plain L2 distance, which report 2 shows, these moved most: "
         f"{_most(rows, 'l2_distance')}."]
     shrunk = sorted((r for r in rows if r["norm_ratio"] < SHRUNK), key=lambda r: r["norm_ratio"])
     if shrunk:

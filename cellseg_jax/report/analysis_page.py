@@ -1,20 +1,24 @@
-"""The page of what was found inside a trained run: analysis.html, one section per analysis.
+"""What was found inside a trained run: a folder per analysis, and analysis.html of all.
 
 An analysis leaves its pictures and tables in `analysis/<name>/` of the run, and findings.json
 with what they show in words.
 """
 
+import contextlib
 import csv
 import io
 import json
 import pathlib
+import shutil
 from html import escape
 from typing import NamedTuple
 
+from cellseg_jax.errors import InputError
 from cellseg_jax.report import document, page
-from cellseg_jax.rundir import write_atomic
+from cellseg_jax.rundir import read_config, read_json, write_atomic
 
 FINDINGS = "findings.json"
+ORDER = ("pruning", "weights", "gradients", "filters")  # of sections
 MAX_ROWS = 60  # of a table on the page; the file has all
 
 
@@ -36,6 +40,30 @@ def write_table(path, rows: list[dict]) -> None:
     write_atomic(path, text.getvalue())
 
 
+@contextlib.contextmanager
+def replacing(workdir, name: str):
+    """A new folder that takes the place of `analysis/<name>` once findings are written into it.
+
+    What was there stays until then, whatever ends the analysis.
+    Raises: InputError where it cannot be made.
+    """
+    final = pathlib.Path(workdir) / "analysis" / name
+    new = final.with_name(f".{name}.new")
+    try:
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"--workdir: cannot make {new} ({error.strerror}); expected a run's "
+                         "folder that can be written, whose analysis/ is a folder") from error
+    try:
+        yield new
+        if (new / FINDINGS).exists():
+            shutil.rmtree(final, ignore_errors=True)
+            new.rename(final)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
 def write(folder: pathlib.Path, findings: Findings) -> None:
     """Keep the findings; last, because their presence says that the analysis is whole."""
     write_atomic(folder / FINDINGS, json.dumps(findings._asdict(), indent=1) + "\n")
@@ -45,12 +73,23 @@ def write_page(workdir) -> pathlib.Path:
     """Write analysis.html from what lies in `analysis/` of the run; returns its path."""
     workdir = pathlib.Path(workdir)
     title = f"Inside {workdir.resolve().name}"
-    sections = [f"<h1>{escape(title)}</h1>", document.NAV]
-    for file in sorted(workdir.glob(f"analysis/*/{FINDINGS}")):
+    sections = [f"<h1>{escape(title)}</h1><p>{escape(_about(workdir))}</p>", document.NAV]
+    found = {file.parent.name: file for file in workdir.glob(f"analysis/*/{FINDINGS}")}
+    for file in [found[name] for name in ORDER if name in found]:
         sections.append(_section(file.parent, Findings(**json.loads(file.read_text()))))
     path = workdir / "analysis.html"
     write_atomic(path, document.document(title, sections))
     return path
+
+
+def _about(workdir) -> str:
+    """The run in a sentence: what it learned, from what, how well."""
+    config = read_config(workdir)
+    scores = workdir / "eval/test.json"
+    dice = (f"; Dice {read_json(scores)['metrics']['dice_mean']:.3f} on its test images"
+            if scores.exists() else "")
+    return (f"{config.model.name} trained with {config.optimizer.name} on {config.data.name}, "
+            f"{'x'.join(map(str, config.data.size))} pixels{dice}.")
 
 
 def _section(folder, findings) -> str:

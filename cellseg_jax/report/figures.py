@@ -34,7 +34,7 @@ def layer_axes(names, columns: int = 1, width: float = 9.0):
         ax.grid(axis="x", color="0.9")
         ax.set_axisbelow(True)
     axes[0, 0].set_yticks(range(len(names)), names, fontsize=9)
-    axes[0, 0].set_ylabel("layer, the image's first")
+    axes[0, 0].set_ylabel("layer, from image to output")
     return fig, list(axes[0])
 
 

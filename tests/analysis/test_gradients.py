@@ -105,9 +105,10 @@ def test_gradients_that_training_logs_are_of_the_same_layers(tmp_path):
     assert epochs == [1, 2] and values.shape == (3, 2) and (values > 0).all()
     gradients.analyse(tmp_path / "run", config, tmp_path)
     rows = list(csv.DictReader((tmp_path / "gradients.csv").open()))
-    for n, (row, layer) in enumerate(zip(rows, LAYERS)):  # another batch norm, hardly trained
-        assert row["layer"] == layer
-        assert float(row["mean_abs_gradient"]) == pytest.approx(values[n, 1], rel=0.9)
+    logged = {(row["epoch"], row["layer"]): float(row["mean_abs_gradient"]) for row in rows}
+    for n, layer in enumerate(LAYERS):
+        assert logged["end", layer] > 0
+        np.testing.assert_allclose([logged["1.0", layer], logged["2.0", layer]], values[n])
 
 
 @pytest.mark.slow

@@ -1,8 +1,15 @@
 """The page of what lies inside a run: one section per analysis, self-contained."""
 
+import contextlib
+import shutil
+
 import numpy as np
+import pytest
+from helpers import tiny_config
 from html_checker import Checker
 
+from cellseg_jax import config as config_lib
+from cellseg_jax.errors import InputError
 from cellseg_jax.report import analysis_page, figures, panels
 
 
@@ -17,14 +24,33 @@ def write(workdir, name, **changes):
     analysis_page.write(folder, analysis_page.Findings(**found | changes))
 
 
+def test_old_findings_stay_until_new_ones_are_whole(tmp_path):
+    write(tmp_path, "pruning")
+    for error in (InputError("a typo"), None):
+        with contextlib.suppress(InputError), analysis_page.replacing(tmp_path, "pruning") as new:
+            (new / "new.csv").write_text("half")
+            if error:
+                raise error
+        assert sorted(p.name for p in (tmp_path / "analysis").iterdir()) == ["pruning"]
+        assert (tmp_path / "analysis/pruning/map.png").exists()
+    with analysis_page.replacing(tmp_path, "pruning") as new:
+        analysis_page.write(new, analysis_page.Findings("New", ["whole"], [], []))
+    assert [p.name for p in (tmp_path / "analysis/pruning").iterdir()] == [analysis_page.FINDINGS]
+    shutil.rmtree(tmp_path / "analysis")
+    (tmp_path / "analysis").write_text("no folder")
+    with pytest.raises(InputError, match="--workdir: cannot make"):
+        analysis_page.replacing(tmp_path, "pruning").__enter__()
+
+
 def test_page_has_a_section_per_analysis_with_words_pictures_and_tables(tmp_path):
     write(tmp_path, "pruning")
+    (tmp_path / "config.json").write_text(config_lib.to_json(tiny_config()))
     write(tmp_path, "weights", title="What moved", figures=[])
     (tmp_path / "analysis/filters").mkdir()  # not whole: without findings
     page = Checker(analysis_page.write_page(tmp_path).read_text())
     assert page.tags.count("img") == 1 and page.tags.count("table") == 2
     assert page.tags.count("h2") == 2
-    for part in (f"Inside {tmp_path.name}", "Which layers & why", "The first <b> matters.",
+    for part in (f"Inside {tmp_path.name}", "unet trained with adam on synthetic, 32x32 pixels", "Which layers & why", "The first <b> matters.",
                  "What moved", "layer <0>", "0.0005", "The first 60 of 71 rows"):
         assert part in page.shown, part
     assert "layer <69>" not in page.shown
