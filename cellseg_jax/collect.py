@@ -88,6 +88,9 @@ def collect(study, workdir, *, rows=None, repeats=None, smoke=False) -> Table:
     made = _with_verdicts(study, made, found)
     definitions = {k: v for runs in found.values() for one in runs
                    for k, v in one.test.get("definitions", {}).items()}
+    if study.learning_curve and "data.split_seed" not in study.varies:
+        notes = [*notes, "All repeats train on the same images (VARIES has no data.split_seed): "
+                         "intervals of the learning curve leave out which images were drawn."]
     return Table(
         study, str(workdir), made, _claims(study, found, ratio),
         {m: stats.noise_floor([values[name][m] for name in found]) for m in metrics},

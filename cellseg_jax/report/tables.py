@@ -115,9 +115,9 @@ def csv_text(table) -> str:
 def curves_csv(table) -> str:
     """The learning curves as CSV: CURVE_FIELDS, in full precision; intervals are 95 %.
 
-    what: "run", a run's training images and score; "mean", of a row's runs, with the curve there;
-    "curve", the fitted curve between them and beyond; "asymptote", the score that no number of
-    images exceeds; "target", the images that a wanted score takes, inf where none suffice.
+    what: "run", a run's training images and score; "curve", the fitted curve between them and
+    beyond; "asymptote", the score that no number of images exceeds; "target", the images that a
+    wanted score takes, inf where none suffice.
     """
     text = io.StringIO()
     writer = csv.DictWriter(text, CURVE_FIELDS, lineterminator="\n")
@@ -177,6 +177,11 @@ def _needed_images(curve, target) -> str:
     images, (low, high) = curve.needed[target]
     sizes, metric = curve.fit.sizes, curve.metric
     name = f"{curve.name}: {metric} {_target(target)}"
+    reached = [size for size, mean in zip(sizes, curve.fit.means)
+               if curve.fit.sign * (mean - target) >= 0]
+    if math.isinf(images) and reached:
+        return (f"{name} was reached with {reached[0]:.0f} images already; over all sizes these "
+                "runs show no growth with more.")
     if math.isinf(images):
         limit, interval = learning_curve.asymptote(curve.fit)
         least = (" They do not rule it out: the 95 % interval begins at "

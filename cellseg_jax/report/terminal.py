@@ -167,9 +167,11 @@ def estimate(study, ahead, task: tuple[int, int]) -> None:
         print(f"... and {len(rows) - 40} more")
     for text in ahead.notes:
         note(text)
-    share = f"; a task of {task[1]}: about {ahead.hours / task[1]:.3g} hours" if task[1] > 1 else ""
-    print(f"{ahead.programs:,} programs to compile, {ahead.runs:,} runs, about {ahead.hours:.3g} "
-          f"hours on this machine, one run after the other{share}")
+    told = lambda hours: f"{hours:.3g} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
+    share = f"; a task of {task[1]}: about {told(ahead.hours / task[1])}" if task[1] > 1 else ""
+    print(f"{ahead.programs:,} programs to compile, {ahead.runs:,} runs, about {told(ahead.hours)} "
+          "of training steps on this machine, one run after the other, beside compiling and "
+          f"scoring{share}")
 
 
 def _print_table(title, columns, rows):

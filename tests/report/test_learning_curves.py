@@ -48,6 +48,17 @@ def table(tmp_path_factory):
     return collect.collect(write(folder), folder)
 
 
+def test_a_score_that_few_images_reached_is_not_called_out_of_reach():
+    sizes = (5, 14, 48)
+    fit = learning_curve.fit(sizes, [(0.82, 0.79, 0.78), (0.81, 0.78, 0.78), (0.81, 0.79, 0.77)])
+    targets = {target: learning_curve.images_needed(fit, target) for target in (0.8, 0.9)}
+    points = [("row", 0, size, mean) for size, mean in zip(sizes, fit.means)]
+    curve = collect.Curve("unet", "dice_mean", points, 48.0, fit, "", targets)
+    reached, never, _ = tables.curve_sentences(curve)
+    assert "0.80 was reached with 5 images already" in reached and "no growth" in reached
+    assert "0.90 is not reachable" in never
+
+
 def test_points_are_those_of_the_files_and_the_fit_is_their_law(table):
     [curve] = table.curves
     assert (curve.name, curve.metric, curve.problem) == ("unet", "dice_mean", "")
