@@ -384,6 +384,9 @@ def _parse(config, key, text):
 def _nearest_key(key, config):
     """'; did you mean <full key>?', or the keys of its section, or the sections."""
     flat = flatten(config)
+    inside = [k.rpartition(".")[2] for k in flat if k.startswith(f"{key}.")]
+    if inside:
+        return f": it is a section, with {', '.join(inside)}"
     section, _, leaf = key.rpartition(".")
     beside = {k.rpartition(".")[2]: k for k in flat if k.rpartition(".")[0] == section}
     beside |= {word: beside[leaf] for word, leaf in SYNONYMS.items() if leaf in beside}
