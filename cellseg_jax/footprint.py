@@ -62,17 +62,23 @@ class Footprint(NamedTuple):
 class Programs(NamedTuple):
     """The compiled programs of a run, and what they need."""
 
-    train: Any
-    footprint: Footprint
+    train: Any  # None where it was not compiled, or the compiler found no room for it
+    footprint: Footprint | None  # of the train step
+    training: int  # bytes on each device while it trains; 0 where that was not compiled
     validation: int  # bytes on each device while it validates; 0 where that was not compiled
 
+    @property
+    def needs(self) -> int:
+        """Bytes on each device at most."""
+        return max(self.training, self.validation)
 
-class OutOfMemory(Exception):
-    """The compiler found no room for a program."""
 
-    def __init__(self, needs: int, has: int):
-        super().__init__(refusal(needs, has))
-        self.needs, self.has = needs, has
+class DoesNotFit(InputError):
+    """A program cannot get the memory that it needs."""
+
+
+class _OutOfMemory(Exception):
+    """The compiler found no room for a program that needs so many bytes."""
 
 
 def refusal(needs: float, has: float) -> str:
@@ -149,48 +155,67 @@ def arguments(config, shared, mesh, images: Images, resident: bool) -> tuple:
 
 
 def compiled_programs(config, mesh, images: Images, *, resident: bool, quick: bool = False,
-                      validation: bool = True) -> Programs:
+                      training: bool = True, validation: bool = True) -> Programs:
     """The train step and the validation of a run, compiled and measured.
 
     Args:
       quick: the shortest compile time of a TPU compiler.
-    Raises: OutOfMemory where the compiler says so.
+      training: with the train step.
+      validation: with the validation, where the split has a part for it.
     """
     shared = recipe.make_recipe([config])
     given = arguments(config, shared, mesh, images, resident)
     backend = "unroll"  # one member: all back-ends are the same program
-    train = _compiled(step.map_train(shared, mesh, backend), given, mesh, quick)
     extra = 0
     if resident and config.data.fit == "random_crop":  # the fitted images lie beside the flat ones
         extra = sum(_bytes(*leaf) for leaf in dataset(config, images)[1].values())
-    needs = footprint(train, given, extra)
-    if not (validation and derived.has_part(config, "val")):
-        return Programs(train, needs, 0)
-    return Programs(train, needs, _validation(config, shared, mesh, given[0], needs, quick))
+    train = needs = None
+    trains = validates = 0
+    if training:
+        try:
+            train = _compiled(step.map_train(shared, mesh, backend), given, mesh, quick)
+            needs = footprint(train, given, extra)
+            trains = needs.total
+        except _OutOfMemory as error:
+            trains, = error.args
+    if validation and derived.has_part(config, "val"):
+        try:
+            validates = _validation(config, shared, mesh, given, extra, quick)
+        except _OutOfMemory as error:
+            validates, = error.args
+    return Programs(train, needs, trains, validates)
 
 
-def _validation(config, shared, mesh, state, needs, quick) -> int:
+def _validation(config, shared, mesh, given, extra, quick) -> int:
     """Bytes on each device while a run validates: its state, data and the scoring program."""
+    state, resident = given[0], given[2] is not None
     everywhere = NamedSharding(mesh, P())
     rows = NamedSharding(mesh, P(("member", "data")))
     size, channels = derived.input_size(config), derived.channels(config)
-    count = -(-config.eval.batch_size // mesh.size) * mesh.size
-    values = predictor.scoring_values(recipe.traced_values(config, 1, shared))
+    count = _padded(config.eval.batch_size, mesh.size)
     one = lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype, sharding=everywhere)
     variables = jax.tree.map(one, {"params": state.params, "batch_stats": state.batch_stats})
-    values = {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=everywhere)
-              for k, v in values.items()}
-    batch = {"image": ((*size, channels), np.uint8), "label": (size, np.uint16),
+    values = {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=everywhere) for k, v in
+              predictor.scoring_values(recipe.traced_values(config, 1, shared)).items()}
+    batch = {"image": ((*size, channels), np.uint8),
+             "label": (size, np.uint16 if resident else np.int32),
              "range": ((channels, 2), np.float32), "weight": ((), np.float32)}
     if config.data.target == "boundary":
         batch["pixel_weight"] = (size, np.float16)
     batch = {k: jax.ShapeDtypeStruct((count, *shape), dtype, sharding=rows)
              for k, (shape, dtype) in batch.items()}
-    program = step.map_eval(shared, mesh, config.eval.threshold)
+    program = predictor.eval_program(shared, mesh, config.eval.threshold)
     memory = _compiled(program, (values, variables, batch), mesh, quick).memory_analysis()
-    parameters = needs.parameters + needs.batch_stats  # among the arguments, and in the state
-    return (2 * needs.state + needs.images + memory.argument_size_in_bytes - parameters
+    held = _held(given)
+    parameters = held["parameters"] + held["batch_stats"]  # among the arguments, and in the state
+    whole = parameters + held["optimizer"] + held["averaged"]
+    return (2 * whole + held["images"] + extra + memory.argument_size_in_bytes - parameters
             + memory.output_size_in_bytes + memory.temp_size_in_bytes)
+
+
+def _padded(count: int, devices: int) -> int:
+    """As feed.eval_batches pads a batch."""
+    return -(-count // devices) * devices
 
 
 def _compiled(program, given, mesh, quick):
@@ -201,7 +226,7 @@ def _compiled(program, given, mesh, quick):
         found = exhausted(str(error))
         if found is None:
             raise
-        raise OutOfMemory(*found) from error
+        raise _OutOfMemory(found[0]) from error
 
 
 def exhausted(text: str) -> tuple[int, int] | None:
@@ -228,15 +253,25 @@ def footprint(compiled, given, extra_images: int = 0) -> Footprint:
       extra_images: bytes of images on each device that training does not read.
     """
     memory = compiled.memory_analysis()
-    state, *batch = given
-    held = {name: sum(_shard_bytes(x) for x in jax.tree.leaves(tree)) for name, tree in (
-        ("parameters", state.params), ("optimizer", state.opt_state), ("averaged", state.ema),
-        ("batch_stats", state.batch_stats), ("images", batch))}
+    held = _held(given)
     outside = (memory.argument_size_in_bytes + memory.output_size_in_bytes
                - memory.alias_size_in_bytes + memory.generated_code_size_in_bytes)
     other = max(outside - sum(held.values()), 0)
     held["images"] += extra_images
     return Footprint(**held, temporaries=memory.temp_size_in_bytes, other=other)
+
+
+def _held(given) -> dict:
+    """Bytes on each device of the arguments of a train step."""
+    state, *batch = given
+    return {name: sum(_shard_bytes(x) for x in jax.tree.leaves(tree)) for name, tree in (
+        ("parameters", state.params), ("optimizer", state.opt_state), ("averaged", state.ema),
+        ("batch_stats", state.batch_stats), ("images", batch))}
+
+
+def batch_bytes(config, images, mesh) -> int:
+    """Bytes on each device of a streamed batch of training."""
+    return _held(arguments(config, recipe.make_recipe([config]), mesh, images, False))["images"]
 
 
 def _shard_bytes(x) -> int:
@@ -254,15 +289,26 @@ def flops(compiled, accumulate: int = 1) -> float:
     return (compiled.cost_analysis() or {}).get("flops", 0.0) * accumulate
 
 
-def all_reduced(compiled) -> int:
-    """Bytes that all-reduces of a program give on one device, by its text; loops counted once."""
+def all_reduced(compiled, accumulate: int = 1) -> int:
+    """Bytes that all-reduces of one call give on one device, by the program's text.
+
+    Those in a loop, that over micro-batches, count `accumulate` times.
+    """
     text = re.sub(r"/\*.*?\*/", "", compiled.as_text())  # long tuples number their entries
-    found = re.findall(r"= (\([^=]*?\)|\S+) all-reduce(?:-start)?\(", text)
+    parts = {name: body for name, body in re.findall(
+        r"^(?:ENTRY )?%?([\w.-]+) \(.*?\{\n(.*?)^\}", text, re.MULTILINE | re.DOTALL)}
+    looped, new = set(), set(re.findall(r"body=%?([\w.-]+)", text))
+    while new:
+        looped |= new
+        called = {name for part in new for name in re.findall(r"%([\w.-]+)", parts[part])}
+        new = (called & parts.keys()) - looped
     sizes = {"pred": 1, "bf16": 2, "f16": 2, "f32": 4, "f64": 8, "s32": 4, "u32": 4, "s8": 1,
              "u8": 1, "s16": 2, "u16": 2, "s64": 8, "u64": 8}
-    return sum(sizes[kind] * math.prod(int(n) for n in shape.split(",") if n)
-               for text in found for kind, shape in re.findall(r"\b(\w+)\[([\d,]*)\]", text)
-               if kind in sizes)
+    return sum((accumulate if name in looped else 1)
+               * sizes[kind] * math.prod(int(n) for n in shape.split(",") if n)
+               for name, body in parts.items()
+               for found in re.findall(r"= (\([^=]*?\)|\S+) all-reduce(?:-start)?\(", body)
+               for kind, shape in re.findall(r"\b(\w+)\[([\d,]*)\]", found) if kind in sizes)
 
 
 # --- what there is --------------------------------------------------------------------------------
@@ -322,7 +368,7 @@ def cpu_peak(programs: Programs, config, num_devices: int, resident: bool) -> in
     # Streamed batches: read ahead (twice the readers), being read, under way and on the host.
     batches = 0 if resident else (3 * threads + 4) * needs.images
     saving = 3 * needs.state + needs.images  # a copy to score and save, and its bytes for the disk
-    arrays = max(needs.total + batches, programs.validation, saving)
+    arrays = max(programs.training + batches, programs.validation, saving)
     return round(process_memory() + SMALL_PROGRAMS + HEAP * num_devices * arrays)
 
 
@@ -330,7 +376,7 @@ def cpu_peak(programs: Programs, config, num_devices: int, resident: bool) -> in
 
 
 def compile_checked(population, given, config) -> None:
-    """population.compile, with an InputError where its step cannot get the memory it needs.
+    """population.compile, with DoesNotFit where its step cannot get the memory it needs.
 
     What is refused would have died: only the step itself counts, on a CPU only what it allocates
     beyond the arrays that are there already.
@@ -340,27 +386,69 @@ def compile_checked(population, given, config) -> None:
     """
     if population.compiled is not None:
         return
-    try:
+    with refusing(config, "train.batch_size"):
         population.compile(given)
-    except jax.errors.JaxRuntimeError as error:
-        found = exhausted(str(error))
-        if found is None:
-            raise
-        raise InputError(_advice(config, *found)) from error
     memory = population.compiled.memory_analysis()
-    if memory is None:
-        return
-    new = (memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes)
-    held = memory.argument_size_in_bytes
+    if memory is not None:
+        held = memory.argument_size_in_bytes
+        _check(population, held, _new_bytes(memory), config, "train.batch_size")
+
+
+def check_validation(population, program, given, config) -> None:
+    """Compile the validation, where the calls of training find it; DoesNotFit as compile_checked.
+
+    Args:
+      population: with a run in its first slot, compiled.
+      program: predictor.eval_program.
+      given: (values, variables, batch), the batch of as many rows as there are devices.
+    """
+    values, variables, batch = given
+    rows = _padded(config.eval.batch_size, len(batch["weight"]))
+    batch = {k: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype, sharding=x.sharding)
+             for k, x in batch.items()}
+    with refusing(config, "eval.batch_size"):
+        memory = program.lower(values, variables, batch).compile().memory_analysis()
+    training = population.compiled.memory_analysis()
+    if memory is not None and training is not None:
+        loaded = sum(_shard_bytes(x) for x in batch.values())
+        held = training.argument_size_in_bytes + memory.argument_size_in_bytes - loaded
+        _check(population, held, loaded + _new_bytes(memory), config, "eval.batch_size")
+
+
+@contextlib.contextmanager
+def refusing(config, key: str):
+    """DoesNotFit, with what to change, in place of RESOURCE_EXHAUSTED of compiler or device.
+
+    Args:
+      key: of the config, the batch that is too large.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        found = exhausted(str(error))
+        said = refusal(*found) if found else f"does not fit ({' '.join(str(error).split())[:200]})"
+        raise DoesNotFit(_advice(config, key, said)) from error
+
+
+def _new_bytes(memory) -> int:
+    return memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+
+
+def _check(population, held, new, config, key) -> None:
     devices = len(jax.tree.leaves(population.states[0])[0].sharding.addressable_devices)
     has, _ = available_memory(devices)
     if jax.default_backend() == "cpu":
         has += held
     if held + new > has:
-        raise InputError(_advice(config, held + new, has))
+        raise DoesNotFit(_advice(config, key, refusal(held + new, has)))
 
 
-def _advice(config, needs, has) -> str:
-    return (f"config.train.batch_size: {config.train.batch_size} images per step "
-            f"{refusal(needs, has)}; change to {CHANGES} (python -m cellseg_jax.plan with the same "
-            "flags computes what fits)")
+def _advice(config, key, said) -> str:
+    section, name = key.split(".")
+    what, changes = {
+        "train.batch_size": ("images per step", CHANGES),
+        "eval.batch_size": ("images per validation call", "a smaller config.eval.batch_size")}[key]
+    return (f"config.{key}: {config[section][name]} {what} {said}; change to {changes} "
+            "(python -m cellseg_jax.plan with the same flags computes what fits)")

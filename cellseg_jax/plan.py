@@ -50,7 +50,7 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
     if args.json:
         pathlib.Path(args.json).write_text(json.dumps(plan, indent=2))
     if not plan["fits"]:
-        tell(f"config.train.batch_size: {plan['refusal']}")
+        tell(f"{plan['key']}: {plan['refusal']}")
     terminal.summary(planning.rows(plan))
     return 0 if plan["fits"] else 2
 

@@ -16,8 +16,8 @@ from cellseg_jax import data, derived, estimate, feed, recipe
 from cellseg_jax import footprint as fp
 from cellseg_jax.errors import InputError, pick
 
-# Of one device as JAX counts them (v2, v3, v4 and tpu7x have two per chip): GiB of memory,
-# bf16 TFLOP/s, GB/s to other chips. Source: cloud.google.com/tpu/docs/system-architecture-tpu-vm.
+# Of one device as libtpu describes them (two per chip of v2, v3, v4 and tpu7x; the runtime of a
+# real v4 may show one): GiB of memory, bf16 TFLOP/s, GB/s to other chips. Source: cloud.google.com/tpu/docs/system-architecture-tpu-vm.
 GENERATIONS = {
     "v2": (8, 22.5, 124),
     "v3": (16, 61.5, 164),
@@ -64,26 +64,49 @@ def plan(config, topology: str = "local", *, search: bool = True, limit: float |
         "images": images.count, "notes": notes,
     }
     began = time.monotonic()
-    programs, needs = bound.compiled(config, images, resident, sure=True)
-    out |= {"compile_seconds": time.monotonic() - began, "needs": needs, "fits": needs <= limit}
-    if programs is not None:
+    programs = bound.compiled(config, images, resident, sure=True)
+    out |= {"compile_seconds": time.monotonic() - began, "needs": programs.needs,
+            "fits": programs.needs <= limit, "validation": programs.validation}
+    if programs.train is not None:
         out |= _cost(programs, config, mesh, topology, resident)
     deadline = time.monotonic() + SEARCH_SECONDS
+    base, trains = config, programs.training <= limit
+    if programs.validation > limit:  # else no other batch of training could help
+        size = largest_batch(
+            lambda n: bound.needs_of(config, images, resident, {"eval.batch_size": n},
+                                     training=False),
+            limit, unit=mesh.size, at=config.eval.batch_size // 2, most=config.eval.batch_size,
+            deadline=deadline)
+        out["largest_eval_batch"] = size
+        base = config_lib.changed(config, {"eval.batch_size": size} if size else {})
     if search:
-        out["largest_batch"] = largest_batch(
-            lambda n: bound.needs_of(config, images, resident, {"train.batch_size": n}), limit,
-            unit=mesh.size * config.optimizer.accumulate, at=config.train.batch_size,
-            most=_training_samples(config, images), deadline=deadline)
+        out["largest_batch"] = out.get("largest_eval_batch", 1) and _largest_training_batch(
+            base, images, resident, bound, mesh.size, limit, deadline)
     if not out["fits"]:
-        out["alternatives"] = _alternatives(config, images, resident, bound, limit, deadline)
-        out["refusal"] = (fp.refusal(needs, limit) + f" ({source})"
-                          + _told(out.get("largest_batch"), out["alternatives"]))
+        out["key"] = "config.eval.batch_size" if trains else "config.train.batch_size"
+        out["alternatives"] = _alternatives(
+            config, base, images, resident, bound, limit, deadline, trains)
+        out["refusal"] = (fp.refusal(programs.needs, limit) + f" ({source})" + _told(out, base))
     elif topology == "local":
         seconds = estimate.measured_step(config)
         out |= {"step_seconds": seconds, "assumption": "measured, without augmentation"}
     if "step_seconds" in out:
         out["images_per_second"] = config.train.batch_size / out["step_seconds"]
     return out
+
+
+def _largest_training_batch(config, images, resident, bound, num_devices, limit, deadline
+                            ) -> int | None:
+    """The largest train.batch_size that fits, where validation fits beside the batch of now."""
+    at = config.train.batch_size
+    now = bound.compiled(config, images, resident, sure=False, training=False).validation
+    # While a run validates, the next batch of a stream lies ready.
+    batch = 0 if resident else fp.batch_bytes(config, images, bound.mesh(at))
+    return largest_batch(
+        lambda n: max(now and now + batch * (n - at) // at, bound.needs_of(
+            config, images, resident, {"train.batch_size": n}, validation=False)),
+        limit, unit=num_devices * config.optimizer.accumulate, at=at,
+        most=_training_samples(config, images), deadline=deadline)
 
 
 def _training_samples(config, images) -> int:
@@ -114,25 +137,26 @@ class _Bound:
         return ((GENERATIONS[generation][0] - RESERVED) * fp.GIB,
                 f"{generation}: {GENERATIONS[generation][0]} GiB less {RESERVED} of the runtime")
 
-    def compiled(self, config, images, resident, *, sure: bool, validation: bool = True):
-        """(Programs or None, bytes that it needs). A refusal is repeated at the default level."""
+    def compiled(self, config, images, resident, *, sure: bool, **parts) -> fp.Programs:
+        """The programs; on a TPU what does not fit is compiled again at the default level.
+
+        Args:
+          sure: also where it is far from fitting.
+          parts: training or validation = False, of footprint.compiled_programs.
+        """
         limit, mesh = self.limit(len(self.devices))[0], self.mesh(config.train.batch_size)
         tpu = self.topology != "local"
         for quick in ((True, False) if tpu else (False,)):
-            try:
-                programs = fp.compiled_programs(
-                    config, mesh, images, resident=resident, quick=quick, validation=validation)
-                needs = max(programs.footprint.total, programs.validation)
-            except fp.OutOfMemory as error:
-                programs, needs = None, error.needs
-            if needs <= limit or not (sure or needs <= SLACK * limit):
+            programs = fp.compiled_programs(
+                config, mesh, images, resident=resident, quick=quick, **parts)
+            if programs.needs <= limit or not (sure or programs.needs <= SLACK * limit):
                 break
-        return programs, needs
+        return programs
 
-    def needs_of(self, config, images, resident, changes) -> int:
-        """Bytes that training needs after changes of config keys."""
+    def needs_of(self, config, images, resident, changes, **parts) -> int:
+        """Bytes that a run needs after changes of config keys."""
         changed = config_lib.changed(config, changes)
-        return self.compiled(changed, images, resident, sure=False, validation=False)[1]
+        return self.compiled(changed, images, resident, sure=False, **parts).needs
 
 
 def tpu_devices(topology: str):
@@ -228,9 +252,10 @@ def _cost(programs, config, mesh, topology, resident) -> dict:
     flops = fp.flops(programs.train, config.optimizer.accumulate)
     out = {
         "num_parameters": needs.parameters // (8 if config.train.precision == "float64" else 4),
-        "memory": needs._asdict(), "validation": programs.validation,
+        "memory": needs._asdict(),
         "flops": flops * mesh.size,
-        "all_reduced": fp.all_reduced(programs.train) if mesh.size > 1 else 0,
+        "all_reduced": fp.all_reduced(programs.train, config.optimizer.accumulate)
+        if mesh.size > 1 else 0,
     }
     if topology == "local":
         if jax.default_backend() == "cpu":
@@ -246,29 +271,49 @@ def _cost(programs, config, mesh, topology, resident) -> dict:
                   "assumption": assumption}
 
 
-def _alternatives(config, images, resident, bound, limit, deadline) -> list[dict]:
-    """Changes of one key, each compiled: [{"change", "needs", "fits"}]."""
+def _alternatives(config, base, images, resident, bound, limit, deadline, trains) -> list[dict]:
+    """What else to ask for, compiled: [{"change", "changes", "topology", "needs", "fits"}].
+
+    Args:
+      base: config, with a smaller eval.batch_size where validation needs one and one fits.
+      trains: the train step fits.
+    """
     rows = config.train.batch_size // len(bound.devices)
+    more = _differ(config, base)
+    found = []
+
+    def ask(changes, topology=bound.topology) -> bool:
+        where = bound if topology == bound.topology else _Bound(topology, bound.given)
+        needs = where.needs_of(base, images, resident, changes)
+        words = [f"config.{k}={v}" for k, v in (more | changes).items()]
+        words += [f"--topology={topology}"] if where is not bound else []
+        fits = needs <= limit
+        found.append({"change": " and ".join(words), "changes": more | changes,
+                      "topology": topology, "needs": needs, "fits": fits})
+        return fits
+
+    if more and trains:
+        ask({})
+        return found
     changes = [] if config.train.remat else [{"train.remat": True}]
     if config.train.precision == "float32":
         changes.append({"train.precision": "bfloat16"})
-    parts = [{"optimizer.accumulate": n} for n in (2, 4, 8, 16, 32, 64)
-             if n > config.optimizer.accumulate and rows % n == 0]
-    found, enough = [], False
-    for change in [*changes, *parts]:
-        (key, value), = change.items()
-        if time.monotonic() > deadline or (enough and change in parts):
-            continue
-        needs = bound.needs_of(config, images, resident, change)
-        enough |= change in parts and needs <= limit
-        found.append({"change": f"config.{key}={value}", "needs": needs, "fits": needs <= limit})
-    for size in _larger(bound.topology, config.train.batch_size, len(bound.devices)):
-        if time.monotonic() > deadline or any(
-                f["fits"] for f in found if f["change"].startswith("--topology")):
+    for change in changes:
+        if time.monotonic() <= deadline:
+            ask(change)
+    for n in (2, 4, 8, 16, 32, 64):
+        if (n > config.optimizer.accumulate and rows % n == 0 and time.monotonic() <= deadline
+                and ask({"optimizer.accumulate": n})):
             break
-        needs = _Bound(size, bound.given).needs_of(config, images, resident, {})
-        found.append({"change": f"--topology={size}", "needs": needs, "fits": needs <= limit})
+    for size in _larger(bound.topology, config.train.batch_size, len(bound.devices)):
+        if time.monotonic() > deadline or ask({}, size):
+            break
     return found
+
+
+def _differ(config, base) -> dict:
+    size = base.eval.batch_size
+    return {"eval.batch_size": size} if size != config.eval.batch_size else {}
 
 
 def _larger(topology, batch_size, num_devices) -> list[str]:
@@ -285,12 +330,15 @@ def _larger(topology, batch_size, num_devices) -> list[str]:
     return found
 
 
-def _told(largest, alternatives) -> str:
-    fitting = [f"{a['change']} ({a['needs'] / fp.GIB:.2f} GiB)" for a in alternatives if a["fits"]]
-    if largest:
-        fitting.insert(0, f"config.train.batch_size={largest}")
+def _told(plan, base) -> str:
+    fitting = [f"{a['change']} ({a['needs'] / fp.GIB:.2f} GiB)"
+               for a in plan["alternatives"] if a["fits"]]
+    if plan.get("largest_batch") and plan["key"] == "config.train.batch_size":
+        also = (f"config.eval.batch_size={base.eval.batch_size} and "
+                if plan.get("largest_eval_batch") else "")
+        fitting.insert(0, f"{also}config.train.batch_size={plan['largest_batch']}")
     return f"; what fits: {', or '.join(fitting)}" if fitting else (
-        "; of a smaller batch, remat, bfloat16, accumulate and more devices nothing that was "
+        "; of smaller batches, remat, bfloat16, accumulate and more devices nothing that was "
         "tried fits: choose a smaller network or config.data.size")
 
 
@@ -317,10 +365,12 @@ def rows(plan: dict) -> list[tuple[str, str]]:
     out.append(("fits", "yes" if plan["fits"] else f"no: needs {gib(plan['needs'])}"))
     if "process_peak" in plan:
         out.append(("process", f"{gib(plan['process_peak'])} at most, Python and JAX included"))
-    if "largest_batch" in plan:
-        most = plan["largest_batch"]
-        out.append(("largest batch", "not found in time" if most is None else f"{most} images"
-                    if most else "none fits"))
+    for key, name in (("largest_eval_batch", "largest eval batch"),
+                      ("largest_batch", "largest batch")):
+        if key in plan:
+            most = plan[key]
+            out.append((name, "not found in time" if most is None else f"{most} images"
+                        if most else "none fits"))
     out += [("  instead" if a["fits"] else "  not enough", f"{a['change']}: {gib(a['needs'])}")
             for a in plan.get("alternatives", ())]
     if "memory" in plan:

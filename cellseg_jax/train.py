@@ -188,6 +188,8 @@ class Group:
                     return results | self.train(list(queue), program, interrupted)
             batches = feed.Batches(program.slots, resident, mesh)
             eval_step = eval_program(shared, mesh, first.eval.threshold)
+            scored_by = lambda one: (scoring_values(one.values), {
+                "params": getattr(one, one.weights), "batch_stats": one.batch_stats})
             augmented = samples.augmented_program(shared)
             record = {**program._asdict(), "residence": "device" if resident else "host"}
             members, numbers = [None] * program.slots, [None] * program.slots
@@ -207,6 +209,12 @@ class Group:
                 arguments[chunk] = batches.next(population.chunks[chunk])
                 new = population.compiled is None
                 footprint.compile_checked(population, arguments[chunk], first)
+                if images == slot == 0 and len(member.parts["val"]):
+                    few = feed.eval_batches(
+                        config_lib.changed(first, {"eval.batch_size": 1}), self.arrays,
+                        member.parts["val"][:mesh.size], mesh, resident)
+                    footprint.check_validation(
+                        population, eval_step, (*scored_by(population.get(slot)), next(few)), first)
                 speaks = jax.process_index() == 0
                 if speaks and member.step == 0:
                     terminal.findings([*(self.arrays.findings if new else ()),
@@ -270,11 +278,8 @@ class Group:
                     if gradients:
                         member.log_gradients({n: float(v) / steps for n, v in gradients.items()})
                     if member.validation_due():
-                        one = population.get(k)
-                        variables = {"params": getattr(one, one.weights),
-                                     "batch_stats": one.batch_stats}
                         scores = evaluate.validate(
-                            eval_step, scoring_values(one.values), variables, feed.eval_batches(
+                            eval_step, *scored_by(population.get(k)), feed.eval_batches(
                                 member.config, self.arrays, member.parts["val"], mesh, resident),
                             member.config)
                         line |= {f"val_{name}": v for name, v in scores.items()}
@@ -326,7 +331,7 @@ class Group:
             values = recipe.traced_values(member.config, member.steps_per_epoch, shared)
             for slot in range(program.slots):
                 population.put(slot, jax.device_put(init(values), NamedSharding(mesh, P())))
-            population.compile(arguments[0])
+            footprint.compile_checked(population, arguments[0], member.config)
             once = lambda: [population.step(c, a) for c, a in enumerate(arguments)]
             jax.block_until_ready([once(), once()])
             rounds, began = 0, time.monotonic()
@@ -341,16 +346,16 @@ class Group:
         # Processes would have to agree on what each of them measured.
         if num_runs == 1 or num_runs * steps_left < 100 or jax.process_count() > 1:
             return Population(shared, first, meshes[first.mesh][0])
-        chosen, best, cost = measure(first)
+        with footprint.refusing(member.config, "train.batch_size"):
+            chosen, best, cost = measure(first)
         said = [f"{first}: {best:.4g} images/s"]
         for program in candidates(first, num_runs):
             if num_runs * steps_left * batch_size / best < WORTH * cost * program.slots:
                 continue
             try:
-                population, speed, _ = measure(program)
-            except jax.errors.JaxRuntimeError as error:
-                if "RESOURCE_EXHAUSTED" not in str(error):
-                    raise
+                with footprint.refusing(member.config, "train.batch_size"):
+                    population, speed, _ = measure(program)
+            except footprint.DoesNotFit:
                 said.append(f"{program}: out of memory")
                 break
             said.append(f"{program}: {speed:.4g} images/s")
