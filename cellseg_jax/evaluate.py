@@ -284,7 +284,7 @@ def _images_of(config, arrays, split) -> np.ndarray:
     if split == "all":
         indices = np.flatnonzero([not name.startswith(MIXED) for name in arrays.image_names])
     else:
-        indices = data.split_of(config.data, arrays)[split][::cells] // cells
+        indices = np.unique(data.split_of(config.data, arrays)[split] // cells)
     if len(indices) == 0:
         raise InputError(f"config.data.split: got {config.data.split}, which leaves the {split} "
                          "split without images")
