@@ -73,7 +73,7 @@ def analyse(workdir, config, folder, *, split: str = "test", prune: str = REPORT
     series = pruner.series(_targets(experiments, chosen, config, predictor),
                            amount, iterations, range(config.seed, config.seed + masks))
     if finetune_epochs:
-        tuned = _finetuned(config, workdir, folder, pruner, series, finetune_epochs)
+        tuned = _finetuned(config, workdir, folder, pruner, series, amount, finetune_epochs)
         if tuned is None:
             return None
         series += tuned
@@ -87,7 +87,7 @@ def analyse(workdir, config, folder, *, split: str = "test", prune: str = REPORT
         "Pruning", findings.tell(series, classes, groups, sizes, split, pruner.how, masks), shown,
         [("classes.csv", "Dice of each class against sparsity, with intervals; drop is what is "
                          "lost against the network as it was trained"),
-         ("pruning.csv", "All scores of each experiment, layer, sparsity, mask and class")])
+         ("pruning.csv", "All scores of each experiment, layer, level, mask and class")])
 
 
 # --- what is pruned ------------------------------------------------------------------------------
@@ -173,6 +173,7 @@ class Pruner:
         self.paths = [layer.kernel for layer in layers]
         self.kernels = _kernels(predictor.variables["params"], self.paths)
         self.everywhere = NamedSharding(predictor.mesh, P())
+        self.alone = None  # map_pruned of one copy
         self.program, self.how = None, ""  # (map_pruned, its copies); the choice in words
 
     def series(self, targets, amount, iterations, seeds) -> list[Series]:
@@ -192,7 +193,7 @@ class Pruner:
             out.append(Series(
                 f"{method}:{which}",
                 "all" if which == "all" else " + ".join(self.layers[i].name for i in chosen),
-                1 - (1 - amount) ** np.arange(levels), np.zeros((levels, len(drawn)), np.int64),
+                np.zeros((levels, len(drawn)), np.int64),
                 sum(kernel.size for kernel in kernels.values()),
                 metrics.Counts(*np.zeros((4, levels, len(drawn), n, k)))))
             for m, seed in enumerate(drawn):
@@ -205,7 +206,7 @@ class Pruner:
                 ranks = self.ranks(method, seed, chosen)
                 if base is None:
                     base = self.score(ranks, np.zeros((1, len(self.paths)), np.int32),
-                                      width=total)
+                                      width=max(map(len, work.values())))
                 scores = self.score(ranks, np.stack([gone for _, _, _, gone, _ in jobs]),
                                     lambda count: progress(done + count, total))
                 done += len(jobs)
@@ -226,12 +227,12 @@ class Pruner:
         """Counts of (len(gone), n, K) as numpy: Scores.main of each masked copy.
 
         Args:
-          width: copies that are still to come, where this is the first call.
+          width: the most copies that a later call is for, where this is the first.
         """
         variables = variables or self.predictor.variables
         if self.program is None:
             self._compile(variables, ranks, next(iter(self.part.batches())), width)
-        program, copies = self.program
+        program, copies = self.program if len(gone) > 1 else (self.alone, 1)
         config, cells, found = self.predictor.config, self.part.arrays.grid**2, []
         for start in range(0, len(gone), copies):
             chunk = np.zeros((copies, gone.shape[1]), np.int32)
@@ -276,8 +277,8 @@ class Pruner:
                                  self.paths, copies).lower(variables, ranks, gone, batch).compile()
             return program, lambda: program(variables, ranks, gone, batch)
 
-        chosen, once = compiled(1)
-        self.program, self.how = (chosen, 1), "one masked copy per call"
+        self.alone, once = compiled(1)
+        self.program, self.how = (self.alone, 1), "one masked copy per call"
         if jax.default_backend() == "cpu":
             return
         alone, copies = _seconds(once), 2 ** int(math.log2(min(MOST_COPIES, width)))
@@ -327,13 +328,15 @@ def _part(config, predictor, split) -> Part:
     if not len(rows):
         raise InputError(f"--split: config.data.split {config.data.split} leaves the {split} split "
                          "without images")
+    cells = np.arange(arrays.grid**2)
+    images = np.unique(rows // len(cells))  # with their blank patches, which training may leave out
+    rows = (images[:, None] * len(cells) + cells).reshape(-1)
     resident = feed.resident_source(config, arrays, predictor.mesh)
     batches = lambda: feed.eval_batches(config, arrays, rows, predictor.mesh, resident)
     if resident is not None:
         kept = list(batches())
         batches = lambda: kept
-    cells = arrays.grid**2
-    return Part(arrays, np.asarray(rows[::cells]) // cells, batches)
+    return Part(arrays, images, batches)
 
 
 def _map_sizes(predictor, layers, image_shape) -> dict[str, tuple]:
@@ -356,22 +359,27 @@ def _map_sizes(predictor, layers, image_shape) -> dict[str, tuple]:
 # --- training after pruning ----------------------------------------------------------------------
 
 
-def _finetuned(config, workdir, folder, pruner, series, epochs) -> list[Series] | None:
-    """The experiments on all layers again, each level trained on: runs in folder/finetune/."""
+def _finetuned(config, workdir, folder, pruner, series, amount, epochs) -> list[Series] | None:
+    """The experiments on all layers again, mask 0 of each level trained on.
+
+    The runs in folder/finetune/ are taken again where all that they come of is the same.
+    """
     bases = [one for one in series if one.layer == "all"]
     if not bases:
         raise InputError("--finetune_epochs: none of --prune is on all layers; add l1_layers:all")
     configs, workdirs = [], []
+    runs = folder / "finetune" / f"step{pruner.predictor.step}_epochs{epochs}"
     for base in bases:
         method = base.experiment.partition(":")[0]
-        for share in base.sparsity[1:]:
+        for level in range(1, len(base.zeros)):
             configs.append(config_lib.changed(config, {
                 "train.weights": str(pathlib.Path(workdir).resolve()),
-                "train.prune": float(share), "train.prune_how": method,
+                "train.prune": amount, "train.prune_iterations": level,
+                "train.prune_how": method,
                 "train.epochs": epochs, "train.steps": 0,
                 "train.early_stopping": 0, "train.early_stopping_mode": "patience",
                 "optimizer.warmup": 0}))
-            workdirs.append(folder / "finetune" / f"{method}_{share:.4f}")
+            workdirs.append(runs / f"{method}_{amount:g}_{level}")
     for result in train.train(configs, workdirs):
         if result.status == "interrupted":
             return None
@@ -379,14 +387,14 @@ def _finetuned(config, workdir, folder, pruner, series, epochs) -> list[Series] 
             raise InputError(f"--finetune_epochs: {result.workdir} ended as {result.status!r}; "
                              "expected 'done': wait for the process that uses it, or train the "
                              "run with a smaller optimizer.lr")
-    runs, tuned = iter(zip(workdirs, configs, strict=True)), []
+    trained, tuned = iter(zip(workdirs, configs, strict=True)), []
     none = np.zeros((1, len(pruner.paths)), np.int32)
     ranks = {path: put(np.zeros(kernel.shape, np.int32), pruner.everywhere)
              for path, kernel in pruner.kernels.items()}
     for base in bases:
         zeros, levels = base.zeros[:, :1].copy(), [metrics.Counts(*(c[0, 0] for c in base.counts))]
-        for level in range(1, len(base.sparsity)):
-            variables = make_predictor(*next(runs)).variables
+        for level in range(1, len(base.zeros)):
+            variables = make_predictor(*next(trained)).variables
             zeros[level] = sum((kernel == 0).sum() for kernel in _kernels(
                 variables["params"], pruner.paths).values())
             scores = pruner.score(ranks, none, variables=variables)

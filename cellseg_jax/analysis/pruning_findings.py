@@ -22,7 +22,6 @@ class Series(NamedTuple):
 
     experiment: str  # as the flag has it, "random_layers:each"
     layer: str  # its name, several with " + " between, or "all"
-    sparsity: np.ndarray  # (levels,) of the layers that are pruned, up to rounding
     zeros: np.ndarray  # (levels, masks) weights lost
     weights: int  # of these layers
     counts: metrics.Counts  # of (levels, masks, n, K): n images, K columns of Scores.main
@@ -30,6 +29,11 @@ class Series(NamedTuple):
     def dice(self):
         """(levels, masks, n, K)"""
         return metrics.dice(self.counts)
+
+    def sparsity(self):
+        """(levels,) share of these layers' weights that is 0: what whole weights or filters allow,
+        less than was asked of small layers. Masks of one level are equally large."""
+        return self.zeros.mean(1) / self.weights
 
 
 class Class(NamedTuple):
@@ -93,8 +97,8 @@ def score_rows(series, classes) -> list[dict]:
                   for c in classes for name in SCORES}
         for level, mask in np.ndindex(one.zeros.shape):
             rows += [{
-                "experiment": one.experiment, "layer": one.layer,
-                "sparsity": f"{one.sparsity[level]:.4f}", "mask": mask, "class": c.name,
+                "experiment": one.experiment, "layer": one.layer, "level": level,
+                "sparsity": f"{one.sparsity()[level]:.4f}", "mask": mask, "class": c.name,
                 "n_images": int(c.images.sum()),
                 **{name: float(tables[c.name, name][level, mask]) for name in SCORES},
                 "zeros": int(one.zeros[level, mask]), "weights": one.weights} for c in classes]
@@ -110,8 +114,8 @@ def class_rows(series, classes, groups) -> list[dict]:
             means, lost = _mean(dice, c).mean(1), dice[:1] - dice
             intervals, of_loss = (_intervals(x, c, groups) for x in (dice, lost))
             rows += [{
-                "experiment": one.experiment, "layer": one.layer,
-                "sparsity": f"{one.sparsity[level]:.4f}", "class": c.name,
+                "experiment": one.experiment, "layer": one.layer, "level": level,
+                "sparsity": f"{one.sparsity()[level]:.4f}", "class": c.name,
                 "n_images": int(c.images.sum()), "dice": means[level],
                 "dice_low": intervals[level, 0], "dice_high": intervals[level, 1],
                 "drop": means[0] - means[level], "drop_low": of_loss[level, 0],
@@ -131,6 +135,11 @@ def _one_by_one(series) -> dict[str, list[Series]]:
         if one.experiment.endswith(":each"):
             found.setdefault(one.experiment, []).append(one)
     return found
+
+
+def _touched(layers) -> list[Series]:
+    """Those that lost weights: a share of 1 or 2 filters may round to none."""
+    return [one for one in layers if one.zeros[-1].any()]
 
 
 # --- pictures ------------------------------------------------------------------------------------
@@ -157,9 +166,9 @@ def draw(folder, series, classes, groups, sizes) -> list[tuple[str, str]]:
         name = experiment.partition(":")[0]
         keep(_map_figure(layers, classes[0]), f"sensitivity_{name}.png",
              f"Sensitivity map: Dice lost when one layer alone is pruned ({name}), from image "
-             "(top) to output, the mean over masks")
-        if len({sizes[one.layer] for one in layers}) > 1:
-            keep(_depth_figure(layers, classes[0], groups, sizes), f"depth_{name}.png",
+             "(top) to output, the mean over masks. Grey: too small to lose anything")
+        if len({sizes[one.layer] for one in _touched(layers)}) > 1:
+            keep(_depth_figure(_touched(layers), classes[0], groups, sizes), f"depth_{name}.png",
                  "Low-level against high-level layers: Dice when one layer alone is pruned "
                  f"({name}), the mean over the layers of one map size. Large maps lie near input "
                  "and output, small ones deep. Bands: 95 % interval of what is lost")
@@ -191,12 +200,18 @@ def _pooled(layers) -> np.ndarray:
     return np.mean([one.dice() for one in layers], 0)
 
 
+def _reached(layers) -> np.ndarray:
+    """(levels,) sparsity, the mean over several series."""
+    return np.mean([one.sparsity() for one in layers], 0)
+
+
 def _experiments_figure(series, groups, everything):
     fig, ax = figures.figure(9, 5.5)
-    lines = [(one.experiment, one.layer, one.sparsity, one.dice()) for one in series
+    lines = [(one.experiment, one.layer, one.sparsity(), one.dice()) for one in series
              if not one.experiment.endswith(":each")]
-    lines += [(experiment, "one by one", layers[0].sparsity, _pooled(layers))
-              for experiment, layers in _one_by_one(series).items()]
+    for experiment, every in _one_by_one(series).items():
+        layers = _touched(every) or every
+        lines.append((experiment, "one by one", _reached(layers), _pooled(layers)))
     for number, (experiment, layer, share, dice) in enumerate(lines):
         label = experiment if layer in ("all", "one by one") else f"{experiment} ({layer})"
         _curve(ax, share, dice, everything, groups, number, label)
@@ -214,7 +229,7 @@ def _class_figure(series, classes, groups):
     shown = classes[1:] or classes
     for ax, one in zip(axes.flat, panels):
         for number, c in enumerate(shown):
-            _curve(ax, one.sparsity, one.dice(), c, groups, number, f"{c.name} "
+            _curve(ax, one.sparsity(), one.dice(), c, groups, number, f"{c.name} "
                    f"({c.images.sum()} images, {_cases(groups, c)})")
     for ax, one in zip(axes.flat, panels):  # last, when all have told how low they go
         _axis(ax, one.experiment if one.layer == "all" else f"{one.experiment}\n{one.layer}")
@@ -235,13 +250,23 @@ def _map_figure(layers, everything):
     fig, axes = figures.layer_axes([one.layer for one in layers])
     ax = axes[0]
     largest = max(float(lost.max()), 1e-6)
-    image = ax.imshow(lost[:, 1:], cmap=figures.SEQUENTIAL, aspect="auto", vmin=0, vmax=largest)
+    idle = np.array([not _touched([one]) for one in layers])
+    image = ax.imshow(np.ma.masked_array(lost, np.broadcast_to(idle[:, None], lost.shape))[:, 1:],
+                      cmap=figures.SEQUENTIAL, aspect="auto", vmin=0, vmax=largest)
+    ax.set_facecolor("0.8")
+    for row in np.flatnonzero(idle):
+        ax.text((lost.shape[1] - 2) / 2, row, "not pruned", ha="center", va="center", fontsize=7.5)
     for (row, column), value in np.ndenumerate(lost[:, 1:]):
+        if idle[row]:
+            continue
         ax.text(column, row, f"{value:.2f}".replace("-0.00", "0.00"), ha="center", va="center",
                 fontsize=7.5, color="black" if value > 0.6 * largest else "white")
     ax.grid(False)
-    ax.set_xticks(range(lost.shape[1] - 1), [f"{s:.3f}" for s in layers[0].sparsity[1:]])
-    ax.set_xlabel("sparsity of the one layer that is pruned")
+    shares = [one.sparsity()[1:] for one in _touched(layers)] or [lost[0, 1:] * 0]
+    ax.set_xticks(range(lost.shape[1] - 1), [
+        f"{level + 1}\n{_range([s[level] for s in shares])}" for level in range(len(shares[0]))],
+        fontsize=8)
+    ax.set_xlabel("level, and sparsity of the one layer that is pruned")
     fig.colorbar(image, label="Dice lost", pad=0.02)
     return fig
 
@@ -254,7 +279,7 @@ def _depth_figure(layers, everything, groups, sizes):
     for number, size in enumerate(_ordered(by_size)):
         same = by_size[size]
         label = f"{_words(size)} ({len(same)} layer{'s' * (len(same) > 1)})"
-        _curve(ax, same[0].sparsity, _pooled(same), everything, groups, number, label)
+        _curve(ax, _reached(same), _pooled(same), everything, groups, number, label)
     _axis(ax)
     ax.legend(title="maps the layer puts out", fontsize=9)
     return fig
@@ -268,6 +293,12 @@ def _ordered(sizes) -> list[tuple]:
 def _words(size) -> str:
     """"64x64 pixels" of a map, "16 tokens" of a sequence."""
     return f"{'x'.join(map(str, size))} {'pixels' if len(size) > 1 else 'tokens'}"
+
+
+def _range(shares) -> str:
+    """"0.44", or "0.33–0.44" of layers that reach different ones."""
+    low, high = f"{min(shares):.2f}", f"{max(shares):.2f}"
+    return low if low == high else f"{low}–{high}"
 
 
 # --- words ---------------------------------------------------------------------------------------
@@ -287,10 +318,10 @@ def tell(series, classes, groups, sizes, split, how, masks) -> list[str]:
     levels = {1: "at the first level"} | {half: "where the mean has fallen by half" if len(halved)
                                           else "at the last level; the mean never falls by half"}
     for level, why in levels.items():
-        text.append(f"{main.experiment} at sparsity {main.sparsity[level]:.3f} ({why}): mean Dice "
-                    f"{mean[level]:.3f}, from {mean[0]:.3f} without pruning"
+        text.append(f"{main.experiment} at sparsity {main.sparsity()[level]:.3f} ({why}): mean "
+                    f"Dice {mean[level]:.3f}, from {mean[0]:.3f} without pruning"
                     f"{_of_nothing(main, classes[0]) if level > 1 else ''}.")
-        lost = (main.dice()[:1] - main.dice())[level].mean(0)  # (n, K), the mean over masks
+        lost = (main.dice()[:1] - main.dice())[level]
         for kind in ([c for c in classes[1:] if c.outputs == slice(None)],
                      [c for c in classes[1:] if c.outputs != slice(None)]):
             if kind:
@@ -299,10 +330,12 @@ def tell(series, classes, groups, sizes, split, how, masks) -> list[str]:
     for one in series:
         if ", then " in one.experiment:
             before = next(s for s in series if s.experiment == one.experiment.partition(",")[0])
-            pairs = zip(one.sparsity[1:], *(_mean(s.dice(), classes[0]).mean(1)[1:]
-                                            for s in (before, one)), strict=True)
+            # Only mask 0 was trained on.
+            pairs = zip(one.sparsity()[1:], *(_mean(s.dice(), classes[0])[1:, 0]
+                                              for s in (before, one)), strict=True)
             told = [f"{a:.3f} and {b:.3f} at {share:.3f}" for share, a, b in pairs]
-            text.append(f"{one.experiment} of training, mean Dice before and after it: "
+            which = " of mask 0" if before.zeros.shape[1] > 1 else ""
+            text.append(f"{one.experiment} of training, mean Dice{which} before and after it: "
                         f"{', '.join(told)}.")
     for experiment, layers in _one_by_one(series).items():
         text.append(_of_layers(experiment, layers, classes[0], sizes, groups))
@@ -310,7 +343,8 @@ def tell(series, classes, groups, sizes, split, how, masks) -> list[str]:
         f"How measured: {len(main.counts.tp[0, 0])} images of the {split} split in "
         f"{len(set(groups))} cases, at data.size, as evaluate scores them. Weights become 0 and "
         "nothing is trained after it, but where epochs are named. Each level takes the same share "
-        f"of what remains. A random method is drawn {masks} times. Intervals are 95 %, of 1000 "
+        "of what remains, in whole weights or filters; sparsity is what that reached. "
+        f"A random method is drawn {masks} times. Intervals are 95 %, of 1000 "
         f"bootstrap samples that draw whole cases, and a mask; of fewer than {MIN_GROUPS} cases "
         "bands run from the lowest to the highest mask. They hold for this one trained network; "
         f"with many pairs, about 1 in 20 seems distinguishable by chance. Computed with {how}.")
@@ -327,10 +361,11 @@ def _of_nothing(one, everything) -> str:
 
 
 def _suffering(lost, classes, groups) -> str:
-    """Which classes lose most of their Dice, of (n, K) losses, and which differ beyond chance."""
+    """Which classes lose most of their Dice, of (masks, n, K) losses, and which differ beyond
+    chance."""
     drawn = {c.name: _drawn(lost, c, groups) for c in classes}
     few = [name for name, draws in drawn.items() if draws is None]
-    mean = {c.name: float(_mean(lost, c)) for c in classes}
+    mean = {c.name: float(_mean(lost, c).mean()) for c in classes}
     order = sorted(mean, key=lambda name: -mean[name])
     losses = ", ".join(f"{name} {mean[name]:.3f}{_between(drawn[name])}" for name in order)
     compared = [pair for pair in itertools.combinations(order, 2) if not set(pair) & set(few)]
@@ -343,7 +378,7 @@ def _suffering(lost, classes, groups) -> str:
 
 
 def _claim(lost, classes: dict, groups, first: bool = True) -> str:
-    """Whether the two classes that report 2 names lose more than the others, of (n, K) losses.
+    """Whether the two classes that report 2 names lose more than others, of (masks, n, K) losses.
 
     Its claim is about the first level; at others only the difference is said.
 
@@ -359,7 +394,7 @@ def _claim(lost, classes: dict, groups, first: bool = True) -> str:
     if not set(CLAIMED) < set(drawn):
         return f"{said}undecided, too few cases." if first else ""
     more = np.mean([drawn[name] for name in CLAIMED], 0) - np.mean([drawn[n] for n in others], 0)
-    mean = {name: float(_mean(lost, tissues[name])) for name in drawn}
+    mean = {name: float(_mean(lost, tissues[name]).mean()) for name in drawn}
     low, high = metrics.interval(more)
     verdict = "supported" if low > 0 else "contradicted" if high < 0 else "undecided"
     gap = np.mean([mean[name] for name in CLAIMED]) - np.mean([mean[name] for name in others])
@@ -376,21 +411,27 @@ def _between(drawn) -> str:
 
 def _of_layers(experiment, layers, everything, sizes, groups) -> str:
     """What one by one shows: the layers that matter, and large maps against small ones."""
+    idle = [one.layer for one in layers if not _touched([one])]
+    layers = _touched(layers)
+    left_out = f" Too small to lose anything, not pruned: {', '.join(idle)}." if idle else ""
+    if not layers:
+        return f"{experiment}:{left_out}"
     last = {one.layer: float(_mean((one.dice()[:1] - one.dice())[-1], everything).mean())
             for one in layers}
     order = sorted(last, key=lambda name: -last[name])
-    text = (f"{experiment}: at sparsity {layers[0].sparsity[-1]:.3f} of one layer alone, most Dice "
-            f"is lost with {', '.join(f'{name} ({last[name]:.3f})' for name in order[:3])}, least "
-            f"with {', '.join(f'{name} ({last[name]:.3f})' for name in order[:-4:-1])}.")
+    share = _range([one.sparsity()[-1] for one in layers])
+    text = (f"{experiment}: at sparsity {share} of one layer alone, most Dice is lost with "
+            f"{', '.join(f'{name} ({last[name]:.3f})' for name in order[:3])}, least with "
+            f"{', '.join(f'{name} ({last[name]:.3f})' for name in order[:-4:-1])}.{left_out}")
     large, *_, small = [_ordered(sizes[one.layer] for one in layers)[i] for i in (0, -1)]
     if large == small:
         return text
     pooled = {size: _pooled([one for one in layers if sizes[one.layer] == size])
               for size in (large, small)}
-    lost = {size: (dice[:1] - dice)[-1].mean(0) for size, dice in pooled.items()}
-    said = {size: f"{float(_mean(x, everything)):.3f}" for size, x in lost.items()}
+    lost = {size: (dice[:1] - dice)[-1] for size, dice in pooled.items()}  # (masks, n, K)
+    said = {size: f"{float(_mean(x, everything).mean()):.3f}" for size, x in lost.items()}
     gap = lost[large] - lost[small]
     return (f"{text} A low-level layer (maps of {_words(large)}, next to input and output) costs "
             f"{said[large]} on average, a high-level one (maps of {_words(small)}, the deepest) "
-            f"{said[small]}; difference {float(_mean(gap, everything)):+.3f}"
+            f"{said[small]}; difference {float(_mean(gap, everything).mean()):+.3f}"
             f"{_between(_drawn(gap, everything, groups))}.")
