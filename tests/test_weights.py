@@ -1,13 +1,19 @@
 """Weights to start from: another run's, or a file of a published network."""
 
+import os
+import signal
+
 import jax
 import numpy as np
 import pytest
 from flax import traverse_util
 from helpers import tiny_config
 from test_interop import CASES, golden
+from test_train import assert_same_run
 
-from cellseg_jax import config, derived, interop, models, recipe, sparsity, step, train, weights
+from cellseg_jax import (
+    config, derived, feed, interop, models, recipe, sparsity, step, train, weights)
+from cellseg_jax.analysis import weights as beginnings
 from cellseg_jax.errors import InputError
 from cellseg_jax.predictor import Predictor
 
@@ -106,6 +112,37 @@ def test_a_run_starts_with_the_masks_of_pruning_again_and_again(method):
         if method.endswith("filters") and kernels[path].shape[-1] <= 2:
             assert np.all(found[path])
     assert any(kernel.shape[-1] == 2 for kernel in kernels.values())
+
+
+@pytest.mark.slow
+def test_a_pruned_run_that_is_interrupted_goes_on_bit_for_bit_and_keeps_its_zeros(
+        tmp_path, monkeypatch):
+    complete = tiny_config(train__epochs=3, train__prune=0.25, train__prune_iterations=3,
+                           train__prune_how="random_layers", optimizer__ema=0.9)
+    train.train([complete], [tmp_path / "whole"])
+    calls, settle = [], feed.Batches.next
+
+    def next_and_signal(self, slots):
+        calls.append(1)
+        if len(calls) == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return settle(self, slots)
+
+    monkeypatch.setattr(feed.Batches, "next", next_and_signal)
+    assert train.train([complete], [tmp_path / "cut"])[0].status == "interrupted"
+    assert train.train([complete], [tmp_path / "cut"])[0].status == "done"
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+    params = Predictor(tmp_path / "cut", complete, "last").variables["params"]
+    zeros, begun = (traverse_util.flatten_dict(jax.tree.map(lambda x: np.asarray(x) == 0, tree))
+                    for tree in (params, beginnings.initial_params(complete)))
+    pruned = 0
+    for layer in beginnings.layers_of(complete):
+        if layer.kind == "conv":
+            np.testing.assert_array_equal(zeros[layer.kernel], begun[layer.kernel])
+            total = int(np.prod(layer.shape))
+            assert zeros[layer.kernel].sum() == sparsity.counts(total, 0.25, 3)[-1] > 0
+            pruned += 1
+    assert pruned == 2
 
 
 def test_prune_options_that_make_no_sense():
