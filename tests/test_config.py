@@ -63,7 +63,7 @@ def test_identity_ignores_where_the_data_lies_and_nothing_else(file):
     (("optimizer.lr", "abc"), ["config.optimizer.lr", "'abc'", "a number"]),
     (("train.epochs", "1.5"), ["config.train.epochs", "1.5", "an integer"]),
     (("optimizer.name", "adm"), ["config.optimizer.name", "adam, sgd, adamax", "mean adam"]),
-    (("model", "otsu"), ["config.model: no such key: it is a section, with name,"]),
+    (("model", "otsu"), ["config.model: no such key: it is a section, with", "name"]),
     (("model.name", "unett"), ["config.model.name", "unet"]),
     (("model.chanels", "(1, 2)"), ["config.model.chanels", "config.model.channels"]),
     (("data.size", "64"), ["config.data.size", "a tuple"]),
