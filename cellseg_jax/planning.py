@@ -17,7 +17,8 @@ from cellseg_jax import footprint as fp
 from cellseg_jax.errors import InputError, pick
 
 # Of one device as libtpu describes them (two per chip of v2, v3, v4 and tpu7x; the runtime of a
-# real v4 may show one): GiB of memory, bf16 TFLOP/s, GB/s to other chips. Source: cloud.google.com/tpu/docs/system-architecture-tpu-vm.
+# real v4 may show one): GiB of memory, bf16 TFLOP/s, GB/s to other chips.
+# Source: cloud.google.com/tpu/docs/system-architecture-tpu-vm.
 GENERATIONS = {
     "v2": (8, 22.5, 124),
     "v3": (16, 61.5, 164),

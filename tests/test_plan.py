@@ -51,7 +51,7 @@ def test_a_plan_says_what_a_small_run_needs(fitting):
 
 @pytest.mark.slow
 def test_what_does_not_fit_is_refused_with_numbers_and_what_would():
-    config = tiny_config(train__batch_size=64, data__count=100)
+    config = tiny_config(train__batch_size=64, data__count=100, data__residence="host")
     limit = 0.8 * planning.plan(config, search=False, limit=2**40)["needs"]
     found = planning.plan(config, search=True, limit=limit)
     assert not found["fits"] and found["key"] == "config.train.batch_size"
