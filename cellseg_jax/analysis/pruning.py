@@ -56,7 +56,7 @@ def analyse(workdir, config, folder, *, split: str = "test", prune: str = REPORT
       amount: share of what remains that each iteration takes.
       masks: draws of a random method, from config.seed on.
       finetune_epochs: epochs that each level of an experiment on all layers is also trained
-        after pruning, in folder/finetune/; train.prune does this.
+        after pruning, in finetune/ beside the folder; train.prune does this.
     Returns: None if fine-tuning was interrupted; it goes on when asked again.
     Raises: InputError, for an option that makes no sense here.
     """
@@ -84,7 +84,8 @@ def analyse(workdir, config, folder, *, split: str = "test", prune: str = REPORT
     sizes = _map_sizes(predictor, chosen, part.arrays.image.shape[1:])
     shown = findings.draw(folder, series, classes, groups, sizes)
     return Findings(
-        "Pruning", findings.tell(series, classes, groups, sizes, split, pruner.how, masks), shown,
+        "Pruning", findings.tell(series, classes, groups, sizes, split, kinds, pruner.how, masks),
+        shown,
         [("classes.csv", "Dice of each class against sparsity, with intervals; drop is what is "
                          "lost against the network as it was trained"),
          ("pruning.csv", "All scores of each experiment, layer, level, mask and class")])
@@ -362,13 +363,13 @@ def _map_sizes(predictor, layers, image_shape) -> dict[str, tuple]:
 def _finetuned(config, workdir, folder, pruner, series, amount, epochs) -> list[Series] | None:
     """The experiments on all layers again, mask 0 of each level trained on.
 
-    The runs in folder/finetune/ are taken again where all that they come of is the same.
+    The runs in finetune/ beside the folder are taken again where all that they come of is the same.
     """
     bases = [one for one in series if one.layer == "all"]
     if not bases:
         raise InputError("--finetune_epochs: none of --prune is on all layers; add l1_layers:all")
     configs, workdirs = [], []
-    runs = folder / "finetune" / f"step{pruner.predictor.step}_epochs{epochs}"
+    runs = folder.parent / "finetune" / f"step{pruner.predictor.step}_epochs{epochs}"
     for base in bases:
         method = base.experiment.partition(":")[0]
         for level in range(1, len(base.zeros)):

@@ -16,6 +16,15 @@ from cellseg_jax.report import figures
 SCORES = ("dice", "iou", "precision", "recall")
 CLAIMED = ("Adenocarcinoma", "High-grade IN")  # which report 2 saw suffer first
 
+MEANING = {  # of sparsity.METHODS
+    "l1_layers": "the smallest weights of each layer",
+    "l1_grouped": "the smallest weights of all layers together",
+    "l1_filters": "the filters of each layer that have the smallest L1 norm",
+    "random_layers": "random weights of each layer",
+    "random_grouped": "random weights of all layers together",
+    "random_filters": "random filters of each layer",
+}
+
 
 class Series(NamedTuple):
     """One set of layers, pruned further and further. Level 0 is the network as it was trained."""
@@ -304,17 +313,18 @@ def _range(shares) -> str:
 # --- words ---------------------------------------------------------------------------------------
 
 
-def tell(series, classes, groups, sizes, split, how, masks) -> list[str]:
+def tell(series, classes, groups, sizes, split, kinds, how, masks) -> list[str]:
     """Paragraphs, the answer first.
 
     Args:
-      split: whose images; how: the copies were computed; masks: draws of a random method.
+      split: whose images; kinds: of layers that were pruned; how: the copies were computed; masks:
+        draws of a random method.
     """
     main = next((one for one in _together(series) if one.layer == "all"), _together(series)[0])
     mean = _mean(main.dice(), classes[0]).mean(1)
     halved = np.flatnonzero(mean <= mean[0] / 2)
     half = int(halved[0]) if len(halved) else len(mean) - 1
-    text = []
+    text = [_summary(series, classes[0], mean[0])]
     levels = {1: "at the first level"} | {half: "where the mean has fallen by half" if len(halved)
                                           else "at the last level; the mean never falls by half"}
     for level, why in levels.items():
@@ -336,18 +346,38 @@ def tell(series, classes, groups, sizes, split, how, masks) -> list[str]:
             told = [f"{a:.3f} and {b:.3f} at {share:.3f}" for share, a, b in pairs]
             which = " of mask 0" if before.zeros.shape[1] > 1 else ""
             text.append(f"{one.experiment} of training, mean Dice{which} before and after it: "
-                        f"{', '.join(told)}.")
+                        f"{', '.join(told)}. The network without pruning was not trained on, so "
+                        "that what more training does by itself is not known.")
     for experiment, layers in _one_by_one(series).items():
         text.append(_of_layers(experiment, layers, classes[0], sizes, groups))
+    methods = dict.fromkeys(one.experiment.partition(":")[0] for one in series)
+    text.append("What was pruned: " + "; ".join(f"{name}: {MEANING[name]}" for name in methods)
+                + f". Only layers of kind {kinds.replace(',', ', ')}; after the colon: all of "
+                "them, each by itself, or those that moved furthest from their start (top1, top2).")
     text.append(
         f"How measured: {len(main.counts.tp[0, 0])} images of the {split} split in "
         f"{len(set(groups))} cases, at data.size, as evaluate scores them. Weights become 0 and "
         "nothing is trained after it, but where epochs are named. Each level takes the same share "
         "of what remains, in whole weights or filters; sparsity is what that reached. "
-        f"A random method is drawn {masks} times. Intervals are 95 %, of 1000 "
-        f"bootstrap samples that draw whole cases, and a mask; of fewer than {MIN_GROUPS} cases "
-        "bands run from the lowest to the highest mask. They hold for this one trained network; "
+        f"A random method is drawn {masks} times. Intervals are 95 %, of 1000 bootstrap samples, "
+        f"each of which draws whole cases and one of the masks; with fewer than {MIN_GROUPS} cases "
+        "a band runs from the lowest to the highest mask. They hold for this one trained network; "
         f"with many pairs, about 1 in 20 seems distinguishable by chance. Computed with {how}.")
+    return text
+
+
+def _summary(series, everything, whole: float) -> str:
+    """What all experiments come to, in a sentence each."""
+    ends = [f"{one.experiment} {_mean(one.dice(), everything).mean(1)[-1]:.3f} at sparsity "
+            f"{one.sparsity()[-1]:.3f}" for one in _together(series)]
+    text = f"Mean Dice is {whole:.3f} without pruning, and at the last level: {', '.join(ends)}."
+    for experiment, layers in _one_by_one(series).items():
+        lost = {one.layer: float(_mean((one.dice()[:1] - one.dice())[-1], everything).mean())
+                for one in _touched(layers)}
+        if lost:
+            most, least = max(lost, key=lost.get), min(lost, key=lost.get)
+            text += (f" One layer alone ({experiment}): {most} is needed most (Dice lost "
+                     f"{lost[most]:.3f}), {least} least ({lost[least]:.3f}).")
     return text
 
 

@@ -162,11 +162,11 @@ def test_training_after_pruning_is_not_taken_from_another_checkpoint(untrained, 
     series = [made_up("l1_filters:all", "all", [[[0.8]], [[0.7]], [[0.6]]], [0, 30, 50])]
     for step_, epochs in ((10, 1), (20, 1), (20, 2)):
         pruner = types.SimpleNamespace(predictor=types.SimpleNamespace(step=step_))
-        assert pruning._finetuned(untrained.config, "run", pathlib.Path("at"), pruner, series, 0.25,
-                                  epochs) is None
+        assert pruning._finetuned(untrained.config, "run", pathlib.Path("run/analysis/at"), pruner,
+                                  series, 0.25, epochs) is None
     assert len({folder for _, folder in asked}) == len(asked) == 6
     assert [str(folder) for _, folder in asked[:2]] == [
-        f"at/finetune/step10_epochs1/l1_filters_0.25_{level}" for level in (1, 2)]
+        f"run/analysis/finetune/step10_epochs1/l1_filters_0.25_{level}" for level in (1, 2)]
     for number, (config, _) in enumerate(asked):
         assert config.train.prune == 0.25 and config.train.prune_how == "l1_filters"
         assert config.train.prune_iterations == 1 + number % 2
@@ -215,14 +215,17 @@ def test_words_of_known_scores():
     classes = pruning_findings.classes_of(tiny_config(), STRATA)
     tuned = made_up("random_layers:all, then 3 epochs", "all",
                     [[of_classes(0.8, 0.8)], [of_classes(0.75, 0.75)]], [0, 30])
-    first, after, *_ = pruning_findings.tell(
-        [RANDOM, tuned], classes, GROUPS, {}, "test", "one masked copy per call", 2)
+    summary, first, after, *_ = pruning_findings.tell(
+        [RANDOM, tuned], classes, GROUPS, {}, "test", "conv", "one masked copy per call", 2)
+    assert summary == ("Mean Dice is 0.800 without pruning, and at the last level: "
+                       "random_layers:all 0.600 at sparsity 0.300, random_layers:all, then 3 "
+                       "epochs 0.750 at sparsity 0.300.")
     assert first.startswith("random_layers:all at sparsity 0.300 (at the last level; the mean never"
                             " falls by half): mean Dice 0.600, from 0.800 without pruning.")
     assert "most first: a 0.300 (0.200 to 0.400), b 0.100 (0.100 to 0.100)." in first
     assert "1 of 1 pairs (a more than b)" in first
-    assert after == ("random_layers:all, then 3 epochs of training, mean Dice of mask 0 before and "
-                     "after it: 0.650 and 0.750 at 0.300.")
+    assert after.startswith("random_layers:all, then 3 epochs of training, mean Dice of mask 0 "
+                            "before and after it: 0.650 and 0.750 at 0.300.")
 
 
 def one_by_one_series():
@@ -234,6 +237,13 @@ def one_by_one_series():
 
 
 SIZES = {"wide": (32, 32), "wider": (32, 32), "deep": (16, 16), "out": (32, 32)}
+
+
+def test_summary_names_the_layers_that_are_needed_most_and_least():
+    everything = pruning_findings.classes_of(tiny_config(), STRATA)[0]
+    said = pruning_findings._summary(one_by_one_series(), everything, 0.8)
+    assert ("One layer alone (random_filters:each): wide is needed most (Dice lost 0.300), deep "
+            "least (0.050).") in said
 
 
 def test_words_of_layers_of_known_scores():
