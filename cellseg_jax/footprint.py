@@ -300,7 +300,7 @@ def all_reduced(compiled, accumulate: int = 1) -> int:
     looped, new = set(), set(re.findall(r"body=%?([\w.-]+)", text))
     while new:
         looped |= new
-        called = {name for part in new for name in re.findall(r"%([\w.-]+)", parts[part])}
+        called = {name for part in new for name in re.findall(r"%([\w.-]+)", parts.get(part, ""))}
         new = (called & parts.keys()) - looped
     sizes = {"pred": 1, "bf16": 2, "f16": 2, "f32": 4, "f64": 8, "s32": 4, "u32": 4, "s8": 1,
              "u8": 1, "s16": 2, "u16": 2, "s64": 8, "u64": 8}
