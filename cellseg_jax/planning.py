@@ -15,6 +15,7 @@ from cellseg_jax import config as config_lib
 from cellseg_jax import data, derived, estimate, feed, recipe
 from cellseg_jax import footprint as fp
 from cellseg_jax.errors import InputError, pick
+from cellseg_jax.report import terminal
 
 # Of one device as libtpu describes them (two per chip of v2, v3, v4 and tpu7x; the runtime of a
 # real v4 may show one): GiB of memory, bf16 TFLOP/s, GB/s to other chips.
@@ -65,6 +66,8 @@ def plan(config, topology: str = "local", *, search: bool = True, limit: float |
         "images": images.count, "notes": notes,
     }
     began = time.monotonic()
+    terminal.doing(f"compiling the train step and the validation for {mesh.size} "
+                   f"{out['device']}, {config.train.batch_size} images per step")
     programs = bound.compiled(config, images, resident, sure=True)
     out |= {"compile_seconds": time.monotonic() - began, "needs": programs.needs,
             "fits": programs.needs <= limit, "validation": programs.validation}
@@ -156,6 +159,8 @@ class _Bound:
 
     def needs_of(self, config, images, resident, changes, **parts) -> int:
         """Bytes that a run needs after changes of config keys."""
+        terminal.doing("compiling with " + (", ".join(
+            f"config.{key}={value}" for key, value in changes.items()) or self.topology))
         changed = config_lib.changed(config, changes)
         return self.compiled(changed, images, resident, sure=False, **parts).needs
 

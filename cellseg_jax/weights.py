@@ -44,6 +44,12 @@ def read(config, wanted: dict) -> dict:
     return found
 
 
+def layers_of(config) -> list[models.Layer]:
+    """The layers of the config's network that have kernels, as models.kernel_layers."""
+    return models.kernel_layers(recipe.make_recipe([config]).module({}),
+                                (*derived.input_size(config), derived.channels(config)))
+
+
 def pruned(config, params: dict) -> dict:
     """The parameters that a run starts from, with zeros as train.prune* say.
 
@@ -54,9 +60,8 @@ def pruned(config, params: dict) -> dict:
         return params
     params = jax.tree.map(np.asarray, params)
     flat = traverse_util.flatten_dict(params)
-    kernels = {layer.kernel: flat[layer.kernel] for layer in models.kernel_layers(
-        recipe.make_recipe([config]).module({}),
-        (*derived.input_size(config), derived.channels(config))) if layer.kind == "conv"}
+    kernels = {layer.kernel: flat[layer.kernel] for layer in layers_of(config)
+               if layer.kind == "conv"}
     method = config.train.prune_how
     return sparsity.prune(
         params, sparsity.ranks(kernels, method, config.seed),

@@ -136,7 +136,7 @@ def test_a_pruned_run_that_is_interrupted_goes_on_bit_for_bit_and_keeps_its_zero
     zeros, begun = (traverse_util.flatten_dict(jax.tree.map(lambda x: np.asarray(x) == 0, tree))
                     for tree in (params, beginnings.initial_params(complete)))
     pruned = 0
-    for layer in beginnings.layers_of(complete):
+    for layer in weights.layers_of(complete):
         if layer.kind == "conv":
             np.testing.assert_array_equal(zeros[layer.kernel], begun[layer.kernel])
             total = int(np.prod(layer.shape))

@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from scipy.ndimage import distance_transform_edt
 
 from cellseg_jax import data, evaluate, feed, metrics, models
-from cellseg_jax.analysis.weights import kernels, layers_of
+from cellseg_jax.analysis.weights import kernels
 from cellseg_jax.errors import InputError
 from cellseg_jax.models.layers import Dropout
 from cellseg_jax.models.segformer import HEADS, REDUCTIONS, SegFormer
@@ -23,6 +23,7 @@ from cellseg_jax.normalize import normalize
 from cellseg_jax.predictor import make_predictor
 from cellseg_jax.report import figures, panels
 from cellseg_jax.report.analysis_page import Findings, write_table
+from cellseg_jax.weights import layers_of
 
 FILTERS, CHANNELS, LAYERS = 48, 16, 4  # at most so many in a picture
 MEASURED = 16  # images of which attention distances are the mean

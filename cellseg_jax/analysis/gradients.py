@@ -9,12 +9,12 @@ from flax import traverse_util
 from matplotlib.colors import LogNorm
 
 from cellseg_jax import data, feed, rundir, step
-from cellseg_jax.analysis.weights import layers_of
 from cellseg_jax.models.unet_plan import coarse, supervision_weights
 from cellseg_jax.normalize import normalize
 from cellseg_jax.predictor import make_predictor
 from cellseg_jax.report import figures
 from cellseg_jax.report.analysis_page import Findings, write_table
+from cellseg_jax.weights import layers_of
 
 FILE = "gradients.jsonl"  # of a run with train.log_gradients
 VANISHING = 1e-3  # ratio of smallest to largest below which we call gradients vanishing

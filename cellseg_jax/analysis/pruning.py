@@ -27,6 +27,7 @@ from cellseg_jax.feed import fetch, put
 from cellseg_jax.predictor import make_predictor
 from cellseg_jax.report import terminal
 from cellseg_jax.report.analysis_page import Findings, write_table
+from cellseg_jax.weights import layers_of
 
 REPORT_2 = ("l1_layers:all,l1_grouped:all,random_layers:each,random_layers:top1,random_layers:top2,"
             "random_filters:top1,random_filters:top2")
@@ -96,7 +97,7 @@ def analyse(workdir, config, folder, *, split: str = "test", prune: str = REPORT
 
 def _layers(config, kinds) -> list[models.Layer]:
     wanted = [pick(dict(zip(KINDS, KINDS)), kind, "--kinds") for kind in kinds.split(",")]
-    layers = weights.layers_of(config)
+    layers = layers_of(config)
     chosen = [layer for layer in layers if layer.kind in wanted]
     if not chosen:
         raise InputError(f"--kinds: got {kinds}, but the layers of {config.model.name} are "

@@ -9,7 +9,7 @@ from flax import traverse_util
 from jax.sharding import SingleDeviceSharding
 from scipy.stats import spearmanr
 
-from cellseg_jax import derived, models, recipe
+from cellseg_jax import derived, recipe
 from cellseg_jax import weights as beginnings
 from cellseg_jax.population import init_program
 from cellseg_jax.predictor import make_predictor
@@ -40,13 +40,7 @@ def initial_params(config) -> dict:
 def kernels(config, params: dict) -> dict[str, np.ndarray]:
     """{layer: its kernel (..., in, out)} as numpy, in the order in which an image meets them."""
     flat = traverse_util.flatten_dict(params)
-    return {layer.name: np.asarray(flat[layer.kernel]) for layer in layers_of(config)}
-
-
-def layers_of(config) -> list[models.Layer]:
-    """The layers of the config's network that have kernels, as models.kernel_layers."""
-    return models.kernel_layers(recipe.make_recipe([config]).module({}),
-                                (*derived.input_size(config), derived.channels(config)))
+    return {layer.name: np.asarray(flat[layer.kernel]) for layer in beginnings.layers_of(config)}
 
 
 def distances(before: dict, after: dict) -> dict[str, tuple[float, float]]:
@@ -77,7 +71,7 @@ def analyse(workdir, config, folder) -> Findings:
            for what, function in (("mean", "mean"), ("sd", "std"))},
         "norm_ratio": _norm_ratio(before[layer.name], after[layer.name]),
         "zeros": float(np.mean(after[layer.name] == 0)),
-    } for layer in layers_of(config)]
+    } for layer in beginnings.layers_of(config)]
     write_table(folder / "weights.csv", rows)
     figures.save(_distance_figure(rows), folder / "distances.png")
     figures.save(_histograms(before, after), folder / "histograms.png")

@@ -24,6 +24,11 @@ def note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def doing(text: str) -> None:
+    """One line to stdout: what takes long now."""
+    print(f"{text} ...", flush=True)
+
+
 def findings(found) -> None:
     """The warnings on the data, a line each; notes are counted only."""
     for finding in found:

@@ -10,7 +10,7 @@ from helpers import tiny_config
 
 from cellseg_jax import data, feed, recipe, step, train
 from cellseg_jax.analysis import gradients
-from cellseg_jax.analysis.weights import layers_of
+from cellseg_jax.weights import layers_of
 from cellseg_jax.config import complete
 from cellseg_jax.normalize import normalize
 from cellseg_jax.predictor import Predictor

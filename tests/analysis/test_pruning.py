@@ -12,9 +12,10 @@ from helpers import tiny_config
 
 from cellseg_jax import config as config_lib
 from cellseg_jax import data, evaluate, feed, metrics, population, recipe, sparsity, step, train
-from cellseg_jax.analysis import pruning, pruning_findings, weights
+from cellseg_jax.analysis import pruning, pruning_findings
 from cellseg_jax.errors import InputError
 from cellseg_jax.predictor import make_predictor
+from cellseg_jax.weights import layers_of
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +121,7 @@ def test_a_whole_analysis_with_training_after_pruning(tmp_path):
         assert (folder / name).stat().st_size > 500
     with open(folder / "pruning.csv") as file:
         rows = list(csv.DictReader(file))
-    layers = [layer for layer in weights.layers_of(config) if layer.kind == "conv"]
+    layers = [layer for layer in layers_of(config) if layer.kind == "conv"]
     total = sum(np.prod(layer.shape) for layer in layers)
     whole = [r for r in rows if r["experiment"] == "l1_layers:all" and r["class"] == "all"]
     assert [r["level"] for r in whole] == ["0", "1", "2"]
@@ -340,7 +341,7 @@ def test_options_that_make_no_sense(tmp_path):
 
 
 def test_map_sizes_of_a_network(untrained):
-    layers = weights.layers_of(untrained.config)
+    layers = layers_of(untrained.config)
     sizes = pruning._map_sizes(untrained, layers, (32, 32, 4))
     assert sizes.keys() == {layer.name for layer in layers}
     assert pruning_findings._ordered(sizes.values()) == [(32, 32), (16, 16)]
