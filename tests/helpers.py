@@ -2,10 +2,12 @@
 
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
 from cellseg_jax import config as config_lib
+from cellseg_jax import feed
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -46,3 +48,16 @@ def command(module, *args):
 def child_environment(devices=1):
     flags = f"--xla_force_host_platform_device_count={devices}"
     return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
+
+
+def interrupt_at_batch(monkeypatch, number):
+    """SIGTERM to this process as training asks for its `number`-th batch, counted from now."""
+    calls, next_batch = [], feed.Batches.next
+
+    def next_and_signal(self, slots):
+        calls.append(1)
+        if len(calls) == number:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return next_batch(self, slots)
+
+    monkeypatch.setattr(feed.Batches, "next", next_and_signal)

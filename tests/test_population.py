@@ -1,15 +1,14 @@
 """Runs that share a program: slots, back-ends, and that nobody notices the others."""
 
-import os
 import signal
 import subprocess
 import sys
 
 import pytest
-from helpers import ROOT, child_environment, tiny_config
+from helpers import ROOT, child_environment, interrupt_at_batch, tiny_config
 from test_train import assert_same_run
 
-from cellseg_jax import feed, member, population, rundir, train
+from cellseg_jax import member, population, rundir, train
 from cellseg_jax.population import Program
 
 
@@ -108,18 +107,9 @@ def test_an_interrupted_group_goes_on_in_the_program_it_was_begun_in(tmp_path, m
     configs = [tiny_config(seed=k, train__epochs=3) for k in range(3)]
     whole, cut = ([tmp_path / name / str(k) for k in range(3)] for name in ("whole", "cut"))
     train.train(configs, whole, backend="unroll", slots=2)
-    calls, settle = [], feed.Batches.next
-
-    def next_and_signal(self, slots):
-        calls.append(1)
-        if len(calls) == 9:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return settle(self, slots)
-
-    monkeypatch.setattr(feed.Batches, "next", next_and_signal)
+    interrupt_at_batch(monkeypatch, 9)
     stopped = train.train(configs, cut, backend="unroll", slots=2)
     assert [r.status for r in stopped] == ["interrupted"] * 3
-    monkeypatch.setattr(feed.Batches, "next", settle)
     assert [r.status for r in train.train(configs, cut)] == ["done"] * 3
     assert rundir.read_json(cut[0] / "environment.json")["program"]["backend"] == "unroll"
     for a, b in zip(whole, cut, strict=True):

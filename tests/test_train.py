@@ -11,7 +11,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from helpers import child_environment, command, run_command, tiny_config
+from helpers import child_environment, command, interrupt_at_batch, run_command, tiny_config
 
 from cellseg_jax import (
     checkpoint,
@@ -139,19 +139,9 @@ def test_sigterm_saves_and_the_run_goes_on_bit_for_bit(tmp_path, monkeypatch):
     """Interrupted in mid-epoch, by a signal that comes after the sixth step."""
     config = tiny_config(train__epochs=3)
     train.train([config], [tmp_path / "whole"])
-    calls = []
-    settle = feed.Batches.next
-
-    def next_and_signal(self, slots):
-        calls.append(1)
-        if len(calls) == 7:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return settle(self, slots)
-
-    monkeypatch.setattr(feed.Batches, "next", next_and_signal)
+    interrupt_at_batch(monkeypatch, 7)
     result = train.train([config], [tmp_path / "cut"])[0]
     assert result.status == "interrupted" and 4 <= result.step < 12 and result.step % 4
-    monkeypatch.setattr(feed.Batches, "next", settle)
     assert train.train([config], [tmp_path / "cut"])[0].status == "done"
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
@@ -165,16 +155,7 @@ def test_plateau_averaging_and_all_else_of_the_optimiser_resume_bit_for_bit(tmp_
         optimizer__plateau_min_lr=1e-5, optimizer__ema=0.9, optimizer__clip=0.5,
         optimizer__warmup=1, optimizer__accumulate=1, optimizer__name="adamw")
     train.train([config], [tmp_path / "whole"])
-    calls = []
-    settle = feed.Batches.next
-
-    def next_and_signal(self, slots):
-        calls.append(1)
-        if len(calls) == 13:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return settle(self, slots)
-
-    monkeypatch.setattr(feed.Batches, "next", next_and_signal)
+    interrupt_at_batch(monkeypatch, 13)
     assert train.train([config], [tmp_path / "cut"])[0].status == "interrupted"
     assert train.train([config], [tmp_path / "cut"])[0].status == "done"
     assert_same_run(tmp_path / "whole", tmp_path / "cut")

@@ -1,18 +1,16 @@
 """Weights to start from: another run's, or a file of a published network."""
 
-import os
-import signal
 
 import jax
 import numpy as np
 import pytest
 from flax import traverse_util
-from helpers import tiny_config
+from helpers import interrupt_at_batch, tiny_config
 from test_interop import CASES, golden
 from test_train import assert_same_run
 
 from cellseg_jax import (
-    config, derived, feed, interop, models, recipe, sparsity, step, train, weights)
+    config, derived, interop, models, recipe, sparsity, step, train, weights)
 from cellseg_jax.analysis import weights as beginnings
 from cellseg_jax.errors import InputError
 from cellseg_jax.predictor import Predictor
@@ -120,15 +118,7 @@ def test_a_pruned_run_that_is_interrupted_goes_on_bit_for_bit_and_keeps_its_zero
     complete = tiny_config(train__epochs=3, train__prune=0.25, train__prune_iterations=3,
                            train__prune_how="random_layers", optimizer__ema=0.9)
     train.train([complete], [tmp_path / "whole"])
-    calls, settle = [], feed.Batches.next
-
-    def next_and_signal(self, slots):
-        calls.append(1)
-        if len(calls) == 7:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return settle(self, slots)
-
-    monkeypatch.setattr(feed.Batches, "next", next_and_signal)
+    interrupt_at_batch(monkeypatch, 7)
     assert train.train([complete], [tmp_path / "cut"])[0].status == "interrupted"
     assert train.train([complete], [tmp_path / "cut"])[0].status == "done"
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
