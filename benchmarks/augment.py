@@ -18,8 +18,13 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from cellseg_jax import augment, derived, feed, recipe, step
+from cellseg_jax import augment
 from cellseg_jax import config as config_lib
+from cellseg_jax.config import derived
+from cellseg_jax.step.mapped import map_train
+from cellseg_jax.step.mesh import default_mesh
+from cellseg_jax.step.spec import make_recipe, traced_values
+from cellseg_jax.step.state import init_state
 
 QUICKSTART = pathlib.Path(__file__).resolve().parent.parent / "configs" / "quickstart.py"
 STRENGTHS = {"turn": 3.0, "rotation": 30.0, "shear": 5.0, "shift": 0.1, "elastic": 60.0}
@@ -46,16 +51,16 @@ def make_step(names, config, source):
     for name in augment.AUGMENTATIONS:
         config.augment[name] = (0.0, 1.0)
     config.augment.update(pairs(names))
-    shared = recipe.make_recipe([config])
-    values = recipe.traced_values(config, 100, shared)
+    shared = make_recipe([config])
+    values = traced_values(config, 100, shared)
     batch = len(source["image"])
-    mesh = feed.default_mesh(1, batch)
-    state = jax.jit(lambda v: step.init_state(shared, v, source["image"].shape[1:]))(values)
+    mesh = default_mesh(1, batch)
+    state = jax.jit(lambda v: init_state(shared, v, source["image"].shape[1:]))(values)
     state = jax.device_put(jax.tree.map(lambda x: x[None], state), NamedSharding(mesh, P("member")))
     source = jax.device_put(source, NamedSharding(mesh, P()))
     rows = NamedSharding(mesh, P("member", "data"))
     index = jax.device_put({"id": np.arange(batch, dtype=np.int32)[None]}, rows)
-    compiled = step.map_train(shared, mesh, "unroll")
+    compiled = map_train(shared, mesh, "unroll")
 
     def run():
         nonlocal state

@@ -17,7 +17,7 @@ import pathlib
 import numpy as np
 
 from cellseg_jax import classical, metrics
-from cellseg_jax.data import ebhi_seg
+from cellseg_jax.data.datasets import ebhi_seg
 from cellseg_jax.report import panels
 
 # Mean Dice in table 3 of Shi et al. 2023, EBHI-Seg: a novel enteroscope biopsy histopathological

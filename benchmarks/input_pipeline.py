@@ -27,8 +27,14 @@ import torch
 from absl import flags
 
 from cellseg_jax import config as config_lib
-from cellseg_jax import data, feed, recipe, step
+from cellseg_jax import data
 from cellseg_jax.data import order, records
+from cellseg_jax.data.read import to_channels
+from cellseg_jax.step import train_step
+from cellseg_jax.step.batches import resident_source
+from cellseg_jax.step.mapped import gathered
+from cellseg_jax.step.mesh import default_mesh
+from cellseg_jax.step.spec import make_recipe, traced_values
 
 OPERATIONS = {"flip_horizontal": (0.5, 1.0), "rotation": (1.0, 30.0), "elastic": (1.0, 100.0),
               "brightness": (1.0, 0.2)}
@@ -51,24 +57,24 @@ def ours(args, cache):
     config = make_config(args, cache)
     chosen = data.records_of(config.data)[: args.count]
     data.records_of = lambda _: records.Records(chosen)  # a part of the files, for all paths
-    shared = recipe.make_recipe([config])
-    values = shared.all_values(recipe.traced_values(config, 1, shared))
+    shared = make_recipe([config])
+    values = shared.all_values(traced_values(config, 1, shared))
 
     @jax.jit
     def batch_of(source, index, key):
-        batch = step.gathered(source, index, None)
-        return step.augmented(shared, values, key, batch, np.arange(args.batch_size))
+        batch = gathered(source, index, None)
+        return train_step.augmented(shared, values, key, batch, np.arange(args.batch_size))
 
     resident = read = None
     for epoch in range(args.epochs):
         started = time.perf_counter()
         if resident is None:
             arrays = data.load(config.data)
-            mesh = feed.default_mesh(1, args.batch_size)
-            resident = feed.resident_source(config, arrays, mesh)
+            mesh = default_mesh(1, args.batch_size)
+            resident = resident_source(config, arrays, mesh)
             read = order.order_of(config, arrays, np.arange(len(arrays.names)))
         for n in range(epoch * read.steps_per_epoch, (epoch + 1) * read.steps_per_epoch):
-            batch = batch_of(resident.train, read.rows(n), step.keys(0, n)[0])
+            batch = batch_of(resident.train, read.rows(n), train_step.keys(0, n)[0])
         jax.block_until_ready(batch)
         yield time.perf_counter() - started
 
@@ -90,7 +96,7 @@ class Peer(torch.utils.data.Dataset):
 
     def read(self, i):
         sample = self.records[i].read()
-        image = cv2.resize(records.to_channels(sample.image, "rgba"), self.size)
+        image = cv2.resize(to_channels(sample.image, "rgba"), self.size)
         mask = cv2.resize(sample.label.astype(np.float32), self.size,
                           interpolation=cv2.INTER_NEAREST)
         return image, mask, image.min(), image[..., :3].max()

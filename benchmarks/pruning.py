@@ -19,9 +19,13 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from cellseg_jax import config as config_lib
-from cellseg_jax import evaluate, feed, recipe, sparsity, step
 from cellseg_jax.analysis import pruning, weights
-from cellseg_jax.population import init_program
+from cellseg_jax.inference import measure
+from cellseg_jax.pruning import counts, prune
+from cellseg_jax.step.mapped import map_eval
+from cellseg_jax.step.mesh import all_devices, put
+from cellseg_jax.step.spec import make_recipe, traced_values
+from cellseg_jax.train.slots import init_program
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("size", 64, "side of the images, pixels")
@@ -44,16 +48,16 @@ def main(_):
     gone = np.zeros((FLAGS.levels * len(layers), len(layers)), np.int32)
     for n, layer in enumerate(layers):
         rows = slice(n * FLAGS.levels, (n + 1) * FLAGS.levels)
-        gone[rows, n] = sparsity.counts(int(np.prod(layer.shape)), 0.25, FLAGS.levels)
+        gone[rows, n] = counts(int(np.prod(layer.shape)), 0.25, FLAGS.levels)
 
     def one_by_one():
         found = []
         for copy in gone:
             n = int(np.argmax(copy))
             path = layers[n].kernel
-            params = sparsity.prune(predictor.variables["params"], {path: ranks[path]},
+            params = prune(predictor.variables["params"], {path: ranks[path]},
                                     {path: int(copy[n])})
-            found.append(evaluate.measure(
+            found.append(measure.measure(
                 predictor.eval_step, predictor.values, {**predictor.variables, "params": params},
                 part.batches()).main(config))
         return [np.stack(c) for c in zip(*found, strict=True)]
@@ -79,14 +83,14 @@ def main(_):
 
 def made_up_predictor(config):
     """What scoring needs of a Predictor, with the weights of step 0."""
-    shared, mesh = recipe.make_recipe([config]), feed.all_devices()
+    shared, mesh = make_recipe([config]), all_devices()
     init = init_program(shared, (FLAGS.size, FLAGS.size, 3), NamedSharding(mesh, P()))
-    state = init(recipe.traced_values(config, 1, shared))
+    state = init(traced_values(config, 1, shared))
     return types.SimpleNamespace(
         config=config, recipe=shared, mesh=mesh,
         variables={"params": state.params, "batch_stats": state.batch_stats},
         values={k: v for k, v in state.values.items() if k.startswith("loss.")},
-        eval_step=step.map_eval(shared, mesh, config.eval.threshold))
+        eval_step=map_eval(shared, mesh, config.eval.threshold))
 
 
 def made_up_part(config, mesh) -> pruning.Part:
@@ -97,7 +101,7 @@ def made_up_part(config, mesh) -> pruning.Part:
              "range": np.tile(np.float32([0, 255]), (n, 3, 1)),
              "weight": np.ones(n, np.float32)}
     rows = NamedSharding(mesh, P(("member", "data")))
-    batches = [{k: feed.put(v[i : i + config.eval.batch_size], rows) for k, v in whole.items()}
+    batches = [{k: put(v[i : i + config.eval.batch_size], rows) for k, v in whole.items()}
                for i in range(0, n, config.eval.batch_size)]
     return pruning.Part(types.SimpleNamespace(grid=1), np.arange(n), lambda: batches)
 

@@ -26,8 +26,11 @@ from monai.losses import DiceFocalLoss
 from monai.networks.nets import UNETR, UNet
 
 from cellseg_jax import config as config_lib
-from cellseg_jax import feed, recipe, step
-from cellseg_jax.models import unet_plan
+from cellseg_jax.models import resenc_unet
+from cellseg_jax.step.mapped import map_train
+from cellseg_jax.step.mesh import default_mesh
+from cellseg_jax.step.spec import make_recipe, traced_values
+from cellseg_jax.step.state import init_state
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tests/parity"))
 from test_models_attention import TorchMedT, TorchSegNet  # noqa: E402
@@ -67,7 +70,7 @@ class First(torch.nn.Module):
 
 
 def torch_plan(size):
-    stages = unet_plan.plan((size, size))
+    stages = resenc_unet.plan((size, size))
     return First(TorchUNetPlan(3, 1, *zip(*stages)))
 
 
@@ -100,17 +103,17 @@ def our_step(case, image, label):
     config.data.channels = "rgb"
     config.model = case.model
     config = config_lib.complete(config)
-    shared = recipe.make_recipe([config])
-    values = recipe.traced_values(config, 100, shared)
-    mesh = feed.default_mesh(1, len(image))
+    shared = make_recipe([config])
+    values = traced_values(config, 100, shared)
+    mesh = default_mesh(1, len(image))
     rows = NamedSharding(mesh, P("member", "data"))
-    state = jax.jit(lambda v: step.init_state(shared, v, image.shape[1:]))(values)
+    state = jax.jit(lambda v: init_state(shared, v, image.shape[1:]))(values)
     state = jax.device_put(jax.tree.map(lambda x: x[None], state), NamedSharding(mesh, P("member")))
     range_ = np.broadcast_to(np.array([0, 255], np.float32), (len(image), 3, 2))
     source = {"image": image, "label": label, "range": range_}
     source = jax.device_put(source, NamedSharding(mesh, P()))
     index = jax.device_put({"id": np.arange(len(image), dtype=np.int32)[None]}, rows)
-    compiled = step.map_train(shared, mesh, "unroll")
+    compiled = map_train(shared, mesh, "unroll")
 
     def run():
         nonlocal state

@@ -21,10 +21,9 @@ import sys
 
 from absl import flags
 
-from cellseg_jax.commands import define_device_flags, run_command
+from cellseg_jax.cli import INTERRUPTED, define_device_flags, run_command
 from cellseg_jax.errors import InputError, pick
 
-INTERRUPTED = 75
 OPTIONS = {  # the flags that each analysis reads
     "pruning": ("split", "prune", "kinds", "amount", "iterations", "masks", "finetune_epochs"),
     "weights": (), "gradients": (), "filters": ("split", "images")}
@@ -69,28 +68,32 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
         if args[option].present and not set(readers) & set(names):
             raise InputError(f"--{option}: --analysis={args.analysis} does not read it; expected "
                              f"it with {' or '.join(readers)}")
-    from cellseg_jax import analysis, derived, rundir
+    from cellseg_jax import analysis
     from cellseg_jax import config as config_lib
-    from cellseg_jax.report import analysis_page, terminal
+    from cellseg_jax.analysis.page import replacing, write, write_page
+    from cellseg_jax.config import derived
+    from cellseg_jax.report import terminal
+    from cellseg_jax.runs.folder import check_same_config, read_config
+    from cellseg_jax.runs.lock import Lock
 
     workdir = pathlib.Path(args.workdir)
-    config = config_lib.override(rundir.read_config(workdir), overrides)
-    rundir.check_same_config(workdir, config)
+    config = config_lib.override(read_config(workdir), overrides)
+    check_same_config(workdir, config)
     if derived.is_classical(config):
         raise InputError(f"--workdir: {workdir} is a run of {config.model.name}, which has no "
                          "layers to look at; expected a trained network")
-    with rundir.Lock(workdir):
+    with Lock(workdir):
         for name in names:
             options = {option: args[option].value for option in OPTIONS[name]}
-            with analysis_page.replacing(workdir, name) as folder:
+            with replacing(workdir, name) as folder:
                 findings = analysis.ANALYSES[name](workdir, config, folder, **{
                     option: value for option, value in options.items() if value != ""})
                 if findings is None:
                     terminal.note("stopped after saving; the same command goes on")
                     return INTERRUPTED
-                analysis_page.write(folder, findings)
+                write(folder, findings)
             terminal.note(f"{name}: {findings.text[0]}")
-        terminal.note(f"page: {analysis_page.write_page(workdir)}")
+        terminal.note(f"page: {write_page(workdir)}")
     return 0
 
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from absl import flags
 
-from cellseg_jax.commands import run_command
+from cellseg_jax.cli import run_command
 from cellseg_jax.errors import InputError
 
 MAX_LINES = 20  # of each level on the terminal; the page has all
@@ -64,8 +64,10 @@ def define_flags(values: flags.FlagValues) -> None:
 def main(args, overrides: list[tuple[str, str]]) -> int:
     """Examine the data of one config; returns the exit code."""
     from cellseg_jax import config as config_lib
-    from cellseg_jax import derived
-    from cellseg_jax.report import doctor_page, samples, terminal
+    from cellseg_jax.config import derived
+    from cellseg_jax.data.quality.page import write
+    from cellseg_jax.report import terminal
+    from cellseg_jax.train import preview
 
     if not args.config:
         raise InputError("--config: missing; expected a file such as configs/quickstart.py")
@@ -84,7 +86,7 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
             terminal.summary([(level, f"... {len(lines) - MAX_LINES} more, see {out}")])
     trains = not (report.count("error") or derived.is_classical(config))
     try:
-        doctor_page.write(out, report, facts(report), samples.preview(config) if trains else None)
+        write(out, report, facts(report), preview.preview(config) if trains else None)
     except OSError as error:
         raise InputError(f"--out: cannot write '{out}' ({error.strerror})") from error
     terminal.summary([("found", report.verdict), ("page", out)])
@@ -98,7 +100,7 @@ def examine(config, progress=None) -> Report:
       progress: called with (samples done, samples in all).
     Raises: InputError where there is nothing to read, such as a root that does not exist.
     """
-    from cellseg_jax.data import checks, examine
+    from cellseg_jax.data.quality import checks, examine
 
     start = time.monotonic()
     examination = examine.examine(config.data, progress)
@@ -153,7 +155,7 @@ def facts(report: Report) -> list[tuple[str, str]]:
 
 def kind(sample) -> str:
     """What the channels of a file are, in words."""
-    from cellseg_jax.data.examine import KINDS
+    from cellseg_jax.data.quality.examine import KINDS
 
     gray = " (gray)" if sample.channels > 2 and not sample.coloured else ""
     return KINDS[sample.channels] + gray
@@ -164,12 +166,13 @@ def kind(sample) -> str:
 
 def _of_config(config, examination):
     """Findings on batches and on the network at the size of its input."""
-    from cellseg_jax import derived, recipe
-    from cellseg_jax.data import examine
+    from cellseg_jax.config import derived
+    from cellseg_jax.data.quality import examine
     from cellseg_jax.data.records import Finding
+    from cellseg_jax.step.state import check_model
 
     try:
-        recipe.check_model(config)
+        check_model(config)
     except InputError as error:
         yield examine.finding_of(error)
         return
@@ -206,9 +209,10 @@ def of_network(config) -> tuple[int, bool]:
     """
     import jax
 
-    from cellseg_jax import derived, recipe
+    from cellseg_jax.config import derived
+    from cellseg_jax.step.spec import make_recipe
 
-    module = recipe.make_recipe([config]).module({})
+    module = make_recipe([config]).module({})
     image = jax.ShapeDtypeStruct((1, PROBE, PROBE, derived.channels(config)), "float32")
     run = lambda key, x: module.init_with_output(
         key, x, train=False, capture_intermediates=True)[1]

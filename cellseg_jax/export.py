@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from cellseg_jax.commands import run_command
+from cellseg_jax.cli import run_command
 from cellseg_jax.errors import InputError, pick, tell
 
 LIMIT = 1e-4  # on the largest difference of a probability
@@ -133,9 +133,11 @@ class Run(NamedTuple):
 def _open(args, overrides) -> Run:
     """The run that is to be exported; InputError for one that cannot be."""
     from cellseg_jax import config as config_lib
-    from cellseg_jax import derived, predictor, rundir
+    from cellseg_jax.config import derived
+    from cellseg_jax.inference import predictor
+    from cellseg_jax.runs.folder import read_config
 
-    config = rundir.read_config(args.workdir)
+    config = read_config(args.workdir)
     if derived.is_classical(config):
         raise InputError(f"--workdir: {config.model.name} is a classical method, which has no "
                          "network to export; call cellseg_jax.classical, or export a trained run")
@@ -168,8 +170,9 @@ def _images(config, tile):
     """
     import numpy as np
 
-    from cellseg_jax import data, derived
-    from cellseg_jax.windows import mirrored
+    from cellseg_jax import data
+    from cellseg_jax.config import derived
+    from cellseg_jax.crops import mirrored
 
     noise = np.random.default_rng(0).integers(0, 256, (IMAGES, *tile, derived.channels(config)))
     images = noise.astype(np.uint8)
@@ -194,7 +197,8 @@ def _program(run: Run, form: str):
     """models_out.Program of the run: image to probabilities in the layout of the format."""
     import jax
 
-    from cellseg_jax import models_out, targets
+    from cellseg_jax import targets
+    from cellseg_jax.interop import onnx, stablehlo
 
     module = run.predictor.recipe.module({})
     variables = jax.device_get(run.predictor.variables)
@@ -205,9 +209,9 @@ def _program(run: Run, form: str):
 
     channels = run.images.shape[-1]
     if form == "stablehlo":
-        return models_out.to_stablehlo(channels_last, (1, *run.tile, channels))
+        return stablehlo.to_stablehlo(channels_last, (1, *run.tile, channels))
     channels_first = lambda image: channels_last(image.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
-    return models_out.to_onnx(channels_first, (1, channels, *run.tile),
+    return onnx.to_onnx(channels_first, (1, channels, *run.tile),
                               names=("image", "probabilities"))
 
 
@@ -245,8 +249,10 @@ def _difference(run: Run, compute, form: str) -> float:
 def describe(run: Run, form: str, program, difference: float) -> dict:
     """export.json: what goes in, what comes out, what made it."""
     from cellseg_jax import config as config_lib
-    from cellseg_jax import rundir
-    from cellseg_jax.models_out import OPSET, PLATFORMS
+    from cellseg_jax.interop.onnx import OPSET
+    from cellseg_jax.interop.stablehlo import PLATFORMS
+    from cellseg_jax.runs import provenance
+    from cellseg_jax.runs.folder import read_config
 
     config, first = run.config, form != "stablehlo"
     height, width = program.shape[2:] if first else program.shape[1:3]
@@ -281,9 +287,9 @@ def describe(run: Run, form: str, program, difference: float) -> dict:
         **({"opset": OPSET} if first else {"platforms": PLATFORMS}),
         "parity": {"largest_difference": difference, "allowed": LIMIT, "images": run.source},
         "run": {
-            "identity": config_lib.identity(rundir.read_config(run.predictor.workdir)),
+            "identity": config_lib.identity(read_config(run.predictor.workdir)),
             "model": config.model.to_dict(), "data": config.data.name,
-            "checkpoint_step": int(run.predictor.step), "commit": rundir.commit(),
+            "checkpoint_step": int(run.predictor.step), "commit": provenance.commit(),
         },
         "notes": notes,
     }
@@ -291,11 +297,12 @@ def describe(run: Run, form: str, program, difference: float) -> dict:
 
 def _tuned(run: Run) -> dict:
     """The decode options that predict --tune found for this checkpoint, if it did."""
-    from cellseg_jax import rundir, tune
+    from cellseg_jax.inference import tune
+    from cellseg_jax.runs.folder import read_config
 
     workdir = run.predictor.workdir
     try:
-        found = tune.read(workdir, rundir.read_config(workdir), run.predictor.step)["options"]
+        found = tune.read(workdir, read_config(workdir), run.predictor.step)["options"]
     except InputError:
         return {}
     return {"decode_tuned": {key.removeprefix("eval."): value for key, value in found.items()}}
@@ -472,8 +479,7 @@ def _write_bioimageio(folder, run, program, about, args) -> None:
     import tifffile
     import yaml
 
-    from cellseg_jax.data.ranges import image_ranges
-    from cellseg_jax.normalize import normalize
+    from cellseg_jax.normalize import image_ranges, normalize
     from cellseg_jax.report import panels
 
     config, workdir = run.config, run.predictor.workdir.resolve()

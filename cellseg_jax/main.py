@@ -21,10 +21,8 @@ import sys
 
 from absl import flags
 
-from cellseg_jax.commands import define_device_flags, run_command
+from cellseg_jax.cli import INTERRUPTED, define_device_flags, run_command
 from cellseg_jax.errors import InputError, pick
-
-INTERRUPTED = 75
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -56,11 +54,11 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
     if args.config:
         config = config_lib.load(args.config, overrides)
     elif args.workdir and args.mode in ("eval", "describe"):
-        from cellseg_jax import rundir
+        from cellseg_jax.runs.folder import read_config
 
         if "data.name" in dict(overrides):  # what was mixed in belongs to the old dataset
             overrides = [("data.mix", "()"), *overrides]
-        config = config_lib.override(rundir.read_config(args.workdir), overrides)
+        config = config_lib.override(read_config(args.workdir), overrides)
     else:
         or_run = "" if args.mode == "train" else ", or a trained run: --workdir=runs/NAME"
         raise InputError("--config: missing; expected a file such as configs/quickstart.py"
@@ -71,9 +69,10 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
 
 def train(config, workdir, args) -> int:
     """Train or continue; then score the best checkpoint, unless that is done."""
-    from cellseg_jax import derived
     from cellseg_jax import train as trainer
-    from cellseg_jax.report import page, terminal
+    from cellseg_jax.config import derived
+    from cellseg_jax.report import terminal
+    from cellseg_jax.runs import page
 
     result = trainer.train([config], [workdir])[0]
     if result.status == "interrupted":
@@ -96,24 +95,28 @@ def evaluate(config, workdir, args) -> int:
     """Score a split of a trained run, of its own or of other data, and write the report."""
     import jax
 
-    from cellseg_jax import evaluate as evaluation
-    from cellseg_jax import rundir
-    from cellseg_jax.report import page, terminal
+    from cellseg_jax.inference.evaluate import evaluate as evaluate_
+    from cellseg_jax.inference.evaluate import read_scores
+    from cellseg_jax.report import terminal
+    from cellseg_jax.runs import page
+    from cellseg_jax.runs.folder import read_config
+    from cellseg_jax.runs.lock import Lock
 
     pick(dict.fromkeys(("train", "val", "test", "all")), args.split, "--split")
     writer = jax.process_index() == 0
-    own = rundir.read_config(workdir)  # before the lock makes a folder of a misspelt name
+    own = read_config(workdir)  # before the lock makes a folder of a misspelt name
     if args.tuned:
-        from cellseg_jax import checkpoint, tune
+        from cellseg_jax.inference import tune
+        from cellseg_jax.runs import checkpoint
 
         saved = checkpoint.saved_steps(pathlib.Path(workdir) / "checkpoints")
         tuning = tune.read(workdir, own, saved.get("best", 0))
         terminal.note(tune.told(tuning))
         config = tune.apply(config, tuning)
-    with rundir.Lock(workdir) if writer else contextlib.nullcontext():
-        scores = evaluation.read_scores(workdir, args.split, config)
+    with Lock(workdir) if writer else contextlib.nullcontext():
+        scores = read_scores(workdir, args.split, config)
         if scores is None:
-            scores = evaluation.evaluate(config, workdir, split=args.split)
+            scores = evaluate_(config, workdir, split=args.split)
         else:
             terminal.note(f"{workdir}: scored before, from the same checkpoint, data and code")
         if scores["name"] != args.split:
@@ -132,13 +135,16 @@ def describe(config, workdir, args) -> int:
     """Print the network layer by layer and what it costs; of a classical method, what it does."""
     import inspect
 
-    from cellseg_jax import classical, derived, recipe
-    from cellseg_jax.report import card, terminal
+    from cellseg_jax import classical
+    from cellseg_jax.config import derived
+    from cellseg_jax.planning import card
+    from cellseg_jax.report import terminal
+    from cellseg_jax.step.state import check_model
 
-    recipe.check_model(config)
+    check_model(config)
     if derived.is_classical(config):
         print(inspect.getdoc(classical.CLASSICAL[config.model.name]))
-        print(recipe.classical_options(config))
+        print(derived.classical_options(config))
         return 0
     print(card.table(config, width=140, colour=sys.stdout.isatty()))
     terminal.summary(card.rows(config))

@@ -15,7 +15,7 @@ import sys
 
 from absl import flags
 
-from cellseg_jax.commands import define_device_flags, run_command
+from cellseg_jax.cli import define_device_flags, run_command
 from cellseg_jax.errors import InputError, tell
 
 LOCAL = "local"
@@ -42,16 +42,17 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
     if args.topology != LOCAL:
         os.environ.update(WITHOUT_A_TPU, JAX_PLATFORMS="cpu")
     from cellseg_jax import config as config_lib
-    from cellseg_jax import planning
+    from cellseg_jax.planning.plan import plan as plan_
+    from cellseg_jax.planning.plan import rows
     from cellseg_jax.report import terminal
 
     config = config_lib.load(args.config, overrides)
-    plan = planning.plan(config, args.topology, search=args.batch)
+    plan = plan_(config, args.topology, search=args.batch)
     if args.json:
         pathlib.Path(args.json).write_text(json.dumps(plan, indent=2))
     if not plan["fits"]:
         tell(f"{plan['key']}: {plan['refusal']}")
-    terminal.summary(planning.rows(plan))
+    terminal.summary(rows(plan))
     return 0 if plan["fits"] else 2
 
 

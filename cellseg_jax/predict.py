@@ -29,7 +29,7 @@ import time
 
 from absl import flags
 
-from cellseg_jax.commands import define_device_flags, run_command
+from cellseg_jax.cli import define_device_flags, run_command
 from cellseg_jax.errors import InputError, pick, tell
 
 NOTE = "predict.json"  # in a folder of predictions: what made them
@@ -65,7 +65,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(args, overrides: list[tuple[str, str]]) -> int:
     """All images of one command; returns the exit code."""
-    from cellseg_jax import outputs
+    from cellseg_jax.inference import outputs
 
     known = {name: format_.suffix for name, format_ in outputs.FORMATS.items()}
     known["uncertainty"] = UNCERTAINTY
@@ -86,8 +86,8 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
     out = pathlib.Path(args.out)
     jobs = [] if only_tunes else _jobs(args.images, out, known)
 
-    from cellseg_jax import feed
     from cellseg_jax.report import terminal
+    from cellseg_jax.step.memory import peak_rss
 
     run, how, made_by = _run(args, overrides, "uncertainty" in formats)
     if only_tunes:
@@ -109,7 +109,7 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
     except OSError as error:
         raise InputError(f"--out: cannot write {error.filename or out}: {error.strerror}; the "
                          "images before it are finished, start again to go on") from error
-    peak = feed.peak_rss() / 2**30
+    peak = peak_rss() / 2**30
     print(f"images predicted: {len(waiting) - bad}, bad: {bad}, in "
           f"{time.monotonic() - started:.1f} s; peak memory {peak:.2f} GiB")
     return 2 if bad else 0
@@ -118,9 +118,10 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
 def _run(args, overrides, uncertain):
     """(Predictor or Ensemble, predictor.How, what made the labels) of the flags."""
     from cellseg_jax import config as config_lib
-    from cellseg_jax import rundir, tune
-    from cellseg_jax.predictor import VIEWS, Ensemble, How, make_predictor
+    from cellseg_jax.inference import tune
+    from cellseg_jax.inference.predictor import VIEWS, Ensemble, How, make_predictor
     from cellseg_jax.report import terminal
+    from cellseg_jax.runs.folder import read_config
 
     workdirs = [args.workdir] if pathlib.Path(args.workdir).exists() else args.workdir.split(",")
     for key, _ in overrides:
@@ -136,7 +137,7 @@ def _run(args, overrides, uncertain):
                          "the other values yourself")
     members = []
     for workdir in workdirs:
-        config = config_lib.override(rundir.read_config(workdir), overrides)
+        config = config_lib.override(read_config(workdir), overrides)
         members.append(make_predictor(workdir, config, args.checkpoint))
     if args.tune:
         tuning = tune.tune(members[0], args.tune, fixed=[key for key, _ in overrides])
@@ -177,14 +178,14 @@ def _jobs(images: list[str], out, known) -> list[tuple[pathlib.Path, pathlib.Pat
 
 def _found(text: str, out: pathlib.Path, known) -> list[tuple[pathlib.Path, pathlib.Path]]:
     """(image, place below out) of one --images."""
-    from cellseg_jax.data import images
+    from cellseg_jax.data import lazy
     from cellseg_jax.report import terminal
 
     root = pathlib.Path(text).expanduser()
     inside_out = lambda p: out.resolve() in p.resolve().parents
-    if root.is_dir() and not images.is_image(root):
+    if root.is_dir() and not lazy.is_image(root):
         found = list(_below(root))
-        paths = [p for p in found if images.is_image(p)]
+        paths = [p for p in found if lazy.is_image(p)]
         others = sum(p.name != NOTE and not inside_out(p) and not p.name.endswith(
             tuple(known.values())) for p in set(found) - set(paths))
         if others:
@@ -193,7 +194,7 @@ def _found(text: str, out: pathlib.Path, known) -> list[tuple[pathlib.Path, path
     else:
         paths = [root] if root.exists() else [
             pathlib.Path(p) for p in glob.glob(str(root), recursive=True)]
-        paths = [p for p in paths if p.is_file() or images.is_image(p)]
+        paths = [p for p in paths if p.is_file() or lazy.is_image(p)]
         fixed = next((n for n, part in enumerate(root.parts) if glob.has_magic(part)),
                      len(root.parts) - 1)
         if root.exists():
@@ -212,12 +213,12 @@ def _found(text: str, out: pathlib.Path, known) -> list[tuple[pathlib.Path, path
 
 def _below(folder: pathlib.Path):
     """Files and OME-Zarr images in a folder and those below it, without hidden ones."""
-    from cellseg_jax.data import images
+    from cellseg_jax.data import lazy
 
     for path in folder.iterdir():
         if path.name.startswith("."):
             continue
-        if path.is_dir() and not images.is_image(path):
+        if path.is_dir() and not lazy.is_image(path):
             yield from _below(path)
         else:
             yield path
@@ -225,12 +226,12 @@ def _below(folder: pathlib.Path):
 
 def _planes(path, stem, pages) -> list[tuple[pathlib.Path, int, pathlib.Path]]:
     """(file, number of the plane, output path without suffix) of every image of a file."""
-    from cellseg_jax.data import images
+    from cellseg_jax.data import lazy
 
     if path.is_file() and path.suffix.lower() not in (".tif", ".tiff"):
         return [(path, 0, stem)]
     try:
-        names = [image.name for image in images.open_images(path, pages)]
+        names = [image.name for image in lazy.open_images(path, pages)]
     except InputError:  # is told when its turn comes
         return [(path, 0, stem)]
     if len(names) == 1:
@@ -240,14 +241,14 @@ def _planes(path, stem, pages) -> list[tuple[pathlib.Path, int, pathlib.Path]]:
 
 def _claim(out: pathlib.Path, made_by: dict) -> None:
     """Make `out` and note what fills it; another run's labels there would pass for this one's."""
-    from cellseg_jax import rundir
+    from cellseg_jax.files import write_atomic
 
     note = out / NOTE
     try:
         out.mkdir(parents=True, exist_ok=True)
         before = json.loads(note.read_text()) if note.exists() else made_by
         if before == made_by:
-            rundir.write_atomic(note, json.dumps(made_by, indent=1))
+            write_atomic(note, json.dumps(made_by, indent=1))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"--out: cannot write to {out} ({reason}); "
@@ -268,9 +269,9 @@ def _finished(plane, suffixes) -> bool:
 
 def _segment_all(run, how, waiting, formats, pages):
     """Yields (images done, how many of the last ones failed); small images go together."""
-    from cellseg_jax.data import images
+    from cellseg_jax.data import lazy
 
-    opened = functools.lru_cache(1)(lambda path: images.open_images(path, pages))
+    opened = functools.lru_cache(1)(lambda path: lazy.open_images(path, pages))
     group, pixels, done = [], 0, 0
     for left, (path, number, stem) in zip(range(len(waiting) - 1, -1, -1), waiting):
         failed = 0
@@ -281,7 +282,7 @@ def _segment_all(run, how, waiting, formats, pages):
                 _segment_bands(run, how, image, stem, formats)
                 done += 1
             else:
-                group.append((images.from_array(image.read(), image.name, image.pixel_size), stem))
+                group.append((lazy.from_array(image.read(), image.name, image.pixel_size), stem))
                 pixels += area
         except InputError as error:
             tell(error)
@@ -305,8 +306,8 @@ def _segment_bands(run, how, image, stem, formats) -> None:
     """The same of one image that is read, predicted, decoded and written in bands."""
     import numpy as np
 
-    from cellseg_jax import stitch
-    from cellseg_jax.outputs.tiff import BandedTiff
+    from cellseg_jax.inference import stitch
+    from cellseg_jax.inference.outputs.tiff import BandedTiff
     from cellseg_jax.report import terminal
 
     config, size = run.config, image.shape[:2]
@@ -350,7 +351,7 @@ def _segment_bands(run, how, image, stem, formats) -> None:
 def _write(run, label, image, stem, formats, probs=None, variance=None) -> None:
     import numpy as np
 
-    from cellseg_jax import outputs
+    from cellseg_jax.inference import outputs
 
     data = run.config.data
     classes = tuple(f"class {n}" for n in range(1, data.num_classes))

@@ -19,15 +19,14 @@ import fnmatch
 import os
 import pathlib
 import re
-import signal
 import sys
 
 from absl import flags
 
-from cellseg_jax.commands import define_device_flags, run_command
-from cellseg_jax.errors import InputError, nearest, tell
+from cellseg_jax.cli import define_device_flags, run_command
+from cellseg_jax.errors import InputError, nearest
+from cellseg_jax.studies.launch import run
 
-INTERRUPTED = 75
 SMOKE_REPEATS = 2
 
 
@@ -67,14 +66,15 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
     if args.smoke:  # two steps run no faster for being optimised, and compile in half the time
         os.environ["XLA_FLAGS"] = (os.environ.get("XLA_FLAGS", "")
                                    + " --xla_backend_optimization_level=0")
-    from cellseg_jax import studyfile
+    from cellseg_jax import studies as studyfile
+    from cellseg_jax.studies.file import prepare_smoke
 
     study = studyfile.load(args.study, overrides)
     workdir = pathlib.Path(args.workdir or f"runs/{study.name}{'_smoke' * args.smoke}")
     repeats = args.repeats or (SMOKE_REPEATS if args.smoke else study.repeats)
     rows = _chosen(args.rows, study.rows) if args.rows else None
     if args.smoke:
-        study = studyfile.prepare_smoke(study, workdir / "twins")
+        study = prepare_smoke(study, workdir / "twins")
     if args.dry_run:
         return dry_run(study, args, rows, repeats, task)
     if args.collect:
@@ -91,133 +91,34 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
 
 def dry_run(study, args, rows, repeats, task) -> int:
     """Print what is ahead."""
-    from cellseg_jax import estimate
     from cellseg_jax.report import terminal
+    from cellseg_jax.studies.cost import estimate
 
-    terminal.estimate(study, estimate.estimate(
+    terminal.estimate(study, estimate(
         study, rows=rows, repeats=repeats, smoke=args.smoke, measure_seconds=args.measure), task)
     return 0
 
 
 def collect(study, args, workdir, rows, repeats) -> int:
     """Write and print the tables of what has been run."""
-    from cellseg_jax import collect as collection
-    from cellseg_jax.report import study_page, tables, terminal
-    from cellseg_jax.rundir import write_atomic
+    from cellseg_jax.files import write_atomic
+    from cellseg_jax.report import terminal
+    from cellseg_jax.studies import render
+    from cellseg_jax.studies import table as collection
+    from cellseg_jax.studies.page import write_study_page
 
     if not workdir.is_dir():
         raise InputError(f"--workdir: no folder {workdir}; run the study first")
     table = collection.collect(study, workdir, rows=rows, repeats=repeats, smoke=args.smoke)
-    for suffix, text in (("md", tables.markdown), ("tex", tables.latex), ("csv", tables.csv_text)):
+    for suffix, text in (("md", render.markdown), ("tex", render.latex), ("csv", render.csv_text)):
         write_atomic(workdir / f"table.{suffix}", text(table))
     if table.curves:
-        write_atomic(workdir / "learning_curve.csv", tables.curves_csv(table))
-    tables.show(table)
-    study_page.write_study_page(table, workdir / "report.html")
+        write_atomic(workdir / "learning_curve.csv", render.curves_csv(table))
+    render.show(table)
+    write_study_page(table, workdir / "report.html")
     curves = f"; learning curves: {workdir}/learning_curve.csv" if table.curves else ""
     terminal.note(f"tables: {workdir}/table.md, .tex, .csv; page: {workdir}/report.html{curves}")
     return 0
-
-
-def run(study, args, workdir, rows, repeats, task) -> int:
-    """Train and score all runs of this task that are not done; the exit code."""
-    from cellseg_jax import config as config_lib
-    from cellseg_jax import rundir, studyfile
-    from cellseg_jax.report import terminal
-
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(INTERRUPTED))
-    groups = {}
-    for row in study.rows if rows is None else rows:
-        for repeat in range(repeats):
-            config = studyfile.config_of(study, row, repeat, smoke=args.smoke)
-            folder = workdir / row / str(repeat)
-            if rundir.environment_file(folder).exists():
-                try:
-                    rundir.check_continues(folder, config)
-                except InputError as error:
-                    raise InputError(f"row {row}, repeat {repeat}: {error}") from error
-            groups.setdefault(config_lib.program_key(config), []).append((config, folder))
-    runs = [one for group in groups.values() for one in group]
-    mine = {folder for _, folder in runs[slice(*(len(runs) * i // task[1] for i in
-                                                 (task[0], task[0] + 1)))]}
-    groups = [[(c, f) for c, f in group if f in mine and not _done(c, f)]
-              for group in groups.values()]
-    groups = [group for group in groups if group]
-    left = sum(map(len, groups))
-    share = f"task {task[0]}/{task[1]}: " if task[1] > 1 else ""
-    terminal.note(f"{study.title}: {share}{left} of {len(mine)} runs to do, in {len(groups)} "
-                  f"program{'s' * (len(groups) != 1)}")
-    said, left_out, busy = set(), [], False
-    for number, group in enumerate(groups, 1):
-        for configs, folders in _attempts(group):
-            if len(configs) == len(group):
-                terminal.note(f"--- program {number} of {len(groups)}: {len(group)} runs, "
-                              f"{', '.join(sorted({f.parent.name for f in folders}))}")
-            try:
-                interrupted, in_use = _train(configs, folders, args)
-            except InputError as error:
-                if len(configs) > 1:
-                    continue  # each alone, to find the one that is wrong
-                left_out.append(folders[0])
-                if str(error) not in said:
-                    terminal.note(f"{folders[0]}: not run")
-                    tell(error)
-                said.add(str(error))
-                continue
-            if interrupted:
-                terminal.note("stopped after saving; the same command continues")
-                return INTERRUPTED
-            busy |= in_use
-            if len(configs) == len(group):
-                break
-    if said:
-        names = [f"{folder.parent.name}/{folder.name}" for folder in left_out]
-        terminal.note(f"not run, {len(names)} of {left}: {', '.join(names)}")
-        return 2
-    if busy:
-        terminal.note("other processes have some runs; start again when they have ended")
-    return INTERRUPTED if busy else 0
-
-
-def _attempts(group):
-    """The whole group; then, if that failed on bad input, each run by itself."""
-    yield [c for c, _ in group], [f for _, f in group]
-    if len(group) > 1:
-        for config, folder in group:
-            yield [config], [folder]
-
-
-def _train(configs, folders, args) -> tuple[bool, bool]:
-    """Train and score runs of one program: (stopped by a signal, some are in use elsewhere)."""
-    from cellseg_jax import derived, evaluate, rundir, train
-    from cellseg_jax.report import page
-
-    in_use = False
-    results = train.train(configs, folders, backend=args.backend, slots=args.slots)
-    for config, folder, result in zip(configs, folders, results, strict=True):
-        if result.status in ("done", "stopped early") and derived.has_part(config, "test"):
-            try:
-                with rundir.Lock(folder):
-                    if evaluate.read_scores(folder, "test", config) is None:
-                        evaluate.evaluate(config, folder)
-                    page.write_run_page(folder)
-            except rundir.InUse:
-                in_use = True
-    status = {result.status for result in results}
-    return "interrupted" in status, in_use or "in use" in status
-
-
-def _done(config, folder) -> bool:
-    """Whether the run has ended and, if it has something to be scored on, was scored."""
-    from cellseg_jax import config as config_lib
-    from cellseg_jax import derived, rundir
-
-    result, scores = folder / "result.json", folder / "eval/test.json"
-    if derived.has_part(config, "test"):
-        if not scores.exists():
-            return result.exists() and rundir.read_json(result)["status"] == "non-finite"
-        return rundir.read_json(scores).get("config_hash") == config_lib.identity(config)
-    return result.exists()
 
 
 def _task(text: str) -> tuple[int, int]:

@@ -6,8 +6,15 @@ import signal
 import subprocess
 import sys
 
+import jax
+import numpy as np
+
 from cellseg_jax import config as config_lib
-from cellseg_jax import feed
+from cellseg_jax.runs import checkpoint
+from cellseg_jax.runs.folder import read_config
+from cellseg_jax.step.batches import Batches
+from cellseg_jax.step.spec import make_recipe, traced_values
+from cellseg_jax.step.state import init_state
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -52,7 +59,7 @@ def child_environment(devices=1):
 
 def interrupt_at_batch(monkeypatch, number):
     """SIGTERM to this process as training asks for its `number`-th batch, counted from now."""
-    calls, next_batch = [], feed.Batches.next
+    calls, next_batch = [], Batches.next
 
     def next_and_signal(self, slots):
         calls.append(1)
@@ -60,4 +67,32 @@ def interrupt_at_batch(monkeypatch, number):
             os.kill(os.getpid(), signal.SIGTERM)
         return next_batch(self, slots)
 
-    monkeypatch.setattr(feed.Batches, "next", next_and_signal)
+    monkeypatch.setattr(Batches, "next", next_and_signal)
+
+
+def last_state(workdir):
+    """The last checkpoint as a flat list of numpy arrays."""
+    config = read_config(workdir)
+    shared = make_recipe([config])
+    values = traced_values(config, 1, shared)
+    shape = (*config.data.size, 4)
+    wanted = jax.eval_shape(lambda v: init_state(shared, v, shape), values)
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    wanted = {k: getattr(wanted, k) for k in wanted.__dataclass_fields__
+              if k != "values" and getattr(wanted, k) != {}}
+    directory = pathlib.Path(workdir) / "checkpoints"
+    last = checkpoint.saved_steps(directory)["last"]
+    return [np.asarray(x) for x in jax.tree.leaves(
+        checkpoint.load(directory, last, checkpoint.abstract(wanted, device)))]
+
+
+def assert_same_run(one, other):
+    one, other = pathlib.Path(one), pathlib.Path(other)
+    for name in ("metrics.jsonl", "gradients.jsonl"):
+        assert (one / name).exists() == (other / name).exists() >= (name == "metrics.jsonl")
+        if (one / name).exists():
+            assert (one / name).read_text() == (other / name).read_text()
+    assert (checkpoint.saved_steps(one / "checkpoints")
+            == checkpoint.saved_steps(other / "checkpoints"))
+    for a, b in zip(last_state(one), last_state(other), strict=True):
+        np.testing.assert_array_equal(a, b)

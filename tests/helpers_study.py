@@ -8,7 +8,8 @@ import shutil
 import numpy as np
 
 from cellseg_jax import config as config_lib
-from cellseg_jax import rundir, studyfile
+from cellseg_jax import studies as studyfile
+from cellseg_jax.runs import provenance
 
 ROWS = {
     "unet_adam": {},
@@ -83,7 +84,7 @@ def write_run(folder, config, dice, strata, order, images, rng) -> None:
     write("environment.json", {
         "command": f"study.py --study=optimisers.py --rows={folder.parent.name}",
         "python": "3.11.2", "packages": {"jax": "0.10.2"}, "commit": "0123456789" * 4,
-        "code": rundir.code_hash(), "devices": ["cpu cpu"],
+        "code": provenance.code_hash(), "devices": ["cpu cpu"],
         "program": {"members": 5, "how": "unroll"} if learned else {"method": "otsu"},
         "data_fingerprint": "ab" * 16})
     write("split.json", {part: [names[i] for i in chosen] for part, chosen in (
@@ -135,7 +136,7 @@ def write_run(folder, config, dice, strata, order, images, rng) -> None:
                         "seg": "Cell Tracking Challenge SEG: mean over the true objects & images"},
         "config_hash": config_lib.identity(config), "checkpoint_step": STEPS * len(lines),
         "eval_options": json.loads(config.eval.to_json()), "data_fingerprint": "ab" * 16,
-        "code_hash": rundir.code_hash(), "seconds": 2.0, "cpu_seconds": 4.0,
+        "code_hash": provenance.code_hash(), "seconds": 2.0, "cpu_seconds": 4.0,
         "peak_rss": 2**30, "images_per_second": 12.0})
 
 

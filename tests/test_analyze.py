@@ -4,13 +4,13 @@ import pytest
 from helpers import tiny_config
 from html_checker import Checker
 
-from cellseg_jax import analysis, analyze, commands, train
+from cellseg_jax import analysis, analyze, cli, train
 from cellseg_jax import config as config_lib
-from cellseg_jax.report import analysis_page
+from cellseg_jax.analysis.page import ORDER
 
 
 def started(workdir, *arguments):
-    return commands.run_command(analyze.main, analyze.define_flags,
+    return cli.run_command(analyze.main, analyze.define_flags,
                                 ["analyze", f"--workdir={workdir}", *arguments])
 
 
@@ -23,7 +23,7 @@ def workdir(tmp_path, monkeypatch):
 
 
 def test_flags_page_and_analyses_name_the_same():
-    assert tuple(analysis.ANALYSES) == analysis_page.ORDER == tuple(analyze.OPTIONS)
+    assert tuple(analysis.ANALYSES) == ORDER == tuple(analyze.OPTIONS)
 
 
 @pytest.mark.parametrize("arguments,words", [

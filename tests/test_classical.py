@@ -11,11 +11,12 @@ from scipy import ndimage
 from scipy.stats import multivariate_normal
 from skimage.filters import threshold_otsu
 
-from cellseg_jax import (
-    classical, commands, data, evaluate, main, models, predict, recipe, train)
+from cellseg_jax import classical, cli, data, main, models, predict, train
 from cellseg_jax import config as config_lib
 from cellseg_jax.classical import CLASSICAL
 from cellseg_jax.errors import InputError
+from cellseg_jax.inference import evaluate
+from cellseg_jax.step.state import check_model
 
 WITH_POLARITY = [name for name in CLASSICAL if name != "sobel"]
 DISCS = [(20, 22, 10), (50, 60, 12), (20, 70, 9), (70, 22, 11), (50, 38, 11), (80, 84, 8)]
@@ -269,7 +270,7 @@ def run(tmp_path, monkeypatch):
 
     def run(keys, *arguments):
         (tmp_path / "classic.py").write_text(CONFIG.format(keys=keys))
-        return commands.run_command(
+        return cli.run_command(
             main.main, main.define_flags, ["main", "--config=classic.py", *arguments])
 
     return run
@@ -315,7 +316,7 @@ def test_predict_segments_with_a_classical_run(run, tmp_path):
     truth, image = stained()
     (tmp_path / "in").mkdir()
     iio.imwrite(tmp_path / "in/a.png", image)
-    assert commands.run_command(predict.main, predict.define_flags, [
+    assert cli.run_command(predict.main, predict.define_flags, [
         "predict", "--workdir=runs/classic", "--images=in", "--out=out"]) == 0
     label = tifffile.imread(tmp_path / "out/a_label.tif")
     assert dice(truth, label > 0) > 0.99 and label.max() >= 6
@@ -334,7 +335,7 @@ def test_bad_options_are_one_line(overrides, message, tmp_path):
     config.model.name = "otsu"
     config = config_lib.override(config_lib.complete(config), overrides)
     with pytest.raises(InputError, match=message):
-        recipe.check_model(config)
+        check_model(config)
 
 
 def test_targets_of_several_outputs_are_refused():

@@ -8,7 +8,9 @@ import jax
 import pytest
 
 from cellseg_jax import config as config_lib
-from cellseg_jax import derived, recipe, rules, step
+from cellseg_jax.config import derived, rules
+from cellseg_jax.step.spec import make_recipe, traced_values
+from cellseg_jax.step.state import init_state
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "configs").glob("*.py"))
@@ -25,10 +27,10 @@ def test_the_promised_configs_exist():
 def test_config_loads_locked_and_builds(file):
     config = config_lib.load(str(file))
     assert config.is_locked
-    shared = recipe.make_recipe([config])
-    values = recipe.traced_values(config, 10, shared)
+    shared = make_recipe([config])
+    values = traced_values(config, 10, shared)
     shape = (*derived.input_size(config), derived.channels(config))
-    state = jax.eval_shape(lambda v: step.init_state(shared, v, shape), values)
+    state = jax.eval_shape(lambda v: init_state(shared, v, shape), values)
     assert len(jax.tree.leaves(state.params)) > 10
     assert f"configs/{file.name}" in file.read_text(), "the docstring says how to run it"
 

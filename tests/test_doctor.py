@@ -13,7 +13,8 @@ from PIL import Image
 
 from cellseg_jax import config as config_lib
 from cellseg_jax import doctor
-from cellseg_jax.data import examine, synthetic
+from cellseg_jax.data import synthetic
+from cellseg_jax.data.quality import examine
 
 SIZE = (24, 32)
 

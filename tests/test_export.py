@@ -12,9 +12,16 @@ import pytest
 from helpers import child_environment, tiny_config
 from PIL import Image
 
-from cellseg_jax import checkpoint, commands, derived, export, models_out, recipe, rundir, step
+from cellseg_jax import cli, export
 from cellseg_jax import config as config_lib
-from cellseg_jax.predictor import make_predictor
+from cellseg_jax.config import derived
+from cellseg_jax.files import write_atomic
+from cellseg_jax.inference.predictor import make_predictor
+from cellseg_jax.interop import stablehlo
+from cellseg_jax.runs import checkpoint
+from cellseg_jax.runs.folder import read_config
+from cellseg_jax.step.spec import make_recipe, traced_values
+from cellseg_jax.step.state import init_state
 
 BLOCKED = """
 import sys
@@ -30,11 +37,11 @@ def write_run(folder, **overrides):
     """A run whose network has its first weights; returns the folder."""
     config = tiny_config(data__count=20, **overrides)
     folder.mkdir(parents=True)
-    rundir.write_atomic(folder / "config.json", config_lib.to_json(config))
-    shared = recipe.make_recipe([config])
+    write_atomic(folder / "config.json", config_lib.to_json(config))
+    shared = make_recipe([config])
     shape = (*derived.input_size(config), derived.channels(config))
-    state = jax.jit(lambda values: step.init_state(shared, values, shape))(
-        recipe.traced_values(config, 1, shared))
+    state = jax.jit(lambda values: init_state(shared, values, shape))(
+        traced_values(config, 1, shared))
     saves = checkpoint.Checkpoints(folder / "checkpoints")
     saves.save(state, 3, score=0.5)
     saves.close()
@@ -52,7 +59,7 @@ def run(capsys):
     """run(**flags) -> (exit code, stdout, stderr)."""
     def command(*words, **values):
         given = [f"--{key}={value}" for key, value in values.items()]
-        code = commands.run_command(export.main, export.define_flags, ["export", *given, *words])
+        code = cli.run_command(export.main, export.define_flags, ["export", *given, *words])
         return code, *capsys.readouterr()
 
     return command
@@ -116,7 +123,7 @@ def test_export_runs_where_neither_flax_nor_this_package_is(run, workdir, tmp_pa
          tmp_path / "probs.npy"], capture_output=True, text=True, env=child_environment(),
         cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    wanted = make_predictor(workdir, rundir.read_config(workdir)).image_probs(pixels[..., None])
+    wanted = make_predictor(workdir, read_config(workdir)).image_probs(pixels[..., None])
     np.testing.assert_allclose(np.load(tmp_path / "probs.npy"), wanted, atol=1e-4)
     assert wanted.std() > 1e-3  # or anything would pass
 
@@ -124,8 +131,8 @@ def test_export_runs_where_neither_flax_nor_this_package_is(run, workdir, tmp_pa
 @pytest.mark.slow
 def test_a_program_that_differs_is_not_written(run, workdir, tmp_path, monkeypatch):
     pytest.importorskip("flatbuffers")
-    whole = models_out.to_stablehlo
-    monkeypatch.setattr(models_out, "to_stablehlo",
+    whole = stablehlo.to_stablehlo
+    monkeypatch.setattr(stablehlo, "to_stablehlo",
                         lambda function, shape: whole(lambda x: function(x) + 3e-4, shape))
     code, out, err = run(workdir=workdir, format="stablehlo", out=tmp_path / "new/out")
     assert code == 1 and not out and err.count("\n") == 1

@@ -428,7 +428,7 @@ def test_pbs_submits_again_before_the_time_limit(place, cluster):
 
 STUDY = """
 from cellseg_jax.config import default
-from cellseg_jax.studyfile import rows
+from cellseg_jax.studies import rows
 
 TITLE = "Six learning rates"
 BASE = default()

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from golden import losses_ours
 from jax.sharding import PartitionSpec as P
 from scipy import ndimage
 
@@ -23,7 +24,6 @@ from cellseg_jax.losses import (
     signed_distance,
     tversky,
 )
-from golden import losses_ours
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "losses_monai.npz"
 EVERY = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from helpers import ROOT, command, run_command
 
-from cellseg_jax import commands, main
+from cellseg_jax import cli, main
 
 CONFIG = """
 from cellseg_jax.config import default
@@ -52,7 +52,7 @@ def started(folder, *arguments, root=None, channels="gray"):
     """(exit code) of main with a config of that folder."""
     path = folder.parent / "mine.py"
     path.write_text(CONFIG.format(root=str(folder if root is None else root), channels=channels))
-    return commands.run_command(main.main, main.define_flags,
+    return cli.run_command(main.main, main.define_flags,
                             ["main", f"--config={path}", *arguments])
 
 
@@ -140,14 +140,14 @@ def test_bad_argument(folder, capsys, argument, words):
 
 def test_missing_config_file(folder, capsys):
     arguments = ["main", "--config=configs/none.py"]
-    assert commands.run_command(main.main, main.define_flags, arguments) == 2
+    assert cli.run_command(main.main, main.define_flags, arguments) == 2
     one_line(capsys, "configs/none.py")
 
 
 def test_no_config_at_all(capsys):
-    assert commands.run_command(main.main, main.define_flags, ["main"]) == 2
+    assert cli.run_command(main.main, main.define_flags, ["main"]) == 2
     one_line(capsys, "--config")
-    assert commands.run_command(main.main, main.define_flags, ["main", "--mode=eval"]) == 2
+    assert cli.run_command(main.main, main.define_flags, ["main", "--mode=eval"]) == 2
     one_line(capsys, "--workdir=runs/NAME")
 
 
@@ -200,7 +200,7 @@ def test_eval_again_with_another_decoding(folder):
     assert started(folder) == 0
     arguments = ["main", "--mode=eval", f"--workdir={folder.parent / 'runs/mine'}",
                  "--config.eval.decode=components", "--split=val"]
-    assert commands.run_command(main.main, main.define_flags, arguments) == 0
+    assert cli.run_command(main.main, main.define_flags, arguments) == 0
     assert (folder.parent / "runs/mine/eval/val.json").exists()
 
 
@@ -216,7 +216,7 @@ def test_eval_on_another_folder(folder, capsys):
         (other / f"masks/{i:02d}.png").rename(other / f"masks/new {i}.png")
     arguments = ["main", "--mode=eval", f"--workdir={run}", "--split=all",
                  f"--config.data.root={other}"]
-    assert commands.run_command(main.main, main.define_flags, arguments) == 0
+    assert cli.run_command(main.main, main.define_flags, arguments) == 0
     said = capsys.readouterr()
     assert "all split, 20 images" in said.out and "other data than the run was" in said.err
     assert "WARNING" not in said.err and (run / "eval/test.json").read_bytes() == own
@@ -225,10 +225,10 @@ def test_eval_on_another_folder(folder, capsys):
         assert page.errors == [] and page.requests == [] and page.overflow() <= 0
         assert page.broken_pictures() == [] and page.page.locator("img").count() == 12
     iio.imwrite(other / "images/new 3.png", np.zeros((40, 48, 5), np.uint8), extension=".tiff")
-    assert commands.run_command(main.main, main.define_flags, arguments) == 2
+    assert cli.run_command(main.main, main.define_flags, arguments) == 2
     one_line(capsys, "new 3.png")
     arguments = [*arguments[:-1], f"--config.data.root={folder}", "--config.data.channels=rgb"]
-    assert commands.run_command(main.main, main.define_flags, arguments) == 2
+    assert cli.run_command(main.main, main.define_flags, arguments) == 2
     one_line(capsys, "data.channels was 'gray', is 'rgb'")
 
 
@@ -237,7 +237,7 @@ def test_eval_on_another_dataset_by_name(folder):
     assert started(folder) == 0
     arguments = ["main", "--mode=eval", f"--workdir={folder.parent / 'runs/mine'}", "--split=val",
                  "--config.data.name=synthetic", "--config.data.count=10"]
-    assert commands.run_command(main.main, main.define_flags, arguments) == 0
+    assert cli.run_command(main.main, main.define_flags, arguments) == 0
     (path,) = (folder.parent / "runs/mine/eval").glob("synthetic-*_val.json")
     assert '"n_images": 1' in path.read_text()
 

@@ -10,7 +10,7 @@ from absl import flags
 from helpers import ROOT, child_environment, tiny_config
 from PIL import Image
 
-from cellseg_jax import commands, predict, train
+from cellseg_jax import cli, predict, train
 
 CAPPED = """
 import resource, sys
@@ -42,7 +42,7 @@ def run(workdir, tmp_path, capsys, monkeypatch):
         values = {"workdir": workdir, "images": tmp_path / "in", "out": tmp_path / "out"} | values
         given = [f"--{k}={one}" for k, v in values.items() if v is not None
                  for one in (v if isinstance(v, list) else [v])]
-        code = commands.run_command(predict.main, predict.define_flags, ["predict", *given, *words])
+        code = cli.run_command(predict.main, predict.define_flags, ["predict", *given, *words])
         return code, *capsys.readouterr()
 
     return command
@@ -157,7 +157,7 @@ def test_globs_and_outputs_beside_images(run, tmp_path):
 
 
 def test_many_instances_need_32_bits(run, tmp_path, monkeypatch):
-    from cellseg_jax import predictor
+    from cellseg_jax.inference import predictor
 
     write_image(tmp_path / "in/a.png", (300, 300))
     ids = np.arange(300 * 300, dtype=np.int32).reshape(300, 300)

@@ -8,8 +8,13 @@ import time
 import pytest
 
 from cellseg_jax import config as config_lib
-from cellseg_jax import derived, evaluate, interop, models, studyfile
+from cellseg_jax import models
+from cellseg_jax import studies as studyfile
+from cellseg_jax.config import derived
 from cellseg_jax.errors import InputError
+from cellseg_jax.inference import definitions
+from cellseg_jax.interop import torch_weights
+from cellseg_jax.studies.file import representatives
 
 CONFIGS = pathlib.Path(__file__).resolve().parent.parent / "configs"
 TABLES = ("ebhi", "em", "livecell", "nuclei", "small_unet")
@@ -45,7 +50,7 @@ def test_every_row_is_another_complete_config(name):
 @each_table
 def test_columns_have_definitions_and_the_headline_is_a_score(name):
     table = study(name)
-    assert set(table.metrics) <= set(evaluate.DEFINITIONS) and table.metrics[0] != "loss"
+    assert set(table.metrics) <= set(definitions.DEFINITIONS) and table.metrics[0] != "loss"
     assert table.claims, "a report claims something"
     losses = {tuple(sorted(config(name, row).loss.items())) for row in table.rows}
     ranks_by_loss = "loss" in table.metrics or any(c.metric == "loss" for c in table.claims)
@@ -167,7 +172,7 @@ def test_flags_of_report_2(row, expected):
 
 def test_the_pretrained_row_has_the_shape_of_the_brain_network():
     c = config("ebhi", "pretrained")
-    source = interop.SOURCES["brain_unet"]
+    source = torch_weights.SOURCES["brain_unet"]
     expected = {**models.options(source.model), **source.options}
     found = {k: c.model[k] for k in expected if k != "weights_init"}
     assert found == {k: v for k, v in expected.items() if k != "weights_init"}
@@ -177,7 +182,7 @@ def test_the_pretrained_row_has_the_shape_of_the_brain_network():
 def test_the_grid_of_report_1_is_planned_without_being_built():
     started = time.process_time()
     grid = study("small_unet_grid")
-    counted = studyfile.representatives(grid)
+    counted = representatives(grid)
     names = set(itertools.islice(grid.rows, 10**6))
     assert time.process_time() - started < 5
     assert len(grid.rows) == len(names) == sum(counted.values()) == 8192

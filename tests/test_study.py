@@ -10,12 +10,16 @@ import time
 import pytest
 from helpers import ROOT, child_environment, command
 
-from cellseg_jax import commands, estimate, rundir, study, studyfile
+from cellseg_jax import cli, study
+from cellseg_jax import studies as studyfile
 from cellseg_jax.errors import InputError
+from cellseg_jax.runs.lock import Lock
+from cellseg_jax.studies import cost as cost_lib
+from cellseg_jax.train import measure
 
 FILE = """
 from cellseg_jax.config import default
-from cellseg_jax.studyfile import Claim, rows
+from cellseg_jax.studies import Claim, rows
 
 TITLE = "rates and networks"
 BASE = default()
@@ -54,7 +58,7 @@ def run(*arguments):
     """The exit code of the command in this process; signals are what they were afterwards."""
     before = signal.getsignal(signal.SIGTERM)
     try:
-        return commands.run_command(study.main, study.define_flags, ["study", *map(str, arguments)])
+        return cli.run_command(study.main, study.define_flags, ["study", *map(str, arguments)])
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -145,7 +149,7 @@ def test_tasks_share_the_runs_and_a_bad_row_stops_no_other(file, tmp_path, capsy
 def test_a_run_that_another_process_has_is_left_to_it(file, tmp_path, capsys):
     folder = tmp_path / "rates"
     arguments = (f"--study={file}", f"--workdir={folder}", "--rows=base,slow")
-    with rundir.Lock(folder / "slow" / "1"):
+    with Lock(folder / "slow" / "1"):
         assert run(*arguments) == 75
     assert "slow/1 is in use by pid" in (said := capsys.readouterr().err)
     assert "start again when they have ended" in said
@@ -185,10 +189,10 @@ def test_dry_run_names_programs_runs_and_hours(file, tmp_path, capsys):
 
 
 def test_a_grid_of_8192_points_is_estimated_from_a_sample(monkeypatch):
-    monkeypatch.setattr(estimate, "convolution_gflop_per_second", lambda: 10.0)
-    monkeypatch.setattr(estimate, "SAMPLED", 3)
+    monkeypatch.setattr(measure, "convolution_gflop_per_second", lambda: 10.0)
+    monkeypatch.setattr(cost_lib, "SAMPLED", 3)
     table = studyfile.load(ROOT / "configs/studies/small_unet_grid.py")
-    ahead = estimate.estimate(table, repeats=1)
+    ahead = cost_lib.estimate(table, repeats=1)
     assert (ahead.programs, ahead.runs, len(ahead.costs)) == (512, 8192, 3)
     by_hand = 512 / 3 * sum(c.runs * c.steps * c.seconds for c in ahead.costs) / 3600
     assert ahead.hours == pytest.approx(by_hand)

@@ -6,14 +6,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
 from scipy import ndimage
 
-from cellseg_jax.data import dsb2018
+from cellseg_jax.data.datasets import dsb2018
 from cellseg_jax.errors import InputError
 from cellseg_jax.metrics import match
 from cellseg_jax.targets import (
-    TARGETS, components, remove_small, split_by_distance, unet_weight_map)
+    TARGETS,
+    components,
+    remove_small,
+    split_by_distance,
+    unet_weight_map,
+)
 
 foreground, classes = TARGETS["foreground"], TARGETS["classes"]
 contour, boundary = TARGETS["contour"], TARGETS["boundary"]

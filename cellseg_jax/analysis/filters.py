@@ -13,17 +13,19 @@ from flax import linen as nn
 from matplotlib.patches import Rectangle
 from scipy.ndimage import distance_transform_edt
 
-from cellseg_jax import data, evaluate, feed, metrics, models
+from cellseg_jax import data, metrics, models
+from cellseg_jax.analysis.page import Findings, write_table
 from cellseg_jax.analysis.weights import kernels
 from cellseg_jax.errors import InputError
-from cellseg_jax.models.layers import Dropout
+from cellseg_jax.inference.measure import measure as measure_
+from cellseg_jax.inference.predictor import make_predictor
+from cellseg_jax.models.dropout import Dropout
 from cellseg_jax.models.segformer import HEADS, REDUCTIONS, SegFormer
 from cellseg_jax.models.unetr import PATCH, UNETR
 from cellseg_jax.normalize import normalize
-from cellseg_jax.predictor import make_predictor
 from cellseg_jax.report import figures, panels
-from cellseg_jax.report.analysis_page import Findings, write_table
-from cellseg_jax.weights import layers_of
+from cellseg_jax.step.batches import eval_batches, resident_source
+from cellseg_jax.train.initial_weights import layers_of
 
 FILTERS, CHANNELS, LAYERS = 48, 16, 4  # at most so many in a picture
 MEASURED = 16  # images of which attention distances are the mean
@@ -173,9 +175,9 @@ def analyse(workdir, config, folder, *, split: str = "test", images: int = 2) ->
     if not len(rows):
         raise InputError(f"--split: got {split}, which has no images by config.data.split "
                          f"{config.data.split}; expected a part that has some")
-    resident = feed.resident_source(config, arrays, predictor.mesh)
-    batches = lambda: feed.eval_batches(config, arrays, rows, predictor.mesh, resident)
-    scores = evaluate.measure(predictor.eval_step, predictor.values, predictor.variables,
+    resident = resident_source(config, arrays, predictor.mesh)
+    batches = lambda: eval_batches(config, arrays, rows, predictor.mesh, resident)
+    scores = measure_(predictor.eval_step, predictor.values, predictor.variables,
                               batches())
     chosen = _ordinary(arrays, rows, metrics.dice(scores.main(config)).mean(1), images)
     measured = statistics(predictor.recipe, predictor.variables, batches())

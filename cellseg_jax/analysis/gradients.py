@@ -8,13 +8,16 @@ import numpy as np
 from flax import traverse_util
 from matplotlib.colors import LogNorm
 
-from cellseg_jax import data, feed, rundir, step
-from cellseg_jax.models.unet_plan import coarse, supervision_weights
+from cellseg_jax import data
+from cellseg_jax.analysis.page import Findings, write_table
+from cellseg_jax.files import read_jsonl
+from cellseg_jax.inference.predictor import make_predictor
+from cellseg_jax.models.resenc_unet import coarse, supervision_weights
 from cellseg_jax.normalize import normalize
-from cellseg_jax.predictor import make_predictor
 from cellseg_jax.report import figures
-from cellseg_jax.report.analysis_page import Findings, write_table
-from cellseg_jax.weights import layers_of
+from cellseg_jax.step import train_step
+from cellseg_jax.step.batches import eval_batches, resident_source
+from cellseg_jax.train.initial_weights import layers_of
 
 FILE = "gradients.jsonl"  # of a run with train.log_gradients
 VANISHING = 1e-3  # ratio of smallest to largest below which we call gradients vanishing
@@ -31,7 +34,7 @@ def objective(recipe, params, batch_stats, values: dict, batch: dict):
       batch: as feed.eval_batches gives it; rows of weight 0 do not count.
     """
     image = normalize(batch["image"], batch["range"], recipe.dtype)
-    forward = step.rematerialised(recipe, lambda variables, image: recipe.module({}).apply(
+    forward = train_step.rematerialised(recipe, lambda variables, image: recipe.module({}).apply(
         variables, image, train=False, mutable=["intermediates"]))
     logits, sown = forward({"params": params, "batch_stats": batch_stats}, image)
     scales = (logits, *sown.get("intermediates", {}).get("deep_supervision", ()))
@@ -58,7 +61,7 @@ def mean_gradients(predictor, layers, batches) -> dict[str, float]:
             recipe, variables["params"], variables["batch_stats"], recipe.all_values(values),
             batch)
         if "prune" not in recipe.zeros:
-            grads = step.of_what_is_left(grads, variables["params"])
+            grads = train_step.of_what_is_left(grads, variables["params"])
         flat = traverse_util.flatten_dict(grads)
         return {layer.name: jnp.abs(flat[layer.kernel]).mean() for layer in layers}
 
@@ -74,7 +77,7 @@ def read_logged(workdir, names) -> tuple[list, np.ndarray] | None:
     Layers that a line lacks are NaN.
     """
     path = pathlib.Path(workdir) / FILE
-    lines = rundir.read_jsonl(path) if path.is_file() else []
+    lines = read_jsonl(path) if path.is_file() else []
     if not lines:
         return None
     table = [[line["gradients"].get(name, np.nan) for line in lines] for name in names]
@@ -89,8 +92,8 @@ def analyse(workdir, config, folder) -> Findings:
     config = config.copy_and_resolve_references()
     # A gradient takes the memory of a training step, so that the batch is that of one.
     config.eval.batch_size = config.train.batch_size // config.optimizer.accumulate
-    resident = feed.resident_source(config, arrays, predictor.mesh)
-    end = mean_gradients(predictor, layers, feed.eval_batches(
+    resident = resident_source(config, arrays, predictor.mesh)
+    end = mean_gradients(predictor, layers, eval_batches(
         config, arrays, rows, predictor.mesh, resident))
     logged = read_logged(workdir, list(end))
     table = [{"epoch": "end", "layer": name, "mean_abs_gradient": value}

@@ -18,16 +18,20 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from cellseg_jax import config as config_lib
-from cellseg_jax import data, evaluate, feed, metrics, models, sparsity, step, train
+from cellseg_jax import data, metrics, models, pruning, train
 from cellseg_jax.analysis import pruning_findings as findings
 from cellseg_jax.analysis import weights
+from cellseg_jax.analysis.page import Findings, write_table
 from cellseg_jax.analysis.pruning_findings import Series
 from cellseg_jax.errors import InputError, pick
-from cellseg_jax.feed import fetch, put
-from cellseg_jax.predictor import make_predictor
+from cellseg_jax.inference import measure
+from cellseg_jax.inference.predictor import make_predictor
 from cellseg_jax.report import terminal
-from cellseg_jax.report.analysis_page import Findings, write_table
-from cellseg_jax.weights import layers_of
+from cellseg_jax.step import eval_step
+from cellseg_jax.step.batches import eval_batches, resident_source
+from cellseg_jax.step.mesh import fetch, put
+from cellseg_jax.step.spec import Recipe
+from cellseg_jax.train.initial_weights import layers_of
 
 REPORT_2 = ("l1_layers:all,l1_grouped:all,random_layers:each,random_layers:top1,random_layers:top2,"
             "random_filters:top1,random_filters:top2")
@@ -112,7 +116,7 @@ def _experiments(prune, names) -> list[tuple[str, str]]:
         method, colon, layers = text.partition(":")
         if not colon:
             raise InputError(f"--prune: got {text!r}; expected HOW:LAYERS such as l1_layers:all")
-        pick(sparsity.METHODS, method, "--prune")
+        pick(pruning.METHODS, method, "--prune")
         pick(dict.fromkeys((*LAYERS, *names)), layers, "--prune")
         found.append((method, layers))
     return found
@@ -141,7 +145,7 @@ def _targets(experiments, layers, config, predictor) -> list[tuple[str, str, lis
 # --- masked copies -------------------------------------------------------------------------------
 
 
-def map_pruned(recipe: step.Recipe, mesh, threshold: float, paths, copies: int):
+def map_pruned(recipe: Recipe, mesh, threshold: float, paths, copies: int):
     """The compiled f(variables, ranks, gone, batch) of `copies` masked copies of a network.
 
     ranks: {path of a kernel: see sparsity.ranks}; gone: (copies, len(paths)) int32, how many of
@@ -153,9 +157,9 @@ def map_pruned(recipe: step.Recipe, mesh, threshold: float, paths, copies: int):
 
     def per_device(variables, ranks, gone, batch):
         def one(gone):
-            params = sparsity.prune(
+            params = pruning.prune(
                 variables["params"], ranks, dict(zip(paths, gone, strict=True)))
-            out = step.eval_step(unscored, {}, {**variables, "params": params}, batch, threshold)
+            out = eval_step.eval_step(unscored, {}, {**variables, "params": params}, batch, threshold)
             return {k: out[k] for k in ("counts", "cells")}
 
         # Not vmapped where there is one: a CPU would take its convolutions for grouped ones.
@@ -185,12 +189,12 @@ class Pruner:
             self.predictor.config.data.num_classes - 1)
         base = None
         for number, (method, which, chosen) in enumerate(targets):
-            how = sparsity.METHODS[method]
+            how = pruning.METHODS[method]
             kernels = {self.paths[i]: self.kernels[self.paths[i]] for i in chosen}
             gone = np.zeros((levels, len(self.paths)), np.int32)
             for i in chosen:
-                gone[1:, i] = sparsity.counts(
-                    sparsity.units(kernels, method)[self.paths[i]], amount, iterations)
+                gone[1:, i] = pruning.counts(
+                    pruning.units(kernels, method)[self.paths[i]], amount, iterations)
             drawn = seeds if how.by == "random" else seeds[:1]
             out.append(Series(
                 f"{method}:{which}",
@@ -248,7 +252,7 @@ class Pruner:
                 for one in zip(*([(x, w) for x in out[name]] for out, w in outs), strict=True)))
             counts, found_cells = whole("counts"), whole("cells")
             for c in range(min(copies, len(gone) - start)):
-                found.append(evaluate.Scores(
+                found.append(measure.Scores(
                     None, *(metrics.Counts(*(x[c] for x in one))
                             for one in (counts, found_cells))).main(config))
             said(len(found))
@@ -260,7 +264,7 @@ class Pruner:
         chosen: the layers of a joint order, or None. Others lose nothing, whatever their ranks.
         """
         numbers = range(len(self.paths)) if chosen is None else chosen
-        made = sparsity.ranks({self.paths[i]: self.kernels[self.paths[i]] for i in numbers},
+        made = pruning.ranks({self.paths[i]: self.kernels[self.paths[i]] for i in numbers},
                               method, seed)
         return {path: put(made.get(path, np.zeros(kernel.shape, np.int32)), self.everywhere)
                 for path, kernel in self.kernels.items()}
@@ -333,8 +337,8 @@ def _part(config, predictor, split) -> Part:
     cells = np.arange(arrays.grid**2)
     images = np.unique(rows // len(cells))  # with their blank patches, which training may leave out
     rows = (images[:, None] * len(cells) + cells).reshape(-1)
-    resident = feed.resident_source(config, arrays, predictor.mesh)
-    batches = lambda: feed.eval_batches(config, arrays, rows, predictor.mesh, resident)
+    resident = resident_source(config, arrays, predictor.mesh)
+    batches = lambda: eval_batches(config, arrays, rows, predictor.mesh, resident)
     if resident is not None:
         kept = list(batches())
         batches = lambda: kept

@@ -9,12 +9,13 @@ from flax import traverse_util
 from jax.sharding import SingleDeviceSharding
 from scipy.stats import spearmanr
 
-from cellseg_jax import derived, recipe
-from cellseg_jax import weights as beginnings
-from cellseg_jax.population import init_program
-from cellseg_jax.predictor import make_predictor
+from cellseg_jax.analysis.page import Findings, write_table
+from cellseg_jax.config import derived
+from cellseg_jax.inference.predictor import make_predictor
 from cellseg_jax.report import figures
-from cellseg_jax.report.analysis_page import Findings, write_table
+from cellseg_jax.step.spec import make_recipe, traced_values
+from cellseg_jax.train import initial_weights as beginnings
+from cellseg_jax.train.slots import init_program
 
 BINS = 100
 COLUMNS = 4  # of the histograms
@@ -26,10 +27,10 @@ def initial_params(config) -> dict:
 
     Bit for bit those that the run began with, on the same kind of device.
     """
-    shared = recipe.make_recipe([config])
+    shared = make_recipe([config])
     shape = (*derived.input_size(config), derived.channels(config))
     init = init_program(shared, shape, SingleDeviceSharding(jax.local_devices()[0]))
-    state = jax.device_get(init(recipe.traced_values(config, 1, shared)))
+    state = jax.device_get(init(traced_values(config, 1, shared)))
     params = state.params
     if config.train.weights:
         found = beginnings.read(config, {"params": params, "batch_stats": state.batch_stats})

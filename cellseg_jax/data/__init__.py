@@ -9,9 +9,9 @@ import pathlib
 
 import numpy as np
 
-from cellseg_jax.data import (
-    bbbc039, ctc, dsb2018, ebhi_seg, folder, isbi2012, livecell, split, synthetic)
+from cellseg_jax.data import split, synthetic
 from cellseg_jax.data.cache import Arrays, open_cache
+from cellseg_jax.data.datasets import bbbc039, ctc, dsb2018, ebhi_seg, folder, isbi2012, livecell
 from cellseg_jax.data.records import Records
 from cellseg_jax.errors import InputError, pick
 
@@ -26,6 +26,8 @@ DATASETS = {
     "synthetic": synthetic.records,
 }
 
+# Images that a download holds, for plans without data at hand.
+PUBLISHED = {"dsb2018": 670, "bbbc039": 200, "ebhi_seg": 2226, "isbi2012": 30, "livecell": 5239}
 FRACTIONS = (0.8, 0.1, 0.1)  # of an official split, for the parts that it lacks
 
 

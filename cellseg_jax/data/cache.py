@@ -29,14 +29,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cellseg_jax.crops import from_grid, to_grid
 from cellseg_jax.data.fingerprint import content_fingerprint
 from cellseg_jax.data.npy import GrowingNpy
-from cellseg_jax.data.ranges import RANGES, image_ranges
-from cellseg_jax.data.records import NUM_CHANNELS, Finding, to_channels
+from cellseg_jax.data.read import NUM_CHANNELS, to_channels
+from cellseg_jax.data.records import Finding
 from cellseg_jax.data.resize import FITS
 from cellseg_jax.errors import InputError, pick
+from cellseg_jax.normalize import RANGES, image_ranges
 from cellseg_jax.targets import TARGETS
-from cellseg_jax.tiles import from_grid, to_grid
 
 VERSION = 2  # of decoding, resizing, ranges and layout: raise it when any of them changes
 THREADS = 2

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import grain
 import numpy as np
 
-from cellseg_jax import windows
+from cellseg_jax import crops
 from cellseg_jax.data.cache import Arrays
 from cellseg_jax.data.order import Order
 
@@ -53,7 +53,7 @@ def take(arrays: Arrays, rows: dict, normalize: str, window=None) -> dict[str, n
     sample = rows["id"]
     if "place" in rows:
         pixels = np.stack([
-            windows.rows(top, left, window, arrays.original_sizes[i], arrays.offsets[i])
+            crops.rows(top, left, window, arrays.original_sizes[i], arrays.offsets[i])
             for i, (top, left) in zip(sample, rows["place"], strict=True)])
         taken = {name: x[pixels] for name, x in arrays.flat.items()}
     else:

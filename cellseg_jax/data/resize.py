@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from cellseg_jax.crops import mirrored
 from cellseg_jax.errors import InputError
-from cellseg_jax.windows import mirrored
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -10,15 +10,15 @@ from flax import linen as nn
 
 from cellseg_jax import classical
 from cellseg_jax.errors import InputError, nearest, pick
-from cellseg_jax.models.layers import ConvTranspose
+from cellseg_jax.models.conv import ConvTranspose
 from cellseg_jax.models.medt import MedT
+from cellseg_jax.models.resenc_unet import UNetPlan
 from cellseg_jax.models.segformer import SegFormer
 from cellseg_jax.models.segnet import SegNet
 from cellseg_jax.models.simple_conv import SimpleConv
 from cellseg_jax.models.small_unet import SmallUNet, UNetAdd
 from cellseg_jax.models.unet import UNet
 from cellseg_jax.models.unet_classic import UNetClassic
-from cellseg_jax.models.unet_plan import UNetPlan
 from cellseg_jax.models.unetr import UNETR
 
 MODELS = {

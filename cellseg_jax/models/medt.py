@@ -16,7 +16,9 @@ from flax import linen as nn
 from jax import lax
 
 from cellseg_jax.errors import InputError
-from cellseg_jax.models.layers import BatchNorm, Conv, pad_to_multiple
+from cellseg_jax.models.conv import Conv
+from cellseg_jax.models.norm import BatchNorm
+from cellseg_jax.models.resample import pad_to_multiple
 
 GATES = ("before_norm", "after_norm", "none")
 BRANCHES = ("global", "local")

@@ -17,7 +17,10 @@ from flax import linen as nn
 from jax import lax
 
 from cellseg_jax.errors import InputError, pick
-from cellseg_jax.models.layers import BatchNorm, Conv, Dropout, pad_to_multiple
+from cellseg_jax.models.conv import Conv
+from cellseg_jax.models.dropout import Dropout
+from cellseg_jax.models.norm import BatchNorm
+from cellseg_jax.models.resample import pad_to_multiple
 
 # Widths and blocks per stage, and the width of the decoder.
 VARIANTS = {

@@ -11,7 +11,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from cellseg_jax.errors import InputError
-from cellseg_jax.models.layers import BatchNorm, Conv, Dropout, pad_to_multiple
+from cellseg_jax.models.conv import Conv
+from cellseg_jax.models.dropout import Dropout
+from cellseg_jax.models.norm import BatchNorm
+from cellseg_jax.models.resample import pad_to_multiple
 
 
 def max_pool_with_index(image):

@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from cellseg_jax.models.layers import Conv
+from cellseg_jax.models.conv import Conv
 
 
 class SimpleConv(nn.Module):

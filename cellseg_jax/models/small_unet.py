@@ -11,9 +11,10 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from cellseg_jax.models.layers import (
-    BatchNorm, Conv, ConvTranspose, Dropout, max_pool, pad_to_multiple,
-)
+from cellseg_jax.models.conv import Conv, ConvTranspose
+from cellseg_jax.models.dropout import Dropout
+from cellseg_jax.models.norm import BatchNorm
+from cellseg_jax.models.resample import max_pool, pad_to_multiple
 
 
 class KerasBlock(nn.Module):

@@ -11,9 +11,10 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from cellseg_jax.models.layers import (
-    BatchNorm, Conv, ConvTranspose, Dropout, leaky_relu, pad_to_multiple,
-)
+from cellseg_jax.models.conv import Conv, ConvTranspose
+from cellseg_jax.models.dropout import Dropout
+from cellseg_jax.models.norm import BatchNorm, leaky_relu
+from cellseg_jax.models.resample import pad_to_multiple
 
 
 class ConvNorm(nn.Module):

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from cellseg_jax.errors import InputError, pick
-from cellseg_jax.models.layers import (
-    BatchNorm, Conv, ConvTranspose, Dropout, GroupNorm, max_pool, pad_to_multiple, stretch_by_one,
-    upsample_bilinear,
-)
+from cellseg_jax.models.conv import Conv, ConvTranspose
+from cellseg_jax.models.dropout import Dropout
+from cellseg_jax.models.norm import BatchNorm, GroupNorm
+from cellseg_jax.models.resample import max_pool, pad_to_multiple, stretch_by_one, upsample_bilinear
 
 KINDS = ("batch", "instance", "group", "layer")
 CHOICES = {

@@ -8,7 +8,7 @@ import io
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from cellseg_jax.rundir import write_atomic
+from cellseg_jax.files import write_atomic
 
 # Okabe and Ito, Color Universal Design, 2008; with dashes, for grey prints.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")

@@ -20,7 +20,7 @@ Result: not run at this size; ebhi_cpu.py has some of its rows, small.
 import pathlib
 
 from cellseg_jax import augment, config
-from cellseg_jax.studyfile import Claim, rows
+from cellseg_jax.studies import Claim, rows
 
 SIZE = (224, 224)
 AUGMENT_NOTHING = {f"augment.{name}": (0.0, 1.0) for name in augment.AUGMENTATIONS}

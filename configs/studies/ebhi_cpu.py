@@ -10,7 +10,8 @@ rest cannot be told apart: runs of one config differ by 0.024. Table in BUILD_NO
 
 import pathlib
 
-from cellseg_jax import config, studyfile
+from cellseg_jax import config
+from cellseg_jax import studies as studyfile
 
 FULL = studyfile.load(pathlib.Path(__file__).with_name("ebhi.py"))
 CHOSEN = ("unet_final", "norm_none", "norm_batch", "optimizer_sgd", "loss_jaccard",

@@ -14,7 +14,7 @@ Result: not run yet.
 import pathlib
 
 from cellseg_jax import augment, config
-from cellseg_jax.studyfile import Claim, rows
+from cellseg_jax.studies import Claim, rows
 
 RAW = {"data.copies": 0, **{f"augment.{name}": (0.0, 1.0) for name in augment.AUGMENTATIONS},
        "augment.elastic_sigma": augment.OPTIONS["elastic_sigma"]}

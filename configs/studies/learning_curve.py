@@ -15,7 +15,8 @@ validation loss (0.31), which points to the short training as the limit. A first
 
 import pathlib
 
-from cellseg_jax import config, studyfile
+from cellseg_jax import config
+from cellseg_jax import studies as studyfile
 
 NUCLEI = studyfile.load(pathlib.Path(__file__).with_name("nuclei.py"))
 

@@ -15,7 +15,7 @@ Result: not run yet.
 import pathlib
 
 from cellseg_jax import augment, config
-from cellseg_jax.studyfile import Claim, rows
+from cellseg_jax.studies import Claim, rows
 
 PLAIN = {"data.copies": 0, **{f"augment.{name}": (0.0, 1.0) for name in augment.AUGMENTATIONS}}
 DICE = {"data.target": "foreground", "loss.bce": 0.0, "loss.dice": 1.0, "loss.squared": True}

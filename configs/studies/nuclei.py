@@ -15,7 +15,7 @@ Result: not run at this size; nuclei_cpu.py is its small sister.
 import pathlib
 
 from cellseg_jax import config
-from cellseg_jax.studyfile import Claim, rows
+from cellseg_jax.studies import Claim, rows
 
 MODELS = {
     "unet": {},

@@ -10,7 +10,8 @@ One claim contradicted, five undecided; runs of one config differ by 0.010. Tabl
 
 import pathlib
 
-from cellseg_jax import config, studyfile
+from cellseg_jax import config
+from cellseg_jax import studies as studyfile
 
 FULL = studyfile.load(pathlib.Path(__file__).with_name("nuclei.py"))
 SMALL_UNETR = {"model.hidden_size": 192, "model.mlp_dim": 768, "model.num_heads": 6,

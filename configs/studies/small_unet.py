@@ -18,7 +18,7 @@ Result: not run yet.
 import pathlib
 
 from cellseg_jax import augment, config
-from cellseg_jax.studyfile import Claim, rows
+from cellseg_jax.studies import Claim, rows
 
 AUGMENT_NOTHING = {f"augment.{name}": (0.0, 1.0) for name in augment.AUGMENTATIONS}
 WEIGHTS_1_1 = {"loss.class_weights": (0.001, 1.0, 1.0)}  # background, nucleus, contour

@@ -14,7 +14,7 @@ Result: not run yet.
 import pathlib
 
 from cellseg_jax import augment, config
-from cellseg_jax.studyfile import Grid, rows
+from cellseg_jax.studies import Grid, rows
 
 TITLE = "small-UNET: the full grid"
 BASE = config.load(str(pathlib.Path(__file__).resolve().parents[1] / "small_unet.py"))

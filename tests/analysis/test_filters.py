@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from helpers import tiny_config
 
-from cellseg_jax import models, recipe, train
+from cellseg_jax import models, train
 from cellseg_jax.analysis import filters
 from cellseg_jax.config import changed
 from cellseg_jax.errors import InputError
 from cellseg_jax.models import segformer
 from cellseg_jax.models.unetr import TransformerBlock
+from cellseg_jax.step.spec import make_recipe
 
 UNETR = dict(image_size=32, feature_size=4, hidden_size=16, mlp_dim=8, num_heads=4, num_layers=1)
 
@@ -117,7 +118,7 @@ def test_cell_centre_is_deepest_in_the_largest_object():
 
 
 def test_statistics_equal_numpy_and_find_the_dead_channel():
-    shared = recipe.make_recipe([tiny_config()])
+    shared = make_recipe([tiny_config()])
     variables = noise(shared.module({}), np.zeros((1, 32, 32, 4), np.float32), train=False)
     variables["params"]["down_0"]["conv"]["kernel"][..., 1] = 0
     rng = np.random.default_rng(0)

@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 from helpers import tiny_config
 
-from cellseg_jax import data, feed, recipe, step, train
+from cellseg_jax import data, train
 from cellseg_jax.analysis import gradients
-from cellseg_jax.weights import layers_of
 from cellseg_jax.config import complete
+from cellseg_jax.inference.predictor import Predictor
 from cellseg_jax.normalize import normalize
-from cellseg_jax.predictor import Predictor
+from cellseg_jax.step.batches import eval_batches, resident_source
+from cellseg_jax.step.spec import make_recipe, traced_values
+from cellseg_jax.step.state import init_state
+from cellseg_jax.train.initial_weights import layers_of
 
 LAYERS = ["down_0/conv", "bottom/conv", "up_0"]
 
@@ -47,8 +50,8 @@ def test_mean_gradients_equal_the_loss_written_out(run):
     config, folder = run
     predictor, arrays = Predictor(folder, config), data.load(config.data)
     chosen = np.arange(11)
-    resident = feed.resident_source(config, arrays, predictor.mesh)
-    found = gradients.mean_gradients(predictor, layers_of(config), feed.eval_batches(
+    resident = resident_source(config, arrays, predictor.mesh)
+    found = gradients.mean_gradients(predictor, layers_of(config), eval_batches(
         config, arrays, chosen, predictor.mesh, resident))
     grads = [written_out(predictor, arrays, part) for part in (chosen[:8], chosen[8:])]
     assert list(found) == LAYERS
@@ -117,9 +120,9 @@ def test_coarse_logits_take_part_as_in_training():
     config.model = dict(
         name="unet_plan", features_per_stage=(2, 2, 3, 3), blocks_per_stage=(1, 1, 1, 1))
     config = complete(config)
-    shared = recipe.make_recipe([config])
-    values = recipe.traced_values(config, 1, shared)
-    state = step.init_state(shared, values, (32, 32, 4))
+    shared = make_recipe([config])
+    values = traced_values(config, 1, shared)
+    state = init_state(shared, values, (32, 32, 4))
     rng = np.random.default_rng(0)
     batch = {"image": rng.integers(0, 255, (2, 32, 32, 4), np.uint8),
              "label": rng.integers(0, 2, (2, 32, 32)).astype(np.int32),

@@ -11,11 +11,19 @@ from flax import traverse_util
 from helpers import tiny_config
 
 from cellseg_jax import config as config_lib
-from cellseg_jax import data, evaluate, feed, metrics, population, recipe, sparsity, step, train
+from cellseg_jax import data, metrics, train
 from cellseg_jax.analysis import pruning, pruning_findings
 from cellseg_jax.errors import InputError
-from cellseg_jax.predictor import make_predictor
-from cellseg_jax.weights import layers_of
+from cellseg_jax.inference import evaluate, measure
+from cellseg_jax.inference.predictor import make_predictor
+from cellseg_jax.pruning import counts as counts_
+from cellseg_jax.pruning import ranks as ranks_
+from cellseg_jax.pruning import units as units_
+from cellseg_jax.step.mapped import map_eval
+from cellseg_jax.step.mesh import all_devices
+from cellseg_jax.step.spec import make_recipe, traced_values
+from cellseg_jax.train import slots
+from cellseg_jax.train.initial_weights import layers_of
 
 
 @pytest.fixture(scope="module")
@@ -23,15 +31,15 @@ def untrained():
     """What the analysis asks of a Predictor, with the weights of step 0, of a tiny network."""
     config = tiny_config(data__count=16, data__split=(0.5, 0.0, 0.5), data__grid=2,
                          data__size=(64, 64))
-    shared, mesh = recipe.make_recipe([config]), feed.all_devices()
+    shared, mesh = make_recipe([config]), all_devices()
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    values = recipe.traced_values(config, 1, shared)
-    state = population.init_program(shared, (32, 32, 4), everywhere)(values)
+    values = traced_values(config, 1, shared)
+    state = slots.init_program(shared, (32, 32, 4), everywhere)(values)
     return types.SimpleNamespace(
         config=config, recipe=shared, mesh=mesh,
         variables={"params": state.params, "batch_stats": state.batch_stats},
         values={k: v for k, v in state.values.items() if k.startswith("loss.")},
-        eval_step=step.map_eval(shared, mesh, config.eval.threshold))
+        eval_step=map_eval(shared, mesh, config.eval.threshold))
 
 
 def one_by_one(predictor, part, one, layers, method, amount, seeds):
@@ -43,15 +51,15 @@ def one_by_one(predictor, part, one, layers, method, amount, seeds):
         layer.kernel for layer in layers if layer.name in one.layer.split(" + ")]
     levels, found = len(one.zeros), np.zeros((4, *one.counts.tp.shape))
     for m, seed in enumerate(seeds):
-        ranks = sparsity.ranks(kernels if "grouped" not in method else
+        ranks = ranks_(kernels if "grouped" not in method else
                                {path: kernels[path] for path in chosen}, method, seed)
-        units = sparsity.units({path: kernels[path] for path in chosen}, method)
+        units = units_({path: kernels[path] for path in chosen}, method)
         for level in range(levels):
             masked = dict(flat)
             for path in chosen:
-                gone = [0, *sparsity.counts(units[path], amount, levels - 1)][level]
+                gone = [0, *counts_(units[path], amount, levels - 1)][level]
                 masked[path] = flat[path] * (ranks[path] >= gone)
-            scores = evaluate.measure(
+            scores = measure.measure(
                 predictor.eval_step, predictor.values,
                 {**predictor.variables, "params": traverse_util.unflatten_dict(masked)},
                 part.batches(), cells=config.data.grid**2)
@@ -127,7 +135,7 @@ def test_a_whole_analysis_with_training_after_pruning(tmp_path):
     assert [r["level"] for r in whole] == ["0", "1", "2"]
     assert [r["sparsity"] for r in whole] == [f"{int(r['zeros']) / total:.4f}" for r in whole]
     assert [int(r["zeros"]) for r in whole] == [0, *(
-        sum(sparsity.counts(int(np.prod(layer.shape)), 0.25, 2)[i] for layer in layers)
+        sum(counts_(int(np.prod(layer.shape)), 0.25, 2)[i] for layer in layers)
         for i in range(2))]
     assert {r["weights"] for r in whole} == {str(total)}
     measured = evaluate.evaluate(config, tmp_path / "run")["metrics"]

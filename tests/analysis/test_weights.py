@@ -9,7 +9,7 @@ from helpers import tiny_config
 
 from cellseg_jax import train
 from cellseg_jax.analysis import weights
-from cellseg_jax.predictor import Predictor
+from cellseg_jax.inference.predictor import Predictor
 
 
 @pytest.fixture(scope="module")

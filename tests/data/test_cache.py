@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import tifffile
 
-from cellseg_jax.data import cache, folder, resize
-from cellseg_jax.data.ranges import RANGES, image_ranges
+from cellseg_jax.data import cache, resize
+from cellseg_jax.data.datasets import folder
 from cellseg_jax.errors import InputError
+from cellseg_jax.normalize import RANGES, image_ranges
 
 SIZE = (16, 24)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers import data_config
 
-from cellseg_jax import data, tiles
+from cellseg_jax import crops, data
 from cellseg_jax.errors import InputError
 
 
@@ -40,7 +40,7 @@ def test_patches_follow_their_image(config):
     whole, cut = data.load(config), data.load(config | {"grid": 4})
     assert cut.image.shape == (12 * 16, 8, 12, 3) and cut.original_label(3).shape == (40, 50)
     np.testing.assert_array_equal(cut.image[5 * 16 + 6], whole.image[5, 16:24, 12:24])
-    np.testing.assert_array_equal(tiles.from_grid(cut.label[16:32]), whole.label[1])
+    np.testing.assert_array_equal(crops.from_grid(cut.label[16:32]), whole.label[1])
     assert cut.names[16 + 6] == f"{whole.names[1]}/1_2"
     parts, images = data.split_of(config | {"grid": 4}, cut), data.split_of(config, whole)
     for name, samples in parts.items():

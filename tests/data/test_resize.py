@@ -2,7 +2,12 @@ import numpy as np
 import pytest
 
 from cellseg_jax.data.resize import (
-    center_crop, resize_image, resize_label, resize_rows, rows_needed)
+    center_crop,
+    resize_image,
+    resize_label,
+    resize_rows,
+    rows_needed,
+)
 from cellseg_jax.errors import InputError
 
 SIZES = [((7, 9), (5, 13)), ((8, 8), (4, 4)), ((5, 6), (15, 12)), ((1, 4), (3, 2)),

@@ -7,7 +7,7 @@ import pathlib
 
 import numpy as np
 import torch
-from monai.networks.nets import UNet, UNETR
+from monai.networks.nets import UNETR, UNet
 
 
 def main():

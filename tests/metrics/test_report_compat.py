@@ -5,12 +5,7 @@ import pytest
 from scipy.special import logit
 
 from cellseg_jax.metrics import Counts
-from cellseg_jax.metrics.report_compat import (
-    REPORT2_DEFINITIONS,
-    dithered,
-    report2_scores,
-    swapped,
-)
+from cellseg_jax.metrics.report_compat import REPORT2_DEFINITIONS, dithered, report2_scores, swapped
 
 
 def gland(seed, size=96, part=0.629):

@@ -8,7 +8,7 @@ import pytest
 
 from cellseg_jax import data, metrics, train
 from cellseg_jax.config import complete, default
-from cellseg_jax.predictor import Predictor
+from cellseg_jax.inference.predictor import Predictor
 
 # Options, side of the images, epochs: Keras' batch norm averages over hundreds of steps before its
 # statistics are of use, so that report 1's networks get more steps on smaller images.

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 from cellseg_jax import models, train
 from cellseg_jax.config import complete, default
 from cellseg_jax.errors import InputError
-from cellseg_jax.models.layers import Dropout
+from cellseg_jax.models.dropout import Dropout
 from cellseg_jax.models.segformer import depthwise
 
 QUICK_COMPILE = {"xla_backend_optimization_level": 0}  # a third of the time

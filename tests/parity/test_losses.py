@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from golden import losses_ours
 
 from cellseg_jax.losses import bce, cldice, cross_entropy, dice, focal
-from golden import losses_ours
 
 torch = pytest.importorskip("torch")
 monai = pytest.importorskip("monai.losses")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cellseg_jax import models
-from cellseg_jax.models import unet_plan
+from cellseg_jax.models import resenc_unet
 
 torch = pytest.importorskip("torch")
 nn, functional = torch.nn, torch.nn.functional
@@ -222,7 +222,7 @@ def test_training_step_matches_torch_in_float64(name, with_gradients):
                 {**variables, "params": params}, image, train=True,
                 mutable=["batch_stats", "intermediates"])
             sown = updated.pop("intermediates", {}).get("deep_supervision", ())
-            weights = unet_plan.supervision_weights(1 + len(sown))
+            weights = resenc_unet.supervision_weights(1 + len(sown))
             total = sum(w * jnp.sin(x).sum() for w, x in zip(weights, (logits, *sown)))
             return total, ((logits, *sown), updated)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cellseg_jax import sparsity
+from cellseg_jax import pruning
 
 torch = pytest.importorskip("torch")
 prune = pytest.importorskip("torch.nn.utils.prune")
@@ -67,19 +67,19 @@ def pruned_once(method, modules, drawn, monkeypatch):
                 prune.random_structured(module, "weight", amount=AMOUNT, dim=0)
 
 
-@pytest.mark.parametrize("method", sparsity.METHODS)
+@pytest.mark.parametrize("method", pruning.METHODS)
 def test_masks_equal_torchs_at_every_iteration(method, monkeypatch):
     kernels, modules = convolutions()
-    ranks = sparsity.ranks(kernels, method, SEED)
-    units = sparsity.units(kernels, method)
+    ranks = pruning.ranks(kernels, method, SEED)
+    units = pruning.units(kernels, method)
     drawn = draws(kernels, method.endswith("filters"))
     zeros = []
     for level in range(ITERATIONS):
         pruned_once(method, modules, drawn, monkeypatch)
         for path, module in modules.items():
-            gone = sparsity.counts(units[path], AMOUNT, ITERATIONS)[level]
+            gone = pruning.counts(units[path], AMOUNT, ITERATIONS)[level]
             theirs = module.weight_mask.numpy().transpose(2, 3, 1, 0)
             np.testing.assert_array_equal(ranks[path] >= gone, theirs == 1)
         zeros.append(int((modules["conv_0", "kernel"].weight == 0).sum()))
     if method.endswith("layers"):  # a 64x3x3x3 kernel
-        assert zeros == sparsity.counts(1728, AMOUNT, ITERATIONS) and zeros[0] == 432
+        assert zeros == pruning.counts(1728, AMOUNT, ITERATIONS) and zeros[0] == 432

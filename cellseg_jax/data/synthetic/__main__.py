@@ -28,7 +28,7 @@ import time
 
 from absl import flags
 
-from cellseg_jax.commands import run_command
+from cellseg_jax.cli import run_command
 from cellseg_jax.errors import InputError
 
 
@@ -45,7 +45,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(args, overrides: list[tuple[str, str]]) -> int:
     """One twin; returns the exit code."""
-    from cellseg_jax.data import twins
+    from cellseg_jax.data.synthetic import twins
 
     if overrides or args.config:
         raise InputError("--config: a twin has no config; pass --like, --out, --count, --seed "

@@ -1,0 +1,40 @@
+"""What two configs differ in, and what configs share."""
+
+import hashlib
+import json
+
+from ml_collections import ConfigDict
+
+from cellseg_jax.config.defaults import FREE_KEYS, VALUE_KEYS
+
+
+def flatten(config) -> dict:
+    """{dotted key: value} of all leaves."""
+    out = {}
+    for key, value in config.items():
+        if isinstance(value, (ConfigDict, dict)):
+            out.update({f"{key}.{k}": v for k, v in flatten(value).items()})
+        else:
+            out[key] = value
+    return out
+
+
+def diff(config, other) -> dict:
+    """{dotted key: (value here, value there)} of what differs; a missing key is None."""
+    a, b = flatten(config), flatten(other)
+    return {k: (a.get(k), b.get(k)) for k in {**a, **b} if a.get(k) != b.get(k)}
+
+
+def identity(config) -> str:
+    """A hash of all that decides what a run computes."""
+    kept = {k: v for k, v in flatten(config).items() if not k.startswith(FREE_KEYS)}
+    text = json.dumps(sorted(kept.items()))
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def program_key(config) -> str:
+    """What configs must share to train in one program: everything but values."""
+    shared = {k: v for k, v in flatten(config).items() if k not in VALUE_KEYS}
+    # Averaged weights are a part of the state, which must not depend on who else trains along.
+    shared["optimizer.ema"] = config.optimizer.ema > 0
+    return repr(sorted(shared.items()))

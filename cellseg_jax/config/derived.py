@@ -1,0 +1,49 @@
+"""What follows from a config: sizes, outputs, lengths."""
+
+
+from cellseg_jax import classical, targets
+
+CHANNELS = {"gray": 1, "rgb": 3, "rgba": 4}
+# What a validation measures; train.best and optimizer.plateau_metric name one of them.
+VALIDATION_METRICS = ("dice_mean", "iou_mean", "dice_pooled", "iou_pooled", "loss")
+
+
+def is_classical(config) -> bool:
+    """Whether the model is a method of classical.py, which learns nothing and has no checkpoint."""
+    return config.model.name in classical.CLASSICAL
+
+
+def channels(config) -> int:
+    """Image channels of a config."""
+    return CHANNELS[config.data.channels]
+
+
+def input_size(config) -> tuple[int, int]:
+    """Height and width of what the network sees."""
+    return tuple(n // config.data.grid for n in config.data.size)
+
+
+def target_options(config) -> dict:
+    """What targets.TARGETS[...].encode reads beside the label."""
+    return {"num_classes": config.data.num_classes, "contour_width": config.data.contour_width}
+
+
+def has_part(config, part: str) -> bool:
+    """Whether the split may have "val" or "test" images."""
+    split = config.data.split
+    return isinstance(split, str) or split[("train", "val", "test").index(part)] > 0
+
+
+def num_outputs(config) -> int:
+    """Output channels of the network."""
+    return targets.TARGETS[config.data.target].num_outputs(config.data.num_classes)
+
+
+def num_steps(config, steps_per_epoch: int) -> int:
+    """Optimiser steps of the whole run."""
+    return config.train.steps or config.train.epochs * steps_per_epoch
+
+
+def classical_options(config) -> dict:
+    """The keyword options of the classical method."""
+    return {k: v for k, v in config.model.items() if k != "name"}

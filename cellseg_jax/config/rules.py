@@ -1,0 +1,204 @@
+"""The rules that a complete config keeps, section by section. The first broken one is said."""
+
+import math
+
+from cellseg_jax import augment, data, losses, normalize, optim, pruning, targets
+from cellseg_jax.config.derived import (
+    CHANNELS,
+    VALIDATION_METRICS,
+    has_part,
+    input_size,
+    is_classical,
+    num_outputs,
+)
+from cellseg_jax.data import resize
+from cellseg_jax.errors import InputError, pick
+
+
+def check(config, default) -> None:
+    """InputError at the first rule that a complete config breaks; `default` is config.default()."""
+    flat = {f"{section}.{key}": value for section, keys in config.items()
+            if hasattr(keys, "items") for key, value in keys.items()} | {"seed": config.seed}
+
+    def rule(ok, key, expected):
+        if not ok:
+            raise InputError(f"config.{key}: got {flat[key]!r}; expected {expected}")
+
+    for key, value in flat.items():
+        if isinstance(value, float):
+            rule(math.isfinite(value), key, "a finite number")
+    rule(0 <= config.seed < 2**32, "seed", "an integer from 0 to 2**32 - 1")
+    for section in (_data, _augment, _model, _loss, _train, _eval):
+        section(config, rule)
+    _optimizer(config, rule, default.optimizer)
+
+
+def _one_of(config, section, key, choices):
+    pick(dict.fromkeys(choices), config[section][key], f"config.{section}.{key}")
+
+
+def _data(c, rule):
+    pick(resize.FITS, c.data.fit, "config.data.fit")
+    pick(CHANNELS, c.data.channels, "config.data.channels")
+    pick(normalize.RANGES, c.data.normalize, "config.data.normalize")
+    pick(targets.TARGETS, c.data.target, "config.data.target")
+    _one_of(c, "data", "residence", ("auto", "device", "host"))
+    rule(len(c.data.size) == 2 and min(c.data.size) > 0, "data.size", "(height, width) in pixels")
+    if isinstance(c.data.split, str):
+        rule(c.data.split, "data.split", "fractions, 'official', or a file such as split.json")
+    else:
+        rule(len(c.data.split) == 3 and min(c.data.split) >= 0 and sum(c.data.split) < 1 + 1e-6,
+             "data.split", "three fractions (train, validation, test) that sum to at most 1")
+        rule(c.data.split[0] > 0, "data.split", "a training fraction above 0")
+    rule(0 < c.data.train_fraction <= 1, "data.train_fraction", "a share above 0, at most 1")
+    rule(c.data.grid >= 1, "data.grid", "at least 1 patch per side")
+    rule(all(n % c.data.grid == 0 for n in c.data.size), "data.grid",
+         f"a divisor of data.size {c.data.size}")
+    rule(c.data.grid == 1 or c.data.fit != "random_crop", "data.grid",
+         "1 with data.fit='random_crop'")
+    rule(c.data.contour_width >= 1, "data.contour_width", "at least 1 pixel")
+    rule(c.data.weight_w0 >= 0, "data.weight_w0", "at least 0")
+    rule(c.data.weight_sigma > 0, "data.weight_sigma", "above 0 pixels")
+    rule(0 <= c.data.oversample <= 1, "data.oversample", "a share from 0 to 1")
+    rule(c.data.copies >= 0, "data.copies", "at least 0")
+    rule(not c.data.copies or any(c.augment[name][0] for name in augment.AUGMENTATIONS),
+         "data.copies", "0 without an augmentation (augment.*) that makes the copies differ")
+    for text in c.data.mix:
+        pick(data.DATASETS, str(text).partition(":")[0], "config.data.mix")
+    kind = c.data.get("labels", "instances")
+    if c.data.target == "classes" and kind != "classes":
+        raise InputError(f"config.data.target: got 'classes' where the labels of {c.data.name} "
+                         f"are {kind}; expected 'foreground', or a dataset whose masks hold "
+                         "classes (data.name=folder with data.labels=classes)")
+    rule(c.data.num_classes >= 2, "data.num_classes", "at least 2, background included")
+    rule(c.data.threads >= 1, "data.threads", "at least 1")
+
+
+def _augment(c, rule):
+    for name in augment.AUGMENTATIONS:
+        value = c.augment[name]
+        rule(len(value) == 2 and 0 <= value[0] <= 1, f"augment.{name}",
+             "(probability from 0 to 1, strength)")
+        expected = augment.check(name, value[1], input_size(c)) if value[0] else ""
+        rule(not expected, f"augment.{name}", expected)
+    used = [name for name in augment.COLOUR if c.augment[name][0]]
+    rule(c.data.normalize != "symmetric" or not used, "data.normalize",
+         f"another range with augment.{''.join(used[:1])}, which takes pixels of about 0 to 1")
+    if c.augment.elastic[0]:
+        expected = augment.check("elastic_sigma", c.augment.elastic_sigma, input_size(c))
+        rule(not expected, "augment.elastic_sigma", expected)
+
+
+def _model(c, rule):
+    if is_classical(c):
+        rule(c.data.target in ("foreground", "boundary"), "data.target",
+             f"'foreground' or 'boundary', which is what {c.model.name} finds")
+    if "dropout" in c.model:
+        rule(0 <= c.model.dropout < 1, "model.dropout", "a rate from 0 to below 1")
+
+
+def _loss(c, rule):
+    outputs, used = num_outputs(c), [name for name in losses.LOSSES if c.loss[name]]
+    for key, value in c.loss.items():
+        if isinstance(value, float):
+            rule(value >= 0, f"loss.{key}", "at least 0")
+    rule(used, "loss.dice", f"a weight above 0 of one loss among {', '.join(losses.LOSSES)}")
+    rule(set(used) - set(losses.BLIND), "loss.dice",
+         f"another loss beside {' and '.join(losses.BLIND)}, which cost nothing on empty images")
+    rule(len(c.loss.class_weights) in (0, outputs) and min(c.loss.class_weights, default=0) >= 0,
+         "loss.class_weights", f"() or {outputs} numbers of at least 0, one per output of "
+         f"data.target={c.data.target!r}")
+    for name in ("cross_entropy", "lovasz_softmax"):
+        rule(not c.loss[name] or outputs >= 2, f"loss.{name}",
+             "none with one output; data.target='contour' or 'classes' have more")
+    rule(c.loss.cldice_iterations >= 1, "loss.cldice_iterations", "at least 1 erosion")
+
+
+def _optimizer(c, rule, standard):
+    optimizer = c.optimizer
+    pick(optim.OPTIMIZERS, optimizer.name, "config.optimizer.name")
+    pick(optim.SCHEDULES, optimizer.schedule, "config.optimizer.schedule")
+    _one_of(c, "optimizer", "schedule_per", ("epoch", "step"))
+    rule(optimizer.lr > 0, "optimizer.lr", "a learning rate above 0")
+    rule(optimizer.weight_decay >= 0, "optimizer.weight_decay", "at least 0")
+    for name in ("momentum", "b1", "b2", "rms_decay", "ema"):
+        rule(0 <= optimizer[name] < 1, f"optimizer.{name}", "from 0 to below 1")
+    if optimizer.nesterov:
+        rule(optimizer.name == "sgd", "optimizer.nesterov", "False, or optimizer.name='sgd'")
+        rule(optimizer.momentum > 0, "optimizer.momentum", "above 0 with nesterov")
+    rule(optimizer.momentum == 0 or optimizer.name in ("sgd", "rmsprop"), "optimizer.momentum",
+         "0, or optimizer.name='sgd' or 'rmsprop'")
+    rule(not optimizer.amsgrad or optimizer.name in ("adam", "adamw"), "optimizer.amsgrad",
+         "False, or optimizer.name='adam' or 'adamw'")
+    for start, key, names in (("rms_decay", "name", ("rmsprop",)),
+                              ("schedule_power", "schedule", ("polynomial",)),
+                              ("schedule_gamma", "schedule", ("exponential", "step")),
+                              ("schedule_every", "schedule", ("step",)),
+                              ("plateau_", "schedule", ("plateau",))):
+        for option in (o for o in standard if o.startswith(start)):
+            rule(optimizer[key] in names or optimizer[option] == standard[option],
+                 f"optimizer.{option}", f"{standard[option]!r}, the default, since nothing reads "
+                 f"it without optimizer.{key}={' or '.join(map(repr, names))}")
+    rule(optimizer.schedule_power > 0, "optimizer.schedule_power", "above 0")
+    rule(0 < optimizer.schedule_gamma <= 1, "optimizer.schedule_gamma", "above 0, at most 1")
+    rule(optimizer.schedule_every >= 1, "optimizer.schedule_every", "at least 1")
+    rule(optimizer.warmup >= 0, "optimizer.warmup", "at least 0")
+    length = c.train.steps if optimizer.schedule_per == "step" else (
+        0 if c.train.steps else c.train.epochs)  # 0: not known before the data are
+    rule(not length or optimizer.warmup < length, "optimizer.warmup",
+         f"fewer than the {length} {optimizer.schedule_per}s of the run")
+    rule(optimizer.schedule != "plateau" or has_part(c, "val"), "optimizer.schedule",
+         "another one than 'plateau' without a validation split (data.split)")
+    _validation_metric(c, rule, "optimizer", "plateau_metric")
+    rule(0 < optimizer.plateau_factor < 1, "optimizer.plateau_factor", "between 0 and 1")
+    rule(optimizer.plateau_patience >= 0, "optimizer.plateau_patience", "at least 0")
+    rule(optimizer.plateau_cooldown >= 0, "optimizer.plateau_cooldown", "at least 0")
+    rule(0 <= optimizer.plateau_min_lr < optimizer.lr, "optimizer.plateau_min_lr",
+         f"from 0 to below optimizer.lr {optimizer.lr:g}")
+    rule(optimizer.clip >= 0, "optimizer.clip", "at least 0 (0 = no limit)")
+    rule(optimizer.accumulate >= 1 and c.train.batch_size % optimizer.accumulate == 0,
+         "optimizer.accumulate", f"a divisor of train.batch_size {c.train.batch_size}")
+
+
+def _train(c, rule):
+    _one_of(c, "train", "precision", ("float32", "bfloat16", "float64"))
+    _one_of(c, "train", "early_stopping_mode", ("patience", "minimum"))
+    rule(c.train.early_stopping == 0 or has_part(c, "val"), "train.early_stopping",
+         "0 without a validation split (data.split)")
+    rule(c.train.steps >= 0, "train.steps", "at least 0 (0 = train.epochs decides)")
+    rule(c.train.epochs >= 1 or c.train.steps, "train.epochs", "at least 1")
+    rule(c.train.batch_size >= 1, "train.batch_size", "at least 1")
+    _validation_metric(c, rule, "train", "best")
+    rule(c.train.early_stopping >= 0, "train.early_stopping", "at least 0 (0 = never)")
+    rule(c.train.early_stopping or c.train.early_stopping_mode == "patience",
+         "train.early_stopping_mode", "'patience', or train.early_stopping above 0")
+    rule(c.train.checkpoint_minutes > 0, "train.checkpoint_minutes", "above 0")
+    pick(pruning.METHODS, c.train.prune_how, "config.train.prune_how")
+    rule(0 <= c.train.prune < 1, "train.prune", "a share from 0 to below 1")
+    rule(c.train.prune or c.train.prune_how == "l1_layers", "train.prune_how",
+         "'l1_layers', the default, since nothing reads it without train.prune above 0")
+    rule(c.train.prune_iterations >= 1, "train.prune_iterations", "at least 1")
+    rule(c.train.prune or c.train.prune_iterations == 1, "train.prune_iterations",
+         "1, the default, since nothing reads it without train.prune above 0")
+
+
+def _eval(c, rule):
+    _one_of(c, "eval", "decode", ("components", "watershed"))
+    rule(c.eval.every >= 1, "eval.every", "at least 1 epoch")
+    rule(c.eval.batch_size >= 1, "eval.batch_size", "at least 1")
+    rule(0 < c.eval.threshold < 1, "eval.threshold", "between 0 and 1")
+    rule(c.eval.watershed_h >= 0, "eval.watershed_h", "at least 0 pixels")
+    rule(c.eval.min_size >= 0, "eval.min_size", "at least 0 pixels")
+    rule(0 <= c.eval.overlap < 1, "eval.overlap", "from 0 to below 1")
+    rule(c.eval.surface >= 0, "eval.surface", "at least 0 pixels")
+    rule(c.eval.panels >= 0, "eval.panels", "at least 0")
+    rule(not c.eval.report_compat or num_outputs(c) == 1, "eval.report_compat",
+         "False with more than one output: report 2 had one")
+
+
+def _validation_metric(c, rule, section, key):
+    metric = c[section][key]
+    rule(len(metric) == 2 and metric[1] in ("max", "min"), f"{section}.{key}",
+         "(validation metric, 'max' or 'min')")
+    rule(metric[0] in VALIDATION_METRICS, f"{section}.{key}",
+         f"a metric among {', '.join(VALIDATION_METRICS)}")

@@ -1,0 +1,64 @@
+"""Config files of users, and configs as JSON."""
+
+import contextlib
+import importlib.util
+import json
+import pathlib
+import traceback
+
+from ml_collections import ConfigDict
+
+from cellseg_jax.config.edit import _tuples, complete, override
+from cellseg_jax.errors import InputError, nearest
+
+
+def load(path: str, overrides=()) -> ConfigDict:
+    """The complete config of a file, after overrides [(dotted key, text), ...].
+
+    `path` may carry an argument for get_config: "configs/studies/ebhi.py:unet_13_1".
+    """
+    file, _, argument = path.partition(":")
+    if not pathlib.Path(file).is_file():
+        known = sorted(str(p) for p in pathlib.Path("configs").glob("*.py"))
+        raise InputError(f"--config: no file {file!r} in {pathlib.Path.cwd()}"
+                         f"{nearest(file, known)}; expected a Python file with get_config()")
+    if not file.endswith(".py"):
+        raise InputError(f"--config: got {file!r}; expected a Python file (.py) with get_config()")
+    with blame(file):
+        config = run_file(file).get_config(*([argument] if argument else []))
+        if not isinstance(config, ConfigDict):
+            raise InputError(f"{file}: get_config() returned {type(config).__name__}; expected "
+                             "the ConfigDict that cellseg_jax.config.default() gives")
+    return override(config, overrides)
+
+
+def run_file(file: str):
+    """The module that a config or study file is; run it `with blame(file)`."""
+    spec = importlib.util.spec_from_file_location("cellseg_jax_config", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@contextlib.contextmanager
+def blame(file: str):
+    """Whatever a user's file does wrong becomes an InputError with its name, and its line."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{file}: {str(error).removeprefix(f'{file}: ')}") from error
+    except Exception as error:
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)]
+        line, text = frames[-1].lineno if frames else "?", " ".join(str(error).split())
+        if isinstance(error, SyntaxError) and not frames:  # of the file itself, not of an import
+            line, text = error.lineno, error.msg
+        raise InputError(f"{file} line {line}: {text or type(error).__name__}") from error
+
+
+def to_json(config) -> str:
+    return json.dumps(config.to_dict(), indent=1)
+
+
+def from_json(text: str) -> ConfigDict:
+    """The inverse of to_json; lists become tuples again."""
+    return complete(ConfigDict(_tuples(json.loads(text))))

@@ -1,0 +1,1 @@
+"""One module per dataset: its layout, its quirks, and `records(root, ...)`."""

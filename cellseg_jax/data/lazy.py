@@ -1,0 +1,339 @@
+"""Images of any size for prediction: opened without their pixels, read in bands of rows.
+
+The pixels are those of `records.read_image`, so that prediction sees what training saw. What is
+read more widely here, because training has no use for it:
+
+- A stack is one image for every plane. Up to four channels of an axis C are one image; other
+  axes (z, time, more channels) are planes, numbered from 0 in the order of the file.
+- Pixels that are not 8 or 16 bit unsigned and not whole numbers from 0 to 65535 (float, signed,
+  32 bit) are stretched to 16 bit: the darkest value of the whole image becomes 0, the brightest
+  65535. The normalisations minmax and percentile then show a network the same picture as before,
+  to 1/65535 of its range; dtype does not.
+- OME-Zarr (NGFF 0.4 in Zarr v2, 0.5 in v3; the package zarr) at its full resolution.
+
+Bands of TIFF and Zarr need memory for their own rows and one row of tiles or chunks alone; a
+compressed TIFF that is one strip is decoded whole. PNG, JPEG and BMP are read whole.
+"""
+
+import functools
+import pathlib
+from collections.abc import Callable
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+import numpy as np
+import tifffile
+
+from cellseg_jax.data.read import SIGNATURES, SUFFIXES, named, read_image
+from cellseg_jax.data.read import whole as is_whole
+from cellseg_jax.errors import InputError
+
+MAX_CHANNELS = 4  # RGBA
+BLOCK = 2**24  # values in memory while the range of a whole image is looked for
+MICROMETRES = {"m": 1e6, "cm": 1e4, "mm": 1e3, "millimeter": 1e3, "centimeter": 1e4, "nm": 1e-3,
+               "nanometer": 1e-3, "angstrom": 1e-4, "inch": 25400, "um": 1, "\xb5m": 1,
+               "\u03bcm": 1, "\\u00B5m": 1, "micron": 1, "microns": 1, "micrometer": 1}
+
+
+class Image(NamedTuple):
+    """One 2-D image whose pixels are read when they are asked for."""
+
+    name: str  # of the file without suffix, with _0000, _0001, ... for the planes of a stack
+    shape: tuple[int, int, int]  # (H, W, C), C from 1 to 4
+    dtype: np.dtype  # uint8 or uint16
+    pixel_size: tuple[float, float] | None  # height and width of a pixel in micrometres
+    rows: Callable[[int, int], np.ndarray]  # (start, stop) -> (stop - start, W, C) of dtype
+    path: pathlib.Path | None = None  # the file it is from
+
+    def read(self) -> np.ndarray:
+        """(H, W, C), the whole image."""
+        return self.rows(0, self.shape[0])
+
+
+def from_array(pixels: np.ndarray, name: str = "image", pixel_size=None, path=None) -> Image:
+    """An Image of (H, W, C) uint8 or uint16 pixels in memory."""
+    return Image(name, pixels.shape, pixels.dtype, pixel_size,
+                 lambda start, stop: pixels[start:stop], path)
+
+
+def is_image(path) -> bool:
+    """Whether a path looks like an image: a suffix of records.SUFFIXES, or an OME-Zarr folder."""
+    path = pathlib.Path(path)
+    return _is_zarr(path) if path.is_dir() else path.suffix.lower() in SUFFIXES
+
+
+def open_images(path, pages: str = "") -> list[Image]:
+    """The images of a file or OME-Zarr folder: one, or one for every plane of a stack.
+
+    Args:
+      pages: "" as above | slices: every page is an image, axis C or not | channels: the pages are
+        the channels of one image. As config.data.pages of the training.
+    Raises: InputError, in one line that names the file. Where damage lies in the pixels, `rows`
+      raises it.
+    """
+    path = pathlib.Path(path)
+    if _is_zarr(path):
+        return named(path, lambda: _zarr_images(path, pages))
+    if _is_tiff(path):
+        return named(path, lambda: _tiff_images(path, pages))
+    return [from_array(read_image(path), path.stem, path=path)]
+
+
+def open_image(path, pages: str = "") -> Image:
+    """The one image of a file, as open_images; InputError if it is a stack."""
+    images = open_images(path, pages)
+    if len(images) > 1:
+        raise InputError(f"{path}: has {len(images)} pages; expected one 2-D image")
+    return images[0]
+
+
+def _is_zarr(path) -> bool:
+    return path.is_dir() and (path.suffix.lower() == ".zarr" or (path / "zarr.json").exists()
+                              or (path / ".zattrs").exists())
+
+
+def _is_tiff(path) -> bool:
+    """Whether name and first bytes say TIFF; `read_image` says what is wrong with others."""
+    if path.suffix.lower() not in (".tif", ".tiff"):
+        return False
+    try:
+        with open(path, "rb") as file:
+            return SIGNATURES.get(file.read(4)) == "TIFF"
+    except OSError:
+        return False
+
+
+class _Plane(NamedTuple):
+    """A page of a TIFF or a plane of a Zarr array; rows as those of an Image, of any dtype."""
+
+    shape: tuple[int, int, int]
+    dtype: np.dtype
+    rows: Callable[[int, int], np.ndarray]
+
+
+def _image(path, name, planes, pixel_size) -> Image:
+    """The Image whose channels are those of all planes."""
+    (height, width, _), dtype = planes[0].shape, planes[0].dtype
+    channels = sum(plane.shape[-1] for plane in planes)
+    if channels > MAX_CHANNELS or any(plane.shape[:2] != (height, width) for plane in planes):
+        raise InputError(f"its pages are {[plane.shape for plane in planes]}; expected one "
+                         f"(H, W, 1 to {MAX_CHANNELS}) image")
+    if dtype.kind not in "buif":
+        raise InputError(f"pixels are {dtype}; expected 8 or 16 bit integers")
+
+    def read(start, stop):
+        bands = [plane.rows(start, stop) for plane in planes]
+        return np.concatenate(bands, -1) if len(bands) > 1 else bands[0]
+
+    shape = height, width, channels
+    if dtype == bool:
+        convert, dtype = (lambda band: band.astype(np.uint8) * 255), np.dtype(np.uint8)
+    elif dtype in (np.uint8, np.uint16):
+        dtype = dtype.newbyteorder("=")
+        convert = lambda band: band.astype(dtype, copy=False)
+    else:
+        dtype = np.dtype(np.uint16)
+        limits = functools.cache(lambda: _limits(read, shape))
+        convert = lambda band: _stretch(band, limits())
+    rows = lambda start, stop: named(path, lambda: convert(read(start, stop)))
+    return Image(name, shape, dtype, pixel_size, rows, path)
+
+
+def _limits(read, shape):
+    """Darkest and brightest value of a whole image; None where all can be kept as 16 bit."""
+    low, high, whole = np.inf, -np.inf, True
+    step = max(1, BLOCK // (shape[1] * shape[2]))
+    for start in range(0, shape[0], step):
+        band = read(start, min(start + step, shape[0]))
+        low, high = min(low, float(band.min())), max(high, float(band.max()))
+        if not np.isfinite(low + high):
+            raise InputError(f"pixels are {band.dtype} with NaN or infinity in rows {start} to "
+                             f"{start + len(band)}; replace them and save again")
+        whole = whole and is_whole(band, 2**16)
+    return None if whole else (low, high)
+
+
+def _stretch(band, limits):
+    if limits is None:
+        return band.astype(np.uint16)
+    low, high = limits
+    scaled = (band.astype(np.float64) - low) * (65535 / (high - low or 1))
+    return np.rint(scaled).astype(np.uint16)
+
+
+def _tiff_images(path, pages) -> list[Image]:
+    with tifffile.TiffFile(path) as tiff:
+        series, first = tiff.series[0], tiff.pages[0]
+        count = series.size // first.size
+        others = tiff.pages[count:] if len(tiff.pages) > count else ()
+        if any(not page.is_reduced for page in others):  # several series: their axes differ
+            leading, planes = [], [_tiff_plane(page) for page in tiff.pages]
+        else:
+            leading = [(axis, length) for axis, length in zip(series.axes, series.shape)
+                       if axis not in "YXS"]
+            if count > len(series.pages):  # a large ImageJ stack describes its first page alone
+                planes = [_mapped(first, series.dataoffset + n * first.nbytes)
+                          for n in range(count)]
+            else:
+                planes = [_tiff_plane(series.pages[n]) for n in range(count)]
+        return _images(path, planes, leading, pages, _tiff_pixel_size(tiff))
+
+
+def _images(path, planes, leading, pages, pixel_size) -> list[Image]:
+    """An Image of each plane, or of several where they are its channels.
+
+    `leading` is (axis, length) of all axes that the planes are numbered by, in their order.
+    """
+    numbers = np.arange(len(planes))
+    axes, lengths = "".join(axis for axis, _ in leading), [length for _, length in leading]
+    channel = axes.find("C")
+    if pages == "channels":
+        grouped = numbers[None]
+    elif pages == "" and channel >= 0 and lengths[channel] <= MAX_CHANNELS:
+        grouped = np.moveaxis(numbers.reshape(lengths), channel, -1).reshape(-1, lengths[channel])
+    else:
+        grouped = numbers[:, None]
+    stem = path.name.removesuffix(path.suffix)
+    names = [stem] if len(grouped) == 1 else [f"{stem}_{n:04d}" for n in range(len(grouped))]
+    return [_image(path, name, [planes[n] for n in group], pixel_size)
+            for name, group in zip(names, grouped, strict=True)]
+
+
+def _tiff_plane(page) -> _Plane:
+    """A page by its tiles or strips, or mapped into memory where it is not compressed."""
+    key = page.keyframe
+    if key.is_memmappable:
+        return _mapped(page, page.dataoffsets[0])
+    separate, depth, height, width, contiguous = key.shaped
+    if depth > 1:
+        raise InputError(f"its tiles are {depth} planes deep; expected 2-D tiles")
+    if key.is_contiguous:  # packed bits and other rare ones
+        return _coloured(
+            page, lambda start, stop: page.asarray().reshape(key.shaped)[:, 0, start:stop])
+    path, decode = page.parent.filehandle.path, key.decode
+    options = {"_fullsize": False}
+    if key.compression in (6, 7, 34892, 33007):  # JPEG
+        options |= {"jpegtables": page.jpegtables, "jpegheader": key.jpegheader}
+    length, across = (key.tilelength, -(-width // key.tilewidth)) if key.is_tiled else (
+        key.rowsperstrip, 1)
+    down = -(-height // length)
+    kept = {}  # decoded tiles of the last row, which the next band may begin in
+
+    def read(start, stop):
+        out = np.full((separate, stop - start, width, contiguous), key.nodata, key.dtype)
+        before = dict(kept)
+        kept.clear()
+        with open(path, "rb") as file:
+            for row in range(start // length, -(-stop // length)):
+                for index in (plane * down * across + row * across + column
+                              for plane in range(separate) for column in range(across)):
+                    if index not in before:
+                        file.seek(page.dataoffsets[index])
+                        encoded = file.read(page.databytecounts[index]) or None
+                        before[index] = decode(encoded, index, **options)
+                    segment, (plane, _, top, left, _), _ = tile = before.pop(index)
+                    if (row + 1) * length > stop:
+                        kept[index] = tile
+                    if segment is None:
+                        continue  # a sparse file leaves out what is empty
+                    segment = segment[0, max(start - top, 0) : stop - top, : width - left]
+                    at = max(top, start) - start
+                    out[plane, at : at + len(segment), left : left + segment.shape[1]] = segment
+        return out
+
+    return _coloured(page, read)
+
+
+def _mapped(page, offset) -> _Plane:
+    key = page.keyframe
+    path, dtype = page.parent.filehandle.path, key.parent.byteorder + key._dtype.char
+
+    def read(start, stop):
+        return np.memmap(path, dtype, "r", offset, key.shaped)[:, 0, start:stop]
+
+    return _coloured(page, read)
+
+
+def _coloured(page, read) -> _Plane:
+    """Pages to (n, W, C): planes of colours side by side, palettes looked up, white as highest."""
+    key = page.keyframe
+    separate, _, height, width, contiguous = key.shaped
+    palette = None
+    if key.photometric == tifffile.PHOTOMETRIC.PALETTE:
+        palette = (key.colormap >> 8).astype(np.uint8).T  # TIFF palettes have 16 bits
+    inverted = key.photometric == tifffile.PHOTOMETRIC.MINISWHITE
+
+    def rows(start, stop):
+        band = np.moveaxis(read(start, stop), 0, 2).reshape(stop - start, width, -1)
+        if palette is not None:
+            return palette[band[..., 0]]
+        return ~band if inverted else np.array(band)
+
+    if palette is not None:
+        return _Plane((height, width, 3), np.dtype(np.uint8), rows)
+    return _Plane((height, width, separate * contiguous), key.dtype, rows)
+
+
+def _tiff_pixel_size(tiff):
+    """(height, width) in micrometres as OME-XML, ImageJ or tags in centimetres tell them."""
+    if tiff.is_ome:
+        try:
+            pixels = ElementTree.fromstring(tiff.ome_metadata).find(".//{*}Pixels")
+            return _micrometres(*((pixels.get(f"PhysicalSize{axis}"),
+                                   pixels.get(f"PhysicalSize{axis}Unit", "um")) for axis in "YX"))
+        except (ElementTree.ParseError, AttributeError, ValueError):
+            return None  # the pixels are good all the same
+    tags = tiff.pages[0].tags
+    unit = {3: "cm"}.get(tags.valueof("ResolutionUnit"))  # inches are those of a screen
+    if tiff.is_imagej:
+        unit = tiff.imagej_metadata.get("unit")
+    per_unit = [tags.valueof(f"{axis}Resolution") or (0, 1) for axis in "YX"]
+    return _micrometres(*((below / above if above else None, unit) for above, below in per_unit))
+
+
+def _micrometres(*sizes):
+    """Sizes given as (value, unit); None if one is missing or of no known unit."""
+    known = [float(value) * MICROMETRES[unit] for value, unit in sizes
+             if value and unit in MICROMETRES]
+    return tuple(known) if len(known) == len(sizes) and min(known) > 0 else None
+
+
+def _zarr_images(path, pages) -> list[Image]:
+    try:
+        import zarr
+    except ImportError as error:
+        raise InputError("OME-Zarr needs another package: pip install zarr") from error
+    try:
+        group = zarr.open_group(path, mode="r")
+    except FileNotFoundError as error:
+        raise InputError("has no Zarr group; expected the folder of an OME-Zarr image") from error
+    attributes = group.attrs.asdict()
+    multiscales = attributes.get("ome", attributes).get("multiscales")
+    if not multiscales:
+        inside = ", ".join(sorted(name for name, _ in group.groups())[:5])
+        raise InputError("has no multiscales as an OME-Zarr image has; expected one"
+                         + (f": is it one of {inside} inside?" if inside else ""))
+    level = multiscales[0]["datasets"][0]
+    array = group[level["path"]]
+    axes = [axis if isinstance(axis, str) else axis["name"] for axis in
+            multiscales[0].get("axes", "tczyx"[-array.ndim :])]
+    if axes[-2:] != ["y", "x"]:
+        raise InputError(f"its axes are {axes}; expected y and x last")
+
+    def plane(index):
+        return _Plane((*array.shape[-2:], 1), np.dtype(array.dtype),
+                      lambda start, stop: array[(*index, slice(start, stop))][..., None])
+
+    leading = list(zip((axis.upper() for axis in axes), array.shape[:-2], strict=False))
+    planes = [plane(index) for index in np.ndindex(*array.shape[:-2])]
+    return _images(path, planes, leading, pages, _zarr_pixel_size(multiscales[0], level))
+
+
+def _zarr_pixel_size(multiscale, level):
+    units = [axis.get("unit") if isinstance(axis, dict) else None
+             for axis in multiscale.get("axes", ())][-2:]
+    scales = [np.asarray(transform["scale"][-2:]) for part in (multiscale, level)
+              for transform in part.get("coordinateTransformations", ()) if "scale" in transform]
+    if len(units) < 2 or not scales:
+        return None
+    return _micrometres(*zip(np.prod(scales, 0), units, strict=True))

@@ -1,0 +1,1 @@
+"""Checks of the data, for the doctor and for the start of training."""

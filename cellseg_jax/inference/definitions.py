@@ -1,0 +1,54 @@
+"""The definitions of all scores, in words."""
+
+
+MEAN_SCORES = ("dice", "iou", "precision", "recall", "accuracy")
+POOLED_SCORES = ("dice", "iou")
+DEFINITIONS = {
+    "dice_mean": "2TP/(2TP+FP+FN) per image, 1 where truth and prediction are empty; mean of "
+                 "images",
+    "iou_mean": "TP/(TP+FP+FN) per image, 1 where truth and prediction are empty; mean of images",
+    "dice_pooled": "2TP/(2TP+FP+FN) of the pixels of all images together",
+    "iou_pooled": "TP/(TP+FP+FN) of the pixels of all images together",
+    "precision_mean": "TP/(TP+FP) per image; where nothing is predicted 1 if nothing is true, else "
+                      "0, as Dice has it; mean of images",
+    "recall_mean": "TP/(TP+FN) per image; where nothing is true 1 if nothing is predicted, else 0, "
+                   "as Dice has it; mean of images",
+    "accuracy_mean": "(TP+TN)/all per image; mean of images",
+    "ap50": "matched objects TP/(TP+FP+FN) at IoU 0.5 or more, as in DSB 2018 and StarDist, not "
+            "COCO's AP; counts of all images together",
+    "ap75": "as ap50, at IoU 0.75",
+    "ap": "as ap50, mean over IoU .5, .55, ..., .95",
+    "f1": "matched objects 2TP/(2TP+FP+FN) at IoU 0.5, counts of all images together",
+    "pq": "panoptic quality: sum of matched IoU / (TP+FP/2+FN/2) at IoU 0.5, all images together",
+    "seg": "Cell Tracking Challenge SEG: mean over the true objects of all images of the IoU with "
+           "the prediction that covers more than half of it, else 0; inventions cost nothing",
+    "det": "Cell Tracking Challenge DET on this segmentation truth: 1 - (5 splits + 10 missed + "
+           "1 invented) / (10 true objects), at least 0; counts of all images together",
+    "aji": "aggregated Jaccard index, Kumar 2017: intersections over unions of each true object "
+           "with its closest prediction, sums of all images together",
+    "ece": "expected calibration error: sum over 15 bins of the probability of the share of pixels "
+           "times |mean probability - share that is true|, all pixels together; 0 is best",
+    "loss": "the training loss, image by image, without dropout; mean of images",
+}
+SURFACE_DEFINITIONS = {
+    "hausdorff95": "95th percentile of the distances between true and predicted outline of all "
+                   "cells, the larger of both directions, pixels; mean of the images in which both "
+                   "have an outline",
+    "surface_dice": "part of both outlines that lies within eval.surface pixels of the other, 1 "
+                    "where both are empty; mean of images",
+    "rand_error": "1 - Rand F-score of the pixels inside of true cells (ISBI 2012), each pixel of "
+                  "predicted background on its own; cells of binary labels are 4-connected "
+                  "components, the predicted ones thinned to borders of one pixel; mean of images "
+                  "with cells",
+    "information_error": "1 - information F-score of the same partitions; mean of images with "
+                         "cells",
+    "variation_of_information": "H(prediction|truth) + H(truth|prediction) of the same partitions, "
+                                "bits; mean of images with cells",
+}
+INTERVAL_DEFINITION = ("95 % percentile bootstrap that draws whole cases (groups of images): what "
+                       "another sample of such images might give. The spread between runs of "
+                       "other seeds is not in it")
+CLASS_DEFINITION = {
+    "classes": "means run over the classes too, background (class 0) left out; a class that is "
+               "neither drawn nor predicted in an image counts 1 there",
+}

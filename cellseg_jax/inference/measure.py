@@ -1,0 +1,71 @@
+"""Counts and scores of batches of images, under one compiled program."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from cellseg_jax import crops, metrics
+from cellseg_jax.config import derived
+from cellseg_jax.inference.definitions import MEAN_SCORES, POOLED_SCORES
+from cellseg_jax.step.mesh import fetch
+
+
+class Scores(NamedTuple):
+    """What was measured on n images, as numpy arrays in the order of the indices."""
+
+    loss: np.ndarray | None  # (n,); None where nothing has a loss
+    counts: metrics.Counts  # of (n, K), a column per output
+    cells: metrics.Counts  # of (n, 1), cell or not
+
+    def main(self, config) -> metrics.Counts:
+        """What headline scores are made of: the classes but background, else cell or not.
+
+        So the scores of runs compare, whatever target they learn.
+        """
+        if config.data.target == "classes":
+            return metrics.Counts(*(c[:, 1:] for c in self.counts))
+        return self.cells
+
+
+def measure(eval_step, values, variables, batches, keep_probs=None, cells: int = 1) -> Scores:
+    """Loss and counts of all images of the batches.
+
+    Args:
+      keep_probs: gets the probabilities (h, w, K) of each image.
+      cells: samples that make up an image, grid * grid patches one after the other.
+    """
+    loss, counts, found, waiting = [], [], [], []
+    for batch in batches:
+        out = eval_step(values, variables, batch)
+        used = fetch(batch["weight"]) > 0
+        if "loss" in out:
+            loss.append(fetch(out["loss"])[used])
+        counts.append([fetch(c)[used] for c in out["counts"]])
+        found.append([fetch(c)[used] for c in out["cells"]])
+        if keep_probs is not None:
+            for one in fetch(out["probs"])[used]:
+                waiting.append(one)
+                if len(waiting) == cells:
+                    keep_probs(crops.from_grid(np.stack(waiting)))
+                    waiting.clear()
+    per_image = lambda batches: np.concatenate(batches).astype(np.float64).reshape(
+        -1, cells, *batches[0].shape[1:])
+    summed = lambda batches: metrics.Counts(
+        *(per_image(c).sum(1) for c in zip(*batches, strict=True)))
+    return Scores(per_image(loss).mean(1) if loss else None, summed(counts), summed(found))
+
+
+def summarize(counts: metrics.Counts) -> dict:
+    """Mean and pooled scores of (n, K) counts."""
+    pooled = metrics.Counts(*(c.sum(0, keepdims=True) for c in counts))
+    out = {f"{name}_mean": float(np.mean(getattr(metrics, name)(counts))) for name in MEAN_SCORES}
+    out |= {f"{name}_pooled": float(np.mean(getattr(metrics, name)(pooled)))
+            for name in POOLED_SCORES}
+    return out
+
+
+def validate(eval_step, values, variables, batches, config) -> dict:
+    """config.VALIDATION_METRICS of the batches."""
+    scores = measure(eval_step, values, variables, batches, cells=config.data.grid**2)
+    out = {**summarize(scores.main(config)), "loss": float(scores.loss.mean())}
+    return {name: out[name] for name in derived.VALIDATION_METRICS}

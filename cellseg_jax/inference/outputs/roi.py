@@ -1,0 +1,52 @@
+"""A zip of ROIs for the ROI Manager of ImageJ and Fiji, one for each object, named by its id.
+
+An object of one piece without holes is a traced ROI with integer corners, as the wand tool makes
+it: ImageJ's integer (x, y) is the upper left corner of a pixel, so that the ROI selects the pixels
+of the label, and Measure gives their number as area. Others are composite ROIs of all their rings.
+"""
+
+import zipfile
+
+import numpy as np
+import roifile
+
+from cellseg_jax.files import whole_file
+from cellseg_jax.inference.outputs.files import blocks, objects
+from cellseg_jax.inference.outputs.outlines import outlines
+
+MOVE, LINE, CLOSE = 0.0, 1.0, 4.0  # the words of a composite ROI's path
+
+
+def write(path, label, image, probability=None, classes=()) -> None:
+    """All objects of (H, W) `label`; see `outputs.write`. Classes become groups 1, 2, ..."""
+    label, class_of = objects(label, classes)
+    with whole_file(path) as temporary, zipfile.ZipFile(
+            temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+        for top, part in blocks(label):
+            for number, polygons in outlines(part).items():
+                rings = [ring + (0, top) for polygon in polygons for ring in polygon]
+                roi = _traced(rings[0]) if len(rings) == 1 else _composite(rings)
+                roi.name = str(number)
+                roi.group = int(class_of[number]) if classes else 0
+                archive.writestr(f"{number}.roi", roi.tobytes())
+
+
+def _traced(ring):
+    roi = roifile.ImagejRoi.frompoints(ring)
+    roi.roitype = roifile.ROI_TYPE.TRACED
+    (roi.left, roi.top), (roi.right, roi.bottom) = ring.min(0).tolist(), ring.max(0).tolist()
+    return roi
+
+
+def _composite(rings):
+    corners = np.concatenate(rings)
+    (left, top), (right, bottom) = corners.min(0).tolist(), corners.max(0).tolist()
+    steps = []
+    for ring in rings:
+        words = np.full((len(ring), 1), LINE)
+        words[0] = MOVE
+        steps += [np.hstack([words, ring]).ravel(), [CLOSE]]
+    steps = np.concatenate(steps).astype(np.float32)
+    return roifile.ImagejRoi(
+        roitype=roifile.ROI_TYPE.RECT, left=left, top=top, right=right, bottom=bottom,
+        shape_roi_size=len(steps), multi_coordinates=steps)

@@ -1,0 +1,117 @@
+"""A CSV of measurements, one row per object, in pixels and, where known, micrometres.
+
+Column names end in their unit. Intensities are means per channel of the pixels as data.images
+reads them: what is not 8 or 16 bit may have been stretched to 16 bit.
+"""
+
+import csv
+
+import numpy as np
+
+from cellseg_jax.files import whole_file
+from cellseg_jax.inference.outputs.files import blocks, objects
+
+NEIGHBOURS = tuple((y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0))
+
+
+def write(path, label, image, probability=None, classes=()) -> None:
+    """All objects of (H, W) `label`; see `outputs.write`."""
+    label, class_of = objects(label, classes)
+    with whole_file(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = None
+        for top, part in blocks(label):
+            pixels = image.rows(top, top + len(part))
+            columns = measure(part, pixels, top=top, pixel_size=image.pixel_size)
+            if classes:
+                names = [classes[n - 1] for n in class_of[columns["id"]]]
+                columns = {"id": columns.pop("id"), "class": names} | columns
+            if writer is None:
+                writer = csv.writer(file)
+                writer.writerow(columns)
+            for row in zip(*columns.values(), strict=True):
+                writer.writerow(f"{value:.7g}" if isinstance(value, float) else value
+                                for value in row)
+
+
+def measure(label, pixels, *, top=0, pixel_size=None) -> dict[str, list]:
+    """Columns of measurements of the objects of a label, ids rising.
+
+      area: number of pixels.
+      perimeter: length of the line through the centres of the border pixels (Benkrid and Crookes
+        2000), as scikit-image's `perimeter`.
+      centroid: from the upper left corner of the image; its first pixel has (0.5, 0.5).
+      major_axis, minor_axis: whole axes of the ellipse of the same second moments, pixels being
+        squares, as MATLAB's regionprops (squared, they are 4/3 above those of scikit-image, to
+        which pixels are points).
+      orientation: of the major axis, degrees counterclockwise from the x axis, 0 to below 180, as
+        ImageJ's Angle.
+      eccentricity: 0 of a circle, towards 1 of a line.
+      mean_intensity: of the pixels in each channel.
+
+    Args:
+      label: (H, W) integers, 0 background; objects must not be cut by its edges.
+      pixels: (H, W, C).
+      top: row of the whole image that the label begins in.
+      pixel_size: (height, width) in micrometres; lengths need square pixels, and are nan where
+        height and width differ by more than 1 %.
+    """
+    y, x = np.nonzero(label)
+    area = np.bincount(label[y, x])
+    ids = np.flatnonzero(area)
+    area = area[ids]
+    place = np.zeros(int(label.max(initial=0)) + 1, np.int64)
+    place[ids] = np.arange(len(ids))
+    number = place[label[y, x]]
+    mean = lambda values: np.bincount(number, values, len(ids)) / area
+    center_y, center_x = mean(y), mean(x)
+    dy, dx = y - center_y[number], x - center_x[number]
+    yy, xx, xy = mean(dy**2) + 1 / 12, mean(dx**2) + 1 / 12, mean(dy * dx)
+    spread = np.hypot(yy - xx, 2 * xy)
+    major, minor = (yy + xx + spread) / 2, np.maximum((yy + xx - spread) / 2, 0)
+    angle = np.degrees(np.arctan2(-2 * xy, xx - yy)) / 2 % 180
+    border, parts = _perimeter_parts(label)
+    lengths = {
+        "perimeter": np.bincount(place[border], parts, len(ids)),
+        "major_axis": 4 * np.sqrt(major),
+        "minor_axis": 4 * np.sqrt(minor),
+    }
+    columns = {
+        "id": ids,
+        "area_px": area,
+        **{f"{name}_px": value for name, value in lengths.items()},
+        "centroid_x_px": center_x + 0.5,
+        "centroid_y_px": center_y + 0.5 + top,
+        "orientation_deg": angle,
+        "eccentricity": np.sqrt(1 - minor / major),
+    }
+    if pixel_size:
+        height, width = pixel_size
+        square = width if abs(height / width - 1) <= 0.01 else np.nan
+        columns |= {
+            "area_um2": area * (height * width),
+            **{f"{name}_um": value * square for name, value in lengths.items()},
+            "centroid_x_um": columns["centroid_x_px"] * width,
+            "centroid_y_um": columns["centroid_y_px"] * height,
+        }
+    for channel in range(pixels.shape[-1]):
+        columns[f"mean_intensity_{channel + 1}"] = mean(pixels[y, x, channel])
+    return {name: value.tolist() for name, value in columns.items()}
+
+
+def _perimeter_parts(label):
+    """Ids of border pixels, and what each adds by the border of its object around it."""
+    padded = np.pad(label, 1)
+    above, below = padded[:-2, 1:-1], padded[2:, 1:-1]
+    left, right = padded[1:-1, :-2], padded[1:-1, 2:]
+    inner = (above == label) & (below == label) & (left == label) & (right == label)
+    border = np.pad(np.where(inner, 0, label), 1)
+    y, x = np.nonzero(border)
+    ids = border[y, x]
+    code = np.ones(len(y), np.int64)
+    for down, across in NEIGHBOURS:
+        code += (border[y + down, x + across] == ids) * (10 if down and across else 2)
+    weight = np.zeros(50)
+    weight[[5, 7, 15, 17, 25, 27]] = 1
+    weight[[21, 33]] = np.sqrt(2)
+    weight[[13, 23]] = (1 + np.sqrt(2)) / 2
+    return ids, weight[code]

@@ -1,0 +1,144 @@
+"""Decoding options that score best on the validation images of a run, kept in its tuning.json.
+
+Test images are never looked at: only the part "val" of the run's own split is read.
+"""
+
+import json
+import pathlib
+
+import numpy as np
+
+from cellseg_jax import config as config_lib
+from cellseg_jax import data, metrics
+from cellseg_jax.errors import InputError, pick
+from cellseg_jax.files import read_json, write_atomic
+from cellseg_jax.report import terminal
+from cellseg_jax.runs import provenance
+from cellseg_jax.runs.folder import check_same_data
+
+FILE = "tuning.json"
+METRICS = ("ap", "ap50", "ap75", "f1", "pq", "seg", "det", "aji")
+CHOICES = {
+    "decode": ("components", "watershed"),
+    "threshold": (0.2, 0.3, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7, 0.8),
+    "watershed_h": (0.25, 0.5, 1.0, 1.5, 2.0, 3.0),
+}
+MIN_SIZES = (0, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)  # shares of a true object's median area
+MAX_PIXELS = 2**27  # of validation images in memory; of more, some, evenly spread
+
+
+def tune(predictor, metric: str, *, fixed=()) -> dict:
+    """What tuning.json says of the metric, found on the validation images unless it is there.
+
+    One option after the other is set to what scores best, the current value winning ties: how
+    objects are cut, the threshold, the depth of the watershed, the least size.
+
+    Args:
+      predictor: of the run.
+      metric: of METRICS, on all validation images together, at their original size.
+      fixed: keys, as "eval.threshold", that stay as they are.
+    Returns: {"metric", "score", "score_before", "options": {"eval.threshold": ...}, "n_images",
+      "tried": [[options, score], ...], "made_by"}.
+    Raises: InputError where the run has no validation images, or no instances.
+    """
+    pick(dict.fromkeys(METRICS), metric, "--tune")
+    config, file = predictor.config, pathlib.Path(predictor.workdir) / FILE
+    made_by = _made_by(config, predictor.step, metric, fixed)
+    if file.exists():
+        before = read_json(file)
+        if before.get("made_by") == made_by:
+            return before
+    images = _validation(predictor)
+    tried = []
+
+    def score(options):
+        known = [value for other, value in tried if other == options]
+        if not known:
+            known.append(_score(predictor, images, options, metric))
+            tried.append((options, known[0]))
+            progress(len(tried), sum(map(len, choices.values())))
+        return known[0]
+
+    areas = np.concatenate([np.unique(label[label > 0], return_counts=True)[1]
+                            for label, _ in images])
+    if not areas.size:
+        raise InputError("--tune: the validation images hold no objects; expected some")
+    sizes = sorted({round(share * float(np.median(areas))) for share in MIN_SIZES})
+    choices = {key: values for key, values in (CHOICES | {"min_size": sizes}).items()
+               if f"eval.{key}" not in fixed}
+    start = best = {key: config.eval[key] for key in (*CHOICES, "min_size")}
+    with terminal.counting("tuning") as progress:
+        for key in (*CHOICES, "min_size"):
+            if (key == "watershed_h" and best["decode"] != "watershed") or (
+                    key == "threshold" and config.data.target == "contour"):  # not read there
+                continue
+            for value in choices.get(key, ()):
+                if score({**best, key: value}) > score(best):
+                    best = {**best, key: value}
+        scores = score(start), score(best)
+    result = {"metric": metric, "score": scores[1], "score_before": scores[0],
+              "options": {f"eval.{key}": value for key, value in best.items()},
+              "split": "val", "n_images": len(images), "tried": tried, "made_by": made_by}
+    write_atomic(file, json.dumps(result, indent=1) + "\n")
+    return json.loads(json.dumps(result))
+
+
+def read(workdir, config, step: int) -> dict:
+    """tuning.json of a run; InputError if there is none, or none of this checkpoint and code."""
+    file = pathlib.Path(workdir) / FILE
+    if not file.exists():
+        raise InputError(f"--workdir: {workdir} has no {FILE}; make it with python -m "
+                         f"cellseg_jax.predict --workdir={workdir} --tune=ap50")
+    tuning = read_json(file)
+    for key, value in _made_by(config, step, "", ()).items():
+        if key not in ("metric", "fixed", "options") and tuning["made_by"].get(key) != value:
+            raise InputError(f"{file}: was made with another {key} ({tuning['made_by'].get(key)}, "
+                             f"now {value}); tune again")
+    return tuning
+
+
+def apply(config, tuning: dict):
+    """The config with the tuned options."""
+    return config_lib.override(config, [(k, str(v)) for k, v in tuning["options"].items()])
+
+
+def told(tuning: dict) -> str:
+    """One line for the user."""
+    options = ", ".join(f"{key}={value}" for key, value in tuning["options"].items())
+    return (f"tuned for {tuning['metric']} on {tuning['n_images']} validation images: "
+            f"{tuning['score_before']:.4f} -> {tuning['score']:.4f} with {options}")
+
+
+def _made_by(config, step, metric, fixed) -> dict:
+    return {"run": config_lib.identity(config), "checkpoint step": int(step), "metric": metric,
+            "fixed": sorted(fixed), "options": json.loads(config.eval.to_json()),
+            "code": provenance.code_hash()}
+
+
+def _validation(predictor) -> list[tuple[np.ndarray, np.ndarray]]:
+    """[(label, probabilities)] of the validation images, at their original size."""
+    config = predictor.config
+    if config.data.target == "classes" or config.data.get("labels", "instances") != "instances":
+        raise InputError("--tune: this run's truth has no instances to match; nothing to tune")
+    arrays = data.load(config.data)
+    check_same_data(predictor.workdir, arrays.fingerprint)
+    cells = arrays.grid**2
+    indices = data.split_of(config.data, arrays)["val"][::cells] // cells
+    if len(indices) == 0:
+        raise InputError(f"--tune: config.data.split={config.data.split} leaves no validation "
+                         "images; expected a run with some")
+    pixels = sum(int(np.prod(arrays.original_sizes[i])) for i in indices)
+    indices = indices[:: -(-pixels // MAX_PIXELS)]
+    source, out = data.records_of(config.data), []
+    for first in range(0, len(indices), predictor.batch_size):
+        part = indices[first : first + predictor.batch_size]
+        probs = predictor.probs([source[i].read().image for i in part])
+        out += [(arrays.original_label(i), one) for i, one in zip(part, probs, strict=True)]
+    return out
+
+
+def _score(predictor, images, options, metric) -> float:
+    counts = [metrics.instance_counts(label, predictor.decode(probs, **options))
+              for label, probs in images]
+    total = metrics.InstanceCounts(*map(sum, zip(*counts, strict=True)))
+    return float(metrics.instance_scores(total)[metric])

@@ -1,0 +1,5 @@
+"""Weights from PyTorch, and networks for other programs."""
+
+from cellseg_jax.interop.torch_weights import from_torch, load_weights
+
+__all__ = ["from_torch", "load_weights"]

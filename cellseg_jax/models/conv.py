@@ -1,0 +1,259 @@
+"""Blocks shared by the networks: convolutions, norms, dropout, pooling, upsampling, padding.
+
+Arrays are channel last: (N, H, W, C). Kernels are (height, width, in, out). Parameters start as
+torch starts them, where nothing else is said. This is the one file that chooses a form of an
+operation by platform.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+
+from cellseg_jax.errors import pick
+
+LAYOUT = ("NHWC", "HWIO", "NHWC")  # the only order that XLA compiles to fast code on a CPU
+CACHE_BYTES = 2**24  # gathered patches beyond this cost more memory traffic than they save
+Pads = tuple[tuple[int, int], tuple[int, int]]
+
+
+def _on_cpu(cpu_form: Callable, plain_form: Callable, *arrays):
+    """cpu_form(*arrays) where the program is compiled for a CPU, plain_form(*arrays) elsewhere."""
+    return lax.platform_dependent(*arrays, cpu=cpu_form, default=plain_form)
+
+
+def plain_convolution(image, kernel, stride: int, dilation: int, pads: Pads):
+    """The convolution as JAX writes it; its derived gradients are the reference for ours."""
+    return lax.conv_general_dilated(
+        image, kernel, (stride, stride), pads, (dilation, dilation), dimension_numbers=LAYOUT
+    )
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _convolution(image, kernel, stride, dilation, pads):
+    return plain_convolution(image, kernel, stride, dilation, pads)
+
+
+def _convolution_forward(image, kernel, stride, dilation, pads):
+    return plain_convolution(image, kernel, stride, dilation, pads), (image, kernel)
+
+
+def _convolution_backward(stride, dilation, pads, arrays, cotangent):
+    def plain_form(image, kernel, cotangent):
+        form = partial(plain_convolution, stride=stride, dilation=dilation, pads=pads)
+        return jax.vjp(form, image, kernel)[1](cotangent)
+
+    def cpu_form(image, kernel, cotangent):
+        return (
+            _image_gradient(image, kernel, cotangent, stride, dilation, pads),
+            _kernel_gradient(image, kernel, cotangent, stride, dilation, pads),
+        )
+
+    return _on_cpu(cpu_form, plain_form, *arrays, cotangent)
+
+
+_convolution.defvjp(_convolution_forward, _convolution_backward)
+
+
+def _image_gradient(image, kernel, cotangent, stride, dilation, pads):
+    """A forward convolution with the kernel turned over; stride and dilation change places."""
+    turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+    low = [size - 1 - pad for size, (pad, _) in zip(kernel.shape, pads)]
+    high = [
+        (image.shape[axis + 1] - 1) * dilation
+        + kernel.shape[axis] - 1 - low[axis]
+        - (cotangent.shape[axis + 1] - 1) * stride
+        for axis in (0, 1)
+    ]
+    return plain_convolution(cotangent, turned, dilation, stride, tuple(zip(low, high)))
+
+
+def _kernel_gradient(image, kernel, cotangent, stride, dilation, pads):
+    """The gradient of the kernel in forms that stay fast inside a loop.
+
+    JAX derives a convolution in another dimension order, which XLA rewrites for the CPU in the
+    entry computation only: inside a scan it runs 10 to 25 times slower.
+    """
+    if dilation > 1:  # a transposed convolution: image and cotangent change places
+        sizes = zip(kernel.shape, image.shape[1:3], cotangent.shape[1:3], pads)
+        pads = tuple(
+            (size - 1 - low, 1 + low - height + (length - 1) * dilation)
+            for size, length, height, (low, _) in sizes
+        )
+        gradient = _correlate(cotangent, image, kernel.shape[:2], dilation, pads)
+        return jnp.flip(gradient, (0, 1)).swapaxes(2, 3)
+    pads = tuple(
+        (low, size + (length - 1) * stride - height - low)
+        for size, height, length, (low, _) in zip(
+            kernel.shape, image.shape[1:3], cotangent.shape[1:3], pads
+        )
+    )
+    return _correlate(image, cotangent, kernel.shape[:2], stride, pads)
+
+
+def _correlate(image, cotangent, size, stride, pads):
+    """sum over n, i, j of image[n, i * stride + u, j * stride + v, c] cotangent[n, i, j, k].
+
+    Returns: (*size, C, K), for u, v below `size`. Three forms, each the fastest in its place:
+    one matrix product over gathered patches where they stay small, one product per tap for many
+    channels, else a convolution with the cotangent as kernel.
+    """
+    channels, features = image.shape[-1], cotangent.shape[-1]
+    patches = cotangent.size // features * channels * math.prod(size) * image.dtype.itemsize
+    gather = stride > 1 and (max(size) <= stride or (channels >= 16 and patches <= CACHE_BYTES))
+    per_tap = stride == 1 and (max(size) == 1 or min(channels, features) >= 128)
+    if not gather and not per_tap:
+        # The barriers keep XLA from folding the transposes back into the slow order.
+        turned = lax.optimization_barrier(image.transpose(3, 1, 2, 0))
+        window = lax.optimization_barrier(cotangent.transpose(1, 2, 0, 3))
+        gradient = lax.conv_general_dilated(
+            turned, window, (1, 1), pads, rhs_dilation=(stride, stride), dimension_numbers=LAYOUT
+        )
+        return lax.optimization_barrier(gradient).transpose(1, 2, 0, 3)
+    borders = ((0, 0, 0), *((*pad, 0) for pad in pads), (0, 0, 0))
+    padded = lax.pad(image, jnp.zeros((), image.dtype), borders)
+    n, height, width, _ = cotangent.shape
+    taps = [
+        lax.slice(
+            padded,
+            (0, u, v, 0),
+            (n, u + (height - 1) * stride + 1, v + (width - 1) * stride + 1, padded.shape[-1]),
+            (1, stride, stride, 1),
+        )
+        for u in range(size[0])
+        for v in range(size[1])
+    ]
+    product = partial(jnp.einsum, "nhwc,nhwk->ck")
+    if gather:
+        gradient = product(lax.optimization_barrier(jnp.concatenate(taps, axis=-1)), cotangent)
+    else:
+        gradient = jnp.stack([product(tap, cotangent) for tap in taps])
+    return gradient.reshape(*size, channels, features)
+
+
+def convolution(image, kernel, *, stride: int = 1, dilation: int = 1, pads: Pads):
+    """Convolve an image whose pixels lie `dilation` apart; dilation 2 is a transposed convolution.
+
+    Equal to `lax.conv_general_dilated` in value and gradient, with a gradient that is fast on
+    CPUs too. Works under jit, vmap, scan and shard_map.
+
+    Args:
+      image: (N, H, W, C).
+      kernel: (height, width, C, K), correlated with the image (not turned over).
+      pads: ((low, high), (low, high)) zeros around the dilated image.
+    Returns: (N, H', W', K).
+    """
+    # Replicated parameters become varying out here, so that autodiff sums their gradients.
+    image, kernel = vary_alike(image, kernel)
+    return _convolution(image, kernel, stride, dilation, pads)
+
+
+def vary_alike(*arrays):
+    """The arrays, each cast to vary over all mesh axes that any of them varies over."""
+    varying = [jax.typeof(array).manual_axis_type.varying for array in arrays]
+    axes = frozenset().union(*varying)
+    return [
+        lax.pcast(array, tuple(axes - own), to="varying") if axes - own else array
+        for array, own in zip(arrays, varying)
+    ]
+
+
+def _uniform(bound: float) -> Callable:
+    def init(key, shape, dtype=jnp.float32):
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+def torch_uniform(fan_in: int) -> Callable:
+    """torch's default start of convolutions and linear layers: uniform +-1/sqrt(fan_in)."""
+    return _uniform(1 / math.sqrt(fan_in))
+
+
+# How a convolution starts: its fans to the initialisers of kernel and bias.
+INITS = {
+    "default": lambda fan_in, fan_out: (torch_uniform(fan_in), torch_uniform(fan_in)),
+    "kaiming": lambda fan_in, fan_out: (_uniform(math.sqrt(6 / fan_in)), nn.initializers.zeros),
+    "glorot": lambda fan_in, fan_out: (
+        _uniform(math.sqrt(6 / (fan_in + fan_out))), nn.initializers.zeros
+    ),
+}
+
+
+class Conv(nn.Module):
+    """torch's Conv2d. Output size floor((H + 2 padding - kernel_size) / stride) + 1.
+
+    Args:
+      padding: zeros on every side; or "same", for stride 1: as many pixels out as in, where an
+        even kernel gets the odd zero below and to the right, as in Keras.
+      weights_init: key of INITS: "default" is torch's; "kaiming" and "glorot" are uniform, with
+        bias 0.
+      dtype: of the computation; None follows image and parameters.
+    """
+
+    features: int
+    kernel_size: int = 3
+    stride: int = 1
+    padding: int | str = 1
+    use_bias: bool = True
+    dtype: Any = None
+    weights_init: str = "default"
+
+    @nn.compact
+    def __call__(self, image, *, bias_gradient: bool = True):
+        """Pass bias_gradient=False where batch norm follows and takes the bias out again.
+
+        The gradient is then zero, but computed it is rounding noise, which Adam blows up to
+        full steps: runs that should be equal drift apart.
+        """
+        pads = (self.padding, self.padding)
+        if self.padding == "same":
+            pads = ((self.kernel_size - 1) // 2, self.kernel_size // 2)
+        shape = (self.kernel_size, self.kernel_size, image.shape[-1], self.features)
+        geometry = dict(stride=self.stride, pads=(pads, pads))
+        return _convolve(self, image, shape, shape[2:], bias_gradient, geometry)
+
+
+class ConvTranspose(nn.Module):
+    """torch's ConvTranspose2d. Output size (H-1) stride - 2 padding + kernel_size + output_padding.
+
+    The kernel is torch's turned over in height and width, (height, width, in, out). Keras' 3x3
+    with stride 2 and padding "same" has padding 0 and output_padding -1. `weights_init` is Conv's.
+    """
+
+    features: int
+    kernel_size: int = 3
+    stride: int = 2
+    padding: int = 1
+    output_padding: int = 1
+    use_bias: bool = True
+    dtype: Any = None
+    weights_init: str = "default"
+
+    @nn.compact
+    def __call__(self, image, *, bias_gradient: bool = True):
+        """See Conv for bias_gradient."""
+        low = self.kernel_size - 1 - self.padding
+        pads = ((low, low + self.output_padding),) * 2
+        shape = (self.kernel_size, self.kernel_size, image.shape[-1], self.features)
+        geometry = dict(dilation=self.stride, pads=pads)
+        # torch and Keras count outputs as inputs here.
+        return _convolve(self, image, shape, shape[:1:-1], bias_gradient, geometry)
+
+
+def _convolve(module, image, shape, fans, bias_gradient, geometry):
+    """The common half of Conv and ConvTranspose: parameters, dtype, bias."""
+    inits = pick(INITS, module.weights_init, "config.model.weights_init")
+    kernel_init, bias_init = inits(*(module.kernel_size**2 * fan for fan in fans))
+    kernel = module.param("kernel", kernel_init, shape, jnp.float32)
+    bias = module.param("bias", bias_init, shape[-1:], jnp.float32) if module.use_bias else None
+    image, kernel, bias = nn.dtypes.promote_dtype(image, kernel, bias, dtype=module.dtype)
+    output = convolution(image, kernel, **geometry)
+    if bias is None:
+        return output
+    return output + (bias if bias_gradient else lax.stop_gradient(bias))

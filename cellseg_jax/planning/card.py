@@ -1,0 +1,64 @@
+"""The card of a network: what it costs and how far it sees, from its shapes and its compiler."""
+
+import math
+
+import jax
+import numpy as np
+from flax import linen as nn
+
+from cellseg_jax import models
+from cellseg_jax.config import derived
+from cellseg_jax.step.spec import make_recipe
+
+ALL_OF_THE_IMAGE = ("unetr", "medt", "segformer", "unet_plan")  # attention, or instance norm
+
+
+def rows(config) -> list[tuple[str, str]]:
+    """(name, text) of a complete config's network at its image size, one image a batch.
+
+    FLOPs are those of the compiled forward pass of evaluation, as XLA counts them. Activations
+    are the outputs of all layers, what training keeps for the backward pass if nothing is
+    recomputed; an optimiser's state and XLA's temporary arrays come on top.
+    """
+    shared = make_recipe([config])
+    module = shared.module({})
+    height, width = derived.input_size(config)
+    image = jax.ShapeDtypeStruct((1, height, width, derived.channels(config)), shared.dtype)
+    variables = jax.eval_shape(
+        lambda x: module.init(jax.random.key(0), x, train=False), image)
+    outputs = jax.eval_shape(
+        lambda v, x: module.apply(v, x, train=False, capture_intermediates=True,
+                                  mutable=["intermediates"])[1], variables, image)
+    cost = jax.jit(lambda v, x: module.apply(v, x, train=False)).lower(
+        variables, image).compile().cost_analysis() or {}
+    parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(variables["params"]))
+    activations = sum(math.prod(x.shape) * x.dtype.itemsize
+                      for x in jax.tree.leaves(_innermost(outputs["intermediates"])))
+    own = {k: v for k, v in config.model.items() if k not in ("name", "image_size")}
+    field = (None if config.model.name in ALL_OF_THE_IMAGE
+             else models.receptive_field(config.model.name, **own))
+    return [
+        ("network", config.model.name),
+        ("image", f"{height}x{width}, {image.shape[-1]} channels -> "
+                  f"{derived.num_outputs(config)} outputs"),
+        ("parameters", f"{parameters:,} "
+                       f"({parameters * np.dtype(shared.dtype).itemsize / 2**20:.1f} MiB)"),
+        ("forward", f"{cost.get('flops', 0) / 1e9:.2f} GFLOP per image"),
+        ("activations", f"{activations / 2**20:.1f} MiB per image"),
+        ("sees", f"a window of {field} pixels" if field else "all of the image"),
+    ]
+
+
+def _innermost(outputs) -> dict:
+    """The outputs of modules that hold no other: a block's own output is its last layer's."""
+    inner = {name: _innermost(sub) for name, sub in outputs.items() if hasattr(sub, "items")}
+    return inner or outputs
+
+
+def table(config, width: int, colour: bool) -> str:
+    """The network layer by layer: shapes, parameters and FLOPs."""
+    shared = make_recipe([config])
+    shape = (1, *derived.input_size(config), derived.channels(config))
+    show = nn.tabulate(shared.module({}), jax.random.key(0), compute_flops=True,
+                       console_kwargs={"width": width, "force_terminal": colour})
+    return show(jax.numpy.zeros(shape, shared.dtype), train=False)

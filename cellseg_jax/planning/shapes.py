@@ -1,0 +1,209 @@
+"""The compiled programs of a config from shapes alone, without data."""
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from cellseg_jax.config import derived
+from cellseg_jax.errors import InputError
+from cellseg_jax.step.mapped import map_train
+from cellseg_jax.step.memory import (
+    HEAP,
+    RESIDENT_SHARE,
+    Footprint,
+    _bytes,
+    _held,
+    _OutOfMemory,
+    exhausted,
+    footprint,
+    process_memory,
+)
+from cellseg_jax.step.mesh import padded
+from cellseg_jax.step.programs import eval_program, scoring_values
+from cellseg_jax.step.spec import make_recipe, traced_values
+from cellseg_jax.step.state import init_state
+
+# TPU compilers at their quickest: several times faster, and somewhat more temporaries.
+QUICK = {"exec_time_optimization_effort": -1.0}
+SMALL_PROGRAMS = 50 * 2**20  # initialisation, samples, checkpoints: measured on a tiny run
+
+
+class Images(NamedTuple):
+    """A dataset as far as its size in memory goes."""
+
+    count: int  # as they are stored
+    pixels: int  # of one of them at its original size
+
+
+class Programs(NamedTuple):
+    """The compiled programs of a run, and what they need."""
+
+    train: Any  # None where it was not compiled, or the compiler found no room for it
+    footprint: Footprint | None  # of the train step
+    training: int  # bytes on each device while it trains; 0 where that was not compiled
+    validation: int  # bytes on each device while it validates; 0 where that was not compiled
+
+    @property
+    def needs(self) -> int:
+        """Bytes on each device at most."""
+        return max(self.training, self.validation)
+
+
+# --- shapes in place of arrays --------------------------------------------------------------------
+
+
+def mesh_of(devices, batch_size: int) -> Mesh:
+    """A mesh of all devices along the batch, as one run has it. Raises InputError."""
+    if batch_size % len(devices):
+        raise InputError(f"config.train.batch_size: got {batch_size}; expected a multiple of the "
+                         f"{len(devices)} devices, or a smaller topology")
+    return Mesh(np.asarray(devices).reshape(1, -1), ("member", "data"),
+                axis_types=(AxisType.Auto,) * 2)
+
+
+def dataset(config, images: Images) -> tuple[dict, dict]:
+    """(train, eval) shapes of a resident dataset, {name: (shape, dtype)}; see feed.Resident.
+
+    Counted as 8-bit images with 16-bit labels; the cache keeps others where it must.
+    """
+    count, channels = images.count * config.data.grid**2, derived.channels(config)
+    weights = {"pixel_weight": (np.float16, ())} if config.data.target == "boundary" else {}
+    kinds = {"image": (np.uint8, (channels,)), "label": (np.uint16, ()), **weights}
+    size, range_ = derived.input_size(config), {"range": ((count, channels, 2), np.float32)}
+    fitted = {k: ((count, *size, *last), dtype) for k, (dtype, last) in kinds.items()} | range_
+    if config.data.fit != "random_crop":
+        return fitted, fitted
+    flat = {k: ((images.count * images.pixels, *last), dtype)
+            for k, (dtype, last) in kinds.items()}
+    places = {"offset": ((count,), np.int32), "size": ((count, 2), np.int32)}
+    return flat | places | range_, fitted
+
+
+def is_resident(config, images: Images, device_bytes: float) -> bool:
+    """Whether feed.resident_source would put the dataset on devices of this size."""
+    if config.data.residence != "auto":
+        return config.data.residence == "device"
+    train, _ = dataset(config, images)
+    held = sum(_bytes(*train[k]) for k in train if k in ("image", "label", "pixel_weight"))
+    countable = config.data.fit != "random_crop" or images.count * images.pixels < 2**31
+    return countable and held <= RESIDENT_SHARE * device_bytes
+
+
+def arguments(config, shared, mesh, images: Images, resident: bool) -> tuple:
+    """(state, source, index) of step.map_train as shapes with shardings."""
+    size, channels = derived.input_size(config), derived.channels(config)
+    by_member, rows = NamedSharding(mesh, P("member")), NamedSharding(mesh, P("member", "data"))
+    members, batch = mesh.shape["member"], config.train.batch_size
+    state = jax.eval_shape(lambda v: init_state(shared, v, (*size, channels)),
+                           traced_values(config, 1, shared))
+    state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(
+        (members, *x.shape), x.dtype, sharding=by_member), state)
+    one = {"id": ((), np.int32)}
+    if config.data.copies:
+        one["copy"] = ((), np.int32)
+    if resident:
+        everywhere = NamedSharding(mesh, P())
+        if config.data.fit == "random_crop":
+            one["place"] = ((2,), np.int32)
+        source = {k: jax.ShapeDtypeStruct(*leaf, sharding=everywhere)
+                  for k, leaf in dataset(config, images)[0].items()}
+    else:
+        one |= {"image": ((*size, channels), np.uint8), "label": (size, np.int32),
+                "range": ((channels, 2), np.float32), "weight": ((), np.float32)}
+        if config.data.target == "boundary":
+            one["pixel_weight"] = (size, np.float16)
+    index = {k: jax.ShapeDtypeStruct((members, batch, *shape), dtype, sharding=rows)
+             for k, (shape, dtype) in one.items()}
+    return (state, source, index) if resident else (state, index, None)
+
+
+def compiled_programs(config, mesh, images: Images, *, resident: bool, quick: bool = False,
+                      training: bool = True, validation: bool = True) -> Programs:
+    """The train step and the validation of a run, compiled and measured.
+
+    Args:
+      quick: the shortest compile time of a TPU compiler.
+      training: with the train step.
+      validation: with the validation, where the split has a part for it.
+    """
+    shared = make_recipe([config])
+    given = arguments(config, shared, mesh, images, resident)
+    backend = "unroll"  # one member: all back-ends are the same program
+    extra = 0
+    if resident and config.data.fit == "random_crop":  # the fitted images lie beside the flat ones
+        extra = sum(_bytes(*leaf) for leaf in dataset(config, images)[1].values())
+    train = needs = None
+    trains = validates = 0
+    if training:
+        try:
+            train = _compiled(map_train(shared, mesh, backend), given, mesh, quick)
+            needs = footprint(train, given, extra)
+            trains = needs.total
+        except _OutOfMemory as error:
+            trains, = error.args
+    if validation and derived.has_part(config, "val"):
+        try:
+            validates = _validation(config, shared, mesh, given, extra, quick)
+        except _OutOfMemory as error:
+            validates, = error.args
+    return Programs(train, needs, trains, validates)
+
+
+def _validation(config, shared, mesh, given, extra, quick) -> int:
+    """Bytes on each device while a run validates: its state, data and the scoring program."""
+    state, resident = given[0], given[2] is not None
+    everywhere = NamedSharding(mesh, P())
+    rows = NamedSharding(mesh, P(("member", "data")))
+    size, channels = derived.input_size(config), derived.channels(config)
+    count = padded(config.eval.batch_size, mesh.size)
+    one = lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype, sharding=everywhere)
+    variables = jax.tree.map(one, {"params": state.params, "batch_stats": state.batch_stats})
+    values = {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=everywhere) for k, v in
+              scoring_values(traced_values(config, 1, shared)).items()}
+    batch = {"image": ((*size, channels), np.uint8),
+             "label": (size, np.uint16 if resident else np.int32),
+             "range": ((channels, 2), np.float32), "weight": ((), np.float32)}
+    if config.data.target == "boundary":
+        batch["pixel_weight"] = (size, np.float16)
+    batch = {k: jax.ShapeDtypeStruct((count, *shape), dtype, sharding=rows)
+             for k, (shape, dtype) in batch.items()}
+    program = eval_program(shared, mesh, config.eval.threshold)
+    memory = _compiled(program, (values, variables, batch), mesh, quick).memory_analysis()
+    held = _held(given)
+    parameters = held["parameters"] + held["batch_stats"]  # among the arguments, and in the state
+    whole = parameters + held["optimizer"] + held["averaged"]
+    return (2 * whole + held["images"] + extra + memory.argument_size_in_bytes - parameters
+            + memory.output_size_in_bytes + memory.temp_size_in_bytes)
+
+
+def _compiled(program, given, mesh, quick):
+    tpu = mesh.devices.flat[0].platform == "tpu"
+    try:
+        return program.lower(*given).compile(compiler_options=QUICK if quick and tpu else None)
+    except jax.errors.JaxRuntimeError as error:
+        found = exhausted(str(error))
+        if found is None:
+            raise
+        raise _OutOfMemory(found[0]) from error
+
+
+def batch_bytes(config, images, mesh) -> int:
+    """Bytes on each device of a streamed batch of training."""
+    return _held(arguments(config, make_recipe([config]), mesh, images, False))["images"]
+
+
+def cpu_peak(programs: Programs, config, num_devices: int, resident: bool) -> int:
+    """Bytes of private memory that a training process on the CPU holds at most.
+
+    Call it in a process that compiled the programs and holds no arrays: what that process holds
+    is what Python, JAX and the compiled programs take in the training process as well.
+    """
+    needs, threads = programs.footprint, config.data.threads
+    # Streamed batches: read ahead (twice the readers), being read, under way and on the host.
+    batches = 0 if resident else (3 * threads + 4) * needs.images
+    saving = 3 * needs.state + needs.images  # a copy to score and save, and its bytes for the disk
+    arrays = max(programs.training + batches, programs.validation, saving)
+    return round(process_memory() + SMALL_PROGRAMS + HEAP * num_devices * arrays)

@@ -1,0 +1,155 @@
+"""The folder of one run: who may write, what it was started with, and its deterministic log."""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import pathlib
+import platform
+import shlex
+import socket
+import subprocess
+import sys
+import threading
+import time
+from importlib import metadata
+import jax
+from cellseg_jax import config as config_lib
+from cellseg_jax.errors import InputError
+from cellseg_jax.runs.lock import Lock
+from cellseg_jax.runs.provenance import code_hash
+from cellseg_jax.runs.provenance import commit
+from cellseg_jax.files import read_jsonl
+from cellseg_jax.files import write_atomic
+from cellseg_jax.files import read_json
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "ml_collections",
+            "numpy", "scipy", "scikit-image", "tifffile")
+LOGS = ("metrics.jsonl", "timing.jsonl", "gradients.jsonl")
+
+
+def environment_file(path) -> pathlib.Path:
+    """Where a run's folder says what made it; there from its first step on."""
+    return pathlib.Path(path) / "environment.json"
+
+
+class RunDir:
+    """One run's folder, opened for writing; `close` gives it back.
+
+    Opening compares config and data with what the folder was made with and refuses another run.
+    With `writer=False` (the other processes of a multi-process run) nothing is written.
+    """
+
+    def __init__(self, path, config, fingerprint: str, *, writer: bool = True):
+        self.path = pathlib.Path(path)
+        self.writer = writer
+        self.extended = ""  # what was made longer, in words
+        self._lock = Lock(path) if writer else contextlib.ExitStack()
+        try:
+            self._compare(config, fingerprint)
+        except InputError:
+            self.close()
+            raise
+        if writer:
+            write_atomic(self.path / "config.json", config_lib.to_json(config))
+
+    def _compare(self, config, fingerprint):
+        if not (self.path / "config.json").exists():
+            ignored = (".lock", ".tmp")  # a kill may leave half of a first file
+            strangers = [p.name for p in self.path.glob("*") if not p.name.endswith(ignored)]
+            if strangers and self.writer:
+                raise InputError(f"--workdir: {self.path} holds other files ({strangers[0]} ...) "
+                                 "and no run; choose an empty or new folder")
+            return
+        if not environment_file(self.path).exists():
+            return  # bad input ended it before its first step: it can be mended and started again
+        self.extended = check_continues(self.path, config)
+        check_same_data(self.path, fingerprint)
+
+    def write_environment(self, program: dict, fingerprint: str) -> None:
+        """environment.json: all that is needed to say where the numbers come from."""
+        if not self.writer:
+            return
+        devices = jax.devices()
+        record = {
+            "command": shlex.join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]),
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "packages": {name: metadata.version(name) for name in PACKAGES},
+            "commit": commit(),
+            "code": code_hash(),
+            "devices": [f"{d.platform} {d.device_kind}" for d in devices],
+            "processes": jax.process_count(),
+            "program": program,
+            "data_fingerprint": fingerprint,
+        }
+        write_atomic(environment_file(self.path), json.dumps(record, indent=1))
+
+    def cut_logs(self, step: int) -> None:
+        """Forget logged lines after `step`, whole or half written: they will be written again."""
+        for name in LOGS if self.writer else ():
+            path = self.path / name
+            if path.exists():
+                lines = [s for s in read_jsonl(path) if s["step"] <= step]
+                write_atomic(path, "".join(json.dumps(s) + "\n" for s in lines))
+
+    def log(self, name: str, line: dict) -> None:
+        """Append one line to one of LOGS; all but timing.jsonl hold deterministic values only."""
+        if self.writer:
+            with open(self.path / name, "a") as file:
+                file.write(json.dumps(line) + "\n")
+                file.flush()
+                os.fsync(file.fileno())  # a checkpoint of this step must not outlive its line
+
+    def close(self) -> None:
+        """Let others write."""
+        self._lock.close()
+
+
+def read_config(path):
+    """The config of a run; InputError if there is no run."""
+    file = pathlib.Path(path) / "config.json"
+    if not file.is_file():
+        raise InputError(f"--workdir: no run in {path} (config.json is missing); "
+                         "train one with python -m cellseg_jax.main --config=FILE")
+    return config_lib.from_json(json.dumps(read_json(file)))
+
+
+def changes(path, config) -> dict:
+    """{key: (value of the run, value now)} of all that decides what a run computes."""
+    return {k: v for k, v in config_lib.diff(read_config(path), config).items()
+            if not k.startswith(config_lib.FREE_KEYS)}
+
+
+def check_same_config(path, config) -> None:
+    """InputError with the difference, if the run was made with another config."""
+    changed = changes(path, config)
+    if changed:
+        shown = "; ".join(f"{k} was {a!r}, is {b!r}" for k, (a, b) in changed.items())
+        raise InputError(f"--workdir: {path} holds a run of another config: {shown}; use the old "
+                         "values or another --workdir")
+
+
+def check_continues(path, config) -> str:
+    """What is made longer, in words, "" if nothing; InputError if it is a run of another config."""
+    changed = changes(path, config)
+    length = "train.steps" if config.train.steps else "train.epochs"
+    before, now = changed.get(length, (0, 0))
+    if set(changed) != {length} or not now > before > 0:
+        check_same_config(path, config)
+        return ""
+    extended = f"extended: {length} {before} -> {now}"
+    if config.optimizer.schedule != "constant":
+        extended += f"; the {config.optimizer.schedule} schedule spans the new length"
+    return extended
+
+
+def check_same_data(path, fingerprint: str) -> None:
+    """InputError if the run was trained on other data."""
+    file = environment_file(path)
+    before = read_json(file).get("data_fingerprint") if file.exists() else fingerprint
+    if before != fingerprint:
+        raise InputError(f"--workdir: {path} was trained on other data (fingerprint "
+                         f"{before[:12]}, now {fingerprint[:12]}); use the old data or another "
+                         "--workdir")

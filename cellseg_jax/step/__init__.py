@@ -1,0 +1,1 @@
+"""What is compiled: the train and evaluation steps, their state, batches and memory."""

@@ -1,0 +1,140 @@
+"""Samples and meshes: which devices a run uses, and how decoded images come onto them.
+
+A dataset that fits lies on every device and a step gathers its rows; else grain streams them.
+Both give equal batches.
+"""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from cellseg_jax.data import pipeline
+from cellseg_jax.errors import InputError
+from cellseg_jax.step.memory import _device_memory
+from cellseg_jax.step.mesh import put
+
+
+class Resident(NamedTuple):
+    """All decoded samples on every device of a mesh."""
+
+    train: dict  # what step.map_train gathers from
+    eval: dict  # image, label, range, maybe pixel_weight of the fitted samples
+
+
+def resident_source(config, arrays, mesh) -> Resident | None:
+    """All decoded samples on every device of the mesh, or None where they stay on the host."""
+    flat = arrays.flat if "image" in arrays.flat else {}
+    countable = len(flat.get("label", ())) < 2**31  # the device counts pixels in int32
+    if config.data.residence == "host":
+        return None
+    if config.data.residence == "auto" and (arrays.nbytes > 0.3 * _device_memory()
+                                            or not countable):
+        return None
+    if not countable:
+        raise InputError("config.data.residence: got 'device', but the images have more than "
+                         "2**31 pixels; expected 'host'")
+    everywhere = NamedSharding(mesh, P())
+    fitted = {"image": arrays.image, "label": arrays.label,
+              "range": arrays.range(config.data.normalize)}
+    if arrays.pixel_weight is not None:
+        fitted["pixel_weight"] = arrays.pixel_weight
+    fitted = {k: put(v, everywhere) for k, v in fitted.items()}
+    if not flat:
+        return Resident(fitted, fitted)
+    whole = {**flat, "offset": arrays.offsets.astype(np.int32),
+             "size": arrays.original_sizes.astype(np.int32)}
+    whole = {k: put(v, everywhere) for k, v in whole.items()}
+    return Resident({**whole, "range": fitted["range"]}, fitted)
+
+
+def eval_batches(config, arrays, indices, mesh, resident):
+    """Batches {image, label, range, weight} on the mesh: every index once, padded by weight 0."""
+    rows = NamedSharding(mesh, P(("member", "data")))
+    size = -(-config.eval.batch_size // mesh.size) * mesh.size
+    if resident is None:
+        for batch in pipeline.eval_batches(arrays, indices, normalize=config.data.normalize,
+                                           batch_size=size, threads=config.data.threads):
+            yield {k: put(v, rows) for k, v in batch.items() if k != "id"}
+        return
+    for start in range(0, len(indices), size):
+        chosen = np.asarray(indices[start : start + size])
+        padded = np.resize(chosen, size)
+        batch = _gather(resident.eval, put(padded, rows))
+        yield {**batch, "weight": put((np.arange(size) < len(chosen)).astype(np.float32), rows)}
+
+
+@jax.jit
+def _gather(source, index):
+    return {k: v[index] for k, v in source.items()}
+
+
+class Batches:
+    """The arguments (source, index) of the compiled step for the run in each slot.
+
+    Asked again for a step that it has read already, it gives the same batch again, so runs may
+    come and go beside one another.
+    """
+
+    def __init__(self, num_slots: int, resident, mesh):
+        self.members = [None] * num_slots
+        self.resident = resident
+        self.sharding = NamedSharding(mesh, P("member", "data"))
+        # Processes lie along the batch where members do not spread; else each reads all rows.
+        self.by_process = mesh.shape["member"] == 1
+        self.streams, self.last = [None] * num_slots, [(-1, None)] * num_slots
+
+    def begin(self, slot: int, member) -> None:
+        """From now on the slot's batches are those of this run."""
+        self.members[slot] = member
+        if self.resident is None:
+            self.streams[slot], self.last[slot] = self._stream(member), (-1, None)
+
+    def next(self, slots):
+        """What the step of these slots takes: (source, index) of step.map_train."""
+        if self.resident is not None:
+            rows = [self._indices(slot) for slot in slots]
+            return self.resident.train, {
+                k: put(np.stack([r[k] for r in rows]), self.sharding) for k in rows[0]}
+        batches = [self._read(slot) for slot in slots]
+        stacked = {k: np.stack([batch[k] for batch in batches]) for k in batches[0]}
+        return {k: self._put_rows(v) for k, v in stacked.items()}, None
+
+    # An empty slot shows the rows of another, and a run that has ended those of its last step:
+    # their states ignore them.
+
+    def _indices(self, slot):
+        member = self.members[slot] or next(m for m in self.members if m)
+        return member.order.rows(min(member.step, member.num_steps - 1))
+
+    def _read(self, slot):
+        member = self.members[slot]
+        if member is None:
+            return next(batch for _, batch in self.last if batch is not None)
+        step, batch = self.last[slot]
+        wanted = min(member.step, member.num_steps - 1)
+        if step != wanted:
+            batch = next(self.streams[slot])
+            self.last[slot] = (wanted, batch)
+        return batch
+
+    def _stream(self, member):
+        start = min(member.step, member.num_steps - 1)
+        return pipeline.train_batches(
+            member.arrays, member.order, normalize=member.config.data.normalize, start=start,
+            stop=member.num_steps, rows=self._rows(member.config.train.batch_size),
+            threads=member.config.data.threads)
+
+    def _rows(self, batch_size) -> slice:
+        """The rows of the global batch that this process reads."""
+        if not self.by_process:
+            return slice(None)
+        share = batch_size // jax.process_count()
+        return slice(jax.process_index() * share, (jax.process_index() + 1) * share)
+
+    def _put_rows(self, x):
+        if not self.by_process:
+            return put(x, self.sharding)
+        return jax.make_array_from_process_local_data(self.sharding, x)

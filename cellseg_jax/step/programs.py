@@ -1,0 +1,47 @@
+"""Evaluation programs, traced and compiled once per content."""
+
+from collections.abc import Callable
+
+import jax
+
+from cellseg_jax import metrics
+from cellseg_jax.step.mapped import map_eval
+from cellseg_jax.step.spec import Recipe
+from cellseg_jax.step.state import TrainState, init_state
+
+_PROGRAMS = {}  # what is traced and compiled, by the content that it depends on
+
+
+def _once(make, shared: Recipe, *arguments):
+    """make(shared, *arguments), made once for all recipes of that content."""
+    key = (make, repr(shared), *arguments)
+    if key not in _PROGRAMS:
+        _PROGRAMS[key] = make(shared, *arguments)
+    return _PROGRAMS[key]
+
+
+def _abstract_state(shared: Recipe, shape, dtypes) -> TrainState:
+    """Shapes of the state of a run whose traced values have the dtypes ((name, dtype), ...)."""
+    values = {name: jax.ShapeDtypeStruct((), dtype) for name, dtype in dtypes}
+    return jax.eval_shape(lambda v: init_state(shared, v, shape), values)
+
+
+def _scoring(shared: Recipe) -> Recipe:
+    """Without what evaluation knows nothing of, so that runs that differ in it share programs."""
+    zeros = tuple(k for k in shared.zeros if k.startswith("loss."))
+    return shared._replace(optimizer={}, accumulate=1, window=None, remat=False,
+                           log_gradients=False, zeros=zeros)
+
+
+def scoring_values(values: dict) -> dict:
+    """Those of a run's traced values that eval_program takes."""
+    return {k: v for k, v in values.items() if k.startswith("loss.")}
+
+
+def eval_program(shared: Recipe, mesh, threshold: float) -> Callable:
+    """step.map_eval, compiled once for all runs of the same network, losses and target."""
+    return _once(map_eval, _scoring(shared), mesh, threshold)
+
+
+def _calibration(shared: Recipe):
+    return jax.jit(lambda label, probs: metrics.calibration_counts(shared.encode(label), probs))

@@ -1,0 +1,101 @@
+"""The state of a run at one step, and its start."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cellseg_jax import classical, models, optim
+from cellseg_jax.config import derived
+from cellseg_jax.config.derived import classical_options
+from cellseg_jax.errors import InputError
+from cellseg_jax.step.spec import Recipe, make_recipe, traced_values
+
+RUNNING, STOPPED_EARLY, NON_FINITE = 0, 1, 2  # values of TrainState.stop
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that a run is at one step. With members, every leaf has a leading axis K."""
+
+    step: jax.Array  # () int32: optimiser steps done
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    ema: Any  # averaged params, {} without averaging
+    loss_sum: jax.Array  # () of the steps of this epoch, so that a resumed epoch logs its mean
+    gradient_sum: dict  # {layer: ()} likewise of mean |gradient|, {} where it is not logged
+    best: jax.Array  # () best validation score so far, larger is better
+    waited: jax.Array  # () int32: validations since then
+    previous_loss: jax.Array  # () of the last validation
+    plateau: dict  # state of optim.reduce_on_plateau, {} with other schedules
+    stop: jax.Array  # () int32: RUNNING, STOPPED_EARLY or NON_FINITE
+    values: dict  # traced hyper-parameters, {name: ()}: what members may differ in
+
+    @property
+    def weights(self) -> str:
+        """The field of the parameters that are validated and predict."""
+        return "ema" if self.ema else "params"
+
+
+def init_state(recipe: Recipe, values: dict, image_shape) -> TrainState:
+    """The state of one member at step 0; `values` hold its traced scalars."""
+    full = recipe.all_values(values)
+    key = jax.random.fold_in(jax.random.key(full["seed"].astype(jnp.uint32)), 0)
+    image = jnp.zeros((1, *image_shape), recipe.dtype)
+    variables = recipe.module({}).init(key, image, train=False)
+    variables = jax.tree.map(lambda x: x.astype(recipe.dtype), variables)
+    tx, _ = recipe.transformation(full)
+    zero = jnp.zeros((), jnp.int32)
+    return TrainState(
+        step=zero,
+        params=variables["params"],
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=tx.init(variables["params"]),
+        ema={} if "ema" in recipe.zeros else variables["params"],
+        loss_sum=jnp.zeros((), recipe.dtype),
+        gradient_sum={layer.name: jnp.zeros((), recipe.dtype)
+                      for layer in _logged_layers(recipe, image_shape)},
+        best=jnp.full((), -jnp.inf, jnp.float32),
+        waited=zero,
+        previous_loss=jnp.full((), jnp.inf, jnp.float32),
+        plateau={} if recipe.optimizer["schedule"] != "plateau" else {
+            k: jnp.asarray(v, jnp.int32 if isinstance(v, int) else recipe.dtype)
+            for k, v in optim.PLATEAU.items()},
+        stop=zero,
+        values=values,
+    )
+
+
+def _logged_layers(recipe: Recipe, image_shape) -> list[models.Layer]:
+    """The layers whose gradients the steps sum up."""
+    if not recipe.log_gradients:
+        return []
+    return models.kernel_layers(recipe.module({}), image_shape)
+
+
+def check_model(config) -> None:
+    """InputError if the network cannot be built for the config's images.
+
+    Of a classical method, if one of its options is out of range.
+    """
+    if derived.is_classical(config):
+        method = classical.CLASSICAL[config.model.name]
+        try:
+            method(np.eye(3), **classical_options(config))
+        except ValueError as error:  # which begins with the option's name
+            raise InputError(f"config.model.{error}") from error
+        return
+    shared = make_recipe([config])
+    shape = (*derived.input_size(config), derived.channels(config))
+    try:
+        jax.eval_shape(lambda v: init_state(shared, v, shape),
+                       traced_values(config, 1, shared))
+    except InputError:
+        raise
+    except Exception as error:  # whatever Flax or XLA say to an option that makes no sense
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"config.model: {config.model.name} cannot be built from "
+                         f"{dict(config.model)} for images {shape}: {reason}") from error

@@ -1,0 +1,139 @@
+"""What a study will cost, before it is run: programs, steps, hours on the devices at hand.
+
+Seconds of a step are measured for as many programs as fit into a few seconds; of the others they
+follow from their FLOPs. That is rough, and tells an afternoon from a month.
+"""
+
+import functools
+import math
+import random
+import time
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from cellseg_jax import config as config_lib
+from cellseg_jax import data, models
+from cellseg_jax import studies as studyfile
+from cellseg_jax.config import derived
+from cellseg_jax.errors import InputError
+from cellseg_jax.studies.file import representatives
+from cellseg_jax.train import measure
+
+PASSES = 3  # FLOPs of a training step in forward passes: one forward, two backward
+TRACED = (64, 64)  # pixels at which FLOPs are counted
+TYPICAL_GFLOP = 2.0  # of the step that is measured first: below, calls cost more than arithmetic
+SHARE = 0.4  # of a convolution's rate that whole training steps reach, about
+SAMPLED = 48  # programs that are looked at; of a larger study the rest is taken to be alike
+
+
+class Cost(NamedTuple):
+    """One program of a study."""
+
+    row: str  # one of those that train in it
+    runs: int  # rows and repeats that share it
+    steps: int  # of one run, at most (early stopping may end it)
+    gflop: float  # of one step
+    seconds: float  # of one step
+    measured: bool  # or by FLOPs
+
+
+class Estimate(NamedTuple):
+    """A whole study."""
+
+    programs: int
+    runs: int
+    hours: float
+    costs: list[Cost]  # of the programs that were looked at
+    notes: list[str]
+
+
+def estimate(study, *, repeats: int, rows=None, smoke: bool = False, measure_seconds: float = 5.0
+             ) -> Estimate:
+    """What is ahead if nothing of the study has been run.
+
+    Args:
+      rows: names, all if None.
+      measure_seconds: of measuring, compilation included.
+    """
+    shares = dict.fromkeys(rows, 1) if rows is not None else representatives(study)
+    runs = sum(shares.values()) * repeats
+    # Of a grid these stand for the programs that it needs, of a table they are its rows.
+    chosen, programs = list(shares), len(shares)
+    if programs > SAMPLED:
+        chosen = random.Random(0).sample(chosen, SAMPLED)
+    scale, notes, keys = len(shares) / len(chosen), [], {}
+    for row in chosen:
+        config = studyfile.config_of(study, row, 0, smoke=smoke)
+        if not derived.is_classical(config):
+            program = keys.setdefault(config_lib.program_key(config), [row, config, 0])
+            program[2] += shares[row] * repeats
+    if scale > 1:
+        measure_seconds = 0
+        notes.append(f"looked at {len(chosen)} of {programs} programs, chosen at random; their "
+                     "seconds follow from those of one convolution, and are rough")
+    found = [(_cost(config, row, count, notes), config) for row, config, count in keys.values()]
+    costs = _timed(found, measure_seconds)
+    hours = scale * sum(c.runs * c.steps * c.seconds for c in costs) / 3600
+    return Estimate(round(scale * len(costs)), runs, hours, costs, list(dict.fromkeys(notes)))
+
+
+def _cost(config, row, runs, notes) -> Cost:
+    images = _training_samples(config, notes)
+    steps = derived.num_steps(config, max(images // config.train.batch_size, 1))
+    height, width = derived.input_size(config)
+    model = {**config.model, "num_outputs": derived.num_outputs(config)}
+    flop = _forward_flop_per_pixel(tuple(sorted(model.items())), derived.channels(config))
+    return Cost(row, runs, steps, PASSES * flop * height * width
+                * config.train.batch_size / 1e9, math.nan, False)
+
+
+def _training_samples(config, notes) -> int:
+    """Samples of an epoch, by the number of files; blank ones that are left out are not known."""
+    options = config.data
+    count = options.count if options.name == "synthetic" else _listed(options.name, options.root)
+    if count == 0:
+        count = data.PUBLISHED.get(options.name, 100)
+        notes.append(f"{options.name}: no data at {options.root or 'config.data.root'}; counted as "
+                     f"{count} images")
+    share = 0.8 if isinstance(options.split, str) else options.split[0]
+    share *= options.train_fraction
+    return max(1, round(count * share)) * options.grid**2 * (options.copies + 1)
+
+
+@functools.lru_cache(maxsize=64)
+def _listed(name, root) -> int:
+    """Images of a dataset, 0 where it cannot be listed."""
+    try:
+        return len(data.records_of({**data.options(name), "name": name, "root": root, "mix": ()}))
+    except InputError:
+        return 0
+
+
+@functools.lru_cache(maxsize=256)
+def _forward_flop_per_pixel(model, channels) -> float:
+    """As the compiler counts them at TRACED pixels; a size that is cheap to trace."""
+    options = dict(model)
+    options.pop("dropout", None)
+    if "image_size" in options:
+        options["image_size"] = TRACED
+    module = models.make(**options)
+    image = jax.ShapeDtypeStruct((1, *TRACED, channels), jnp.float32)
+    variables = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), image)
+    lowered = jax.jit(lambda v, x: module.apply(v, x, train=False)).lower(variables, image)
+    return (lowered.cost_analysis() or {}).get("flops", 0.0) / math.prod(TRACED)
+
+
+def _timed(found, measure_seconds) -> list[Cost]:
+    """The costs with seconds: of typical steps measured while time is left, of others by FLOPs."""
+    began, done = time.monotonic(), []
+    rate = None if measure_seconds else SHARE * measure.convolution_gflop_per_second()
+    order = sorted(found, key=lambda pair: abs(math.log((pair[0].gflop + 1e-3) / TYPICAL_GFLOP)))
+    for cost, config in order:
+        left = measure_seconds - (time.monotonic() - began)
+        measured = rate is None or left > 10 * cost.gflop / rate + measure_seconds / 4
+        seconds = measure.measured_step(config) if measured else cost.gflop / rate + measure.CALL_SECONDS
+        rate = rate or cost.gflop / seconds
+        done.append(cost._replace(seconds=seconds, measured=measured))
+    return done

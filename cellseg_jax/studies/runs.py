@@ -1,0 +1,323 @@
+"""The run folders of a study: what each holds, which of them count, and why the others do not.
+
+A run counts if its folder holds the config that the row has now, it ended, and its scores belong
+to it. What does not count, and what counts but was made by other code, is named in the notes.
+"""
+
+import collections
+import functools
+import json
+import math
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+
+from cellseg_jax import classical
+from cellseg_jax import config as config_lib
+from cellseg_jax import studies as studyfile
+from cellseg_jax.errors import InputError
+from cellseg_jax.files import read_jsonl
+from cellseg_jax.runs import provenance
+from cellseg_jax.runs.folder import changes
+
+RESOURCES = {
+    "train_seconds": "time in training, without compilation; of runs that train in one program, "
+                     "each one's share",
+    "cpu_seconds": "processor time of training, over all cores; shared likewise",
+    "peak_memory_gib": "GiB, the largest use of the process that trained (on an accelerator of the "
+                       "device) until then, so that later rows of one process may show earlier "
+                       "ones'",
+}  # columns of every table
+# Keys of eval that scores hang on.
+SCORING = ("threshold", "decode", "watershed_h", "min_size", "overlap")
+NOTHING = math.nan
+
+
+class Run(NamedTuple):
+    """One run folder, STUDY/<row>/<repeat>."""
+
+    row: str
+    repeat: int
+    workdir: str
+    status: str  # "done" | "stopped early" | "non-finite" | "unfinished" | "missing"
+    scores: dict[str, float]  # {metric: value}, empty if not evaluated; NaN = undefined
+    step: int  # last step that is known
+    train_seconds: float  # this run's share; NaN = not known
+    cpu_seconds: float
+    peak_memory_gib: float
+    code: str  # hash of the modules that decide numbers
+    commit: str
+    fingerprint: str  # of the data
+    mark: str = ""  # "" | "other code" | "other config" | "other data" | "damaged"
+
+    @property
+    def counts(self) -> bool:
+        """Whether its scores are in the table's values; those of other code are, and are named."""
+        return self.status in ("done", "stopped early") and self.mark in ("", "other code")
+
+
+class Found(NamedTuple):
+    """A run and what its files hold; empty where there is no file."""
+
+    run: Run
+    config: dict = {}  # {dotted key: value} of its row now
+    environment: dict = {}
+    test: dict = {}  # eval/test.json
+    split: dict = {}
+
+
+def read(study, workdir, names, *, repeats, smoke) -> tuple[dict, list[str], list[str]]:
+    """The runs of some rows of a studyfile.Study.
+
+    Returns: {row: [Found per repeat]}, of a Grid only the rows with a folder or a published value
+      and the baseline; lines on what is missing, of all rows; sentences on what one must know.
+    """
+    workdir = pathlib.Path(workdir)
+    there = {p.name for p in workdir.iterdir() if p.is_dir()} if workdir.is_dir() else set()
+    notes, left_out, found = [], collections.defaultdict(list), {}
+    for name in names:
+        if name in there:
+            found[name] = _read_row(study, name, repeats, workdir, smoke, left_out)
+            _tell_further_repeats(workdir / name, repeats, notes)
+        else:
+            found[name] = [Found(_no_run(name, r, workdir)) for r in range(repeats)]
+    notes += [f"{_names(runs)} left out: {why}" for why, runs in left_out.items()]
+    found = _mark_data(_mark_code(found, notes), study, notes)
+    missing = [line for name in names for line in _missing(name, found[name])]
+    if isinstance(study.rows, studyfile.Grid):
+        found = {name: runs for name, runs in found.items()
+                 if name in there or study.reference.get(name) or name == study.baseline}
+    _tell_machines(found, notes)
+    _tell_unknown(study, found, notes)
+    _tell_copies(study, found, notes)
+    _tell_other_images(study, found, notes)
+    return found, missing, notes
+
+
+def values(runs, metric) -> np.ndarray:
+    """(R,) of a metric or resource of a row's Found, NaN where a run does not count."""
+    known = lambda run: run.scores | {k: getattr(run, k) for k in RESOURCES} if run.counts else {}
+    return np.array([known(one.run).get(metric, NOTHING) for one in runs], np.float64)
+
+
+# --- one run -------------------------------------------------------------------------------------
+
+
+def _no_run(name, repeat, workdir) -> Run:
+    folder = str(workdir / name / str(repeat))
+    return Run(name, repeat, folder, "missing", {}, 0, NOTHING, NOTHING, NOTHING, "", "", "")
+
+
+def _read_row(study, name, repeats, workdir, smoke, left_out) -> list[Found]:
+    """The runs of a row; why one does not count is added to left_out, {reason: runs}."""
+    first = config_lib.flatten(studyfile.config_of(study, name, 0, smoke=smoke))
+    found = []
+    for repeat in range(repeats):  # building each config would take most of a large table's time
+        expected = first | {key: first[key] + repeat for key in study.varies}
+        full = functools.partial(studyfile.config_of, study, name, repeat, smoke=smoke)
+        found.append(_read(_no_run(name, repeat, workdir), expected, full, left_out))
+    return found
+
+
+def _read(run, expected, full_config, left_out) -> Found:
+    """What one run folder holds, against its row's {dotted key: value} and ConfigDict of now."""
+    folder = pathlib.Path(run.workdir)
+    if not (folder / "config.json").is_file():
+        return Found(run)
+    try:
+        stored, environment, result, test, split = (_json(folder / file) for file in (
+            "config.json", "environment.json", "result.json", "eval/test.json", "split.json"))
+    except InputError as error:
+        left_out[str(error)].append(run)
+        return Found(run._replace(status="unfinished", mark="damaged"))
+    changed, made_with = "", config_lib.identity(stored)
+    if made_with != config_lib.identity(expected):
+        changed = _other_config(folder, full_config())
+    stale = "" if changed or not test else _other_scoring(test, made_with, expected)
+    if changed or stale:
+        left_out[changed or stale].append(run)
+        test = {}
+    status = result.get("status", "unfinished")
+    if test and not result and expected["model.name"] in classical.CLASSICAL:
+        status = "done"  # there was nothing to train
+    if status in ("done", "stopped early") and not test:
+        status = "unfinished"
+    number = lambda key: NOTHING if result.get(key) is None else float(result[key])
+    scores = {k: NOTHING if v is None else float(v) for part in (
+        "report2", "metrics_original_size", "metrics") for k, v in test.get(part, {}).items()}
+    run = run._replace(
+        status=status, scores=scores, step=result.get("step") or _last_step(folder),
+        mark="other config" if changed else "",
+        code=environment.get("code", ""), commit=environment.get("commit", ""),
+        fingerprint=environment.get("data_fingerprint", ""), **{k: number(k) for k in RESOURCES})
+    return Found(run, expected, environment, test, split)
+
+
+def _json(path) -> dict:
+    """The object in a file, empty where there is none; InputError in one line if damaged."""
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text())
+        if isinstance(found, dict):
+            return found
+    except (OSError, ValueError):
+        pass
+    raise InputError(f"{path} is damaged; restore it, or delete the folder {path.parent} and run "
+                     "the study again")
+
+
+def _other_config(folder, config) -> str:
+    """In what the config of a folder is not the row's of now, or ""."""
+    try:
+        changed = changes(folder, config)  # a key that came later has its default
+    except InputError as error:
+        return f"their config is of other code ({error})"
+    if not changed:
+        return ""
+    shown = "; ".join(f"{k} was {a!r}, is {b!r}" for k, (a, b) in list(changed.items())[:3])
+    more = f"; and {len(changed) - 3} more" if len(changed) > 3 else ""
+    return f"made with another config than the study has now: {shown}{more}"
+
+
+def _other_scoring(test, made_with, expected) -> str:
+    """In what the scores are not of the run's config or the row's eval options, or ""."""
+    if test.get("config_hash", "") not in ("", made_with):
+        return "scored with another config; run the study again"
+    options = test.get("eval_options", {})
+    for k in SCORING:
+        now = expected[f"eval.{k}"]
+        if options.get(k, now) != now:
+            return (f"scored with eval.{k} {options[k]!r}, the study has {now!r}; run the study "
+                    "again")
+    return ""
+
+
+def _last_step(folder) -> int:
+    file = folder / "metrics.jsonl"
+    lines = read_jsonl(file) if file.is_file() else []
+    return lines[-1].get("step", 0) if lines else 0
+
+
+# --- what belongs together -----------------------------------------------------------------------
+
+
+def _each(found):
+    return [one for runs in found.values() for one in runs]
+
+
+def _mark(found, wrong, mark) -> dict:
+    """`found` with the runs for which `wrong(one)` marked."""
+    put = lambda one: (one._replace(run=one.run._replace(mark=mark))
+                       if one.run.counts and wrong(one) else one)
+    return {name: [put(one) for one in runs] for name, runs in found.items()}
+
+
+def _names(runs) -> str:
+    """'a/0, a/1, b/0 and 12 more'."""
+    names = [f"{run.row}/{run.repeat}" for run in runs]
+    more = f" and {len(names) - 6} more" if len(names) > 6 else ""
+    return ", ".join(names[:6]) + more
+
+
+def _mark_code(found, notes) -> dict:
+    """Runs of other code than this, or than most, are marked and named; they count."""
+    made_by = lambda one: {one.run.code, one.test.get("code_hash", one.run.code)}
+    codes = collections.Counter(c for one in _each(found) if one.run.counts for c in made_by(one))
+    if not codes:
+        return found
+    this = provenance.code_hash()
+    usual = this if this in codes else codes.most_common(1)[0][0]
+    if this not in codes:
+        notes.append(f"no run was made by this code ({this[:8]}), but by {usual[:8]}; run the "
+                     "study again into another --workdir for results of this code")
+    found = _mark(found, lambda one: made_by(one) != {usual}, "other code")
+    marked = [one.run for one in _each(found) if one.run.mark == "other code"]
+    if marked:
+        notes.append(f"{_names(marked)} made by other code than "
+                     f"{'this' if usual == this else 'most'} ({usual[:8]}): counted, but a "
+                     "difference may come from the code")
+    return found
+
+
+def _mark_data(found, study, notes) -> dict:
+    """Runs that should share data with others and do not are marked and named; no longer count."""
+    shared = config_lib.default().data
+    def source(one):
+        return repr([(k, v) for k, v in one.config.items() if k in ("data.name", "data.mix") or (
+            k.startswith("data.") and k.removeprefix("data.") not in shared)])
+    prints = collections.defaultdict(collections.Counter)
+    baseline_first = sorted(found, key=lambda name: name != study.baseline)  # it wins a tie
+    for one in (one for name in baseline_first for one in found[name] if one.run.counts):
+        prints[source(one)][one.run.fingerprint] += 1
+    usual = {key: counts.most_common(1)[0][0] for key, counts in prints.items()}
+    found = _mark(found, lambda one: one.run.fingerprint != usual[source(one)], "other data")
+    marked = [one.run for one in _each(found) if one.run.mark == "other data"]
+    if marked:
+        notes.append(f"{_names(marked)} left out: made with other data (by fingerprint) than most "
+                     "runs of the same dataset")
+    return found
+
+
+def _missing(name, runs) -> list[str]:
+    """Lines for what of a row does not count for want of an end."""
+    if all(one.run.status == "missing" for one in runs):
+        return [f"{name}: no run"]
+    words = {"missing": lambda run: "no run",
+             "unfinished": lambda run: f"unfinished, step {run.step}",
+             "non-finite": lambda run: f"loss or gradient not finite after step {run.step}"}
+    return [f"{name}/{one.run.repeat}: {words[one.run.status](one.run)}" for one in runs
+            if one.run.status in words and one.run.mark in ("", "other code")]
+
+
+def _tell_further_repeats(folder, repeats, notes) -> None:
+    further = [p.name for p in folder.iterdir() if p.name.isdigit() and int(p.name) >= repeats]
+    if further:
+        notes.append(f"{folder.name} has {len(further)} more repeats than the {repeats} shown; "
+                     f"--repeats={max(map(int, further)) + 1} takes them in")
+
+
+def _tell_machines(found, notes) -> None:
+    """Seconds of different machines or programs do not compare."""
+    runs = [one for one in _each(found) if one.run.counts and one.environment]
+    devices = {", ".join(sorted(set(one.environment.get("devices", ())))) for one in runs}
+    together = {one.environment.get("program", {}).get("members", 1) for one in runs
+                if one.run.step}
+    if len(devices) > 1:
+        notes.append(f"runs were made on different devices ({'; '.join(sorted(devices))}): their "
+                     "times do not compare")
+    if len(together) > 1:
+        notes.append(f"{min(together)} to {max(together)} runs trained together in one program: "
+                     "seconds are shares and compare roughly")
+
+
+def _tell_unknown(study, found, notes) -> None:
+    known = {k for one in _each(found) for k in one.run.scores}
+    unknown = [m for m in study.metrics if known and m not in known and m not in RESOURCES]
+    if unknown:
+        notes.append(f"no run has {', '.join(unknown)}; there are {', '.join(sorted(known))}")
+
+
+def _tell_copies(study, found, notes) -> None:
+    """Repeats that agree to the last digit although a network drew random numbers."""
+    headline = study.metrics[0]
+    for name, runs in found.items():
+        scores = values(runs, headline)
+        scores = scores[np.isfinite(scores)]
+        learned = any(one.config and one.config["model.name"] not in classical.CLASSICAL
+                      for one in runs)
+        if len(scores) > 1 and learned and np.ptp(scores) == 0:
+            notes.append(f"all repeats of {name} have the same {headline}, {scores[0]:.4f}: it "
+                         "collapsed, or what a repeat varies has no effect")
+
+
+def _tell_other_images(study, found, notes) -> None:
+    """A repeat of two rows should be tested on the same images."""
+    images = lambda one: one.run.counts and frozenset(one.split.get("test", ()))
+    base = [images(one) for one in found[study.baseline]]
+    other = [one.run for runs in found.values() for one, b in zip(runs, base, strict=True)
+             if images(one) and b and images(one) != b]
+    if other:
+        notes.append(f"{_names(other)} tested on other images than the same repeat of "
+                     f"{study.baseline}: their differences are of images too")

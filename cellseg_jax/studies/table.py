@@ -1,0 +1,310 @@
+"""The table of a study: scores and costs of its rows, compared, with their noise and claims."""
+
+import csv
+import math
+import pathlib
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from cellseg_jax import config as config_lib
+from cellseg_jax import studies as studyfile
+from cellseg_jax.data.split import MIXED
+from cellseg_jax.errors import InputError, pick
+from cellseg_jax.studies import learning_curve, stats
+from cellseg_jax.studies.file import FRACTION, families
+from cellseg_jax.studies.runs import RESOURCES, Run, read
+from cellseg_jax.studies.runs import values as values_
+
+WANTED = (0.005, 0.01, 0.02)  # differences of a score whose number of repeats is told
+SPLIT_SEED = "data.split_seed"
+
+
+class Row(NamedTuple):
+    """A row of the table. The keys of all mappings by metric are Table.metrics."""
+
+    name: str
+    changes: Mapping[str, object]  # {dotted key: value} against the study's base
+    runs: list[Run]  # one per repeat
+    values: dict[str, np.ndarray]  # {metric: (R,) float64}, NaN = not there or not counted
+    mean: dict[str, float]  # of the repeats that count, NaN = none
+    sd: dict[str, float]  # over repeats (n - 1), NaN = fewer than two
+    reference: Mapping[str, float]  # {metric: published value}
+    compared: dict[str, stats.Comparison | None]  # this row minus the baseline; None: baseline
+    adjusted_p: dict[str, float]  # Holm over the rows, for each metric by itself
+    verdicts: dict[str, str]  # one of stats.VERDICTS; "" for the baseline and what is not ranked
+    per_image: dict[str, stats.Comparison | None]  # secondary; None: not the same test images
+
+
+class Curve(NamedTuple):
+    """A score against the number of training images, over rows that differ in nothing else."""
+
+    name: str  # of the family of rows
+    metric: str
+    points: list[tuple[str, int, int, float]]  # (row, repeat, training images, score)
+    available: float  # training images of the whole split
+    fit: learning_curve.Fit | None
+    problem: str  # why there is no fit, else ""
+    needed: Mapping[float, tuple[float, tuple[float, float]]]  # {target: images_needed}
+
+
+class Table(NamedTuple):
+    """A study's results. Everything that a table or a page says is in here."""
+
+    study: studyfile.Study
+    workdir: str
+    rows: list[Row]  # of a Grid, those with a folder or a published value
+    claims: list[tuple[studyfile.Claim, str, stats.Comparison | None]]  # of stats.JUDGEMENTS
+    noise: dict[str, stats.Noise]  # {metric: spread of runs of the same config}
+    notes: list[str]  # what a reader must know, a sentence each
+    missing: list[str]  # "row/repeat: what is the matter"
+    metrics: tuple[str, ...] = ()  # columns: the study's metrics, then RESOURCES
+    definitions: Mapping[str, str] = {}  # {metric: text}
+    best: Mapping[str, tuple[str, tuple[str, ...]]] = {}  # {metric: (row with the best mean,
+    #   rows that are not distinguishable from it)}; only with an empty second may it be marked
+    needed: Mapping[float, float] = {}  # {wanted difference: repeats}, headline metric; inf: never
+    test_train_ratio: float = 0.0  # > 0: the repeats' random splits overlap, and tests allow for it
+    curves: tuple[Curve, ...] = ()  # one per family, if the study wants learning curves
+
+
+def collect(study, workdir, *, rows=None, repeats=None, smoke=False) -> Table:
+    """The table of a studyfile.Study from the run folders WORKDIR/<row>/<repeat>.
+
+    Args:
+      rows: names of rows, default all; the baseline is always among them.
+      repeats: per row, default the study's.
+      smoke: the runs were made with the study's SMOKE.
+    Raises: InputError for an unknown row, or where rows would be ranked by losses that differ.
+    """
+    for name in rows or ():
+        pick(study.rows, name, "--rows")
+    names = [name for name in study.rows if rows is None or name in {study.baseline, *rows}]
+    _refuse_losses(study, names)
+    found, missing, notes = read(
+        study, workdir, names, repeats=repeats or study.repeats, smoke=smoke)
+    metrics = tuple(dict.fromkeys((*study.metrics, *RESOURCES)))
+    values = {name: {m: values_(runs, m) for m in metrics} for name, runs in found.items()}
+    ratio = _test_train_ratio(study, found)
+    made = [_row(study, name, found, values, ratio) for name in found]
+    made = _with_verdicts(study, made, found)
+    definitions = {k: v for runs in found.values() for one in runs
+                   for k, v in one.test.get("definitions", {}).items()}
+    if study.learning_curve and "data.split_seed" not in study.varies:
+        notes = [*notes, "All repeats train on the same images (VARIES has no data.split_seed): "
+                         "intervals of the learning curve leave out which images were drawn."]
+    return Table(
+        study, str(workdir), made, _claims(study, found, ratio),
+        {m: stats.noise_floor([values[name][m] for name in found]) for m in metrics},
+        notes, missing, metrics, definitions | RESOURCES,
+        {m: best for m in metrics if (best := _best(study, m, made, ratio))},
+        _needed(study, made, values[study.baseline], ratio), ratio,
+        tuple(_curve(study, name, {row: found[row] for row in rows}, ratio)
+              for name, rows in families(study, found).items())
+        if study.learning_curve else ())
+
+
+def _row(study, name, found, values, ratio) -> Row:
+    """A row without its verdicts, which hang on the other rows."""
+    mine, base = values[name], values[study.baseline]
+    known = {m: x[np.isfinite(x)] for m, x in mine.items()}
+    ranked = [m for m in mine if name != study.baseline and _same_loss(study, m, (
+        name, study.baseline))]
+    return Row(
+        name, study.rows[name], [one.run for one in found[name]], mine,
+        {m: float(x.mean()) if len(x) else math.nan for m, x in known.items()},
+        {m: float(x.std(ddof=1)) if len(x) > 1 else math.nan for m, x in known.items()},
+        study.reference.get(name, {}),
+        {m: stats.paired(x, base[m], test_train_ratio=ratio) if m in ranked else None
+         for m, x in mine.items()},
+        {}, {}, {})
+
+
+def _with_verdicts(study, rows, found) -> list[Row]:
+    """Holm over the rows, metric by metric; then a word for each."""
+    wanted = {_image_column(metric) for metric in study.metrics}
+    images = {name: [_images(one.run, wanted) for one in runs] for name, runs in found.items()}
+    adjusted = {}
+    for metric in rows[0].compared:
+        judged = [row for row in rows if row.compared[metric]
+                  and row.compared[metric].n >= stats.MIN_PAIRS]
+        adjusted[metric] = dict(zip(
+            (row.name for row in judged),
+            stats.holm([row.compared[metric].p for row in judged]).tolist(), strict=True))
+    out = []
+    for row in rows:
+        p = {m: adjusted[m].get(row.name, math.nan) for m in row.compared}
+        out.append(row._replace(
+            adjusted_p=p,
+            verdicts={m: stats.verdict(one, p[m], m not in stats.LOWER_IS_BETTER) if one else ""
+                      for m, one in row.compared.items()},
+            per_image={m: _per_image(images[row.name], images[study.baseline], m) if one else None
+                       for m, one in row.compared.items()}))
+    return out
+
+
+class _Images(NamedTuple):
+    """eval/test_images.csv, sorted by name."""
+
+    names: np.ndarray
+    groups: np.ndarray
+    columns: dict[str, np.ndarray]  # float64, NaN where the file has nothing
+
+
+def _image_column(metric) -> str:
+    return metric.removesuffix("_mean")
+
+
+def _images(run, wanted) -> _Images | None:
+    """Some columns of a run's test images; None if it does not count, has none or is damaged."""
+    file = pathlib.Path(run.workdir) / "eval" / "test_images.csv"
+    if not run.counts or not file.is_file():
+        return None
+    try:
+        with open(file, newline="") as lines:
+            rows = sorted(csv.DictReader(lines, strict=True), key=lambda row: row["name"])
+        columns = {c: np.array([row[c] or "nan" for row in rows], np.float64)
+                   for c in wanted & set(rows[0])}
+        names, groups = (np.array([row[c] for row in rows]) for c in ("name", "group"))
+    except (csv.Error, KeyError, IndexError, TypeError, ValueError):  # cut within a line
+        return None
+    return _Images(names, groups, columns)
+
+
+def _per_image(mine, base, metric) -> stats.Comparison | None:
+    """Means over the repeats that tested both on the same images, image by image.
+
+    dice_mean is compared by the column "dice"; objects are scored image by image, whatever the
+    metric adds up. None for a metric without a column and where no repeat has the same images.
+    """
+    column = _image_column(metric)
+    parts = [(a, b) for a, b in zip(mine, base, strict=True)
+             if a and b and column in a.columns and column in b.columns
+             and np.array_equal(a.names, b.names)]
+    if not parts:
+        return None
+    x, y = (np.concatenate([one.columns[column] for one in side])
+            for side in zip(*parts, strict=True))
+    names, groups = (np.concatenate([getattr(a, key) for a, _ in parts])
+                     for key in ("names", "groups"))
+    kept = np.isfinite(x) & np.isfinite(y)
+    _, first, index = np.unique(names[kept], return_index=True, return_inverse=True)
+    mean = lambda v: np.bincount(index, v[kept]) / np.bincount(index)
+    return stats.per_image(mean(x), mean(y), groups[kept][first])
+
+
+def _claims(study, found, ratio) -> list:
+    """Every claim with its word; several rows on a side are averaged within each repeat."""
+    compared = []
+    for claim in study.claims:
+        metric = claim.metric or study.metrics[0]
+        sides = [[values_(found[n], metric) for n in rows if n in found]
+                 for rows in (claim.better, claim.worse)]
+        whole = all(n in found for n in (*claim.better, *claim.worse))
+        compared.append(stats.paired(*(np.mean(side, 0) for side in sides),
+                                     test_train_ratio=ratio) if whole else None)
+    adjusted = stats.holm([stats.claim_p(one, claim.equal_within)
+                           for one, claim in zip(compared, study.claims, strict=True)])
+    return [(claim, stats.judge(
+        one, p, equal_within=claim.equal_within,
+        larger_is_better=(claim.metric or study.metrics[0]) not in stats.LOWER_IS_BETTER), one)
+        for claim, one, p in zip(study.claims, compared, adjusted.tolist(), strict=True)]
+
+
+def _best(study, metric, rows, ratio) -> tuple[str, tuple[str, ...]] | None:
+    """The row of the best mean, and the rows that no paired test tells from it.
+
+    The best row has to be better than each other one, which needs no adjustment.
+    """
+    rows = [row for row in rows if np.isfinite(row.mean[metric])]
+    if not rows or not _same_loss(study, metric, [row.name for row in rows]):
+        return None
+    up = metric not in stats.LOWER_IS_BETTER
+    best = (max if up else min)(rows, key=lambda row: row.mean[metric])
+    def beaten(row):
+        one = stats.paired(best.values[metric], row.values[metric], test_train_ratio=ratio)
+        return stats.verdict(one, one.p, up) == "better"
+    return best.name, tuple(row.name for row in rows if row is not best and not beaten(row))
+
+
+def _needed(study, rows, base, ratio) -> dict[float, float]:
+    """Repeats that find a score's difference 8 times in 10, by the first step of Holm over rows."""
+    headline = study.metrics[0]
+    known = np.concatenate([row.values[headline] for row in rows])
+    known = known[np.isfinite(known)]
+    if headline in RESOURCES or not known.size or known.min() < 0 or known.max() > 1:
+        return {}
+    others = [row for row in rows if row.name != study.baseline]
+    # The difference from a row without randomness varies less than that of two networks.
+    sd = stats.noise_floor([row.values[headline] - base[headline] for row in others
+                            if row.sd[headline] > 0]).sd
+    alpha = stats.ALPHA / max(1, len(others))
+    return {} if math.isnan(sd) else {wanted: stats.repeats_needed(
+        sd, wanted, alpha=alpha, test_train_ratio=ratio) for wanted in WANTED}
+
+
+def _curve(study, name, found, ratio) -> Curve:
+    """The learning curve of a family's {row: runs}; images that are mixed in are not counted."""
+    metric, targets = study.learning_curve["metric"], study.learning_curve["targets"]
+    images = np.array([[sum(not name.startswith(MIXED) for name in one.split.get("train", ()))
+                        for one in runs] for runs in found.values()])
+    scores = np.array([values_(runs, metric) for runs in found.values()])
+    known = np.isfinite(scores) & (images > 0)
+    scores[~known] = math.nan
+    sizes = np.where(known, images, 0).sum(1) / np.maximum(known.sum(1), 1)
+    rows = list(found)
+    curve = Curve(name, metric, [(rows[k], int(r), int(images[k, r]), float(scores[k, r]))
+                                 for k, r in np.argwhere(known)], math.nan, None, "", {})
+    larger = metric not in stats.LOWER_IS_BETTER
+    best = 1.0 if larger else 0.0
+    beyond = any((score > best) == larger and score != best for *_, score in curve.points)
+    try:
+        fit = learning_curve.fit(sizes, scores.T, larger_is_better=larger,
+                                 best=None if beyond else best, test_train_ratio=ratio)
+    except InputError as error:
+        return curve._replace(problem=str(error))
+    share, size = max((one.config[FRACTION], n) for runs, n in zip(
+        found.values(), sizes, strict=True) for one in runs if n and one.config)
+    return curve._replace(available=float(size / share), fit=fit, needed={
+        target: learning_curve.images_needed(fit, target) for target in targets})
+
+
+def _test_train_ratio(study, found) -> float:
+    """Test / training images where repeats draw overlapping splits, else 0; the largest of rows.
+
+    With a train_fraction the whole training part counts: it is what test images are drawn against.
+    """
+    ratios = [0.0]
+    for runs in found.values() if SPLIT_SEED in study.varies else ():
+        counted = [one for one in runs if one.run.counts and one.split.get("train")]
+        if len({tuple(sorted(one.split.get("test", ()))) for one in counted}) > 1:
+            ratios += [one.config[FRACTION] * len(one.split.get("test", ()))
+                       / len(one.split["train"]) for one in counted]
+    return max(ratios)
+
+
+def _same_loss(study, metric, names) -> bool:
+    """Whether a metric may rank these rows: any but "loss", and that if they train with one."""
+    return metric != "loss" or not _loss_keys(study, names)
+
+
+def _loss_keys(study, names) -> list[str]:
+    """The keys loss.* in which rows differ."""
+    base = config_lib.flatten(study.base)
+    changes = [study.rows[name] for name in names]
+    keys = dict.fromkeys(k for one in changes for k in one if k.startswith("loss."))
+    return [k for k in keys if len({repr(one.get(k, base.get(k))) for one in changes}) > 1]
+
+
+def _refuse_losses(study, names) -> None:
+    """InputError where the headline or a claim ranks rows by losses that are not one loss."""
+    ranked = [("METRICS", names)] if study.metrics[0] == "loss" else []
+    ranked += [(f"CLAIMS[{i}]", (*claim.better, *claim.worse))
+               for i, claim in enumerate(study.claims)
+               if (claim.metric or study.metrics[0]) == "loss"]
+    for where, compared in ranked:
+        keys = _loss_keys(study, compared)
+        if keys:
+            raise InputError(f"{study.name}: {where} ranks rows by loss, but rows differ in "
+                             f"{', '.join(keys)}, and different losses do not compare; rank by a "
+                             "score such as 'dice_mean'")

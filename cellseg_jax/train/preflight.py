@@ -1,0 +1,96 @@
+"""Memory of the compiled step and validation, checked before the first step."""
+
+import contextlib
+
+import jax
+
+from cellseg_jax.step import memory
+from cellseg_jax.step.memory import (
+    CHANGES,
+    DoesNotFit,
+    _shard_bytes,
+    exhausted,
+    refusal,
+)
+from cellseg_jax.step.mesh import padded
+
+# --- before the first step ------------------------------------------------------------------------
+
+
+def compile_checked(population, given, config) -> None:
+    """population.compile, with DoesNotFit where its step cannot get the memory it needs.
+
+    What is refused would have died: only the step itself counts, on a CPU only what it allocates
+    beyond the arrays that are there already.
+
+    Args:
+      given: feed.Batches.next of a chunk.
+    """
+    if population.compiled is not None:
+        return
+    with refusing(config, "train.batch_size"):
+        population.compile(given)
+    analysis = population.compiled.memory_analysis()
+    if analysis is not None:
+        held = analysis.argument_size_in_bytes
+        _check(population, held, _new_bytes(analysis), config, "train.batch_size")
+
+
+def check_validation(population, program, given, config) -> None:
+    """Compile the validation, where the calls of training find it; DoesNotFit as compile_checked.
+
+    Args:
+      population: with a run in its first slot, compiled.
+      program: predictor.eval_program.
+      given: (values, variables, batch), the batch of as many rows as there are devices.
+    """
+    values, variables, batch = given
+    rows = padded(config.eval.batch_size, len(batch["weight"]))
+    batch = {k: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype, sharding=x.sharding)
+             for k, x in batch.items()}
+    with refusing(config, "eval.batch_size"):
+        memory = program.lower(values, variables, batch).compile().memory_analysis()
+    training = population.compiled.memory_analysis()
+    if memory is not None and training is not None:
+        loaded = sum(_shard_bytes(x) for x in batch.values())
+        held = training.argument_size_in_bytes + memory.argument_size_in_bytes - loaded
+        _check(population, held, loaded + _new_bytes(memory), config, "eval.batch_size")
+
+
+@contextlib.contextmanager
+def refusing(config, key: str):
+    """DoesNotFit, with what to change, in place of RESOURCE_EXHAUSTED of compiler or device.
+
+    Args:
+      key: of the config, the batch that is too large.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        found = exhausted(str(error))
+        said = refusal(*found) if found else f"does not fit ({' '.join(str(error).split())[:200]})"
+        raise DoesNotFit(_advice(config, key, said)) from error
+
+
+def _new_bytes(memory) -> int:
+    return memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+
+
+def _check(population, held, new, config, key) -> None:
+    devices = len(jax.tree.leaves(population.states[0])[0].sharding.addressable_devices)
+    has, _ = memory.available_memory(devices)
+    if jax.default_backend() == "cpu":
+        has += held
+    if held + new > has:
+        raise DoesNotFit(_advice(config, key, refusal(held + new, has)))
+
+
+def _advice(config, key, said) -> str:
+    section, name = key.split(".")
+    what, changes = {
+        "train.batch_size": ("images per step", CHANGES),
+        "eval.batch_size": ("images per validation call", "a smaller config.eval.batch_size")}[key]
+    return (f"config.{key}: {config[section][name]} {what} {said}; change to {changes} "
+            "(python -m cellseg_jax.plan with the same flags computes what fits)")

@@ -1,0 +1,70 @@
+"""What the network trains on, as a picture: a wrong augmentation is seen on the first day."""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from cellseg_jax import data
+from cellseg_jax.data import pipeline
+from cellseg_jax.data.order import order_of
+from cellseg_jax.report import panels
+from cellseg_jax.step import train_step
+from cellseg_jax.step.spec import Recipe, make_recipe, traced_values
+
+COUNT, COLUMNS = 12, 6
+
+
+def augmented_sheet(config, arrays, order, augmented: Callable) -> np.ndarray:
+    """(h, w, 3) uint8: pairs of training samples, as decoded above and as trained on below.
+
+    The pairs are the first COUNT rows of step 0; windows, augmentation and normalisation are
+    the compiled step's, labels are outlined.
+
+    Args:
+      config: complete.
+      arrays: its decoded data (data.load).
+      order: data.order.order_of the run.
+      augmented: of `augmented_program`, for all runs of one recipe.
+    """
+    rows = {name: x[:COUNT] for name, x in order.rows(0).items()}
+    window = config.data.size if "place" in rows else None
+    batch = pipeline.take(arrays, rows, config.data.normalize, window)
+    made = augmented(config, batch)
+    shown = np.asarray(np.clip(made["image"], 0, 1) * 255, np.uint8)
+    before = [panels.overlay(*pair) for pair in zip(batch["image"], batch["label"], strict=True)]
+    after = [panels.overlay(*pair)
+             for pair in zip(shown, np.asarray(made["label"]), strict=True)]
+    tiles, columns = [], min(COLUMNS, len(before))
+    for start in range(0, len(before), columns):
+        chosen = slice(start, start + columns)
+        blank = [np.full_like(before[0], panels.PAPER)] * (columns - len(before[chosen]))
+        tiles += [*before[chosen], *blank, *after[chosen], *blank]
+    return panels.contact_sheet(tiles, columns)
+
+
+def preview(config) -> np.ndarray:
+    """The sheet of a run not yet begun, from a few images evenly taken from its data."""
+    records = data.records_of(config.data)
+    chosen = data.Records(records[:: -(-len(records) // COUNT)])
+    arrays = data.load(config.data, records=chosen)
+    config = config.copy_and_resolve_references()
+    config.train.batch_size = min(COUNT, arrays.num_samples)
+    order = order_of(config, arrays, np.arange(arrays.num_samples))
+    return augmented_sheet(config, arrays, order, augmented_program(make_recipe([config])))
+
+
+def augmented_program(shared: Recipe) -> Callable:
+    """augmented(config, batch): the batch as step 0 of the config's run trains on it."""
+
+    @jax.jit
+    def made(values, batch):
+        return train_step.augmented(shared, shared.all_values(values), train_step.keys(values["seed"], 0)[0],
+                              batch, np.arange(len(batch["id"])))
+
+    def augmented(config, batch):
+        # Whatever the run is on: this is one small program.
+        with jax.default_device(jax.local_devices(backend="cpu")[0]):
+            return jax.device_get(made(traced_values(config, 1, shared), batch))
+
+    return augmented

@@ -1,0 +1,75 @@
+"""The page of what lies inside a run: one section per analysis, self-contained."""
+
+import contextlib
+import shutil
+
+import numpy as np
+import pytest
+from helpers import tiny_config
+from html_checker import Checker
+
+from cellseg_jax import config as config_lib
+from cellseg_jax.analysis.page import FINDINGS, Findings, _table, replacing, write_page
+from cellseg_jax.analysis.page import write as write_
+from cellseg_jax.errors import InputError
+from cellseg_jax.report import figures, panels
+
+
+def write(workdir, name, **changes):
+    folder = workdir / "analysis" / name
+    folder.mkdir(parents=True)
+    panels.write_png(folder / "map.png", np.zeros((40, 60, 3), np.uint8))
+    rows = "".join(f"layer <{k}>,0.{k:03d}5\n" for k in range(70))
+    (folder / "map.csv").write_text(f"layer,dice\n{rows}last,nan\n")
+    found = dict(title="Which layers & why", text=["The first <b> matters."],
+                 figures=[("map.png", "Dice of \"all\"")], tables=[("map.csv", "All layers")])
+    write_(folder, Findings(**found | changes))
+
+
+def test_old_findings_stay_until_new_ones_are_whole(tmp_path):
+    write(tmp_path, "pruning")
+    for error in (InputError("a typo"), None):
+        with contextlib.suppress(InputError), replacing(tmp_path, "pruning") as new:
+            (new / "new.csv").write_text("half")
+            if error:
+                raise error
+        assert sorted(p.name for p in (tmp_path / "analysis").iterdir()) == ["pruning"]
+        assert (tmp_path / "analysis/pruning/map.png").exists()
+    with replacing(tmp_path, "pruning") as new:
+        write_(new, Findings("New", ["whole"], [], []))
+    assert [p.name for p in (tmp_path / "analysis/pruning").iterdir()] == [FINDINGS]
+    shutil.rmtree(tmp_path / "analysis")
+    (tmp_path / "analysis").write_text("no folder")
+    with pytest.raises(InputError, match="--workdir: cannot make"):
+        replacing(tmp_path, "pruning").__enter__()
+
+
+def test_page_has_a_section_per_analysis_with_words_pictures_and_tables(tmp_path):
+    write(tmp_path, "pruning")
+    (tmp_path / "config.json").write_text(config_lib.to_json(tiny_config()))
+    write(tmp_path, "weights", title="What moved", figures=[])
+    (tmp_path / "analysis/filters").mkdir()  # not whole: without findings
+    page = Checker(write_page(tmp_path).read_text())
+    assert page.tags.count("img") == 1 and page.tags.count("table") == 2
+    assert page.tags.count("h2") == 2
+    for part in (f"Inside {tmp_path.name}", "unet trained with adam on synthetic, 32x32 pixels", "Which layers & why", "The first <b> matters.",
+                 "What moved", "layer <0>", "0.0005", "The first 60 of 71 rows"):
+        assert part in page.shown, part
+    assert "layer <69>" not in page.shown
+
+
+def test_numbers_of_a_table_are_short_and_what_is_missing_is_a_dash(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("layer,dice,zeros\nup,0.123456,1728\ndown,nan,3\n")
+    shown = Checker(_table(path, "Layers")).shown
+    assert "0.1235" in shown and "1728" in shown and "–" in shown
+
+
+def test_figures_are_written_whole_and_their_lines_differ_without_colour(tmp_path):
+    fig, axes = figures.figure(3, 2)
+    for number in range(7):
+        axes.plot([0, 1], [0, number], **figures.line_style(number))
+    figures.save(fig, tmp_path / "lines.png")
+    assert (tmp_path / "lines.png").read_bytes().startswith(b"\x89PNG")
+    assert len({str(figures.line_style(n)["linestyle"]) for n in range(7)}) == 7
+    assert not list(tmp_path.glob("*.tmp"))

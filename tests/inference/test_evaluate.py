@@ -1,0 +1,270 @@
+"""Scores against a brute-force twin: every image once, padding left out, original size too."""
+
+import csv
+import json
+import types
+
+import numpy as np
+import pytest
+from helpers import tiny_config
+
+from cellseg_jax import config as config_lib
+from cellseg_jax import data, metrics, train
+from cellseg_jax.errors import InputError
+from cellseg_jax.inference import definitions, evaluate
+from cellseg_jax.inference.predictor import Predictor, make_predictor
+from cellseg_jax.metrics import report_compat
+from cellseg_jax.runs import page
+from cellseg_jax.step.batches import eval_batches, resident_source
+from cellseg_jax.step.mesh import all_devices
+from cellseg_jax.step.state import check_model
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A short run; images of 128x128 are seen at 32x32, 13 test images fill no batch of 8."""
+    folder = tmp_path_factory.mktemp("run")
+    config = tiny_config(train__epochs=6, data__split=(0.6, 0.08, 0.32), data__cache=str(folder))
+    train.train([config], [folder / "run"])
+    return config, folder / "run", evaluate.evaluate(config, folder / "run")
+
+
+def dice_and_iou(truth, pred):
+    tp, fp, fn = ((truth & pred).sum(), (~truth & pred).sum(), (truth & ~pred).sum())
+    union = tp + fp + fn
+    return (2 * tp / (2 * tp + fp + fn), tp / union) if union else (1.0, 1.0)
+
+
+@pytest.mark.parametrize("where", ["metrics", "metrics_original_size"])
+def test_scores_equal_a_loop_over_single_images(run, where):
+    config, folder, result = run
+    arrays = data.load(config.data)
+    indices = data.split_of(config.data, arrays)["test"]
+    assert len(indices) == result["n_images"] and len(indices) % 8
+    predictor = Predictor(folder, config)
+    scores = []
+    for i in indices:
+        image = data.records_of(config.data)[i].read().image
+        label = arrays.original_label(i)
+        probs = predictor.image_probs(image)
+        if where == "metrics":
+            label = arrays.label[i]
+            probs = predictor(arrays.image[i][None], arrays.range("minmax")[i][None])[0]
+        assert probs.shape == (*label.shape, 1)
+        scores.append(dice_and_iou(label > 0, probs[..., 0] > 0.5))
+    dice, iou = np.mean(scores, 0)
+    assert result[where]["dice_mean"] == pytest.approx(dice, abs=2e-4)
+    assert result[where]["iou_mean"] == pytest.approx(iou, abs=2e-4)
+    assert 0 < dice < 1
+
+
+def test_table_and_json_agree(run):
+    config, folder, result = run
+    lines = (folder / "eval/test_images.csv").read_text().splitlines()
+    rows = [dict(zip(lines[0].split(","), line.split(","), strict=True)) for line in lines[1:]]
+    assert len(rows) == result["n_images"]
+    for column, where, name in (("dice", "metrics", "dice_mean"), ("loss", "metrics", "loss"),
+                                ("iou_original", "metrics_original_size", "iou_mean")):
+        mean = np.mean([float(row[column]) for row in rows])
+        assert mean == pytest.approx(result[where][name], abs=1e-9)
+    tp = sum(float(r["ap50"]) * (int(r["n_true"]) + int(r["n_pred"])) / (1 + float(r["ap50"]))
+             for r in rows)
+    total = sum(int(r["n_true"]) + int(r["n_pred"]) for r in rows)
+    assert result["metrics_original_size"]["ap50"] == pytest.approx(tp / (total - tp))
+    assert json.loads((folder / "eval/test.json").read_text()) == json.loads(json.dumps(result))
+
+
+@pytest.mark.parametrize("residence", ["device", "host"])
+def test_every_image_is_measured_once_and_padding_never(run, residence):
+    config, _, result = run
+    arrays = data.load(config.data)
+    config = tiny_config(data__residence=residence, data__cache=config.data.cache)
+    mesh = all_devices()
+    chosen = np.arange(13)
+    seen = []
+    for batch in eval_batches(config, arrays, chosen, mesh,
+                                   resident_source(config, arrays, mesh)):
+        used = np.asarray(batch["weight"]) > 0
+        seen += list(np.asarray(batch["image"])[used])
+    assert len(seen) == 13
+    np.testing.assert_array_equal(np.stack(seen), arrays.image[:13])
+
+
+def test_stored_scores_are_only_used_for_the_same_checkpoint_data_and_options(run):
+    config, folder, result = run
+    assert evaluate.read_scores(folder, "test", config) == json.loads(json.dumps(result))
+    other = config.copy_and_resolve_references()
+    with other.unlocked():
+        other.eval.decode = "components"
+    assert evaluate.read_scores(folder, "test", other) is None
+    assert evaluate.read_scores(folder, "val", config) is None
+
+
+def test_model_that_cannot_be_built_is_one_line():
+    config = tiny_config()
+    with config.unlocked():
+        config.model.channels = ()
+    with pytest.raises(Exception, match="config.model: unet cannot be built"):
+        check_model(config)
+
+
+KINDS = {
+    "contour windows": dict(data__target="contour", data__fit="random_crop", data__contour_width=1,
+                            data__image_size=(48, 40), data__oversample=0.3,
+                            augment__rotation=(0.5, 20.0)),
+    "boundary patches": dict(data__target="boundary", data__size=(64, 64), data__grid=2,
+                             data__image_size=(64, 64), data__keep_blank=False),
+    "copies mirrored": dict(data__copies=2, data__fit="pad", data__image_size=(32, 33),
+                            data__size=(48, 40), data__balance=True),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_sample_trains_is_scored_and_predicts(kind, tmp_path):
+    config = tiny_config(**KINDS[kind])
+    assert train.train([config], [tmp_path])[0].status == "done"
+    assert (tmp_path / "augmented.png").stat().st_size > 1000
+    scores = evaluate.evaluate(config, tmp_path)
+    arrays = data.load(config.data)
+    assert scores["n_images"] == 4
+    assert {"dice_mean", "seg", "ap50"} <= set(scores["metrics_original_size"])
+    images = [row["name"] for row in csv.DictReader(open(tmp_path / "eval/test_images.csv"))]
+    assert set(images) <= set(arrays.image_names) and len(images) == 4
+    predictor = Predictor(tmp_path, config)
+    index = arrays.image_names.index(images[0])
+    probs = predictor.image_probs(data.records_of(config.data)[index].read().image)
+    assert probs.shape[:2] == tuple(arrays.original_sizes[index])
+    again = predictor.counts(arrays.original_label(index), probs)
+    row = next(csv.DictReader(open(tmp_path / "eval/test_images.csv")))
+    assert np.asarray(metrics.dice(again)).item() == pytest.approx(float(row["dice_original"]))
+
+
+def test_report_2s_mistakes_stand_beside_the_right_scores(run):
+    config, folder, result = run
+    assert "report2" not in result and 0 <= result["metrics"]["ece"] <= 1
+    config = config_lib.override(config, [("eval.report_compat", "true")])
+    faulty = evaluate.evaluate(config, folder)
+    assert faulty["metrics"] == result["metrics"]
+    assert set(faulty["report2"]) == set(report_compat.REPORT2_DEFINITIONS)
+    assert "WRONG" in faulty["definitions"]["report2_precision"]
+    evaluate.evaluate(config_lib.override(config, [("eval.report_compat", "false")]), folder)
+
+
+def test_intervals_errors_and_calibration_fit_the_scores(run):
+    _, folder, result = run
+    for where in ("metrics", "metrics_original_size"):
+        intervals = result[where.replace("metrics", "intervals")]
+        assert set(intervals) == {k for k, v in result[where].items() if v is not None}
+        for name, (low, high) in intervals.items():
+            assert low <= high
+            if name != "ece":  # a mean of absolute values: draws can all lie above it
+                assert low - 1e-9 <= result[where][name] <= high + 1e-9, name
+    rows = list(csv.DictReader(open(folder / "eval/test_images.csv")))
+    for kind, count in result["errors"].items():
+        assert count == sum(int(row[kind]) for row in rows)
+    true = [kind for kind in result["errors"] if kind != "spurious"]
+    assert sum(result["errors"][k] for k in true) == sum(int(row["n_true"]) for row in rows) > 0
+    bins = metrics.CalibrationCounts(*(np.array(result["calibration"][name]) for name in (
+        "pixels", "probs", "true")))
+    assert bins.pixels.shape == (1, 15) and bins.pixels.sum() == len(rows) * 32 * 32
+    assert metrics.expected_calibration_error(bins) == pytest.approx(result["metrics"]["ece"])
+
+
+OTHER = [("data.count", "9"), ("data.image_size", "(40, 48)")]
+
+
+def test_other_data_are_scored_beside_the_runs_own(run):
+    config, folder, _ = run
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    other = config_lib.override(config, OTHER)
+    result = evaluate.evaluate(other, folder, split="all")
+    assert {p: p.read_bytes() for p in before} == before
+    name, arrays = result["name"], data.load(other.data)
+    assert name == f"synthetic-{arrays.fingerprint[:8]}_all" and result["n_images"] == 9
+    predictor, scores = make_predictor(folder, config), []
+    for i, record in enumerate(data.records_of(other.data)):
+        probs = predictor.image_probs(record.read().image)
+        scores.append(dice_and_iou(arrays.original_label(i) > 0, probs[..., 0] > 0.5)[0])
+    assert result["metrics_original_size"]["dice_mean"] == pytest.approx(np.mean(scores), abs=1e-3)
+    assert evaluate.read_scores(folder, "all", other) == json.loads(json.dumps(result))
+    trained = json.loads((folder / "split.json").read_text())
+    trained = {*trained["train"], *trained["val"]}
+    assert result["names_of_training_images"] == len(trained & set(arrays.image_names)) > 0
+    path = page.write_run_page(folder, name)
+    assert path.name == f"report_{name}.html" and "have the names of images" in path.read_text()
+    assert len(list((folder / f"eval/{name}_predictions").glob("*.png"))) == 9
+
+
+@pytest.mark.parametrize("overrides,split,words", [
+    (OTHER + [("data.channels", "rgb")], "all", "data.channels was 'rgba', is 'rgb'; on other"),
+    (OTHER + [("data.size", "(64, 64)")], "test", "data.size was"),
+    ([("data.name", "folder"), ("data.num_classes", "3")], "test", "data.num_classes was 2, is 3"),
+    (OTHER + [("model.channels", "(8, 8)")], "test", "model.channels was"),
+    ([], "all", "--split: got all on the data that the run was trained on"),
+    ([("data.split_seed", "1")], "test", "data.split_seed was 0, is 1"),
+])
+def test_what_would_change_the_network_or_leak_is_refused(run, overrides, split, words):
+    config, folder, _ = run
+    other = config_lib.override(config, overrides)
+    fingerprint = "0" * 32 if other.data.name == "folder" else data.load(other.data).fingerprint
+    with pytest.raises(InputError) as error:
+        evaluate.result_name(folder, other, split, fingerprint)
+    assert words in str(error.value)
+
+
+@pytest.mark.slow
+def test_surface_and_partition_scores_equal_their_functions(run):
+    config, folder, result = run
+    slow = config_lib.override(config, [("eval.surface", "2")])
+    scores = evaluate.evaluate(slow, folder)["metrics_original_size"]
+    assert {k: v for k, v in scores.items() if k in result["metrics_original_size"]} == (
+        result["metrics_original_size"])
+    predictor, arrays, found = make_predictor(folder, config), data.load(config.data), []
+    for i in data.split_of(config.data, arrays)["test"]:
+        probs = predictor.image_probs(data.records_of(config.data)[i].read().image)
+        label, pred = arrays.original_label(i), predictor.decode(probs)
+        found.append((metrics.hausdorff95(label > 0, probs[..., 0] > 0.5),
+                      metrics.surface_dice(label > 0, probs[..., 0] > 0.5, 2.0),
+                      metrics.rand_error(label, pred)))
+    mean = [np.mean([x for x in column if np.isfinite(x)]) for column in zip(*found)]
+    for name, value in zip(("hausdorff95", "surface_dice", "rand_error"), mean):
+        assert scores[name] == pytest.approx(value, rel=0.02)
+    assert set(definitions.SURFACE_DEFINITIONS) <= set(scores)
+    evaluate.evaluate(config, folder)
+
+
+@pytest.mark.parametrize("foreground", ["cell", "membrane"])
+def test_partition_scores_of_membranes_are_those_of_the_cells_between(foreground):
+    membrane = np.zeros((20, 21), bool)
+    membrane[:, 10] = membrane[8] = True
+    thick = membrane.copy()
+    thick[:, 9:12] = thick[7:10] = True  # drawn wider: nothing is lost once it is thinned
+    hole = membrane.copy()
+    hole[14, 10] = False  # merges two cells
+    config = config_lib.default()
+    config.data.update(labels="binary", foreground=foreground)
+    config.eval.surface = 1.0
+    scores = []
+    for pred in (thick, hole):
+        draw = (lambda m: m) if foreground == "membrane" else np.logical_not
+        scores.append(evaluate._surface_scores(
+            draw(membrane).astype(np.int32), draw(pred)[..., None].astype(np.float32),
+            types.SimpleNamespace(config=config)))
+    assert scores[0]["rand_error"] < 0.05 and scores[0]["surface_dice"] > 0.95
+    assert scores[0]["variation_of_information"] < 0.1 and scores[0]["hausdorff95"] < 1.5
+    assert scores[1]["rand_error"] > 0.1 and scores[1]["information_error"] > 0.1
+
+
+@pytest.mark.parametrize("count,images,expected", [
+    (12, 30, (4, 4, 4)), (12, 5, (3, 1, 1)), (12, 2, (2, 0, 0)), (2, 30, (2, 0, 0)),
+    (0, 9, (0, 0, 0)), (4, 9, (2, 1, 1)), (12, 1, (1, 0, 0))])
+def test_pictures_are_of_the_worst_the_median_and_the_best(count, images, expected):
+    scores = np.random.default_rng(0).permutation(images)
+    chosen = evaluate._extremes(scores, count)
+    of = lambda kind: sorted(scores[n] for n, k in chosen.items() if k == kind)
+    assert tuple(map(len, map(of, ("worst", "median", "best")))) == expected
+    assert of("worst") == list(range(expected[0]))
+    assert of("best") == list(range(images - expected[2], images))
+    if expected == (4, 4, 4):
+        assert of("median") == [13, 14, 15, 16]

@@ -1,0 +1,175 @@
+"""Trained networks in use: whole or in bands, halo or blended, views, ensembles, one compile."""
+
+import jax
+import numpy as np
+import pytest
+from helpers import tiny_config
+
+from cellseg_jax import metrics, normalize, train
+from cellseg_jax.data import lazy, resize
+from cellseg_jax.errors import InputError
+from cellseg_jax.inference import predictor
+from cellseg_jax.inference.predictor import Ensemble, How, Predictor
+from cellseg_jax.step.programs import _PROGRAMS
+
+COMPILED = "/jax/core/compile/backend_compile_duration"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """{name: (config, folder)}: resized and cropped runs of a moment, and twins of these."""
+    folder = tmp_path_factory.mktemp("runs")
+    crop = dict(data__fit="random_crop", data__channels="gray", data__normalize="percentile")
+    configs = {
+        "resized": tiny_config(train__steps=2),
+        "twin": tiny_config(train__steps=2, seed=1, optimizer__lr=2e-3, optimizer__clip=1.0),
+        "cropped": tiny_config(train__steps=60, optimizer__lr=1e-2, **crop),
+        "cropped twin": tiny_config(train__steps=2, seed=1, **crop),
+    }
+    for name, config in configs.items():
+        train.train([config], [folder / name])
+    return {name: (config, folder / name) for name, config in configs.items()}
+
+
+def picture(size, seed=0, channels=1, dtype=np.uint16):
+    rng = np.random.default_rng(seed)
+    small = rng.random((size[0] // 12 + 2, size[1] // 12 + 2, channels))
+    smooth = resize.resize_image(small.astype(np.float32), size)
+    return (np.iinfo(dtype).max * (0.1 + 0.6 * smooth + 0.1 * rng.random((*size, channels)))
+            ).astype(dtype)
+
+
+class Compilations:
+    """Counts what XLA compiles, or loads from its cache, while it is open."""
+
+    def __enter__(self):
+        self.count = 0
+        self._heard = lambda event, _, **__: self._hear(event)
+        jax.monitoring.register_event_duration_secs_listener(self._heard)
+        return self
+
+    def _hear(self, event):
+        self.count += event == COMPILED
+
+    def __exit__(self, *_):
+        jax.monitoring.unregister_event_duration_listener(self._heard)
+
+
+@pytest.mark.slow
+def test_runs_that_compute_alike_compile_once(runs):
+    batch = picture((32, 32), channels=4, dtype=np.uint8)[None]
+    range_ = normalize.image_ranges(batch[0], "minmax")[None]
+    first = Predictor(runs["resized"][1], runs["resized"][0])
+    first(batch, range_)
+    programs = len(_PROGRAMS)
+    second = Predictor(runs["twin"][1], runs["twin"][0])
+    with Compilations() as seen:
+        out = second(batch, range_)
+    assert seen.count == 0 and len(_PROGRAMS) == programs + 1  # its optimiser's shapes
+    assert second.eval_step is first.eval_step
+    assert np.abs(out - first(batch, range_)).max() > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [How(), How(1.0), How(0.6), How(1.7), How(0, 0, "all", True),
+                                 How(0, 0, "flips")])
+@pytest.mark.parametrize("name", ["resized", "cropped"])
+def test_bands_equal_the_whole(runs, name, how, monkeypatch):
+    config, folder = runs[name]
+    run, image = Predictor(folder, config), picture((150, 110))
+    whole = run.image_probs(image, how)
+    monkeypatch.setattr(predictor, "BAND_PIXELS", 1000)
+    read = []
+    banded = lazy.from_array(image)
+    rows = lambda start, stop: read.append(stop - start) or image[start:stop]
+    bands = list(run.bands(banded._replace(rows=rows), how))
+    assert whole.shape == (150, 110, 1 + how.uncertain) and len(bands) > 1
+    np.testing.assert_allclose(np.concatenate(bands), whole, atol=2e-6)
+    assert max(read) < 75 or how.scale == 0.6
+    if how.uncertain:
+        assert 0 < np.sqrt(whole[..., -1].max()) < 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [(256, 192), (243, 131)])
+def test_a_halo_gives_what_the_whole_image_gives(runs, size):
+    config, folder = runs["cropped"]
+    run, image = Predictor(folder, config), picture(size)
+    halo = run.reach()
+    untiled = run(image[None], normalize.image_ranges(image, "percentile")[None])[0]
+    cropped = run.image_probs(image, How(1.0, halo))
+    if size == (256, 192):  # else zeros are added beyond the image, here a percentile, rounded
+        np.testing.assert_allclose(cropped, untiled, atol=1e-5)
+    inside = np.s_[: size[0] - 2 * halo, : size[1] - 2 * halo]
+    np.testing.assert_allclose(cropped[inside], untiled[inside], atol=1e-5)
+    little = run.image_probs(image, How(1.0, run.stride()))
+    assert np.abs(little - untiled).max() > 1e-3  # the test can fail
+    if size == (256, 192):
+        run.tile = (128, 128)
+        counts = metrics.pixel_counts(untiled[None] > 0.5, run.image_probs(image)[None] > 0.5)
+        assert metrics.dice(counts).item() > 0.99
+
+
+@pytest.mark.slow
+def test_several_images_are_predicted_as_each_alone(runs):
+    for name in ("resized", "cropped"):
+        run = Predictor(runs[name][1], runs[name][0])
+        many = [picture(size, n, dtype=dtype) for n, (size, dtype) in enumerate(
+            [((20, 33), np.uint8), ((70, 50), np.uint16), ((32, 32), np.uint8)])]
+        for image, probs in zip(many, run.probs(many), strict=True):
+            np.testing.assert_allclose(probs, run.image_probs(image), atol=2e-6)
+
+
+@pytest.mark.slow
+def test_views_are_a_mean_and_a_spread(runs):
+    run = Predictor(runs["cropped"][1], runs["cropped"][0])
+    image = picture((32, 32))
+    views = []
+    for flip in (lambda x: x, lambda x: x[::-1], lambda x: x[:, ::-1], lambda x: x[::-1, ::-1]):
+        views.append(flip(run.image_probs(flip(image))))
+    out = run.image_probs(image, How(0, 0, "flips", True))
+    np.testing.assert_allclose(out[..., :1], np.mean(views, 0), atol=2e-6)
+    np.testing.assert_allclose(out[..., 1:], np.var(views, 0), atol=2e-6)
+    with pytest.raises(InputError, match="--halo: this run sees an image as a whole"):
+        Predictor(runs["resized"][1], runs["resized"][0]).check(How(0, 8))
+
+
+@pytest.mark.slow
+def test_an_ensemble_is_the_mean_of_its_runs(runs, monkeypatch):
+    members = [Predictor(runs[name][1], runs[name][0]) for name in runs]
+    image = picture((90, 70))
+    each = [member.image_probs(image) for member in members]
+    (out,) = Ensemble(members).probs([image], How(uncertain=True))
+    np.testing.assert_allclose(out[..., :1], np.mean(each, 0), atol=1e-6)
+    np.testing.assert_allclose(out[..., 1:], np.var(each, 0), atol=1e-6)
+    monkeypatch.setattr(predictor, "BAND_PIXELS", 900)
+    bands = list(Ensemble(members).bands(lazy.from_array(image), How(uncertain=True)))
+    np.testing.assert_allclose(np.concatenate(bands), out, atol=2e-6)
+    other = Predictor(runs["resized"][1], runs["resized"][0])
+    other.config = other.config.copy_and_resolve_references()
+    with other.config.unlocked():
+        other.config.data.target = "contour"
+    with pytest.raises(InputError, match="config.data.target is 'foreground' in one run"):
+        Ensemble([members[0], other])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [
+    dict(name="unetr", hidden_size=32, mlp_dim=32, num_layers=1, num_heads=2, feature_size=4),
+    dict(name="unet_classic", channels=(4, 8), norm="instance"),
+])
+def test_what_looks_at_the_whole_image_has_no_halo_that_suffices(tmp_path, model):
+    config = tiny_config(train__steps=2, data__fit="random_crop", data__channels="gray")
+    with config.unlocked():
+        config.model = model
+    from cellseg_jax import config as config_lib
+
+    config = config_lib.complete(config)
+    train.train([config], [tmp_path])
+    run, image = Predictor(tmp_path, config), picture((128, 128))
+    with pytest.raises(InputError, match="--halo: .* leave --halo out"):
+        run.reach()
+    untiled = run(image[None], normalize.image_ranges(image, "minmax")[None])[0]
+    cropped = run.image_probs(image, How(1.0, 16))
+    print(f"{model['name']}: halo 16 differs from untiled by", np.abs(cropped - untiled).max())
+    assert cropped.shape == untiled.shape
