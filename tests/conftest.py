@@ -12,9 +12,12 @@ from absl import flags
 
 jax.config.update("jax_num_cpu_devices", 8)  # must run before the first array exists
 # Many tests train the same tiny network: it is compiled once per session, in the tests' child
-# processes too. The cache is new each time, so that no result of other code can be reused.
-CACHE = tempfile.mkdtemp(prefix="cellseg_jax_tests_")
-atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
+# processes and in the workers of pytest-xdist too, which inherit the folder. It is keyed by the
+# compiled program itself, so that no result of other code can be reused.
+CACHE = os.environ.get("JAX_COMPILATION_CACHE_DIR", "")
+if not CACHE:
+    CACHE = tempfile.mkdtemp(prefix="cellseg_jax_tests_")
+    atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
 os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE
 jax.config.update("jax_compilation_cache_dir", CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
