@@ -1,0 +1,47 @@
+"""Which code made a number: commit, and a hash of the modules that produce numbers."""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import pathlib
+import platform
+import shlex
+import socket
+import subprocess
+import sys
+import threading
+import time
+from importlib import metadata
+import jax
+from cellseg_jax import config as config_lib
+from cellseg_jax.errors import InputError
+
+def commit() -> str:
+    """The commit of this code, "+" when the tree has changes; "" outside a checkout."""
+    folder = pathlib.Path(__file__).resolve().parents[1]
+    run = lambda *args: subprocess.run(["git", "-C", str(folder), *args],
+                                       capture_output=True, text=True)
+    try:
+        head = run("rev-parse", "HEAD")
+        dirty = run("status", "--porcelain", "--untracked-files=no")
+    except OSError:
+        return ""
+    if head.returncode:
+        return ""
+    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")
+
+
+# The rooms that decide a number: results of other code are not taken for this code's.
+NUMBERS = ("augment", "classical", "config", "crops", "data", "inference", "interop", "losses",
+           "metrics", "models", "normalize", "optim", "pruning", "step", "targets", "train")
+
+
+def code_hash() -> str:
+    """A hash of the source of all modules that produce numbers."""
+    package = pathlib.Path(__file__).resolve().parents[1]
+    sources = [p for p in sorted(package.rglob("*.py"))
+               if p.relative_to(package).parts[0].removesuffix(".py") in NUMBERS]
+    text = b"".join(p.read_bytes() for p in sources)
+    return hashlib.blake2b(text, digest_size=16).hexdigest()
