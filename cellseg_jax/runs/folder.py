@@ -1,28 +1,21 @@
 """The folder of one run: who may write, what it was started with, and its deterministic log."""
 
 import contextlib
-import fcntl
-import hashlib
 import json
 import os
 import pathlib
 import platform
 import shlex
-import socket
-import subprocess
 import sys
-import threading
-import time
 from importlib import metadata
+
 import jax
+
 from cellseg_jax import config as config_lib
 from cellseg_jax.errors import InputError
+from cellseg_jax.files import read_json, read_jsonl, write_atomic
 from cellseg_jax.runs.lock import Lock
-from cellseg_jax.runs.provenance import code_hash
-from cellseg_jax.runs.provenance import commit
-from cellseg_jax.files import read_jsonl
-from cellseg_jax.files import write_atomic
-from cellseg_jax.files import read_json
+from cellseg_jax.runs.provenance import code_hash, commit
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "ml_collections",
             "numpy", "scipy", "scikit-image", "tifffile")

@@ -2,20 +2,12 @@
 
 import contextlib
 import fcntl
-import hashlib
-import json
 import os
 import pathlib
-import platform
-import shlex
 import socket
-import subprocess
-import sys
 import threading
 import time
-from importlib import metadata
-import jax
-from cellseg_jax import config as config_lib
+
 from cellseg_jax.errors import InputError
 
 HEARTBEAT, HEARTBEAT_LOST = 20.0, 90.0  # seconds

@@ -20,11 +20,9 @@ from PIL import Image
 from cellseg_jax import config as config_lib
 from cellseg_jax import data
 from cellseg_jax.config import derived
-from cellseg_jax.report import document
-from cellseg_jax.report import svg
+from cellseg_jax.files import read_jsonl, write_atomic
+from cellseg_jax.report import document, svg
 from cellseg_jax.runs.folder import read_config
-from cellseg_jax.files import read_jsonl
-from cellseg_jax.files import write_atomic
 
 PICTURE_WIDTH = 1200  # pixels; wider panels are reduced, or the page could not be mailed
 PICTURE_NAME = re.compile(r"\d+_(worst|median|best)_dice([\d.]+|nan)_(.*)\.png")

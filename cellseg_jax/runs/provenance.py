@@ -1,22 +1,9 @@
 """Which code made a number: commit, and a hash of the modules that produce numbers."""
 
-import contextlib
-import fcntl
 import hashlib
-import json
-import os
 import pathlib
-import platform
-import shlex
-import socket
 import subprocess
-import sys
-import threading
-import time
-from importlib import metadata
-import jax
-from cellseg_jax import config as config_lib
-from cellseg_jax.errors import InputError
+
 
 def commit() -> str:
     """The commit of this code, "+" when the tree has changes; "" outside a checkout."""

@@ -1,9 +1,7 @@
 """The page of a run: self-contained, well formed, escaped, and whole only where the run is."""
 
-import importlib.util
 import json
 import math
-import pathlib
 import re
 import xml.dom.minidom
 
@@ -13,9 +11,8 @@ import pytest
 from html_checker import Checker
 
 from cellseg_jax.errors import InputError
-from cellseg_jax.runs import page
 from cellseg_jax.report import svg
-
+from cellseg_jax.runs import page
 
 
 def read(folder):

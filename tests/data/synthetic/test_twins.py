@@ -92,7 +92,7 @@ def test_ctc_masks_and_tracks_agree(written):
         lines = ctc.tracks(root / "01_GT/TRA/man_track.txt")
         _, begin, end, parent = lines.T
         assert np.count_nonzero(parent) == 2  # one division
-        before = None
+        before = last = None
         for path in sorted((root / "01_GT/TRA").glob("*.tif")):
             t = path.stem[-3:]
             tracked, silver = (tifffile.imread(p) for p in (
