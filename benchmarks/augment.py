@@ -23,7 +23,7 @@ from cellseg_jax import config as config_lib
 from cellseg_jax.config import derived
 from cellseg_jax.step.mapped import map_train
 from cellseg_jax.step.mesh import default_mesh
-from cellseg_jax.step.spec import make_recipe, traced_values
+from cellseg_jax.step.spec import make_spec, traced_values
 from cellseg_jax.step.state import init_state
 
 QUICKSTART = pathlib.Path(__file__).resolve().parent.parent / "configs" / "quickstart.py"
@@ -51,16 +51,16 @@ def make_step(names, config, source):
     for name in augment.AUGMENTATIONS:
         config.augment[name] = (0.0, 1.0)
     config.augment.update(pairs(names))
-    shared = make_recipe([config])
-    values = traced_values(config, 100, shared)
+    spec = make_spec([config])
+    values = traced_values(config, 100, spec)
     batch = len(source["image"])
     mesh = default_mesh(1, batch)
-    state = jax.jit(lambda v: init_state(shared, v, source["image"].shape[1:]))(values)
+    state = jax.jit(lambda v: init_state(spec, v, source["image"].shape[1:]))(values)
     state = jax.device_put(jax.tree.map(lambda x: x[None], state), NamedSharding(mesh, P("member")))
     source = jax.device_put(source, NamedSharding(mesh, P()))
     rows = NamedSharding(mesh, P("member", "data"))
     index = jax.device_put({"id": np.arange(batch, dtype=np.int32)[None]}, rows)
-    compiled = map_train(shared, mesh, "unroll")
+    compiled = map_train(spec, mesh, "unroll")
 
     def run():
         nonlocal state

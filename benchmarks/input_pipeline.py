@@ -32,9 +32,9 @@ from cellseg_jax.data import order, records
 from cellseg_jax.data.read import to_channels
 from cellseg_jax.step import train_step
 from cellseg_jax.step.batches import resident_source
-from cellseg_jax.step.mapped import gathered
+from cellseg_jax.step.mapped import gather
 from cellseg_jax.step.mesh import default_mesh
-from cellseg_jax.step.spec import make_recipe, traced_values
+from cellseg_jax.step.spec import make_spec, traced_values
 
 OPERATIONS = {"flip_horizontal": (0.5, 1.0), "rotation": (1.0, 30.0), "elastic": (1.0, 100.0),
               "brightness": (1.0, 0.2)}
@@ -57,13 +57,13 @@ def ours(args, cache):
     config = make_config(args, cache)
     chosen = data.records_of(config.data)[: args.count]
     data.records_of = lambda _: records.Records(chosen)  # a part of the files, for all paths
-    shared = make_recipe([config])
-    values = shared.all_values(traced_values(config, 1, shared))
+    spec = make_spec([config])
+    values = spec.all_values(traced_values(config, 1, spec))
 
     @jax.jit
     def batch_of(source, index, key):
-        batch = gathered(source, index, None)
-        return train_step.augmented(shared, values, key, batch, np.arange(args.batch_size))
+        batch = gather(source, index, None)
+        return train_step.augmented(spec, values, key, batch, np.arange(args.batch_size))
 
     resident = read = None
     for epoch in range(args.epochs):

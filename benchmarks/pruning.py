@@ -24,7 +24,7 @@ from cellseg_jax.inference import measure
 from cellseg_jax.pruning import counts, prune
 from cellseg_jax.step.mapped import map_eval
 from cellseg_jax.step.mesh import all_devices, put
-from cellseg_jax.step.spec import make_recipe, traced_values
+from cellseg_jax.step.spec import make_spec, traced_values
 from cellseg_jax.train.slots import init_program
 
 FLAGS = flags.FLAGS
@@ -83,14 +83,14 @@ def main(_):
 
 def made_up_predictor(config):
     """What scoring needs of a Predictor, with the weights of step 0."""
-    shared, mesh = make_recipe([config]), all_devices()
-    init = init_program(shared, (FLAGS.size, FLAGS.size, 3), NamedSharding(mesh, P()))
-    state = init(traced_values(config, 1, shared))
+    spec, mesh = make_spec([config]), all_devices()
+    init = init_program(spec, (FLAGS.size, FLAGS.size, 3), NamedSharding(mesh, P()))
+    state = init(traced_values(config, 1, spec))
     return types.SimpleNamespace(
-        config=config, recipe=shared, mesh=mesh,
+        config=config, spec=spec, mesh=mesh,
         variables={"params": state.params, "batch_stats": state.batch_stats},
         values={k: v for k, v in state.values.items() if k.startswith("loss.")},
-        eval_step=map_eval(shared, mesh, config.eval.threshold))
+        eval_step=map_eval(spec, mesh, config.eval.threshold))
 
 
 def made_up_part(config, mesh) -> pruning.Part:

@@ -29,7 +29,7 @@ from cellseg_jax import config as config_lib
 from cellseg_jax.models import resenc_unet
 from cellseg_jax.step.mapped import map_train
 from cellseg_jax.step.mesh import default_mesh
-from cellseg_jax.step.spec import make_recipe, traced_values
+from cellseg_jax.step.spec import make_spec, traced_values
 from cellseg_jax.step.state import init_state
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tests/parity"))
@@ -103,17 +103,17 @@ def our_step(case, image, label):
     config.data.channels = "rgb"
     config.model = case.model
     config = config_lib.complete(config)
-    shared = make_recipe([config])
-    values = traced_values(config, 100, shared)
+    spec = make_spec([config])
+    values = traced_values(config, 100, spec)
     mesh = default_mesh(1, len(image))
     rows = NamedSharding(mesh, P("member", "data"))
-    state = jax.jit(lambda v: init_state(shared, v, image.shape[1:]))(values)
+    state = jax.jit(lambda v: init_state(spec, v, image.shape[1:]))(values)
     state = jax.device_put(jax.tree.map(lambda x: x[None], state), NamedSharding(mesh, P("member")))
     range_ = np.broadcast_to(np.array([0, 255], np.float32), (len(image), 3, 2))
     source = {"image": image, "label": label, "range": range_}
     source = jax.device_put(source, NamedSharding(mesh, P()))
     index = jax.device_put({"id": np.arange(len(image), dtype=np.int32)[None]}, rows)
-    compiled = map_train(shared, mesh, "unroll")
+    compiled = map_train(spec, mesh, "unroll")
 
     def run():
         nonlocal state

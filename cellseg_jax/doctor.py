@@ -210,9 +210,9 @@ def of_network(config) -> tuple[int, bool]:
     import jax
 
     from cellseg_jax.config import derived
-    from cellseg_jax.step.spec import make_recipe
+    from cellseg_jax.step.spec import make_spec
 
-    module = make_recipe([config]).module({})
+    module = make_spec([config]).module({})
     image = jax.ShapeDtypeStruct((1, PROBE, PROBE, derived.channels(config)), "float32")
     run = lambda key, x: module.init_with_output(
         key, x, train=False, capture_intermediates=True)[1]

@@ -200,7 +200,7 @@ def _program(run: Run, form: str):
     from cellseg_jax import targets
     from cellseg_jax.interop import onnx, stablehlo
 
-    module = run.predictor.recipe.module({})
+    module = run.predictor.spec.module({})
     variables = jax.device_get(run.predictor.variables)
     to_probs = targets.TARGETS[run.config.data.target].probs
 

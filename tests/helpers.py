@@ -13,7 +13,7 @@ from cellseg_jax import config as config_lib
 from cellseg_jax.runs import checkpoint
 from cellseg_jax.runs.folder import read_config
 from cellseg_jax.step.batches import Batches
-from cellseg_jax.step.spec import make_recipe, traced_values
+from cellseg_jax.step.spec import make_spec, traced_values
 from cellseg_jax.step.state import init_state
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -73,10 +73,10 @@ def interrupt_at_batch(monkeypatch, number):
 def last_state(workdir):
     """The last checkpoint as a flat list of numpy arrays."""
     config = read_config(workdir)
-    shared = make_recipe([config])
-    values = traced_values(config, 1, shared)
+    spec = make_spec([config])
+    values = traced_values(config, 1, spec)
     shape = (*config.data.size, 4)
-    wanted = jax.eval_shape(lambda v: init_state(shared, v, shape), values)
+    wanted = jax.eval_shape(lambda v: init_state(spec, v, shape), values)
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     wanted = {k: getattr(wanted, k) for k in wanted.__dataclass_fields__
               if k != "values" and getattr(wanted, k) != {}}

@@ -9,7 +9,7 @@ import pytest
 
 from cellseg_jax import config as config_lib
 from cellseg_jax.config import derived, rules
-from cellseg_jax.step.spec import make_recipe, traced_values
+from cellseg_jax.step.spec import make_spec, traced_values
 from cellseg_jax.step.state import init_state
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -27,10 +27,10 @@ def test_the_promised_configs_exist():
 def test_config_loads_locked_and_builds(file):
     config = config_lib.load(str(file))
     assert config.is_locked
-    shared = make_recipe([config])
-    values = traced_values(config, 10, shared)
+    spec = make_spec([config])
+    values = traced_values(config, 10, spec)
     shape = (*derived.input_size(config), derived.channels(config))
-    state = jax.eval_shape(lambda v: init_state(shared, v, shape), values)
+    state = jax.eval_shape(lambda v: init_state(spec, v, shape), values)
     assert len(jax.tree.leaves(state.params)) > 10
     assert f"configs/{file.name}" in file.read_text(), "the docstring says how to run it"
 

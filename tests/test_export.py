@@ -20,7 +20,7 @@ from cellseg_jax.inference.predictor import make_predictor
 from cellseg_jax.interop import stablehlo
 from cellseg_jax.runs import checkpoint
 from cellseg_jax.runs.folder import read_config
-from cellseg_jax.step.spec import make_recipe, traced_values
+from cellseg_jax.step.spec import make_spec, traced_values
 from cellseg_jax.step.state import init_state
 
 BLOCKED = """
@@ -38,10 +38,10 @@ def write_run(folder, **overrides):
     config = tiny_config(data__count=20, **overrides)
     folder.mkdir(parents=True)
     write_atomic(folder / "config.json", config_lib.to_json(config))
-    shared = make_recipe([config])
+    spec = make_spec([config])
     shape = (*derived.input_size(config), derived.channels(config))
-    state = jax.jit(lambda values: init_state(shared, values, shape))(
-        traced_values(config, 1, shared))
+    state = jax.jit(lambda values: init_state(spec, values, shape))(
+        traced_values(config, 1, spec))
     saves = checkpoint.Checkpoints(folder / "checkpoints")
     saves.save(state, 3, score=0.5)
     saves.close()

@@ -63,7 +63,7 @@ def activations(module, variables: dict, image) -> dict[str, jax.Array]:
     return found
 
 
-def statistics(recipe, variables: dict, batches) -> dict[str, dict]:
+def statistics(spec, variables: dict, batches) -> dict[str, dict]:
     """{path of a module: mean, sd, share of zeros, channels, constant channels} of its output.
 
     A constant channel has one value in all pixels of all images: it tells the next layer nothing.
@@ -71,8 +71,8 @@ def statistics(recipe, variables: dict, batches) -> dict[str, dict]:
 
     @jax.jit
     def measure(variables, batch):
-        image = normalize(batch["image"], batch["range"], recipe.dtype)
-        found = activations(recipe.module({}), variables, image)
+        image = normalize(batch["image"], batch["range"], spec.dtype)
+        found = activations(spec.module({}), variables, image)
         used, out = batch["weight"] > 0, {}
         for name, x in found.items():
             x = x.reshape(len(x), -1, x.shape[-1]).astype(jnp.promote_types(x.dtype, jnp.float32))
@@ -180,7 +180,7 @@ def analyse(workdir, config, folder, *, split: str = "test", images: int = 2) ->
     scores = measure_(predictor.eval_step, predictor.values, predictor.variables,
                               batches())
     chosen = _ordinary(arrays, rows, metrics.dice(scores.main(config)).mean(1), images)
-    measured = statistics(predictor.recipe, predictor.variables, batches())
+    measured = statistics(predictor.spec, predictor.variables, batches())
     write_table(folder / "filters.csv", [{"module": n, **values} for n, values in measured.items()])
 
     layers, pictures = layers_of(config), []
@@ -196,7 +196,7 @@ def analyse(workdir, config, folder, *, split: str = "test", images: int = 2) ->
                  folder / "filters_output.png")
     pictures.append(("filters_output.png", f"Weights of the last layer, {layers[-1].name}"))
 
-    module = predictor.recipe.module({})
+    module = predictor.spec.module({})
     places = _places("/".join(drawn.kernel[:-1]), seen[0])
     for number, ((i, dice), found) in enumerate(zip(chosen, seen, strict=True)):
         for where, name in places.items():
@@ -269,8 +269,8 @@ def _activations_of(predictor, arrays, rows) -> list[dict[str, np.ndarray]]:
 
     @jax.jit
     def run(variables, image, range_):
-        image = normalize(image, range_, predictor.recipe.dtype)
-        found = activations(predictor.recipe.module({}), variables, image)
+        image = normalize(image, range_, predictor.spec.dtype)
+        found = activations(predictor.spec.module({}), variables, image)
         order.extend(found)
         return found
 
@@ -282,11 +282,11 @@ def _activations_of(predictor, arrays, rows) -> list[dict[str, np.ndarray]]:
 def _reach(predictor, arrays, rows) -> dict[str, tuple[np.ndarray, float]]:
     """{layer: ((heads,) attention distance, that of uniform attention)}, pixels."""
     order, uniform = [], {}
-    module = predictor.recipe.module({})
+    module = predictor.spec.module({})
 
     @jax.jit
     def run(variables, image, range_):
-        image = normalize(image, range_, predictor.recipe.dtype)
+        image = normalize(image, range_, predictor.spec.dtype)
         layers = attention_layers(module, activations(module, variables, image))
         order[:] = layers
         uniform.update({name: float(distances(layer).mean()) for name, layer in layers.items()})

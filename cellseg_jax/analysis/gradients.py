@@ -23,26 +23,26 @@ FILE = "gradients.jsonl"  # of a run with train.log_gradients
 VANISHING = 1e-3  # ratio of smallest to largest below which we call gradients vanishing
 
 
-def objective(recipe, params, batch_stats, values: dict, batch: dict):
+def objective(spec, params, batch_stats, values: dict, batch: dict):
     """() the run's loss of a batch, without dropout and by the running statistics of batch norm.
 
     With deep supervision it is that of all scales, as in training; losses that training pools
     over the batch are taken image by image, as in validation.
 
     Args:
-      values: of recipe.all_values.
+      values: of spec.all_values.
       batch: as feed.eval_batches gives it; rows of weight 0 do not count.
     """
-    image = normalize(batch["image"], batch["range"], recipe.dtype)
-    forward = train_step.rematerialised(recipe, lambda variables, image: recipe.module({}).apply(
+    image = normalize(batch["image"], batch["range"], spec.dtype)
+    forward = train_step.rematerialised(spec, lambda variables, image: spec.module({}).apply(
         variables, image, train=False, mutable=["intermediates"]))
     logits, sown = forward({"params": params, "batch_stats": batch_stats}, image)
     scales = (logits, *sown.get("intermediates", {}).get("deep_supervision", ()))
-    truth = {"target": recipe.encode(batch["label"])}
+    truth = {"target": spec.encode(batch["label"])}
     if "pixel_weight" in batch:
-        truth["pixel_weight"] = batch["pixel_weight"].astype(recipe.dtype)
+        truth["pixel_weight"] = batch["pixel_weight"].astype(spec.dtype)
     per_image = sum(
-        share * recipe.losses(scale, values=values,
+        share * spec.losses(scale, values=values,
                               **{k: coarse(v, level) for k, v in truth.items()})
         for level, (scale, share) in enumerate(zip(scales, supervision_weights(len(scales)))))
     return (per_image * batch["weight"]).sum() / batch["weight"].sum()
@@ -53,15 +53,15 @@ def mean_gradients(predictor, layers, batches) -> dict[str, float]:
 
     The gradient is that of `objective` at the predictor's weights.
     """
-    recipe = predictor.recipe
+    spec = predictor.spec
 
     @jax.jit
     def gradients(variables, values, batch):
         grads = jax.grad(objective, argnums=1)(
-            recipe, variables["params"], variables["batch_stats"], recipe.all_values(values),
+            spec, variables["params"], variables["batch_stats"], spec.all_values(values),
             batch)
-        if "prune" not in recipe.zeros:
-            grads = train_step.of_what_is_left(grads, variables["params"])
+        if "prune" not in spec.inactive:
+            grads = train_step.mask_pruned(grads, variables["params"])
         flat = traverse_util.flatten_dict(grads)
         return {layer.name: jnp.abs(flat[layer.kernel]).mean() for layer in layers}
 

@@ -30,7 +30,7 @@ from cellseg_jax.report import terminal
 from cellseg_jax.step import eval_step
 from cellseg_jax.step.batches import eval_batches, resident_source
 from cellseg_jax.step.mesh import fetch, put
-from cellseg_jax.step.spec import Recipe
+from cellseg_jax.step.spec import Spec
 from cellseg_jax.train.initial_weights import layers_of
 
 REPORT_2 = ("l1_layers:all,l1_grouped:all,random_layers:each,random_layers:top1,random_layers:top2,"
@@ -145,7 +145,7 @@ def _targets(experiments, layers, config, predictor) -> list[tuple[str, str, lis
 # --- masked copies -------------------------------------------------------------------------------
 
 
-def map_pruned(recipe: Recipe, mesh, threshold: float, paths, copies: int):
+def map_pruned(spec: Spec, mesh, threshold: float, paths, copies: int):
     """The compiled f(variables, ranks, gone, batch) of `copies` masked copies of a network.
 
     ranks: {path of a kernel: see sparsity.ranks}; gone: (copies, len(paths)) int32, how many of
@@ -153,7 +153,7 @@ def map_pruned(recipe: Recipe, mesh, threshold: float, paths, copies: int):
     Returns: {"counts", "cells"} of step.eval_step with a leading axis of copies.
     """
     rows = P(("member", "data"))
-    unscored = recipe._replace(loss_options={})
+    unscored = spec._replace(loss_options={})
 
     def per_device(variables, ranks, gone, batch):
         def one(gone):
@@ -279,7 +279,7 @@ class Pruner:
 
         def compiled(copies):
             gone = put(np.zeros((copies, len(self.paths)), np.int32), self.everywhere)
-            program = map_pruned(predictor.recipe, predictor.mesh, predictor.config.eval.threshold,
+            program = map_pruned(predictor.spec, predictor.mesh, predictor.config.eval.threshold,
                                  self.paths, copies).lower(variables, ranks, gone, batch).compile()
             return program, lambda: program(variables, ranks, gone, batch)
 
@@ -357,7 +357,7 @@ def _map_sizes(predictor, layers, image_shape) -> dict[str, tuple]:
 
     with models.nn.intercept_methods(note):
         jax.eval_shape(
-            lambda v, x: predictor.recipe.module({}).apply(v, x, train=False),
+            lambda v, x: predictor.spec.module({}).apply(v, x, train=False),
             predictor.variables, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
     return {layer.name: sizes["/".join(layer.kernel[:-1])] for layer in layers}
 

@@ -13,7 +13,7 @@ from cellseg_jax.analysis.page import Findings, write_table
 from cellseg_jax.config import derived
 from cellseg_jax.inference.predictor import make_predictor
 from cellseg_jax.report import figures
-from cellseg_jax.step.spec import make_recipe, traced_values
+from cellseg_jax.step.spec import make_spec, traced_values
 from cellseg_jax.train import initial_weights as beginnings
 from cellseg_jax.train.slots import init_program
 
@@ -27,10 +27,10 @@ def initial_params(config) -> dict:
 
     Bit for bit those that the run began with, on the same kind of device.
     """
-    shared = make_recipe([config])
+    spec = make_spec([config])
     shape = (*derived.input_size(config), derived.channels(config))
-    init = init_program(shared, shape, SingleDeviceSharding(jax.local_devices()[0]))
-    state = jax.device_get(init(traced_values(config, 1, shared)))
+    init = init_program(spec, shape, SingleDeviceSharding(jax.local_devices()[0]))
+    state = jax.device_get(init(traced_values(config, 1, spec)))
     params = state.params
     if config.train.weights:
         found = beginnings.read(config, {"params": params, "batch_stats": state.batch_stats})

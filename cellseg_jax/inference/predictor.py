@@ -31,7 +31,7 @@ from cellseg_jax.step.programs import (
     eval_program,
     scoring_values,
 )
-from cellseg_jax.step.spec import make_recipe, traced_values
+from cellseg_jax.step.spec import make_spec, traced_values
 
 BAND_PIXELS = 2**24  # of an image that are in memory at once while it is read or resized
 VIEWS = {"": (0,), "flips": (0, 1, 2, 3), "all": tuple(range(8))}  # numbers of tiles.turns
@@ -62,11 +62,11 @@ class Predictor:
         if not saved:
             raise InputError(f"--workdir: no checkpoint in {workdir} yet; train first")
         self.mesh = all_devices()
-        self.recipe = make_recipe([config])
+        self.spec = make_spec([config])
         everywhere = NamedSharding(self.mesh, P())
-        values = traced_values(config, 1, self.recipe)
+        values = traced_values(config, 1, self.spec)
         shape = (*derived.input_size(config), derived.channels(config))
-        wanted = _once(_abstract_state, self.recipe, shape, tuple(sorted(
+        wanted = _once(_abstract_state, self.spec, shape, tuple(sorted(
             (k, str(v.dtype)) for k, v in values.items())))
         part = {k: getattr(wanted, k) for k in (wanted.weights, "batch_stats")}
         part = checkpoint.abstract({k: v for k, v in part.items() if v}, everywhere)
@@ -75,9 +75,9 @@ class Predictor:
         self.variables = {"params": loaded[wanted.weights],
                           "batch_stats": loaded.get("batch_stats", {})}
         self.values = {k: put(v, everywhere) for k, v in scoring_values(values).items()}
-        scoring = _scoring(self.recipe)
-        network = scoring._replace(loss_options={}, target_options={}, zeros=())
-        self.eval_step = eval_program(self.recipe, self.mesh, config.eval.threshold)
+        scoring = _scoring(self.spec)
+        network = scoring._replace(loss_options={}, target_options={}, inactive=())
+        self.eval_step = eval_program(self.spec, self.mesh, config.eval.threshold)
         self.calibration_counts = _once(_calibration, scoring)
         self._probs = _once(map_probs, network, self.mesh)
         self.batch_size = _up(batch_size or config.eval.batch_size, self.mesh.size)
@@ -183,7 +183,7 @@ class Predictor:
         side = 512
         shape = jax.ShapeDtypeStruct((1, side, side, derived.channels(self.config)), np.float32)
         _, state = jax.eval_shape(
-            lambda v, x: self.recipe.module({}).apply(
+            lambda v, x: self.spec.module({}).apply(
                 v, x, train=False, capture_intermediates=True, mutable=["intermediates"]),
             self.variables, shape)
         maps = [x.shape for x in jax.tree.leaves(state) if x.ndim == 4 and x.shape[1] == x.shape[2]]
@@ -194,7 +194,7 @@ class Predictor:
 
         Raises: InputError where that is all of the image.
         """
-        options = {k: v for k, v in self.recipe.model.items()
+        options = {k: v for k, v in self.spec.model.items()
                    if k not in ("name", "num_outputs", "dtype")}
         field = models.receptive_field(self.config.model.name, **options)
         if field is None:
@@ -226,7 +226,7 @@ class Predictor:
         """Of (1, K): Scores.main of one (H, W) label and its (H, W, K) probabilities."""
         target, threshold = targets.TARGETS[self.config.data.target], self.config.eval.threshold
         if self.config.data.target == "classes":
-            truth = self.recipe.encode(label)[..., 1:]
+            truth = self.spec.encode(label)[..., 1:]
             return metrics.pixel_counts(truth[None], target.mask(probs, threshold)[None, ..., 1:])
         return metrics.pixel_counts(label[None, ..., None] > 0,
                                     target.cell_mask(probs, threshold)[None])

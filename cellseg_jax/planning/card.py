@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from cellseg_jax import models
 from cellseg_jax.config import derived
-from cellseg_jax.step.spec import make_recipe
+from cellseg_jax.step.spec import make_spec
 
 ALL_OF_THE_IMAGE = ("unetr", "medt", "segformer", "unet_plan")  # attention, or instance norm
 
@@ -20,10 +20,10 @@ def rows(config) -> list[tuple[str, str]]:
     are the outputs of all layers, what training keeps for the backward pass if nothing is
     recomputed; an optimiser's state and XLA's temporary arrays come on top.
     """
-    shared = make_recipe([config])
-    module = shared.module({})
+    spec = make_spec([config])
+    module = spec.module({})
     height, width = derived.input_size(config)
-    image = jax.ShapeDtypeStruct((1, height, width, derived.channels(config)), shared.dtype)
+    image = jax.ShapeDtypeStruct((1, height, width, derived.channels(config)), spec.dtype)
     variables = jax.eval_shape(
         lambda x: module.init(jax.random.key(0), x, train=False), image)
     outputs = jax.eval_shape(
@@ -42,7 +42,7 @@ def rows(config) -> list[tuple[str, str]]:
         ("image", f"{height}x{width}, {image.shape[-1]} channels -> "
                   f"{derived.num_outputs(config)} outputs"),
         ("parameters", f"{parameters:,} "
-                       f"({parameters * np.dtype(shared.dtype).itemsize / 2**20:.1f} MiB)"),
+                       f"({parameters * np.dtype(spec.dtype).itemsize / 2**20:.1f} MiB)"),
         ("forward", f"{cost.get('flops', 0) / 1e9:.2f} GFLOP per image"),
         ("activations", f"{activations / 2**20:.1f} MiB per image"),
         ("sees", f"a window of {field} pixels" if field else "all of the image"),
@@ -57,8 +57,8 @@ def _innermost(outputs) -> dict:
 
 def table(config, width: int, colour: bool) -> str:
     """The network layer by layer: shapes, parameters and FLOPs."""
-    shared = make_recipe([config])
+    spec = make_spec([config])
     shape = (1, *derived.input_size(config), derived.channels(config))
-    show = nn.tabulate(shared.module({}), jax.random.key(0), compute_flops=True,
+    show = nn.tabulate(spec.module({}), jax.random.key(0), compute_flops=True,
                        console_kwargs={"width": width, "force_terminal": colour})
-    return show(jax.numpy.zeros(shape, shared.dtype), train=False)
+    return show(jax.numpy.zeros(shape, spec.dtype), train=False)

@@ -23,7 +23,7 @@ from cellseg_jax.step.memory import (
 )
 from cellseg_jax.step.mesh import padded
 from cellseg_jax.step.programs import eval_program, scoring_values
-from cellseg_jax.step.spec import make_recipe, traced_values
+from cellseg_jax.step.spec import make_spec, traced_values
 from cellseg_jax.step.state import init_state
 
 # TPU compilers at their quickest: several times faster, and somewhat more temporaries.
@@ -92,13 +92,13 @@ def is_resident(config, images: Images, device_bytes: float) -> bool:
     return countable and held <= RESIDENT_SHARE * device_bytes
 
 
-def arguments(config, shared, mesh, images: Images, resident: bool) -> tuple:
+def arguments(config, spec, mesh, images: Images, resident: bool) -> tuple:
     """(state, source, index) of step.map_train as shapes with shardings."""
     size, channels = derived.input_size(config), derived.channels(config)
     by_member, rows = NamedSharding(mesh, P("member")), NamedSharding(mesh, P("member", "data"))
     members, batch = mesh.shape["member"], config.train.batch_size
-    state = jax.eval_shape(lambda v: init_state(shared, v, (*size, channels)),
-                           traced_values(config, 1, shared))
+    state = jax.eval_shape(lambda v: init_state(spec, v, (*size, channels)),
+                           traced_values(config, 1, spec))
     state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(
         (members, *x.shape), x.dtype, sharding=by_member), state)
     one = {"id": ((), np.int32)}
@@ -129,8 +129,8 @@ def compiled_programs(config, mesh, images: Images, *, resident: bool, quick: bo
       training: with the train step.
       validation: with the validation, where the split has a part for it.
     """
-    shared = make_recipe([config])
-    given = arguments(config, shared, mesh, images, resident)
+    spec = make_spec([config])
+    given = arguments(config, spec, mesh, images, resident)
     backend = "unroll"  # one member: all back-ends are the same program
     extra = 0
     if resident and config.data.fit == "random_crop":  # the fitted images lie beside the flat ones
@@ -139,20 +139,20 @@ def compiled_programs(config, mesh, images: Images, *, resident: bool, quick: bo
     trains = validates = 0
     if training:
         try:
-            train = _compiled(map_train(shared, mesh, backend), given, mesh, quick)
+            train = _compiled(map_train(spec, mesh, backend), given, mesh, quick)
             needs = footprint(train, given, extra)
             trains = needs.total
         except _OutOfMemory as error:
             trains, = error.args
     if validation and derived.has_part(config, "val"):
         try:
-            validates = _validation(config, shared, mesh, given, extra, quick)
+            validates = _validation(config, spec, mesh, given, extra, quick)
         except _OutOfMemory as error:
             validates, = error.args
     return Programs(train, needs, trains, validates)
 
 
-def _validation(config, shared, mesh, given, extra, quick) -> int:
+def _validation(config, spec, mesh, given, extra, quick) -> int:
     """Bytes on each device while a run validates: its state, data and the scoring program."""
     state, resident = given[0], given[2] is not None
     everywhere = NamedSharding(mesh, P())
@@ -162,7 +162,7 @@ def _validation(config, shared, mesh, given, extra, quick) -> int:
     one = lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype, sharding=everywhere)
     variables = jax.tree.map(one, {"params": state.params, "batch_stats": state.batch_stats})
     values = {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=everywhere) for k, v in
-              scoring_values(traced_values(config, 1, shared)).items()}
+              scoring_values(traced_values(config, 1, spec)).items()}
     batch = {"image": ((*size, channels), np.uint8),
              "label": (size, np.uint16 if resident else np.int32),
              "range": ((channels, 2), np.float32), "weight": ((), np.float32)}
@@ -170,7 +170,7 @@ def _validation(config, shared, mesh, given, extra, quick) -> int:
         batch["pixel_weight"] = (size, np.float16)
     batch = {k: jax.ShapeDtypeStruct((count, *shape), dtype, sharding=rows)
              for k, (shape, dtype) in batch.items()}
-    program = eval_program(shared, mesh, config.eval.threshold)
+    program = eval_program(spec, mesh, config.eval.threshold)
     memory = _compiled(program, (values, variables, batch), mesh, quick).memory_analysis()
     held = _held(given)
     parameters = held["parameters"] + held["batch_stats"]  # among the arguments, and in the state
@@ -192,7 +192,7 @@ def _compiled(program, given, mesh, quick):
 
 def batch_bytes(config, images, mesh) -> int:
     """Bytes on each device of a streamed batch of training."""
-    return _held(arguments(config, make_recipe([config]), mesh, images, False))["images"]
+    return _held(arguments(config, make_spec([config]), mesh, images, False))["images"]
 
 
 def cpu_peak(programs: Programs, config, num_devices: int, resident: bool) -> int:

@@ -9,11 +9,11 @@ from jax.sharding import PartitionSpec as P
 
 from cellseg_jax import crops, targets
 from cellseg_jax.step.eval_step import eval_step
-from cellseg_jax.step.spec import Recipe
+from cellseg_jax.step.spec import Spec
 from cellseg_jax.step.train_step import train_step
 
 
-def map_train(recipe: Recipe, mesh, members: str = "vmap") -> Callable:
+def map_train(spec: Spec, mesh, members: str = "vmap") -> Callable:
     """The compiled step(state, source, index) on a mesh with axes ("member", "data").
 
     state: TrainState with a leading axis K, donated. source: {name: (n, ...)} of all decoded
@@ -25,11 +25,11 @@ def map_train(recipe: Recipe, mesh, members: str = "vmap") -> Callable:
     def per_device(state, source, index):
         def member(state, batch, index):
             if index is not None:
-                batch = gathered(source, index, recipe.window)
-            return train_step(recipe, state, batch)
+                batch = gather(source, index, spec.window)
+            return train_step(spec, state, batch)
 
         batch = source if index is None else None
-        return _over_members(member, members)(state, batch, index)
+        return over_members(member, members)(state, batch, index)
 
     def mapped(state, source, index):
         rows = P("member", "data")
@@ -42,7 +42,7 @@ def map_train(recipe: Recipe, mesh, members: str = "vmap") -> Callable:
     return jax.jit(mapped, donate_argnums=0, out_shardings=NamedSharding(mesh, P("member")))
 
 
-def gathered(source: dict, index: dict, window) -> dict:
+def gather(source: dict, index: dict, window) -> dict:
     """The batch of resident samples, or of windows of them where the index has places."""
     rows = {k: v for k, v in index.items() if k != "place"}
     rows["weight"] = jnp.ones(index["id"].shape, jnp.float32)
@@ -55,7 +55,7 @@ def gathered(source: dict, index: dict, window) -> dict:
     return rows | taken | {"range": source["range"][index["id"]]}
 
 
-def _over_members(f: Callable, how: str) -> Callable:
+def over_members(f: Callable, how: str) -> Callable:
     """f mapped over the leading axis of all arguments; None stays None."""
 
     def unrolled(*args):
@@ -71,24 +71,24 @@ def _over_members(f: Callable, how: str) -> Callable:
     return mapped
 
 
-def map_eval(recipe: Recipe, mesh, threshold: float) -> Callable:
+def map_eval(spec: Spec, mesh, threshold: float) -> Callable:
     """The compiled eval(values, variables, batch) of one member, its rows over the whole mesh."""
     rows = P(("member", "data"))
 
     def per_device(values, variables, batch):
-        return eval_step(recipe, values, variables, batch, threshold)
+        return eval_step(spec, values, variables, batch, threshold)
 
     return jax.jit(jax.shard_map(
         per_device, mesh=mesh, in_specs=(P(), P(), rows), out_specs=rows))
 
 
-def map_probs(recipe: Recipe, mesh) -> Callable:
+def map_probs(spec: Spec, mesh) -> Callable:
     """The compiled probs(variables, image, range) -> (n, H, W, K) float32, rows over the mesh."""
     rows = P(("member", "data"))
 
     def per_device(variables, image, range_):
-        logits = recipe.logits(variables, image, range_)
-        return targets.TARGETS[recipe.target].probs(logits).astype(jnp.float32)
+        logits = spec.logits(variables, image, range_)
+        return targets.TARGETS[spec.target].probs(logits).astype(jnp.float32)
 
     return jax.jit(jax.shard_map(
         per_device, mesh=mesh, in_specs=(P(), rows, rows), out_specs=rows))

@@ -6,31 +6,31 @@ import jax
 
 from cellseg_jax import metrics
 from cellseg_jax.step.mapped import map_eval
-from cellseg_jax.step.spec import Recipe
+from cellseg_jax.step.spec import Spec
 from cellseg_jax.step.state import TrainState, init_state
 
 _PROGRAMS = {}  # what is traced and compiled, by the content that it depends on
 
 
-def _once(make, shared: Recipe, *arguments):
-    """make(shared, *arguments), made once for all recipes of that content."""
-    key = (make, repr(shared), *arguments)
+def _once(make, spec: Spec, *arguments):
+    """make(spec, *arguments), made once for all specs of that content."""
+    key = (make, repr(spec), *arguments)
     if key not in _PROGRAMS:
-        _PROGRAMS[key] = make(shared, *arguments)
+        _PROGRAMS[key] = make(spec, *arguments)
     return _PROGRAMS[key]
 
 
-def _abstract_state(shared: Recipe, shape, dtypes) -> TrainState:
+def _abstract_state(spec: Spec, shape, dtypes) -> TrainState:
     """Shapes of the state of a run whose traced values have the dtypes ((name, dtype), ...)."""
     values = {name: jax.ShapeDtypeStruct((), dtype) for name, dtype in dtypes}
-    return jax.eval_shape(lambda v: init_state(shared, v, shape), values)
+    return jax.eval_shape(lambda v: init_state(spec, v, shape), values)
 
 
-def _scoring(shared: Recipe) -> Recipe:
+def _scoring(spec: Spec) -> Spec:
     """Without what evaluation knows nothing of, so that runs that differ in it share programs."""
-    zeros = tuple(k for k in shared.zeros if k.startswith("loss."))
-    return shared._replace(optimizer={}, accumulate=1, window=None, remat=False,
-                           log_gradients=False, zeros=zeros)
+    inactive = tuple(k for k in spec.inactive if k.startswith("loss."))
+    return spec._replace(optimizer={}, accumulate=1, window=None, remat=False,
+                           log_gradients=False, inactive=inactive)
 
 
 def scoring_values(values: dict) -> dict:
@@ -38,10 +38,10 @@ def scoring_values(values: dict) -> dict:
     return {k: v for k, v in values.items() if k.startswith("loss.")}
 
 
-def eval_program(shared: Recipe, mesh, threshold: float) -> Callable:
+def eval_program(spec: Spec, mesh, threshold: float) -> Callable:
     """step.map_eval, compiled once for all runs of the same network, losses and target."""
-    return _once(map_eval, _scoring(shared), mesh, threshold)
+    return _once(map_eval, _scoring(spec), mesh, threshold)
 
 
-def _calibration(shared: Recipe):
-    return jax.jit(lambda label, probs: metrics.calibration_counts(shared.encode(label), probs))
+def _calibration(spec: Spec):
+    return jax.jit(lambda label, probs: metrics.calibration_counts(spec.encode(label), probs))

@@ -1,4 +1,4 @@
-"""From configs to what the compiled step needs: structure (Recipe) and traced values."""
+"""From configs to what the compiled step needs: structure (Spec) and traced values."""
 
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ from cellseg_jax.errors import InputError
 from cellseg_jax.normalize import normalize
 
 
-class Recipe(NamedTuple):
+class Spec(NamedTuple):
     """What all members of a program share: structure, not values."""
 
     model: dict  # name, num_outputs and options of models.make, dropout excluded
@@ -24,7 +24,7 @@ class Recipe(NamedTuple):
     remat: bool
     log_gradients: bool
     dtype: Any  # of image, parameters and loss
-    zeros: tuple[str, ...]  # values that are zero in all members: left out of the program
+    inactive: tuple[str, ...]  # values that are zero in all members: left out of the program
 
     def module(self, values: dict, axis_name=None):
         dropout = {} if "dropout" not in values else {"dropout": values["dropout"]}
@@ -50,7 +50,7 @@ class Recipe(NamedTuple):
         """(N,) weighted sum of the losses in use."""
         total = 0.0
         for name, options in self.loss_options.items():
-            if f"loss.{name}" in self.zeros:
+            if f"loss.{name}" in self.inactive:
                 continue
             if options.get("pooled"):  # evaluation has no batch to pool over: image by image
                 options = {**options, "pooled": axis_name is not None, "axis_name": axis_name}
@@ -59,10 +59,10 @@ class Recipe(NamedTuple):
         return total
 
     def all_values(self, traced: dict) -> dict:
-        return {**dict.fromkeys(self.zeros, 0.0), **traced}
+        return {**dict.fromkeys(self.inactive, 0.0), **traced}
 
 
-def make_recipe(configs) -> Recipe:
+def make_spec(configs) -> Spec:
     """What the configs of one program share. Raises InputError where precision is impossible."""
     config = configs[0]
     dtype = np.dtype("float64" if config.train.precision == "float64" else "float32")
@@ -74,14 +74,14 @@ def make_recipe(configs) -> Recipe:
         model["image_size"] = derived.input_size(config)
     if config.train.precision == "bfloat16":
         model["dtype"] = jax.numpy.bfloat16
-    numbers = [hyper_values(c, 1) for c in configs]
+    numbers = [hyperparameters(c, 1) for c in configs]
     # momentum decides whether sgd keeps a buffer: that must not depend on who else trains along
     structural = ("seed", "num_steps", "steps_per_epoch", "lr", "momentum")
-    zeros = tuple(k for k in numbers[0] if k not in structural
+    inactive = tuple(k for k in numbers[0] if k not in structural
                   and all(np.ravel(v[k])[0] == 0 for v in numbers))
-    if "augment.elastic" in zeros:
-        zeros += ("augment.elastic_sigma",)
-    return Recipe(
+    if "augment.elastic" in inactive:
+        inactive += ("augment.elastic_sigma",)
+    return Spec(
         model={**model, "num_outputs": derived.num_outputs(config)},
         loss_options={name: {k: config.loss[k] for k in losses.options(name)}
                       for name in losses.LOSSES},
@@ -95,11 +95,11 @@ def make_recipe(configs) -> Recipe:
         remat=config.train.remat,
         log_gradients=config.train.log_gradients,
         dtype=dtype,
-        zeros=zeros,
+        inactive=inactive,
     )
 
 
-def hyper_values(config, steps_per_epoch: int) -> dict:
+def hyperparameters(config, steps_per_epoch: int) -> dict:
     """{name: number} of everything that members of one program may differ in."""
     optimizer = config.optimizer
     values = {
@@ -118,8 +118,8 @@ def hyper_values(config, steps_per_epoch: int) -> dict:
     return values
 
 
-def traced_values(config, steps_per_epoch: int, recipe: Recipe) -> dict:
-    """hyper_values that are in the program, as arrays of its dtype."""
+def traced_values(config, steps_per_epoch: int, spec: Spec) -> dict:
+    """hyperparameters that are in the program, as arrays of its dtype."""
     kinds = {"seed": np.uint32, "num_steps": np.int32, "steps_per_epoch": np.int32}
-    return {k: np.asarray(v, kinds.get(k, recipe.dtype))
-            for k, v in hyper_values(config, steps_per_epoch).items() if k not in recipe.zeros}
+    return {k: np.asarray(v, kinds.get(k, spec.dtype))
+            for k, v in hyperparameters(config, steps_per_epoch).items() if k not in spec.inactive}

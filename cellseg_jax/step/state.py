@@ -11,7 +11,7 @@ from cellseg_jax import classical, models, optim
 from cellseg_jax.config import derived
 from cellseg_jax.config.derived import classical_options
 from cellseg_jax.errors import InputError
-from cellseg_jax.step.spec import Recipe, make_recipe, traced_values
+from cellseg_jax.step.spec import Spec, make_spec, traced_values
 
 RUNNING, STOPPED_EARLY, NON_FINITE = 0, 1, 2  # values of TrainState.stop
 
@@ -40,40 +40,40 @@ class TrainState:
         return "ema" if self.ema else "params"
 
 
-def init_state(recipe: Recipe, values: dict, image_shape) -> TrainState:
+def init_state(spec: Spec, values: dict, image_shape) -> TrainState:
     """The state of one member at step 0; `values` hold its traced scalars."""
-    full = recipe.all_values(values)
+    full = spec.all_values(values)
     key = jax.random.fold_in(jax.random.key(full["seed"].astype(jnp.uint32)), 0)
-    image = jnp.zeros((1, *image_shape), recipe.dtype)
-    variables = recipe.module({}).init(key, image, train=False)
-    variables = jax.tree.map(lambda x: x.astype(recipe.dtype), variables)
-    tx, _ = recipe.transformation(full)
+    image = jnp.zeros((1, *image_shape), spec.dtype)
+    variables = spec.module({}).init(key, image, train=False)
+    variables = jax.tree.map(lambda x: x.astype(spec.dtype), variables)
+    tx, _ = spec.transformation(full)
     zero = jnp.zeros((), jnp.int32)
     return TrainState(
         step=zero,
         params=variables["params"],
         batch_stats=variables.get("batch_stats", {}),
         opt_state=tx.init(variables["params"]),
-        ema={} if "ema" in recipe.zeros else variables["params"],
-        loss_sum=jnp.zeros((), recipe.dtype),
-        gradient_sum={layer.name: jnp.zeros((), recipe.dtype)
-                      for layer in _logged_layers(recipe, image_shape)},
+        ema={} if "ema" in spec.inactive else variables["params"],
+        loss_sum=jnp.zeros((), spec.dtype),
+        gradient_sum={layer.name: jnp.zeros((), spec.dtype)
+                      for layer in _logged_layers(spec, image_shape)},
         best=jnp.full((), -jnp.inf, jnp.float32),
         waited=zero,
         previous_loss=jnp.full((), jnp.inf, jnp.float32),
-        plateau={} if recipe.optimizer["schedule"] != "plateau" else {
-            k: jnp.asarray(v, jnp.int32 if isinstance(v, int) else recipe.dtype)
+        plateau={} if spec.optimizer["schedule"] != "plateau" else {
+            k: jnp.asarray(v, jnp.int32 if isinstance(v, int) else spec.dtype)
             for k, v in optim.PLATEAU.items()},
         stop=zero,
         values=values,
     )
 
 
-def _logged_layers(recipe: Recipe, image_shape) -> list[models.Layer]:
+def _logged_layers(spec: Spec, image_shape) -> list[models.Layer]:
     """The layers whose gradients the steps sum up."""
-    if not recipe.log_gradients:
+    if not spec.log_gradients:
         return []
-    return models.kernel_layers(recipe.module({}), image_shape)
+    return models.kernel_layers(spec.module({}), image_shape)
 
 
 def check_model(config) -> None:
@@ -88,11 +88,11 @@ def check_model(config) -> None:
         except ValueError as error:  # which begins with the option's name
             raise InputError(f"config.model.{error}") from error
         return
-    shared = make_recipe([config])
+    spec = make_spec([config])
     shape = (*derived.input_size(config), derived.channels(config))
     try:
-        jax.eval_shape(lambda v: init_state(shared, v, shape),
-                       traced_values(config, 1, shared))
+        jax.eval_shape(lambda v: init_state(spec, v, shape),
+                       traced_values(config, 1, spec))
     except InputError:
         raise
     except Exception as error:  # whatever Flax or XLA say to an option that makes no sense

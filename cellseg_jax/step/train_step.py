@@ -17,55 +17,56 @@ import optax
 from cellseg_jax import augment, optim
 from cellseg_jax.models.resenc_unet import coarse, supervision_weights
 from cellseg_jax.normalize import normalize
-from cellseg_jax.step.spec import Recipe
+from cellseg_jax.step.spec import Spec
 from cellseg_jax.step.state import NON_FINITE, RUNNING, TrainState, _logged_layers
 
-KEPT = ("conv_general_dilated", "dot_general")  # what train.remat keeps for the backward pass
-VARIANTS = 2**32 - 1  # folded into the seed for stored variants; no step is that late
+REMAT_SAVES = ("conv_general_dilated", "dot_general")  # kept for the backward pass with train.remat
+COPY_FOLD = 2**32 - 1  # folded into the seed for stored variants; no step is that late
 
 
-def rematerialised(recipe: Recipe, forward: Callable) -> Callable:
+def rematerialised(spec: Spec, forward: Callable) -> Callable:
     """The same function; with train.remat its gradient keeps convolutions and products only."""
-    if not recipe.remat:
+    if not spec.remat:
         return forward
     # Norms, activations and masks are cheap to compute again.
-    return jax.checkpoint(forward, policy=lambda operation, *_, **__: operation.name in KEPT)
+    return jax.checkpoint(
+        forward, policy=lambda operation, *_, **__: operation.name in REMAT_SAVES)
 
 
-def of_what_is_left(grads, params, pruned=True):
+def mask_pruned(grads, params, pruned=True):
     """The gradients, 0 for entries of kernels that are 0 where the network is `pruned`."""
     return jax.tree_util.tree_map_with_path(
         lambda path, g, w: jnp.where((w == 0) & pruned, 0, g)
         if path[-1].key.endswith("kernel") else g, grads, params)
 
 
-def keys(seed, step):
+def step_keys(seed, step):
     """The keys of augmentation and of dropout in one step; fold 0 of the seed made the weights."""
     key = jax.random.fold_in(jax.random.key(jnp.asarray(seed, jnp.uint32)), step + 1)
     return jax.random.split(key)
 
 
-def augmented(recipe: Recipe, values: dict, key, batch: dict, row) -> dict:
+def augmented(spec: Spec, values: dict, key, batch: dict, row) -> dict:
     """The batch as the network trains on it: warped, normalised, recoloured.
 
     Rows of a batch with copies are stored variants: their draws are keyed by sample and copy
     alone, and copy 0 is left as it is.
 
     Args:
-      values: of recipe.all_values.
+      values: of spec.all_values.
       key: of this step.
       batch: see train_step.
       row: (n,) number of each row in the global batch.
-    Returns: the batch, its image (n, H, W, C) of recipe.dtype, about in [0, 1].
+    Returns: the batch, its image (n, H, W, C) of spec.dtype, about in [0, 1].
     """
     settings = {name: tuple(values[f"augment.{name}"]) for name in augment.AUGMENTATIONS
-                if f"augment.{name}" not in recipe.zeros}
+                if f"augment.{name}" not in spec.inactive}
     options = {name: values[f"augment.{name}"] for name in augment.OPTIONS
-               if f"augment.{name}" not in recipe.zeros}
+               if f"augment.{name}" not in spec.inactive}
     fold = jax.vmap(jax.random.fold_in, (None, 0))
     keys, applies = fold(key, row), jnp.ones(row.shape, jnp.float32)
     if "copy" in batch:
-        variants = jax.random.fold_in(jax.random.key(values["seed"].astype(jnp.uint32)), VARIANTS)
+        variants = jax.random.fold_in(jax.random.key(values["seed"].astype(jnp.uint32)), COPY_FOLD)
         keys = jax.vmap(jax.random.fold_in)(fold(variants, batch["id"]), batch["copy"])
         applies = (batch["copy"] > 0).astype(jnp.float32)
     pixels = {k: batch[k] for k in ("image", "label", "pixel_weight") if k in batch}
@@ -74,18 +75,18 @@ def augmented(recipe: Recipe, values: dict, key, batch: dict, row) -> dict:
         chosen = {name: (probability * applies, strength)
                   for name, (probability, strength) in settings.items()}
         sample = augment.warp(key, sample, chosen | options)
-        image = normalize(sample["image"], range_, recipe.dtype)
+        image = normalize(sample["image"], range_, spec.dtype)
         return {**sample, "image": augment.colour(key, image, chosen)}
 
     if not settings:
-        return {**batch, "image": normalize(batch["image"], batch["range"], recipe.dtype)}
+        return {**batch, "image": normalize(batch["image"], batch["range"], spec.dtype)}
     return {**batch, **jax.vmap(one)(keys, applies, pixels, batch["range"])}
 
 
-def train_step(recipe: Recipe, state: TrainState, batch: dict) -> tuple[TrainState, dict]:
+def train_step(spec: Spec, state: TrainState, batch: dict) -> tuple[TrainState, dict]:
     """One optimiser step of one member on this device's rows; runs under the axis "data".
 
-    With recipe.accumulate = n the rows go through the network in n micro-batches, every n-th row
+    With spec.accumulate = n the rows go through the network in n micro-batches, every n-th row
     each, and their gradients are summed: the same step in less memory, but for what is taken
     over a batch (batch norm and pooled losses see a micro-batch) and the masks of dropout.
 
@@ -102,20 +103,20 @@ def train_step(recipe: Recipe, state: TrainState, batch: dict) -> tuple[TrainSta
         id (n,); with some targets pixel_weight (n, H, W), with copies copy (n,).
     Returns: the new state and {"loss", "lr", "grad_norm", "stop"}, each ().
     """
-    values = recipe.all_values(state.values)
+    values = spec.all_values(state.values)
     if state.plateau:
         values["lr"] *= state.plateau["scale"]
     rows = batch["weight"].shape[0]
     row = jax.lax.axis_index("data") * rows + jnp.arange(rows)
-    key_augment, key_dropout = keys(values["seed"], state.step)
-    batch = augmented(recipe, values, key_augment, batch, row)
-    batch["target"] = recipe.encode(batch["label"])
-    batch["weight"] = batch["weight"].astype(recipe.dtype)
+    key_augment, key_dropout = step_keys(values["seed"], state.step)
+    batch = augmented(spec, values, key_augment, batch, row)
+    batch["target"] = spec.encode(batch["label"])
+    batch["weight"] = batch["weight"].astype(spec.dtype)
     batch["weight"] /= jax.lax.psum(batch["weight"].sum(), "data")
-    module = recipe.module(values, axis_name="data")
-    tx, lr_fn = recipe.transformation(values)
+    module = spec.module(values, axis_name="data")
+    tx, lr_fn = spec.transformation(values)
 
-    forward = rematerialised(recipe, lambda variables, image, key: module.apply(
+    forward = rematerialised(spec, lambda variables, image, key: module.apply(
         variables, image, train=True, mutable=["batch_stats", "intermediates"],
         rngs={"dropout": key}))
 
@@ -126,20 +127,20 @@ def train_step(recipe: Recipe, state: TrainState, batch: dict) -> tuple[TrainSta
         per_image = 0.0
         for level, weight in enumerate(supervision_weights(len(scales))):
             pixels = {k: coarse(batch[k], level) for k in ("target", "pixel_weight") if k in batch}
-            per_image += weight * recipe.losses(
+            per_image += weight * spec.losses(
                 scales[level], values=values, axis_name="data", **pixels)
         loss = jax.lax.psum((per_image * batch["weight"]).sum(), "data")
         return loss, updated.get("batch_stats", {})
 
     differentiate = jax.value_and_grad(objective, has_aux=True)
-    if recipe.accumulate == 1:
+    if spec.accumulate == 1:
         (loss, batch_stats), grads = differentiate(
             state.params, state.batch_stats, key_dropout, batch)
     else:
         loss, batch_stats, grads = _accumulated(
-            differentiate, recipe.accumulate, state, key_dropout, batch)
-    if "prune" not in recipe.zeros:
-        grads = of_what_is_left(grads, state.params, values["prune"] > 0)
+            differentiate, spec.accumulate, state, key_dropout, batch)
+    if "prune" not in spec.inactive:
+        grads = mask_pruned(grads, state.params, values["prune"] > 0)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     grad_norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
@@ -157,7 +158,7 @@ def train_step(recipe: Recipe, state: TrainState, batch: dict) -> tuple[TrainSta
         gradient_sum={
             layer.name: jnp.where(new_epoch, 0, state.gradient_sum[layer.name])
             + jnp.abs(functools.reduce(operator.getitem, layer.kernel, grads)).mean()
-            for layer in _logged_layers(recipe, batch["image"].shape[1:])},
+            for layer in _logged_layers(spec, batch["image"].shape[1:])},
     )
     new = jax.tree.map(lambda a, b: jnp.where(running & finite, a, b), new, state)
     stop = jnp.where(running & ~finite, NON_FINITE, state.stop)

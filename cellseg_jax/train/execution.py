@@ -14,7 +14,7 @@ class Program(NamedTuple):
     backend: str  # of BACKENDS
     slots: int  # runs under way at once
     mesh: tuple[int, int]  # devices along "member" and "data"
-    zeros: tuple[str, ...]  # step.Recipe.zeros
+    inactive: tuple[str, ...]  # step.Spec.inactive
 
     @property
     def width(self) -> int:

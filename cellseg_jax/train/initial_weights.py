@@ -13,7 +13,7 @@ from cellseg_jax.errors import InputError
 from cellseg_jax.interop import torch_weights
 from cellseg_jax.runs import checkpoint
 from cellseg_jax.runs.folder import read_config
-from cellseg_jax.step.spec import make_recipe
+from cellseg_jax.step.spec import make_spec
 
 KEY = "config.train.weights"
 
@@ -32,7 +32,7 @@ def read(config, wanted: dict) -> dict:
         found = _of_run(path, config)
     elif path.is_file():
         state_dict = interop.load_weights(path)
-        model = make_recipe([config]).model
+        model = make_spec([config]).model
         options = {k: v for k, v in model.items() if k not in ("name", "num_outputs", "dtype")}
         found = interop.from_torch(
             torch_weights.source_of(state_dict, config.model.name), state_dict, **options)
@@ -51,7 +51,7 @@ def read(config, wanted: dict) -> dict:
 
 def layers_of(config) -> list[models.Layer]:
     """The layers of the config's network that have kernels, as models.kernel_layers."""
-    return models.kernel_layers(make_recipe([config]).module({}),
+    return models.kernel_layers(make_spec([config]).module({}),
                                 (*derived.input_size(config), derived.channels(config)))
 
 

@@ -38,7 +38,7 @@ from cellseg_jax.step.batches import Batches, eval_batches, resident_source
 from cellseg_jax.step.memory import DoesNotFit
 from cellseg_jax.step.mesh import check_mesh, default_mesh, fetch, make_mesh, put
 from cellseg_jax.step.programs import eval_program, scoring_values
-from cellseg_jax.step.spec import make_recipe, traced_values
+from cellseg_jax.step.spec import make_spec, traced_values
 from cellseg_jax.step.state import NON_FINITE, RUNNING, check_model
 from cellseg_jax.train import initial_weights, preflight, preview
 from cellseg_jax.train.execution import BACKENDS, Program, candidates
@@ -103,7 +103,7 @@ def begin_classical(config, workdir) -> Result:
 
 
 class Group:
-    """Configs of one config.program_key, their data, and the recipe that their programs share."""
+    """Configs of one config.program_key, their data, and the spec that their programs share."""
 
     def __init__(self, configs, workdirs):
         self.configs, self.workdirs = configs, [pathlib.Path(w) for w in workdirs]
@@ -125,7 +125,7 @@ class Group:
 
         A program of 0 slots is still to be chosen by measurement.
         """
-        zeros = make_recipe(self.configs).zeros
+        inactive = make_spec(self.configs).inactive
         mesh = mesh or default_mesh(len(self.configs), self.configs[0].train.batch_size)
         shape = (mesh.shape["member"], mesh.shape["data"])
         if backend or slots:
@@ -133,9 +133,9 @@ class Group:
             slots = shape[0] if backend == "loop" else -(-slots // shape[0]) * shape[0]
             usual = "unroll" if jax.default_backend() == "cpu" else "vmap"
             backend = backend or ("loop" if slots == shape[0] else usual)
-        new = Program(backend or "loop", slots, shape, zeros)
-        zeros_of = [set(make_recipe([config]).zeros) for config in self.configs]
-        fits = lambda program, i: program is not None and zeros_of[i] >= set(program.zeros)
+        new = Program(backend or "loop", slots, shape, inactive)
+        inactive_of = [set(make_spec([config]).inactive) for config in self.configs]
+        fits = lambda program, i: program is not None and inactive_of[i] >= set(program.inactive)
         found, fresh = {}, []
         for i, workdir in enumerate(self.workdirs):
             program = None if slots else _stored_program(workdir)
@@ -153,9 +153,9 @@ class Group:
         first = self.configs[chosen[0]]
         mesh = make_mesh(*program.mesh)
         check_mesh(first, mesh)
-        shared = make_recipe(self.configs)._replace(zeros=program.zeros)
+        spec = make_spec(self.configs)._replace(inactive=program.inactive)
         everywhere = NamedSharding(mesh, P())
-        init = init_program(shared, self.arrays.image.shape[1:], everywhere)
+        init = init_program(spec, self.arrays.image.shape[1:], everywhere)
         queue, results = collections.deque(chosen), {}
 
         with contextlib.ExitStack() as stack:
@@ -174,7 +174,7 @@ class Group:
                         continue
                     stack.callback(member.close)
                     if not member.ended_before():
-                        state = _begin_state(member, shared, init, everywhere)
+                        state = _begin_state(member, spec, init, everywhere)
                         if member.running:
                             return i, member, state
                         member.finish()  # killed between its last save and this
@@ -187,9 +187,9 @@ class Group:
                 return results
             resident = resident_source(first, self.arrays, mesh)
             if program.slots:
-                population = Population(shared, program, mesh)
+                population = Population(spec, program, mesh)
             else:
-                population = self._measured(program, shared, init, next_run[1], len(queue) + 1,
+                population = self._measured(program, spec, init, next_run[1], len(queue) + 1,
                                             resident)
                 program = population.program
                 if make_mesh(*program.mesh) != mesh:  # the same devices along other axes
@@ -197,10 +197,10 @@ class Group:
                     next_run[1].close()
                     return results | self.train(list(queue), program, interrupted)
             batches = Batches(program.slots, resident, mesh)
-            eval_step = eval_program(shared, mesh, first.eval.threshold)
+            eval_step = eval_program(spec, mesh, first.eval.threshold)
             scored_by = lambda one: (scoring_values(one.values), {
                 "params": getattr(one, one.weights), "batch_stats": one.batch_stats})
-            augmented = preview.augmented_program(shared)
+            augmented = preview.augmented_program(spec)
             record = {**program._asdict(), "residence": "device" if resident else "host"}
             members, numbers = [None] * program.slots, [None] * program.slots
             arguments = [None] * len(population.chunks)
@@ -318,7 +318,7 @@ class Group:
                         seat(k, next_run)
         return results
 
-    def _measured(self, first: Program, shared, init, member, num_runs, resident) -> Population:
+    def _measured(self, first: Program, spec, init, member, num_runs, resident) -> Population:
         """Of the fastest program, by a few steps each; of `first` where little work is left.
 
         The steps are of states of their own: no run moves.
@@ -334,11 +334,11 @@ class Group:
                 meshes[program.mesh] = mesh, resident_source(
                     self.configs[0], self.arrays, mesh)
             mesh, source = meshes[program.mesh]
-            population = Population(shared, program, mesh)
+            population = Population(spec, program, mesh)
             batches = Batches(program.slots, source, mesh)
             batches.begin(0, member)
             arguments = [batches.next(chunk) for chunk in population.chunks]
-            values = traced_values(member.config, member.steps_per_epoch, shared)
+            values = traced_values(member.config, member.steps_per_epoch, spec)
             for slot in range(program.slots):
                 population.put(slot, jax.device_put(init(values), NamedSharding(mesh, P())))
             preflight.compile_checked(population, arguments[0], member.config)
@@ -355,7 +355,7 @@ class Group:
         first = first._replace(slots=first.mesh[0])
         # Processes would have to agree on what each of them measured.
         if num_runs == 1 or num_runs * steps_left < 100 or jax.process_count() > 1:
-            return Population(shared, first, meshes[first.mesh][0])
+            return Population(spec, first, meshes[first.mesh][0])
         with preflight.refusing(member.config, "train.batch_size"):
             chosen, best, cost = measure(first)
         said = [f"{first}: {best:.4g} images/s"]
@@ -396,10 +396,12 @@ def _stored_program(workdir) -> Program | None:
     """The program that a run was begun in, if it can go on in it."""
     file = environment_file(workdir)
     stored = read_json(file).get("program", {}) if file.exists() else {}
+    if "zeros" in stored:  # of runs begun before the field was renamed
+        stored["inactive"] = stored.pop("zeros")
     if not stored.keys() >= set(Program._fields):
         return None
     program = Program(stored["backend"], stored["slots"], tuple(stored["mesh"]),
-                      tuple(stored["zeros"]))
+                      tuple(stored["inactive"]))
     if np.prod(program.mesh) > jax.device_count():
         terminal.note(f"{workdir}: was begun on {np.prod(program.mesh)} devices, goes on on "
                       f"{jax.device_count()}: equal but for rounding")
@@ -407,9 +409,9 @@ def _stored_program(workdir) -> Program | None:
     return program
 
 
-def _begin_state(member, shared, init, sharding):
+def _begin_state(member, spec, init, sharding):
     """The state of a run: restored, or fresh."""
-    values = traced_values(member.config, member.steps_per_epoch, shared)
+    values = traced_values(member.config, member.steps_per_epoch, spec)
     values = {k: put(v, sharding) for k, v in values.items()}
     state = member.restore(checkpoint.abstract(jax.eval_shape(init, values), sharding))
     if state is None:

@@ -13,7 +13,7 @@ from cellseg_jax import augment
 from cellseg_jax import config as config_lib
 from cellseg_jax.config import derived
 from cellseg_jax.step.mesh import default_mesh
-from cellseg_jax.step.spec import make_recipe, traced_values
+from cellseg_jax.step.spec import make_spec, traced_values
 from cellseg_jax.train.execution import Program
 from cellseg_jax.train.slots import Population, init_program
 
@@ -27,10 +27,10 @@ def measured_step(config) -> float:
     """
     config = config_lib.changed(config, {"data.copies": 0} | {
         f"augment.{name}": (0.0, 1.0) for name in augment.AUGMENTATIONS})
-    shared = make_recipe([config])
+    spec = make_spec([config])
     mesh = default_mesh(1, config.train.batch_size)
-    program = Program("loop", 1, (1, mesh.shape["data"]), shared.zeros)
-    population = made_up_population(config, shared, program, mesh)
+    program = Program("loop", 1, (1, mesh.shape["data"]), spec.inactive)
+    population = made_up_population(config, spec, program, mesh)
     return _median_seconds(population)
 
 
@@ -53,7 +53,7 @@ def _median_seconds(call) -> float:
     return float(np.median(seconds))
 
 
-def made_up_population(config, shared, program, mesh) -> Callable:
+def made_up_population(config, spec, program, mesh) -> Callable:
     """f() is one compiled and warm step of all slots of a program, on random images."""
     size, channels = derived.input_size(config), derived.channels(config)
     random_ = np.random.default_rng(0)
@@ -70,10 +70,10 @@ def made_up_population(config, shared, program, mesh) -> Callable:
     if config.data.copies:
         batch["copy"] = np.ones(shape, np.int32)
     batch = jax.device_put(batch, NamedSharding(mesh, P("member", "data")))
-    population = Population(shared, program, mesh)
-    values = traced_values(config, 1, shared)
+    population = Population(spec, program, mesh)
+    values = traced_values(config, 1, spec)
     values["num_steps"] = np.int32(2**30)  # none of them ends
-    init = init_program(shared, (*size, channels), NamedSharding(mesh, P()))
+    init = init_program(spec, (*size, channels), NamedSharding(mesh, P()))
     for slot in range(program.slots):
         population.put(slot, init({**values, "seed": np.uint32(slot)}))
     population.compile((batch, None))

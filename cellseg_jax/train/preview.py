@@ -10,7 +10,7 @@ from cellseg_jax.data import pipeline
 from cellseg_jax.data.order import order_of
 from cellseg_jax.report import panels
 from cellseg_jax.step import train_step
-from cellseg_jax.step.spec import Recipe, make_recipe, traced_values
+from cellseg_jax.step.spec import Spec, make_spec, traced_values
 
 COUNT, COLUMNS = 12, 6
 
@@ -25,7 +25,7 @@ def augmented_sheet(config, arrays, order, augmented: Callable) -> np.ndarray:
       config: complete.
       arrays: its decoded data (data.load).
       order: data.order.order_of the run.
-      augmented: of `augmented_program`, for all runs of one recipe.
+      augmented: of `augmented_program`, for all runs of one spec.
     """
     rows = {name: x[:COUNT] for name, x in order.rows(0).items()}
     window = config.data.size if "place" in rows else None
@@ -51,20 +51,21 @@ def preview(config) -> np.ndarray:
     config = config.copy_and_resolve_references()
     config.train.batch_size = min(COUNT, arrays.num_samples)
     order = order_of(config, arrays, np.arange(arrays.num_samples))
-    return augmented_sheet(config, arrays, order, augmented_program(make_recipe([config])))
+    return augmented_sheet(config, arrays, order, augmented_program(make_spec([config])))
 
 
-def augmented_program(shared: Recipe) -> Callable:
+def augmented_program(spec: Spec) -> Callable:
     """augmented(config, batch): the batch as step 0 of the config's run trains on it."""
 
     @jax.jit
     def made(values, batch):
-        return train_step.augmented(shared, shared.all_values(values), train_step.keys(values["seed"], 0)[0],
-                              batch, np.arange(len(batch["id"])))
+        key = train_step.step_keys(values["seed"], 0)[0]
+        return train_step.augmented(spec, spec.all_values(values), key,
+                                    batch, np.arange(len(batch["id"])))
 
     def augmented(config, batch):
         # Whatever the run is on: this is one small program.
         with jax.default_device(jax.local_devices(backend="cpu")[0]):
-            return jax.device_get(made(traced_values(config, 1, shared), batch))
+            return jax.device_get(made(traced_values(config, 1, spec), batch))
 
     return augmented

@@ -28,9 +28,9 @@ from cellseg_jax.train.execution import Program
 QUICK_COMPILE = {"xla_backend_optimization_level": 0}
 
 
-def init_program(recipe, image_shape, sharding):
+def init_program(spec, image_shape, sharding):
     """The compiled init(values) -> step.TrainState of one run, placed by `sharding`."""
-    return jax.jit(lambda values: init_state(recipe, values, image_shape),
+    return jax.jit(lambda values: init_state(spec, values, image_shape),
                    out_shardings=sharding,
                    compiler_options=QUICK_COMPILE if jax.default_backend() == "cpu" else None)
 
@@ -41,7 +41,7 @@ class Population:
     A chunk is the slots that one call computes; chunk c holds the slots of `chunks[c]`.
     """
 
-    def __init__(self, recipe, program: Program, mesh):
+    def __init__(self, spec, program: Program, mesh):
         self.program = program
         width = program.width
         self.chunks = [range(k, k + width) for k in range(0, program.slots, width)]
@@ -50,7 +50,7 @@ class Population:
         everywhere, by_member = NamedSharding(mesh, P()), NamedSharding(mesh, P("member"))
         self._everywhere = everywhere
         how = "unroll" if program.backend == "loop" else program.backend
-        self._step = map_train(recipe, mesh, how)
+        self._step = map_train(spec, mesh, how)
         inert = jnp.int32(STOPPED_EARLY)
         spread = lambda s: jax.tree.map(
             lambda x: jnp.broadcast_to(x, (width, *x.shape)), s if width == 1 else

@@ -14,7 +14,7 @@ from cellseg_jax.config import changed
 from cellseg_jax.errors import InputError
 from cellseg_jax.models import segformer
 from cellseg_jax.models.unetr import TransformerBlock
-from cellseg_jax.step.spec import make_recipe
+from cellseg_jax.step.spec import make_spec
 
 UNETR = dict(image_size=32, feature_size=4, hidden_size=16, mlp_dim=8, num_heads=4, num_layers=1)
 
@@ -118,16 +118,16 @@ def test_cell_centre_is_deepest_in_the_largest_object():
 
 
 def test_statistics_equal_numpy_and_find_the_dead_channel():
-    shared = make_recipe([tiny_config()])
-    variables = noise(shared.module({}), np.zeros((1, 32, 32, 4), np.float32), train=False)
+    spec = make_spec([tiny_config()])
+    variables = noise(spec.module({}), np.zeros((1, 32, 32, 4), np.float32), train=False)
     variables["params"]["down_0"]["conv"]["kernel"][..., 1] = 0
     rng = np.random.default_rng(0)
     batches = [{"image": rng.integers(0, 256, (4, 32, 32, 4), np.uint8),
                 "range": np.tile(np.float32([0, 255]), (4, 4, 1)),
                 "weight": np.float32(weight)} for weight in ([1, 1, 1, 1], [1, 0, 0, 0])]
-    found = filters.statistics(shared, variables, batches)
+    found = filters.statistics(spec, variables, batches)
     image = np.concatenate([batches[0]["image"], batches[1]["image"][:1]]).astype(np.float32) / 255
-    expected = jax.jit(lambda v: filters.activations(shared.module({}), v, image))(variables)
+    expected = jax.jit(lambda v: filters.activations(spec.module({}), v, image))(variables)
     assert list(found) == ["down_0/conv", "down_0/norm", "down_0", "bottom/conv", "bottom/norm",
                            "bottom", "up_0", "logits"]
     for name, values in expected.items():

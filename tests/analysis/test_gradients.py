@@ -14,7 +14,7 @@ from cellseg_jax.config import complete
 from cellseg_jax.inference.predictor import Predictor
 from cellseg_jax.normalize import normalize
 from cellseg_jax.step.batches import eval_batches, resident_source
-from cellseg_jax.step.spec import make_recipe, traced_values
+from cellseg_jax.step.spec import make_spec, traced_values
 from cellseg_jax.step.state import init_state
 from cellseg_jax.train.initial_weights import layers_of
 
@@ -35,11 +35,11 @@ def written_out(predictor, arrays, chosen):
         total = 0.0
         for i in chosen:
             variables = {"params": params, "batch_stats": predictor.variables["batch_stats"]}
-            logits = predictor.recipe.logits(
+            logits = predictor.spec.logits(
                 variables, arrays.image[i][None], arrays.range("minmax")[i][None])
-            target = predictor.recipe.encode(arrays.label[i][None])
-            total += predictor.recipe.losses(
-                logits, target, predictor.recipe.all_values(predictor.values))[0]
+            target = predictor.spec.encode(arrays.label[i][None])
+            total += predictor.spec.losses(
+                logits, target, predictor.spec.all_values(predictor.values))[0]
         return total / len(chosen)
 
     return jax.jit(jax.grad(loss))(jax.device_get(predictor.variables["params"]))
@@ -120,22 +120,22 @@ def test_coarse_logits_take_part_as_in_training():
     config.model = dict(
         name="unet_plan", features_per_stage=(2, 2, 3, 3), blocks_per_stage=(1, 1, 1, 1))
     config = complete(config)
-    shared = make_recipe([config])
-    values = traced_values(config, 1, shared)
-    state = init_state(shared, values, (32, 32, 4))
+    spec = make_spec([config])
+    values = traced_values(config, 1, spec)
+    state = init_state(spec, values, (32, 32, 4))
     rng = np.random.default_rng(0)
     batch = {"image": rng.integers(0, 255, (2, 32, 32, 4), np.uint8),
              "label": rng.integers(0, 2, (2, 32, 32)).astype(np.int32),
              "range": np.tile(np.float32([0, 255]), (2, 4, 1)), "weight": np.ones(2, np.float32)}
-    full = shared.all_values(values)
+    full = spec.all_values(values)
     loss, grads = jax.value_and_grad(gradients.objective, 1)(
-        shared, state.params, {}, full, batch)
-    image = normalize(batch["image"], batch["range"], shared.dtype)
-    logits, sown = shared.module({}).apply(
+        spec, state.params, {}, full, batch)
+    image = normalize(batch["image"], batch["range"], spec.dtype)
+    logits, sown = spec.module({}).apply(
         {"params": state.params}, image, train=False, mutable=["intermediates"])
-    target = shared.encode(batch["label"])
+    target = spec.encode(batch["label"])
     small, = sown["intermediates"]["deep_supervision"]
-    by_hand = (2 / 3 * shared.losses(logits, target, full)
-               + 1 / 3 * shared.losses(small, target[:, 1::2, 1::2], full)).mean()
+    by_hand = (2 / 3 * spec.losses(logits, target, full)
+               + 1 / 3 * spec.losses(small, target[:, 1::2, 1::2], full)).mean()
     np.testing.assert_allclose(loss, by_hand, rtol=1e-5)
     assert all(np.abs(grads[name]["kernel"]).max() > 0 for name in ("out_0", "out_1"))

@@ -21,7 +21,7 @@ from cellseg_jax.pruning import ranks as ranks_
 from cellseg_jax.pruning import units as units_
 from cellseg_jax.step.mapped import map_eval
 from cellseg_jax.step.mesh import all_devices
-from cellseg_jax.step.spec import make_recipe, traced_values
+from cellseg_jax.step.spec import make_spec, traced_values
 from cellseg_jax.train import slots
 from cellseg_jax.train.initial_weights import layers_of
 
@@ -31,15 +31,15 @@ def untrained():
     """What the analysis asks of a Predictor, with the weights of step 0, of a tiny network."""
     config = tiny_config(data__count=16, data__split=(0.5, 0.0, 0.5), data__grid=2,
                          data__size=(64, 64))
-    shared, mesh = make_recipe([config]), all_devices()
+    spec, mesh = make_spec([config]), all_devices()
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    values = traced_values(config, 1, shared)
-    state = slots.init_program(shared, (32, 32, 4), everywhere)(values)
+    values = traced_values(config, 1, spec)
+    state = slots.init_program(spec, (32, 32, 4), everywhere)(values)
     return types.SimpleNamespace(
-        config=config, recipe=shared, mesh=mesh,
+        config=config, spec=spec, mesh=mesh,
         variables={"params": state.params, "batch_stats": state.batch_stats},
         values={k: v for k, v in state.values.items() if k.startswith("loss.")},
-        eval_step=map_eval(shared, mesh, config.eval.threshold))
+        eval_step=map_eval(spec, mesh, config.eval.threshold))
 
 
 def one_by_one(predictor, part, one, layers, method, amount, seeds):

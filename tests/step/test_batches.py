@@ -8,7 +8,7 @@ from helpers import tiny_config
 from cellseg_jax import data
 from cellseg_jax.data import order
 from cellseg_jax.step.batches import Batches, resident_source
-from cellseg_jax.step.mapped import gathered as gathered_
+from cellseg_jax.step.mapped import gather as gather_
 from cellseg_jax.step.mesh import default_mesh
 
 KINDS = {
@@ -45,13 +45,13 @@ def test_streamed_batches_equal_what_the_device_gathers(kind):
         for slot, member in enumerate(group):
             stream.begin(slot, member)
         window = configs[0].data.size if configs[0].data.fit == "random_crop" else None
-        gathered = jax.jit(lambda source, index: jax.vmap(
-            lambda i: gathered_(source, i, window))(index))
+        gather = jax.jit(lambda source, index: jax.vmap(
+            lambda i: gather_(source, i, window))(index))
         batches[residence] = []
         for _ in range(3):
             source, index = stream.next(range(2))
             batches[residence].append(
-                jax.device_get(source if index is None else gathered(source, index)))
+                jax.device_get(source if index is None else gather(source, index)))
             for member in group:
                 member.step += 1
     for one, other in zip(*batches.values(), strict=True):

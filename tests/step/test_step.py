@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 from cellseg_jax.config import complete, default
 from cellseg_jax.normalize import normalize
 from cellseg_jax.step.mapped import map_train
-from cellseg_jax.step.spec import make_recipe, traced_values
+from cellseg_jax.step.spec import make_spec, traced_values
 from cellseg_jax.step.state import NON_FINITE, RUNNING, init_state
 from cellseg_jax.train import slots
 
@@ -44,15 +44,15 @@ def source(rng):
 
 def trajectory(configs, mesh, members="vmap", steps=STEPS, steps_per_epoch=3, begin=lambda s: s):
     """Losses (steps, K) and the final state of members trained on random rows from begin(state)."""
-    shared = make_recipe(configs)
+    spec = make_spec(configs)
     by_member, rows = (NamedSharding(mesh, p) for p in (P("member"), P("member", "data")))
-    states = [jax.jit(lambda v: init_state(shared, v, (SIZE, SIZE, 4)),
+    states = [jax.jit(lambda v: init_state(spec, v, (SIZE, SIZE, 4)),
                       compiler_options=slots.QUICK_COMPILE)(
-        traced_values(c, steps_per_epoch + k, shared)) for k, c in enumerate(configs)]
+        traced_values(c, steps_per_epoch + k, spec)) for k, c in enumerate(configs)]
     state = begin(jax.tree.map(lambda *x: jnp.stack(x), *states))
     state = jax.device_put(state, by_member)
     data = jax.device_put(source(np.random.default_rng(0)), NamedSharding(mesh, P()))
-    train_step = map_train(shared, mesh, members)
+    train_step = map_train(spec, mesh, members)
     losses = []
     for n in range(steps):
         index = np.stack([np.random.default_rng([c.seed, n]).permutation(NUM_SAMPLES)[:BATCH]
@@ -197,16 +197,16 @@ def test_less_kept_for_the_backward_pass_gives_the_same_steps_in_less_memory():
     assert_close(other, state, 1e-5)
     sizes = []
     for config in (whole, less):
-        shared = make_recipe([config])
-        values = traced_values(config, 3, shared)
-        init = functools.partial(init_state, shared, image_shape=(SIZE, SIZE, 4))
+        spec = make_spec([config])
+        values = traced_values(config, 3, spec)
+        init = functools.partial(init_state, spec, image_shape=(SIZE, SIZE, 4))
         state = jax.eval_shape(init, values)
         one = lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype)
         batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, BATCH, *x.shape[1:]), x.dtype),
                              source(np.random.default_rng(0)))
         batch |= {"id": jax.ShapeDtypeStruct((1, BATCH), np.int32),
                   "weight": jax.ShapeDtypeStruct((1, BATCH), np.float32)}
-        compiled = map_train(shared, mesh_of(1, 1)).lower(
+        compiled = map_train(spec, mesh_of(1, 1)).lower(
             jax.tree.map(one, state), batch, None).compile()
         sizes.append(compiled.memory_analysis().temp_size_in_bytes)
     assert sizes[1] < 0.95 * sizes[0]
@@ -242,25 +242,25 @@ def test_coarse_logits_take_part_in_the_loss():
     config.model = dict(
         name="unet_plan", features_per_stage=(2, 2, 3, 3), blocks_per_stage=(1, 1, 1, 1))
     config = complete(config)
-    shared = make_recipe([config])
-    values = traced_values(config, 3, shared)
-    state = jax.jit(lambda v: init_state(shared, v, (SIZE, SIZE, 4)),
+    spec = make_spec([config])
+    values = traced_values(config, 3, spec)
+    state = jax.jit(lambda v: init_state(spec, v, (SIZE, SIZE, 4)),
                     compiler_options=slots.QUICK_COMPILE)(values)
     batch = {k: v[:BATCH] for k, v in source(np.random.default_rng(0)).items()}
     batch |= {"weight": np.ones(BATCH, np.float32), "id": np.arange(BATCH)}
     one = lambda tree: jax.tree.map(lambda x: jnp.asarray(x)[None], tree)  # noqa: E731
-    train_step = map_train(shared, mesh_of(1, 1))
+    train_step = map_train(spec, mesh_of(1, 1))
     _, out = train_step(one(state), one(batch), None)
 
     @jax.jit
     def by_hand(state, batch):
-        full = shared.all_values(values)
-        image = normalize(batch["image"], batch["range"], shared.dtype)
-        logits, sown = shared.module({}).apply(
+        full = spec.all_values(values)
+        image = normalize(batch["image"], batch["range"], spec.dtype)
+        logits, sown = spec.module({}).apply(
             {"params": state.params}, image, train=True, mutable=["intermediates"])
-        target = shared.encode(batch["label"])
+        target = spec.encode(batch["label"])
         small, = sown["intermediates"]["deep_supervision"]
-        return (2 / 3 * shared.losses(logits, target, full)
-                + 1 / 3 * shared.losses(small, target[:, 1::2, 1::2], full)).mean()
+        return (2 / 3 * spec.losses(logits, target, full)
+                + 1 / 3 * spec.losses(small, target[:, 1::2, 1::2], full)).mean()
 
     np.testing.assert_allclose(out["loss"][0], by_hand(state, batch), rtol=1e-5)

@@ -13,17 +13,17 @@ from cellseg_jax.analysis import weights as beginnings
 from cellseg_jax.config import derived
 from cellseg_jax.errors import InputError
 from cellseg_jax.inference.predictor import Predictor
-from cellseg_jax.step.spec import make_recipe, traced_values
+from cellseg_jax.step.spec import make_spec, traced_values
 from cellseg_jax.step.state import init_state
 from cellseg_jax.train import initial_weights
 
 
 def wanted(complete):
     """Shapes of the fresh weights of a config."""
-    shared = make_recipe([complete])
+    spec = make_spec([complete])
     shape = (*derived.input_size(complete), derived.channels(complete))
-    state = jax.eval_shape(lambda v: init_state(shared, v, shape),
-                           traced_values(complete, 1, shared))
+    state = jax.eval_shape(lambda v: init_state(spec, v, shape),
+                           traced_values(complete, 1, spec))
     return {"params": state.params, "batch_stats": state.batch_stats}
 
 
@@ -74,7 +74,7 @@ def test_a_run_starts_pruned():
     for method in pruning.METHODS:
         complete = tiny_config(seed=3, train__prune=0.4375, train__prune_how=method)
         found = traverse_util.flatten_dict(initial_weights.pruned(complete, params))
-        layers = models.kernel_layers(make_recipe([complete]).module({}), (32, 32, 4))
+        layers = models.kernel_layers(make_spec([complete]).module({}), (32, 32, 4))
         conv = [layer.kernel for layer in layers if layer.kind == "conv"]
         zeros = {path: int((found[path] == 0).sum()) for path in found}
         assert {path for path, count in zeros.items() if count} <= set(conv)
@@ -99,7 +99,7 @@ def test_a_run_starts_with_the_masks_of_pruning_again_and_again(method):
                           wanted(complete)["params"])
     flat, found = map(traverse_util.flatten_dict, (params, initial_weights.pruned(complete, params)))
     conv = [layer.kernel for layer in models.kernel_layers(
-        make_recipe([complete]).module({}), (32, 32, 4)) if layer.kind == "conv"]
+        make_spec([complete]).module({}), (32, 32, 4)) if layer.kind == "conv"]
     kernels = {path: flat[path] for path in conv}
     ranks, left = pruning.ranks(kernels, method, 3), pruning.units(kernels, method)
     gone = dict.fromkeys(conv, 0)
