@@ -89,11 +89,11 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
                 findings = analysis.ANALYSES[name](workdir, config, folder, **{
                     option: value for option, value in options.items() if value != ""})
                 if findings is None:
-                    terminal.note("stopped after saving; the same command goes on")
+                    terminal.log("stopped after saving; the same command goes on")
                     return INTERRUPTED
                 write(folder, findings)
-            terminal.note(f"{name}: {findings.text[0]}")
-        terminal.note(f"page: {write_page(workdir)}")
+            terminal.log(f"{name}: {findings.text[0]}")
+        terminal.log(f"page: {write_page(workdir)}")
     return 0
 
 

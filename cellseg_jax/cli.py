@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from absl import flags
 
-from cellseg_jax.errors import InputError, tell
+from cellseg_jax.errors import InputError, print_error
 
 INTERRUPTED = 75  # exit code: stopped by SIGTERM after saving; the same command continues
 # What --device says, as JAX says it; some work is always done on the CPU.
@@ -66,7 +66,7 @@ def run_command(main: Callable, define: Callable, argv: list[str] | None = None)
         _choose_device(args)
         return main(args, overrides)
     except InputError as error:
-        tell(error)
+        print_error(error)
         return 2
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where it was", file=sys.stderr)

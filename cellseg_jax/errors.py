@@ -27,6 +27,6 @@ def pick(table: Mapping, name: str, key: str):
     raise InputError(f"{key}: got {name!r}; expected one of {choices}{nearest(name, table)}")
 
 
-def tell(error) -> None:
+def print_error(error) -> None:
     """One plain line to stderr: what a user has to read first."""
     print("error: " + " ".join(str(error).split()), file=sys.stderr, flush=True)

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from cellseg_jax.cli import run_command
-from cellseg_jax.errors import InputError, pick, tell
+from cellseg_jax.errors import InputError, pick, print_error
 
 LIMIT = 1e-4  # on the largest difference of a probability
 IMAGES = 16  # that it is taken over
@@ -97,7 +97,7 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
         compute = _runner(args.format, program.data)
         difference = _difference(run, compute, args.format)
         if not difference <= LIMIT:
-            tell(f"--format={args.format}: the exported program differs from the run by "
+            print_error(f"--format={args.format}: the exported program differs from the run by "
                  f"{difference:.1e} on {IMAGES} images, {LIMIT:.0e} is allowed; nothing is written")
             return 1
         about = describe(run, args.format, program, difference)
@@ -108,12 +108,12 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
         partial.chmod(0o755)  # mkdtemp's is for its owner alone
         partial.rename(out)
     except NotImplementedError as error:
-        tell(f"--format={args.format}: {run.config.model.name} has no such form: {error}")
+        print_error(f"--format={args.format}: {run.config.model.name} has no such form: {error}")
         return 1
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     for text in about["notes"]:
-        terminal.note(text)
+        terminal.log(text)
     print(f"exported to {out}: {', '.join(sorted(p.name for p in out.iterdir()))}; largest "
           f"difference on {IMAGES} images {difference:.1e}")
     return 0

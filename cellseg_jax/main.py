@@ -76,16 +76,16 @@ def train(config, workdir, args) -> int:
 
     result = trainer.train([config], [workdir])[0]
     if result.status == "interrupted":
-        terminal.note(f"stopped after saving step {result.step}; the same command continues")
+        terminal.log(f"stopped after saving step {result.step}; the same command continues")
         return INTERRUPTED
     if result.status == "non-finite":
         return 1
     if not derived.is_classical(config):
-        terminal.note(f"{workdir}: training is {result.status} at step {result.step}")
+        terminal.log(f"{workdir}: training is {result.status} at step {result.step}")
     # What is left can be done again from its start, so a scheduler may stop it at any time.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(INTERRUPTED))
     if not derived.has_part(config, "test"):
-        terminal.note("no test split (config.data.split), so no scores")
+        terminal.log("no test split (config.data.split), so no scores")
         page.write_run_page(pathlib.Path(workdir))
         return 0
     return evaluate(config, workdir, args)
@@ -111,23 +111,23 @@ def evaluate(config, workdir, args) -> int:
 
         saved = checkpoint.saved_steps(pathlib.Path(workdir) / "checkpoints")
         tuning = tune.read(workdir, own, saved.get("best", 0))
-        terminal.note(tune.told(tuning))
+        terminal.log(tune.told(tuning))
         config = tune.apply(config, tuning)
     with Lock(workdir) if writer else contextlib.nullcontext():
         scores = read_scores(workdir, args.split, config)
         if scores is None:
             scores = evaluate_(config, workdir, split=args.split)
         else:
-            terminal.note(f"{workdir}: scored before, from the same checkpoint, data and code")
+            terminal.log(f"{workdir}: scored before, from the same checkpoint, data and code")
         if scores["name"] != args.split:
             known = scores["names_of_training_images"]
-            terminal.note(f"{config.data.name}: other data than the run was trained on"
+            terminal.log(f"{config.data.name}: other data than the run was trained on"
                           + (f"; WARNING: {known} of {scores['n_images']} images have the names of "
                              "training images: such scores say nothing on new images" if known
                              else ""))
         terminal.scores(scores)
         if writer:
-            terminal.note(f"report: {page.write_run_page(workdir, scores['name'])}")
+            terminal.log(f"report: {page.write_run_page(workdir, scores['name'])}")
     return 0
 
 

@@ -16,7 +16,7 @@ import sys
 from absl import flags
 
 from cellseg_jax.cli import define_device_flags, run_command
-from cellseg_jax.errors import InputError, tell
+from cellseg_jax.errors import InputError, print_error
 
 LOCAL = "local"
 # Before libtpu is loaded where there is no TPU: it asks nobody, and writes no logs.
@@ -51,7 +51,7 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
     if args.json:
         pathlib.Path(args.json).write_text(json.dumps(plan, indent=2))
     if not plan["fits"]:
-        tell(f"{plan['key']}: {plan['refusal']}")
+        print_error(f"{plan['key']}: {plan['refusal']}")
     terminal.summary(rows(plan))
     return 0 if plan["fits"] else 2
 

@@ -30,7 +30,7 @@ import time
 from absl import flags
 
 from cellseg_jax.cli import define_device_flags, run_command
-from cellseg_jax.errors import InputError, pick, tell
+from cellseg_jax.errors import InputError, pick, print_error
 
 NOTE = "predict.json"  # in a folder of predictions: what made them
 CHECKPOINTS = {"best": "best", "last": "last"}
@@ -99,7 +99,7 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
     planes = [plane for job in jobs for plane in _planes(*job, pages)]
     waiting = [plane for plane in planes if not _finished(plane, formats.values())]
     if len(waiting) < len(planes):
-        terminal.note(f"{len(planes) - len(waiting)} of {len(planes)} images were finished before")
+        terminal.log(f"{len(planes) - len(waiting)} of {len(planes)} images were finished before")
     bad, started = 0, time.monotonic()
     try:
         with terminal.counting("predicting") as progress:
@@ -141,14 +141,14 @@ def _run(args, overrides, uncertain):
         members.append(make_predictor(workdir, config, args.checkpoint))
     if args.tune:
         tuning = tune.tune(members[0], args.tune, fixed=[key for key, _ in overrides])
-        terminal.note(tune.told(tuning))
+        terminal.log(tune.told(tuning))
         members[0].config = tune.apply(members[0].config, tuning)
     elif len(workdirs) == 1 and (pathlib.Path(args.workdir) / tune.FILE).exists():
-        terminal.note(f"{tune.FILE} of the run is not used; pass --tune=METRIC to use it")
+        terminal.log(f"{tune.FILE} of the run is not used; pass --tune=METRIC to use it")
     halo = 0
     if args.halo == "auto":
         halo = max(member.reach() for member in members)
-        terminal.note(f"--halo=auto: {halo} pixels")
+        terminal.log(f"--halo=auto: {halo} pixels")
     elif args.halo:
         halo = int(args.halo)
     how = How(args.scale, halo, args.tta, uncertain)
@@ -189,7 +189,7 @@ def _found(text: str, out: pathlib.Path, known) -> list[tuple[pathlib.Path, path
         others = sum(p.name != NOTE and not inside_out(p) and not p.name.endswith(
             tuple(known.values())) for p in set(found) - set(paths))
         if others:
-            terminal.note(f"{others} files in {text} are no PNG, TIFF, BMP, JPEG or OME-Zarr and "
+            terminal.log(f"{others} files in {text} are no PNG, TIFF, BMP, JPEG or OME-Zarr and "
                           "left out")
     else:
         paths = [root] if root.exists() else [
@@ -285,7 +285,7 @@ def _segment_all(run, how, waiting, formats, pages):
                 group.append((lazy.from_array(image.read(), image.name, image.pixel_size), stem))
                 pixels += area
         except InputError as error:
-            tell(error)
+            print_error(error)
             done, failed = done + 1, 1
         if group and (not left or len(group) >= run.config.eval.batch_size or pixels > WHOLE):
             _segment(run, how, group, formats)
@@ -328,7 +328,7 @@ def _segment_bands(run, how, image, stem, formats) -> None:
             row += len(band)
             if row == size[0] or time.monotonic() - said > ROWS_EVERY_S:
                 said = time.monotonic()
-                terminal.note(f"{image.name}: row {row} of {size[0]}")
+                terminal.log(f"{image.name}: row {row} of {size[0]}")
 
     writers = {}
     with contextlib.ExitStack() as stack:

@@ -85,16 +85,15 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
     if code == 0:
         from cellseg_jax.report import terminal
 
-        terminal.note(f"task {args.task} is done; after the last one: --collect, for the tables")
+        terminal.log(f"task {args.task} is done; after the last one: --collect, for the tables")
     return code
 
 
 def dry_run(study, args, rows, repeats, task) -> int:
     """Print what is ahead."""
-    from cellseg_jax.report import terminal
-    from cellseg_jax.studies.cost import estimate
+    from cellseg_jax.studies.cost import estimate, print_estimate
 
-    terminal.estimate(study, estimate(
+    print_estimate(study, estimate(
         study, rows=rows, repeats=repeats, smoke=args.smoke, measure_seconds=args.measure), task)
     return 0
 
@@ -117,7 +116,7 @@ def collect(study, args, workdir, rows, repeats) -> int:
     render.show(table)
     write_study_page(table, workdir / "report.html")
     curves = f"; learning curves: {workdir}/learning_curve.csv" if table.curves else ""
-    terminal.note(f"tables: {workdir}/table.md, .tex, .csv; page: {workdir}/report.html{curves}")
+    terminal.log(f"tables: {workdir}/table.md, .tex, .csv; page: {workdir}/report.html{curves}")
     return 0
 
 

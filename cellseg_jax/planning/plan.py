@@ -72,7 +72,7 @@ def plan(config, topology: str = "local", *, search: bool = True, limit: float |
         "images": images.count, "notes": notes,
     }
     began = time.monotonic()
-    terminal.doing(f"compiling the train step and the validation for {mesh.size} "
+    terminal.progress_line(f"compiling the train step and the validation for {mesh.size} "
                    f"{out['device']}, {config.train.batch_size} images per step")
     programs = bound.compiled(config, images, resident, sure=True)
     out |= {"compile_seconds": time.monotonic() - began, "needs": programs.needs,
@@ -165,7 +165,7 @@ class _Bound:
 
     def needs_of(self, config, images, resident, changes, **parts) -> int:
         """Bytes that a run needs after changes of config keys."""
-        terminal.doing("compiling with " + (", ".join(
+        terminal.progress_line("compiling with " + (", ".join(
             f"config.{key}={value}" for key, value in changes.items()) or self.topology))
         changed = config_lib.changed(config, changes)
         return self.compiled(changed, images, resident, sure=False, **parts).needs

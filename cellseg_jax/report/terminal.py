@@ -1,4 +1,4 @@
-"""What a run says while it works: bars in a terminal, plain lines anywhere else.
+"""Progress and results on the terminal: bars where a line can be redrawn, else plain lines.
 
 Log files and pipes get no control codes and, on long runs, a line every ten seconds.
 """
@@ -19,13 +19,13 @@ INTERVAL_S = 10.0  # least time between plain lines
 WINDOW_S = 20.0  # over which images/s is averaged
 
 
-def note(text: str) -> None:
+def log(text: str) -> None:
     """One line to stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
-def doing(text: str) -> None:
-    """One line to stdout: what takes long now."""
+def progress_line(text: str) -> None:
+    """One line to stdout that names the work in progress."""
     print(f"{text} ...", flush=True)
 
 
@@ -33,11 +33,11 @@ def findings(found) -> None:
     """The warnings on the data, a line each; notes are counted only."""
     for finding in found:
         if finding.level != "note":
-            note(f"{finding.level}: {finding.where}: {finding.what}")
+            log(f"{finding.level}: {finding.where}: {finding.what}")
     notes = sum(finding.level == "note" for finding in found)
     if notes:
-        note(f"{notes} note{'s' * (notes > 1)} on the data: python -m cellseg_jax.doctor shows "
-             "them")
+        log(f"{notes} note{'s' * (notes > 1)} on the data: python -m cellseg_jax.doctor shows "
+            "them")
 
 
 def reading():
@@ -58,8 +58,8 @@ def counting(what: str):
                 state["task"] = state["bar"].add_task(what, total=total, text="")
             if _live():
                 state["bar"].update(state["task"], completed=done, total=total)
-            elif done == total or now - state.setdefault("said", now) >= INTERVAL_S:
-                state["said"] = now
+            elif done == total or now - state.setdefault("printed", now) >= INTERVAL_S:
+                state["printed"] = now
                 print(f"{what}: {done} of {total}", flush=True)
 
         yield progress
@@ -87,7 +87,7 @@ class Training:
         self.images = 0
         self.images_per_second = 0.0
         self._window = collections.deque()  # (time, images)
-        self._said = {}  # run -> time of its last plain line
+        self._last_line = {}  # run -> time of its last plain line
         self._bar = None
 
     def __enter__(self):
@@ -129,12 +129,12 @@ class Training:
     def logged(self, run: int, line: dict) -> None:
         """One line for a logged epoch of a run; on long runs without a terminal, for some."""
         now, step = time.monotonic(), line["step"]
-        # With n runs each speaks n times less often; a run's first and last line always come.
+        # With n runs each prints n times less often; a run's first and last line are always printed.
         wait = INTERVAL_S * len(self.names)
-        said = self._said.get(run, -float("inf"))
-        if not self._bar and step < self.num_steps[run] and now - said < wait:
+        last = self._last_line.get(run, -float("inf"))
+        if not self._bar and step < self.num_steps[run] and now - last < wait:
             return
-        self._said[run] = now
+        self._last_line[run] = now
         shown = [f"epoch {line['epoch']:g}", f"step {step}/{self.num_steps[run]}"]
         for key, name, form in (("lr", "lr", ".3g"), ("train_loss", "train loss", ".4f"),
                                 ("val_loss", "val loss", ".4f"),
@@ -153,33 +153,16 @@ def scores(test: dict) -> None:
     title = f"{test['split']} split, {test['n_images']} images"
     rows = [(name, _number(small.get(name)), _number(original.get(name)))
             for name in {**small, **original}]
-    _print_table(title, ("score", "at data.size", "original size"), rows)
+    print_table(title, ("score", "at data.size", "original size"), rows)
     rows = [(name, str(value["n"]), _number(value["dice_mean"]), _number(value["iou_mean"]))
             for name, value in test.get("per_stratum", {}).items()]
     if len(rows) > 1:
         columns = ("stratum", "images", "dice_mean", "iou_mean")
-        _print_table("by stratum, at data.size", columns, rows)
+        print_table("by stratum, at data.size", columns, rows)
 
 
-def estimate(study, ahead, task: tuple[int, int]) -> None:
-    """What a study will cost: a line per program, the dearest first, and the sum."""
-    rows = [(c.row, str(c.runs), f"{c.steps:,}", f"{c.gflop:.3g}", f"{c.seconds:.3g}",
-             "measured" if c.measured else "by FLOPs", f"{c.runs * c.steps * c.seconds / 3600:.3g}")
-            for c in sorted(ahead.costs, key=lambda c: -c.runs * c.steps * c.seconds)]
-    columns = ("program of row", "runs", "steps", "GFLOP/step", "s/step", "", "hours")
-    _print_table(f"{study.title}: the programs", columns, rows[:40])
-    if len(rows) > 40:
-        print(f"... and {len(rows) - 40} more")
-    for text in ahead.notes:
-        note(text)
-    told = lambda hours: f"{hours:.3g} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
-    share = f"; a task of {task[1]}: about {told(ahead.hours / task[1])}" if task[1] > 1 else ""
-    print(f"{ahead.programs:,} programs to compile, {ahead.runs:,} runs, about {told(ahead.hours)} "
-          "of training steps on this machine, one run after the other, beside compiling and "
-          f"scoring{share}")
-
-
-def _print_table(title, columns, rows):
+def print_table(title: str, columns, rows) -> None:
+    """Rows of strings under their columns; all but the first are aligned at the right."""
     table = Table(title=title, title_justify="left", title_style="bold",
                   box=box.SIMPLE_HEAD if _live() else None)
     for n, column in enumerate(columns):

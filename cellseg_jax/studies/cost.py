@@ -18,6 +18,7 @@ from cellseg_jax import data, models
 from cellseg_jax import studies as studyfile
 from cellseg_jax.config import derived
 from cellseg_jax.errors import InputError
+from cellseg_jax.report import terminal
 from cellseg_jax.studies.file import representatives
 from cellseg_jax.train import measure
 
@@ -25,6 +26,7 @@ PASSES = 3  # FLOPs of a training step in forward passes: one forward, two backw
 TRACED = (64, 64)  # pixels at which FLOPs are counted
 TYPICAL_GFLOP = 2.0  # of the step that is measured first: below, calls cost more than arithmetic
 SHARE = 0.4  # of a convolution's rate that whole training steps reach, about
+MAX_ROWS = 40  # programs that are printed
 SAMPLED = 48  # programs that are looked at; of a larger study the rest is taken to be alike
 
 
@@ -137,3 +139,29 @@ def _timed(found, measure_seconds) -> list[Cost]:
         rate = rate or cost.gflop / seconds
         done.append(cost._replace(seconds=seconds, measured=measured))
     return done
+
+
+def print_estimate(study, ahead: Estimate, task: tuple[int, int]) -> None:
+    """Print a line per program, the most expensive first, and the sum.
+
+    Args:
+      task: (i, n) of --task=i/n, (0, 1) where one task runs the whole study.
+    """
+    hours = lambda cost: cost.runs * cost.steps * cost.seconds / 3600
+    rows = [(c.row, str(c.runs), f"{c.steps:,}", f"{c.gflop:.3g}", f"{c.seconds:.3g}",
+             "measured" if c.measured else "by FLOPs", f"{hours(c):.3g}")
+            for c in sorted(ahead.costs, key=hours, reverse=True)]
+    columns = ("program of row", "runs", "steps", "GFLOP/step", "s/step", "", "hours")
+    terminal.print_table(f"{study.title}: the programs", columns, rows[:MAX_ROWS])
+    if len(rows) > MAX_ROWS:
+        print(f"... and {len(rows) - MAX_ROWS} more")
+    for text in ahead.notes:
+        terminal.log(text)
+    share = f"; a task of {task[1]}: about {_duration(ahead.hours / task[1])}"
+    print(f"{ahead.programs:,} programs to compile, {ahead.runs:,} runs, about "
+          f"{_duration(ahead.hours)} of training steps on this machine, one run after the other, "
+          f"beside compiling and scoring{share if task[1] > 1 else ''}")
+
+
+def _duration(hours: float) -> str:
+    return f"{hours:.3g} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"

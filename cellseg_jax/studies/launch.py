@@ -4,7 +4,7 @@ import signal
 import sys
 
 from cellseg_jax.cli import INTERRUPTED
-from cellseg_jax.errors import InputError, tell
+from cellseg_jax.errors import InputError, print_error
 
 
 def run(study, args, workdir, rows, repeats, task) -> int:
@@ -34,13 +34,13 @@ def run(study, args, workdir, rows, repeats, task) -> int:
     groups = [group for group in groups if group]
     left = sum(map(len, groups))
     share = f"task {task[0]}/{task[1]}: " if task[1] > 1 else ""
-    terminal.note(f"{study.title}: {share}{left} of {len(mine)} runs to do, in {len(groups)} "
+    terminal.log(f"{study.title}: {share}{left} of {len(mine)} runs to do, in {len(groups)} "
                   f"program{'s' * (len(groups) != 1)}")
     said, left_out, busy = set(), [], False
     for number, group in enumerate(groups, 1):
         for configs, folders in _attempts(group):
             if len(configs) == len(group):
-                terminal.note(f"--- program {number} of {len(groups)}: {len(group)} runs, "
+                terminal.log(f"--- program {number} of {len(groups)}: {len(group)} runs, "
                               f"{', '.join(sorted({f.parent.name for f in folders}))}")
             try:
                 interrupted, in_use = _train(configs, folders, args)
@@ -49,22 +49,22 @@ def run(study, args, workdir, rows, repeats, task) -> int:
                     continue  # each alone, to find the one that is wrong
                 left_out.append(folders[0])
                 if str(error) not in said:
-                    terminal.note(f"{folders[0]}: not run")
-                    tell(error)
+                    terminal.log(f"{folders[0]}: not run")
+                    print_error(error)
                 said.add(str(error))
                 continue
             if interrupted:
-                terminal.note("stopped after saving; the same command continues")
+                terminal.log("stopped after saving; the same command continues")
                 return INTERRUPTED
             busy |= in_use
             if len(configs) == len(group):
                 break
     if said:
         names = [f"{folder.parent.name}/{folder.name}" for folder in left_out]
-        terminal.note(f"not run, {len(names)} of {left}: {', '.join(names)}")
+        terminal.log(f"not run, {len(names)} of {left}: {', '.join(names)}")
         return 2
     if busy:
-        terminal.note("other processes have some runs; start again when they have ended")
+        terminal.log("other processes have some runs; start again when they have ended")
     return INTERRUPTED if busy else 0
 
 

@@ -98,7 +98,7 @@ def begin_classical(config, workdir) -> Result:
         if writer:
             write_split(folder, arrays, data.split_of(config.data, arrays))
             write_result(folder, result, num_steps=0, timing=[])
-    terminal.note(f"{workdir}: {config.model.name} learns nothing, so there is nothing to train")
+    terminal.log(f"{workdir}: {config.model.name} learns nothing, so there is nothing to train")
     return result
 
 
@@ -169,7 +169,7 @@ class Group:
                     except InUse as error:
                         if len(self.configs) == 1:
                             raise
-                        terminal.note(str(error))
+                        terminal.log(str(error))
                         results[i] = Result(str(self.workdirs[i]), "in use", 0, {})
                         continue
                     stack.callback(member.close)
@@ -374,7 +374,7 @@ class Group:
             elif program.mesh == first.mesh:
                 break
         reason = "the fastest" if len(said) > 1 else "too little work to measure others"
-        terminal.note(f"{num_runs} runs share a program: {'; '.join(said)}; taking "
+        terminal.log(f"{num_runs} runs share a program: {'; '.join(said)}; taking "
                       f"{chosen.program} ({reason}; --backend and --slots decide otherwise)")
         return chosen
 
@@ -403,7 +403,7 @@ def _stored_program(workdir) -> Program | None:
     program = Program(stored["backend"], stored["slots"], tuple(stored["mesh"]),
                       tuple(stored["inactive"]))
     if np.prod(program.mesh) > jax.device_count():
-        terminal.note(f"{workdir}: was begun on {np.prod(program.mesh)} devices, goes on on "
+        terminal.log(f"{workdir}: was begun on {np.prod(program.mesh)} devices, goes on on "
                       f"{jax.device_count()}: equal but for rounding")
         return None
     return program

@@ -67,7 +67,7 @@ class Member:
         writer = jax.process_index() == 0
         self.folder = RunDir(workdir, config, arrays.fingerprint, writer=writer)
         if self.folder.extended:
-            terminal.note(self.folder.extended)
+            terminal.log(self.folder.extended)
         self.checkpoints = checkpoint.Checkpoints(self.folder.path / "checkpoints")
         self.board = None
         self.step, self.saved, self.stop = 0, -1, RUNNING
@@ -93,7 +93,7 @@ class Member:
 
     def restore(self, abstract):
         """The newest saved state, or None; the logs are cut to it."""
-        state = self.checkpoints.restore_latest(abstract, terminal.note)
+        state = self.checkpoints.restore_latest(abstract, terminal.log)
         if state is not None:
             for k in ("step", "best", "waited", "stop", "previous_loss"):
                 setattr(self, k, fetch(getattr(state, k)).item())
@@ -180,7 +180,7 @@ class Member:
         self.metrics = {"step": at, "stopped": "loss or gradient not finite in the next step",
                         "lr": lr, "images": names}
         self.folder.log("metrics.jsonl", self.metrics)
-        terminal.note(f"{self.folder.path}: loss or gradient not finite after step {at} (lr "
+        terminal.log(f"{self.folder.path}: loss or gradient not finite after step {at} (lr "
                       f"{lr:g}); stopped there. A lower optimizer.lr usually helps; the batch is "
                       "in metrics.jsonl")
 

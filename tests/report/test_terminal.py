@@ -62,7 +62,7 @@ def test_training_counts_images_of_moving_runs_only(clock):
     assert training.images_per_second == pytest.approx(6 * 8 / 4)
 
 
-def test_training_many_runs_speak_less_often(capsys, clock):
+def test_each_of_many_runs_prints_less_often(capsys, clock):
     names = [f"run{k}" for k in range(10)]
     with terminal.Training(10, batch_size=1) as training:
         for k, name in enumerate(names):
@@ -92,7 +92,7 @@ def test_bar_in_a_terminal():
     while True:
         try:
             part = os.read(parent, 65536)
-        except OSError:  # Linux says so at the end of a pseudo terminal
+        except OSError:  # Linux raises this at the end of a pseudo terminal
             break
         if not part:
             break
@@ -109,9 +109,9 @@ def test_reading_shows_nothing_if_unused(capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_note_and_error_are_one_line_each(capsys):
-    terminal.note("a note")
-    errors.tell("two\n  lines [bold]")
+def test_log_and_error_are_one_line_each(capsys):
+    terminal.log("a note")
+    errors.print_error("two\n  lines [bold]")
     assert capsys.readouterr() == ("", "a note\nerror: two lines [bold]\n")
 
 
