@@ -66,10 +66,10 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
     if args.smoke:  # two steps run no faster for being optimised, and compile in half the time
         os.environ["XLA_FLAGS"] = (os.environ.get("XLA_FLAGS", "")
                                    + " --xla_backend_optimization_level=0")
-    from cellseg_jax import studies as studyfile
-    from cellseg_jax.studies.file import prepare_smoke
+    from cellseg_jax import studies
+    from cellseg_jax.studies.smoke import prepare_smoke
 
-    study = studyfile.load(args.study, overrides)
+    study = studies.load(args.study, overrides)
     workdir = pathlib.Path(args.workdir or f"runs/{study.name}{'_smoke' * args.smoke}")
     repeats = args.repeats or (SMOKE_REPEATS if args.smoke else study.repeats)
     rows = _chosen(args.rows, study.rows) if args.rows else None

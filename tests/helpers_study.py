@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 
 from cellseg_jax import config as config_lib
-from cellseg_jax import studies as studyfile
+from cellseg_jax import studies
 from cellseg_jax.runs import provenance
 
 ROWS = {
@@ -24,22 +24,22 @@ STRATA = {"fluorescence": 0.04, "stain <dark>": -0.08}
 STEPS, EPOCHS = 12, 10  # per epoch
 
 
-def make_study(**changes) -> studyfile.Study:
+def make_study(**changes) -> studies.Study:
     """A study of four small networks and Otsu on synthetic cells; `changes` are of its fields."""
     base = config_lib.default()
     base.data = dict(name="synthetic", size=(32, 32), count=120)
     base.model = dict(name="unet", channels=(4, 8), dropout=0.1)
     base.augment.flip_horizontal = (0.5, 1.0)
-    study = studyfile.Study(
+    study = studies.Study(
         name="optimisers", title="Optimisers, width & augmentation",
         base=config_lib.complete(base), rows=ROWS,
         reference={"unet_adam": {"dice_mean": 0.82, "iou_mean": 0.73},
                    "unet_sgd": {"dice_mean": 0.82}, "otsu": {"dice_mean": 0.59}},
         claims=(
-            studyfile.Claim("augmentation helps", ("unet_adam", "unet_sgd"), ("unet_no_augment",)),
-            studyfile.Claim("SGD is better than Adam", ("unet_sgd",), ("unet_adam",)),
-            studyfile.Claim("Otsu is best", ("otsu",), ("unet_adam",)),
-            studyfile.Claim("the optimiser does not matter", ("unet_sgd",), ("unet_adam",),
+            studies.Claim("augmentation helps", ("unet_adam", "unet_sgd"), ("unet_no_augment",)),
+            studies.Claim("SGD is better than Adam", ("unet_sgd",), ("unet_adam",)),
+            studies.Claim("Otsu is best", ("otsu",), ("unet_adam",)),
+            studies.Claim("the optimiser does not matter", ("unet_sgd",), ("unet_adam",),
                             "iou_mean", 0.02)),
         repeats=5, varies=("seed",), metrics=("dice_mean", "iou_mean", "seg"),
         baseline="unet_adam", smoke={"train.epochs": 1})
@@ -47,7 +47,7 @@ def make_study(**changes) -> studyfile.Study:
 
 
 def write_study(folder, study=None, *, effects=EFFECTS, run_sd=0.004, image_sd=0.05, images=24,
-                seed=0) -> studyfile.Study:
+                seed=0) -> studies.Study:
     """Write every run of `study` (default: make_study()) into `folder`/<row>/<repeat>.
 
     Args:
@@ -67,7 +67,7 @@ def write_study(folder, study=None, *, effects=EFFECTS, run_sd=0.004, image_sd=0
     for repeat in range(study.repeats):
         order = (rng.permutation(pool) if "data.split_seed" in study.varies else np.arange(pool))
         for row in study.rows:
-            config = studyfile.config_of(study, row, repeat)
+            config = studies.config_of(study, row, repeat)
             luck = 0.0 if config.model.name == "otsu" else rng.normal(0, run_sd)
             dice = np.clip(difficulty + own[row] + luck, 0, 0.999)
             write_run(folder / row / str(repeat), config, dice, strata, order, images, rng)

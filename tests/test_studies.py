@@ -8,13 +8,12 @@ import time
 import pytest
 
 from cellseg_jax import config as config_lib
-from cellseg_jax import models
-from cellseg_jax import studies as studyfile
+from cellseg_jax import models, studies
 from cellseg_jax.config import derived
 from cellseg_jax.errors import InputError
 from cellseg_jax.inference import definitions
 from cellseg_jax.interop import torch_weights
-from cellseg_jax.studies.file import representatives
+from cellseg_jax.studies.study import representatives
 
 CONFIGS = pathlib.Path(__file__).resolve().parent.parent / "configs"
 TABLES = ("ebhi", "em", "livecell", "nuclei", "small_unet")
@@ -24,12 +23,12 @@ each_table = pytest.mark.parametrize("name", TABLES)
 
 @functools.cache
 def study(name):
-    return studyfile.load(CONFIGS / "studies" / f"{name}.py")
+    return studies.load(CONFIGS / "studies" / f"{name}.py")
 
 
 @functools.cache
 def config(name, row, smoke=False):
-    return studyfile.config_of(study(name), row, 0, smoke=smoke)
+    return studies.config_of(study(name), row, 0, smoke=smoke)
 
 
 def test_the_promised_studies_exist():
@@ -193,14 +192,14 @@ def test_the_grid_of_report_1_is_planned_without_being_built():
     whole = config("small_unet_grid", grid.baseline)
     assert config_lib.diff(whole, config("small_unet", "base")).keys() == {"loss.class_weights"}
     with pytest.raises(InputError, match="there is no row 'adam-lr0.1'; "):
-        studyfile.config_of(grid, "adam-lr0.1", 0)
+        studies.config_of(grid, "adam-lr0.1", 0)
 
 
 @pytest.mark.parametrize("name", ["em", "livecell", "nuclei"])
 def test_own_images_take_the_place_of_the_report_s(name):
-    table = studyfile.load(CONFIGS / "studies" / f"{name}.py",
+    table = studies.load(CONFIGS / "studies" / f"{name}.py",
                            [("data.name", "folder"), ("data.split", "(0.7,0.1,0.2)")])
-    assert all(studyfile.config_of(table, row, 0).data.name == "folder" for row in table.rows)
+    assert all(studies.config_of(table, row, 0).data.name == "folder" for row in table.rows)
 
 
 def test_a_row_of_a_study_is_a_config_argument_from_anywhere(monkeypatch):

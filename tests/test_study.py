@@ -8,12 +8,11 @@ import subprocess
 import time
 
 import pytest
+from cellseg_jax.runs.lock import Lock
 from helpers import ROOT, child_environment, command
 
-from cellseg_jax import cli, study
-from cellseg_jax import studies as studyfile
+from cellseg_jax import cli, studies, study
 from cellseg_jax.errors import InputError
-from cellseg_jax.runs.lock import Lock
 from cellseg_jax.studies import cost as cost_lib
 from cellseg_jax.train import measure
 
@@ -191,7 +190,7 @@ def test_dry_run_names_programs_runs_and_hours(file, tmp_path, capsys):
 def test_a_grid_of_8192_points_is_estimated_from_a_sample(monkeypatch):
     monkeypatch.setattr(measure, "convolution_gflop_per_second", lambda: 10.0)
     monkeypatch.setattr(cost_lib, "SAMPLED", 3)
-    table = studyfile.load(ROOT / "configs/studies/small_unet_grid.py")
+    table = studies.load(ROOT / "configs/studies/small_unet_grid.py")
     ahead = cost_lib.estimate(table, repeats=1)
     assert (ahead.programs, ahead.runs, len(ahead.costs)) == (512, 8192, 3)
     by_hand = 512 / 3 * sum(c.runs * c.steps * c.seconds for c in ahead.costs) / 3600
@@ -210,7 +209,7 @@ def test_every_row_of_every_study_runs_on_twins(name, tmp_path):
         cwd=ROOT, env=child_environment() | {"XDG_CACHE_HOME": os.environ["XDG_CACHE_HOME"]},
         capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-3000:]
-    table = studyfile.load(ROOT / f"configs/studies/{name}.py")
+    table = studies.load(ROOT / f"configs/studies/{name}.py")
     for row in table.rows:
         for repeat in "01":
             assert json.loads((tmp_path / row / repeat / "eval/test.json").read_text())["metrics"]

@@ -1,5 +1,8 @@
-"""Studies: tables of runs. What a study file imports: rows, Claim, Grid, fractions."""
+"""Studies: tables of runs. What a study file imports, and what reads such a file."""
 
-from cellseg_jax.studies.file import Claim, Grid, Study, config_of, fractions, load, rows
+from cellseg_jax.studies.families import fractions
+from cellseg_jax.studies.file import config_of, load, rows
+from cellseg_jax.studies.grid import Grid
+from cellseg_jax.studies.study import Claim, Study
 
 __all__ = ["Claim", "Grid", "Study", "config_of", "fractions", "load", "rows"]

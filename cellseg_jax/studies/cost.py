@@ -15,11 +15,11 @@ import jax.numpy as jnp
 
 from cellseg_jax import config as config_lib
 from cellseg_jax import data, models
-from cellseg_jax import studies as studyfile
 from cellseg_jax.config import derived
 from cellseg_jax.errors import InputError
 from cellseg_jax.report import terminal
-from cellseg_jax.studies.file import representatives
+from cellseg_jax.studies.file import config_of
+from cellseg_jax.studies.study import representatives
 from cellseg_jax.train import measure
 
 PASSES = 3  # FLOPs of a training step in forward passes: one forward, two backward
@@ -67,7 +67,7 @@ def estimate(study, *, repeats: int, rows=None, smoke: bool = False, measure_sec
         chosen = random.Random(0).sample(chosen, SAMPLED)
     scale, notes, keys = len(shares) / len(chosen), [], {}
     for row in chosen:
-        config = studyfile.config_of(study, row, 0, smoke=smoke)
+        config = config_of(study, row, 0, smoke=smoke)
         if not derived.is_classical(config):
             program = keys.setdefault(config_lib.program_key(config), [row, config, 0])
             program[2] += shares[row] * repeats

@@ -10,7 +10,7 @@ from cellseg_jax.errors import InputError, print_error
 def run(study, args, workdir, rows, repeats, task) -> int:
     """Train and score all runs of this task that are not done; the exit code."""
     from cellseg_jax import config as config_lib
-    from cellseg_jax import studies as studyfile
+    from cellseg_jax import studies
     from cellseg_jax.report import terminal
     from cellseg_jax.runs.folder import check_continues, environment_file
 
@@ -18,7 +18,7 @@ def run(study, args, workdir, rows, repeats, task) -> int:
     groups = {}
     for row in study.rows if rows is None else rows:
         for repeat in range(repeats):
-            config = studyfile.config_of(study, row, repeat, smoke=args.smoke)
+            config = studies.config_of(study, row, repeat, smoke=args.smoke)
             folder = workdir / row / str(repeat)
             if environment_file(folder).exists():
                 try:

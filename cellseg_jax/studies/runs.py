@@ -15,11 +15,12 @@ import numpy as np
 
 from cellseg_jax import classical
 from cellseg_jax import config as config_lib
-from cellseg_jax import studies as studyfile
 from cellseg_jax.errors import InputError
 from cellseg_jax.files import read_jsonl
 from cellseg_jax.runs import provenance
 from cellseg_jax.runs.folder import changes
+from cellseg_jax.studies.file import config_of
+from cellseg_jax.studies.grid import Grid
 
 RESOURCES = {
     "train_seconds": "time in training, without compilation; of runs that train in one program, "
@@ -68,7 +69,7 @@ class Found(NamedTuple):
 
 
 def read(study, workdir, names, *, repeats, smoke) -> tuple[dict, list[str], list[str]]:
-    """The runs of some rows of a studyfile.Study.
+    """The runs of some rows of a Study.
 
     Returns: {row: [Found per repeat]}, of a Grid only the rows with a folder or a published value
       and the baseline; lines on what is missing, of all rows; sentences on what one must know.
@@ -85,7 +86,7 @@ def read(study, workdir, names, *, repeats, smoke) -> tuple[dict, list[str], lis
     notes += [f"{_names(runs)} left out: {why}" for why, runs in left_out.items()]
     found = _mark_data(_mark_code(found, notes), study, notes)
     missing = [line for name in names for line in _missing(name, found[name])]
-    if isinstance(study.rows, studyfile.Grid):
+    if isinstance(study.rows, Grid):
         found = {name: runs for name, runs in found.items()
                  if name in there or study.reference.get(name) or name == study.baseline}
     _tell_machines(found, notes)
@@ -111,11 +112,11 @@ def _no_run(name, repeat, workdir) -> Run:
 
 def _read_row(study, name, repeats, workdir, smoke, left_out) -> list[Found]:
     """The runs of a row; why one does not count is added to left_out, {reason: runs}."""
-    first = config_lib.flatten(studyfile.config_of(study, name, 0, smoke=smoke))
+    first = config_lib.flatten(config_of(study, name, 0, smoke=smoke))
     found = []
     for repeat in range(repeats):  # building each config would take most of a large table's time
         expected = first | {key: first[key] + repeat for key in study.varies}
-        full = functools.partial(studyfile.config_of, study, name, repeat, smoke=smoke)
+        full = functools.partial(config_of, study, name, repeat, smoke=smoke)
         found.append(_read(_no_run(name, repeat, workdir), expected, full, left_out))
     return found
 

@@ -9,13 +9,13 @@ from typing import NamedTuple
 import numpy as np
 
 from cellseg_jax import config as config_lib
-from cellseg_jax import studies as studyfile
 from cellseg_jax.data.split import MIXED
 from cellseg_jax.errors import InputError, pick
 from cellseg_jax.studies import learning_curve, stats
-from cellseg_jax.studies.file import FRACTION, families
+from cellseg_jax.studies.families import FRACTION, families
 from cellseg_jax.studies.runs import RESOURCES, Run, read
 from cellseg_jax.studies.runs import values as values_
+from cellseg_jax.studies.study import Claim, Study
 
 WANTED = (0.005, 0.01, 0.02)  # differences of a score whose number of repeats is told
 SPLIT_SEED = "data.split_seed"
@@ -52,10 +52,10 @@ class Curve(NamedTuple):
 class Table(NamedTuple):
     """A study's results. Everything that a table or a page says is in here."""
 
-    study: studyfile.Study
+    study: Study
     workdir: str
     rows: list[Row]  # of a Grid, those with a folder or a published value
-    claims: list[tuple[studyfile.Claim, str, stats.Comparison | None]]  # of stats.JUDGEMENTS
+    claims: list[tuple[Claim, str, stats.Comparison | None]]  # of stats.JUDGEMENTS
     noise: dict[str, stats.Noise]  # {metric: spread of runs of the same config}
     notes: list[str]  # what a reader must know, a sentence each
     missing: list[str]  # "row/repeat: what is the matter"
@@ -69,7 +69,7 @@ class Table(NamedTuple):
 
 
 def collect(study, workdir, *, rows=None, repeats=None, smoke=False) -> Table:
-    """The table of a studyfile.Study from the run folders WORKDIR/<row>/<repeat>.
+    """The table of a Study from the run folders WORKDIR/<row>/<repeat>.
 
     Args:
       rows: names of rows, default all; the baseline is always among them.
@@ -90,7 +90,7 @@ def collect(study, workdir, *, rows=None, repeats=None, smoke=False) -> Table:
     made = _with_verdicts(study, made, found)
     definitions = {k: v for runs in found.values() for one in runs
                    for k, v in one.test.get("definitions", {}).items()}
-    if study.learning_curve and "data.split_seed" not in study.varies:
+    if study.learning_curve and SPLIT_SEED not in study.varies:
         notes = [*notes, "All repeats train on the same images (VARIES has no data.split_seed): "
                          "intervals of the learning curve leave out which images were drawn."]
     return Table(

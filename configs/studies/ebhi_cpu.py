@@ -10,10 +10,9 @@ rest cannot be told apart: runs of one config differ by 0.024. Table in docs/ben
 
 import pathlib
 
-from cellseg_jax import config
-from cellseg_jax import studies as studyfile
+from cellseg_jax import config, studies
 
-FULL = studyfile.load(pathlib.Path(__file__).with_name("ebhi.py"))
+FULL = studies.load(pathlib.Path(__file__).with_name("ebhi.py"))
 CHOSEN = ("unet_final", "norm_none", "norm_batch", "optimizer_sgd", "loss_jaccard",
           "loss_cross_entropy", "lr_1e-4", "batch_16", "no_augmentation", "not_balanced", "otsu")
 
@@ -26,4 +25,4 @@ CLAIMS = tuple(claim for claim in FULL.claims if {*claim.better, *claim.worse} <
 REPEATS, VARIES, METRICS = FULL.repeats, FULL.varies, FULL.metrics
 BASELINE, SMOKE = FULL.baseline, FULL.smoke
 
-get_config = studyfile.rows(BASE, ROWS)
+get_config = studies.rows(BASE, ROWS)

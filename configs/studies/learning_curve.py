@@ -15,16 +15,15 @@ validation loss (0.31), which points to the short training as the limit. A first
 
 import pathlib
 
-from cellseg_jax import config
-from cellseg_jax import studies as studyfile
+from cellseg_jax import config, studies
 
-NUCLEI = studyfile.load(pathlib.Path(__file__).with_name("nuclei.py"))
+NUCLEI = studies.load(pathlib.Path(__file__).with_name("nuclei.py"))
 
 TITLE = "U-Net on nuclei with fewer images"
 BASE = config.changed(NUCLEI.base, {
     "data.size": (96, 96), "train.steps": 400, "train.batch_size": 4, "eval.every": 1000,
     "optimizer.schedule": "polynomial", "optimizer.schedule_per": "step"})
-ROWS = studyfile.fractions({"unet": {}}, (1 / 64, 1 / 32, 1 / 16, 1 / 4, 1))
+ROWS = studies.fractions({"unet": {}}, (1 / 64, 1 / 32, 1 / 16, 1 / 4, 1))
 LEARNING_CURVE = {"metric": "dice_mean", "targets": (0.85, 0.90)}
 REPEATS = 3
 VARIES = ("seed", "data.split_seed")
@@ -33,4 +32,4 @@ BASELINE = "unet_1"
 SMOKE = {**NUCLEI.smoke, "data.split": (0.6, 0.2, 0.2), "train.batch_size": 1,
          "data.train_fraction": lambda share: 0.2 + 0.8 * share}  # of 9 images
 
-get_config = studyfile.rows(BASE, ROWS)
+get_config = studies.rows(BASE, ROWS)

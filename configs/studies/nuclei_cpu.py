@@ -10,10 +10,9 @@ One claim contradicted, five undecided; runs of one config differ by 0.010. Tabl
 
 import pathlib
 
-from cellseg_jax import config
-from cellseg_jax import studies as studyfile
+from cellseg_jax import config, studies
 
-FULL = studyfile.load(pathlib.Path(__file__).with_name("nuclei.py"))
+FULL = studies.load(pathlib.Path(__file__).with_name("nuclei.py"))
 SMALL_UNETR = {"model.hidden_size": 192, "model.mlp_dim": 768, "model.num_heads": 6,
                "model.num_layers": 6, "model.feature_size": 8, "train.batch_size": 16}
 
@@ -24,4 +23,4 @@ ROWS = {row: {**changes, **(SMALL_UNETR if row.startswith("unetr") else {})}
 REFERENCE, CLAIMS, REPEATS = FULL.reference, FULL.claims, FULL.repeats
 VARIES, METRICS, BASELINE, SMOKE = FULL.varies, FULL.metrics, FULL.baseline, FULL.smoke
 
-get_config = studyfile.rows(BASE, ROWS)
+get_config = studies.rows(BASE, ROWS)

@@ -7,11 +7,14 @@ import pytest
 from helpers import ROOT
 
 from cellseg_jax import config as config_lib
-from cellseg_jax import studies as studyfile
+from cellseg_jax import studies
+from cellseg_jax.data.synthetic import twins
 from cellseg_jax.errors import InputError
 from cellseg_jax.studies import Claim, Grid
-from cellseg_jax.studies.file import ROW_NAME, prepare_smoke, representatives, twins
-from cellseg_jax.studies.file import families as families_
+from cellseg_jax.studies.check import ROW_NAME
+from cellseg_jax.studies.families import families as families_
+from cellseg_jax.studies.smoke import prepare_smoke
+from cellseg_jax.studies.study import representatives
 
 HEAD = """
 from cellseg_jax.config import default
@@ -44,7 +47,7 @@ def study_file(tmp_path):
 
 
 def test_a_study_is_what_its_file_says(study_file):
-    study = studyfile.load(study_file(
+    study = studies.load(study_file(
         'REFERENCE = {"slow": {"dice_mean": 0.8, "train_seconds": 60}}',
         'CLAIMS = [Claim("slow is better", "slow", ("base",))]', "REPEATS = 2",
         'VARIES = ("seed", "data.split_seed")', 'BASELINE = "slow"',
@@ -57,7 +60,7 @@ def test_a_study_is_what_its_file_says(study_file):
 
 
 def test_only_what_is_needed_must_be_said(study_file):
-    study = studyfile.load(study_file())
+    study = studies.load(study_file())
     assert study.metrics == ("dice_mean", "iou_mean") and study.repeats == 3
     assert study.varies == ("seed",) and study.baseline == "base" and study.claims == ()
 
@@ -72,32 +75,32 @@ def test_a_row_is_a_config_argument_and_takes_overrides(study_file):
 
 
 def test_another_model_or_dataset_has_its_own_options(study_file):
-    study = studyfile.load(study_file())
-    transformer, own = (studyfile.config_of(study, row, 0) for row in ("transformer", "own_images"))
+    study = studies.load(study_file())
+    transformer, own = (studies.config_of(study, row, 0) for row in ("transformer", "own_images"))
     assert transformer.model.dropout == 0.1 and "channels" not in transformer.model
     assert "solution" in study.base.data and "solution" not in own.data
 
 
 def test_repeats_add_their_number_to_what_varies(study_file):
-    study = studyfile.load(study_file('VARIES = ("seed", "data.split_seed")'),
+    study = studies.load(study_file('VARIES = ("seed", "data.split_seed")'),
                            [("seed", "5"), ("optimizer.lr", "0.1")])
-    configs = [studyfile.config_of(study, "slow", repeat) for repeat in range(3)]
+    configs = [studies.config_of(study, "slow", repeat) for repeat in range(3)]
     assert [c.seed for c in configs] == [5, 6, 7]
     assert [c.data.split_seed for c in configs] == [0, 1, 2]
     assert configs[0].optimizer.lr == 1e-3, "a row rules over --config"
-    assert configs[1] == studyfile.config_of(study, "slow", 1)
+    assert configs[1] == studies.config_of(study, "slow", 1)
 
 
 def test_smoke_is_a_value_or_a_function_and_skips_what_other_models_have(study_file):
-    study = studyfile.load(study_file(
+    study = studies.load(study_file(
         'SMOKE = {"train.batch_size": lambda n: min(n, 4), "model.hidden_size": 24,',
         '         "model.channels": lambda c: tuple(n // 4 for n in c[:2]), "train.steps": 2}'))
-    base, transformer = (studyfile.config_of(study, row, 1, smoke=True)
+    base, transformer = (studies.config_of(study, row, 1, smoke=True)
                          for row in ("base", "transformer"))
     assert base.model.channels == (4, 8) and "hidden_size" not in base.model
     assert transformer.model.hidden_size == 24 and "channels" not in transformer.model
     assert base.train.batch_size == 4 and base.train.steps == 2 and base.seed == 1
-    assert studyfile.config_of(study, "base", 0).train.steps == 0
+    assert studies.config_of(study, "base", 0).train.steps == 0
 
 
 @pytest.mark.parametrize(("lines", "message"), [
@@ -131,17 +134,17 @@ def test_smoke_is_a_value_or_a_function_and_skips_what_other_models_have(study_f
 ])
 def test_a_wrong_study_is_said_in_one_line(study_file, lines, message):
     with pytest.raises(InputError, match=message) as error:
-        studyfile.load(study_file(lines))
+        studies.load(study_file(lines))
     assert "\n" not in str(error.value) and str(error.value).count("own.py") == 1
 
 
 def test_a_file_that_is_not_there_is_said(tmp_path):
     with pytest.raises(InputError, match=r"--study: no file '.*none\.py'"):
-        studyfile.load(tmp_path / "none.py")
+        studies.load(tmp_path / "none.py")
 
 
 def test_a_grid_has_every_combination_once_under_a_name_that_says_it(study_file):
-    study = studyfile.load(study_file(table=GRID))
+    study = studies.load(study_file(table=GRID))
     assert len(study.rows) == 2**6 == len(set(study.rows))
     assert study.baseline == "adam-lr0.01-dropout0.3-no_keep_blank-plain-small"
     assert "sgd-lr0.00005-dropout0.5-keep_blank-conv-large" in study.rows
@@ -151,7 +154,7 @@ def test_a_grid_has_every_combination_once_under_a_name_that_says_it(study_file)
     for row, expected in zip(study.rows, reference, strict=True):
         if "lr0.01" in row:  # half of them, for time
             continue
-        config = studyfile.config_of(study, row, 0)
+        config = studies.config_of(study, row, 0)
         found = (config.optimizer.name, config.optimizer.lr,
                  config.model.get("dropout", expected[2]), config.data.keep_blank,
                  config.model.name, config.train.batch_size)
@@ -177,12 +180,12 @@ def test_a_wrong_factor_is_said(choices, message):
 
 
 def test_one_row_stands_for_those_that_share_its_program(study_file):
-    study = studyfile.load(study_file(table=GRID))
+    study = studies.load(study_file(table=GRID))
     counted = representatives(study)
-    keys = {row: config_lib.program_key(studyfile.config_of(study, row, 0)) for row in study.rows}
+    keys = {row: config_lib.program_key(studies.config_of(study, row, 0)) for row in study.rows}
     assert len(counted) == len({keys[row] for row in counted}) == len(set(keys.values())) == 8
     assert set(counted.values()) == {8}
-    table = studyfile.load(study_file())
+    table = studies.load(study_file())
     assert representatives(table) == dict.fromkeys(table.rows, 1)
 
 
@@ -200,25 +203,25 @@ def test_smoke_reads_twins_that_are_written_once(study_file, tmp_path):
         'ROWS = {"base": {}, "more": {"data.mix": ("bbbc039:DIR",)}}',
         'SMOKE = {"data.size": (32, 40), "data.channels": "gray"}')
     folder = tmp_path / "twins"
-    study = prepare_smoke(studyfile.load(path), folder)
-    base, more = (studyfile.config_of(study, row, 1, smoke=True) for row in study.rows)
+    study = prepare_smoke(studies.load(path), folder)
+    base, more = (studies.config_of(study, row, 1, smoke=True) for row in study.rows)
     assert base.data.root == str(folder / "dsb2018") == more.data.root
     assert base.data.mix == () and more.data.mix == (f"bbbc039:{folder / 'bbbc039'}",)
     assert {p.name for p in folder.iterdir()} == {"dsb2018", "bbbc039"}
     stamps = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
-    prepare_smoke(studyfile.load(path), folder)
+    prepare_smoke(studies.load(path), folder)
     assert stamps == {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
-    assert studyfile.config_of(study, "base", 1).data.root == ""
+    assert studies.config_of(study, "base", 1).data.root == ""
 
 
 def test_what_has_no_twin_is_synthetic_or_said(study_file, tmp_path, monkeypatch):
-    study = studyfile.load(study_file('SMOKE = {"data.name": "synthetic", "data.size": (32, 32)}'))
+    study = studies.load(study_file('SMOKE = {"data.name": "synthetic", "data.size": (32, 32)}'))
     study = prepare_smoke(study, tmp_path / "none")
-    assert studyfile.config_of(study, "base", 0, smoke=True).data.root == ""
+    assert studies.config_of(study, "base", 0, smoke=True).data.root == ""
     assert not (tmp_path / "none").exists()
     monkeypatch.delitem(twins.TWINS, "dsb2018")
     with pytest.raises(InputError, match="dsb2018"):
-        prepare_smoke(studyfile.load(study_file()), tmp_path / "none")
+        prepare_smoke(studies.load(study_file()), tmp_path / "none")
 
 
 SHARES = """
@@ -230,10 +233,10 @@ WANTED = 'LEARNING_CURVE = {"metric": "dice_mean", "targets": (0.85, 0.9)}'
 
 
 def test_fractions_make_rows_that_form_curves(study_file):
-    study = studyfile.load(study_file(WANTED, table=SHARES))
+    study = studies.load(study_file(WANTED, table=SHARES))
     assert list(study.rows) == ["otsu", "unet_13_1_0.25", "unet_13_1_0.5", "unet_13_1_1",
                                 "slow_0.25", "slow_0.5", "slow_1"]
-    config = studyfile.config_of(study, "slow_0.25", 1)
+    config = studies.config_of(study, "slow_0.25", 1)
     assert config.data.train_fraction == 0.25 and config.optimizer.lr == 1e-3
     assert families_(study, study.rows) == {
         "unet_13_1": ["unet_13_1_0.25", "unet_13_1_0.5", "unet_13_1_1"],
@@ -245,7 +248,7 @@ def test_fractions_make_rows_that_form_curves(study_file):
 def test_families_of_a_grid_are_called_what_their_rows_share(study_file):
     grid = ('GRID = {"optimizer.name": ("adam", "sgd"), "data.train_fraction": (0.25, 0.5, 1.0), '
             '"model.dropout": (0.1, 0.2)}')
-    study = studyfile.load(study_file(WANTED, table=grid))
+    study = studies.load(study_file(WANTED, table=grid))
     families = families_(study, study.rows)
     assert list(families) == ["adam-train-dropout0.1", "adam-train-dropout0.2",
                               "sgd-train-dropout0.1", "sgd-train-dropout0.2"]
@@ -262,20 +265,20 @@ def test_families_of_a_grid_are_called_what_their_rows_share(study_file):
 ])
 def test_wrong_learning_curves_are_named(study_file, line, message):
     with pytest.raises(InputError, match=f"LEARNING_CURVE: .*{message}"):
-        studyfile.load(study_file(line, table=SHARES))
+        studies.load(study_file(line, table=SHARES))
 
 
 def test_a_learning_curve_needs_rows_at_three_fractions(study_file):
     with pytest.raises(InputError, match="no rows differ in data.train_fraction alone at three"):
-        studyfile.load(study_file(WANTED))
+        studies.load(study_file(WANTED))
     two = SHARES.replace("(1 / 4, 1 / 2, 1)", "(1 / 2, 1)")
     with pytest.raises(InputError, match="LEARNING_CURVE: no rows differ"):
-        studyfile.load(study_file(WANTED, table=two))
+        studies.load(study_file(WANTED, table=two))
 
 
 def test_the_shipped_learning_curve_takes_as_many_steps_at_each_fraction():
-    study = studyfile.load(ROOT / "configs/studies/learning_curve.py")
-    configs = [studyfile.config_of(study, row, 0) for row in study.rows]
+    study = studies.load(ROOT / "configs/studies/learning_curve.py")
+    configs = [studies.config_of(study, row, 0) for row in study.rows]
     assert {config.train.steps for config in configs} == {400}
     assert [config.data.train_fraction for config in configs] == [1 / 64, 1 / 32, 1 / 16, 1 / 4, 1]
     assert len({config_lib.program_key(config) for config in configs}) == 1

@@ -12,9 +12,9 @@ import pytest
 from html_checker import Checker
 from rich.console import Console
 
-from cellseg_jax import studies as studyfile
+from cellseg_jax import studies
 from cellseg_jax.studies import charts, learning_curve, render
-from cellseg_jax.studies.file import FRACTION
+from cellseg_jax.studies.families import FRACTION
 from cellseg_jax.studies.page import summary_sentence, write_study_page
 from cellseg_jax.studies.table import Curve, collect
 
@@ -24,7 +24,7 @@ LIMIT = 0.86
 
 def write(folder, *, limit=LIMIT, targets=(0.5, 0.82, 0.85, 0.9), shares=SHARES, repeats=4):
     """A study whose rows score limit - 0.4 n^-0.5 with n images; those mixed in do not count."""
-    rows = studyfile.fractions({"unet": {}}, shares)
+    rows = studies.fractions({"unet": {}}, shares)
     study = helpers.make_study(
         rows=rows, reference={}, claims=(), repeats=repeats, baseline="unet_1",
         learning_curve={"metric": "dice_mean", "targets": targets})

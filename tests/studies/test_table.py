@@ -11,10 +11,10 @@ import pytest
 from scipy import stats as scipy_stats
 
 from cellseg_jax import config as config_lib
-from cellseg_jax import studies as studyfile
+from cellseg_jax import studies
 from cellseg_jax.errors import InputError
 from cellseg_jax.studies import stats
-from cellseg_jax.studies.file import COSTS
+from cellseg_jax.studies.study import COSTS
 from cellseg_jax.studies.table import RESOURCES, _best, collect
 
 
@@ -255,7 +255,7 @@ def test_an_empty_folder_gives_an_empty_table(tmp_path):
 
 
 def test_a_grid_of_thousands_with_few_runs_is_fast(tmp_path):
-    grid = studyfile.Grid({"optimizer.lr": tuple(10.0**-i for i in range(1, 9)),
+    grid = studies.Grid({"optimizer.lr": tuple(10.0**-i for i in range(1, 9)),
                            "train.batch_size": tuple(range(1, 129)),
                            "model.dropout": tuple(i / 10 for i in range(8))})
     first = next(iter(grid))
@@ -305,8 +305,8 @@ def test_other_test_images_are_named(small):
 
 def test_claims_on_costs_know_that_less_is_better(whole):
     _, study, folder = whole
-    claims = [studyfile.Claim("wide takes longer", ("unet_adam",), ("unet_wide",), "train_seconds"),
-              studyfile.Claim("no, it is fast", ("unet_wide",), ("unet_adam",), "train_seconds")]
+    claims = [studies.Claim("wide takes longer", ("unet_adam",), ("unet_wide",), "train_seconds"),
+              studies.Claim("no, it is fast", ("unet_wide",), ("unet_adam",), "train_seconds")]
     table = collect(study._replace(claims=tuple(claims)), folder)
     assert [word for _, word, _ in table.claims] == ["supported", "contradicted"]
 
@@ -318,7 +318,7 @@ def test_ranking_by_losses_that_differ_is_refused(small):
     with pytest.raises(InputError, match=r"METRICS ranks rows by loss, but rows differ in "
                                          r"loss.dice, loss.bce.*rank by a score"):
         collect(study._replace(metrics=("loss", "dice_mean")), folder)
-    claim = studyfile.Claim("bce is lower", ("unet_sgd",), ("unet_adam",), "loss")
+    claim = studies.Claim("bce is lower", ("unet_sgd",), ("unet_adam",), "loss")
     with pytest.raises(InputError, match=r"CLAIMS\[0\] ranks rows by loss"):
         collect(study._replace(claims=(claim,)), folder)
     # As another column it is shown, and not ranked.

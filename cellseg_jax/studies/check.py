@@ -1,0 +1,143 @@
+"""What can be wrong in a study file: each is found before any run and reported in one line."""
+
+import difflib
+import math
+import re
+from collections.abc import Mapping
+
+from cellseg_jax import config as config_lib
+from cellseg_jax.errors import InputError, nearest
+from cellseg_jax.studies.families import FRACTION, families
+from cellseg_jax.studies.grid import Grid
+from cellseg_jax.studies.smoke import smoke_config
+from cellseg_jax.studies.study import COSTS, Claim, Study, row_config
+
+ROW_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,119}")  # a folder on every system
+RESERVED_FOLDERS = ("logs", "twins")  # beside the rows: of the launchers, of --smoke
+MIN_FRACTIONS = 3  # of a learning curve: as many as its law has parameters
+
+
+def check_names(found: Mapping, optional) -> None:
+    """InputError if a study file lacks a name it needs or has a misspelled one.
+
+    Args:
+      found: {name: value} of the file.
+      optional: the names that may be left out.
+    """
+    missing = [key for key in ("TITLE", "BASE", "get_config") if key not in found]
+    if missing:
+        raise InputError(f"{missing[0]} is missing; expected TITLE, BASE, ROWS or GRID, and last "
+                         "get_config = rows(BASE, ROWS)")
+    for key in found:
+        close = difflib.get_close_matches(key, optional, 1, 0.8) if key.isupper() else ()
+        if close and close[0] not in found:
+            raise InputError(f"{key}: nothing reads it; did you mean {close[0]}?")
+    if ("ROWS" in found) == ("GRID" in found):
+        raise InputError("expected either ROWS or GRID; a table and a grid are two files")
+
+
+def checked_claim(claim) -> Claim:
+    """A claim with tuples of rows, also where the file gives one name. Raises InputError."""
+    if not isinstance(claim, Claim):
+        raise InputError(f"CLAIMS: got {claim!r}; expected Claim('text', better, worse)")
+    as_rows = lambda rows: (rows,) if isinstance(rows, str) else tuple(rows)
+    return claim._replace(better=as_rows(claim.better), worse=as_rows(claim.worse))
+
+
+def check(study: Study) -> None:
+    """InputError at the first row or setting that is wrong."""
+    _check_rows(study)
+    _check_repeats_and_metrics(study)
+    _check_references(study)
+    _check_claims(study)
+    if study.learning_curve:
+        _check_learning_curve(study)
+
+
+def _check_rows(study) -> None:
+    """Every row of a table; of a Grid every choice of a factor, beside the others' first."""
+    table, lower_case = study.rows, {}
+    for row in table.one_at_a_time() if isinstance(table, Grid) else table:
+        if not isinstance(row, str) or not ROW_NAME.fullmatch(row) or row.endswith("."):
+            raise InputError(f"ROWS[{row!r}]: a row names a folder; expected up to 120 letters, "
+                             "digits, '.', '_', '+' and '-', the first a letter or digit")
+        if row in RESERVED_FOLDERS:
+            raise InputError(f"ROWS[{row!r}]: the study's folder holds another {row!r}; rename the "
+                             "row")
+        other = lower_case.setdefault(row.lower(), row)
+        if other != row:
+            raise InputError(f"ROWS[{row!r}]: differs from {other!r} in capitals alone, which is "
+                             "one folder on some systems; rename one")
+        smoke_config(row_config(study.base, table, row), study.smoke, row)
+
+
+def _check_repeats_and_metrics(study) -> None:
+    if isinstance(study.repeats, bool) or not isinstance(study.repeats, int) or study.repeats < 1:
+        raise InputError(f"REPEATS: got {study.repeats!r}; expected a number of runs, at least 1")
+    if not study.metrics or not all(isinstance(m, str) for m in study.metrics):
+        raise InputError(f"METRICS: got {study.metrics!r}; expected names such as ('dice_mean',)")
+    flat = config_lib.flatten(study.base)
+    for key in study.varies:
+        if type(flat.get(key)) is not int:
+            raise InputError(f"VARIES: got {key!r}; expected keys of whole numbers, such as "
+                             "('seed', 'data.split_seed')")
+
+
+def _check_row_exists(study, row, where) -> None:
+    if row not in study.rows:
+        raise InputError(f"{where}: there is no row {row!r}{nearest(row, study.rows)}")
+
+
+def _check_metric_exists(study, metric, where) -> None:
+    columns = (*study.metrics, *COSTS)
+    if metric not in columns:
+        raise InputError(f"{where}: metric {metric!r} is no column{nearest(metric, columns)}; add "
+                         "it to METRICS")
+
+
+def _check_references(study) -> None:
+    """The baseline and the published values."""
+    _check_row_exists(study, study.baseline, "BASELINE")
+    for row, values in study.reference.items():
+        _check_row_exists(study, row, "REFERENCE")
+        for metric, value in values.items():
+            _check_metric_exists(study, metric, f"REFERENCE[{row!r}]")
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise InputError(f"REFERENCE[{row!r}]: {metric} is {value!r}; expected a number")
+
+
+def _check_claims(study) -> None:
+    for i, claim in enumerate(study.claims):
+        for row in (*claim.better, *claim.worse):
+            _check_row_exists(study, row, f"CLAIMS[{i}]")
+        _check_metric_exists(study, claim.metric or study.metrics[0], f"CLAIMS[{i}]")
+        if not claim.better or not claim.worse or claim.equal_within < 0:
+            raise InputError(f"CLAIMS[{i}]: expected rows on both sides and equal_within of at "
+                             "least 0")
+
+
+def _check_learning_curve(study) -> None:
+    """A score to fit, the scores that are wanted, and rows to fit it to."""
+    got = study.learning_curve
+    where = f"LEARNING_CURVE: got {got!r}"
+    if not isinstance(got, Mapping) or set(got) != {"metric", "targets"}:
+        raise InputError(f"{where}; expected {{'metric': 'dice_mean', 'targets': (0.9,)}}")
+    if got["metric"] not in study.metrics or got["metric"] in COSTS:
+        raise InputError(f"LEARNING_CURVE: metric {got['metric']!r} is no score of METRICS"
+                         f"{nearest(got['metric'], study.metrics)}")
+    if not isinstance(got["targets"], (tuple, list)) or not got["targets"] or not all(
+            type(target) in (int, float) and math.isfinite(target) for target in got["targets"]):
+        raise InputError(f"{where}; expected targets as numbers, such as (0.85, 0.9)")
+    if _most_fractions(study) < MIN_FRACTIONS:
+        raise InputError("LEARNING_CURVE: no rows differ in data.train_fraction alone at three "
+                         "values or more; ROWS = fractions({'unet': {}}, (1/4, 1/2, 1)) makes such")
+
+
+def _most_fractions(study) -> int:
+    """How many values of data.train_fraction the largest family of rows has."""
+    if isinstance(study.rows, Grid):
+        return max((len({changes.get(FRACTION) for changes in choices.values()})
+                    for choices in study.rows.factors.values()), default=0)
+    share = lambda row: study.rows[row].get(FRACTION, study.base.data.train_fraction)
+    return max((len(set(map(share, rows))) for rows in families(study, study.rows).values()),
+               default=0)

@@ -1,0 +1,109 @@
+"""What a study is: rows with their configs, published values, claims, and how it is run."""
+
+import functools
+import itertools
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
+
+from cellseg_jax import classical, data, models
+from cellseg_jax import config as config_lib
+from cellseg_jax.errors import InputError, nearest
+from cellseg_jax.studies.grid import Grid
+
+COSTS = ("train_seconds", "cpu_seconds", "peak_memory_gib")  # metrics beside those of METRICS
+
+
+class Claim(NamedTuple):
+    """An ordering that a report states: the mean of `better` is ahead of the mean of `worse`.
+
+    Ahead is below where the metric is a loss, time or memory.
+    """
+
+    text: str  # in the report's words, short
+    better: tuple[str, ...]  # row names
+    worse: tuple[str, ...]
+    metric: str = ""  # "" = the study's headline metric
+    equal_within: float = 0.0  # > 0: the claim is "no difference larger than this"
+
+
+class Study(NamedTuple):
+    """A study file that has been read and checked."""
+
+    name: str  # of the file
+    title: str
+    base: ConfigDict  # complete
+    rows: Mapping[str, dict]  # {row: {dotted key: value}}
+    reference: dict  # {row: {metric: published value}}
+    claims: tuple[Claim, ...]
+    repeats: int
+    varies: tuple[str, ...]
+    metrics: tuple[str, ...]  # the first is the headline
+    baseline: str
+    smoke: dict
+    path: str = ""  # of the file
+    learning_curve: Mapping = {}  # metric and targets, or nothing
+
+
+def row_config(base: ConfigDict, table: Mapping, row: str) -> ConfigDict:
+    """The complete config of a row before repeats.
+
+    Of a Grid, keys that the row's model or dataset does not have are left out.
+
+    Raises: InputError that names the row.
+    """
+    try:
+        changes = table[row]
+    except KeyError:
+        some = ", ".join(itertools.islice(table, 6)) + (", ..." if len(table) > 6 else "")
+        raise InputError(f"there is no row {row!r}{nearest(row, table)}; the rows are {some}"
+                         ) from None
+    if not isinstance(changes, Mapping):
+        raise InputError(f"ROWS[{row!r}]: got {changes!r}; expected {{dotted key: value}}")
+    if isinstance(table, Grid):
+        changes = applicable(changes, changes.get("model.name", base.model.name),
+                             changes.get("data.name", base.data.name))
+    return located(f"ROWS[{row!r}]", config_lib.changed, base, dict(changes))
+
+
+def applicable(changes: Mapping, model: str, dataset: str) -> dict:
+    """`changes` without keys that only other models or datasets have."""
+    foreign = _options_of_others(model, dataset)
+    return {key: value for key, value in changes.items() if key not in foreign}
+
+
+@functools.cache
+def _options_of_others(model, dataset) -> set:
+    """Dotted options of other models and datasets."""
+    names = {"model": (*models.MODELS, *classical.CLASSICAL), "data": data.DATASETS}
+    own = {"model": models.options(model), "data": data.options(dataset)}
+    of = {"model": models.options, "data": data.options}
+    others = {f"{section}.{key}" for section in own for name in names[section]
+              for key in of[section](name) if key not in own[section]}
+    return others - config_lib.flatten(config_lib.default()).keys()
+
+
+def representatives(study: Study) -> dict[str, int]:
+    """{row: how many rows share its program}, without building a grid's configs.
+
+    Rows that differ in values (config.VALUE_KEYS) alone train in one program. Of a grid, one row
+    of each combination of the other factors stands for all of them; of ROWS, each for itself.
+    """
+    if not isinstance(study.rows, Grid):
+        return dict.fromkeys(study.rows, 1)
+    kept = {}
+    for title, choices in study.rows.factors.items():
+        changes = set().union(*choices.values())
+        free = changes <= {*config_lib.VALUE_KEYS, *config_lib.FREE_KEYS}
+        kept[title] = list(choices)[:1] if free else choices
+    names = list(map("-".join, itertools.product(*kept.values())))
+    return dict.fromkeys(names, len(study.rows) // len(names))
+
+
+def located(where: str, function: Callable, *arguments):
+    """function(*arguments); `where` goes in front of the text of its InputError."""
+    try:
+        return function(*arguments)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
