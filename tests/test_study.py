@@ -8,11 +8,11 @@ import subprocess
 import time
 
 import pytest
-from cellseg_jax.runs.lock import Lock
 from helpers import ROOT, child_environment, command
 
 from cellseg_jax import cli, studies, study
 from cellseg_jax.errors import InputError
+from cellseg_jax.runs.lock import Lock
 from cellseg_jax.studies import cost as cost_lib
 from cellseg_jax.train import measure
 
