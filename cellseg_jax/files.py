@@ -1,51 +1,115 @@
-"""Reading and writing of files: whole or not at all."""
+"""Reading and writing of files: atomic writes, JSON, CSV, and locks between processes."""
 
 import contextlib
+import csv
+import io
 import json
 import os
 import pathlib
+from collections.abc import Iterator, Sequence
+
+import filelock
 
 from cellseg_jax.errors import InputError
 
+REQUIRED = object()  # no default: an absent file is an error
+
 
 @contextlib.contextmanager
-def whole_file(path):
-    """The path of a temporary file that takes the place of `path` when the block ends well."""
+def atomic_file(path) -> Iterator[pathlib.Path]:
+    """The path of a temporary file that replaces `path` when the block ends without an error.
+
+    Until then `path` keeps its old content, whatever ends the process.
+    """
     path = pathlib.Path(path)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())  # else a power cut after the rename could leave an empty file
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def write_atomic(path, text: str | bytes) -> None:
-    """The whole file or nothing: a kill leaves the old content."""
+    """Write a file by way of a temporary one: a reader sees the old or the new content."""
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(text.encode() if isinstance(text, str) else text)
+
+
+def read_json(path, default=REQUIRED):
+    """The value in a JSON file.
+
+    Args:
+      default: returned where there is no such file.
+    Raises: FileNotFoundError without a file and without a default; InputError where the file is
+      damaged.
+    """
     path = pathlib.Path(path)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(text.encode() if isinstance(text, str) else text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def read_json(path) -> dict:
-    """A JSON file of a run; InputError where it is damaged."""
+    if default is not REQUIRED and not path.is_file():
+        return default
     try:
-        return json.loads(pathlib.Path(path).read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{path}: is damaged ({error}); restore it, or use another "
                          "--workdir") from error
 
 
-def read_jsonl(path) -> list[dict]:
-    """The whole lines of a log; a last line cut by a kill is left out."""
+def read_jsonl(path, default=REQUIRED) -> list[dict]:
+    """The whole lines of a log; a last line cut by a kill is left out.
+
+    Args:
+      default: returned where there is no such file.
+    Raises: FileNotFoundError without a file and without a default.
+    """
+    path = pathlib.Path(path)
+    if default is not REQUIRED and not path.is_file():
+        return default
     lines = []
-    for line in pathlib.Path(path).read_text().splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines():
         try:
             lines.append(json.loads(line))
         except json.JSONDecodeError:
             break
     return lines
+
+
+def csv_text(rows: Sequence[dict], fields: Sequence[str] | None = None) -> str:
+    r"""Rows as CSV with a header, lines ended by "\n".
+
+    Args:
+      fields: the columns, "" where a row has none of that name; by default the first row's keys.
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if fields is None else fields,
+                            lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def write_csv(path, rows: Sequence[dict], fields: Sequence[str] | None = None) -> None:
+    """Write `csv_text` of the rows atomically."""
+    write_atomic(path, csv_text(rows, fields))
+
+
+def read_csv(path, default=REQUIRED) -> list[dict[str, str]]:
+    """The rows of a CSV file with a header.
+
+    Args:
+      default: returned where there is no such file.
+    Raises: FileNotFoundError without a file and without a default; csv.Error if it is no CSV.
+    """
+    path = pathlib.Path(path)
+    if default is not REQUIRED and not path.is_file():
+        return default
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file, strict=True))
+
+
+@contextlib.contextmanager
+def locked(path) -> Iterator[None]:
+    """Hold the lock of `path`, waiting for the process that has it; it ends with a process."""
+    with filelock.FileLock(path):
+        yield

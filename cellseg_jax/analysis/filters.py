@@ -14,9 +14,10 @@ from matplotlib.patches import Rectangle
 from scipy.ndimage import distance_transform_edt
 
 from cellseg_jax import data, metrics, models
-from cellseg_jax.analysis.page import Findings, write_table
+from cellseg_jax.analysis.page import Findings
 from cellseg_jax.analysis.weights import kernels
 from cellseg_jax.errors import InputError
+from cellseg_jax.files import write_csv
 from cellseg_jax.inference.measure import measure as measure_
 from cellseg_jax.inference.predictor import make_predictor
 from cellseg_jax.models.dropout import Dropout
@@ -181,7 +182,7 @@ def analyse(workdir, config, folder, *, split: str = "test", images: int = 2) ->
                               batches())
     chosen = _ordinary(arrays, rows, metrics.dice(scores.main(config)).mean(1), images)
     measured = statistics(predictor.spec, predictor.variables, batches())
-    write_table(folder / "filters.csv", [{"module": n, **values} for n, values in measured.items()])
+    write_csv(folder / "filters.csv", [{"module": n, **values} for n, values in measured.items()])
 
     layers, pictures = layers_of(config), []
     weights = kernels(config, predictor.variables["params"])
@@ -212,7 +213,7 @@ def analyse(workdir, config, folder, *, split: str = "test", images: int = 2) ->
         reach = _reach(predictor, arrays, spread)
         figures.save(_attention_figure(module, arrays, chosen, seen), folder / "attention.png")
         figures.save(_reach_figure(reach), folder / "attention_distance.png")
-        write_table(folder / "attention.csv", [
+        write_csv(folder / "attention.csv", [
             {"layer": name, "head": head, "distance": float(value), "uniform": uniform}
             for name, (values, uniform) in reach.items() for head, value in enumerate(values)])
         pictures += [

@@ -9,8 +9,8 @@ from flax import traverse_util
 from matplotlib.colors import LogNorm
 
 from cellseg_jax import data
-from cellseg_jax.analysis.page import Findings, write_table
-from cellseg_jax.files import read_jsonl
+from cellseg_jax.analysis.page import Findings
+from cellseg_jax.files import read_jsonl, write_csv
 from cellseg_jax.inference.predictor import make_predictor
 from cellseg_jax.models.resenc_unet import coarse, supervision_weights
 from cellseg_jax.normalize import normalize
@@ -110,7 +110,7 @@ def analyse(workdir, config, folder) -> Findings:
         pictures.append(("gradients_training.png", "Mean absolute gradient of each layer's kernel "
                          "over the steps of each epoch; the colour is on a log scale, grey is 0 or "
                          "not finite"))
-    write_table(folder / "gradients.csv", table)
+    write_csv(folder / "gradients.csv", table)
     return Findings(
         "How strongly the loss pulls at each layer",
         _text(end, logged, len(rows), config.eval.batch_size, config.optimizer.name,

@@ -33,15 +33,6 @@ class Findings(NamedTuple):
     tables: list[tuple[str, str]]  # (CSV file, what its rows are)
 
 
-def write_table(path, rows: list[dict]) -> None:
-    """A CSV file with a column per key of the rows."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomic(path, text.getvalue())
-
-
 @contextlib.contextmanager
 def replacing(workdir, name: str):
     """A new folder that takes the place of `analysis/<name>` once findings are written into it.

@@ -21,9 +21,10 @@ from cellseg_jax import config as config_lib
 from cellseg_jax import data, metrics, models, pruning, train
 from cellseg_jax.analysis import pruning_findings as findings
 from cellseg_jax.analysis import weights
-from cellseg_jax.analysis.page import Findings, write_table
+from cellseg_jax.analysis.page import Findings
 from cellseg_jax.analysis.pruning_findings import Series
 from cellseg_jax.errors import InputError, pick
+from cellseg_jax.files import write_csv
 from cellseg_jax.inference import measure
 from cellseg_jax.inference.predictor import make_predictor
 from cellseg_jax.report import terminal
@@ -84,8 +85,8 @@ def analyse(workdir, config, folder, *, split: str = "test", prune: str = REPORT
         series += tuned
     groups = np.asarray(part.arrays.image_groups)[part.images]
     classes = findings.classes_of(config, np.asarray(part.arrays.image_strata)[part.images])
-    write_table(folder / "pruning.csv", findings.score_rows(series, classes))
-    write_table(folder / "classes.csv", findings.class_rows(series, classes, groups))
+    write_csv(folder / "pruning.csv", findings.score_rows(series, classes))
+    write_csv(folder / "classes.csv", findings.class_rows(series, classes, groups))
     sizes = _map_sizes(predictor, chosen, part.arrays.image.shape[1:])
     shown = findings.draw(folder, series, classes, groups, sizes)
     return Findings(

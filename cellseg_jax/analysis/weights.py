@@ -9,8 +9,9 @@ from flax import traverse_util
 from jax.sharding import SingleDeviceSharding
 from scipy.stats import spearmanr
 
-from cellseg_jax.analysis.page import Findings, write_table
+from cellseg_jax.analysis.page import Findings
 from cellseg_jax.config import derived
+from cellseg_jax.files import write_csv
 from cellseg_jax.inference.predictor import make_predictor
 from cellseg_jax.report import figures
 from cellseg_jax.step.spec import make_spec, traced_values
@@ -73,7 +74,7 @@ def analyse(workdir, config, folder) -> Findings:
         "norm_ratio": _norm_ratio(before[layer.name], after[layer.name]),
         "zeros": float(np.mean(after[layer.name] == 0)),
     } for layer in beginnings.layers_of(config)]
-    write_table(folder / "weights.csv", rows)
+    write_csv(folder / "weights.csv", rows)
     figures.save(_distance_figure(rows), folder / "distances.png")
     figures.save(_histograms(before, after), folder / "histograms.png")
     return Findings(

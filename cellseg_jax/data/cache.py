@@ -14,9 +14,7 @@
 
 import collections
 import concurrent.futures
-import contextlib
 import dataclasses
-import fcntl
 import functools
 import hashlib
 import itertools
@@ -36,6 +34,7 @@ from cellseg_jax.data.read import NUM_CHANNELS, to_channels
 from cellseg_jax.data.records import Finding
 from cellseg_jax.data.resize import FITS
 from cellseg_jax.errors import InputError, pick
+from cellseg_jax.files import locked
 from cellseg_jax.normalize import RANGES, image_ranges
 from cellseg_jax.targets import TARGETS
 
@@ -184,7 +183,7 @@ def open_cache(records, *, dataset: str, options: dict, size, fit: str, channels
         return _open(folder)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with _locked(folder.with_suffix(".lock")):
+        with locked(folder.with_suffix(".lock")):
             if not _whole(folder):  # else another process made it while this one waited
                 for stale in directory.glob(f"{folder.name}.tmp*"):
                     shutil.rmtree(stale)  # of a killed process: the lock is ours
@@ -293,13 +292,6 @@ def _in_order(function, items) -> Iterator[concurrent.futures.Future]:
         while ahead:
             yield ahead.popleft()
             ahead.extend(pool.submit(function, item) for item in itertools.islice(items, 1))
-
-
-@contextlib.contextmanager
-def _locked(path: pathlib.Path):
-    with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # the kernel lets go of it when a process dies
-        yield
 
 
 def _whole(folder: pathlib.Path) -> bool:

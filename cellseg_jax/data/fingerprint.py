@@ -8,6 +8,7 @@ import os
 import pathlib
 
 from cellseg_jax.errors import InputError
+from cellseg_jax.files import write_atomic
 
 THREADS = 2
 VERSION = 2  # of what is hashed: kept hashes of another one are not read
@@ -34,9 +35,7 @@ def content_fingerprint(records, directory: pathlib.Path, dataset: str, options:
         raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from error
     with contextlib.suppress(OSError):  # a read-only cache makes the next start slow, not wrong
         memo.parent.mkdir(parents=True, exist_ok=True)
-        temporary = memo.with_suffix(f".tmp{os.getpid()}")
-        temporary.write_text(fingerprint)
-        temporary.rename(memo)
+        write_atomic(memo, fingerprint)
     return fingerprint
 
 

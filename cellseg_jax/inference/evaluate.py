@@ -4,8 +4,6 @@ Training validates through `measure` and `summarize`; `evaluate` scores a split 
 and writes `eval/`.
 """
 
-import csv
-import io
 import json
 import pathlib
 import shutil
@@ -21,7 +19,7 @@ from cellseg_jax.config import derived
 from cellseg_jax.data import resize
 from cellseg_jax.data.split import MIXED
 from cellseg_jax.errors import InputError
-from cellseg_jax.files import read_json, write_atomic
+from cellseg_jax.files import read_json, write_atomic, write_csv
 from cellseg_jax.inference.definitions import (
     CLASS_DEFINITION,
     DEFINITIONS,
@@ -122,7 +120,7 @@ def evaluate(config, workdir, *, split: str = "test", which: str = "best") -> di
         predictions.mkdir(parents=True)
         for file, picture in pictures.items():
             panels.write_png(predictions / file, picture)
-        write_atomic(folder / f"{name}_images.csv", _csv(table))
+        write_csv(folder / f"{name}_images.csv", table)
         # last, because its presence says that the evaluation is whole
         write_atomic(folder / f"{name}.json", json.dumps(result, indent=1) + "\n")
     return result
@@ -260,14 +258,6 @@ def _image_table(arrays, indices, loss, counts, original, objects, surfaces) -> 
             row |= dict(zip(metrics.ErrorKinds._fields, objects[n].kinds.tolist(), strict=True))
         rows.append(row | (surfaces[n] if surfaces else {}))
     return rows
-
-
-def _csv(table) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(table[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(table)
-    return text.getvalue()
 
 
 def _pictures(predictor, arrays, indices, table, scored) -> dict:

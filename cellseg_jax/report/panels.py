@@ -5,11 +5,12 @@ and Ito (2008), which people with any common colour blindness can tell apart.
 """
 
 import functools
-import os
 import pathlib
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from cellseg_jax.files import atomic_file
 
 # Instances; vermilion and sky blue are kept for errors alone.
 PALETTE = np.array([(230, 159, 0), (0, 158, 115), (204, 121, 167), (240, 228, 66), (0, 114, 178)],
@@ -83,11 +84,9 @@ def contact_sheet(tiles, columns: int) -> np.ndarray:
 
 
 def write_png(path, array) -> None:
-    """The whole picture or nothing: a kill leaves the old file."""
-    path = pathlib.Path(path)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    Image.fromarray(array).save(temporary, format="PNG")
-    os.replace(temporary, path)
+    """Write a picture atomically."""
+    with atomic_file(path) as temporary:
+        Image.fromarray(array).save(temporary, format="PNG")
 
 
 def stretch(image) -> np.ndarray:

@@ -6,7 +6,6 @@ nothing from anywhere, so it opens offline, in a mail, and in ten years.
 """
 
 import base64
-import csv
 import io
 import json
 import pathlib
@@ -20,7 +19,7 @@ from PIL import Image
 from cellseg_jax import config as config_lib
 from cellseg_jax import data
 from cellseg_jax.config import derived
-from cellseg_jax.files import read_jsonl, write_atomic
+from cellseg_jax.files import read_csv, read_json, read_jsonl, write_atomic
 from cellseg_jax.report import document, svg
 from cellseg_jax.runs.folder import read_config
 
@@ -51,13 +50,13 @@ def write_run_page(folder: pathlib.Path, name: str = "test") -> pathlib.Path:
     """
     folder = pathlib.Path(folder)
     config = read_config(folder)
-    scores = _read_json(folder / "eval" / f"{name}.json")
+    scores = read_json(folder / "eval" / f"{name}.json", None)
     own = scores is None or "data" not in scores
     if own and name != "test":
-        name, scores = "test", _read_json(folder / "eval/test.json")
-    environment = _read_json(folder / "environment.json")
-    log = read_jsonl(folder / "metrics.jsonl") if (folder / "metrics.jsonl").exists() else []
-    images = _read_csv(folder / "eval" / f"{name}_images.csv") if scores else []
+        name, scores = "test", read_json(folder / "eval/test.json", None)
+    environment = read_json(folder / "environment.json", None)
+    log = read_jsonl(folder / "metrics.jsonl", [])
+    images = read_csv(folder / "eval" / f"{name}_images.csv", []) if scores else []
     title = folder.resolve().name if own else f"{folder.resolve().name} on {scores['data']['name']}"
     sections = [
         f"<h1>{escape(title)}</h1><p>{escape(_sentence(config, scores, log))}</p>",
@@ -260,7 +259,7 @@ def _other_scores(folder, config) -> str:
     height, width = config.data.size
     out = ""
     for path in sorted(folder.glob("*.json")):
-        other = _read_json(path)
+        other = read_json(path)
         if path.stem == "test" or "metrics_original_size" not in other:
             continue
         rows = [(key, _number(other["metrics"].get(key)),
@@ -329,7 +328,7 @@ def _environment(environment, scores, folder) -> str:
     rows = [(k, _plain(v)) for k, v in environment.items() if v not in ("", None)
             and k != "command"]  # which ends the page
     timing = folder / "timing.jsonl"
-    speed = [s["images_per_second"] for s in (read_jsonl(timing) if timing.exists() else [])
+    speed = [s["images_per_second"] for s in read_jsonl(timing, [])
              if s.get("images_per_second")]
     if speed:
         rows.append(("training speed", f"{sorted(speed)[len(speed) // 2]:.4g} images/s (median)"))
@@ -446,11 +445,3 @@ def _float(text: str) -> float | None:
 
 def _finite(value):
     return value if isinstance(value, (int, float)) else None
-
-
-def _read_json(path):
-    return json.loads(path.read_text()) if path.is_file() else None
-
-
-def _read_csv(path) -> list[dict]:
-    return list(csv.DictReader(io.StringIO(path.read_text()))) if path.is_file() else []

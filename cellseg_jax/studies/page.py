@@ -7,7 +7,6 @@ to the baseline, claims, curves, strata, images. It loads nothing from anywhere.
 import base64
 import csv
 import io
-import json
 import math
 import pathlib
 from collections import Counter
@@ -17,7 +16,7 @@ from html import escape
 import numpy as np
 from PIL import Image
 
-from cellseg_jax.files import read_jsonl, write_atomic
+from cellseg_jax.files import read_json, read_jsonl, write_atomic
 from cellseg_jax.report import document, panels
 from cellseg_jax.report.document import Html, heading
 from cellseg_jax.runs import page
@@ -609,8 +608,7 @@ def _left_out(table, rows) -> str:
 
 def _result(run) -> dict | None:
     """eval/test.json of a run."""
-    path = pathlib.Path(run.workdir) / "eval/test.json"
-    return json.loads(path.read_text()) if path.is_file() else None
+    return read_json(pathlib.Path(run.workdir) / "eval/test.json", None)
 
 
 def _logs(row) -> list[list[dict]]:

@@ -9,7 +9,7 @@ import json
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from cellseg_jax.files import whole_file
+from cellseg_jax.files import atomic_file
 from cellseg_jax.inference.outputs.files import blocks, objects
 
 
@@ -23,7 +23,7 @@ def write(path, label, image, probability=None, classes=()) -> None:
         "categories": [{"id": n, "name": name} for n, name in enumerate(classes or ("cell",), 1)],
     }
     separator = "\n"
-    with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+    with atomic_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write(json.dumps(head, ensure_ascii=False)[:-1] + ', "annotations": [')
         for top, part in blocks(label):
             for number, starts, lengths in _runs(part, top, height):

@@ -10,7 +10,7 @@ import json
 
 import numpy as np
 
-from cellseg_jax.files import whole_file
+from cellseg_jax.files import atomic_file
 from cellseg_jax.inference.outputs.files import blocks, objects
 from cellseg_jax.inference.outputs.outlines import outlines
 from cellseg_jax.report.panels import PALETTE
@@ -20,7 +20,7 @@ def write(path, label, image, probability=None, classes=()) -> None:
     """All objects of (H, W) `label`; see `outputs.write`."""
     label, class_of = objects(label, classes)
     separator = "\n"
-    with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+    with atomic_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write('{"type": "FeatureCollection", "features": [')
         for top, part in blocks(label):
             for number, polygons in outlines(part).items():

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from cellseg_jax.files import whole_file
+from cellseg_jax.files import atomic_file
 from cellseg_jax.report import panels
 
 BAND = 256  # rows that are read together
@@ -23,5 +23,5 @@ def write(path, label, image, probability=None, classes=()) -> None:
     bands = [image.rows(start, min(start + rows, height))[::step, ::step].copy()
              for start in range(0, height, rows)]  # views would keep the whole image
     picture = panels.overlay(np.concatenate(bands), label[::step, ::step])
-    with whole_file(path) as temporary:
+    with atomic_file(path) as temporary:
         Image.fromarray(picture).save(temporary, format="PNG")

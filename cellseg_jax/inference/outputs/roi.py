@@ -10,7 +10,7 @@ import zipfile
 import numpy as np
 import roifile
 
-from cellseg_jax.files import whole_file
+from cellseg_jax.files import atomic_file
 from cellseg_jax.inference.outputs.files import blocks, objects
 from cellseg_jax.inference.outputs.outlines import outlines
 
@@ -20,7 +20,7 @@ MOVE, LINE, CLOSE = 0.0, 1.0, 4.0  # the words of a composite ROI's path
 def write(path, label, image, probability=None, classes=()) -> None:
     """All objects of (H, W) `label`; see `outputs.write`. Classes become groups 1, 2, ..."""
     label, class_of = objects(label, classes)
-    with whole_file(path) as temporary, zipfile.ZipFile(
+    with atomic_file(path) as temporary, zipfile.ZipFile(
             temporary, "w", zipfile.ZIP_DEFLATED) as archive:
         for top, part in blocks(label):
             for number, polygons in outlines(part).items():

@@ -8,7 +8,7 @@ import csv
 
 import numpy as np
 
-from cellseg_jax.files import whole_file
+from cellseg_jax.files import atomic_file
 from cellseg_jax.inference.outputs.files import blocks, objects
 
 NEIGHBOURS = tuple((y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0))
@@ -17,7 +17,7 @@ NEIGHBOURS = tuple((y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (
 def write(path, label, image, probability=None, classes=()) -> None:
     """All objects of (H, W) `label`; see `outputs.write`."""
     label, class_of = objects(label, classes)
-    with whole_file(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+    with atomic_file(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = None
         for top, part in blocks(label):
             pixels = image.rows(top, top + len(part))

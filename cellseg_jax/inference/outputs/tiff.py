@@ -13,7 +13,7 @@ import zlib
 import numpy as np
 import tifffile
 
-from cellseg_jax.files import whole_file
+from cellseg_jax.files import atomic_file
 
 STRIP = 2**20  # bytes before compression
 BAND = 512  # rows that are written at once
@@ -70,7 +70,7 @@ class BandedTiff:
             if kind is None:
                 if self._written < self.height:
                     raise ValueError(f"{self._written} rows written, the image has {self.height}")
-                with whole_file(self.path) as temporary:
+                with atomic_file(self.path) as temporary:
                     self._assemble(temporary)
 
     def _assemble(self, path):
