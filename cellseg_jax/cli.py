@@ -1,9 +1,13 @@
-"""What all commands share: flags, exit codes, and what must be set before JAX starts."""
+"""What all commands share: flags, exit codes, and what must be set before JAX starts.
+
+A command's module imports what needs JAX inside its functions, so that `--help` answers at once.
+"""
 
 import logging
 import os
 import pathlib
 import re
+import signal
 import sys
 from collections.abc import Callable
 
@@ -12,7 +16,8 @@ from absl import flags
 from cellseg_jax.errors import InputError, print_error
 
 INTERRUPTED = 75  # exit code: stopped by SIGTERM after saving; the same command continues
-# What --device says, as JAX says it; some work is always done on the CPU.
+EXAMPLE_CONFIG = "configs/quickstart.py"
+# The values of --device as names of JAX platforms; some work is always done on the CPU.
 PLATFORMS = {"cpu": "cpu", "gpu": "cuda,cpu", "cuda": "cuda,cpu", "tpu": "tpu,cpu"}
 BACKENDS = {"cpu": "cpu", "gpu": "gpu", "cuda": "gpu", "tpu": "tpu"}  # what JAX then starts
 
@@ -20,7 +25,7 @@ BACKENDS = {"cpu": "cpu", "gpu": "gpu", "cuda": "gpu", "tpu": "tpu"}  # what JAX
 def parse(argv: list[str], define: Callable) -> tuple[flags.FlagValues, list[tuple[str, str]]]:
     """(flags, config overrides) of a command line; InputError for anything unknown."""
     values = flags.FlagValues()
-    flags.DEFINE_string("config", "", "a config file, FILE.py or FILE.py:ROW", flag_values=values)
+    string(values, "config", "a config file, FILE.py or FILE.py:ROW")
     define(values)
     rest, overrides, words = [argv[0]], [], iter(argv[1:])
     for word in words:
@@ -41,12 +46,69 @@ def parse(argv: list[str], define: Callable) -> tuple[flags.FlagValues, list[tup
     return values, overrides
 
 
+# --- flags ---------------------------------------------------------------------------------------
+
+
+def string(values: flags.FlagValues, name: str, help_: str, default: str = "") -> None:
+    """Define --NAME=TEXT."""
+    flags.DEFINE_string(name, default, help_, flag_values=values)
+
+
+def strings(values: flags.FlagValues, name: str, help_: str) -> None:
+    """Define --NAME=TEXT, which may be given several times."""
+    flags.DEFINE_multi_string(name, [], help_, flag_values=values)
+
+
+def switch(values: flags.FlagValues, name: str, help_: str, default: bool = False) -> None:
+    """Define --NAME and --noNAME."""
+    flags.DEFINE_bool(name, default, help_, flag_values=values)
+
+
+def integer(values: flags.FlagValues, name: str, help_: str, default: int = 0,
+            lowest: int | None = None) -> None:
+    """Define --NAME=INTEGER, at least `lowest`."""
+    flags.DEFINE_integer(name, default, help_, lower_bound=lowest, flag_values=values)
+
+
+def number(values: flags.FlagValues, name: str, help_: str, default: float = 0.0) -> None:
+    """Define --NAME=NUMBER."""
+    flags.DEFINE_float(name, default, help_, flag_values=values)
+
+
 def define_device_flags(values: flags.FlagValues) -> None:
     """--device and --memory: what computes, and how much of a GPU is taken at the start."""
-    flags.DEFINE_string("device", "", "cpu | gpu | cuda:1 (one of several) | tpu; default: the "
-                        "fastest there is", flag_values=values)
-    flags.DEFINE_string("memory", "", "of a GPU's memory, taken at the start: a share such as 0.5, "
-                        "or grow (none, more as needed); default: 0.75", flag_values=values)
+    string(values, "device", "cpu | gpu | cuda:1 (one of several) | tpu; default: the fastest "
+           "there is")
+    string(values, "memory", "of a GPU's memory, taken at the start: a share such as 0.5, or grow "
+           "(none, more as needed); default: 0.75")
+
+
+def require(args: flags.FlagValues, *names: str) -> None:
+    """InputError for the first of the flags --NAME=DIR that is missing."""
+    for name in names:
+        if not getattr(args, name):
+            raise InputError(f"--{name}: missing; pass --{name}=DIR")
+
+
+def require_config(args: flags.FlagValues, otherwise: str = "") -> None:
+    """InputError without --config; `otherwise` names what could be passed in its place."""
+    if not args.config:
+        raise InputError(f"--config: missing; expected a file such as {EXAMPLE_CONFIG}{otherwise}")
+
+
+def refuse_config(args: flags.FlagValues, owner: str = "a trained run",
+                  instead: str = "pass --workdir alone") -> None:
+    """InputError if --config is passed to a command whose `owner` has a config of its own."""
+    if args.config:
+        raise InputError(f"--config: {owner} has its own config; {instead}")
+
+
+def stop_at_sigterm() -> None:
+    """From now on SIGTERM ends the process with INTERRUPTED; for work that can be done again."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(INTERRUPTED))
+
+
+# --- running -------------------------------------------------------------------------------------
 
 
 def run_command(main: Callable, define: Callable, argv: list[str] | None = None) -> int:
@@ -57,7 +119,7 @@ def run_command(main: Callable, define: Callable, argv: list[str] | None = None)
         define(values)
         try:
             print(sys.modules[main.__module__].__doc__, values.get_help(), sep="\n", flush=True)
-        except BrokenPipeError:  # | head has seen enough; nothing may be flushed at exit
+        except BrokenPipeError:  # of `--help | head`; nothing may be flushed at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     try:
@@ -78,14 +140,14 @@ def _prepare_jax() -> None:
     cache = os.environ.get("XDG_CACHE_HOME", "") or pathlib.Path.home() / ".cache"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(cache, "cellseg_jax/xla")))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
-    for library in ("absl", "tifffile"):  # what orbax or a damaged TIFF says, we say better
+    for library in ("absl", "tifffile"):  # orbax and damaged TIFFs: our messages are clearer
         logging.getLogger(library).setLevel(logging.CRITICAL)
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
 
 
 def _choose_device(args) -> None:
-    """What --device and --memory ask of JAX, which reads it once, at its start."""
+    """Apply --device and --memory, which JAX reads once, at its start."""
     device, memory = (getattr(args, name, "") for name in ("device", "memory"))
     if memory == "grow":
         os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
@@ -93,26 +155,34 @@ def _choose_device(args) -> None:
         if not re.fullmatch(r"0?\.\d*[1-9]\d*|1(\.0*)?", memory):
             raise InputError(f"--memory: got {memory!r}; expected a share such as 0.5, or grow")
         os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] = memory
-    if not device:
-        return
+    if device:
+        _select_platform(device)
+
+
+def _select_platform(device: str) -> None:
     platform, _, number = device.partition(":")
     if platform not in PLATFORMS or (number and not (platform == "cuda" and number.isdecimal())):
         raise InputError(f"--device: got {device!r}; expected cpu, gpu, tpu, or cuda:NUMBER")
     if number:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-        visible = visible.split(",") if visible else [str(n) for n in range(int(number) + 1)]
-        if int(number) >= len(visible):
-            raise InputError(f"--device: got {device}; expected a number below {len(visible)}, "
-                             "the length of CUDA_VISIBLE_DEVICES")
-        os.environ["CUDA_VISIBLE_DEVICES"] = visible[int(number)]
+        _select_gpu(int(number))
     os.environ["JAX_PLATFORMS"] = PLATFORMS[platform]
-    import jax
+    import jax  # only now, with the environment set
 
     jax.config.update("jax_platforms", PLATFORMS[platform])  # where JAX was imported before
     try:
-        found, why = jax.default_backend(), "JAX finds the CPU alone"
+        found, why = jax.default_backend(), "JAX finds no other device than the CPU"
     except RuntimeError as error:
         found, why = None, str(error).splitlines()[0][:200]
-    if found != BACKENDS[platform]:  # without a driver JAX passes over cuda in silence
+    if found != BACKENDS[platform]:  # without a driver JAX ignores cuda without a message
         raise InputError(f"--device: {device} is not here ({why}); leave it out, or install what "
                          'it needs (GPU: pip install -e ".[cuda]")')
+
+
+def _select_gpu(number: int) -> None:
+    """Make one of the visible GPUs the only one."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    visible = visible.split(",") if visible else [str(n) for n in range(number + 1)]
+    if number >= len(visible):
+        raise InputError(f"--device: got cuda:{number}; expected a number below {len(visible)}, "
+                         "the length of CUDA_VISIBLE_DEVICES")
+    os.environ["CUDA_VISIBLE_DEVICES"] = visible[number]

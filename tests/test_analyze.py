@@ -31,7 +31,7 @@ def test_flags_page_and_analyses_name_the_same():
     (["--analysis=weight"], "did you mean weights?"),
     (["--analysis=weights", "--workdir="], "--workdir: missing"),
     (["--analysis=filters", "--split=tset"], "--split: got 'tset'"),
-    (["--analysis=weights", "--config=configs/quickstart.py"], "brings its own"),
+    (["--analysis=weights", "--config=configs/quickstart.py"], "has its own config"),
     (["--analysis=pruning", "--iterations=0"], "--iterations"),
     (["--analysis=weights", "--masks=2"], "--masks: --analysis=weights does not read it"),
     (["--analysis=weights"], "no run in"),
@@ -63,4 +63,4 @@ def test_a_classical_method_has_nothing_to_look_at(tmp_path, monkeypatch, capsys
     config.model = dict(name="otsu")
     train.train([config], [tmp_path / "otsu"])
     assert started(tmp_path / "otsu", "--analysis=weights") == 2
-    assert "has no layers to look at" in capsys.readouterr().err
+    assert "has no layers to analyse" in capsys.readouterr().err

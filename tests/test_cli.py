@@ -9,7 +9,7 @@ from helpers import ROOT
 
 CHILD = """
 import sys
-from cellseg_jax import commands
+from cellseg_jax import cli
 
 def main(args, overrides):
     import os, jax
@@ -17,7 +17,7 @@ def main(args, overrides):
           os.environ.get("XLA_PYTHON_CLIENT_PREALLOCATE"))
     return 0
 
-sys.exit(commands.run_command(main, commands.define_device_flags, sys.argv))
+sys.exit(cli.run_command(main, cli.define_device_flags, sys.argv))
 """
 
 

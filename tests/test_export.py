@@ -71,7 +71,7 @@ def run(capsys):
     ({"format": "stablehlo"}, "--workdir: missing"),
     ({"format": "stablehlo", "workdir": "nowhere"}, "no run in nowhere"),
     ({"format": "stablehlo", "workdir": ".", "checkpoint": "first"}, "--checkpoint"),
-    ({"format": "stablehlo", "workdir": ".", "config": "a.py"}, "brings its own"),
+    ({"format": "stablehlo", "workdir": ".", "config": "a.py"}, "has its own config"),
 ])
 def test_bad_flags_are_told_in_one_line(run, flags, message, monkeypatch):
     monkeypatch.setattr(export, "PACKAGES", dict.fromkeys(export.PACKAGES, ()))

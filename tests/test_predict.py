@@ -15,9 +15,9 @@ from cellseg_jax import cli, predict, train
 CAPPED = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_DATA, ({limit}, {limit}))
-from cellseg_jax import commands, predict
+from cellseg_jax import cli, predict
 predict.WHOLE = {whole}
-sys.exit(commands.run_command(predict.main, predict.define_flags, sys.argv))
+sys.exit(cli.run_command(predict.main, predict.define_flags, sys.argv))
 """
 
 if not flags.FLAGS.is_parsed():

@@ -14,6 +14,7 @@ from cellseg_jax import cli, studies, study
 from cellseg_jax.errors import InputError
 from cellseg_jax.runs.lock import Lock
 from cellseg_jax.studies import cost as cost_lib
+from cellseg_jax.studies import launch
 from cellseg_jax.train import measure
 
 FILE = """
@@ -80,15 +81,15 @@ def test_tasks_that_are_none(text):
 
 def test_rows_are_chosen_by_name_and_pattern_in_the_order_of_the_study():
     rows = {"b": {}, "unet_a": {}, "unet_b": {}, "a": {}}
-    assert study._chosen("a, unet_*", rows) == ["unet_a", "unet_b", "a"]
+    assert launch.chosen_rows("a, unet_*", rows) == ["unet_a", "unet_b", "a"]
     with pytest.raises(InputError, match="--rows: no row 'unet_c'; did you mean unet_"):
-        study._chosen("unet_c", rows)
+        launch.chosen_rows("unet_c", rows)
 
 
 @pytest.mark.parametrize("arguments, message", [
     ([], "--study: missing"),
     (["--study=nothing.py"], "no file 'nothing.py'"),
-    (["--study=FILE", "--config=x.py"], "--config: a study brings its own"),
+    (["--study=FILE", "--config=x.py"], "--config: a study has its own config"),
     (["--study=FILE", "--repeats=-1"], "--repeats: got -1"),
     (["--study=FILE", "--rows=bose"], "--rows: no row 'bose'; did you mean base?"),
     (["--study=FILE", "--collect", "--workdir=nowhere"], "--workdir: no folder nowhere"),

@@ -2,6 +2,7 @@
 
 
 from cellseg_jax import classical, targets
+from cellseg_jax.data.split import PARTS
 
 CHANNELS = {"gray": 1, "rgb": 3, "rgba": 4}
 # What a validation measures; train.best and optimizer.plateau_metric name one of them.
@@ -31,7 +32,7 @@ def target_options(config) -> dict:
 def has_part(config, part: str) -> bool:
     """Whether the split may have "val" or "test" images."""
     split = config.data.split
-    return isinstance(split, str) or split[("train", "val", "test").index(part)] > 0
+    return isinstance(split, str) or split[PARTS.index(part)] > 0
 
 
 def num_outputs(config) -> int:

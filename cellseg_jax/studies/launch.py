@@ -1,10 +1,52 @@
 """Train and score the runs of a study, and go on where it was."""
 
-import signal
-import sys
+import fnmatch
 
 from cellseg_jax.cli import INTERRUPTED
-from cellseg_jax.errors import InputError, print_error
+from cellseg_jax.errors import InputError, nearest, print_error
+
+
+def chosen_rows(text: str, rows) -> list[str]:
+    """The rows that --rows names, in their order in the study."""
+    wanted = [part.strip() for part in text.split(",") if part.strip()]
+    found = set()
+    for pattern in wanted:
+        matches = [pattern] if pattern in rows else fnmatch.filter(rows, pattern)
+        if not matches:
+            raise InputError(f"--rows: no row {pattern!r}{nearest(pattern, rows)}")
+        found.update(matches)
+    return [row for row in rows if row in found]
+
+
+def dry_run(study, args, rows, repeats, task) -> int:
+    """Print what would be run."""
+    from cellseg_jax.studies.cost import estimate, print_estimate
+
+    print_estimate(study, estimate(
+        study, rows=rows, repeats=repeats, smoke=args.smoke, measure_seconds=args.measure), task)
+    return 0
+
+
+def collect(study, args, workdir, rows, repeats) -> int:
+    """Write and print the tables of the finished runs."""
+    from cellseg_jax.files import write_atomic
+    from cellseg_jax.report import terminal
+    from cellseg_jax.studies import render
+    from cellseg_jax.studies import table as collection
+    from cellseg_jax.studies.page import write_study_page
+
+    if not workdir.is_dir():
+        raise InputError(f"--workdir: no folder {workdir}; run the study first")
+    table = collection.collect(study, workdir, rows=rows, repeats=repeats, smoke=args.smoke)
+    for suffix, text in (("md", render.markdown), ("tex", render.latex), ("csv", render.csv_text)):
+        write_atomic(workdir / f"table.{suffix}", text(table))
+    if table.curves:
+        write_atomic(workdir / "learning_curve.csv", render.curves_csv(table))
+    render.show(table)
+    write_study_page(table, workdir / "report.html")
+    curves = f"; learning curves: {workdir}/learning_curve.csv" if table.curves else ""
+    terminal.log(f"tables: {workdir}/table.md, .tex, .csv; page: {workdir}/report.html{curves}")
+    return 0
 
 
 def run(study, args, workdir, rows, repeats, task) -> int:
@@ -14,7 +56,6 @@ def run(study, args, workdir, rows, repeats, task) -> int:
     from cellseg_jax.report import terminal
     from cellseg_jax.runs.folder import check_continues, environment_file
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(INTERRUPTED))
     groups = {}
     for row in study.rows if rows is None else rows:
         for repeat in range(repeats):

@@ -26,11 +26,11 @@ import numpy as np
 from cellseg_jax.data.datasets import coco
 from cellseg_jax.data.read import SUFFIXES, check_root, entries, read_image
 from cellseg_jax.data.records import Finding, Record, Records, Sample
+from cellseg_jax.data.split import PARTS
 from cellseg_jax.errors import InputError, pick
 
 DOWNLOAD = ("Get images.zip and livecell_coco_train.json, _val.json and _test.json (CC BY-NC 4.0) "
             "from https://sartorius-research.github.io/LIVECell/")
-PARTS = ("train", "val", "test")
 FOLDERS = ("livecell_train_val_images", "livecell_test_images")
 FIELD = re.compile("(.+_Phase_[A-Z][0-9]+_[0-9]+)_[^_]+_[^_]+")
 FEW = 10  # annotations: of images with fewer, most cells are not outlined

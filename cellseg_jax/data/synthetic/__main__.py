@@ -28,19 +28,17 @@ import time
 
 from absl import flags
 
-from cellseg_jax.cli import run_command
+from cellseg_jax import cli
 from cellseg_jax.errors import InputError
 
 
 def define_flags(values: flags.FlagValues) -> None:
     """The flags of this command."""
-    text = lambda name, help_: flags.DEFINE_string(name, "", help_, flag_values=values)
-    number = lambda name, help_: flags.DEFINE_integer(name, 0, help_, flag_values=values)
-    text("like", "the dataset to imitate")
-    text("out", "the folder to write to")
-    number("count", "how many of what the table counts; 0 is the table's number")
-    number("seed", "of everything")
-    flags.DEFINE_list("size", ["0"], "H,W in pixels, 0 as in the original", flag_values=values)
+    cli.string(values, "like", "the dataset to imitate")
+    cli.string(values, "out", "the folder to write to")
+    cli.integer(values, "count", "how many, in the unit of the table; 0 is the table's number")
+    cli.integer(values, "seed", "of everything")
+    cli.string(values, "size", "H,W in pixels, 0 as in the original", default="0")
 
 
 def main(args, overrides: list[tuple[str, str]]) -> int:
@@ -50,14 +48,13 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
     if overrides or args.config:
         raise InputError("--config: a twin has no config; pass --like, --out, --count, --seed "
                          "and --size")
-    for flag in ("like", "out"):
-        if not getattr(args, flag):
-            raise InputError(f"--{flag}: missing; pass --{flag}="
-                             + ("DIR" if flag == "out" else "|".join(twins.TWINS)))
+    if not args.like:
+        raise InputError(f"--like: missing; pass --like={'|'.join(twins.TWINS)}")
+    cli.require(args, "out")
     try:
-        size = tuple(int(part) for part in args.size)
+        size = tuple(int(part) for part in args.size.split(","))
     except ValueError as error:
-        raise InputError(f"--size: got {','.join(args.size)}; expected H,W in pixels") from error
+        raise InputError(f"--size: got {args.size}; expected H,W in pixels") from error
     started = time.monotonic()
     count = twins.write(args.like, args.out, count=args.count, seed=args.seed,
                         size=(0, 0) if size == (0,) else size)
@@ -67,4 +64,4 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main, define_flags))
+    sys.exit(cli.run_command(main, define_flags))

@@ -24,6 +24,7 @@ from scipy import ndimage
 from skimage.measure import find_contours
 
 from cellseg_jax.data import synthetic
+from cellseg_jax.data.split import PARTS
 from cellseg_jax.data.synthetic import cells, glow, looks, stain
 from cellseg_jax.errors import InputError, pick
 
@@ -242,7 +243,7 @@ def livecell(folder, count, seed, zoom) -> None:
     run-length codes in place of polygons, which the original never has, and the second few of
     its cells. The fifth image is in train and, under another id, in val.
     """
-    entries = {part: ([], []) for part in ("train", "val", "test")}
+    entries = {part: ([], []) for part in PARTS}
     ids = iter(np.random.default_rng([seed, 704]).permutation(10**6) + 100)
     for i in range(count):
         part = ("train", "val", "train", "test")[i % 4]
