@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from cellseg_jax.errors import pick
+from cellseg_jax.random_words import random_words
 
 WARPED = ("image", "label", "pixel_weight")
 
@@ -236,26 +237,11 @@ def blur(draw, strength, image):
 
 def noise(draw, strength, image):
     """Plus independent Gaussian noise of a standard deviation uniform in [0, strength]."""
-    words = _random_words(jax.random.fold_in(draw.key, 1), image.size)
+    words = random_words(jax.random.fold_in(draw.key, 1), image.size)
     # 23 bits, in the middle of their intervals: never -1 or 1, where erf_inv is infinite.
     uniform = ((words >> 9).astype(jnp.float32) + 0.5) * 2**-22 - 1
     normal = 2**0.5 * jax.lax.erf_inv(uniform).reshape(image.shape)
     return image + strength * draw.u[0] * normal
-
-
-def _random_words(key, count):
-    """`count` random uint32: a counter hashed with two words of the key, MurmurHash3's finaliser.
-
-    jax.random.normal costs ten times as much on a CPU; noise needs no cryptography.
-    """
-
-    def mix(word):
-        word = (word ^ (word >> 16)) * jnp.uint32(0x85EBCA6B)
-        word = (word ^ (word >> 13)) * jnp.uint32(0xC2B2AE35)
-        return word ^ (word >> 16)
-
-    first, second = jax.random.bits(key, (2,), jnp.uint32)
-    return mix(mix(jax.lax.iota(jnp.uint32, count) ^ first) + second)
 
 
 GEOMETRIC = {

@@ -10,6 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 
+def round_up(number: int, multiple: int) -> int:
+    """The smallest multiple of `multiple` that is not below the number."""
+    return -(-number // multiple) * multiple
+
+
 def to_grid(image, patches: int) -> np.ndarray:
     """(p * p, H / p, W / p, ...) of an (H, W, ...) image: its patches, column after column.
 

@@ -20,7 +20,6 @@ from cellseg_jax.cli import run_command
 from cellseg_jax.errors import InputError
 
 MAX_LINES = 20  # of each level on the terminal; the page has all
-PROBE = 512  # pixels, the side of an image on which a network's stride is found
 
 
 class Line(NamedTuple):
@@ -167,6 +166,7 @@ def kind(sample) -> str:
 def _of_config(config, examination):
     """Findings on batches and on the network at the size of its input."""
     from cellseg_jax.config import derived
+    from cellseg_jax.crops import round_up
     from cellseg_jax.data.quality import examine
     from cellseg_jax.data.records import Finding
     from cellseg_jax.step.state import check_model
@@ -189,7 +189,7 @@ def _of_config(config, examination):
         yield Finding("warning", key, "batch normalisation learns from single images with 1; "
                       "expected 2 at least")
     height, width = derived.input_size(config)
-    padded = tuple(-(-n // pixels) * pixels for n in (height, width))
+    padded = tuple(round_up(n, pixels) for n in (height, width))
     small = f"got {height}x{width}; {config.model.name} reduces it down to 1/{pixels}"
     if min(padded) < 2 * pixels:
         yield Finding("warning", "config.data.size", f"{small}, which leaves "
@@ -203,24 +203,19 @@ def _of_config(config, examination):
 def of_network(config) -> tuple[int, bool]:
     """(stride, whether there is batch normalisation) of a network, without computing anything.
 
-    The stride is how many input pixels, along a side, one pixel of the smallest feature map stands
-    for, here of a PROBE x PROBE image. Maps of a single pixel are means over the image and do not
-    count; nor do those of unpadded convolutions, whose sides are no fraction of the image's.
+    The stride of an unpadded network counts as 1: it pads images by a rule of its own.
     """
     import jax
 
+    from cellseg_jax import models
     from cellseg_jax.config import derived
     from cellseg_jax.step.spec import make_spec
 
-    module = make_spec([config]).module({})
-    image = jax.ShapeDtypeStruct((1, PROBE, PROBE, derived.channels(config)), "float32")
-    run = lambda key, x: module.init_with_output(
-        key, x, train=False, capture_intermediates=True)[1]
-    variables = jax.eval_shape(run, jax.random.key(0), image)
-    shapes = [x.shape for x in jax.tree.leaves(variables["intermediates"])]
-    sides = [s[1] for s in shapes if len(s) == 4 and s[1] == s[2] and PROBE % s[1] == 0]
-    smallest = min((side for side in sides if side > 1), default=PROBE)
-    return PROBE // smallest, "batch_stats" in variables
+    module, channels = make_spec([config]).module({}), derived.channels(config)
+    image = jax.ShapeDtypeStruct((1, *derived.input_size(config), channels), "float32")
+    variables = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), image)
+    unpadded = config.model.get("padding") == "valid"
+    return 1 if unpadded else models.stride(module, channels), "batch_stats" in variables
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ FLOORS = (
     ("errors",),
     ("files", "cli"),
     ("losses", "optim", "augment", "targets", "normalize", "crops", "pruning", "metrics",
-     "report"),
+     "random_words", "report"),
     ("models", "classical"),
     ("data",),
     ("config",),
@@ -24,7 +24,7 @@ FLOORS = (
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 MATHS = {"losses", "optim", "augment", "targets", "normalize", "crops", "pruning", "metrics",
-         "models", "classical"}
+         "random_words", "models", "classical"}
 MODULES = sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py")
 
 

@@ -15,7 +15,7 @@ from scipy.special import logit
 
 from cellseg_jax import classical, crops, metrics, models, normalize, targets
 from cellseg_jax.config import derived
-from cellseg_jax.crops import mirrored
+from cellseg_jax.crops import mirrored, round_up
 from cellseg_jax.data import read, resize
 from cellseg_jax.data.lazy import Image, from_array
 from cellseg_jax.errors import InputError
@@ -80,7 +80,7 @@ class Predictor:
         self.eval_step = eval_program(self.spec, self.mesh, config.eval.threshold)
         self.calibration_counts = _once(_calibration, scoring)
         self._probs = _once(map_probs, network, self.mesh)
-        self.batch_size = _up(batch_size or config.eval.batch_size, self.mesh.size)
+        self.batch_size = round_up(batch_size or config.eval.batch_size, self.mesh.size)
         self.tile = derived.input_size(config)
         self._rows = NamedSharding(self.mesh, P(("member", "data")))
 
@@ -158,9 +158,9 @@ class Predictor:
         lengths = size
         if how.halo:
             align = self.stride()
-            tile = tuple(_up(max(side, 4 * how.halo), align) for side in tile)
+            tile = tuple(round_up(max(side, 4 * how.halo), align) for side in tile)
             plan = {"halo": how.halo, "align": align}
-            lengths = tuple(_up(length, align) for length in size)
+            lengths = tuple(round_up(length, align) for length in size)
             # What a network adds beyond an image is 0 after normalisation.
             ends = range_[:, 0].astype(image.dtype)
         rows, columns = (tiles.spread(length, side, **plan) for length, side in zip(lengths, tile))
@@ -180,14 +180,7 @@ class Predictor:
 
     def stride(self) -> int:
         """Pixels by which tiles must be apart for the network to see alike: its downsampling."""
-        side = 512
-        shape = jax.ShapeDtypeStruct((1, side, side, derived.channels(self.config)), np.float32)
-        _, state = jax.eval_shape(
-            lambda v, x: self.spec.module({}).apply(
-                v, x, train=False, capture_intermediates=True, mutable=["intermediates"]),
-            self.variables, shape)
-        maps = [x.shape for x in jax.tree.leaves(state) if x.ndim == 4 and x.shape[1] == x.shape[2]]
-        return -(-side // min(rows for _, rows, _, _ in maps))  # of a square, maps are square
+        return models.stride(self.spec.module({}), derived.channels(self.config))
 
     def reach(self) -> int:
         """The halo that suffices: pixels around a logit that it can depend on, at least.
@@ -201,7 +194,7 @@ class Predictor:
             raise InputError(f"--halo: {self.config.model.name} looks at more than 512 pixels "
                              "around each, or at the whole image; leave --halo out (tiles are "
                              "blended), or give a number of pixels")
-        return _up(-(-field // 2), self.stride())
+        return round_up(-(-field // 2), self.stride())
 
     def _resizes(self, how) -> bool:
         return self.config.data.fit == "resize" and not how.scale
@@ -293,10 +286,6 @@ def make_predictor(workdir, config, which: str = "best", batch_size: int = 0) ->
 
 
 # --- images in bands -----------------------------------------------------------------------------
-
-
-def _up(number: int, multiple: int) -> int:
-    return -(-number // multiple) * multiple
 
 
 def _scaled(shape, scale: float) -> tuple[int, int]:

@@ -116,6 +116,28 @@ def kernel_layers(module: nn.Module, image_shape) -> list[Layer]:
     return [layer for _, layer in sorted(found)]
 
 
+def stride(module: nn.Module, channels: int) -> int:
+    """Input pixels, along a side, for each pixel of the network's smallest feature map.
+
+    By how much a map grows with the image: so a map of a single pixel, a mean over the image, does
+    not count, and the borders that unpadded convolutions lose cancel. Nothing is computed.
+
+    Args:
+      channels: of the image.
+    """
+    side = 512
+
+    def maps(side):
+        image = jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32)
+        _, variables = jax.eval_shape(lambda x: module.init_with_output(
+            jax.random.key(0), x, train=False, capture_intermediates=True), image)
+        return [x.shape for x in jax.tree.leaves(variables["intermediates"])]
+
+    growth = [large[1] - small[1] for small, large in zip(maps(side), maps(2 * side), strict=True)
+              if len(small) == 4 and small[1] == small[2]]
+    return max(side // grown for grown in growth if grown > 0)
+
+
 def receptive_field(name: str, *, largest: int = 512, **model_options) -> int | None:
     """Side, in pixels, of the window of the image on which one logit can depend in evaluation.
 

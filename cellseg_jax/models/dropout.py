@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from cellseg_jax.random_words import random_words
+
 
 class Dropout(nn.Module):
     """Zero entries with probability `rate` and scale the others to keep the expectation.
@@ -30,26 +32,10 @@ class Dropout(nn.Module):
         key = self.make_rng("dropout")
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(n))
         entries = math.prod(shape)
-        words = jax.vmap(lambda key: _random_words(key, (entries + 1) // 2))(keys)
+        words = jax.vmap(lambda key: random_words(key, (entries + 1) // 2))(keys)
         halves = lax.bitcast_convert_type(words, jnp.uint16).reshape(n, -1)[:, :entries]
         kept = jnp.round((1 - jnp.asarray(self.rate, jnp.float32)) * 2**16)
         # 2**16, for rate 0, is no uint16: compare with one less.
         keep = halves.reshape(inputs.shape) <= (kept - 1).astype(jnp.uint16)
         scaled = inputs * (2**16 / kept).astype(inputs.dtype)
         return jnp.where(keep, scaled, jnp.zeros_like(inputs))
-
-
-def _random_words(key, count: int):
-    """`count` random uint32 by hashing a counter with two words of the key.
-
-    The hash is the finaliser of MurmurHash3, twice. jax.random.bits costs several times as much
-    and was a fifth of a U-Net's training step on a CPU; a dropout mask needs no cryptography.
-    """
-
-    def mix(word):
-        word = (word ^ (word >> 16)) * jnp.uint32(0x85EBCA6B)
-        word = (word ^ (word >> 13)) * jnp.uint32(0xC2B2AE35)
-        return word ^ (word >> 16)
-
-    first, second = jax.random.bits(key, (2,), jnp.uint32)
-    return mix(mix(lax.iota(jnp.uint32, count) ^ first) + second)

@@ -8,6 +8,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from cellseg_jax.config import derived
+from cellseg_jax.crops import round_up
 from cellseg_jax.errors import InputError
 from cellseg_jax.step.mapped import map_train
 from cellseg_jax.step.memory import (
@@ -21,7 +22,6 @@ from cellseg_jax.step.memory import (
     footprint,
     process_memory,
 )
-from cellseg_jax.step.mesh import padded
 from cellseg_jax.step.programs import eval_program, scoring_values
 from cellseg_jax.step.spec import make_spec, traced_values
 from cellseg_jax.step.state import init_state
@@ -158,7 +158,7 @@ def _validation(config, spec, mesh, given, extra, quick) -> int:
     everywhere = NamedSharding(mesh, P())
     rows = NamedSharding(mesh, P(("member", "data")))
     size, channels = derived.input_size(config), derived.channels(config)
-    count = padded(config.eval.batch_size, mesh.size)
+    count = round_up(config.eval.batch_size, mesh.size)
     one = lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype, sharding=everywhere)
     variables = jax.tree.map(one, {"params": state.params, "batch_stats": state.batch_stats})
     values = {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=everywhere) for k, v in

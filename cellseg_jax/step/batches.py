@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from cellseg_jax.crops import round_up
 from cellseg_jax.data import pipeline
 from cellseg_jax.errors import InputError
 from cellseg_jax.step.memory import _device_memory
@@ -53,7 +54,7 @@ def resident_source(config, arrays, mesh) -> Resident | None:
 def eval_batches(config, arrays, indices, mesh, resident):
     """Batches {image, label, range, weight} on the mesh: every index once, padded by weight 0."""
     rows = NamedSharding(mesh, P(("member", "data")))
-    size = -(-config.eval.batch_size // mesh.size) * mesh.size
+    size = round_up(config.eval.batch_size, mesh.size)
     if resident is None:
         for batch in pipeline.eval_batches(arrays, indices, normalize=config.data.normalize,
                                            batch_size=size, threads=config.data.threads):

@@ -61,8 +61,3 @@ def fetch(x) -> np.ndarray:
     if x.is_fully_addressable or x.is_fully_replicated:
         return np.asarray(x)
     return np.asarray(multihost_utils.process_allgather(x, tiled=True))
-
-
-def padded(count: int, devices: int) -> int:
-    """As feed.eval_batches pads a batch."""
-    return -(-count // devices) * devices

@@ -24,7 +24,7 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from cellseg_jax import config as config_lib
-from cellseg_jax import data
+from cellseg_jax import crops, data
 from cellseg_jax.config import derived
 from cellseg_jax.data.quality import checks, duplicates
 from cellseg_jax.errors import pick
@@ -130,7 +130,7 @@ class Group:
         shape = (mesh.shape["member"], mesh.shape["data"])
         if backend or slots:
             slots = slots or min(len(self.configs), 8)
-            slots = shape[0] if backend == "loop" else -(-slots // shape[0]) * shape[0]
+            slots = shape[0] if backend == "loop" else crops.round_up(slots, shape[0])
             usual = "unroll" if jax.default_backend() == "cpu" else "vmap"
             backend = backend or ("loop" if slots == shape[0] else usual)
         new = Program(backend or "loop", slots, shape, inactive)

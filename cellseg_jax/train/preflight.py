@@ -4,6 +4,7 @@ import contextlib
 
 import jax
 
+from cellseg_jax.crops import round_up
 from cellseg_jax.step import memory
 from cellseg_jax.step.memory import (
     CHANGES,
@@ -12,7 +13,6 @@ from cellseg_jax.step.memory import (
     exhausted,
     refusal,
 )
-from cellseg_jax.step.mesh import padded
 
 # --- before the first step ------------------------------------------------------------------------
 
@@ -45,7 +45,7 @@ def check_validation(population, program, given, config) -> None:
       given: (values, variables, batch), the batch of as many rows as there are devices.
     """
     values, variables, batch = given
-    rows = padded(config.eval.batch_size, len(batch["weight"]))
+    rows = round_up(config.eval.batch_size, len(batch["weight"]))
     batch = {k: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype, sharding=x.sharding)
              for k, x in batch.items()}
     with refusing(config, "eval.batch_size"):
