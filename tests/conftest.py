@@ -1,4 +1,4 @@
-"""Eight CPU devices for every test, one compile cache, and the gates --slow and CELLSEG_DATA."""
+"""Eight CPU devices for every test, caches of their own, and the gates --slow and CELLSEG_DATA."""
 
 import atexit
 import os
@@ -6,9 +6,12 @@ import pathlib
 import shutil
 import tempfile
 
+import helpers_tiers
 import jax
 import pytest
 from absl import flags
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 jax.config.update("jax_num_cpu_devices", 8)  # must run before the first array exists
 # Many tests train the same tiny network: it is compiled once per session, in the tests' child
@@ -26,15 +29,55 @@ if not flags.FLAGS.is_parsed():
 
 
 def pytest_addoption(parser):
-    parser.addoption("--slow", action="store_true", help="run the tests marked slow too")
+    parser.addoption("--slow", action="store_true",
+                     help="run the tests marked slow too, and a quarter of those marked weekly")
+    parser.addoption("--weekly", default="commit", choices=["commit", "all", "0", "1", "2", "3"],
+                     help="with --slow, the weekly tests to run: the quarter of the commit (the "
+                     "number of commits modulo 4; all of them without git history), all, or the "
+                     "quarter of this number")
+
+
+def pytest_xdist_auto_num_workers(config):
+    """One worker per core for the whole suite; none, which starts sooner, for files named."""
+    named = config.args_source is pytest.Config.ArgsSource.ARGS
+    return 0 if named else min(os.cpu_count() or 1, 8)
+
+
+def quarter(config):
+    """The quarter of weekly tests that this session runs; the workers take the controller's."""
+    inputs = getattr(config, "workerinput", {})
+    if "weekly_quarter" not in inputs:
+        return helpers_tiers.chosen_quarter(config.getoption("--weekly"), ROOT)
+    return inputs["weekly_quarter"]
+
+
+def pytest_configure_node(node):
+    node.workerinput["weekly_quarter"] = quarter(node.config)
+
+
+def pytest_report_header(config):
+    if config.getoption("--slow"):
+        number = quarter(config)
+        return "weekly tests: " + ("all" if number is None else f"quarter {number} of 0 to 3")
 
 
 def pytest_collection_modifyitems(config, items):
-    if not config.getoption("--slow"):
-        skip = pytest.mark.skip(reason="slow; run with --slow")
-        for item in items:
-            if "slow" in item.keywords:
-                item.add_marker(skip)
+    slow, number = config.getoption("--slow"), quarter(config) if config.getoption("--slow") else 0
+    for item in items:
+        if "/parity/" in item.nodeid:
+            item.add_marker("parity")
+        marks = {mark.name for mark in item.iter_markers()}
+        reason = helpers_tiers.reason_to_skip(marks, item.nodeid, slow=slow, quarter=number)
+        if reason:
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """No test reads or fills the user's cache of decoded images; child processes inherit this."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -15,8 +15,7 @@ def started(workdir, *arguments):
 
 
 @pytest.fixture
-def workdir(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def workdir(tmp_path):
     config = tiny_config(train__epochs=1, train__log_gradients=True)
     train.train([config], [tmp_path / "run"])
     return tmp_path / "run"
@@ -56,8 +55,7 @@ def test_every_analysis_leaves_tables_pictures_and_its_section(workdir, capsys):
 
 
 @pytest.mark.slow
-def test_a_classical_method_has_nothing_to_look_at(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def test_a_classical_method_has_nothing_to_look_at(tmp_path, capsys):
     config = config_lib.default()
     config.data = dict(name="synthetic", size=(32, 32), count=20)
     config.model = dict(name="otsu")

@@ -265,7 +265,6 @@ def get_config():
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """main.main of a config of Otsu, with other keys of data, on the command line."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
 
     def run(keys, *arguments):

@@ -34,7 +34,6 @@ def get_config():
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """Twenty good image and mask pairs."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     for name in ("images", "masks"):

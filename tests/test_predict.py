@@ -27,16 +27,13 @@ if not flags.FLAGS.is_parsed():
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("predict")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-        train.train([tiny_config(train__epochs=6, optimizer__lr=1e-2)], [folder / "run"])
+    train.train([tiny_config(train__epochs=6, optimizer__lr=1e-2)], [folder / "run"])
     return folder / "run"
 
 
 @pytest.fixture
-def run(workdir, tmp_path, capsys, monkeypatch):
+def run(workdir, tmp_path, capsys):
     """run(**flags) -> (exit code, stdout, stderr); writes to tmp_path/out unless told otherwise."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
     def command(*words, **values):
         values = {"workdir": workdir, "images": tmp_path / "in", "out": tmp_path / "out"} | values

@@ -1,7 +1,6 @@
 """The study command: what it runs, in which shares, what it leaves, and what it says."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -40,11 +39,6 @@ REPEATS = 2
 VARIES = ("seed", "data.split_seed")
 get_config = rows(BASE, ROWS)
 """
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -207,7 +201,7 @@ def test_every_row_of_every_study_runs_on_twins(name, tmp_path):
     """Two repeats of each row; every program is compiled once."""
     result = subprocess.run(
         command("study", f"--study=configs/studies/{name}.py", "--smoke", f"--workdir={tmp_path}"),
-        cwd=ROOT, env=child_environment() | {"XDG_CACHE_HOME": os.environ["XDG_CACHE_HOME"]},
+        cwd=ROOT, env=child_environment(),
         capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-3000:]
     table = studies.load(ROOT / f"configs/studies/{name}.py")

@@ -37,8 +37,7 @@ def cells_config(name, precision="float32"):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
-def test_network_learns_synthetic_cells(name, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def test_network_learns_synthetic_cells(name, tmp_path):
     config = cells_config(name)
     result, = train.train([config], [tmp_path / "run"])
     print(f"{name}: validation Dice {result.metrics['val_dice_mean']:.3f}")

@@ -181,9 +181,8 @@ def cells_config(model):
 
 
 @pytest.mark.slow
-def test_medt_learns_synthetic_cells(tmp_path, monkeypatch):
+def test_medt_learns_synthetic_cells(tmp_path):
     """Two levels, eight channels and two heads; about a minute on two cores."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     model = dict(name="medt", image_size=64, features=8, stem_features=16, num_heads=2,
                  blocks=(1, 1))
     result = train.train([cells_config(model)], [tmp_path / "run"])[0]

@@ -153,8 +153,7 @@ def test_supervision_weights_equal_hand_value():
 
 
 @pytest.mark.slow
-def test_reduced_network_learns_synthetic_cells(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def test_reduced_network_learns_synthetic_cells(tmp_path):
     config = default()
     config.data = dict(name="synthetic", size=(64, 64), image_size=(64, 64), count=60)
     config.model = dict(

@@ -157,8 +157,7 @@ def test_training_is_the_same_over_eight_devices():
 
 
 @pytest.mark.slow
-def test_reduced_network_learns_synthetic_cells(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def test_reduced_network_learns_synthetic_cells(tmp_path):
     config = default()
     config.data = dict(name="synthetic", size=(64, 64), image_size=(64, 64), count=60)
     config.model = dict(

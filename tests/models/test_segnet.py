@@ -157,9 +157,8 @@ def cells_config(model):
 
 
 @pytest.mark.slow
-def test_segnet_learns_synthetic_cells(tmp_path, monkeypatch):
+def test_segnet_learns_synthetic_cells(tmp_path):
     """Three narrow stages, under a minute on two cores."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     model = dict(name="segnet", channels=(8, 16, 32), convs=(1, 1, 1))
     result = train.train([cells_config(model)], [tmp_path / "run"])[0]
     assert result.metrics["val_dice_mean"] > 0.85

@@ -71,8 +71,7 @@ def run_two(tmp_path, workdirs, epochs, residence):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("residence", ["device", "host"])
-def test_two_processes_equal_one_and_one_goes_on(tmp_path, monkeypatch, float64, residence):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def test_two_processes_equal_one_and_one_goes_on(tmp_path, float64, residence):
     run_two(tmp_path, str(tmp_path / "two"), 2, residence)
     train.train([tiny_config(train__precision="float64", train__epochs=2)], [tmp_path / "one"])
     assert_equal_runs(tmp_path / "one", tmp_path / "two")
@@ -83,9 +82,7 @@ def test_two_processes_equal_one_and_one_goes_on(tmp_path, monkeypatch, float64,
 
 
 @pytest.mark.slow
-def test_killed_in_two_processes_two_runs_of_one_program_go_on_in_one(
-        tmp_path, monkeypatch, float64):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def test_killed_in_two_processes_two_runs_of_one_program_go_on_in_one(tmp_path, float64):
     folders = [tmp_path / "m0", tmp_path / "m1"]
     run_two(tmp_path, ":".join(map(str, folders)), 3, "killed")
     assert [max(read_json(f / "environment.json")["program"]["mesh"]) for f in folders] == [
@@ -100,8 +97,7 @@ def test_killed_in_two_processes_two_runs_of_one_program_go_on_in_one(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("residence", ["device", "host"])
-def test_two_members_on_two_processes_equal_each_alone(tmp_path, monkeypatch, float64, residence):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def test_two_members_on_two_processes_equal_each_alone(tmp_path, float64, residence):
     run_two(tmp_path, f"{tmp_path / 'm0'}:{tmp_path / 'm1'}", 2, residence)
     for seed in (0, 1):
         config = tiny_config(train__precision="float64", train__epochs=2, seed=seed)

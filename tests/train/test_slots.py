@@ -14,11 +14,6 @@ from cellseg_jax.train.execution import Program
 from cellseg_jax.train.run import checkpoint
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
 def losses(workdir):
     lines = read_jsonl(workdir / "metrics.jsonl")
     return [(s["step"], s["train_loss"], s["val_loss"]) for s in lines if "val_loss" in s]

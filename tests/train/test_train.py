@@ -47,11 +47,6 @@ def get_config():
 """
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
 @pytest.fixture
 def config_file(tmp_path):
     path = tmp_path / "tiny.py"
