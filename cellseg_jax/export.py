@@ -481,6 +481,7 @@ def _write_bioimageio(folder, run, program, about, args) -> None:
 
     from cellseg_jax.normalize import image_ranges, normalize
     from cellseg_jax.report import panels
+    from cellseg_jax.runs.folder import scores_file
 
     config, workdir = run.config, run.predictor.workdir.resolve()
     # A consumer sees the test tensor alone: its range is its own.
@@ -506,7 +507,7 @@ def _write_bioimageio(folder, run, program, about, args) -> None:
     name = f"cellseg_jax {config.model.name} on {config.data.name}"
     description = (f"Cell segmentation: {config.model.name}, trained on {config.data.name}, gives "
                    f"the probability of {', '.join(about['output']['channels'])} per pixel.")
-    test, normalization = workdir / "eval/test.json", about["input"]["normalization"]
+    test, normalization = scores_file(workdir), about["input"]["normalization"]
     scores = json.loads(test.read_text())["metrics"] if test.is_file() else {}
     (package / "README.md").write_text(README.format(
         name=name, description=description, data=config.data.name,

@@ -99,7 +99,7 @@ def evaluate(config, workdir, args) -> int:
     from cellseg_jax.inference.evaluate import read_scores
     from cellseg_jax.report import terminal
     from cellseg_jax.runs import page
-    from cellseg_jax.runs.folder import read_config
+    from cellseg_jax.runs.folder import CHECKPOINTS, read_config
     from cellseg_jax.runs.lock import Lock
 
     pick(dict.fromkeys(("train", "val", "test", "all")), args.split, "--split")
@@ -109,7 +109,7 @@ def evaluate(config, workdir, args) -> int:
         from cellseg_jax.inference import tune
         from cellseg_jax.runs import checkpoint
 
-        saved = checkpoint.saved_steps(pathlib.Path(workdir) / "checkpoints")
+        saved = checkpoint.saved_steps(pathlib.Path(workdir) / CHECKPOINTS)
         tuning = tune.read(workdir, own, saved.get("best", 0))
         terminal.log(tune.told(tuning))
         config = tune.apply(config, tuning)

@@ -143,8 +143,8 @@ def _run(args, overrides, uncertain):
         tuning = tune.tune(members[0], args.tune, fixed=[key for key, _ in overrides])
         terminal.log(tune.told(tuning))
         members[0].config = tune.apply(members[0].config, tuning)
-    elif len(workdirs) == 1 and (pathlib.Path(args.workdir) / tune.FILE).exists():
-        terminal.log(f"{tune.FILE} of the run is not used; pass --tune=METRIC to use it")
+    elif len(workdirs) == 1 and (pathlib.Path(args.workdir) / tune.TUNING_FILE).exists():
+        terminal.log(f"{tune.TUNING_FILE} of the run is not used; pass --tune=METRIC to use it")
     halo = 0
     if args.halo == "auto":
         halo = max(member.reach() for member in members)

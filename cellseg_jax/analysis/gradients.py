@@ -15,11 +15,11 @@ from cellseg_jax.inference.predictor import make_predictor
 from cellseg_jax.models.resenc_unet import coarse, supervision_weights
 from cellseg_jax.normalize import normalize
 from cellseg_jax.report import figures
+from cellseg_jax.runs.folder import GRADIENTS_LOG
 from cellseg_jax.step import train_step
 from cellseg_jax.step.batches import eval_batches, resident_source
 from cellseg_jax.train.initial_weights import layers_of
 
-FILE = "gradients.jsonl"  # of a run with train.log_gradients
 VANISHING = 1e-3  # ratio of smallest to largest below which we call gradients vanishing
 
 
@@ -76,7 +76,7 @@ def read_logged(workdir, names) -> tuple[list, np.ndarray] | None:
 
     Layers that a line lacks are NaN.
     """
-    path = pathlib.Path(workdir) / FILE
+    path = pathlib.Path(workdir) / GRADIENTS_LOG
     lines = read_jsonl(path) if path.is_file() else []
     if not lines:
         return None

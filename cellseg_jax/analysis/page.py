@@ -17,7 +17,7 @@ from cellseg_jax.errors import InputError
 from cellseg_jax.files import read_json, write_atomic
 from cellseg_jax.report import document
 from cellseg_jax.runs import page
-from cellseg_jax.runs.folder import read_config
+from cellseg_jax.runs.folder import ANALYSIS, ANALYSIS_PAGE, read_config, scores_file
 
 FINDINGS = "findings.json"
 ORDER = ("pruning", "weights", "gradients", "filters")  # of sections
@@ -40,7 +40,7 @@ def replacing(workdir, name: str):
     What was there stays until then, whatever ends the analysis.
     Raises: InputError where it cannot be made.
     """
-    final = pathlib.Path(workdir) / "analysis" / name
+    final = pathlib.Path(workdir) / ANALYSIS / name
     new = final.with_name(f".{name}.new")
     try:
         shutil.rmtree(new, ignore_errors=True)
@@ -67,10 +67,10 @@ def write_page(workdir) -> pathlib.Path:
     workdir = pathlib.Path(workdir)
     title = f"Inside {workdir.resolve().name}"
     sections = [f"<h1>{escape(title)}</h1><p>{escape(_about(workdir))}</p>", document.NAV]
-    found = {file.parent.name: file for file in workdir.glob(f"analysis/*/{FINDINGS}")}
+    found = {file.parent.name: file for file in (workdir / ANALYSIS).glob(f"*/{FINDINGS}")}
     for file in [found[name] for name in ORDER if name in found]:
         sections.append(_section(file.parent, Findings(**json.loads(file.read_text()))))
-    path = workdir / "analysis.html"
+    path = workdir / ANALYSIS_PAGE
     write_atomic(path, document.document(title, sections))
     return path
 
@@ -78,7 +78,7 @@ def write_page(workdir) -> pathlib.Path:
 def _about(workdir) -> str:
     """The run in a sentence: what it learned, from what, how well."""
     config = read_config(workdir)
-    scores = workdir / "eval/test.json"
+    scores = scores_file(workdir)
     dice = (f"; Dice {read_json(scores)['metrics']['dice_mean']:.3f} on its test images"
             if scores.exists() else "")
     return (f"{config.model.name} trained with {config.optimizer.name} on {config.data.name}, "

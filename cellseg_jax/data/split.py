@@ -16,6 +16,7 @@ from cellseg_jax.errors import InputError, nearest
 
 KEY = "config.data.split"
 PARTS = ("train", "val", "test")
+FILE = "split.json"  # in a run's folder: its split
 MIXED = "mixed/"  # how names and groups of samples from other datasets begin; all for training
 STREAM = 2**40  # Philox keys (seed, epoch) belong to the shuffles; no epoch is that late
 SHARES = STREAM + 1
@@ -103,8 +104,8 @@ def from_file(path, names, *, parts=None) -> dict[str, np.ndarray]:
         another dataset.
     """
     path = pathlib.Path(path).expanduser()
-    if (path / "split.json").is_file():
-        path = path / "split.json"
+    if (path / FILE).is_file():
+        path = path / FILE
     lists = _read_folder(path) if path.is_dir() else _read_json(path)
     listed = [name for part in PARTS for name in lists.get(part, ())]
     if not lists.get("train"):

@@ -32,7 +32,17 @@ from cellseg_jax.inference.summary import _summary
 from cellseg_jax.metrics import report_compat
 from cellseg_jax.report import panels
 from cellseg_jax.runs import checkpoint, provenance
-from cellseg_jax.runs.folder import changes, check_same_config, environment_file, read_config
+from cellseg_jax.runs.folder import (
+    CHECKPOINTS,
+    ENVIRONMENT_FILE,
+    SPLIT_FILE,
+    changes,
+    check_same_config,
+    images_file,
+    pictures_folder,
+    read_config,
+    scores_file,
+)
 from cellseg_jax.step.batches import eval_batches, resident_source
 from cellseg_jax.step.memory import peak_rss
 
@@ -113,16 +123,15 @@ def evaluate(config, workdir, *, split: str = "test", which: str = "best") -> di
     }
     pictures = _pictures(predictor, arrays, indices, table, scored)
     if jax.process_index() == 0:
-        folder = pathlib.Path(workdir) / "eval"
-        predictions = folder / f"{name}_predictions"
-        (folder / f"{name}.json").unlink(missing_ok=True)
+        scores_file(workdir, name).unlink(missing_ok=True)
+        predictions = pictures_folder(workdir, name)
         shutil.rmtree(predictions, ignore_errors=True)
         predictions.mkdir(parents=True)
         for file, picture in pictures.items():
             panels.write_png(predictions / file, picture)
-        write_csv(folder / f"{name}_images.csv", table)
+        write_csv(images_file(workdir, name), table)
         # last, because its presence says that the evaluation is whole
-        write_atomic(folder / f"{name}.json", json.dumps(result, indent=1) + "\n")
+        write_atomic(scores_file(workdir, name), json.dumps(result, indent=1) + "\n")
     return result
 
 
@@ -133,9 +142,9 @@ def read_scores(workdir, split: str, config) -> dict | None:
     """
     fingerprint = data.load(config.data).fingerprint
     name = result_name(workdir, config, split, fingerprint)
-    file = pathlib.Path(workdir) / "eval" / f"{name}.json"
+    file = scores_file(workdir, name)
     saved = ({"best": 0} if derived.is_classical(config)
-             else checkpoint.saved_steps(pathlib.Path(workdir) / "checkpoints"))
+             else checkpoint.saved_steps(pathlib.Path(workdir) / CHECKPOINTS))
     if not file.is_file() or not saved:
         return None
     scores = read_json(file)
@@ -151,9 +160,8 @@ def result_name(workdir, config, split: str, fingerprint: str) -> str:
     Raises: InputError if `config` differs from the run's in what the network is or sees, on the
       run's own data also in their split, which would score training images.
     """
-    environment = environment_file(workdir)
-    own = not environment.exists() or (
-        read_json(environment).get("data_fingerprint", fingerprint) == fingerprint)
+    environment = read_json(pathlib.Path(workdir) / ENVIRONMENT_FILE, {})
+    own = environment.get("data_fingerprint", fingerprint) == fingerprint
     if own:
         check_same_config(workdir, config)
         if split == "all":
@@ -200,8 +208,7 @@ def _kind(config) -> str:
 
 def _elsewhere(workdir, config, arrays, indices) -> dict:
     """What scores of other data than trained on say of them."""
-    split = pathlib.Path(workdir) / "split.json"
-    parts = read_json(split) if split.is_file() else {}
+    parts = read_json(pathlib.Path(workdir) / SPLIT_FILE, {})
     trained = {name for part in ("train", "val") for name in parts.get(part, ())}
     return {"data": json.loads(config.data.to_json()),
             "names_of_training_images": sum(arrays.image_names[i] in trained for i in indices)}

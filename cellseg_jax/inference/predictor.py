@@ -21,6 +21,7 @@ from cellseg_jax.data.lazy import Image, from_array
 from cellseg_jax.errors import InputError
 from cellseg_jax.inference import tiles
 from cellseg_jax.runs import checkpoint
+from cellseg_jax.runs.folder import CHECKPOINTS
 from cellseg_jax.step.mapped import map_probs
 from cellseg_jax.step.mesh import all_devices, fetch, put
 from cellseg_jax.step.programs import (
@@ -58,7 +59,7 @@ class Predictor:
 
     def __init__(self, workdir, config, which: str = "best", batch_size: int = 0):
         self.config, self.workdir = config, pathlib.Path(workdir)
-        saved = checkpoint.saved_steps(self.workdir / "checkpoints")
+        saved = checkpoint.saved_steps(self.workdir / CHECKPOINTS)
         if not saved:
             raise InputError(f"--workdir: no checkpoint in {workdir} yet; train first")
         self.mesh = all_devices()
@@ -71,7 +72,7 @@ class Predictor:
         part = {k: getattr(wanted, k) for k in (wanted.weights, "batch_stats")}
         part = checkpoint.abstract({k: v for k, v in part.items() if v}, everywhere)
         self.step, loaded = checkpoint.load_first(
-            self.workdir / "checkpoints", (saved[which], *saved.values()), part)
+            self.workdir / CHECKPOINTS, (saved[which], *saved.values()), part)
         self.variables = {"params": loaded[wanted.weights],
                           "batch_stats": loaded.get("batch_stats", {})}
         self.values = {k: put(v, everywhere) for k, v in scoring_values(values).items()}

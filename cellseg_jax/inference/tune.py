@@ -14,9 +14,8 @@ from cellseg_jax.errors import InputError, pick
 from cellseg_jax.files import read_json, write_atomic
 from cellseg_jax.report import terminal
 from cellseg_jax.runs import provenance
-from cellseg_jax.runs.folder import check_same_data
+from cellseg_jax.runs.folder import TUNING_FILE, check_same_data
 
-FILE = "tuning.json"
 METRICS = ("ap", "ap50", "ap75", "f1", "pq", "seg", "det", "aji")
 CHOICES = {
     "decode": ("components", "watershed"),
@@ -42,7 +41,7 @@ def tune(predictor, metric: str, *, fixed=()) -> dict:
     Raises: InputError where the run has no validation images, or no instances.
     """
     pick(dict.fromkeys(METRICS), metric, "--tune")
-    config, file = predictor.config, pathlib.Path(predictor.workdir) / FILE
+    config, file = predictor.config, pathlib.Path(predictor.workdir) / TUNING_FILE
     made_by = _made_by(config, predictor.step, metric, fixed)
     if file.exists():
         before = read_json(file)
@@ -85,9 +84,9 @@ def tune(predictor, metric: str, *, fixed=()) -> dict:
 
 def read(workdir, config, step: int) -> dict:
     """tuning.json of a run; InputError if there is none, or none of this checkpoint and code."""
-    file = pathlib.Path(workdir) / FILE
+    file = pathlib.Path(workdir) / TUNING_FILE
     if not file.exists():
-        raise InputError(f"--workdir: {workdir} has no {FILE}; make it with python -m "
+        raise InputError(f"--workdir: {workdir} has no {TUNING_FILE}; make it with python -m "
                          f"cellseg_jax.predict --workdir={workdir} --tune=ap50")
     tuning = read_json(file)
     for key, value in _made_by(config, step, "", ()).items():

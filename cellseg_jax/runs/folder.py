@@ -4,30 +4,53 @@ import contextlib
 import json
 import os
 import pathlib
-import platform
-import shlex
-import sys
-from importlib import metadata
-
-import jax
 
 from cellseg_jax import config as config_lib
+from cellseg_jax.data import split
 from cellseg_jax.errors import InputError
 from cellseg_jax.files import read_json, read_jsonl, write_atomic
 from cellseg_jax.runs.lock import Lock
-from cellseg_jax.runs.provenance import code_hash, commit
+from cellseg_jax.runs.provenance import environment
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "ml_collections",
-            "numpy", "scipy", "scikit-image", "tifffile")
-LOGS = ("metrics.jsonl", "timing.jsonl", "gradients.jsonl")
+# Names in the folder; no other module spells them.
+CONFIG_FILE = "config.json"
+ENVIRONMENT_FILE = "environment.json"  # what made the run; there from its first step on
+RESULT_FILE = "result.json"  # that the run has ended, and how
+SPLIT_FILE = split.FILE  # names of the images of each part
+TUNING_FILE = "tuning.json"  # decoding options that score best on the validation images
+METRICS_LOG = "metrics.jsonl"
+TIMING_LOG = "timing.jsonl"  # the one log that is not deterministic
+GRADIENTS_LOG = "gradients.jsonl"
+LOGS = (METRICS_LOG, TIMING_LOG, GRADIENTS_LOG)
+CHECKPOINTS = "checkpoints"
+TENSORBOARD = "tensorboard"
+EVAL = "eval"
+ANALYSIS = "analysis"
+ANALYSIS_PAGE = "analysis.html"
+AUGMENTED_PICTURE = "augmented.png"  # training samples before and after augmentation
 
 
-def environment_file(path) -> pathlib.Path:
-    """Where a run's folder says what made it; there from its first step on."""
-    return pathlib.Path(path) / "environment.json"
+def scores_file(workdir, name: str = "test") -> pathlib.Path:
+    """The scores of a split, or of other data by its name."""
+    return pathlib.Path(workdir) / EVAL / f"{name}.json"
 
 
-class RunDir:
+def images_file(workdir, name: str = "test") -> pathlib.Path:
+    """The scores of each image of a split."""
+    return pathlib.Path(workdir) / EVAL / f"{name}_images.csv"
+
+
+def pictures_folder(workdir, name: str = "test") -> pathlib.Path:
+    """Pictures of some predictions on a split."""
+    return pathlib.Path(workdir) / EVAL / f"{name}_predictions"
+
+
+def page_file(workdir, name: str = "") -> pathlib.Path:
+    """The page of a run or, with a name, of its scores on other data."""
+    return pathlib.Path(workdir) / (f"report_{name}.html" if name else "report.html")
+
+
+class RunFolder:
     """One run's folder, opened for writing; `close` gives it back.
 
     Opening compares config and data with what the folder was made with and refuses another run.
@@ -45,39 +68,26 @@ class RunDir:
             self.close()
             raise
         if writer:
-            write_atomic(self.path / "config.json", config_lib.to_json(config))
+            write_atomic(self.path / CONFIG_FILE, config_lib.to_json(config))
 
     def _compare(self, config, fingerprint):
-        if not (self.path / "config.json").exists():
+        if not (self.path / CONFIG_FILE).exists():
             ignored = (".lock", ".tmp")  # a kill may leave half of a first file
             strangers = [p.name for p in self.path.glob("*") if not p.name.endswith(ignored)]
             if strangers and self.writer:
                 raise InputError(f"--workdir: {self.path} holds other files ({strangers[0]} ...) "
                                  "and no run; choose an empty or new folder")
             return
-        if not environment_file(self.path).exists():
+        if not (self.path / ENVIRONMENT_FILE).exists():
             return  # bad input ended it before its first step: it can be mended and started again
         self.extended = check_continues(self.path, config)
         check_same_data(self.path, fingerprint)
 
     def write_environment(self, program: dict, fingerprint: str) -> None:
-        """environment.json: all that is needed to say where the numbers come from."""
-        if not self.writer:
-            return
-        devices = jax.devices()
-        record = {
-            "command": shlex.join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]),
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-            "packages": {name: metadata.version(name) for name in PACKAGES},
-            "commit": commit(),
-            "code": code_hash(),
-            "devices": [f"{d.platform} {d.device_kind}" for d in devices],
-            "processes": jax.process_count(),
-            "program": program,
-            "data_fingerprint": fingerprint,
-        }
-        write_atomic(environment_file(self.path), json.dumps(record, indent=1))
+        """Keep what made the run: command, packages, code, devices, program and data."""
+        if self.writer:
+            record = environment() | {"program": program, "data_fingerprint": fingerprint}
+            write_atomic(self.path / ENVIRONMENT_FILE, json.dumps(record, indent=1))
 
     def cut_logs(self, step: int) -> None:
         """Forget logged lines after `step`, whole or half written: they will be written again."""
@@ -88,7 +98,7 @@ class RunDir:
                 write_atomic(path, "".join(json.dumps(s) + "\n" for s in lines))
 
     def log(self, name: str, line: dict) -> None:
-        """Append one line to one of LOGS; all but timing.jsonl hold deterministic values only."""
+        """Append one line to one of LOGS; all but TIMING_LOG hold deterministic values only."""
         if self.writer:
             with open(self.path / name, "a") as file:
                 file.write(json.dumps(line) + "\n")
@@ -102,9 +112,9 @@ class RunDir:
 
 def read_config(path):
     """The config of a run; InputError if there is no run."""
-    file = pathlib.Path(path) / "config.json"
+    file = pathlib.Path(path) / CONFIG_FILE
     if not file.is_file():
-        raise InputError(f"--workdir: no run in {path} (config.json is missing); "
+        raise InputError(f"--workdir: no run in {path} ({CONFIG_FILE} is missing); "
                          "train one with python -m cellseg_jax.main --config=FILE")
     return config_lib.from_json(json.dumps(read_json(file)))
 
@@ -140,7 +150,7 @@ def check_continues(path, config) -> str:
 
 def check_same_data(path, fingerprint: str) -> None:
     """InputError if the run was trained on other data."""
-    file = environment_file(path)
+    file = pathlib.Path(path) / ENVIRONMENT_FILE
     before = read_json(file).get("data_fingerprint") if file.exists() else fingerprint
     if before != fingerprint:
         raise InputError(f"--workdir: {path} was trained on other data (fingerprint "

@@ -21,7 +21,17 @@ from cellseg_jax import data
 from cellseg_jax.config import derived
 from cellseg_jax.files import read_csv, read_json, read_jsonl, write_atomic
 from cellseg_jax.report import document, svg
-from cellseg_jax.runs.folder import read_config
+from cellseg_jax.runs.folder import (
+    ENVIRONMENT_FILE,
+    EVAL,
+    METRICS_LOG,
+    TIMING_LOG,
+    images_file,
+    page_file,
+    pictures_folder,
+    read_config,
+    scores_file,
+)
 
 PICTURE_WIDTH = 1200  # pixels; wider panels are reduced, or the page could not be mailed
 PICTURE_NAME = re.compile(r"\d+_(worst|median|best)_dice([\d.]+|nan)_(.*)\.png")
@@ -50,13 +60,13 @@ def write_run_page(folder: pathlib.Path, name: str = "test") -> pathlib.Path:
     """
     folder = pathlib.Path(folder)
     config = read_config(folder)
-    scores = read_json(folder / "eval" / f"{name}.json", None)
+    scores = read_json(scores_file(folder, name), None)
     own = scores is None or "data" not in scores
     if own and name != "test":
-        name, scores = "test", read_json(folder / "eval/test.json", None)
-    environment = read_json(folder / "environment.json", None)
-    log = read_jsonl(folder / "metrics.jsonl", [])
-    images = read_csv(folder / "eval" / f"{name}_images.csv", []) if scores else []
+        name, scores = "test", read_json(scores_file(folder), None)
+    environment = read_json(folder / ENVIRONMENT_FILE, None)
+    log = read_jsonl(folder / METRICS_LOG, [])
+    images = read_csv(images_file(folder, name), []) if scores else []
     title = folder.resolve().name if own else f"{folder.resolve().name} on {scores['data']['name']}"
     sections = [
         f"<h1>{escape(title)}</h1><p>{escape(_sentence(config, scores, log))}</p>",
@@ -69,15 +79,15 @@ def write_run_page(folder: pathlib.Path, name: str = "test") -> pathlib.Path:
         _strata(scores, images),
         _objects(scores),
         _calibration(scores),
-        _pictures(folder / "eval" / f"{name}_predictions") if scores else "",
+        _pictures(pictures_folder(folder, name)) if scores else "",
         _images(images),
-        _other_scores(folder / "eval", config) if own else "",
+        _other_scores(folder / EVAL, config) if own else "",
         _config(config),
         _environment(environment, scores, folder),
         _rerun(environment, folder) if own else _score_again(config, scores, folder),
         _use(folder) if scores else "",
     ]
-    path = folder / ("report.html" if own else f"report_{name}.html")
+    path = page_file(folder, "" if own else name)
     write_atomic(path, document.document(title, sections))
     return path
 
@@ -327,7 +337,7 @@ def _environment(environment, scores, folder) -> str:
         return ""
     rows = [(k, _plain(v)) for k, v in environment.items() if v not in ("", None)
             and k != "command"]  # which ends the page
-    timing = folder / "timing.jsonl"
+    timing = folder / TIMING_LOG
     speed = [s["images_per_second"] for s in read_jsonl(timing, [])
              if s.get("images_per_second")]
     if speed:

@@ -2,7 +2,30 @@
 
 import hashlib
 import pathlib
+import platform
+import shlex
 import subprocess
+import sys
+from importlib import metadata
+
+import jax
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "ml_collections",
+            "numpy", "scipy", "scikit-image", "tifffile")
+
+
+def environment() -> dict:
+    """What this process runs with: command, Python, platform, packages, code and devices."""
+    return {
+        "command": shlex.join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "commit": commit(),
+        "code": code_hash(),
+        "devices": [f"{d.platform} {d.device_kind}" for d in jax.devices()],
+        "processes": jax.process_count(),
+    }
 
 
 def commit() -> str:

@@ -54,14 +54,14 @@ def run(study, args, workdir, rows, repeats, task) -> int:
     from cellseg_jax import config as config_lib
     from cellseg_jax import studies
     from cellseg_jax.report import terminal
-    from cellseg_jax.runs.folder import check_continues, environment_file
+    from cellseg_jax.runs.folder import ENVIRONMENT_FILE, check_continues
 
     groups = {}
     for row in study.rows if rows is None else rows:
         for repeat in range(repeats):
             config = studies.config_of(study, row, repeat, smoke=args.smoke)
             folder = workdir / row / str(repeat)
-            if environment_file(folder).exists():
+            if (folder / ENVIRONMENT_FILE).exists():
                 try:
                     check_continues(folder, config)
                 except InputError as error:
@@ -145,8 +145,9 @@ def _done(config, folder) -> bool:
     from cellseg_jax import config as config_lib
     from cellseg_jax.config import derived
     from cellseg_jax.files import read_json
+    from cellseg_jax.runs.folder import RESULT_FILE, scores_file
 
-    result, scores = folder / "result.json", folder / "eval/test.json"
+    result, scores = folder / RESULT_FILE, scores_file(folder)
     if derived.has_part(config, "test"):
         if not scores.exists():
             return result.exists() and read_json(result)["status"] == "non-finite"

@@ -20,6 +20,7 @@ from cellseg_jax.files import read_json, read_jsonl, write_atomic
 from cellseg_jax.report import document, panels
 from cellseg_jax.report.document import Html, heading
 from cellseg_jax.runs import page
+from cellseg_jax.runs.folder import METRICS_LOG, images_file, pictures_folder, scores_file
 from cellseg_jax.studies import charts, learning_curve, render, stats
 from cellseg_jax.studies.table import RESOURCES, Row, Run, Table
 
@@ -608,12 +609,12 @@ def _left_out(table, rows) -> str:
 
 def _result(run) -> dict | None:
     """eval/test.json of a run."""
-    return read_json(pathlib.Path(run.workdir) / "eval/test.json", None)
+    return read_json(scores_file(run.workdir), None)
 
 
 def _logs(row) -> list[list[dict]]:
     """metrics.jsonl of the row's runs, unfinished ones too."""
-    paths = [pathlib.Path(run.workdir) / "metrics.jsonl" for run in row.runs
+    paths = [pathlib.Path(run.workdir) / METRICS_LOG for run in row.runs
              if run.mark in ("", "other code")]
     return [log for path in paths if path.is_file() and (log := read_jsonl(path))]
 
@@ -623,7 +624,7 @@ def _image_column(table) -> str:
     name = _headline(table).removesuffix("_mean")
     for row in table.rows:
         for run in _counted(row):
-            path = pathlib.Path(run.workdir) / "eval/test_images.csv"
+            path = images_file(run.workdir)
             if path.is_file():
                 with open(path, newline="") as file:
                     return name if name in next(csv.reader(file), ()) else "dice"
@@ -634,7 +635,7 @@ def _image_scores(row, column: str) -> Mapping[str, tuple[float, str]]:
     """{image: (mean score of the repeats that tested it, stratum)}."""
     scores, strata = {}, {}
     for run in _counted(row):
-        path = pathlib.Path(run.workdir) / "eval/test_images.csv"
+        path = images_file(run.workdir)
         if not path.is_file():
             continue
         with open(path, newline="") as file:
@@ -656,7 +657,7 @@ def _panels(table, names) -> dict:
     found = {}
     for row in table.rows:
         for run in _counted(row):
-            for path in sorted((pathlib.Path(run.workdir) / "eval/test_predictions").glob("*.png")):
+            for path in sorted(pictures_folder(run.workdir).glob("*.png")):
                 match = page.PICTURE_NAME.fullmatch(path.name)
                 if match and len(full.get(match[3], ())) == 1:
                     found.setdefault(full[match[3]][0], {}).setdefault(row.name, (match[2], path))

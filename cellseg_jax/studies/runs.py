@@ -18,7 +18,15 @@ from cellseg_jax import config as config_lib
 from cellseg_jax.errors import InputError
 from cellseg_jax.files import read_jsonl
 from cellseg_jax.runs import provenance
-from cellseg_jax.runs.folder import changes
+from cellseg_jax.runs.folder import (
+    CONFIG_FILE,
+    ENVIRONMENT_FILE,
+    METRICS_LOG,
+    RESULT_FILE,
+    SPLIT_FILE,
+    changes,
+    scores_file,
+)
 from cellseg_jax.studies.file import config_of
 from cellseg_jax.studies.grid import Grid
 
@@ -124,11 +132,12 @@ def _read_row(study, name, repeats, workdir, smoke, left_out) -> list[Found]:
 def _read(run, expected, full_config, left_out) -> Found:
     """What one run folder holds, against its row's {dotted key: value} and ConfigDict of now."""
     folder = pathlib.Path(run.workdir)
-    if not (folder / "config.json").is_file():
+    if not (folder / CONFIG_FILE).is_file():
         return Found(run)
     try:
-        stored, environment, result, test, split = (_json(folder / file) for file in (
-            "config.json", "environment.json", "result.json", "eval/test.json", "split.json"))
+        stored, environment, result, test, split = (_json(file) for file in (
+            folder / CONFIG_FILE, folder / ENVIRONMENT_FILE, folder / RESULT_FILE,
+            scores_file(folder), folder / SPLIT_FILE))
     except InputError as error:
         left_out[str(error)].append(run)
         return Found(run._replace(status="unfinished", mark="damaged"))
@@ -196,8 +205,7 @@ def _other_scoring(test, made_with, expected) -> str:
 
 
 def _last_step(folder) -> int:
-    file = folder / "metrics.jsonl"
-    lines = read_jsonl(file) if file.is_file() else []
+    lines = read_jsonl(folder / METRICS_LOG, [])
     return lines[-1].get("step", 0) if lines else 0
 
 

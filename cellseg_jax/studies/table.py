@@ -2,7 +2,6 @@
 
 import csv
 import math
-import pathlib
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -11,6 +10,7 @@ import numpy as np
 from cellseg_jax import config as config_lib
 from cellseg_jax.data.split import MIXED
 from cellseg_jax.errors import InputError, pick
+from cellseg_jax.runs.folder import images_file
 from cellseg_jax.studies import learning_curve, stats
 from cellseg_jax.studies.families import FRACTION, families
 from cellseg_jax.studies.runs import RESOURCES, Run, read
@@ -157,7 +157,7 @@ def _image_column(metric) -> str:
 
 def _images(run, wanted) -> _Images | None:
     """Some columns of a run's test images; None if it does not count, has none or is damaged."""
-    file = pathlib.Path(run.workdir) / "eval" / "test_images.csv"
+    file = images_file(run.workdir)
     if not run.counts or not file.is_file():
         return None
     try:

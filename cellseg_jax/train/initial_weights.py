@@ -12,7 +12,7 @@ from cellseg_jax.config import derived
 from cellseg_jax.errors import InputError
 from cellseg_jax.interop import torch_weights
 from cellseg_jax.runs import checkpoint
-from cellseg_jax.runs.folder import read_config
+from cellseg_jax.runs.folder import CHECKPOINTS, read_config
 from cellseg_jax.step.spec import make_spec
 
 KEY = "config.train.weights"
@@ -79,14 +79,14 @@ def _of_run(path, config) -> dict:
     if other.model.name != config.model.name:
         raise InputError(f"{KEY}: {path} is a run of {other.model.name}, this is one of "
                          f"{config.model.name}; expected the same network")
-    saved = checkpoint.saved_steps(path / "checkpoints")
+    saved = checkpoint.saved_steps(path / CHECKPOINTS)
     if not saved:
         raise InputError(f"{KEY}: no checkpoint in {path} yet; expected a trained run")
-    shapes = checkpoint.shapes(path / "checkpoints", saved["best"])
+    shapes = checkpoint.shapes(path / CHECKPOINTS, saved["best"])
     weights = "ema" if shapes.get("ema") else "params"
     part = {k: shapes[k] for k in (weights, "batch_stats") if shapes.get(k)}
     cpu = SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
-    _, loaded = checkpoint.load_first(path / "checkpoints", (saved["best"], *saved.values()),
+    _, loaded = checkpoint.load_first(path / CHECKPOINTS, (saved["best"], *saved.values()),
                                       checkpoint.abstract(part, cpu))
     loaded = jax.tree.map(np.asarray, loaded)
     return {"params": loaded[weights], "batch_stats": loaded.get("batch_stats", {})}

@@ -32,7 +32,7 @@ from cellseg_jax.files import read_json
 from cellseg_jax.inference import measure as measure_lib
 from cellseg_jax.report import terminal
 from cellseg_jax.runs import checkpoint
-from cellseg_jax.runs.folder import RunDir, environment_file
+from cellseg_jax.runs.folder import ENVIRONMENT_FILE, RunFolder
 from cellseg_jax.runs.lock import InUse
 from cellseg_jax.step.batches import Batches, eval_batches, resident_source
 from cellseg_jax.step.memory import DoesNotFit
@@ -91,7 +91,7 @@ def begin_classical(config, workdir) -> Result:
     with terminal.reading() as progress:
         arrays = data.load(config.data, progress)
     writer = jax.process_index() == 0
-    folder = RunDir(workdir, config, arrays.fingerprint, writer=writer)
+    folder = RunFolder(workdir, config, arrays.fingerprint, writer=writer)
     result = Result(str(folder.path), "done", 0, {})
     with contextlib.closing(folder):
         folder.write_environment({"method": config.model.name}, arrays.fingerprint)
@@ -394,8 +394,7 @@ class Group:
 
 def _stored_program(workdir) -> Program | None:
     """The program that a run was begun in, if it can go on in it."""
-    file = environment_file(workdir)
-    stored = read_json(file).get("program", {}) if file.exists() else {}
+    stored = read_json(pathlib.Path(workdir) / ENVIRONMENT_FILE, {}).get("program", {})
     if "zeros" in stored:  # of runs begun before the field was renamed
         stored["inactive"] = stored.pop("zeros")
     if not stored.keys() >= set(Program._fields):

@@ -14,14 +14,21 @@ from cellseg_jax.data import order
 from cellseg_jax.files import read_json, read_jsonl, write_atomic
 from cellseg_jax.report import panels, terminal
 from cellseg_jax.runs import checkpoint
-from cellseg_jax.runs.folder import RunDir
+from cellseg_jax.runs.folder import (
+    AUGMENTED_PICTURE,
+    CHECKPOINTS,
+    GRADIENTS_LOG,
+    METRICS_LOG,
+    RESULT_FILE,
+    SPLIT_FILE,
+    TIMING_LOG,
+    RunFolder,
+)
 from cellseg_jax.step.memory import peak_memory
 from cellseg_jax.step.mesh import fetch
 from cellseg_jax.step.state import NON_FINITE, RUNNING, STOPPED_EARLY
 from cellseg_jax.train import preview, tensorboard
 
-SAMPLES = "augmented.png"  # in a run's folder: training samples as decoded and as trained on
-RESULT = "result.json"  # in a run's folder: that it has ended, and how
 JUDGED = ("best", "waited", "stop", "previous_loss", "plateau")  # what validations decide
 STATUS = {RUNNING: "done", STOPPED_EARLY: "stopped early",
           NON_FINITE: "non-finite"}
@@ -65,10 +72,10 @@ class Member:
         self.steps_per_epoch = self.order.steps_per_epoch
         self.num_steps = derived.num_steps(config, self.steps_per_epoch)
         writer = jax.process_index() == 0
-        self.folder = RunDir(workdir, config, arrays.fingerprint, writer=writer)
+        self.folder = RunFolder(workdir, config, arrays.fingerprint, writer=writer)
         if self.folder.extended:
             terminal.log(self.folder.extended)
-        self.checkpoints = checkpoint.Checkpoints(self.folder.path / "checkpoints")
+        self.checkpoints = checkpoint.Checkpoints(self.folder.path / CHECKPOINTS)
         self.board = None
         self.step, self.saved, self.stop = 0, -1, RUNNING
         self.best, self.waited, self.previous_loss = -math.inf, 0, math.inf
@@ -83,7 +90,7 @@ class Member:
 
     def ended_before(self) -> bool:
         """Whether result.json says that the run has ended; then it is taken as it is."""
-        file = self.folder.path / RESULT
+        file = self.folder.path / RESULT_FILE
         if not file.exists() or self.folder.extended:
             return False
         result = read_json(file)
@@ -107,10 +114,10 @@ class Member:
         """Write what is known before the first step; `images` as in Clock."""
         self.folder.write_environment(program, self.arrays.fingerprint)
         if self.folder.writer:
-            (self.folder.path / RESULT).unlink(missing_ok=True)
+            (self.folder.path / RESULT_FILE).unlink(missing_ok=True)
             write_split(self.folder, self.arrays, self.parts)
-            if not (self.folder.path / SAMPLES).exists():
-                panels.write_png(self.folder.path / SAMPLES, preview.augmented_sheet(
+            if not (self.folder.path / AUGMENTED_PICTURE).exists():
+                panels.write_png(self.folder.path / AUGMENTED_PICTURE, preview.augmented_sheet(
                     self.config, self.arrays, self.order, augmented))
             self.board = tensorboard.Board(self.folder.path)
         self.logged_at = Clock.now(images)
@@ -163,14 +170,14 @@ class Member:
                        "cpu_seconds": round(cpu_seconds, 3), "members": running,
                        "images_per_second": round(images / seconds, 2),
                        "peak_memory_gib": round(peak_memory() / 2**30, 3)}
-        self.folder.log("metrics.jsonl", self.metrics)
-        self.folder.log("timing.jsonl", self.timing)
+        self.folder.log(METRICS_LOG, self.metrics)
+        self.folder.log(TIMING_LOG, self.timing)
         if self.board:
             self.board.add({**self.metrics, **self.timing})
 
     def log_gradients(self, means: dict) -> None:
         """{layer: mean absolute gradient of its kernel over the epoch so far}."""
-        self.folder.log("gradients.jsonl", {
+        self.folder.log(GRADIENTS_LOG, {
             "step": self.step, "epoch": self.step / self.steps_per_epoch, "gradients": means})
 
     def fail(self, at: int, lr: float) -> None:
@@ -179,10 +186,10 @@ class Member:
         names = [self.arrays.names[i] for i in self.order.rows(at)["id"]]
         self.metrics = {"step": at, "stopped": "loss or gradient not finite in the next step",
                         "lr": lr, "images": names}
-        self.folder.log("metrics.jsonl", self.metrics)
+        self.folder.log(METRICS_LOG, self.metrics)
         terminal.log(f"{self.folder.path}: loss or gradient not finite after step {at} (lr "
                       f"{lr:g}); stopped there. A lower optimizer.lr usually helps; the batch is "
-                      "in metrics.jsonl")
+                      f"in {METRICS_LOG}")
 
     def save(self, state, score) -> None:
         self.checkpoints.save(state, self.step, score)
@@ -196,7 +203,7 @@ class Member:
         """After the last save: wait for it, and write that the run has ended."""
         self.checkpoints.wait()
         if self.folder.writer:
-            file = self.folder.path / "timing.jsonl"
+            file = self.folder.path / TIMING_LOG
             write_result(self.folder, self.result(), self.num_steps,
                          read_jsonl(file) if file.exists() else [])
 
@@ -215,7 +222,7 @@ def write_result(folder, result: Result, num_steps: int, timing) -> None:
     """result.json: how a run ended and what it cost, by the lines of timing.jsonl."""
     # Of a run that trained beside others, its share.
     share = lambda key: round(sum(line[key] / line["members"] for line in timing), 3)
-    write_atomic(folder.path / RESULT, json.dumps({
+    write_atomic(folder.path / RESULT_FILE, json.dumps({
         "status": result.status, "step": result.step, "num_steps": num_steps,
         "train_seconds": share("seconds"), "cpu_seconds": share("cpu_seconds"),
         "members": max((line["members"] for line in timing), default=1),
@@ -229,4 +236,4 @@ def write_split(folder, arrays, parts) -> None:
     cells = arrays.grid**2  # patches follow their image
     split = {part: list(dict.fromkeys(arrays.image_names[i // cells] for i in indices))
              for part, indices in parts.items()}
-    write_atomic(folder.path / "split.json", json.dumps(split, indent=1))
+    write_atomic(folder.path / SPLIT_FILE, json.dumps(split, indent=1))

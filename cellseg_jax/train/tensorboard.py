@@ -6,8 +6,7 @@ import pathlib
 import shutil
 
 from cellseg_jax.files import read_jsonl
-
-LOGS = ("metrics.jsonl", "timing.jsonl")
+from cellseg_jax.runs.folder import METRICS_LOG, TENSORBOARD, TIMING_LOG
 
 
 class Board:
@@ -21,10 +20,10 @@ class Board:
         from tensorboardX import SummaryWriter  # imports torch where that is: seconds
 
         folder = pathlib.Path(folder)
-        shutil.rmtree(folder / "tensorboard", ignore_errors=True)
-        self._writer = SummaryWriter(str(folder / "tensorboard"), flush_secs=10)
-        for name in LOGS:
-            for line in read_jsonl(folder / name) if (folder / name).exists() else ():
+        shutil.rmtree(folder / TENSORBOARD, ignore_errors=True)
+        self._writer = SummaryWriter(str(folder / TENSORBOARD), flush_secs=10)
+        for name in (METRICS_LOG, TIMING_LOG):
+            for line in read_jsonl(folder / name, ()):
                 self.add(line)
 
     def add(self, line: dict) -> None:

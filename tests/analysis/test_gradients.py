@@ -13,6 +13,7 @@ from cellseg_jax.analysis import gradients
 from cellseg_jax.config import complete
 from cellseg_jax.inference.predictor import Predictor
 from cellseg_jax.normalize import normalize
+from cellseg_jax.runs.folder import GRADIENTS_LOG
 from cellseg_jax.step.batches import eval_batches, resident_source
 from cellseg_jax.step.spec import make_spec, traced_values
 from cellseg_jax.step.state import init_state
@@ -75,7 +76,7 @@ def test_analysis_says_how_to_log_gradients_and_reads_those_that_are(run, tmp_pa
     lines = [{"step": 4 * e, "epoch": e, "gradients": {
         "down_0/conv": 10.0 ** -e, "bottom/conv": 0.0 if e == 2 else 0.1, "up_0": 1.0}}
         for e in (1, 2, 3)]
-    (folder / gradients.FILE).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / GRADIENTS_LOG).write_text("".join(json.dumps(line) + "\n" for line in lines))
     findings = gradients.analyse(folder, config, tmp_path)
     rows = list(csv.DictReader((tmp_path / "gradients.csv").open()))
     assert len(rows) == 4 * len(LAYERS)
@@ -92,7 +93,7 @@ def test_analysis_says_how_to_log_gradients_and_reads_those_that_are(run, tmp_pa
 
 def test_logged_layers_that_a_line_lacks_are_nan(tmp_path):
     assert gradients.read_logged(tmp_path, ["a"]) is None
-    (tmp_path / gradients.FILE).write_text(
+    (tmp_path / GRADIENTS_LOG).write_text(
         '{"step": 1, "epoch": 1, "gradients": {"a": 0.5}}\n'
         '{"step": 2, "epoch": 2, "gradients": {"a": 0.25, "b": 1.0}}\n')
     epochs, values = gradients.read_logged(tmp_path, ["a", "b"])

@@ -26,7 +26,7 @@ from cellseg_jax.inference import measure
 from cellseg_jax.inference.predictor import Predictor
 from cellseg_jax.runs import checkpoint
 from cellseg_jax.runs import lock as lock_lib
-from cellseg_jax.runs.folder import RunDir, read_config
+from cellseg_jax.runs.folder import RunFolder, read_config
 from cellseg_jax.step.batches import eval_batches
 
 CONFIG = """
@@ -356,8 +356,8 @@ def test_workdir_of_another_config_is_refused_with_the_difference(tmp_path):
 
 
 def test_workdir_of_a_run_that_never_began_takes_another_config(tmp_path):
-    RunDir(tmp_path, tiny_config(train__weights="typo.pt"), "data").close()
-    RunDir(tmp_path, tiny_config(), "data").close()
+    RunFolder(tmp_path, tiny_config(train__weights="typo.pt"), "data").close()
+    RunFolder(tmp_path, tiny_config(), "data").close()
     assert read_config(tmp_path).train.weights == ""
 
 
@@ -370,11 +370,11 @@ def test_workdir_with_other_files_is_refused(tmp_path):
 
 def test_second_process_on_a_workdir_is_refused_with_the_first_one_named(tmp_path):
     config = tiny_config()
-    first = RunDir(tmp_path / "run", config, "data")
+    first = RunFolder(tmp_path / "run", config, "data")
     with pytest.raises(InputError, match=f"pid {os.getpid()} on"):
-        RunDir(tmp_path / "run", config, "data")
+        RunFolder(tmp_path / "run", config, "data")
     first.close()
-    RunDir(tmp_path / "run", config, "data").close()
+    RunFolder(tmp_path / "run", config, "data").close()
 
 
 def test_a_run_of_another_host_is_in_use_while_its_heart_beats(tmp_path, monkeypatch):
