@@ -45,6 +45,16 @@ def num_steps(config, steps_per_epoch: int) -> int:
     return config.train.steps or config.train.epochs * steps_per_epoch
 
 
+def training_samples(config, count: int) -> int:
+    """Training samples of an epoch if the dataset has `count` images; at least 1.
+
+    An estimate: of an official split the share is not known, nor are blank samples left out.
+    """
+    share = 0.8 if isinstance(config.data.split, str) else config.data.split[0]
+    images = int(count * share * config.data.train_fraction + 1e-6)
+    return max(images * config.data.grid**2 * (config.data.copies + 1), 1)
+
+
 def classical_options(config) -> dict:
     """The keyword options of the classical method."""
     return {k: v for k, v in config.model.items() if k != "name"}

@@ -99,9 +99,7 @@ def _training_samples(config, notes) -> int:
         count = data.PUBLISHED.get(options.name, 100)
         notes.append(f"{options.name}: no data at {options.root or 'config.data.root'}; counted as "
                      f"{count} images")
-    share = 0.8 if isinstance(options.split, str) else options.split[0]
-    share *= options.train_fraction
-    return max(1, round(count * share)) * options.grid**2 * (options.copies + 1)
+    return derived.training_samples(config, count)
 
 
 @functools.lru_cache(maxsize=64)
@@ -135,7 +133,8 @@ def _timed(found, measure_seconds) -> list[Cost]:
     for cost, config in order:
         left = measure_seconds - (time.monotonic() - began)
         measured = rate is None or left > 10 * cost.gflop / rate + measure_seconds / 4
-        seconds = measure.measured_step(config) if measured else cost.gflop / rate + measure.CALL_SECONDS
+        seconds = (measure.measured_step(config) if measured
+                   else cost.gflop / rate + measure.CALL_SECONDS)
         rate = rate or cost.gflop / seconds
         done.append(cost._replace(seconds=seconds, measured=measured))
     return done

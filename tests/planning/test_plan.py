@@ -15,7 +15,8 @@ from cellseg_jax import train
 from cellseg_jax.config import changed
 from cellseg_jax.errors import InputError
 from cellseg_jax.planning import shapes
-from cellseg_jax.planning.plan import images_of, largest_batch, plan, rows
+from cellseg_jax.planning.plan import images_of, plan, rows
+from cellseg_jax.planning.search import largest_batch
 from cellseg_jax.step import memory as memory_lib
 from cellseg_jax.step.mesh import default_mesh
 from cellseg_jax.train import measure, preflight
@@ -147,7 +148,8 @@ def test_training_finds_the_validation_that_was_checked(residence, tmp_path, cap
 
 
 def test_a_device_that_runs_out_of_memory_is_one_line():
-    with pytest.raises(memory_lib.DoesNotFit, match=r"train.batch_size: 8 .* \(RESOURCE_EXHAUSTED: Out"):
+    wanted = r"train.batch_size: 8 .* \(RESOURCE_EXHAUSTED: Out"
+    with pytest.raises(memory_lib.DoesNotFit, match=wanted):
         with preflight.refusing(tiny_config(), "train.batch_size"):
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
 
