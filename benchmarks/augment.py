@@ -34,8 +34,8 @@ CASES = {
     "all but elastic": [name for name in augment.GEOMETRIC if name != "elastic"],
     "elastic": ("elastic",),
     "all geometric": augment.GEOMETRIC,
-    "all colour": augment.COLOUR,
-    **{name: (name,) for name in augment.COLOUR},
+    "all colour": augment.INTENSITY,
+    **{name: (name,) for name in augment.INTENSITY},
 }
 
 
@@ -76,13 +76,13 @@ def make_alone(names, source):
     def augmented(keys, image, label, settings):
         def one(key, image, label):
             if not set(names) & set(augment.GEOMETRIC):
-                return augment.colour(key, image, settings)
+                return augment.intensity(key, image, settings)
             return augment.warp(key, {"image": image, "label": label}, settings)
         return jax.vmap(one)(keys, image, label)
 
     keys = jax.random.split(jax.random.key(0), len(source["image"]))
     image = source["image"]
-    if set(names) <= set(augment.COLOUR):
+    if set(names) <= set(augment.INTENSITY):
         image = image.astype(np.float32) / 255
     arguments = jax.device_put((keys, image, source["label"], pairs(names)))
     return lambda: jax.block_until_ready(augmented(*arguments))

@@ -34,7 +34,7 @@ from cellseg_jax.step.state import init_state
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tests/parity"))
 from test_models_attention import TorchMedT, TorchSegNet  # noqa: E402
-from test_models_plan import TorchSegFormer, TorchUNetPlan  # noqa: E402
+from test_models_plan import TorchResEncUNet, TorchSegFormer  # noqa: E402
 from torch_unets import TorchSimpleConv, TorchSmallUNet, TorchUNet  # noqa: E402
 
 
@@ -70,8 +70,8 @@ class First(torch.nn.Module):
 
 
 def torch_plan(size):
-    stages = resenc_unet.plan((size, size))
-    return First(TorchUNetPlan(3, 1, *zip(*stages)))
+    stages = resenc_unet.encoder_stages((size, size))
+    return First(TorchResEncUNet(3, 1, *zip(*stages)))
 
 
 MEDT = dict(features=16, stem_features=128, num_heads=8, blocks=(1, 2, 4, 1), patch_grid=4,

@@ -1,6 +1,6 @@
 """Augmentations: one sample in, one sample out, on device inside the compiled step.
 
-`warp` moves the pixels of a sample as it was decoded, `colour` changes the intensities of a
+`warp` moves the pixels of a sample as it was decoded, `intensity` changes the intensities of a
 normalised image. Both take one sample; vmap over a batch with one key per row:
 `vmap(lambda key, sample: warp(key, sample, settings))(keys, batch)`.
 
@@ -91,7 +91,7 @@ def flip_vertical(draw, strength, size):
     return [[jnp.where(strength >= 1, -1, 1), 0], [0, 1]]
 
 
-def turn(draw, strength, size):
+def rot90(draw, strength, size):
     """Turned counter-clockwise by whole quarters, uniform in 1..strength, strength 0..3.
 
     Quarter turns would change the shape of an image that is not square, so there only the half
@@ -247,7 +247,7 @@ def noise(draw, strength, image):
 GEOMETRIC = {
     "flip_horizontal": flip_horizontal,
     "flip_vertical": flip_vertical,
-    "turn": turn,
+    "turn": rot90,
     "rotation": rotation,
     "zoom": zoom,
     "zoom_in": zoom_in,
@@ -255,7 +255,7 @@ GEOMETRIC = {
     "shift": shift,  # displacements come after all matrices: warp relies on it
     "elastic": elastic,
 }
-COLOUR = {
+INTENSITY = {
     "brightness": brightness,
     "contrast": contrast,
     "gamma": gamma,
@@ -264,7 +264,7 @@ COLOUR = {
     "blur": blur,
     "noise": noise,
 }
-AUGMENTATIONS = {**GEOMETRIC, **COLOUR}
+AUGMENTATIONS = {**GEOMETRIC, **INTENSITY}
 OPTIONS = {"elastic_sigma": 8.0}  # pixels; numbers in settings that are no augmentation
 WHOLE_PIXEL = ("flip_horizontal", "flip_vertical", "turn")
 LIMITS = {  # largest strength and what it measures
@@ -338,7 +338,7 @@ def warp(key, sample: dict, settings: dict) -> dict:
       key: JAX key of this sample.
       sample: "image" (H, W, C) integer or float, and maybe "label" (H, W) and "pixel_weight"
         (H, W); other entries pass through.
-      settings: see the module; names of COLOUR are for `colour`.
+      settings: see the module; names of INTENSITY are for `intensity`.
     Returns: the sample with the same shapes. Label and pixel_weight keep their dtype; so does the
       image where pixels are moved as they are, otherwise it is float32, in the same units and
       not rounded.
@@ -402,8 +402,8 @@ def warp(key, sample: dict, settings: dict) -> dict:
     return sample | jax.lax.optimization_barrier(moved)
 
 
-def colour(key, image, settings: dict):
-    """One image, its intensities changed by the COLOUR augmentations of `settings`.
+def intensity(key, image, settings: dict):
+    """One image, its intensities changed by the INTENSITY augmentations of `settings`.
 
     Args:
       key: JAX key of this sample.
@@ -412,12 +412,12 @@ def colour(key, image, settings: dict):
     Returns: (H, W, C) of the same dtype, not clipped.
     Raises: as `warp`.
     """
-    active = _active(settings, COLOUR, image.shape[:2])
+    active = _active(settings, INTENSITY, image.shape[:2])
     if not active:
         return image
     colours = image[..., :3]
     for name, (strength, draw) in _draws(key, active, settings).items():
-        changed = COLOUR[name](draw, strength, colours).astype(image.dtype)
+        changed = INTENSITY[name](draw, strength, colours).astype(image.dtype)
         colours = jnp.where(strength > 0, changed, colours)
     # Written in place: a concatenation would compute the whole warp again for each channel.
     return image.at[..., :3].set(colours) if image.shape[-1] > 3 else colours

@@ -27,8 +27,8 @@ from skimage import filters, morphology, segmentation
 
 from cellseg_jax import targets
 from cellseg_jax.errors import pick
+from cellseg_jax.normalize import LUMINANCE
 
-LUMINANCE = (0.299, 0.587, 0.114)
 MAX_ROUNDS = 200  # of k-means and ICM, which end by themselves; a guard against rounding
 VARIANCE_FLOOR = 1e-4  # of the image's variance: what each class of the MRF has more
 

@@ -462,7 +462,7 @@ LOSSES = {
     "bce": bce,
     "cross_entropy": cross_entropy,
 }
-BLIND = ("boundary", "cldice")  # cost nothing on empty images: another loss must stand beside
+ZERO_ON_EMPTY = ("boundary", "cldice")  # cost nothing on empty images: another loss must stand beside
 
 
 def options(name: str) -> dict:

@@ -5,6 +5,8 @@ import numpy as np
 
 from cellseg_jax.errors import pick
 
+LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601, as MATLAB, PIL and OpenCV; equal parts sum to 1
+
 
 def normalize(image, range, dtype):
     """The image scaled so that its range becomes [0, 1], not clipped.

@@ -12,7 +12,7 @@ import skimage.filters
 from scipy import ndimage
 
 from cellseg_jax import augment
-from cellseg_jax.augment import AUGMENTATIONS, COLOUR, GEOMETRIC, Draw
+from cellseg_jax.augment import AUGMENTATIONS, GEOMETRIC, INTENSITY, Draw
 
 POSES = {"flip_horizontal": (0.5, 1.0), "flip_vertical": (0.5, 1.0), "turn": (0.5, 3.0)}
 STRONG = {
@@ -48,7 +48,7 @@ def warped(keys, start, settings):
 
 @jax.jit
 def coloured(key, image, settings):
-    return augment.colour(key, image, settings)
+    return augment.intensity(key, image, settings)
 
 
 @jax.jit
@@ -244,7 +244,7 @@ def test_traced_zero_is_identity():
         np.testing.assert_array_equal(out[entry], np.stack([value] * 4))
         np.testing.assert_array_equal(out_1[entry], np.stack([value] * 4))
     for zero in ((0.0, 0.3), (1.0, 0.0)):
-        settings = dict.fromkeys(COLOUR, zero)
+        settings = dict.fromkeys(INTENSITY, zero)
         np.testing.assert_array_equal(coloured(KEY, normalised, settings), normalised)
 
 
@@ -252,7 +252,7 @@ def test_python_zero_compiles_nothing():
     settings = {name: (0.0, 1) for name in AUGMENTATIONS}
     assert not jax.make_jaxpr(lambda key: augment.warp(key, sample(), settings)["image"])(KEY).eqns
     image = jnp.zeros((6, 6, 3))
-    assert not jax.make_jaxpr(lambda key: augment.colour(key, image, settings))(KEY).eqns
+    assert not jax.make_jaxpr(lambda key: augment.intensity(key, image, settings))(KEY).eqns
 
 
 def test_warp_keeps_label_and_image_aligned():
@@ -287,7 +287,7 @@ def test_draws_are_the_same_under_x64(float64):
     settings = {"rotation": (jnp.float64(1), jnp.float64(30))}
     assert jax.eval_shape(_warped, keys(1), start, settings)["image"].dtype == np.float32
     image = jnp.ones((4, 4, 3), jnp.float64)
-    out = jax.eval_shape(coloured, KEY, image, {name: (1.0, 0.5) for name in COLOUR})
+    out = jax.eval_shape(coloured, KEY, image, {name: (1.0, 0.5) for name in INTENSITY})
     assert out.dtype == np.float64
 
 
@@ -300,7 +300,7 @@ def image():
 
 
 def test_colours_equal_hand_values(image):
-    out = {name: np.asarray(jax.jit(COLOUR[name])(DRAW, STRONG[name], image)) for name in
+    out = {name: np.asarray(jax.jit(INTENSITY[name])(DRAW, STRONG[name], image)) for name in
            ("brightness", "contrast", "rgb_shift")}
     np.testing.assert_allclose(out["brightness"], image * 1.2, rtol=1e-6)
     mean = image.mean()
@@ -354,7 +354,7 @@ def test_noise_is_gaussian():
 @pytest.mark.parametrize("channels", [1, 4])
 def test_colour_leaves_alpha_and_keeps_the_dtype(channels):
     image = np.random.default_rng(0).uniform(0, 1, (8, 8, channels)).astype(np.float32)
-    settings = {name: (1.0, float(STRONG[name])) for name in COLOUR}
+    settings = {name: (1.0, float(STRONG[name])) for name in INTENSITY}
     out = coloured(KEY, image, settings)
     assert out.shape == image.shape and out.dtype == np.float32
     assert (np.asarray(out[..., :3]) != image[..., :3]).mean() > 0.9
@@ -380,7 +380,7 @@ def test_warp_rejects_what_means_nothing():
     with pytest.raises(ValueError, match="got 1; expected a strength among"):
         augment.warp(KEY, sample(4, 7), {"turn": (0.5, 1)})
     with pytest.raises(ValueError, match="augment gamma: got -1"):
-        augment.colour(KEY, jnp.zeros((4, 4, 3)), {"gamma": (0.5, -1)})
+        augment.intensity(KEY, jnp.zeros((4, 4, 3)), {"gamma": (0.5, -1)})
     with pytest.raises(ValueError, match="did you mean turn"):
         augment.warp(KEY, sample(), {"turns": (0.5, 1)})
 

@@ -14,6 +14,7 @@ from skimage.filters import threshold_otsu
 from cellseg_jax import classical, cli, data, main, models, predict, train
 from cellseg_jax import config as config_lib
 from cellseg_jax.classical import CLASSICAL
+from cellseg_jax.config.derived import model_options
 from cellseg_jax.errors import InputError
 from cellseg_jax.inference import evaluate
 from cellseg_jax.step.state import check_model
@@ -346,5 +347,5 @@ def test_targets_of_several_outputs_are_refused():
 
 def test_unknown_model_names_networks_and_methods():
     with pytest.raises(InputError, match="config.model.name: got 'otzu'.*unet.*did you mean otsu"):
-        models.options("otzu")
+        model_options("otzu")
     assert not set(models.MODELS) & set(CLASSICAL)

@@ -1,8 +1,9 @@
 """What follows from a config: sizes, outputs, lengths."""
 
 
-from cellseg_jax import classical, targets
+from cellseg_jax import classical, models, targets
 from cellseg_jax.data.split import PARTS
+from cellseg_jax.errors import pick
 
 CHANNELS = {"gray": 1, "rgb": 3, "rgba": 4}
 # What a validation measures; train.best and optimizer.plateau_metric name one of them.
@@ -12,6 +13,15 @@ VALIDATION_METRICS = ("dice_mean", "iou_mean", "dice_pooled", "iou_pooled", "los
 def is_classical(config) -> bool:
     """Whether the model is a method of classical.py, which learns nothing and has no checkpoint."""
     return config.model.name in classical.CLASSICAL
+
+
+def model_options(name: str) -> dict:
+    """The keyword options of a network or a classical method, with their defaults.
+
+    Raises: InputError for an unknown name; it lists both kinds.
+    """
+    pick(models.MODELS | classical.CLASSICAL, name, "config.model.name")
+    return (classical if name in classical.CLASSICAL else models).options(name)
 
 
 def channels(config) -> int:

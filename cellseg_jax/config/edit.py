@@ -7,10 +7,11 @@ import functools
 import ml_collections
 from ml_collections import ConfigDict
 
-from cellseg_jax import augment, data, models
+from cellseg_jax import augment, data
 from cellseg_jax.config import rules
 from cellseg_jax.config.compare import flatten
 from cellseg_jax.config.defaults import default
+from cellseg_jax.config.derived import model_options
 from cellseg_jax.errors import InputError, pick
 
 # What users of other frameworks call our keys.
@@ -104,7 +105,7 @@ def _filled(config) -> ConfigDict:
     for section in reference:
         if section not in given:
             raise InputError(f"config.{section}: missing; expected what config.default() has")
-    reference.model.update(models.options(given.model.get("name", "")))
+    reference.model.update(model_options(given.model.get("name", "")))
     pick(data.DATASETS, given.data.get("name", ""), "config.data.name")
     reference.data.update(
         {k: v for k, v in data.options(given.data.name).items() if k not in reference.data})

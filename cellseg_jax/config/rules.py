@@ -81,7 +81,7 @@ def _augment(c, rule):
              "(probability from 0 to 1, strength)")
         expected = augment.check(name, value[1], input_size(c)) if value[0] else ""
         rule(not expected, f"augment.{name}", expected)
-    used = [name for name in augment.COLOUR if c.augment[name][0]]
+    used = [name for name in augment.INTENSITY if c.augment[name][0]]
     rule(c.data.normalize != "symmetric" or not used, "data.normalize",
          f"another range with augment.{''.join(used[:1])}, which takes pixels of about 0 to 1")
     if c.augment.elastic[0]:
@@ -103,8 +103,8 @@ def _loss(c, rule):
         if isinstance(value, float):
             rule(value >= 0, f"loss.{key}", "at least 0")
     rule(used, "loss.dice", f"a weight above 0 of one loss among {', '.join(losses.LOSSES)}")
-    rule(set(used) - set(losses.BLIND), "loss.dice",
-         f"another loss beside {' and '.join(losses.BLIND)}, which cost nothing on empty images")
+    rule(set(used) - set(losses.ZERO_ON_EMPTY), "loss.dice",
+         f"another loss beside {' and '.join(losses.ZERO_ON_EMPTY)}, which cost nothing on empty images")
     rule(len(c.loss.class_weights) in (0, outputs) and min(c.loss.class_weights, default=0) >= 0,
          "loss.class_weights", f"() or {outputs} numbers of at least 0, one per output of "
          f"data.target={c.data.target!r}")

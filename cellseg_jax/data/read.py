@@ -16,12 +16,12 @@ from PIL import Image
 from skimage.measure import label as connected_components
 
 from cellseg_jax.errors import InputError, pick
+from cellseg_jax.normalize import LUMINANCE
 
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
 SUFFIXES = (*MASK_SUFFIXES, ".jpg", ".jpeg")  # JPEG changes values: fit for images alone
 KINDS = {".png": "PNG", ".bmp": "BMP", ".jpg": "JPEG", ".jpeg": "JPEG"}  # any other is TIFF
 JUNK = ("thumbs.db", "desktop.ini")
-LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601, as MATLAB, PIL and OpenCV; equal parts sum to 1
 NUM_CHANNELS = {"gray": 1, "rgb": 3, "rgba": 4}
 PNG_PALETTE = 3
 SIGNATURES = {b"\x89PNG": "PNG", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"II+\0": "TIFF",

@@ -1,8 +1,7 @@
 """The definitions of all scores, in words."""
 
+from cellseg_jax import metrics
 
-MEAN_SCORES = ("dice", "iou", "precision", "recall", "accuracy")
-POOLED_SCORES = ("dice", "iou")
 DEFINITIONS = {
     "dice_mean": "2TP/(2TP+FP+FN) per image, 1 where truth and prediction are empty; mean of "
                  "images",
@@ -30,6 +29,10 @@ DEFINITIONS = {
            "times |mean probability - share that is true|, all pixels together; 0 is best",
     "loss": "the training loss, image by image, without dropout; mean of images",
 }
+MEAN_SCORES = {name: score for name, score in metrics.PIXEL_SCORES.items()
+               if f"{name}_mean" in DEFINITIONS}
+POOLED_SCORES = {name: score for name, score in metrics.PIXEL_SCORES.items()
+                 if f"{name}_pooled" in DEFINITIONS}
 SURFACE_DEFINITIONS = {
     "hausdorff95": "95th percentile of the distances between true and predicted outline of all "
                    "cells, the larger of both directions, pixels; mean of the images in which both "

@@ -58,10 +58,9 @@ def measure(eval_step, values, variables, batches, keep_probs=None, cells: int =
 def summarize(counts: metrics.Counts) -> dict:
     """Mean and pooled scores of (n, K) counts."""
     pooled = metrics.Counts(*(c.sum(0, keepdims=True) for c in counts))
-    out = {f"{name}_mean": float(np.mean(getattr(metrics, name)(counts))) for name in MEAN_SCORES}
-    out |= {f"{name}_pooled": float(np.mean(getattr(metrics, name)(pooled)))
-            for name in POOLED_SCORES}
-    return out
+    means = {f"{name}_mean": float(np.mean(score(counts))) for name, score in MEAN_SCORES.items()}
+    return means | {f"{name}_pooled": float(np.mean(score(pooled)))
+                    for name, score in POOLED_SCORES.items()}
 
 
 def validate(eval_step, values, variables, batches, config) -> dict:

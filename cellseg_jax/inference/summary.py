@@ -79,12 +79,12 @@ def _mean_intervals(columns: dict, groups) -> dict:
 
 def _intervals(counts: metrics.Counts, groups) -> dict:
     """Intervals of what `summarize` says of (n, K) counts."""
-    out = _mean_intervals({f"{name}_mean": getattr(metrics, name)(counts).mean(-1)
-                           for name in MEAN_SCORES}, groups)
+    out = _mean_intervals({f"{name}_mean": score(counts).mean(-1)
+                           for name, score in MEAN_SCORES.items()}, groups)
     sums = metrics.resampled(counts._asdict(), groups)
     if sums is not None:
-        out |= {f"{name}_pooled": metrics.interval(
-            getattr(metrics, name)(metrics.Counts(**sums)).mean(-1)) for name in POOLED_SCORES}
+        out |= {f"{name}_pooled": metrics.interval(score(metrics.Counts(**sums)).mean(-1))
+                for name, score in POOLED_SCORES.items()}
     return out
 
 

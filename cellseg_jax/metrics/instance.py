@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from cellseg_jax.metrics.pixel import _ratio
+from cellseg_jax.metrics.pixel import ratio
 
 THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 
@@ -153,7 +153,7 @@ def average_precision(label, pred, thresholds=THRESHOLDS) -> np.ndarray:
     """
     table = overlap(label, pred)
     tp = np.array([len(_matched(table, t)) for t in thresholds], float)
-    return _ratio(tp, len(table.area_true) + len(table.area_pred) - tp, 1.0)
+    return ratio(tp, len(table.area_true) + len(table.area_pred) - tp, 1.0)
 
 
 def seg(label, pred) -> float:
@@ -172,7 +172,7 @@ def seg(label, pred) -> float:
     Source: Maska et al. 2014, Bioinformatics 30; Ulman et al. 2017, Nature Methods 14.
     """
     table = overlap(label, pred)
-    return float(_ratio(table.iou[table.covered].sum(), len(table.area_true), np.nan))
+    return float(ratio(table.iou[table.covered].sum(), len(table.area_true), np.nan))
 
 
 def _detections(table: Overlap):
@@ -202,7 +202,7 @@ def det(label, pred) -> float:
 
 def _det(n_true, missed, invented, splits):
     cost = 5 * splits + 10 * missed + invented
-    return _ratio(np.maximum(10 * n_true - cost, 0), 10 * n_true, np.nan)
+    return ratio(np.maximum(10 * n_true - cost, 0), 10 * n_true, np.nan)
 
 
 def _aji_pixels(table: Overlap, chosen):
@@ -232,7 +232,7 @@ def aji(label, pred) -> float:
     Source: Kumar et al. 2017, IEEE TMI 36, algorithm 1.
     """
     table = overlap(label, pred)
-    return float(_ratio(*_aji_pixels(table, _closest(table)), 1.0))
+    return float(ratio(*_aji_pixels(table, _closest(table)), 1.0))
 
 
 def aji_plus(label, pred) -> float:
@@ -246,7 +246,7 @@ def aji_plus(label, pred) -> float:
     Source: Graham et al. 2019, HoVer-Net, Medical Image Analysis 58 (AJI+ of its authors).
     """
     table = overlap(label, pred)
-    return float(_ratio(*_aji_pixels(table, _assigned(table.true, table.pred, table.iou)), 1.0))
+    return float(ratio(*_aji_pixels(table, _assigned(table.true, table.pred, table.iou)), 1.0))
 
 
 class ErrorKinds(NamedTuple):
@@ -338,15 +338,15 @@ def instance_scores(counts: InstanceCounts) -> dict[str, float]:
     and det are NaN without true objects.
     """
     objects = counts.n_true + counts.n_pred
-    at = _ratio(counts.tp, objects - counts.tp, 1.0)
+    at = ratio(counts.tp, objects - counts.tp, 1.0)
     scores = {
         "ap": at.mean(),
         "ap50": at[THRESHOLDS.index(0.5)],
         "ap75": at[THRESHOLDS.index(0.75)],
-        "f1": _ratio(2 * counts.tp[0], objects, 1.0),
-        "pq": _ratio(2 * counts.matched_iou[0], objects, 1.0),
-        "seg": _ratio(counts.covered_iou, counts.n_true, np.nan),
+        "f1": ratio(2 * counts.tp[0], objects, 1.0),
+        "pq": ratio(2 * counts.matched_iou[0], objects, 1.0),
+        "seg": ratio(counts.covered_iou, counts.n_true, np.nan),
         "det": _det(counts.n_true, counts.missed, counts.invented, counts.splits),
-        "aji": _ratio(counts.intersection, counts.union, 1.0),
+        "aji": ratio(counts.intersection, counts.union, 1.0),
     }
     return {name: float(score) for name, score in scores.items()}

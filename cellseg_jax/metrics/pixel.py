@@ -41,7 +41,7 @@ def pixel_counts(mask, pred) -> Counts:
     return Counts(*(c.astype(jnp.float32) for c in (tp, fp, fn, tn)))
 
 
-def _ratio(part, whole, empty):
+def ratio(part, whole, empty):
     """part / whole, and `empty` where whole is 0."""
     xp = jnp if isinstance(whole, jax.Array) else np
     return xp.where(whole == 0, empty, part / xp.where(whole == 0, 1, whole))
@@ -54,28 +54,28 @@ def _nothing(counts):
 
 def dice(counts: Counts):
     """2 TP / (2 TP + FP + FN), also called F1. Both empty: 1. Source: Dice 1945."""
-    return _ratio(2 * counts.tp, 2 * counts.tp + counts.fp + counts.fn, 1.0)
+    return ratio(2 * counts.tp, 2 * counts.tp + counts.fp + counts.fn, 1.0)
 
 
 def iou(counts: Counts):
     """TP / (TP + FP + FN), Jaccard index. Both empty: 1. Source: Jaccard 1912."""
-    return _ratio(counts.tp, counts.tp + counts.fp + counts.fn, 1.0)
+    return ratio(counts.tp, counts.tp + counts.fp + counts.fn, 1.0)
 
 
 def precision(counts: Counts):
     """TP / (TP + FP). Nothing predicted: 1 if nothing is true either, else 0, as Dice has it."""
-    return _ratio(counts.tp, counts.tp + counts.fp, _nothing(counts))
+    return ratio(counts.tp, counts.tp + counts.fp, _nothing(counts))
 
 
 def recall(counts: Counts):
     """TP / (TP + FN). Nothing true: 1 if nothing is predicted either, else 0, as Dice has it."""
-    return _ratio(counts.tp, counts.tp + counts.fn, _nothing(counts))
+    return ratio(counts.tp, counts.tp + counts.fn, _nothing(counts))
 
 
 def accuracy(counts: Counts):
     """(TP + TN) / all pixels. Both empty: 1, from the true negatives. No pixels: 1."""
     right = counts.tp + counts.tn
-    return _ratio(right, right + counts.fp + counts.fn, 1.0)
+    return ratio(right, right + counts.fp + counts.fn, 1.0)
 
 
 def conformity(counts: Counts):
@@ -86,7 +86,7 @@ def conformity(counts: Counts):
     """
     xp = jnp if isinstance(counts.tp, jax.Array) else np
     empty = xp.where(counts.fp + counts.fn == 0, 1.0, -xp.inf)
-    return _ratio(counts.tp - counts.fp - counts.fn, counts.tp, empty)
+    return ratio(counts.tp - counts.fp - counts.fn, counts.tp, empty)
 
 
 PIXEL_SCORES = {

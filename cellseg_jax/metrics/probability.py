@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cellseg_jax.metrics.pixel import _ratio
+from cellseg_jax.metrics.pixel import ratio
 
 
 def _check(target, probs):
@@ -86,4 +86,4 @@ def expected_calibration_error(counts: CalibrationCounts):
     Returns: (...), the last axis gone.
     Source: Naeini et al. 2015, AAAI, for binary outcomes.
     """
-    return _ratio(abs(counts.probs - counts.true).sum(-1), counts.pixels.sum(-1), float("nan"))
+    return ratio(abs(counts.probs - counts.true).sum(-1), counts.pixels.sum(-1), float("nan"))

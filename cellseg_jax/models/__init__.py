@@ -8,11 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from cellseg_jax import classical
 from cellseg_jax.errors import InputError, nearest, pick
 from cellseg_jax.models.conv import ConvTranspose
 from cellseg_jax.models.medt import MedT
-from cellseg_jax.models.resenc_unet import UNetPlan
+from cellseg_jax.models.resenc_unet import ResEncUNet
 from cellseg_jax.models.segformer import SegFormer
 from cellseg_jax.models.segnet import SegNet
 from cellseg_jax.models.simple_conv import SimpleConv
@@ -28,7 +27,7 @@ MODELS = {
     "small_unet": SmallUNet,
     "unet_add": UNetAdd,
     "simple_conv": SimpleConv,
-    "unet_plan": UNetPlan,
+    "unet_plan": ResEncUNet,
     "segformer": SegFormer,
     "segnet": SegNet,
     "medt": MedT,
@@ -37,13 +36,11 @@ COMMON = ("num_outputs", "axis_name", "dtype", "parent", "name")  # no keys of t
 
 
 def options(name: str) -> dict:
-    """The model's own keyword options with their defaults, as the config lists them.
+    """The keyword options of the network `name` with their defaults, as the config lists them.
 
-    `name` may be a classical method as well, of which `make` knows nothing.
+    Raises: InputError for an unknown name.
     """
-    if name in classical.CLASSICAL:
-        return classical.options(name)
-    model = pick(MODELS | classical.CLASSICAL, name, "config.model.name")
+    model = pick(MODELS, name, "config.model.name")
     return {
         field.name: field.default
         for field in dataclasses.fields(model)

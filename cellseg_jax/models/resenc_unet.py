@@ -29,7 +29,7 @@ class Stage(NamedTuple):
     blocks: int
 
 
-def plan(image_size, *, base: int = 32, max_features: int = 512) -> tuple[Stage, ...]:
+def encoder_stages(image_size, *, base: int = 32, max_features: int = 512) -> tuple[Stage, ...]:
     """The stages of the encoder for images of this size, top first; each halves the size.
 
     As nnU-Net: the size is halved (odd ones upwards) while the map is at least 8 pixels, so that
@@ -121,7 +121,7 @@ class ResidualBlock(nn.Module):
         return leaky_relu(image + skip)
 
 
-class UNetPlan(nn.Module):
+class ResEncUNet(nn.Module):
     """U-Net with a residual encoder and one convolution per level of the decoder.
 
     With deep_supervision, training sows coarse logits, (N, ceil(H / s), ceil(W / s), K) with
@@ -134,8 +134,8 @@ class UNetPlan(nn.Module):
 
     Args:
       num_outputs: K, channels of the logits.
-      image_size: pixels, one number or (H, W), that `plan` makes the stages from; 0 in a config
-        stands for the size in training.
+      image_size: pixels, one number or (H, W), from which `encoder_stages` derives the stages; 0
+        in a config stands for the size in training.
       features_per_stage: top first; empty is as planned.
       blocks_per_stage: residual blocks; empty is nnU-Net's 1, 3, 4, 6, 6, ...
       deep_supervision: whether there are coarse logits.
@@ -154,7 +154,7 @@ class UNetPlan(nn.Module):
     def _stages(self) -> tuple[Stage, ...]:
         """As planned, with what the options say instead."""
         features = tuple(self.features_per_stage)
-        features = features or tuple(stage.features for stage in plan(self.image_size))
+        features = features or tuple(stage.features for stage in encoder_stages(self.image_size))
         blocks = tuple(self.blocks_per_stage) or tuple(map(_blocks, range(len(features))))
         if len(features) < 2 or len(blocks) != len(features) or min(features + blocks) < 1:
             raise InputError(

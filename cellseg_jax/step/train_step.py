@@ -76,7 +76,7 @@ def augmented(spec: Spec, values: dict, key, batch: dict, row) -> dict:
                   for name, (probability, strength) in settings.items()}
         sample = augment.warp(key, sample, chosen | options)
         image = normalize(sample["image"], range_, spec.dtype)
-        return {**sample, "image": augment.colour(key, image, chosen)}
+        return {**sample, "image": augment.intensity(key, image, chosen)}
 
     if not settings:
         return {**batch, "image": normalize(batch["image"], batch["range"], spec.dtype)}

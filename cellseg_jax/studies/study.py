@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from cellseg_jax import classical, data, models
 from cellseg_jax import config as config_lib
+from cellseg_jax.config.derived import model_options
 from cellseg_jax.errors import InputError, nearest
 from cellseg_jax.studies.grid import Grid
 
@@ -77,8 +78,8 @@ def applicable(changes: Mapping, model: str, dataset: str) -> dict:
 def _options_of_others(model, dataset) -> set:
     """Dotted options of other models and datasets."""
     names = {"model": (*models.MODELS, *classical.CLASSICAL), "data": data.DATASETS}
-    own = {"model": models.options(model), "data": data.options(dataset)}
-    of = {"model": models.options, "data": data.options}
+    own = {"model": model_options(model), "data": data.options(dataset)}
+    of = {"model": model_options, "data": data.options}
     others = {f"{section}.{key}" for section in own for name in names[section]
               for key in of[section](name) if key not in own[section]}
     return others - config_lib.flatten(config_lib.default()).keys()

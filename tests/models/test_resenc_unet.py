@@ -8,7 +8,7 @@ import pytest
 from cellseg_jax import models, train
 from cellseg_jax.config import complete, default
 from cellseg_jax.errors import InputError
-from cellseg_jax.models.resenc_unet import coarse, plan, supervision_weights
+from cellseg_jax.models.resenc_unet import coarse, encoder_stages, supervision_weights
 
 QUICK_COMPILE = {"xla_backend_optimization_level": 0}  # a third of the time
 TINY = dict(features_per_stage=(3, 4, 4, 5), blocks_per_stage=(1, 1, 1, 1))
@@ -43,21 +43,22 @@ def picture(n, height, width, dtype=jnp.float32):
         (512, (32, 64, 128, 256, 512, 512, 512, 512), (1, 3, 4, 6, 6, 6, 6, 6)),
     ],
 )
-def test_plan_equals_hand_value(size, features, blocks):
-    assert tuple(zip(*plan(size))) == (features, blocks)
+def test_encoder_stages_equal_hand_value(size, features, blocks):
+    assert tuple(zip(*encoder_stages(size))) == (features, blocks)
 
 
-def test_plan_starts_at_base_and_ends_at_max_features():
-    assert [stage.features for stage in plan(64, base=3, max_features=13)] == [3, 6, 12, 13, 13]
+def test_encoder_stages_start_at_base_and_end_at_max_features():
+    stages = encoder_stages(64, base=3, max_features=13)
+    assert [stage.features for stage in stages] == [3, 6, 12, 13, 13]
 
 
 @pytest.mark.parametrize("size", [0, 7, (512, 6)])
-def test_plan_rejects_images_that_cannot_be_halved(size):
+def test_encoder_stages_reject_images_that_cannot_be_halved(size):
     with pytest.raises(InputError, match="config.model.image_size: got .* at least 8 pixels"):
-        plan(size)
+        encoder_stages(size)
 
 
-def test_parameter_count_is_the_sum_over_the_plan():
+def test_parameter_count_is_the_sum_over_the_stages():
     """nnU-Net's two-dimensional network for 512x512 pixels, without what has no effect there."""
     def convolve(inputs, features, size=3):
         return size**2 * inputs * features + 2 * features
@@ -74,7 +75,7 @@ def test_parameter_count_is_the_sum_over_the_plan():
     assert sum(leaf.size for leaf in leaves) == count == 139983910
 
 
-def test_options_replace_the_plan():
+def test_options_replace_the_stages():
     by_stage = lambda **options: {  # noqa: E731
         name for name in shapes_of(tiny(**options))["params"] if name.startswith("down")}
     assert by_stage(features_per_stage=(2, 2), blocks_per_stage=()) == {

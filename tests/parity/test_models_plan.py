@@ -42,7 +42,7 @@ class TorchResidual(nn.Module):
         return functional.leaky_relu(x + skip, 0.01)
 
 
-class TorchUNetPlan(nn.Module):
+class TorchResEncUNet(nn.Module):
     """Returns all logits, of full size first; sizes must divide."""
 
     def __init__(self, inputs, outputs, features, blocks):
@@ -186,7 +186,7 @@ WIDTHS = dict(widths=(2, 4, 10, 16), depths=(1, 1, 1, 1), decoder_width=6)
 STAGES = dict(features_per_stage=(3, 4, 4, 5), blocks_per_stage=(1, 2, 1, 1))
 CASES = {
     "unet_plan": (
-        STAGES, lambda: TorchUNetPlan(3, 2, *STAGES.values()), (2, 16, 24)),
+        STAGES, lambda: TorchResEncUNet(3, 2, *STAGES.values()), (2, 16, 24)),
     "segformer": (
         dict(drop_path=0.0, dropout=0.0, **WIDTHS), lambda: TorchSegFormer(3, 2, *WIDTHS.values()),
         (2, 37, 21)),
