@@ -1,7 +1,9 @@
 """Atomic writes, files that are absent or damaged, CSV, and locks between processes."""
 
+import ast
 import csv
 import os
+import pathlib
 import subprocess
 import sys
 import threading
@@ -104,3 +106,16 @@ def test_locked_ends_with_a_killed_process(tmp_path):
     assert done.returncode == 9
     with files.locked(path):
         pass
+
+
+PACKAGE = pathlib.Path(files.__file__).parent
+POSIX_ONLY = {"fcntl", "resource", "pwd", "grp", "termios", "posix"}
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")),
+                         ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_no_module_needs_a_posix_system_to_be_imported(path):
+    for node in ast.parse(path.read_text()).body:
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else (
+            [node.module or ""] if isinstance(node, ast.ImportFrom) else [])
+        assert not {name.split(".")[0] for name in names} & POSIX_ONLY

@@ -12,14 +12,14 @@ from cellseg_jax.crops import round_up
 from cellseg_jax.errors import InputError
 from cellseg_jax.step.mapped import map_train
 from cellseg_jax.step.memory import (
-    HEAP,
+    HEAP_OVERHEAD,
     RESIDENT_SHARE,
+    CompilerOutOfMemory,
     Footprint,
-    _bytes,
-    _held,
-    _OutOfMemory,
+    array_bytes,
     exhausted,
     footprint,
+    held_bytes,
     process_memory,
 )
 from cellseg_jax.step.programs import eval_program, scoring_values
@@ -87,7 +87,7 @@ def is_resident(config, images: Images, device_bytes: float) -> bool:
     if config.data.residence != "auto":
         return config.data.residence == "device"
     train, _ = dataset(config, images)
-    held = sum(_bytes(*train[k]) for k in train if k in ("image", "label", "pixel_weight"))
+    held = sum(array_bytes(*train[k]) for k in train if k in ("image", "label", "pixel_weight"))
     countable = config.data.fit != "random_crop" or images.count * images.pixels < 2**31
     return countable and held <= RESIDENT_SHARE * device_bytes
 
@@ -134,7 +134,7 @@ def compiled_programs(config, mesh, images: Images, *, resident: bool, quick: bo
     backend = "unroll"  # one member: all back-ends are the same program
     extra = 0
     if resident and config.data.fit == "random_crop":  # the fitted images lie beside the flat ones
-        extra = sum(_bytes(*leaf) for leaf in dataset(config, images)[1].values())
+        extra = sum(array_bytes(*leaf) for leaf in dataset(config, images)[1].values())
     train = needs = None
     trains = validates = 0
     if training:
@@ -142,12 +142,12 @@ def compiled_programs(config, mesh, images: Images, *, resident: bool, quick: bo
             train = _compiled(map_train(spec, mesh, backend), given, mesh, quick)
             needs = footprint(train, given, extra)
             trains = needs.total
-        except _OutOfMemory as error:
+        except CompilerOutOfMemory as error:
             trains, = error.args
     if validation and derived.has_part(config, "val"):
         try:
             validates = _validation(config, spec, mesh, given, extra, quick)
-        except _OutOfMemory as error:
+        except CompilerOutOfMemory as error:
             validates, = error.args
     return Programs(train, needs, trains, validates)
 
@@ -172,7 +172,7 @@ def _validation(config, spec, mesh, given, extra, quick) -> int:
              for k, (shape, dtype) in batch.items()}
     program = eval_program(spec, mesh, config.eval.threshold)
     memory = _compiled(program, (values, variables, batch), mesh, quick).memory_analysis()
-    held = _held(given)
+    held = held_bytes(given)
     parameters = held["parameters"] + held["batch_stats"]  # among the arguments, and in the state
     whole = parameters + held["optimizer"] + held["averaged"]
     return (2 * whole + held["images"] + extra + memory.argument_size_in_bytes - parameters
@@ -187,12 +187,12 @@ def _compiled(program, given, mesh, quick):
         found = exhausted(str(error))
         if found is None:
             raise
-        raise _OutOfMemory(found[0]) from error
+        raise CompilerOutOfMemory(found[0]) from error
 
 
 def batch_bytes(config, images, mesh) -> int:
     """Bytes on each device of a streamed batch of training."""
-    return _held(arguments(config, make_spec([config]), mesh, images, False))["images"]
+    return held_bytes(arguments(config, make_spec([config]), mesh, images, False))["images"]
 
 
 def cpu_peak(programs: Programs, config, num_devices: int, resident: bool) -> int:
@@ -206,4 +206,4 @@ def cpu_peak(programs: Programs, config, num_devices: int, resident: bool) -> in
     batches = 0 if resident else (3 * threads + 4) * needs.images
     saving = 3 * needs.state + needs.images  # a copy to score and save, and its bytes for the disk
     arrays = max(programs.training + batches, programs.validation, saving)
-    return round(process_memory() + SMALL_PROGRAMS + HEAP * num_devices * arrays)
+    return round(process_memory() + SMALL_PROGRAMS + HEAP_OVERHEAD * num_devices * arrays)

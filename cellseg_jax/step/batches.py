@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 from cellseg_jax.crops import round_up
 from cellseg_jax.data import pipeline
 from cellseg_jax.errors import InputError
-from cellseg_jax.step.memory import _device_memory
+from cellseg_jax.step.memory import RESIDENT_SHARE, device_memory
 from cellseg_jax.step.mesh import put
 
 
@@ -31,8 +31,8 @@ def resident_source(config, arrays, mesh) -> Resident | None:
     countable = len(flat.get("label", ())) < 2**31  # the device counts pixels in int32
     if config.data.residence == "host":
         return None
-    if config.data.residence == "auto" and (arrays.nbytes > 0.3 * _device_memory()
-                                            or not countable):
+    fits = countable and arrays.nbytes <= RESIDENT_SHARE * device_memory()
+    if config.data.residence == "auto" and not fits:
         return None
     if not countable:
         raise InputError("config.data.residence: got 'device', but the images have more than "

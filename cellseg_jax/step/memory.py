@@ -1,64 +1,24 @@
-"""What a run needs of its devices, known from its compiled programs before a step is done.
-
-The programs are those that training runs, compiled for shapes instead of arrays, on devices that
-are here or on a TPU slice that is only described. XLA says what they hold; nothing is guessed.
-"""
+"""Memory: what a compiled program needs, by XLA's analysis, and what devices and host have."""
 
 import contextlib
 import math
-import os
 import pathlib
 import re
-import resource
 import sys
 from typing import NamedTuple
 
 import jax
 import numpy as np
+import psutil
 
 from cellseg_jax.errors import InputError
 
-
-def peak_memory() -> int:
-    """Bytes in use at most so far, on the fullest device; on a CPU, by this process."""
-    stats = [d.memory_stats() for d in jax.local_devices()]
-    if all(s and "peak_bytes_in_use" in s for s in stats):
-        return max(s["peak_bytes_in_use"] for s in stats)
-    return peak_rss()
-
-
-def peak_rss() -> int:
-    """Bytes of memory that this process has held at most, memory maps included."""
-    unit = 1024 if sys.platform == "linux" else 1
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def _device_memory() -> int:
-    """Bytes of the smallest device; on a CPU, of the host shared by its devices."""
-    stats = [d.memory_stats() for d in jax.local_devices()]
-    if all(s and "bytes_limit" in s for s in stats):
-        return min(s["bytes_limit"] for s in stats)
-    return _host_memory() // len(stats)
-
-
-def _host_memory() -> int:
-    """Bytes that this process may use: of the machine, its limits and its container."""
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for kind in (resource.RLIMIT_DATA, resource.RLIMIT_AS):
-        soft = resource.getrlimit(kind)[0]
-        limits += [soft] if soft != resource.RLIM_INFINITY else []
-    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        with contextlib.suppress(OSError, ValueError):  # no such cgroup, or "max"
-            limits.append(int(pathlib.Path(file).read_text()))
-    return min(limits)
-
-
 GIB = 2**30
-RESIDENT_SHARE = 0.3  # of a device that feed.resident_source fills with images
-HEAP = 1.15  # what a CPU's heap holds for each byte asked for: fitted to the runs of test_plan.py
-CHANGES = ("a smaller config.train.batch_size, config.train.remat=True, "
-           "config.train.precision='bfloat16', a larger config.optimizer.accumulate, "
-           "or more devices")
+RESIDENT_SHARE = 0.3  # of a device's memory that resident images may take
+HEAP_OVERHEAD = 1.15  # bytes that a CPU's allocator takes per byte; fitted to runs of test_plan.py
+REMEDIES = ("a smaller config.train.batch_size, config.train.remat=True, "
+            "config.train.precision='bfloat16', a larger config.optimizer.accumulate, "
+            "or more devices")
 
 
 class Footprint(NamedTuple):
@@ -74,6 +34,7 @@ class Footprint(NamedTuple):
 
     @property
     def total(self) -> int:
+        """All of them."""
         return sum(self)
 
     @property
@@ -83,10 +44,10 @@ class Footprint(NamedTuple):
 
 
 class DoesNotFit(InputError):
-    """A program cannot get the memory that it needs."""
+    """A program needs more memory than there is."""
 
 
-class _OutOfMemory(Exception):
+class CompilerOutOfMemory(Exception):
     """The compiler found no room for a program that needs so many bytes."""
 
 
@@ -119,7 +80,7 @@ def footprint(compiled, given, extra_images: int = 0) -> Footprint:
       extra_images: bytes of images on each device that training does not read.
     """
     memory = compiled.memory_analysis()
-    held = _held(given)
+    held = held_bytes(given)
     outside = (memory.argument_size_in_bytes + memory.output_size_in_bytes
                - memory.alias_size_in_bytes + memory.generated_code_size_in_bytes)
     other = max(outside - sum(held.values()), 0)
@@ -127,33 +88,36 @@ def footprint(compiled, given, extra_images: int = 0) -> Footprint:
     return Footprint(**held, temporaries=memory.temp_size_in_bytes, other=other)
 
 
-def _held(given) -> dict:
+def held_bytes(given) -> dict:
     """Bytes on each device of the arguments of a train step."""
     state, *batch = given
-    return {name: sum(_shard_bytes(x) for x in jax.tree.leaves(tree)) for name, tree in (
+    return {name: sum(shard_bytes(x) for x in jax.tree.leaves(tree)) for name, tree in (
         ("parameters", state.params), ("optimizer", state.opt_state), ("averaged", state.ema),
         ("batch_stats", state.batch_stats), ("images", batch))}
 
 
-def _shard_bytes(x) -> int:
-    return _bytes(x.sharding.shard_shape(x.shape), x.dtype)
+def shard_bytes(x) -> int:
+    """Bytes on each device of an array, or a shape, with a sharding."""
+    return array_bytes(x.sharding.shard_shape(x.shape), x.dtype)
 
 
-def _bytes(shape, dtype) -> int:
+def array_bytes(shape, dtype) -> int:
+    """Bytes of an array."""
     return math.prod(shape) * np.dtype(dtype).itemsize
 
 
 def flops(compiled, accumulate: int = 1) -> float:
-    """Of one call on one device, as XLA counts them: the body of the loop over micro-batches, in
-    which nearly all of them are, once.
+    """Floating-point operations of one call on one device.
+
+    XLA counts the body of the loop over micro-batches, which has nearly all of them, once.
     """
     return (compiled.cost_analysis() or {}).get("flops", 0.0) * accumulate
 
 
 def all_reduced(compiled, accumulate: int = 1) -> int:
-    """Bytes that all-reduces of one call give on one device, by the program's text.
+    """Bytes that the all-reduces of one call produce on one device, by the program's text.
 
-    Those in a loop, that over micro-batches, count `accumulate` times.
+    Those in the loop over micro-batches count `accumulate` times.
     """
     text = re.sub(r"/\*.*?\*/", "", compiled.as_text())  # long tuples number their entries
     parts = {name: body for name, body in re.findall(
@@ -175,45 +139,81 @@ def all_reduced(compiled, accumulate: int = 1) -> int:
 # --- what there is --------------------------------------------------------------------------------
 
 
-def available_memory(num_devices: int = 1) -> tuple[float, str]:
-    """(bytes that one local device can still give or, of a GPU, gives at most; who says so).
+def peak_memory() -> int:
+    """Bytes in use at most so far, on the fullest device; on a CPU, by this process."""
+    peaks = _device_stats("peak_bytes_in_use")
+    return max(peaks) if peaks else peak_rss()
 
-    Devices of a CPU share the memory that is free now.
-    """
-    stats = [d.memory_stats() for d in jax.local_devices()]
-    if all(s and "bytes_limit" in s for s in stats):
-        return min(s["bytes_limit"] for s in stats), "the device's memory_stats"
-    free = _meminfo("MemAvailable") + _meminfo("SwapFree")
-    choices = [(free or math.inf, "/proc/meminfo")]
-    own, status = process_memory(), _status("VmData")
-    choices += [(limit - status, "ulimit -d") for limit in [resource.getrlimit(
-        resource.RLIMIT_DATA)[0]] if limit != resource.RLIM_INFINITY]
-    for limit, used, key in (("memory.max", "memory.stat", "anon"),
-                             ("memory/memory.limit_in_bytes", "memory/memory.stat", "total_rss")):
-        root = pathlib.Path("/sys/fs/cgroup")
-        with contextlib.suppress(OSError, ValueError, IndexError):  # no such cgroup, or "max"
-            allowed = int((root / limit).read_text())
-            held = re.findall(rf"^{key} (\d+)", (root / used).read_text(), re.MULTILINE)
-            choices.append((allowed - max(int(held[0]), own), "the cgroup's limit"))
-    free, source = min(choices)
-    return max(free, 0) / num_devices, source
+
+def peak_rss() -> int:
+    """Bytes of memory that this process has held at most, memory maps included."""
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    import resource  # not on Windows
+
+    unit = 1024 if sys.platform == "linux" else 1
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def process_memory() -> int:
     """Bytes that this process holds by itself: no files, no shared memory."""
-    return _status("RssAnon")
+    memory = psutil.Process().memory_info()
+    return memory.rss - getattr(memory, "shared", 0)
 
 
-def _status(key: str) -> int:
-    return _kib("/proc/self/status", key)
+def device_memory() -> int:
+    """Bytes of the smallest device; on a CPU, of the host shared by its devices."""
+    limits = _device_stats("bytes_limit")
+    if limits:
+        return min(limits)
+    host = [psutil.virtual_memory().total, *_process_limits().values()]
+    host += [limit for limit, _ in _cgroup_limits()]
+    return min(host) // len(jax.local_devices())
 
 
-def _meminfo(key: str) -> int:
-    return _kib("/proc/meminfo", key)
+def available_memory(num_devices: int = 1) -> tuple[float, str]:
+    """(bytes that one local device can still give or, of a GPU, gives at most; their source).
+
+    Devices of a CPU share the memory that is free now.
+    """
+    limits = _device_stats("bytes_limit")
+    if limits:
+        return min(limits), "the device's memory_stats"
+    free = psutil.virtual_memory().available + psutil.swap_memory().free
+    choices = [(free, "free memory of the machine")]
+    process = psutil.Process().memory_info()
+    if "RLIMIT_DATA" in _process_limits():
+        choices.append((_process_limits()["RLIMIT_DATA"] - process.data, "ulimit -d"))
+    choices += [(limit - max(held, process_memory()), "the cgroup's limit")
+                for limit, held in _cgroup_limits() if held is not None]
+    free, source = min(choices)
+    return max(free, 0) / num_devices, source
 
 
-def _kib(file: str, key: str) -> int:
-    if not os.path.exists(file):  # no Linux
-        return 0
-    found = re.search(rf"^{key}:\s+(\d+) kB", pathlib.Path(file).read_text(), re.MULTILINE)
-    return int(found[1]) * 1024 if found else 0
+def _device_stats(key: str) -> list[int]:
+    """A number of each local device's memory; empty where devices do not count, as CPUs."""
+    stats = [d.memory_stats() for d in jax.local_devices()]
+    return [s[key] for s in stats] if all(s and key in s for s in stats) else []
+
+
+def _process_limits() -> dict[str, int]:
+    """Limits of `ulimit` on this process's memory, where there are any; they are Linux's."""
+    if sys.platform != "linux":
+        return {}
+    soft = {name: psutil.Process().rlimit(getattr(psutil, name))[0]
+            for name in ("RLIMIT_DATA", "RLIMIT_AS")}
+    return {name: limit for name, limit in soft.items() if limit != psutil.RLIM_INFINITY}
+
+
+def _cgroup_limits() -> list[tuple[int, int | None]]:
+    """[(limit, bytes held or None)] of the container, of either version of cgroups."""
+    found = []
+    for limit, used, key in (("memory.max", "memory.stat", "anon"),
+                             ("memory/memory.limit_in_bytes", "memory/memory.stat", "total_rss")):
+        root = pathlib.Path("/sys/fs/cgroup")
+        with contextlib.suppress(OSError, ValueError):  # no such cgroup, or "max"
+            allowed, held = int((root / limit).read_text()), None
+            with contextlib.suppress(OSError):
+                held = re.search(rf"^{key} (\d+)", (root / used).read_text(), re.MULTILINE)
+            found.append((allowed, held and int(held[1])))
+    return found

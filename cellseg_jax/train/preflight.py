@@ -7,11 +7,11 @@ import jax
 from cellseg_jax.crops import round_up
 from cellseg_jax.step import memory
 from cellseg_jax.step.memory import (
-    CHANGES,
+    REMEDIES,
     DoesNotFit,
-    _shard_bytes,
     exhausted,
     refusal,
+    shard_bytes,
 )
 
 # --- before the first step ------------------------------------------------------------------------
@@ -52,7 +52,7 @@ def check_validation(population, program, given, config) -> None:
         memory = program.lower(values, variables, batch).compile().memory_analysis()
     training = population.compiled.memory_analysis()
     if memory is not None and training is not None:
-        loaded = sum(_shard_bytes(x) for x in batch.values())
+        loaded = sum(shard_bytes(x) for x in batch.values())
         held = training.argument_size_in_bytes + memory.argument_size_in_bytes - loaded
         _check(population, held, loaded + _new_bytes(memory), config, "eval.batch_size")
 
@@ -90,7 +90,7 @@ def _check(population, held, new, config, key) -> None:
 def _advice(config, key, said) -> str:
     section, name = key.split(".")
     what, changes = {
-        "train.batch_size": ("images per step", CHANGES),
+        "train.batch_size": ("images per step", REMEDIES),
         "eval.batch_size": ("images per validation call", "a smaller config.eval.batch_size")}[key]
     return (f"config.{key}: {config[section][name]} {what} {said}; change to {changes} "
             "(python -m cellseg_jax.plan with the same flags computes what fits)")
