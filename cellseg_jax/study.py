@@ -69,13 +69,15 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
     if args.smoke:
         study = prepare_smoke(study, workdir / "twins")
     if args.dry_run:
-        return launch.dry_run(study, args, rows, repeats, task)
+        return launch.dry_run(study, rows, repeats, task, smoke=args.smoke,
+                              measure_seconds=args.measure)
     code = 0
     if not args.collect:
         cli.stop_at_sigterm()  # until training handles the signal itself
-        code = launch.run(study, args, workdir, rows, repeats, task)
+        code = launch.run(study, workdir, rows, repeats, task, smoke=args.smoke,
+                          backend=args.backend, slots=args.slots)
     if code == 0 and (args.collect or not args.task):
-        return launch.collect(study, args, workdir, rows, repeats)
+        return launch.collect(study, workdir, rows, repeats, smoke=args.smoke)
     if code == 0:
         print(f"task {args.task} is done; after the last one: --collect, for the tables",
               file=sys.stderr)

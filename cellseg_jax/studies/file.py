@@ -73,11 +73,16 @@ def config_of(study: Study, row: str, repeat: int, *, smoke: bool = False) -> Co
     config = row_config(study.base, study.rows, row)
     if smoke:
         config = smoke_config(config, study.smoke, row)
-    return repeated(study, config, repeat) if repeat else config
+    return _repeated(study, config, repeat) if repeat else config
 
 
-def repeated(study: Study, config: ConfigDict, repeat: int) -> ConfigDict:
-    """The config of repeat number `repeat` from that of repeat 0."""
+def run_configs(study: Study, row: str, repeats: int, *, smoke: bool = False) -> list[ConfigDict]:
+    """`config_of` of repeats 0, 1, ...; the row itself is completed and checked once."""
+    first = config_of(study, row, 0, smoke=smoke)
+    return [first, *(_repeated(study, first, repeat) for repeat in range(1, repeats))]
+
+
+def _repeated(study, config, repeat) -> ConfigDict:
     flat = config_lib.flatten(config)
     return config_lib.changed(config, {key: flat[key] + repeat for key in study.varies})
 

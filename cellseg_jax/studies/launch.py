@@ -1,13 +1,44 @@
-"""Train and score the runs of a study, and go on where it was."""
+"""Run a study: train and score the runs that are not done, and write its tables."""
 
 import fnmatch
+import pathlib
+from collections.abc import Iterator
+from typing import NamedTuple
 
+from ml_collections import ConfigDict
+
+from cellseg_jax import config as config_lib
+from cellseg_jax import train
 from cellseg_jax.cli import INTERRUPTED
+from cellseg_jax.config import derived
 from cellseg_jax.errors import InputError, nearest, print_error
+from cellseg_jax.files import read_json, write_atomic
+from cellseg_jax.inference import evaluate
+from cellseg_jax.report import terminal
+from cellseg_jax.runs import page
+from cellseg_jax.runs.folder import ENVIRONMENT_FILE, RESULT_FILE, check_continues, scores_file
+from cellseg_jax.runs.lock import InUse, Lock
+from cellseg_jax.studies import render
+from cellseg_jax.studies import table as tables
+from cellseg_jax.studies.cost import estimate, print_estimate
+from cellseg_jax.studies.file import run_configs
+from cellseg_jax.studies.page import write_study_page
+
+
+class PlannedRun(NamedTuple):
+    """One run of a study, done or not."""
+
+    config: ConfigDict
+    folder: pathlib.Path  # STUDY/<row>/<repeat>
+
+    @property
+    def name(self) -> str:
+        """ROW/REPEAT."""
+        return f"{self.folder.parent.name}/{self.folder.name}"
 
 
 def chosen_rows(text: str, rows) -> list[str]:
-    """The rows that --rows names, in their order in the study."""
+    """The rows that --rows names, in their order in the study. Raises InputError."""
     wanted = [part.strip() for part in text.split(",") if part.strip()]
     found = set()
     for pattern in wanted:
@@ -18,26 +49,22 @@ def chosen_rows(text: str, rows) -> list[str]:
     return [row for row in rows if row in found]
 
 
-def dry_run(study, args, rows, repeats, task) -> int:
-    """Print what would be run."""
-    from cellseg_jax.studies.cost import estimate, print_estimate
-
-    print_estimate(study, estimate(
-        study, rows=rows, repeats=repeats, smoke=args.smoke, measure_seconds=args.measure), task)
+def dry_run(study, rows, repeats: int, task: tuple[int, int], *, smoke: bool,
+            measure_seconds: float) -> int:
+    """Print what would be run and how long it would take; the exit code. See `run`."""
+    print_estimate(study, estimate(study, rows=rows, repeats=repeats, smoke=smoke,
+                                   measure_seconds=measure_seconds), task)
     return 0
 
 
-def collect(study, args, workdir, rows, repeats) -> int:
-    """Write and print the tables of the finished runs."""
-    from cellseg_jax.files import write_atomic
-    from cellseg_jax.report import terminal
-    from cellseg_jax.studies import render
-    from cellseg_jax.studies import table as collection
-    from cellseg_jax.studies.page import write_study_page
+def collect(study, workdir: pathlib.Path, rows, repeats: int, *, smoke: bool) -> int:
+    """Write and print the tables of the finished runs; the exit code. See `run`.
 
+    Raises: InputError without a study folder.
+    """
     if not workdir.is_dir():
         raise InputError(f"--workdir: no folder {workdir}; run the study first")
-    table = collection.collect(study, workdir, rows=rows, repeats=repeats, smoke=args.smoke)
+    table = tables.collect(study, workdir, rows=rows, repeats=repeats, smoke=smoke)
     for suffix, text in (("md", render.markdown), ("tex", render.latex), ("csv", render.csv_text)):
         write_atomic(workdir / f"table.{suffix}", text(table))
     if table.curves:
@@ -49,85 +76,48 @@ def collect(study, args, workdir, rows, repeats) -> int:
     return 0
 
 
-def run(study, args, workdir, rows, repeats, task) -> int:
-    """Train and score all runs of this task that are not done; the exit code."""
-    from cellseg_jax import config as config_lib
-    from cellseg_jax import studies
-    from cellseg_jax.report import terminal
-    from cellseg_jax.runs.folder import ENVIRONMENT_FILE, check_continues
+def run(study, workdir: pathlib.Path, rows, repeats: int, task: tuple[int, int], *,
+        smoke: bool = False, backend: str = "", slots: int = 0) -> int:
+    """Train and score all runs of a task that are not done; the exit code.
 
-    groups = {}
-    for row in study.rows if rows is None else rows:
-        for repeat in range(repeats):
-            config = studies.config_of(study, row, repeat, smoke=args.smoke)
-            folder = workdir / row / str(repeat)
-            if (folder / ENVIRONMENT_FILE).exists():
-                try:
-                    check_continues(folder, config)
-                except InputError as error:
-                    raise InputError(f"row {row}, repeat {repeat}: {error}") from error
-            groups.setdefault(config_lib.program_key(config), []).append((config, folder))
-    runs = [one for group in groups.values() for one in group]
-    mine = {folder for _, folder in runs[slice(*(len(runs) * i // task[1] for i in
-                                                 (task[0], task[0] + 1)))]}
-    groups = [[(c, f) for c, f in group if f in mine and not _done(c, f)]
-              for group in groups.values()]
-    groups = [group for group in groups if group]
-    left = sum(map(len, groups))
+    Args:
+      rows: names of rows, or None for all.
+      task: (i, n), the i-th of n shares of the runs.
+      smoke: with the study's SMOKE.
+      backend, slots: see train.train.
+    Raises: InputError if a folder holds a run with another config.
+    """
+    programs, count = _not_done(_programs(study, workdir, rows, repeats, smoke), task)
+    left = sum(map(len, programs))
     share = f"task {task[0]}/{task[1]}: " if task[1] > 1 else ""
-    terminal.log(f"{study.title}: {share}{left} of {len(mine)} runs to do, in {len(groups)} "
-                  f"program{'s' * (len(groups) != 1)}")
-    said, left_out, busy = set(), [], False
-    for number, group in enumerate(groups, 1):
-        for configs, folders in _attempts(group):
-            if len(configs) == len(group):
-                terminal.log(f"--- program {number} of {len(groups)}: {len(group)} runs, "
-                              f"{', '.join(sorted({f.parent.name for f in folders}))}")
-            try:
-                interrupted, in_use = _train(configs, folders, args)
-            except InputError as error:
-                if len(configs) > 1:
-                    continue  # each alone, to find the one that is wrong
-                left_out.append(folders[0])
-                if str(error) not in said:
-                    terminal.log(f"{folders[0]}: not run")
-                    print_error(error)
-                said.add(str(error))
-                continue
-            if interrupted:
+    terminal.log(f"{study.title}: {share}{left} of {count} runs to do, in {len(programs)} "
+                 f"program{'s' * (len(programs) != 1)}")
+    failed, in_use = {}, False
+    for number, program in enumerate(programs, 1):
+        terminal.log(f"--- program {number} of {len(programs)}: {len(program)} runs, "
+                     f"{', '.join(sorted({one.folder.parent.name for one in program}))}")
+        for status in _statuses(program, failed, backend, slots):
+            if "interrupted" in status:
                 terminal.log("stopped after saving; the same command continues")
                 return INTERRUPTED
-            busy |= in_use
-            if len(configs) == len(group):
-                break
-    if said:
-        names = [f"{folder.parent.name}/{folder.name}" for folder in left_out]
-        terminal.log(f"not run, {len(names)} of {left}: {', '.join(names)}")
+            in_use |= "in use" in status
+    if failed:
+        terminal.log(f"not run, {len(failed)} of {left}: {', '.join(failed)}")
         return 2
-    if busy:
+    if in_use:
         terminal.log("other processes have some runs; start again when they have ended")
-    return INTERRUPTED if busy else 0
+    return INTERRUPTED if in_use else 0
 
 
-def _attempts(group):
-    """The whole group; then, if that failed on bad input, each run by itself."""
-    yield [c for c, _ in group], [f for _, f in group]
-    if len(group) > 1:
-        for config, folder in group:
-            yield [config], [folder]
+def train_and_score(runs: list[PlannedRun], backend: str = "", slots: int = 0) -> set[str]:
+    """Train and score runs of one program: their train.Result.status, "in use" among them.
 
-
-def _train(configs, folders, args) -> tuple[bool, bool]:
-    """Train and score runs of one program: (stopped by a signal, some are in use elsewhere)."""
-    from cellseg_jax import train
-    from cellseg_jax.config import derived
-    from cellseg_jax.inference import evaluate
-    from cellseg_jax.runs import page
-    from cellseg_jax.runs.lock import InUse, Lock
-
-    in_use = False
-    results = train.train(configs, folders, backend=args.backend, slots=args.slots)
-    for config, folder, result in zip(configs, folders, results, strict=True):
+    Raises: InputError if one of them cannot be trained.
+    """
+    configs, folders = zip(*runs, strict=True)
+    results = train.train(list(configs), list(folders), backend=backend, slots=slots)
+    status = {result.status for result in results}
+    for (config, folder), result in zip(runs, results, strict=True):
         if result.status in ("done", "stopped early") and derived.has_part(config, "test"):
             try:
                 with Lock(folder):
@@ -135,21 +125,64 @@ def _train(configs, folders, args) -> tuple[bool, bool]:
                         evaluate.evaluate(config, folder)
                     page.write_run_page(folder)
             except InUse:
-                in_use = True
-    status = {result.status for result in results}
-    return "interrupted" in status, in_use or "in use" in status
+                status.add("in use")
+    return status
 
 
-def _done(config, folder) -> bool:
+def is_done(config: ConfigDict, folder: pathlib.Path) -> bool:
     """Whether the run has ended and, if it has something to be scored on, was scored."""
-    from cellseg_jax import config as config_lib
-    from cellseg_jax.config import derived
-    from cellseg_jax.files import read_json
-    from cellseg_jax.runs.folder import RESULT_FILE, scores_file
-
     result, scores = folder / RESULT_FILE, scores_file(folder)
-    if derived.has_part(config, "test"):
-        if not scores.exists():
-            return result.exists() and read_json(result)["status"] == "non-finite"
+    if not derived.has_part(config, "test"):
+        return result.exists()
+    if scores.exists():
         return read_json(scores).get("config_hash") == config_lib.identity(config)
-    return result.exists()
+    return result.exists() and read_json(result)["status"] == "non-finite"
+
+
+def _programs(study, workdir, rows, repeats, smoke) -> list[list[PlannedRun]]:
+    """All runs, those that train in one program together."""
+    groups = {}
+    for row in study.rows if rows is None else rows:
+        for repeat, config in enumerate(run_configs(study, row, repeats, smoke=smoke)):
+            folder = workdir / row / str(repeat)
+            if (folder / ENVIRONMENT_FILE).exists():
+                try:
+                    check_continues(folder, config)
+                except InputError as error:
+                    raise InputError(f"row {row}, repeat {repeat}: {error}") from error
+            groups.setdefault(config_lib.program_key(config), []).append(
+                PlannedRun(config, folder))
+    return list(groups.values())
+
+
+def _not_done(programs, task) -> tuple[list[list[PlannedRun]], int]:
+    """(the programs with those runs of a task that are not done, how many runs the task has)."""
+    runs = [one for program in programs for one in program]
+    start, stop = (len(runs) * i // task[1] for i in (task[0], task[0] + 1))
+    mine = {one.folder for one in runs[start:stop]}
+    left = [[one for one in program if one.folder in mine and not is_done(*one)]
+            for program in programs]
+    return [program for program in left if program], stop - start
+
+
+def _statuses(program, failed, backend, slots) -> Iterator[set[str]]:
+    """The statuses of a program's runs; if one has bad input, of each run trained by itself.
+
+    Args:
+      failed: {name of a run: error}, to which the runs with bad input are added.
+    """
+    parts = [program]
+    while parts:
+        part = parts.pop(0)
+        try:
+            status = train_and_score(part, backend, slots)
+        except InputError as error:
+            if len(part) > 1:
+                parts = [[one] for one in part]
+                continue
+            if str(error) not in failed.values():
+                terminal.log(f"{part[0].folder}: not run")
+                print_error(error)
+            failed[part[0].name] = str(error)
+        else:
+            yield status
