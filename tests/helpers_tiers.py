@@ -6,11 +6,12 @@ import subprocess
 import zlib
 
 QUARTERS = 4
+SEED = 495  # of the hash: with it the four quarters of today's tests take about as long
 
 
 def quarter_of(test_id: str) -> int:
     """The quarter, 0 to 3, that a weekly test belongs to: a function of its id alone."""
-    return zlib.crc32(test_id.encode()) % QUARTERS
+    return zlib.crc32(test_id.encode(), SEED) % QUARTERS
 
 
 def quarter_of_commit(folder) -> int | None:

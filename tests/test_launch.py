@@ -380,7 +380,7 @@ def restarts(workdir, steps):
     return sum(len((workdir / f"row{k:02d}/starts").read_text()) for k in range(12)) - 12
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 @pytest.mark.parametrize("cluster", [{}, {"RequeueExit": 75}], ids=["plain", "RequeueExit"],
                          indirect=True)
 def test_slurm_array_survives(place, cluster):
@@ -395,7 +395,7 @@ def test_slurm_array_survives(place, cluster):
     assert (workdir / "table.csv").read_text() == undisturbed(place, steps)
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_pbs_scripts_run_in_slurms_qsub(place, cluster):
     """No PBS, but its options, its variables and its dependencies, as Slurm's qsub knows them."""
     steps, workdir = 60, place / "runs"
@@ -409,7 +409,7 @@ def test_pbs_scripts_run_in_slurms_qsub(place, cluster):
     assert (workdir / "table.csv").read_text() == undisturbed(place, steps)
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_pbs_submits_again_before_the_time_limit(place, cluster):
     """Two tasks of fifteen seconds of work in jobs that save after five."""
     steps, workdir = 50, place / "runs"
@@ -444,7 +444,7 @@ get_config = rows(BASE, ROWS)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_slurm_array_of_a_real_study_survives(place, cluster):
     study, workdir, names = place / "rates.py", place / "runs", [f"lr_{k}" for k in range(6)]
     study.write_text(STUDY)

@@ -36,6 +36,7 @@ def test_resize_image_matches_slow_reference(shape, size, dtype):
     np.testing.assert_allclose(resized, slow_resize(image, size), atol=0.51)
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("shape, size", SIZES + [((256, 320), (128, 128)), ((37, 64), (512, 512))])
 def test_resize_matches_torch(shape, size):
     torch = pytest.importorskip("torch")

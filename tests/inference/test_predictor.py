@@ -70,10 +70,12 @@ def test_runs_that_compute_alike_compile_once(runs):
     assert np.abs(out - first(batch, range_)).max() > 0
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("how", [How(), How(1.0), How(0.6), How(1.7), How(0, 0, "all", True),
-                                 How(0, 0, "flips")])
-@pytest.mark.parametrize("name", ["resized", "cropped"])
+HOWS = (How(), How(1.0), How(0.6), How(1.7), How(0, 0, "all", True), How(0, 0, "flips"))
+
+
+@pytest.mark.parametrize("name, how", [
+    pytest.param(name, how, marks=(pytest.mark.weekly, pytest.mark.slow)[(n + k) % 2])
+    for n, name in enumerate(("resized", "cropped")) for k, how in enumerate(HOWS)])
 def test_bands_equal_the_whole(runs, name, how, monkeypatch):
     config, folder = runs[name]
     run, image = Predictor(folder, config), picture((150, 110))

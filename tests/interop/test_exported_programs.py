@@ -108,6 +108,7 @@ def test_every_rule_is_tested():
     assert not {*onnx.SAME, *onnx.RULES} - seen
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("function, message", [
     (lambda x: jnp.sort(x), "no rule for the primitive sort"),
     (lambda x: jnp.take(x[0, 0], x[0, 0, :, 0].astype(int), axis=0), "depend on the input"),

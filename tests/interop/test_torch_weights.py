@@ -153,6 +153,7 @@ def test_load_weights_says_what_is_wrong_with_a_file(tmp_path):
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.parity
 def test_load_weights_reads_torch_files_without_running_code(tmp_path):
     torch = pytest.importorskip("torch")
     state = {"a.weight": torch.arange(3.0), "half": torch.ones(2, dtype=torch.bfloat16)}

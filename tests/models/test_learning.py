@@ -35,7 +35,7 @@ def cells_config(name, precision="float32"):
     return complete(config)
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 @pytest.mark.parametrize("name", NETWORKS)
 def test_network_learns_synthetic_cells(name, tmp_path):
     config = cells_config(name)

@@ -180,7 +180,7 @@ def cells_config(model):
     return config_lib.complete(config)
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_medt_learns_synthetic_cells(tmp_path):
     """Two levels, eight channels and two heads; about a minute on two cores."""
     model = dict(name="medt", image_size=64, features=8, stem_features=16, num_heads=2,

@@ -153,7 +153,7 @@ def test_supervision_weights_equal_hand_value():
     np.testing.assert_allclose(supervision_weights(3), (4 / 7, 2 / 7, 1 / 7))
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_reduced_network_learns_synthetic_cells(tmp_path):
     config = default()
     config.data = dict(name="synthetic", size=(64, 64), image_size=(64, 64), count=60)

@@ -156,7 +156,7 @@ def test_training_is_the_same_over_eight_devices():
         jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9), got, want)
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_reduced_network_learns_synthetic_cells(tmp_path):
     config = default()
     config.data = dict(name="synthetic", size=(64, 64), image_size=(64, 64), count=60)

@@ -156,7 +156,7 @@ def cells_config(model):
     return config_lib.complete(config)
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_segnet_learns_synthetic_cells(tmp_path):
     """Three narrow stages, under a minute on two cores."""
     model = dict(name="segnet", channels=(8, 16, 32), convs=(1, 1, 1))

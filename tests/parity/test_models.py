@@ -90,7 +90,7 @@ def test_small_unetr_matches_monai(image_size):
         np.testing.assert_allclose(got, want, atol=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_unetr_matches_monai_at_512():
     network = randomise(monai_unetr())
     variables = interop.from_torch("monai_unetr", network.state_dict())
@@ -266,7 +266,7 @@ def test_classic_unet_matches_torch(case):
         np.testing.assert_allclose(got, want.permute(0, 2, 3, 1).numpy(), atol=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_valid_unet_takes_572_pixels_for_388():
     """The sizes of the paper's figure 1, and the numbers at them."""
     options = dict(channels=(2, 2, 2, 2, 2), norm="none", padding="valid")
@@ -281,7 +281,7 @@ def test_valid_unet_takes_572_pixels_for_388():
     np.testing.assert_allclose(got, want, atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 @pytest.mark.parametrize("up", ["transposed", "bilinear"])
 def test_milesial_unet_matches_torch_at_its_own_widths(up):
     network = torch_unets.randomise(torch_unets.TorchUNet(4, 1, up=up)).eval()
@@ -297,7 +297,7 @@ def test_milesial_unet_matches_torch_at_its_own_widths(up):
     np.testing.assert_allclose(got, want, atol=1e-4)
 
 
-@pytest.mark.parametrize("features", [4, pytest.param(32, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("features", [4, pytest.param(32, marks=pytest.mark.weekly)])
 def test_brain_unet_matches_torch(features):
     network = torch_unets.randomise(torch_unets.TorchBrainUNet(4, features=features)).eval()
     options = dict(channels=tuple(features * 2**level for level in range(5)))
@@ -357,7 +357,7 @@ KERAS = {
 @pytest.mark.parametrize(
     "case",
     ["small_unet", "simple_conv", *(
-        pytest.param(c, marks=pytest.mark.slow) for c in ("small_unet without dense", "unet_add"))],
+        pytest.param(c, marks=pytest.mark.weekly) for c in ("small_unet without dense", "unet_add"))],
 )
 def test_networks_of_report_1_match_torch_in_float64(case):
     build, widths, options = KERAS[case]

@@ -184,7 +184,7 @@ def test_segnet_training_step_matches_torch_in_float64(convs):
     check_training_step(module, network, picture(2, 7, 10, 3), padded(2 ** len(convs)))
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_segnet_matches_torch_at_its_own_widths():
     """In float64: in float32 rounding decides a few of the indices, and moves logits by 1e-3."""
     options = dict(channels=(64, 128, 256, 512, 512), convs=(2, 2, 3, 3, 3))
@@ -369,7 +369,7 @@ def test_medt_training_step_matches_torch_in_float64():
     check_training_step(module, network, picture(2, 31, 32, 3), padded(32))
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_medt_matches_torch_at_its_own_widths():
     options = dict(
         features=16, stem_features=128, num_heads=8, blocks=(1, 2, 4, 1), patch_grid=4,

@@ -256,8 +256,9 @@ KINDS = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [
+    pytest.param(kind, marks=pytest.mark.slow if kind in ("resident", "streamed")
+                 else pytest.mark.weekly) for kind in KINDS])
 def test_predicted_peak_of_a_training_process_is_near_the_measured_one(kind, tmp_path):
     from cellseg_jax import config as config_lib
 

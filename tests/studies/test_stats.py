@@ -258,7 +258,7 @@ SCENARIOS = {  # rows, repeats, run_sd, image_sd, resampled
 }
 
 
-@pytest.mark.parametrize("tables", [1000, pytest.param(20000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("tables", [1000, pytest.param(20000, marks=pytest.mark.weekly)])
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_twins_seldom_have_a_winner(name, tables):
     rows, repeats, run_sd, image_sd, resampled = SCENARIOS[name]

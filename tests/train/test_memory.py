@@ -53,7 +53,7 @@ print(json.dumps({"status": result.status, "peak": peak[0], "data": held,
 """
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_data_ten_times_larger_than_memory_trains(tmp_path):
     if shutil.disk_usage(tmp_path).free < 13 * LIMIT:
         pytest.skip("needs 13 GiB of free disk")

@@ -44,13 +44,17 @@ def test_candidates_divide_over_the_devices_and_are_no_more_than_the_runs():
         Program("unroll", 2, (2, 4), ())]
 
 
-@pytest.mark.slow
+SGD = dict(name="sgd", momentum=0.9, nesterov=True)
+EACH_COMMIT = [("unroll", dict(name="adam")), ("vmap", dict(name="adam")),
+               ("loop", dict(name="adam")), ("unroll", SGD)]
+WEEKLY = [("vmap", SGD), *(("unroll", options) for options in (
+    dict(name="adamw", weight_decay=1e-2), dict(name="adamax"), dict(name="rmsprop")))]
+
+
 @pytest.mark.parametrize("backend, optimizer", [
-    ("unroll", dict(name="adam")), ("vmap", dict(name="adam")), ("loop", dict(name="adam")),
-    ("unroll", dict(name="adamw", weight_decay=1e-2)), ("unroll", dict(name="adamax")),
-    ("unroll", dict(name="rmsprop")), ("unroll", dict(name="sgd", momentum=0.9, nesterov=True)),
-    ("vmap", dict(name="sgd", momentum=0.9, nesterov=True))], ids=lambda x: x if isinstance(
-        x, str) else x["name"])
+    pytest.param(backend, options, id=f"{backend}-{options['name']}", marks=mark)
+    for mark, cases in ((pytest.mark.slow, EACH_COMMIT), (pytest.mark.weekly, WEEKLY))
+    for backend, options in cases])
 def test_five_runs_in_two_slots_equal_each_alone_in_float64(tmp_path, float64, backend, optimizer):
     """Other seeds, rates, splits, epoch lengths and ends: batch norm and dropout are on."""
     options = {f"optimizer__{k}": v for k, v in optimizer.items()}

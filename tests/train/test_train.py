@@ -194,7 +194,7 @@ def logged_step(run):
     return lines[-1]["step"] if lines else 0
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_killed_at_ten_random_moments_it_ends_bit_for_bit_the_same(config_file, tmp_path):
     """kill -9 in steps, saves and evaluation; saves every few steps, so that many are hit."""
     arguments = [f"--config={config_file}", "--config.train.epochs=150",
