@@ -7,10 +7,11 @@ from collections.abc import Mapping
 
 from cellseg_jax import config as config_lib
 from cellseg_jax.errors import InputError, nearest
+from cellseg_jax.runs.resources import RESOURCES
 from cellseg_jax.studies.families import FRACTION, families
 from cellseg_jax.studies.grid import Grid
 from cellseg_jax.studies.smoke import smoke_config
-from cellseg_jax.studies.study import COSTS, Claim, Study, row_config
+from cellseg_jax.studies.study import Claim, Study, row_config
 
 ROW_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,119}")  # a folder on every system
 RESERVED_FOLDERS = ("logs", "twins")  # beside the rows: of the launchers, of --smoke
@@ -89,7 +90,7 @@ def _check_row_exists(study, row, where) -> None:
 
 
 def _check_metric_exists(study, metric, where) -> None:
-    columns = (*study.metrics, *COSTS)
+    columns = (*study.metrics, *RESOURCES)
     if metric not in columns:
         raise InputError(f"{where}: metric {metric!r} is no column{nearest(metric, columns)}; add "
                          "it to METRICS")
@@ -122,7 +123,7 @@ def _check_learning_curve(study) -> None:
     where = f"LEARNING_CURVE: got {got!r}"
     if not isinstance(got, Mapping) or set(got) != {"metric", "targets"}:
         raise InputError(f"{where}; expected {{'metric': 'dice_mean', 'targets': (0.9,)}}")
-    if got["metric"] not in study.metrics or got["metric"] in COSTS:
+    if got["metric"] not in study.metrics or got["metric"] in RESOURCES:
         raise InputError(f"LEARNING_CURVE: metric {got['metric']!r} is no score of METRICS"
                          f"{nearest(got['metric'], study.metrics)}")
     if not isinstance(got["targets"], (tuple, list)) or not got["targets"] or not all(

@@ -1,7 +1,7 @@
 """The table of a study as Markdown, LaTeX, CSV and in the terminal.
 
-A score stands beside its spread, a difference beside its interval and verdict, and all beside the
-sentences that say what they mean. The best row is bold only if a test tells it from each other.
+A score has its spread beside it, a difference its interval and verdict, and the whole table the
+sentences of sentences.py. The best row is bold only if a test distinguishes it from each other row.
 """
 
 import csv
@@ -10,34 +10,39 @@ import math
 import sys
 from typing import NamedTuple
 
-import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from cellseg_jax.studies import learning_curve, stats
+from cellseg_jax.runs.resources import RESOURCES
+from cellseg_jax.studies import learning_curve
+from cellseg_jax.studies.sentences import (
+    CODE_MARK,
+    curve_sentences,
+    curve_sizes,
+    number_text,
+    sentences,
+)
 
-RESOURCES = (("minutes", "train_seconds", 60), ("CPU minutes", "cpu_seconds", 60),
-             ("GiB", "peak_memory_gib", 1))  # column, metric, divisor
 FIELDS = ("study", "row", "metric", "n", "mean", "sd", "published", "baseline", "difference",
           "interval_low", "interval_high", "p", "adjusted_p", "effect_size", "verdict", "best",
           "images_difference", "images_low", "images_high", "images_p", "runs_of_other_code")
 CURVE_FIELDS = ("study", "curve", "metric", "what", "row", "repeat", "images", "images_low",
                 "images_high", "score", "score_low", "score_high")
-MARK = "†"  # beside a row with runs of other code
-SHOWN = 20  # lines of what is missing
-WIDE = 110  # columns of a terminal that has room for the differences
+MOST_MISSING = 20  # lines of what is missing
+WIDE_TERMINAL = 110  # columns that have room for the differences
 COMPARED = (
     "Effect size: mean difference of the repeats in units of their spread (Cohen's d_z with "
     "Hedges' correction). Over images: secondary, the mean over repeats of the difference on each "
     "test image, with a bootstrap interval over images or their groups and Wilcoxon's p, not "
-    "adjusted. It says how far the images agree, and is blind to the luck of a seed: two seeds of "
-    "one config may differ in it.")
+    "adjusted. It shows how far the images agree and does not see the chance of a seed: two seeds "
+    "of one config may differ in it.")
 TEX = str.maketrans({
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    "<": r"\textless{}", ">": r"\textgreater{}", "±": r"$\pm$", MARK: r"$^\dagger$", "\n": " "})
+    "<": r"\textless{}", ">": r"\textgreater{}", "±": r"$\pm$", CODE_MARK: r"$^\dagger$",
+    "\n": " "})
 
 
 class _Cell(NamedTuple):
@@ -46,7 +51,7 @@ class _Cell(NamedTuple):
 
 
 def markdown(table) -> str:
-    """A collect.Table as a Markdown document: scores, claims, and what has to be known."""
+    """A table.Table as a Markdown document: scores, claims, notes and definitions."""
     head, rows = _cells(table)
     show = lambda cell: f"**{_md(cell.text)}**" if cell.bold else _md(cell.text)
     parts = [f"# {_md(table.study.title)}", _md_table(head, [map(show, row) for row in rows]),
@@ -69,7 +74,7 @@ def markdown(table) -> str:
 
 
 def latex(table) -> str:
-    """A collect.Table as LaTeX tables for \\input; they need booktabs and adjustbox."""
+    """A table.Table as LaTeX tables for \\input; they need booktabs and adjustbox."""
     head, rows = _cells(table)
     show = lambda cell: f"\\textbf{{{_tex(cell.text)}}}" if cell.bold else _tex(cell.text)
     caption = " ".join([f"{table.study.title}.", *sentences(table), *table.notes])
@@ -83,33 +88,41 @@ def latex(table) -> str:
 
 
 def csv_text(table) -> str:
-    """A collect.Table as CSV, a line per row and metric: FIELDS, in full precision.
+    """A table.Table as CSV, a line per row and metric: FIELDS, in full precision.
 
     Unknown numbers are empty. p and interval are of the repeats; images_* of the test images, by
     stats.per_image. pandas: read_csv(...).pivot(index="row", columns="metric", values="mean").
     """
+    return _csv(FIELDS, [_csv_line(table, row, metric)
+                         for row in table.rows for metric in table.metrics])
+
+
+def _csv(fields, lines) -> str:
+    """Lines {field: value} as CSV; NaN and absent values are empty."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
+    writer = csv.DictWriter(text, fields, lineterminator="\n")
     writer.writeheader()
-    for row in table.rows:
-        for metric in table.metrics:
-            one, images = row.compared[metric], row.per_image[metric]
-            line = {"study": table.study.name, "row": row.name, "metric": metric,
-                    "n": _count(row, metric), "mean": row.mean[metric], "sd": row.sd[metric],
-                    "published": row.reference.get(metric, math.nan),
-                    "baseline": table.study.baseline, "verdict": row.verdicts[metric],
-                    "adjusted_p": row.adjusted_p[metric], "best": int(_is_best(table, row, metric)),
-                    "runs_of_other_code": sum(run.mark == "other code" for run in row.runs)}
-            if one:
-                line |= {"difference": one.difference, "interval_low": one.interval[0],
-                         "interval_high": one.interval[1], "p": one.p,
-                         "effect_size": one.effect_size}
-            if images:
-                line |= {"images_difference": images.difference, "images_low": images.interval[0],
-                         "images_high": images.interval[1], "images_p": images.p}
-            writer.writerow({k: "" if isinstance(v, float) and math.isnan(v) else v
-                             for k, v in line.items()})
+    for line in lines:
+        writer.writerow({k: "" if isinstance(v, float) and math.isnan(v) else v
+                         for k, v in line.items()})
     return text.getvalue()
+
+
+def _csv_line(table, row, metric) -> dict:
+    one, images = row.compared[metric], row.per_image[metric]
+    line = {"study": table.study.name, "row": row.name, "metric": metric,
+            "n": _count(row, metric), "mean": row.mean[metric], "sd": row.sd[metric],
+            "published": row.reference.get(metric, math.nan),
+            "baseline": table.study.baseline, "verdict": row.verdicts[metric],
+            "adjusted_p": row.adjusted_p[metric], "best": int(_is_best(table, row, metric)),
+            "runs_of_other_code": sum(run.mark == "other code" for run in row.runs)}
+    if one:
+        line |= {"difference": one.difference, "interval_low": one.interval[0],
+                 "interval_high": one.interval[1], "p": one.p, "effect_size": one.effect_size}
+    if images:
+        line |= {"images_difference": images.difference, "images_low": images.interval[0],
+                 "images_high": images.interval[1], "images_p": images.p}
+    return line
 
 
 def curves_csv(table) -> str:
@@ -117,118 +130,37 @@ def curves_csv(table) -> str:
 
     what: "run", a run's training images and score; "curve", the fitted curve between them and
     beyond; "asymptote", the score that no number of images exceeds; "target", the images that a
-    wanted score takes, inf where none suffice.
+    wanted score needs, inf where none suffice.
     """
-    text = io.StringIO()
-    writer = csv.DictWriter(text, CURVE_FIELDS, lineterminator="\n")
-    writer.writeheader()
-    for curve in table.curves:
-        def write(what, _about=(table.study.name, curve.name, curve.metric), **values):
-            line = dict(zip(CURVE_FIELDS, _about)) | {"what": what} | values
-            writer.writerow({k: "" if isinstance(v, float) and math.isnan(v) else v
-                             for k, v in line.items()})
-        for row, repeat, images, score in curve.points:
-            write("run", row=row, repeat=repeat, images=images, score=score)
-        if curve.fit is None:
-            continue
-        sizes = curve_sizes(curve)
-        for images, *score in zip(sizes, *learning_curve.predict(curve.fit, sizes), strict=True):
-            write("curve", images=images, **dict(zip(CURVE_FIELDS[-3:], score)))
-        limit, (low, high) = learning_curve.asymptote(curve.fit)
-        write("asymptote", score=limit, score_low=low, score_high=high)
-        for target, (images, (low, high)) in curve.needed.items():
-            write("target", images=images, images_low=low, images_high=high, score=target)
-    return text.getvalue()
+    return _csv(CURVE_FIELDS, [
+        {"study": table.study.name, "curve": curve.name, "metric": curve.metric} | line
+        for curve in table.curves for line in _curve_lines(curve)])
 
 
-def curve_sizes(curve) -> np.ndarray:
-    """(n,) numbers of training images to draw a collect.Curve at, some of them beyond the runs.
-
-    The last is twice the largest of the runs, or what a target takes, up to 20 times.
-    """
-    low, high = curve.fit.sizes[0], curve.fit.sizes[-1]
-    wanted = [1.1 * n for n, _ in curve.needed.values() if n <= 18 * high]
-    return np.geomspace(low, max(2 * high, *wanted, 0), 60)
-
-
-def curve_sentences(curve) -> list[str]:
-    """What a collect.Curve says: the images that each target takes, and what that rests on."""
+def _curve_lines(curve) -> list[dict]:
+    lines = [{"what": "run", "row": row, "repeat": repeat, "images": images, "score": score}
+             for row, repeat, images, score in curve.points]
     if curve.fit is None:
-        return [f"{curve.name}: {curve.problem}."]
-    out = [_needed_images(curve, target) for target in curve.needed]
-    repeats = len({repeat for _, repeat, *_ in curve.points})
-    few = "" if len(curve.fit.draws) else (f" No interval: fewer than {learning_curve.MIN_REPEATS} "
-                                           "repeats.")
-    sizes = curve.fit.sizes
-    limit, interval = learning_curve.asymptote(curve.fit)
-    limited = math.isclose(limit, 1.0 if curve.fit.sign > 0 else 0.0, abs_tol=1e-6)
-    out.append(
-        f"Curve of {curve.name}: {curve.metric} = a {'-' if curve.fit.sign > 0 else '+'} b n^-c "
-        f"through the means of {_times(repeats, 'repeat')} at {len(sizes)} numbers of training "
-        f"images n from {sizes[0]:.0f} to {sizes[-1]:.0f}; it levels off at {limit:.3f}"
-        f"{_span(interval, _number)}{', the best there can be' * limited}. Beyond "
-        f"{sizes[-1]:.0f} images it is extrapolated. It speaks for more images of the same kind "
-        f"and for this training.{few}")
-    return out
-
-
-def _needed_images(curve, target) -> str:
-    """'dice_mean 0.90 needs about 340 training images (95 %: 250 to 800), 4.2 times the 81 ...'"""
-    images, (low, high) = curve.needed[target]
-    sizes, metric = curve.fit.sizes, curve.metric
-    name = f"{curve.name}: {metric} {_target(target)}"
-    reached = [size for size, mean in zip(sizes, curve.fit.means)
-               if curve.fit.sign * (mean - target) >= 0]
-    if math.isinf(images) and reached:
-        return (f"{name} was reached with {reached[0]:.0f} images already; over all sizes these "
-                "runs show no growth with more.")
-    if math.isinf(images):
-        limit, interval = learning_curve.asymptote(curve.fit)
-        least = (" They do not rule it out: the 95 % interval begins at "
-                 f"{_images(low, sizes)} images." if low < 1e6 else "")
-        return (f"{name} is not reachable with more images alone, as far as these runs tell: the "
-                f"curve levels off at {limit:.3f}{_span(interval, _number)}.{least}")
-    span = _span((low, high), lambda n: _images(n, sizes))
-    if images < sizes[0]:
-        span = "" if high < sizes[0] else span
-        return f"{name} needs {_images(images, sizes)} training images{span}."
-    times = f"{images / curve.available:.2g}" if images < 1e3 * curve.available else "over 1000"
-    there = f", {times} times the {curve.available:.0f} that there are"
-    more = "; extrapolated" if images > sizes[-1] else ""
-    return f"{name} needs about {_images(images, sizes)} training images{span}{there}{more}."
-
-
-def _target(target) -> str:
-    return f"{target:.2f}" if round(target, 2) == target else f"{target:g}"
-
-
-def _span(interval, show) -> str:
-    """' (95 %: 250 to 800)', "" without an interval."""
-    low, high = interval
-    if math.isnan(low):
-        return ""
-    if math.isinf(high):
-        return " (95 %: out of reach)" if math.isinf(low) else f" (95 %: {show(low)} to no limit)"
-    return f" (95 %: {show(low)} to {show(high)})"
-
-
-def _images(n, sizes) -> str:
-    """A number of images, to two digits; below the smallest that was tried nothing is known."""
-    if n < sizes[0]:
-        return f"fewer than {sizes[0]:.0f}"
-    if n >= 1e6:
-        return "over a million"
-    return f"{round(n, 1 - math.floor(math.log10(n))):,.0f}" if n >= 100 else f"{math.ceil(n)}"
+        return lines
+    sizes = curve_sizes(curve)
+    lines += [{"what": "curve", "images": images, "score": score, "score_low": low,
+               "score_high": high} for images, score, low, high in zip(
+                   sizes, *learning_curve.predict(curve.fit, sizes), strict=True)]
+    limit, (low, high) = learning_curve.asymptote(curve.fit)
+    lines.append({"what": "asymptote", "score": limit, "score_low": low, "score_high": high})
+    return lines + [
+        {"what": "target", "images": images, "images_low": low, "images_high": high,
+         "score": target} for target, (images, (low, high)) in curve.needed.items()]
 
 
 def show(table, console: Console | None = None) -> None:
-    """Print a collect.Table to the terminal: headline, verdicts, costs, claims and sentences."""
+    """Print a table.Table to the terminal: headline, verdicts, costs, claims and sentences."""
     live = sys.stdout.isatty()
     console = console or Console(force_terminal=live, no_color=not live, markup=False,
                                  highlight=False, emoji=False, width=None if live else 160)
-    wide = console.width >= WIDE
+    wide = console.width >= WIDE_TERMINAL
     head, rows = _cells(table, metrics=table.study.metrics[:1], differences=wide,
-                        spread=console.width >= WIDE + 30)
+                        spread=console.width >= WIDE_TERMINAL + 30)
     _print(console, table.study.title, head, rows)
     if table.claims:
         head, rows = _claims(table)
@@ -241,76 +173,6 @@ def show(table, console: Console | None = None) -> None:
     for word, lines in (("note", table.notes), ("missing", _missing(table))):
         for line in lines:
             console.print(Text.assemble((f"{word}: ", "yellow"), line))
-
-
-def sentences(table) -> list[str]:
-    """What a reader needs beside the numbers: how they were compared, their noise, the best row."""
-    study, metric = table.study, table.study.metrics[0]
-    repeats = len(table.rows[0].runs)
-    compared = sum(bool(row.compared[metric]) and row.compared[metric].n >= stats.MIN_PAIRS
-                   for row in table.rows)
-    out = [f"Mean ± sd over {_times(repeats, 'repeat')}, where fewer count their number in "
-           "brackets."]
-    if compared:
-        test = "corrected resampled t-test (Nadeau and Bengio 2003), because random splits overlap"
-        test = test if table.test_train_ratio else "paired t-test"
-        out.append(f"Verdicts: {metric} against {study.baseline}, repeat by repeat, two-sided "
-                   f"{test}, p < 0.05 after Holm's correction for {_times(compared, 'row')}."
-                   + " Intervals are without it: one may leave out 0 beside 'not "
-                   "distinguishable'." * (compared > 1))
-        if not table.test_train_ratio:
-            out.append("They speak for other seeds on these test images, not for other images.")
-    elif len(table.rows) > 1:
-        out.append(f"Verdicts on {metric} against {study.baseline} need at least "
-                   f"{stats.MIN_PAIRS} finished repeats of both.")
-    absent = sum(not run.counts for row in table.rows for run in row.runs)
-    if absent:
-        out.append(f"{absent} of the table's {repeats * len(table.rows)} runs are missing or do "
-                   "not count.")
-    judged = sum(one is not None and one.n >= stats.MIN_PAIRS for _, _, one in table.claims)
-    if judged:
-        out.append("Claims are judged by the same test, corrected for the "
-                   f"{_times(judged, 'claim')} that have {stats.MIN_PAIRS} repeats; undecided is "
-                   "neither shown nor refuted.")
-    out += _noise(table, metric) + _best(table, metric) + _needed(table, metric)
-    if any(run.mark == "other code" for row in table.rows for run in row.runs):
-        out.append(f"{MARK} has runs of other code, see the notes.")
-    return out
-
-
-def _noise(table, metric) -> list[str]:
-    noise = table.noise[metric]
-    if math.isnan(noise.sd):
-        return []
-    varied, where = (("seed and split", " on different splits") if table.test_train_ratio else
-                     ("seed", ""))
-    low, high = noise.interval
-    return [f"Noise floor: runs of one config that differ in the {varied} alone have an sd of "
-            f"{noise.sd:.4f} (95 % interval {low:.4f} to {high:.4f}, {noise.n} runs), so that two "
-            f"single runs{where} differ by up to {1.96 * math.sqrt(2) * noise.sd:.3f} by chance."]
-
-
-def _best(table, metric) -> list[str]:
-    if metric not in table.best or len(table.rows) < 2:
-        return []
-    name, ties = table.best[metric]
-    if not ties:
-        return [f"{name} is best, and better than each other row."]
-    if len(ties) > 5:
-        return [f"No row can be called best: {name} has the best mean, and {len(ties)} rows are "
-                "not distinguishable from it."]
-    return [f"No row can be called best: {name} has the best mean, and {', '.join(ties)} "
-            f"{'is' if len(ties) == 1 else 'are'} not distinguishable from it."]
-
-
-def _needed(table, metric) -> list[str]:
-    if not table.needed:
-        return []
-    number = lambda n: "no number" if math.isinf(n) else f"{n}"
-    what = ", ".join(f"{number(n)} for {wanted:g}" for wanted, n in sorted(table.needed.items()))
-    more = (" No number: more images are needed." if any(map(math.isinf, table.needed.values()))
-            else "")
-    return [f"Repeats that find a true difference in {metric} 8 times in 10: {what}.{more}"]
 
 
 def _cells(table, metrics=None, differences=True, spread=True):
@@ -327,20 +189,20 @@ def _cells(table, metrics=None, differences=True, spread=True):
     head += ["difference [95 %]"] * differences + ["verdict"]
     for metric in others:
         head += [metric] + ["published"] * published(metric)
-    head += [column for column, *_ in RESOURCES]
+    head += [one.title for one in RESOURCES.values()]
     rows = []
     for row in table.rows:
         score = lambda m, row=row: _Cell(_score(row, m), _is_best(table, row, m))
         reference = lambda m, row=row: published(m) * [
-            _Cell(_number(row.reference.get(m, math.nan)))]
+            _Cell(number_text(row.reference.get(m, math.nan)))]
         marked = any(run.mark == "other code" for run in row.runs)
-        cells = [_Cell(row.name + MARK * marked), score(headline), *reference(headline)]
+        cells = [_Cell(row.name + CODE_MARK * marked), score(headline), *reference(headline)]
         cells += [_Cell(_difference(row.compared[headline]))] * differences
         cells.append(_Cell("(baseline)" if row.name == table.study.baseline else
                            "no result" if not _count(row, headline) else row.verdicts[headline]))
         for metric in others:
             cells += [score(metric), *reference(metric)]
-        cells += [_Cell(_cost(row, metric, per, spread)) for _, metric, per in RESOURCES]
+        cells += [_Cell(_cost(row, name, one.divisor, spread)) for name, one in RESOURCES.items()]
         rows.append(cells)
     return head, rows
 
@@ -362,7 +224,7 @@ def _comparisons(table):
             one, images = row.compared[metric], row.per_image[metric]
             if one:
                 rows.append([
-                    row.name, metric, _difference(one), _number(one.effect_size, 2),
+                    row.name, metric, _difference(one), number_text(one.effect_size, 2),
                     _p(row.adjusted_p[metric]), row.verdicts[metric], _difference(images),
                     _p(images.p if images else math.nan)])
     return head, rows
@@ -377,19 +239,15 @@ def _count(row, metric) -> int:
 
 
 def _is_best(table, row, metric) -> bool:
-    """Whether a test tells this row from each other, of at least one."""
+    """Whether a test distinguishes this row from each other one, and there is one."""
     name, ties = table.best.get(metric, ("", ()))
     return name == row.name and not ties and len(table.rows) > 1
-
-
-def _number(value, digits=3) -> str:
-    return "-" if math.isnan(value) else f"{value:.{digits}f}"
 
 
 def _score(row, metric) -> str:
     """'0.823 ± 0.004', with the number of repeats where some are not there."""
     mean, sd, n = row.mean[metric], row.sd[metric], _count(row, metric)
-    text = _number(mean) if math.isnan(sd) else f"{mean:.3f} ± {sd:.3f}"
+    text = number_text(mean) if math.isnan(sd) else f"{mean:.3f} ± {sd:.3f}"
     return f"{text} ({n})" if 0 < n < len(row.runs) else text
 
 
@@ -398,7 +256,7 @@ def _cost(row, metric, per, spread) -> str:
     digits = 1 if mean >= 10 else 2
     if spread and not math.isnan(sd):
         return f"{mean:.{digits}f} ± {sd:.{digits}f}"
-    return _number(mean, digits)
+    return number_text(mean, digits)
 
 
 def _difference(one) -> str:
@@ -411,21 +269,18 @@ def _difference(one) -> str:
 
 
 def _p(value) -> str:
-    return "< 0.001" if value < 0.001 else _number(value)
-
-
-def _times(n: int, what: str) -> str:
-    return f"{n} {what}" + "s" * (n != 1)
+    return "< 0.001" if value < 0.001 else number_text(value)
 
 
 def _missing(table) -> list[str]:
-    """The lines of table.missing, rows without a run in one, and no more than SHOWN of each."""
+    """The lines of table.missing, rows without a run in one, and at most MOST_MISSING of each."""
     without = [line.removesuffix(": no run") for line in table.missing
                if line.endswith(": no run") and "/" not in line]
     lines = [line for line in table.missing if line.removesuffix(": no run") not in without]
-    more = lambda items: [f"and {len(items) - SHOWN} more"] * (len(items) > SHOWN)
-    shown = ", ".join(without[:SHOWN]) + "".join(f" {text}" for text in more(without))
-    return [*([f"no run of {shown}"] if without else []), *lines[:SHOWN], *more(lines)]
+    more = lambda items: [f"and {len(items) - MOST_MISSING} more"] * (
+        len(items) > MOST_MISSING)
+    shown = ", ".join(without[:MOST_MISSING]) + "".join(f" {text}" for text in more(without))
+    return [*([f"no run of {shown}"] if without else []), *lines[:MOST_MISSING], *more(lines)]
 
 
 def _print(console, title, head, rows) -> None:
@@ -444,7 +299,7 @@ def _print(console, title, head, rows) -> None:
 
 
 def _md(text) -> str:
-    """Text that Markdown takes as it is."""
+    """Text with the characters escaped that mean something in Markdown."""
     text = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;")
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("*", "\\*")
 
@@ -459,7 +314,7 @@ def _tex(text) -> str:
 
 
 def _tex_table(head, rows, caption, label) -> str:
-    # An opening bracket or star after the end of a row would be read as its option.
+    # LaTeX reads an opening bracket or star after the end of a row as its option.
     line = lambda cells: "  " + "{}" * (cells[0][:1] in ("[", "*")) + " & ".join(cells) + r" \\"
     return "\n".join([
         r"\begin{table}", r"\centering", rf"\caption{{{_tex(caption)}}}", rf"\label{{tab:{label}}}",

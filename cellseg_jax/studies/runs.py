@@ -27,20 +27,15 @@ from cellseg_jax.runs.folder import (
     changes,
     scores_file,
 )
+from cellseg_jax.runs.resources import RESOURCES
 from cellseg_jax.studies.file import config_of
 from cellseg_jax.studies.grid import Grid
 
-RESOURCES = {
-    "train_seconds": "time in training, without compilation; of runs that train in one program, "
-                     "each one's share",
-    "cpu_seconds": "processor time of training, over all cores; shared likewise",
-    "peak_memory_gib": "GiB, the largest use of the process that trained (on an accelerator of the "
-                       "device) until then, so that later rows of one process may show earlier "
-                       "ones'",
-}  # columns of every table
-# Keys of eval that scores hang on.
+# Keys of eval that change scores.
 SCORING = ("threshold", "decode", "watershed_h", "min_size", "overlap")
-NOTHING = math.nan
+UNKNOWN = math.nan
+SHOWN = 6  # runs that a note names, SHOWN_CHANGES of a config
+SHOWN_CHANGES = 3
 
 
 class Run(NamedTuple):
@@ -77,10 +72,11 @@ class Found(NamedTuple):
 
 
 def read(study, workdir, names, *, repeats, smoke) -> tuple[dict, list[str], list[str]]:
-    """The runs of some rows of a Study.
+    """The runs of some rows of a Study, and what is missing or does not compare.
 
     Returns: {row: [Found per repeat]}, of a Grid only the rows with a folder or a published value
-      and the baseline; lines on what is missing, of all rows; sentences on what one must know.
+      and the baseline; lines on what is missing, of all rows; notes, a sentence each, that a
+      reader needs beside the numbers.
     """
     workdir = pathlib.Path(workdir)
     there = {p.name for p in workdir.iterdir() if p.is_dir()} if workdir.is_dir() else set()
@@ -88,7 +84,7 @@ def read(study, workdir, names, *, repeats, smoke) -> tuple[dict, list[str], lis
     for name in names:
         if name in there:
             found[name] = _read_row(study, name, repeats, workdir, smoke, left_out)
-            _tell_further_repeats(workdir / name, repeats, notes)
+            _note_further_repeats(workdir / name, repeats, notes)
         else:
             found[name] = [Found(_no_run(name, r, workdir)) for r in range(repeats)]
     notes += [f"{_names(runs)} left out: {why}" for why, runs in left_out.items()]
@@ -97,17 +93,17 @@ def read(study, workdir, names, *, repeats, smoke) -> tuple[dict, list[str], lis
     if isinstance(study.rows, Grid):
         found = {name: runs for name, runs in found.items()
                  if name in there or study.reference.get(name) or name == study.baseline}
-    _tell_machines(found, notes)
-    _tell_unknown(study, found, notes)
-    _tell_copies(study, found, notes)
-    _tell_other_images(study, found, notes)
+    _note_machines(found, notes)
+    _note_unknown_metrics(study, found, notes)
+    _note_equal_repeats(study, found, notes)
+    _note_other_images(study, found, notes)
     return found, missing, notes
 
 
-def values(runs, metric) -> np.ndarray:
+def values_of(runs, metric) -> np.ndarray:
     """(R,) of a metric or resource of a row's Found, NaN where a run does not count."""
     known = lambda run: run.scores | {k: getattr(run, k) for k in RESOURCES} if run.counts else {}
-    return np.array([known(one.run).get(metric, NOTHING) for one in runs], np.float64)
+    return np.array([known(one.run).get(metric, UNKNOWN) for one in runs], np.float64)
 
 
 # --- one run -------------------------------------------------------------------------------------
@@ -115,7 +111,7 @@ def values(runs, metric) -> np.ndarray:
 
 def _no_run(name, repeat, workdir) -> Run:
     folder = str(workdir / name / str(repeat))
-    return Run(name, repeat, folder, "missing", {}, 0, NOTHING, NOTHING, NOTHING, "", "", "")
+    return Run(name, repeat, folder, "missing", {}, 0, UNKNOWN, UNKNOWN, UNKNOWN, "", "", "")
 
 
 def _read_row(study, name, repeats, workdir, smoke, left_out) -> list[Found]:
@@ -153,8 +149,8 @@ def _read(run, expected, full_config, left_out) -> Found:
         status = "done"  # there was nothing to train
     if status in ("done", "stopped early") and not test:
         status = "unfinished"
-    number = lambda key: NOTHING if result.get(key) is None else float(result[key])
-    scores = {k: NOTHING if v is None else float(v) for part in (
+    number = lambda key: UNKNOWN if result.get(key) is None else float(result[key])
+    scores = {k: UNKNOWN if v is None else float(v) for part in (
         "report2", "metrics_original_size", "metrics") for k, v in test.get(part, {}).items()}
     run = run._replace(
         status=status, scores=scores, step=result.get("step") or _last_step(folder),
@@ -179,20 +175,22 @@ def _json(path) -> dict:
 
 
 def _other_config(folder, config) -> str:
-    """In what the config of a folder is not the row's of now, or ""."""
+    """How the config of a folder differs from the row's of now, or ""."""
     try:
         changed = changes(folder, config)  # a key that came later has its default
     except InputError as error:
         return f"their config is of other code ({error})"
     if not changed:
         return ""
-    shown = "; ".join(f"{k} was {a!r}, is {b!r}" for k, (a, b) in list(changed.items())[:3])
-    more = f"; and {len(changed) - 3} more" if len(changed) > 3 else ""
+    shown = "; ".join(f"{k} was {a!r}, is {b!r}"
+                      for k, (a, b) in list(changed.items())[:SHOWN_CHANGES])
+    hidden = len(changed) - SHOWN_CHANGES
+    more = f"; and {hidden} more" if hidden > 0 else ""
     return f"made with another config than the study has now: {shown}{more}"
 
 
 def _other_scoring(test, made_with, expected) -> str:
-    """In what the scores are not of the run's config or the row's eval options, or ""."""
+    """How the scores were taken with another config or other eval options than now, or ""."""
     if test.get("config_hash", "") not in ("", made_with):
         return "scored with another config; run the study again"
     options = test.get("eval_options", {})
@@ -217,17 +215,17 @@ def _each(found):
 
 
 def _mark(found, wrong, mark) -> dict:
-    """`found` with the runs for which `wrong(one)` marked."""
-    put = lambda one: (one._replace(run=one.run._replace(mark=mark))
-                       if one.run.counts and wrong(one) else one)
-    return {name: [put(one) for one in runs] for name, runs in found.items()}
+    """`found` with a mark on the counted runs for which `wrong(one)` holds."""
+    marked = lambda one: (one._replace(run=one.run._replace(mark=mark))
+                          if one.run.counts and wrong(one) else one)
+    return {name: [marked(one) for one in runs] for name, runs in found.items()}
 
 
 def _names(runs) -> str:
-    """'a/0, a/1, b/0 and 12 more'."""
+    """The first SHOWN names of runs, as 'a/0, a/1, b/0 and 12 more'."""
     names = [f"{run.row}/{run.repeat}" for run in runs]
-    more = f" and {len(names) - 6} more" if len(names) > 6 else ""
-    return ", ".join(names[:6]) + more
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
 
 
 def _mark_code(found, notes) -> dict:
@@ -270,7 +268,7 @@ def _mark_data(found, study, notes) -> dict:
 
 
 def _missing(name, runs) -> list[str]:
-    """Lines for what of a row does not count for want of an end."""
+    """Lines for the runs of a row that do not count because they have not ended well."""
     if all(one.run.status == "missing" for one in runs):
         return [f"{name}: no run"]
     words = {"missing": lambda run: "no run",
@@ -280,15 +278,15 @@ def _missing(name, runs) -> list[str]:
             if one.run.status in words and one.run.mark in ("", "other code")]
 
 
-def _tell_further_repeats(folder, repeats, notes) -> None:
+def _note_further_repeats(folder, repeats, notes) -> None:
     further = [p.name for p in folder.iterdir() if p.name.isdigit() and int(p.name) >= repeats]
     if further:
         notes.append(f"{folder.name} has {len(further)} more repeats than the {repeats} shown; "
-                     f"--repeats={max(map(int, further)) + 1} takes them in")
+                     f"--repeats={max(map(int, further)) + 1} includes them")
 
 
-def _tell_machines(found, notes) -> None:
-    """Seconds of different machines or programs do not compare."""
+def _note_machines(found, notes) -> None:
+    """Runs on different devices or in programs of different size: their seconds do not compare."""
     runs = [one for one in _each(found) if one.run.counts and one.environment]
     devices = {", ".join(sorted(set(one.environment.get("devices", ())))) for one in runs}
     together = {one.environment.get("program", {}).get("members", 1) for one in runs
@@ -301,18 +299,18 @@ def _tell_machines(found, notes) -> None:
                      "seconds are shares and compare roughly")
 
 
-def _tell_unknown(study, found, notes) -> None:
+def _note_unknown_metrics(study, found, notes) -> None:
     known = {k for one in _each(found) for k in one.run.scores}
     unknown = [m for m in study.metrics if known and m not in known and m not in RESOURCES]
     if unknown:
         notes.append(f"no run has {', '.join(unknown)}; there are {', '.join(sorted(known))}")
 
 
-def _tell_copies(study, found, notes) -> None:
+def _note_equal_repeats(study, found, notes) -> None:
     """Repeats that agree to the last digit although a network drew random numbers."""
     headline = study.metrics[0]
     for name, runs in found.items():
-        scores = values(runs, headline)
+        scores = values_of(runs, headline)
         scores = scores[np.isfinite(scores)]
         learned = any(one.config and one.config["model.name"] not in classical.CLASSICAL
                       for one in runs)
@@ -321,7 +319,7 @@ def _tell_copies(study, found, notes) -> None:
                          "collapsed, or what a repeat varies has no effect")
 
 
-def _tell_other_images(study, found, notes) -> None:
+def _note_other_images(study, found, notes) -> None:
     """A repeat of two rows should be tested on the same images."""
     images = lambda one: one.run.counts and frozenset(one.split.get("test", ()))
     base = [images(one) for one in found[study.baseline]]

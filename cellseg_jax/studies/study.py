@@ -13,8 +13,6 @@ from cellseg_jax.config.derived import model_options
 from cellseg_jax.errors import InputError, nearest
 from cellseg_jax.studies.grid import Grid
 
-COSTS = ("train_seconds", "cpu_seconds", "peak_memory_gib")  # metrics beside those of METRICS
-
 
 class Claim(NamedTuple):
     """An ordering that a report states: the mean of `better` is ahead of the mean of `worse`.

@@ -11,13 +11,13 @@ from cellseg_jax import config as config_lib
 from cellseg_jax.data.split import MIXED
 from cellseg_jax.errors import InputError, pick
 from cellseg_jax.runs.folder import images_file
+from cellseg_jax.runs.resources import RESOURCES
 from cellseg_jax.studies import learning_curve, stats
 from cellseg_jax.studies.families import FRACTION, families
-from cellseg_jax.studies.runs import RESOURCES, Run, read
-from cellseg_jax.studies.runs import values as values_
+from cellseg_jax.studies.runs import Run, read, values_of
 from cellseg_jax.studies.study import Claim, Study
 
-WANTED = (0.005, 0.01, 0.02)  # differences of a score whose number of repeats is told
+DETECTABLE = (0.005, 0.01, 0.02)  # differences of a score: how many repeats find them?
 SPLIT_SEED = "data.split_seed"
 
 
@@ -50,22 +50,22 @@ class Curve(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A study's results. Everything that a table or a page says is in here."""
+    """A study's results: all that its tables and its page show."""
 
     study: Study
     workdir: str
     rows: list[Row]  # of a Grid, those with a folder or a published value
     claims: list[tuple[Claim, str, stats.Comparison | None]]  # of stats.JUDGEMENTS
     noise: dict[str, stats.Noise]  # {metric: spread of runs of the same config}
-    notes: list[str]  # what a reader must know, a sentence each
-    missing: list[str]  # "row/repeat: what is the matter"
+    notes: list[str]  # a sentence each that a reader needs beside the numbers
+    missing: list[str]  # "row/repeat: why it does not count"
     metrics: tuple[str, ...] = ()  # columns: the study's metrics, then RESOURCES
     definitions: Mapping[str, str] = {}  # {metric: text}
     best: Mapping[str, tuple[str, tuple[str, ...]]] = {}  # {metric: (row with the best mean,
-    #   rows that are not distinguishable from it)}; only with an empty second may it be marked
+    #   rows that are not distinguishable from it)}; marked as best only if there are none
     needed: Mapping[float, float] = {}  # {wanted difference: repeats}, headline metric; inf: never
     test_train_ratio: float = 0.0  # > 0: the repeats' random splits overlap, and tests allow for it
-    curves: tuple[Curve, ...] = ()  # one per family, if the study wants learning curves
+    curves: tuple[Curve, ...] = ()  # one per family, if the study has LEARNING_CURVE
 
 
 def collect(study, workdir, *, rows=None, repeats=None, smoke=False) -> Table:
@@ -84,7 +84,7 @@ def collect(study, workdir, *, rows=None, repeats=None, smoke=False) -> Table:
     found, missing, notes = read(
         study, workdir, names, repeats=repeats or study.repeats, smoke=smoke)
     metrics = tuple(dict.fromkeys((*study.metrics, *RESOURCES)))
-    values = {name: {m: values_(runs, m) for m in metrics} for name, runs in found.items()}
+    values = {name: {m: values_of(runs, m) for m in metrics} for name, runs in found.items()}
     ratio = _test_train_ratio(study, found)
     made = [_row(study, name, found, values, ratio) for name in found]
     made = _with_verdicts(study, made, found)
@@ -96,7 +96,8 @@ def collect(study, workdir, *, rows=None, repeats=None, smoke=False) -> Table:
     return Table(
         study, str(workdir), made, _claims(study, found, ratio),
         {m: stats.noise_floor([values[name][m] for name in found]) for m in metrics},
-        notes, missing, metrics, definitions | RESOURCES,
+        notes, missing, metrics,
+        definitions | {name: one.definition for name, one in RESOURCES.items()},
         {m: best for m in metrics if (best := _best(study, m, made, ratio))},
         _needed(study, made, values[study.baseline], ratio), ratio,
         tuple(_curve(study, name, {row: found[row] for row in rows}, ratio)
@@ -105,7 +106,7 @@ def collect(study, workdir, *, rows=None, repeats=None, smoke=False) -> Table:
 
 
 def _row(study, name, found, values, ratio) -> Row:
-    """A row without its verdicts, which hang on the other rows."""
+    """A row without its verdicts, which depend on the other rows."""
     mine, base = values[name], values[study.baseline]
     known = {m: x[np.isfinite(x)] for m, x in mine.items()}
     ranked = [m for m in mine if name != study.baseline and _same_loss(study, m, (
@@ -121,7 +122,7 @@ def _row(study, name, found, values, ratio) -> Row:
 
 
 def _with_verdicts(study, rows, found) -> list[Row]:
-    """Holm over the rows, metric by metric; then a word for each."""
+    """The rows with Holm-adjusted p-values and a verdict for each metric."""
     wanted = {_image_column(metric) for metric in study.metrics}
     images = {name: [_images(one.run, wanted) for one in runs] for name, runs in found.items()}
     adjusted = {}
@@ -194,11 +195,11 @@ def _per_image(mine, base, metric) -> stats.Comparison | None:
 
 
 def _claims(study, found, ratio) -> list:
-    """Every claim with its word; several rows on a side are averaged within each repeat."""
+    """Every claim with its judgement; several rows on a side are averaged within each repeat."""
     compared = []
     for claim in study.claims:
         metric = claim.metric or study.metrics[0]
-        sides = [[values_(found[n], metric) for n in rows if n in found]
+        sides = [[values_of(found[n], metric) for n in rows if n in found]
                  for rows in (claim.better, claim.worse)]
         whole = all(n in found for n in (*claim.better, *claim.worse))
         compared.append(stats.paired(*(np.mean(side, 0) for side in sides),
@@ -212,7 +213,7 @@ def _claims(study, found, ratio) -> list:
 
 
 def _best(study, metric, rows, ratio) -> tuple[str, tuple[str, ...]] | None:
-    """The row of the best mean, and the rows that no paired test tells from it.
+    """The row of the best mean, and the rows that no paired test distinguishes from it.
 
     The best row has to be better than each other one, which needs no adjustment.
     """
@@ -228,7 +229,7 @@ def _best(study, metric, rows, ratio) -> tuple[str, tuple[str, ...]] | None:
 
 
 def _needed(study, rows, base, ratio) -> dict[float, float]:
-    """Repeats that find a score's difference 8 times in 10, by the first step of Holm over rows."""
+    """{difference of a score: repeats that find it with a power of 0.8}, Holm's first step."""
     headline = study.metrics[0]
     known = np.concatenate([row.values[headline] for row in rows])
     known = known[np.isfinite(known)]
@@ -240,7 +241,7 @@ def _needed(study, rows, base, ratio) -> dict[float, float]:
                             if row.sd[headline] > 0]).sd
     alpha = stats.ALPHA / max(1, len(others))
     return {} if math.isnan(sd) else {wanted: stats.repeats_needed(
-        sd, wanted, alpha=alpha, test_train_ratio=ratio) for wanted in WANTED}
+        sd, wanted, alpha=alpha, test_train_ratio=ratio) for wanted in DETECTABLE}
 
 
 def _curve(study, name, found, ratio) -> Curve:
@@ -248,7 +249,7 @@ def _curve(study, name, found, ratio) -> Curve:
     metric, targets = study.learning_curve["metric"], study.learning_curve["targets"]
     images = np.array([[sum(not name.startswith(MIXED) for name in one.split.get("train", ()))
                         for one in runs] for runs in found.values()])
-    scores = np.array([values_(runs, metric) for runs in found.values()])
+    scores = np.array([values_of(runs, metric) for runs in found.values()])
     known = np.isfinite(scores) & (images > 0)
     scores[~known] = math.nan
     sizes = np.where(known, images, 0).sum(1) / np.maximum(known.sum(1), 1)

@@ -83,7 +83,7 @@ def test_sentences_say_what_each_target_takes(table):
     assert beyond.endswith(", 5 times the 320 that there are; extrapolated.")
     assert never.endswith("0.864).")
     assert never.startswith("unet: dice_mean 0.90 is not reachable with more images alone, as far "
-                            "as these runs tell: the curve levels off at 0.860 (95 %: 0.8")
+                            "as these runs show: the curve levels off at 0.860 (95 %: 0.8")
     assert "from 20 to 320" in about and "4 repeats" in about
 
 

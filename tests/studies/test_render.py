@@ -95,7 +95,7 @@ def test_terminal_is_legible_at_any_width(table, broken, width):
             assert mean in text
     text = shown(table, width)
     assert "distinguishable" in text and "contradicted" in text and "Noise floor" in text
-    assert ("[+0." in text) == (width >= render.WIDE)
+    assert ("[+0." in text) == (width >= render.WIDE_TERMINAL)
     assert "dice_mean: 2TP/(2TP+FP+FN)" in text
 
 
@@ -113,7 +113,7 @@ def test_special_characters_are_escaped(broken):
     text = render.latex(broken)
     body = re.sub(r"\\[&%$#_{}]", "", text)
     assert r"50\% | *more* \& \textless{}less\textgreater{}\_\{x\}" in text
-    assert "±" not in text and render.MARK not in text and "_" not in body
+    assert "±" not in text and render.CODE_MARK not in text and "_" not in body
     assert body.count("{") == body.count("}")
     assert [line.count(" & ") for line in text.splitlines() if line.endswith(r"\\")][0] > 0
     assert r"# 50% \| \*more\* &amp; &lt;less>_{x}" in render.markdown(broken)

@@ -1,0 +1,171 @@
+"""The sentences beside a study's numbers: how they were compared, and what they rest on."""
+
+import math
+
+import numpy as np
+
+from cellseg_jax.studies import learning_curve, stats
+
+CODE_MARK = "†"  # beside a row with runs of other code
+MOST_TIES = 5  # rows that are named as not distinguishable from the best
+MOST_IMAGES = 1e6  # beyond it a number of images is "over a million"
+
+
+def sentences(table) -> list[str]:
+    """How a Table's rows were compared, their noise, and the best row, a sentence each."""
+    study, metric = table.study, table.study.metrics[0]
+    repeats = len(table.rows[0].runs)
+    compared = sum(bool(row.compared[metric]) and row.compared[metric].n >= stats.MIN_PAIRS
+                   for row in table.rows)
+    out = [f"Mean ± sd over {plural(repeats, 'repeat')}, where fewer count their number in "
+           "brackets."]
+    if compared:
+        test = "corrected resampled t-test (Nadeau and Bengio 2003), because random splits overlap"
+        test = test if table.test_train_ratio else "paired t-test"
+        out.append(f"Verdicts: {metric} against {study.baseline}, repeat by repeat, two-sided "
+                   f"{test}, p < 0.05 after Holm's correction for {plural(compared, 'row')}."
+                   + " Intervals are without it: one may leave out 0 beside 'not "
+                   "distinguishable'." * (compared > 1))
+        if not table.test_train_ratio:
+            out.append("They hold for other seeds on these test images, not for other images.")
+    elif len(table.rows) > 1:
+        out.append(f"Verdicts on {metric} against {study.baseline} need at least "
+                   f"{stats.MIN_PAIRS} finished repeats of both.")
+    absent = sum(not run.counts for row in table.rows for run in row.runs)
+    if absent:
+        out.append(f"{absent} of the table's {repeats * len(table.rows)} runs are missing or do "
+                   "not count.")
+    judged = sum(one is not None and one.n >= stats.MIN_PAIRS for _, _, one in table.claims)
+    if judged:
+        out.append("Claims are judged by the same test, corrected for the "
+                   f"{plural(judged, 'claim')} that have {stats.MIN_PAIRS} repeats; undecided is "
+                   "neither shown nor refuted.")
+    out += _noise(table, metric) + _best(table, metric) + _needed(table, metric)
+    if any(run.mark == "other code" for row in table.rows for run in row.runs):
+        out.append(f"{CODE_MARK} marks rows with runs of other code, see the notes.")
+    return out
+
+
+def _noise(table, metric) -> list[str]:
+    noise = table.noise[metric]
+    if math.isnan(noise.sd):
+        return []
+    varied, where = (("seed and split", " on different splits") if table.test_train_ratio else
+                     ("seed", ""))
+    low, high = noise.interval
+    return [f"Noise floor: runs of one config that differ in the {varied} alone have an sd of "
+            f"{noise.sd:.4f} (95 % interval {low:.4f} to {high:.4f}, {noise.n} runs), so that two "
+            f"single runs{where} differ by up to {1.96 * math.sqrt(2) * noise.sd:.3f} by chance."]
+
+
+def _best(table, metric) -> list[str]:
+    if metric not in table.best or len(table.rows) < 2:
+        return []
+    name, ties = table.best[metric]
+    if not ties:
+        return [f"{name} is best, and better than each other row."]
+    if len(ties) > MOST_TIES:
+        return [f"No row can be called best: {name} has the best mean, and {len(ties)} rows are "
+                "not distinguishable from it."]
+    return [f"No row can be called best: {name} has the best mean, and {', '.join(ties)} "
+            f"{'is' if len(ties) == 1 else 'are'} not distinguishable from it."]
+
+
+def _needed(table, metric) -> list[str]:
+    if not table.needed:
+        return []
+    number = lambda n: "no number" if math.isinf(n) else f"{n}"
+    what = ", ".join(f"{number(n)} for {wanted:g}" for wanted, n in sorted(table.needed.items()))
+    more = (" No number: more images are needed." if any(map(math.isinf, table.needed.values()))
+            else "")
+    return [f"Repeats that find a true difference in {metric} 8 times in 10: {what}.{more}"]
+
+
+def curve_sentences(curve) -> list[str]:
+    """Of a table.Curve: the images that each target needs, and what that rests on."""
+    if curve.fit is None:
+        return [f"{curve.name}: {curve.problem}."]
+    out = [_needed_images(curve, target) for target in curve.needed]
+    repeats = len({repeat for _, repeat, *_ in curve.points})
+    few = "" if len(curve.fit.draws) else (f" No interval: fewer than {learning_curve.MIN_REPEATS} "
+                                           "repeats.")
+    sizes = curve.fit.sizes
+    limit, interval = learning_curve.asymptote(curve.fit)
+    limited = math.isclose(limit, 1.0 if curve.fit.sign > 0 else 0.0, abs_tol=1e-6)
+    out.append(
+        f"Curve of {curve.name}: {curve.metric} = a {'-' if curve.fit.sign > 0 else '+'} b n^-c "
+        f"through the means of {plural(repeats, 'repeat')} at {len(sizes)} numbers of training "
+        f"images n from {sizes[0]:.0f} to {sizes[-1]:.0f}; it levels off at {limit:.3f}"
+        f"{_span(interval, number_text)}{', the best there can be' * limited}. Beyond "
+        f"{sizes[-1]:.0f} images it is extrapolated. It holds for more images of the same kind "
+        f"and for this training.{few}")
+    return out
+
+
+def _needed_images(curve, target) -> str:
+    """'dice_mean 0.90 needs about 340 training images (95 %: 250 to 800), 4.2 times the 81 ...'"""
+    images, (low, high) = curve.needed[target]
+    sizes, metric = curve.fit.sizes, curve.metric
+    name = f"{curve.name}: {metric} {_target(target)}"
+    reached = [size for size, mean in zip(sizes, curve.fit.means, strict=True)
+               if curve.fit.sign * (mean - target) >= 0]
+    if math.isinf(images) and reached:
+        return (f"{name} was reached with {reached[0]:.0f} images already; over all sizes these "
+                "runs show no growth with more.")
+    if math.isinf(images):
+        limit, interval = learning_curve.asymptote(curve.fit)
+        least = (" They do not rule it out: the 95 % interval begins at "
+                 f"{_images(low, sizes)} images." if low < MOST_IMAGES else "")
+        return (f"{name} is not reachable with more images alone, as far as these runs show: the "
+                f"curve levels off at {limit:.3f}{_span(interval, number_text)}.{least}")
+    span = _span((low, high), lambda n: _images(n, sizes))
+    if images < sizes[0]:
+        span = "" if high < sizes[0] else span
+        return f"{name} needs {_images(images, sizes)} training images{span}."
+    times = f"{images / curve.available:.2g}" if images < 1e3 * curve.available else "over 1000"
+    there = f", {times} times the {curve.available:.0f} that there are"
+    more = "; extrapolated" if images > sizes[-1] else ""
+    return f"{name} needs about {_images(images, sizes)} training images{span}{there}{more}."
+
+
+def curve_sizes(curve) -> np.ndarray:
+    """(n,) numbers of training images to draw a table.Curve at, some of them beyond the runs.
+
+    The last is twice the largest of the runs, or the number that a target needs, up to 20 times.
+    """
+    low, high = curve.fit.sizes[0], curve.fit.sizes[-1]
+    wanted = [1.1 * n for n, _ in curve.needed.values() if n <= 18 * high]
+    return np.geomspace(low, max(2 * high, *wanted, 0), 60)
+
+
+def _target(target) -> str:
+    return f"{target:.2f}" if round(target, 2) == target else f"{target:g}"
+
+
+def _span(interval, show) -> str:
+    """' (95 %: 250 to 800)', "" without an interval."""
+    low, high = interval
+    if math.isnan(low):
+        return ""
+    if math.isinf(high):
+        return " (95 %: out of reach)" if math.isinf(low) else f" (95 %: {show(low)} to no limit)"
+    return f" (95 %: {show(low)} to {show(high)})"
+
+
+def _images(n, sizes) -> str:
+    """A number of images, to two digits; below the smallest that was tried nothing is known."""
+    if n < sizes[0]:
+        return f"fewer than {sizes[0]:.0f}"
+    if n >= MOST_IMAGES:
+        return "over a million"
+    return f"{round(n, 1 - math.floor(math.log10(n))):,.0f}" if n >= 100 else f"{math.ceil(n)}"
+
+
+def number_text(value: float, digits: int = 3) -> str:
+    """The number with so many decimals, "-" for NaN."""
+    return "-" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def plural(n: int, what: str) -> str:
+    """"1 row", "3 rows"."""
+    return f"{n} {what}" + "s" * (n != 1)
