@@ -82,7 +82,6 @@ TRAINING_PATH = {"train", "step", "runs", "data", "inference"}
 # What is larger than the limits today. config.default is a table with a line for each key.
 COMMANDS_TOO_LONG = {"main", "predict", "doctor", "export"}
 FUNCTIONS_TOO_LONG = {
-    "data/cache.py:open_cache",
     "data/datasets/folder.py:records",
     "inference/evaluate.py:evaluate",
     "inference/outputs/table.py:measure",
@@ -91,7 +90,6 @@ FUNCTIONS_TOO_LONG = {
 }
 TOO_MANY_PARAMETERS = {
     "analysis/pruning.py:analyse",
-    "data/cache.py:open_cache",
     "losses.py:tversky",
     "optim.py:make",
 }

@@ -10,8 +10,10 @@ import pathlib
 import numpy as np
 
 from cellseg_jax.data import split, synthetic
-from cellseg_jax.data.cache import Arrays, open_cache
+from cellseg_jax.data.arrays import Arrays
+from cellseg_jax.data.cache import CacheOptions, open_cache
 from cellseg_jax.data.datasets import bbbc039, ctc, dsb2018, ebhi_seg, folder, isbi2012, livecell
+from cellseg_jax.data.dependencies import depends_on, tracked, unchanged
 from cellseg_jax.data.records import Records
 from cellseg_jax.errors import InputError, pick
 
@@ -29,6 +31,8 @@ DATASETS = {
 # Images that a download holds, for plans without data at hand.
 PUBLISHED = {"dsb2018": 670, "bbbc039": 200, "ebhi_seg": 2226, "isbi2012": 30, "livecell": 5239}
 FRACTIONS = (0.8, 0.1, 0.1)  # of an official split, for the parts that it lacks
+MAX_LOADED = 4  # decoded datasets that a process keeps open
+_LOADED = {}  # what arrays follow from -> (arrays, states of the files), the last used last
 
 
 def options(name: str) -> dict:
@@ -61,19 +65,43 @@ def records_of(data_config) -> Records:
 def load(data_config, progress=None, records: Records | None = None) -> Arrays:
     """The decoded samples of config.data, from the cache where they are there already.
 
+    A process that loads an unchanged dataset again gets the arrays that it has, after one stat
+    call per file; the last MAX_LOADED datasets are kept so.
+
     Args:
       data_config: name, root, size, fit, grid, channels, target, mix, cache ("" = the user's
         cache folder), the options of the dataset and of pixel weights; other keys are not read.
       progress: called with (samples done, samples in all) while decoding.
       records: other samples than all of records_of(data_config).
     """
-    return open_cache(
-        records_of(data_config) if records is None else records, dataset=data_config["name"],
+    options = CacheOptions(
+        dataset=data_config["name"],
         options={**_chosen(data_config), "mix": list(data_config["mix"])},
         size=tuple(data_config["size"]), fit=data_config["fit"], grid=data_config["grid"],
         channels=data_config["channels"], target=data_config["target"],
-        weight_options={"w0": data_config["weight_w0"], "sigma": data_config["weight_sigma"]},
-        directory=data_config["cache"] or _user_cache(), progress=progress)
+        weight_options={"w0": data_config["weight_w0"], "sigma": data_config["weight_sigma"]})
+    directory = data_config["cache"] or _user_cache()
+    if records is not None:
+        return open_cache(records, options, directory, progress)
+    names = [data_config["name"], *(text.partition(":")[0] for text in data_config["mix"])]
+    key = (repr((options, os.path.abspath(directory), data_config["root"], os.getcwd())),
+           *map(DATASETS.get, names))
+    if key in _LOADED:
+        arrays, states = _LOADED.pop(key)
+        if unchanged(states):
+            _LOADED[key] = arrays, states  # the last one used comes last
+            return arrays
+    with tracked() as states:
+        records = records_of(data_config)
+        for path in (path for record in records for path in record.files):
+            depends_on(path)
+    arrays = open_cache(records, options, directory, progress)
+    with tracked() as kept:
+        depends_on(arrays.folder)
+    _LOADED[key] = arrays, states | kept
+    while len(_LOADED) > MAX_LOADED:
+        del _LOADED[next(iter(_LOADED))]
+    return arrays
 
 
 def split_of(data_config, arrays: Arrays) -> dict:

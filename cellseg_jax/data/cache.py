@@ -1,6 +1,6 @@
 """Images decoded once into memory-mapped arrays of one fixed size, keyed by content and settings.
 
-    <directory>/<key>/            one folder per key, whole or not there at all
+    <directory>/<key>/            one folder per key, complete or not there at all
       image.npy                   (n, H, W, C) uint8 or uint16
       label.npy                   (n, H, W) uint16 or int32
       pixel_weight.npy            (n, H, W) float16, with targets that weigh pixels
@@ -8,6 +8,7 @@
       flat_image.npy              all images likewise, with random crops; flat_pixel_weight.npy too
       tables.npz                  a (m, C, 2) float32 per normalisation, foreground, anchors
       meta.json                   names, groups, strata, original sizes, fingerprint, versions
+      near_duplicates.json        pairs of images, once they were looked for
     <directory>/<key>.lock        held while a process decodes; the others wait
     <directory>/fingerprints/     content hashes by the (path, size, mtime) of all files
 """
@@ -22,12 +23,13 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 
-from cellseg_jax.crops import from_grid, to_grid
+from cellseg_jax.crops import to_grid
+from cellseg_jax.data.arrays import Arrays
 from cellseg_jax.data.fingerprint import content_fingerprint
 from cellseg_jax.data.npy import GrowingNpy
 from cellseg_jax.data.read import NUM_CHANNELS, to_channels
@@ -44,105 +46,46 @@ MAX_ERRORS = 10  # bad files named at once
 ANCHORS = 64  # foreground pixels kept per image, for crops that are sure to hold a cell
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Arrays:
-    """A dataset of m images, decoded. The big arrays are memory-mapped, read-only.
+@dataclasses.dataclass(frozen=True)
+class CacheOptions:
+    """What decoded arrays follow from, beside the content of the files."""
 
-    A sample is an image or, with grid > 1, one of its grid * grid patches, column after column:
-    the n = m * grid**2 samples of one image follow one another.
-    """
+    dataset: str  # with its options, what made the records
+    options: dict
+    size: tuple[int, int]  # (H, W) of the fitted images
+    fit: str  # resize | center_crop | random_crop | pad
+    channels: str  # gray | rgb | rgba
+    grid: int = 1  # patches per side that a fitted image is cut into
+    target: str = "foreground"  # whose pixel weights are stored, if it has some
+    weight_options: dict | None = None
 
-    image: np.ndarray  # (n, H, W, C) uint8 or uint16
-    label: np.ndarray  # (n, H, W) uint16 or int32
-    pixel_weight: np.ndarray | None  # (n, H, W) float16
-    tables: dict[str, np.ndarray]  # normalisation -> (m, C, 2) float32; foreground, anchors
-    flat: dict[str, np.ndarray]  # image, label, pixel_weight at original size, one after the other
-    original_sizes: np.ndarray  # (m, 2) height and width
-    image_names: tuple[str, ...]  # m
-    image_groups: tuple[str, ...]
-    image_strata: tuple[str, ...]
-    image_parts: tuple[str, ...]  # train, val or test where the dataset says so, else ""
-    findings: tuple[Finding, ...]  # of the decoding
-    grid: int
-    fingerprint: str  # of the content, wherever it lies
-
-    @property
-    def num_samples(self) -> int:
-        return len(self.image)
+    def check(self) -> None:
+        """InputError for a value that is unknown or does not go with the others."""
+        pick(FITS, self.fit, "config.data.fit")
+        pick(NUM_CHANNELS, self.channels, "config.data.channels")
+        if self.size[0] % self.grid or self.size[1] % self.grid:
+            raise InputError(f"config.data.grid: got {self.grid}; expected a divisor of data.size "
+                             f"{self.size[0]}x{self.size[1]}")
+        if self.grid > 1 and self.fit == "random_crop":
+            raise InputError("config.data.grid: patches and random crops at once; expected "
+                             "data.grid=1, or data.fit=resize, center_crop or pad")
 
     @property
-    def nbytes(self) -> int:
-        """Of what a device would have to hold to train."""
-        trained = self.flat if "image" in self.flat else {
-            "image": self.image, "label": self.label, "pixel_weight": self.pixel_weight}
-        return sum(x.nbytes for x in trained.values() if x is not None)
+    def weigh(self):
+        """The function from a label to pixel weights, or None."""
+        weigh = TARGETS[self.target].pixel_weight
+        return weigh and functools.partial(weigh, **(self.weight_options or {}))
 
-    @functools.cached_property
-    def names(self) -> tuple[str, ...]:
-        """(n) of the samples."""
-        if self.grid == 1:
-            return self.image_names
-        cells = [f"{c}_{r}" for c in range(self.grid) for r in range(self.grid)]
-        return tuple(f"{name}/{cell}" for name in self.image_names for cell in cells)
-
-    @property
-    def groups(self) -> tuple[str, ...]:
-        """(n) as the next two."""
-        return self._per_sample(self.image_groups)
-
-    @property
-    def strata(self) -> tuple[str, ...]:
-        return self._per_sample(self.image_strata)
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        return self._per_sample(self.image_parts)
-
-    @property
-    def foreground(self) -> np.ndarray:
-        """(n,) float32, the share of pixels that are no background."""
-        return self.tables["foreground"].reshape(-1)
-
-    @functools.cached_property
-    def offsets(self) -> np.ndarray:
-        """(m,) int64, the first pixel of each image in the flat arrays."""
-        areas = self.original_sizes.prod(1)
-        return np.cumsum(areas) - areas
-
-    def range(self, normalize: str) -> np.ndarray:
-        """(n, C, 2) float32, low and high of each whole original image."""
-        pick(RANGES, normalize, "config.data.normalize")
-        return np.repeat(self.tables[normalize], self.grid**2, axis=0)
-
-    def original_label(self, i: int) -> np.ndarray:
-        """(H0, W0) int32 of image i, the truth at the size it was drawn."""
-        height, width = self.original_sizes[i]
-        flat = self.flat["label"][self.offsets[i] : self.offsets[i] + height * width]
-        return flat.reshape(height, width).astype(np.int32)
-
-    def whole_images(self) -> Sequence[np.ndarray]:
-        """(m) fitted images (H, W, C), patches put together again, one at a time."""
-        return self.image if self.grid == 1 else _Whole(self.image, self.grid**2)
-
-    def _per_sample(self, values):
-        return tuple(v for v in values for _ in range(self.grid**2))
+    def key(self, fingerprint: str) -> str:
+        """The name of the folder of arrays from files of this content."""
+        weighed = None if self.weigh is None else [self.target, self.weight_options]
+        settings = [VERSION, self.dataset, self.options, list(self.size), self.fit, self.channels,
+                    self.grid, weighed, fingerprint]
+        text = json.dumps(settings, sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
 
-class _Whole(Sequence):
-    """Images of which only the patches are stored."""
-
-    def __init__(self, patches, cells):
-        self.patches, self.cells = patches, cells
-
-    def __len__(self):
-        return len(self.patches) // self.cells
-
-    def __getitem__(self, i):
-        return from_grid(self.patches[i * self.cells : (i + 1) * self.cells])
-
-
-def open_cache(records, *, dataset: str, options: dict, size, fit: str, channels: str, directory,
-               grid: int = 1, target: str = "foreground", weight_options: dict | None = None,
+def open_cache(records, options: CacheOptions, directory,
                progress: Callable[[int, int], None] | None = None) -> Arrays:
     """The arrays of `records`, from the cache if they are there, else decoded into it.
 
@@ -151,57 +94,43 @@ def open_cache(records, *, dataset: str, options: dict, size, fit: str, channels
 
     Args:
       records: list of Record, sorted by name.
-      dataset, options: what made the records; part of the key, as are the next three.
-      size: (H, W) of the fitted images.
-      fit: resize | center_crop | random_crop | pad.
-      channels: gray | rgb | rgba.
       directory: of the cache.
-      grid: patches per side that a fitted image is cut into.
-      target, weight_options: whose pixel weights to store, if it has some.
       progress: called with (samples done, samples in all) while decoding.
+    Raises: InputError without records, if the options do not go together, if a file cannot be
+      read, or if the cache cannot be written.
     """
     if not records:
         raise InputError("config.data.root: no images found")
+    options.check()
     directory = pathlib.Path(directory).expanduser()
-    fit_fn = pick(FITS, fit, "config.data.fit")
-    pick(NUM_CHANNELS, channels, "config.data.channels")
-    if size[0] % grid or size[1] % grid:
-        raise InputError(f"config.data.grid: got {grid}; expected a divisor of data.size "
-                         f"{size[0]}x{size[1]}")
-    if grid > 1 and fit == "random_crop":
-        raise InputError("config.data.grid: patches and random crops at once; expected "
-                         "data.grid=1, or data.fit=resize, center_crop or pad")
-    weigh = TARGETS[target].pixel_weight
-    if weigh is not None:
-        weigh = functools.partial(weigh, **(weight_options or {}))
-    weighed = None if weigh is None else [target, weight_options]
-    fingerprint = content_fingerprint(records, directory, dataset, options)
-    settings = [VERSION, dataset, options, list(size), fit, channels, grid, weighed, fingerprint]
-    folder = directory / hashlib.blake2b(
-        json.dumps(settings, sort_keys=True).encode(), digest_size=12).hexdigest()
-    if _whole(folder):
+    fingerprint = content_fingerprint(records, directory, options.dataset, options.options)
+    folder = directory / options.key(fingerprint)
+    if _is_complete(folder):
         return _open(folder)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with locked(folder.with_suffix(".lock")):
-            if not _whole(folder):  # else another process made it while this one waited
-                for stale in directory.glob(f"{folder.name}.tmp*"):
-                    shutil.rmtree(stale)  # of a killed process: the lock is ours
-                shutil.rmtree(folder, ignore_errors=True)  # a file of it was deleted
-                temporary = folder.with_suffix(f".tmp{os.getpid()}")
-                try:
-                    temporary.mkdir()
-                    decode = functools.partial(
-                        _decode, size=tuple(size), fit_fn=fit_fn, channels=channels, grid=grid,
-                        keep_flat=fit == "random_crop", weigh=weigh)
-                    _write(temporary, records, decode, fingerprint, grid, progress)
-                    temporary.rename(folder)
-                finally:
-                    shutil.rmtree(temporary, ignore_errors=True)
+            if not _is_complete(folder):  # else another process made it while this one waited
+                _make(folder, records, options, fingerprint, progress)
     except OSError as error:
         raise InputError(f"config.data.cache: cannot write to '{directory}' ({error.strerror}); "
                          "pass --config.data.cache=DIR with a folder of yours") from error
     return _open(folder)
+
+
+def _make(folder, records, options, fingerprint, progress) -> None:
+    """Decode into a temporary folder, which becomes `folder` when it is complete."""
+    for stale in folder.parent.glob(f"{folder.name}.tmp*"):
+        shutil.rmtree(stale)  # of a killed process: this one holds the lock
+    shutil.rmtree(folder, ignore_errors=True)  # a file of it was deleted
+    temporary = folder.with_suffix(f".tmp{os.getpid()}")
+    try:
+        temporary.mkdir()
+        decode = functools.partial(_decode, options=options, weigh=options.weigh)
+        _write(temporary, records, decode, fingerprint, options.grid, progress)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 class _Decoded(NamedTuple):
@@ -214,11 +143,12 @@ class _Decoded(NamedTuple):
     findings: tuple[Finding, ...]
 
 
-def _decode(record, size, fit_fn, channels, grid=1, keep_flat=False, weigh=None) -> _Decoded:
-    sample = record.read()
-    image = to_channels(sample.image, channels)
+def _decode(record, options, weigh) -> _Decoded:
+    sample, grid = record.read(), options.grid
+    keep_flat = options.fit == "random_crop"
+    image = to_channels(sample.image, options.channels)
     original = sample.label.astype(np.uint16 if sample.label.max() < 2**16 else np.int32)
-    fitted_image, fitted_label = fit_fn(image, original, size, record.name)
+    fitted_image, fitted_label = FITS[options.fit](image, original, options.size, record.name)
     label = to_grid(fitted_label, grid)
     arrays = {"image": to_grid(fitted_image, grid), "label": label,
               "original": original.reshape(-1)}
@@ -294,7 +224,8 @@ def _in_order(function, items) -> Iterator[concurrent.futures.Future]:
             ahead.extend(pool.submit(function, item) for item in itertools.islice(items, 1))
 
 
-def _whole(folder: pathlib.Path) -> bool:
+def _is_complete(folder: pathlib.Path) -> bool:
+    """Whether all files are there in full length."""
     try:
         sizes = json.loads((folder / "meta.json").read_text())["bytes"]
         return all((folder / name).stat().st_size == size for name, size in sizes.items())
@@ -315,4 +246,4 @@ def _open(folder: pathlib.Path) -> Arrays:
         np.array(meta["original_sizes"]),
         *(tuple(meta[key]) for key in ("names", "groups", "strata", "parts")),
         findings=tuple(Finding(*f) for f in meta["findings"]), grid=meta["grid"],
-        fingerprint=meta["fingerprint"])
+        fingerprint=meta["fingerprint"], folder=folder)

@@ -10,7 +10,7 @@ import grain
 import numpy as np
 
 from cellseg_jax import crops
-from cellseg_jax.data.cache import Arrays
+from cellseg_jax.data.arrays import Arrays
 from cellseg_jax.data.order import Order
 
 

@@ -15,6 +15,7 @@ import tifffile
 from PIL import Image
 from skimage.measure import label as connected_components
 
+from cellseg_jax.data.dependencies import depends_on
 from cellseg_jax.errors import InputError, pick
 from cellseg_jax.normalize import LUMINANCE
 
@@ -32,7 +33,7 @@ ORIENTATION = 274  # of EXIF and TIFF: 1 is upright
 def entries(folder: pathlib.Path) -> list[pathlib.Path]:
     """What lies in a folder, sorted by name, without hidden files and Thumbs.db."""
     try:
-        paths = list(folder.iterdir())
+        paths = list(depends_on(folder).iterdir())
     except OSError as error:
         raise InputError(f"{folder}: cannot be read ({error.strerror})") from error
     return sorted(p for p in paths if not p.name.startswith(".") and p.name.lower() not in JUNK)

@@ -383,8 +383,8 @@ class Group:
         arrays = self.arrays
         images = types.SimpleNamespace(names=arrays.image_names, groups=arrays.image_groups,
                                        strata=arrays.image_strata)
-        if self._pairs is None and len(images.names) <= checks.MANY:
-            self._pairs = duplicates.near_duplicates(arrays.whole_images())
+        if self._pairs is None:
+            self._pairs = duplicates.pairs_of(arrays)
         found = checks.of_split(images, {part: np.unique(indices // arrays.grid**2)
                                          for part, indices in member.parts.items()}, self._pairs)
         new = [finding for finding in found if finding not in self._said]

@@ -32,10 +32,12 @@ def make_data(root, count=6, dtype=np.uint8, last_id=9):
     return root
 
 
-def open_(root, directory, **changes):
+def open_(root, directory, progress=None, **changes):
     settings = dict(dataset="folder", options={"labels": "instances"}, size=SIZE, fit="resize",
-                    channels="rgb", directory=directory)
-    return cache.open_cache(folder.records(root), **settings | changes)
+                    channels="rgb")
+    return cache.open_cache(
+        folder.records(root), cache.CacheOptions(**settings | changes), directory,
+        progress)
 
 
 @pytest.fixture
@@ -161,8 +163,7 @@ def test_open_cache_rejects_small_image_unknown_names_and_no_records(root, tmp_p
     with pytest.raises(InputError, match="config.data.normalize: got 'max'"):
         open_(root, tmp_path / "cache").range("max")
     with pytest.raises(InputError, match="config.data.root: no images"):
-        cache.open_cache([], dataset="", options={}, size=SIZE, fit="resize", channels="rgb",
-                         directory=tmp_path)
+        cache.open_cache([], cache.CacheOptions("", {}, SIZE, "resize", "rgb"), tmp_path)
 
 
 def test_open_cache_rejects_unusable_directory(root, tmp_path):
@@ -197,8 +198,8 @@ cache._decode = noted
 while not go.exists():
     time.sleep(0.001)
 arrays = cache.open_cache(
-    folder.records(root), dataset="folder", options={"labels": "instances"}, size=(16, 24),
-    fit="resize", channels="rgb", directory=directory)
+    folder.records(root),
+    cache.CacheOptions("folder", {"labels": "instances"}, (16, 24), "resize", "rgb"), directory)
 assert arrays.num_samples == 6 and arrays.image[5].any()
 """
 

@@ -1,5 +1,7 @@
 import dataclasses
 import json
+import os
+import shutil
 
 import imageio.v3 as iio
 import numpy as np
@@ -7,6 +9,8 @@ import pytest
 from helpers import data_config
 
 from cellseg_jax import crops, data
+from cellseg_jax.data import dependencies
+from cellseg_jax.data.synthetic import twins
 from cellseg_jax.errors import InputError
 
 
@@ -131,3 +135,94 @@ def test_whole_images_are_put_together_from_patches(config):
     assert len(cut.whole_images()) == 12
     for i in (0, 7):
         np.testing.assert_array_equal(cut.whole_images()[i], whole.image[i])
+
+
+def write_images(root, names="abcdefghi", value=90):
+    for kind, bright in (("images", value), ("masks", 1)):
+        (root / kind).mkdir(parents=True, exist_ok=True)
+        for name in names:
+            pixels = np.full((30, 30), bright, np.uint8)
+            pixels[: 9 + ord(name) % 7] = 0
+            iio.imwrite(root / kind / f"{name}.png", pixels)
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """(config of a folder of images, the list to which every listing of it adds its root)."""
+    write_images(tmp_path / "own")
+    listed, records = [], data.DATASETS["folder"]
+
+    def counted(root, labels="binary"):
+        listed.append(root)
+        return records(root, labels=labels)
+
+    monkeypatch.setitem(data.DATASETS, "folder", counted)
+    root = str(tmp_path / "own")
+    return data_config(name="folder", root=root, labels="binary", size=(32, 48),
+                       cache=str(tmp_path / "cache")), listed
+
+
+def test_load_lists_an_unchanged_dataset_once(own, tmp_path):
+    config, listed = own
+    arrays = data.load(config)
+    assert data.load(config) is arrays and data.load(config | {"eval": 1}) is arrays
+    assert len(listed) == 1
+    other = data.load(config | {"size": (16, 16)})
+    assert other.image.shape[1:3] == (16, 16) and data.load(config) is arrays
+    assert len(listed) == 2
+
+
+@pytest.mark.parametrize("change", ["rewritten", "added", "removed", "replaced", "cache"])
+def test_load_sees_what_changed_between_two_calls(own, tmp_path, change):
+    config, listed = own
+    before = data.load(config)
+    if change == "rewritten":
+        write_images(tmp_path / "own", "c", value=70)
+    elif change == "added":
+        write_images(tmp_path / "own", "z")
+    elif change == "removed":
+        for kind in ("images", "masks"):
+            (tmp_path / "own" / kind / "b.png").unlink()
+    elif change == "replaced":  # of equal size and time
+        file = tmp_path / "own/images/c.png"
+        os.rename(file, tmp_path / "aside")
+        shutil.copy2(tmp_path / "aside", file)
+    else:
+        shutil.rmtree(tmp_path / "cache")
+    after = data.load(config)
+    assert after is not before and len(listed) == 2
+    same = change in ("replaced", "cache")
+    assert (after.fingerprint == before.fingerprint) == same
+    assert after.num_samples == {"added": 10, "removed": 8}.get(change, 9)
+    if change == "rewritten":
+        assert after.image[..., 0].max() == 90 and after.image[2, ..., 0].max() == 70
+    assert data.load(config) is after
+
+
+def test_load_keeps_few_datasets_open(own):
+    config, listed = own
+    loaded = [data.load(config | {"size": (16, 16 + n)}) for n in range(data.MAX_LOADED + 1)]
+    assert data.load(config | {"size": (16, 17)}) is loaded[1]
+    assert data.load(config | {"size": (16, 16)}) is not loaded[0]
+    assert len(data._LOADED) == data.MAX_LOADED
+
+
+def test_load_of_chosen_records_is_not_kept_as_the_whole(own):
+    config, _ = own
+    few = data.load(config, records=data.records_of(config)[:3])
+    assert few.num_samples == 3 and data.load(config).num_samples == 9
+
+
+@pytest.mark.parametrize("name, file", [("bbbc039", "metadata/training.txt"),
+                                        ("ctc", "Fluo-N2DL-HeLa/01_GT/TRA/man_track.txt"),
+                                        ("livecell", "livecell_coco_val.json")])
+def test_a_changed_list_of_a_dataset_is_seen(name, file, tmp_path):
+    whole = tmp_path / "twin"
+    twins.write(name, whole, count=4, size=(64, 64))
+    root = whole / file.split("/")[0] if name == "ctc" else whole
+    with dependencies.tracked() as states:
+        data.DATASETS[name](root)
+    assert dependencies.unchanged(states)
+    with open(whole / file, "a") as changed:
+        changed.write(" ")
+    assert not dependencies.unchanged(states)

@@ -20,6 +20,7 @@ import pathlib
 import numpy as np
 from skimage.measure import label as connected_components
 
+from cellseg_jax.data.dependencies import depends_on
 from cellseg_jax.data.read import check_root, check_size, entries, read_image
 from cellseg_jax.data.records import Finding, Record, Records, Sample
 from cellseg_jax.errors import InputError
@@ -57,12 +58,12 @@ def _by_stem(folder: pathlib.Path, suffix: str) -> dict[str, pathlib.Path]:
 
 def _parts(folder: pathlib.Path, images):
     """{name: part} of the three lists, and findings."""
-    if not folder.is_dir():
+    if not depends_on(folder).is_dir():
         return {}, [Finding("note", str(folder), "not found: no official split; get metadata.zip")]
     parts = {}
     for file, part in PARTS.items():
         try:
-            lines = (folder / file).read_text().split()
+            lines = depends_on(folder / file).read_text().split()
         except (OSError, ValueError) as error:
             raise InputError(f"{folder / file}: cannot be read ({error}); expected a list of "
                              "names, get metadata.zip again") from error

@@ -24,6 +24,7 @@ import re
 
 import numpy as np
 
+from cellseg_jax.data.dependencies import depends_on
 from cellseg_jax.data.read import check_root, check_size, entries, read_image, read_mask
 from cellseg_jax.data.records import Finding, Record, Records, Sample
 from cellseg_jax.errors import InputError, pick
@@ -95,7 +96,7 @@ def tracks(path) -> np.ndarray:
     """
     path = pathlib.Path(path)
     try:
-        lines = [line.split() for line in path.read_text().splitlines() if line.strip()]
+        lines = [line.split() for line in depends_on(path).read_text().splitlines() if line.strip()]
         rows = [[int(number) for number in line] for line in lines]
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({error}); expected lines of four whole numbers: "
@@ -167,7 +168,7 @@ def _frames(folder: pathlib.Path, prefix: str) -> dict[int, pathlib.Path]:
 def _check_tracks(root, name, images, gold, keep, complete):
     """Frames to leave out, and findings; `gold` are the label files whose cells are counted."""
     path, folder = root / f"{name}_GT/TRA/man_track.txt", root / f"{name}_GT/SEG"
-    if not path.is_file():
+    if not depends_on(path).is_file():
         unknown = Finding("note", str(path), "not found: gold frames in which only some cells are "
                           "drawn cannot be told from complete ones")
         return set(), [unknown] if gold else []

@@ -21,6 +21,7 @@ import pathlib
 
 import numpy as np
 
+from cellseg_jax.data.dependencies import depends_on
 from cellseg_jax.data.read import check_root, check_size, entries, read_image, read_mask
 from cellseg_jax.data.records import Finding, Record, Records, Sample
 from cellseg_jax.errors import InputError
@@ -58,7 +59,7 @@ def records(root, solution="") -> Records:
             image = folder / "images" / f"{folder.name}.png"
             if not image.is_file():
                 raise InputError(f"{image}: image not found; expected <id>/images/<id>.png")
-            if (folder / "masks").is_dir():
+            if depends_on(folder / "masks").is_dir():
                 kept.append(_with_masks(image, part))
                 continue
             if table is None:
@@ -129,7 +130,7 @@ def _solution_path(folder: pathlib.Path, solution: str) -> pathlib.Path:
                              f"csv with the masks, such as {SOLUTION}")
         return path
     for place in (folder.parent, folder.absolute().parent.parent):
-        if (place / SOLUTION).is_file():
+        if depends_on(place / SOLUTION).is_file():
             return place / SOLUTION
     raise InputError(f"{folder}: image has no masks folder; only stage1_train has masks, for "
                      f"stage1_test put {SOLUTION} beside that folder or set config.data.solution")
@@ -138,7 +139,7 @@ def _solution_path(folder: pathlib.Path, solution: str) -> pathlib.Path:
 def _solution(path: pathlib.Path) -> dict:
     """{image id: (runs of every nucleus, (H, W), whether it is ignored)}"""
     try:
-        with open(path, newline="") as file:
+        with open(depends_on(path), newline="") as file:
             rows = list(csv.DictReader(file))
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read ({error}); expected a csv with the columns "

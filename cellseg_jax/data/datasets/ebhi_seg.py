@@ -17,6 +17,7 @@ import re
 
 import numpy as np
 
+from cellseg_jax.data.dependencies import depends_on
 from cellseg_jax.data.read import check_root, check_size, entries, read_image, read_mask
 from cellseg_jax.data.records import Finding, Record, Records, Sample
 from cellseg_jax.errors import InputError, pick
@@ -52,7 +53,7 @@ def records(root, labels="binary", classes=(), threshold=127) -> Records:
         pick(PAIRS, name, "config.data.classes")
     root = check_root(root, DOWNLOAD)
     chosen = [name for name in PAIRS if name in classes or not classes]
-    missing = [name for name in chosen if not (root / name / "image").is_dir()]
+    missing = [name for name in chosen if not depends_on(root / name / "image").is_dir()]
     if missing == chosen:
         inside = root / "EBHI-SEG"
         hint = f"; did you mean {inside}?" if inside.is_dir() else f". {DOWNLOAD}"
@@ -61,7 +62,7 @@ def records(root, labels="binary", classes=(), threshold=127) -> Records:
     files = [path for name in chosen if name not in missing
              for path in entries(root / name / "image")]
     images = [path for path in files if path.suffix.lower() == ".png"]
-    label_files = {path for name in chosen if (root / name / "label").is_dir()
+    label_files = {path for name in chosen if depends_on(root / name / "label").is_dir()
                    for path in entries(root / name / "label")}
     label_of = {path: path.parent.parent / "label" / path.name for path in images}
     pairs = [path for path in images if label_of[path] in label_files]

@@ -24,6 +24,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cellseg_jax.data.datasets import coco
+from cellseg_jax.data.dependencies import depends_on
 from cellseg_jax.data.read import SUFFIXES, check_root, entries, read_image
 from cellseg_jax.data.records import Finding, Record, Records, Sample
 from cellseg_jax.data.split import PARTS
@@ -100,7 +101,7 @@ def _listed(root):
     for part in PARTS:
         name = f"livecell_coco_{part}.json"
         places = [root / sub / name for sub in ("", "annotations", "annotations/LIVECell")]
-        path = next((path for path in places if path.is_file()), None)
+        path = next((path for path in places if depends_on(path).is_file()), None)
         if path is None:
             findings.append(Finding("note", str(root / name), "not found; its images are left out"))
             continue
@@ -132,7 +133,7 @@ def _files(root) -> dict[str, list[pathlib.Path]]:
     """Lower-case name -> image files, lying flat or in a folder per cell type."""
     files = collections.defaultdict(list)
     for folder in (root / sub / name for sub in ("", "images") for name in FOLDERS):
-        for path in entries(folder) if folder.is_dir() else ():
+        for path in entries(folder) if depends_on(folder).is_dir() else ():
             for file in entries(path) if path.is_dir() else (path,):
                 if file.suffix.lower() in SUFFIXES:
                     files[file.name.lower()].append(file)

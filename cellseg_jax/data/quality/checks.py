@@ -8,27 +8,26 @@ import collections
 
 import numpy as np
 
-from cellseg_jax.data.quality.duplicates import THRESHOLD, Pairs, near_duplicates
+from cellseg_jax.data.quality.duplicates import MAX_IMAGES, THRESHOLD, Pairs, near_duplicates
 from cellseg_jax.data.records import Finding
 from cellseg_jax.data.split import MIXED, PARTS, some
 from cellseg_jax.errors import InputError
 
 ROOT, SPLIT, CLASSES = "config.data.root", "config.data.split", "config.data.num_classes"
 LEVELS = ("error", "warning", "note")
-MANY = 10_000  # images; to compare all pairs of more takes too long for every start of a run
 
 
 def quick(arrays, parts, *, num_classes=None, pairs: Pairs | None = None) -> list[Finding]:
     """All findings on decoded data and its split: errors first, then warnings, then notes.
 
     Args:
-      arrays: cache.Arrays, or anything with its image, label, foreground, names, groups, strata.
+      arrays: data.Arrays, or anything with its image, label, foreground, names, groups, strata.
       parts: {"train", "val", "test"}: indices into the arrays.
       num_classes: of labels that hold classes, with the background; None: labels are instances
         or binary.
-      pairs: near_duplicates(arrays.image); None: looked for here among up to MANY images.
+      pairs: near_duplicates(arrays.image); None: looked for here among up to MAX_IMAGES images.
     """
-    if pairs is None and len(arrays.names) <= MANY:
+    if pairs is None and len(arrays.names) <= MAX_IMAGES:
         pairs = near_duplicates(arrays.image)
     found = of_samples(arrays, num_classes=num_classes) + of_split(arrays, parts, pairs)
     return sorted(found, key=lambda finding: LEVELS.index(finding.level))

@@ -13,12 +13,17 @@ planes in dsb2018, two frames of resting cells) 0.90 and more, an image and its 
 quality 30, with a gamma of 0.6 or 1.6, or at half size 0.88 and more.
 """
 
+import contextlib
 import functools
 import itertools
+import json
 from typing import NamedTuple
 
 import numpy as np
 from scipy import sparse
+
+from cellseg_jax.errors import InputError
+from cellseg_jax.files import read_json, write_atomic
 
 FINE, COARSE = 64, 16  # sides of the thumbnails
 DEGREE = 4  # of the polynomial in y and x that counts as slow variation
@@ -28,6 +33,9 @@ FEW = 16  # images; among fewer, what they have in common is not told from what 
 SAME = 0.01  # rest of a print without the common look below which it is that look itself
 BLOCK = 512  # images compared with as many others at once
 LIMIT = 100_000  # pairs; data of one scene would have no end of them
+MAX_IMAGES = 10_000  # to compare all pairs of more takes too long for every start of a run
+METHOD = [1, FINE, COARSE, DEGREE, CANDIDATE, THRESHOLD, FEW, SAME, LIMIT]  # first its version
+KEPT_FILE = "near_duplicates.json"  # in the folder of decoded arrays
 
 
 class Pair(NamedTuple):
@@ -44,6 +52,29 @@ class Pairs(list):
     def __init__(self, pairs, common):
         super().__init__(pairs)
         self.common = common
+
+
+def pairs_of(arrays) -> Pairs | None:
+    """The near-duplicates among decoded images, searched once and kept in their cache folder.
+
+    Args:
+      arrays: data.Arrays; patches count as their whole image.
+    Returns: None for more than MAX_IMAGES images.
+    """
+    if len(arrays.image_names) > MAX_IMAGES:
+        return None
+    file = arrays.folder and arrays.folder / KEPT_FILE
+    if file:
+        with contextlib.suppress(InputError, KeyError, TypeError):  # damaged: searched again
+            kept = read_json(file, {"method": None})
+            if kept["method"] == METHOD:
+                return Pairs([Pair(*pair) for pair in kept["pairs"]], kept["common"])
+    pairs = near_duplicates(arrays.whole_images())
+    if file:
+        with contextlib.suppress(OSError):  # a read-only cache: searched again at the next start
+            write_atomic(file, json.dumps(
+                {"method": METHOD, "common": pairs.common, "pairs": pairs}))
+    return pairs
 
 
 def near_duplicates(images, *, threshold=THRESHOLD, symmetries=True, prints=None) -> Pairs:

@@ -78,7 +78,7 @@ def examine(data_config, progress: Callable[[int, int], None] | None = None) -> 
     previewed = set(np.linspace(0, len(records) - 1, NUM_PREVIEWS).astype(int))
     instances = data_config.get("labels", "instances") == "instances"
     read = functools.partial(_read, num_classes=_num_classes(data_config), instances=instances,
-                             printed=len(records) <= checks.MANY)
+                             printed=len(records) <= duplicates.MAX_IMAGES)
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
         results = pool.map(read, records, (i in previewed for i in range(len(records))))
         for done, (one, found) in enumerate(results, 1):
@@ -158,7 +158,7 @@ def _together(data_config, facts) -> tuple[list[Finding], dict]:
         pairs = duplicates.near_duplicates(facts, prints=np.stack(prints))
     else:
         findings.append(Finding("note", "config.data.split", "near-duplicates were not looked for "
-                                f"among more than {checks.MANY:,} images"))
+                                f"among more than {duplicates.MAX_IMAGES:,} images"))
     view = _view(data_config, facts)
     num_classes = _num_classes(data_config)
     try:
@@ -173,7 +173,7 @@ def _together(data_config, facts) -> tuple[list[Finding], dict]:
 
 
 def _view(data_config, facts):
-    """What checks and split_of read of cache.Arrays, made of facts.
+    """What checks and split_of read of data.Arrays, made of facts.
 
     Each image is two pixels, its extremes, and each label a row of pixels in the same
     proportions: constant images and the balance of classes look the same in them.

@@ -55,7 +55,7 @@ def test_quick_sorts_by_level_and_takes_known_pairs():
 
 
 def test_quick_leaves_very_many_images_uncompared(monkeypatch):
-    monkeypatch.setattr(checks, "MANY", 11)
+    monkeypatch.setattr(checks, "MAX_IMAGES", 11)
     monkeypatch.delattr(checks, "near_duplicates")
     assert told(quick(made(), third())) == [Finding(
         "note", SPLIT, "near-duplicates were not looked for among 12 images")]

@@ -6,6 +6,7 @@ import tifffile
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
+from cellseg_jax.data.quality import duplicates
 from cellseg_jax.data.quality.duplicates import FEW, FINE, Pair, fingerprints, near_duplicates
 from cellseg_jax.data.read import read_image
 
@@ -144,3 +145,43 @@ def test_near_duplicates_on_real_images(real_data):
         images.append(np.asarray(Image.open(file)))
     pairs = near_duplicates(images)
     assert {pair[:2] for pair in pairs} == {(i, n + k) for k, i in enumerate(again)}
+
+
+class Decoded:
+    """What pairs_of reads of decoded arrays; counts how often the images are looked at."""
+
+    def __init__(self, images, folder=None):
+        self.image_names, self.folder = tuple(map(str, range(len(images)))), folder
+        self.images, self.looked = images, 0
+
+    def whole_images(self):
+        self.looked += 1
+        return self.images
+
+
+def test_pairs_of_a_dataset_are_searched_once(tmp_path):
+    images = [*IMAGES, IMAGES[3]]
+    expected = near_duplicates(images)
+    assert len(expected) == 1 and expected.common > 0
+    first, second = Decoded(images, tmp_path), Decoded(images, tmp_path)
+    for arrays in (first, second, second):
+        pairs = duplicates.pairs_of(arrays)
+        assert pairs == expected and pairs.common == expected.common
+        assert isinstance(pairs[0], Pair)
+    assert (first.looked, second.looked) == (1, 0)
+
+
+@pytest.mark.parametrize("text", ["{half", "{}", "[]", '{"method": [0], "pairs": [], "common": 0}'])
+def test_pairs_that_are_damaged_or_of_another_method_are_searched_again(text, tmp_path):
+    (tmp_path / duplicates.KEPT_FILE).write_text(text)
+    arrays = Decoded([*IMAGES, IMAGES[3]], tmp_path)
+    assert len(duplicates.pairs_of(arrays)) == 1 and arrays.looked == 1
+    assert len(duplicates.pairs_of(arrays)) == 1 and arrays.looked == 1
+
+
+def test_pairs_without_a_folder_and_of_too_many_images(monkeypatch, tmp_path):
+    arrays = Decoded([*IMAGES, IMAGES[3]])
+    assert len(duplicates.pairs_of(arrays)) == 1
+    assert len(duplicates.pairs_of(Decoded(arrays.images, tmp_path / "gone"))) == 1
+    monkeypatch.setattr(duplicates, "MAX_IMAGES", 3)
+    assert duplicates.pairs_of(arrays) is None
