@@ -41,7 +41,7 @@ def main(_):
         ("data.size", f"({FLAGS.size}, {FLAGS.size})"),
         ("model.channels", f"({', '.join(FLAGS.channels)})")])
     predictor = made_up_predictor(config)
-    part = made_up_part(config, predictor.mesh)
+    part = made_up_part(config, predictor.network.mesh)
     layers = [layer for layer in weights.layers_of(config) if layer.kind == "conv"]
     pruner = pruning.Pruner(predictor, layers, part)
     ranks = pruner.ranks("random_layers", seed=0)
@@ -50,15 +50,17 @@ def main(_):
         rows = slice(n * FLAGS.levels, (n + 1) * FLAGS.levels)
         gone[rows, n] = counts(int(np.prod(layer.shape)), 0.25, FLAGS.levels)
 
+    network = predictor.network
+
     def one_by_one():
         found = []
         for copy in gone:
             n = int(np.argmax(copy))
             path = layers[n].kernel
-            params = prune(predictor.variables["params"], {path: ranks[path]},
-                                    {path: int(copy[n])})
+            params = prune(network.variables["params"], {path: ranks[path]},
+                           {path: int(copy[n])})
             found.append(measure.measure(
-                predictor.eval_step, predictor.values, {**predictor.variables, "params": params},
+                network.eval_step, network.values, {**network.variables, "params": params},
                 part.batches()).main(config))
         return [np.stack(c) for c in zip(*found, strict=True)]
 

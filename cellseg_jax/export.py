@@ -149,7 +149,7 @@ def _open(args, overrides) -> Run:
     exact = config_lib.override(config, [("train.precision", "float32")])
     tile = _tile(args.tile) if args.tile else derived.input_size(config)
     images, ranges, source = _images(config, tile)
-    return Run(config, predictor.make_predictor(args.workdir, exact, args.checkpoint), tile,
+    return Run(config, predictor.Predictor(args.workdir, exact, args.checkpoint), tile,
                images, ranges, source)
 
 
@@ -200,8 +200,8 @@ def _program(run: Run, form: str):
     from cellseg_jax import targets
     from cellseg_jax.interop import onnx, stablehlo
 
-    module = run.predictor.spec.module({})
-    variables = jax.device_get(run.predictor.variables)
+    module = run.predictor.network.spec.module({})
+    variables = jax.device_get(run.predictor.network.variables)
     to_probs = targets.TARGETS[run.config.data.target].probs
 
     def channels_last(image):
@@ -235,7 +235,7 @@ def _difference(run: Run, compute, form: str) -> float:
 
     from cellseg_jax.normalize import normalize
 
-    wanted = run.predictor(run.images, run.ranges)
+    wanted = run.predictor.network(run.images, run.ranges)
     images = normalize(run.images, run.ranges, np.dtype(np.float32))
     found = []
     for image in images:
@@ -486,7 +486,7 @@ def _write_bioimageio(folder, run, program, about, args) -> None:
     config, workdir = run.config, run.predictor.workdir.resolve()
     # A consumer sees the test tensor alone: its range is its own.
     ranges = np.stack([image_ranges(image, config.data.normalize) for image in run.images])
-    probs = run.predictor(run.images, ranges)
+    probs = run.predictor.network(run.images, ranges)
     best = int(probs.reshape(len(probs), -1).std(1).argmax())
     image, probs = run.images[best], probs[best]
     preprocessing = _preprocessing(run)

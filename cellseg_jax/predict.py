@@ -119,7 +119,9 @@ def _run(args, overrides, uncertain):
     """(Predictor or Ensemble, predictor.How, what made the labels) of the flags."""
     from cellseg_jax import config as config_lib
     from cellseg_jax.inference import tune
-    from cellseg_jax.inference.predictor import VIEWS, Ensemble, How, make_predictor
+    from cellseg_jax.inference.bands import VIEWS, PredictOptions
+    from cellseg_jax.inference.ensemble import Ensemble
+    from cellseg_jax.inference.predictor import Predictor
     from cellseg_jax.report import terminal
     from cellseg_jax.runs.folder import read_config
 
@@ -138,7 +140,7 @@ def _run(args, overrides, uncertain):
     members = []
     for workdir in workdirs:
         config = config_lib.override(read_config(workdir), overrides)
-        members.append(make_predictor(workdir, config, args.checkpoint))
+        members.append(Predictor(workdir, config, args.checkpoint))
     if args.tune:
         tuning = tune.tune(members[0], args.tune, fixed=[key for key, _ in overrides])
         terminal.log(tune.told(tuning))
@@ -147,11 +149,11 @@ def _run(args, overrides, uncertain):
         terminal.log(f"{tune.TUNING_FILE} of the run is not used; pass --tune=METRIC to use it")
     halo = 0
     if args.halo == "auto":
-        halo = max(member.reach() for member in members)
+        halo = max(member.network.reach() for member in members)
         terminal.log(f"--halo=auto: {halo} pixels")
     elif args.halo:
         halo = int(args.halo)
-    how = How(args.scale, halo, args.tta, uncertain)
+    how = PredictOptions(args.scale, halo, args.tta, uncertain)
     for member in members:
         member.check(how)
     identities = ", ".join(config_lib.identity(member.config) for member in members)

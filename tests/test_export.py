@@ -16,7 +16,7 @@ from cellseg_jax import cli, export
 from cellseg_jax import config as config_lib
 from cellseg_jax.config import derived
 from cellseg_jax.files import write_atomic
-from cellseg_jax.inference.predictor import make_predictor
+from cellseg_jax.inference.predictor import Predictor
 from cellseg_jax.interop import stablehlo
 from cellseg_jax.runs import checkpoint
 from cellseg_jax.runs.folder import read_config
@@ -123,7 +123,7 @@ def test_export_runs_where_neither_flax_nor_this_package_is(run, workdir, tmp_pa
          tmp_path / "probs.npy"], capture_output=True, text=True, env=child_environment(),
         cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    wanted = make_predictor(workdir, read_config(workdir)).image_probs(pixels[..., None])
+    wanted = Predictor(workdir, read_config(workdir)).image_probs(pixels[..., None])
     np.testing.assert_allclose(np.load(tmp_path / "probs.npy"), wanted, atol=1e-4)
     assert wanted.std() > 1e-3  # or anything would pass
 

@@ -19,7 +19,7 @@ from cellseg_jax.analysis.weights import kernels
 from cellseg_jax.errors import InputError
 from cellseg_jax.files import write_csv
 from cellseg_jax.inference.measure import measure as measure_
-from cellseg_jax.inference.predictor import make_predictor
+from cellseg_jax.inference.predictor import Predictor
 from cellseg_jax.models.dropout import Dropout
 from cellseg_jax.models.segformer import HEADS, REDUCTIONS, SegFormer
 from cellseg_jax.models.unetr import PATCH, UNETR
@@ -170,22 +170,22 @@ def analyse(workdir, config, folder, *, split: str = "test", images: int = 2) ->
       split: whose images are looked at.
       images: of how many, those with the most ordinary Dice, maps are drawn.
     """
-    predictor = make_predictor(workdir, config)
+    predictor = Predictor(workdir, config)
+    network = predictor.network
     arrays = data.load(config.data)
     rows = data.split_of(config.data, arrays)[split]
     if not len(rows):
         raise InputError(f"--split: got {split}, which has no images by config.data.split "
                          f"{config.data.split}; expected a part that has some")
-    resident = resident_source(config, arrays, predictor.mesh)
-    batches = lambda: eval_batches(config, arrays, rows, predictor.mesh, resident)
-    scores = measure_(predictor.eval_step, predictor.values, predictor.variables,
-                              batches())
+    resident = resident_source(config, arrays, network.mesh)
+    batches = lambda: eval_batches(config, arrays, rows, network.mesh, resident)
+    scores = measure_(network.eval_step, network.values, network.variables, batches())
     chosen = _ordinary(arrays, rows, metrics.dice(scores.main(config)).mean(1), images)
-    measured = statistics(predictor.spec, predictor.variables, batches())
+    measured = statistics(network.spec, network.variables, batches())
     write_csv(folder / "filters.csv", [{"module": n, **values} for n, values in measured.items()])
 
     layers, pictures = layers_of(config), []
-    weights = kernels(config, predictor.variables["params"])
+    weights = kernels(config, predictor.network.variables["params"])
     seen = _activations_of(predictor, arrays, [i for i, _ in chosen])
     first = _first_convolution(layers, arrays)
     drawn = _first_convolution([x for x in layers if "/".join(x.kernel[:-1]) in seen[0]], arrays)
@@ -197,7 +197,7 @@ def analyse(workdir, config, folder, *, split: str = "test", images: int = 2) ->
                  folder / "filters_output.png")
     pictures.append(("filters_output.png", f"Weights of the last layer, {layers[-1].name}"))
 
-    module = predictor.spec.module({})
+    module = predictor.network.spec.module({})
     places = _places("/".join(drawn.kernel[:-1]), seen[0])
     for number, ((i, dice), found) in enumerate(zip(chosen, seen, strict=True)):
         for where, name in places.items():
@@ -270,12 +270,12 @@ def _activations_of(predictor, arrays, rows) -> list[dict[str, np.ndarray]]:
 
     @jax.jit
     def run(variables, image, range_):
-        image = normalize(image, range_, predictor.spec.dtype)
-        found = activations(predictor.spec.module({}), variables, image)
+        image = normalize(image, range_, predictor.network.spec.dtype)
+        found = activations(predictor.network.spec.module({}), variables, image)
         order.extend(found)
         return found
 
-    outputs = [jax.device_get(run(predictor.variables, *_one(arrays, predictor.config, i)))
+    outputs = [jax.device_get(run(predictor.network.variables, *_one(arrays, predictor.config, i)))
                for i in rows]
     return [{name: found[name] for name in order} for found in outputs]
 
@@ -283,18 +283,18 @@ def _activations_of(predictor, arrays, rows) -> list[dict[str, np.ndarray]]:
 def _reach(predictor, arrays, rows) -> dict[str, tuple[np.ndarray, float]]:
     """{layer: ((heads,) attention distance, that of uniform attention)}, pixels."""
     order, uniform = [], {}
-    module = predictor.spec.module({})
+    module = predictor.network.spec.module({})
 
     @jax.jit
     def run(variables, image, range_):
-        image = normalize(image, range_, predictor.spec.dtype)
+        image = normalize(image, range_, predictor.network.spec.dtype)
         layers = attention_layers(module, activations(module, variables, image))
         order[:] = layers
         uniform.update({name: float(distances(layer).mean()) for name, layer in layers.items()})
         return {name: attention_distance(attention_weights(layer), layer)
                 for name, layer in layers.items()}
 
-    found = [jax.device_get(run(predictor.variables, *_one(arrays, predictor.config, i)))
+    found = [jax.device_get(run(predictor.network.variables, *_one(arrays, predictor.config, i)))
              for i in rows]
     return {name: (np.mean([f[name] for f in found], 0), uniform[name]) for name in order}
 

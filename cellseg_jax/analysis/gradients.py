@@ -11,7 +11,7 @@ from matplotlib.colors import LogNorm
 from cellseg_jax import data
 from cellseg_jax.analysis.page import Findings
 from cellseg_jax.files import read_jsonl, write_csv
-from cellseg_jax.inference.predictor import make_predictor
+from cellseg_jax.inference.predictor import Predictor
 from cellseg_jax.models.resenc_unet import coarse, supervision_weights
 from cellseg_jax.normalize import normalize
 from cellseg_jax.report import figures
@@ -53,7 +53,7 @@ def mean_gradients(predictor, layers, batches) -> dict[str, float]:
 
     The gradient is that of `objective` at the predictor's weights.
     """
-    spec = predictor.spec
+    spec = predictor.network.spec
 
     @jax.jit
     def gradients(variables, values, batch):
@@ -65,7 +65,7 @@ def mean_gradients(predictor, layers, batches) -> dict[str, float]:
         flat = traverse_util.flatten_dict(grads)
         return {layer.name: jnp.abs(flat[layer.kernel]).mean() for layer in layers}
 
-    found = [jax.device_get(gradients(predictor.variables, predictor.values, batch))
+    found = [jax.device_get(gradients(predictor.network.variables, predictor.network.values, batch))
              for batch in batches]
     return {layer.name: float(np.mean([g[layer.name] for g in found], dtype=np.float64))
             for layer in layers}
@@ -86,15 +86,15 @@ def read_logged(workdir, names) -> tuple[list, np.ndarray] | None:
 
 def analyse(workdir, config, folder) -> Findings:
     """Mean absolute gradient of each kernel over the training images."""
-    predictor, layers = make_predictor(workdir, config), layers_of(config)
+    predictor, layers = Predictor(workdir, config), layers_of(config)
     arrays = data.load(config.data)
     rows = data.split_of(config.data, arrays)["train"]
     config = config.copy_and_resolve_references()
     # A gradient takes the memory of a training step, so that the batch is that of one.
     config.eval.batch_size = config.train.batch_size // config.optimizer.accumulate
-    resident = resident_source(config, arrays, predictor.mesh)
+    resident = resident_source(config, arrays, predictor.network.mesh)
     end = mean_gradients(predictor, layers, eval_batches(
-        config, arrays, rows, predictor.mesh, resident))
+        config, arrays, rows, predictor.network.mesh, resident))
     logged = read_logged(workdir, list(end))
     table = [{"epoch": "end", "layer": name, "mean_abs_gradient": value}
              for name, value in end.items()]

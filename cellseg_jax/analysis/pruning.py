@@ -26,7 +26,7 @@ from cellseg_jax.analysis.pruning_findings import Series
 from cellseg_jax.errors import InputError, pick
 from cellseg_jax.files import write_csv
 from cellseg_jax.inference import measure
-from cellseg_jax.inference.predictor import make_predictor
+from cellseg_jax.inference.predictor import Predictor
 from cellseg_jax.report import terminal
 from cellseg_jax.step import eval_step
 from cellseg_jax.step.batches import eval_batches, resident_source
@@ -73,7 +73,7 @@ def analyse(workdir, config, folder, *, split: str = "test", prune: str = REPORT
     if finetune_epochs and kinds != "conv":
         raise InputError(f"--kinds: got {kinds} with --finetune_epochs; expected conv, which is "
                          "what train.prune prunes")
-    predictor = make_predictor(workdir, config)
+    predictor = Predictor(workdir, config)
     part = _part(config, predictor, split)
     pruner = Pruner(predictor, chosen, part)
     series = pruner.series(_targets(experiments, chosen, config, predictor),
@@ -128,7 +128,7 @@ def _targets(experiments, layers, config, predictor) -> list[tuple[str, str, lis
     moved = []
     if any(which in ("top1", "top2") for _, which in experiments):
         before, after = (weights.kernels(config, params) for params in (
-            weights.initial_params(config), predictor.variables["params"]))
+            weights.initial_params(config), predictor.network.variables["params"]))
         far = weights.distances(before, after)
         moved = sorted(range(len(layers)), key=lambda n: -far[layers[n].name][0])
     everything, targets = list(range(len(layers))), []
@@ -178,8 +178,8 @@ class Pruner:
     def __init__(self, predictor, layers, part):
         self.predictor, self.layers, self.part = predictor, layers, part
         self.paths = [layer.kernel for layer in layers]
-        self.kernels = _kernels(predictor.variables["params"], self.paths)
-        self.everywhere = NamedSharding(predictor.mesh, P())
+        self.kernels = _kernels(predictor.network.variables["params"], self.paths)
+        self.everywhere = NamedSharding(predictor.network.mesh, P())
         self.alone = None  # map_pruned of one copy
         self.program, self.how = None, ""  # (map_pruned, its copies); the choice in words
 
@@ -236,7 +236,7 @@ class Pruner:
         Args:
           width: the most copies that a later call is for, where this is the first.
         """
-        variables = variables or self.predictor.variables
+        variables = variables or self.predictor.network.variables
         if self.program is None:
             self._compile(variables, ranks, next(iter(self.part.batches())), width)
         program, copies = self.program if len(gone) > 1 else (self.alone, 1)
@@ -276,12 +276,12 @@ class Pruner:
         On a CPU one: batched convolutions are grouped ones there, and slow. Elsewhere as many
         as memory holds, where that is faster.
         """
-        predictor = self.predictor
+        network, threshold = self.predictor.network, self.predictor.config.eval.threshold
 
         def compiled(copies):
             gone = put(np.zeros((copies, len(self.paths)), np.int32), self.everywhere)
-            program = map_pruned(predictor.spec, predictor.mesh, predictor.config.eval.threshold,
-                                 self.paths, copies).lower(variables, ranks, gone, batch).compile()
+            program = map_pruned(network.spec, network.mesh, threshold, self.paths, copies).lower(
+                variables, ranks, gone, batch).compile()
             return program, lambda: program(variables, ranks, gone, batch)
 
         self.alone, once = compiled(1)
@@ -338,8 +338,8 @@ def _part(config, predictor, split) -> Part:
     cells = np.arange(arrays.grid**2)
     images = np.unique(rows // len(cells))  # with their blank patches, which training may leave out
     rows = (images[:, None] * len(cells) + cells).reshape(-1)
-    resident = resident_source(config, arrays, predictor.mesh)
-    batches = lambda: eval_batches(config, arrays, rows, predictor.mesh, resident)
+    resident = resident_source(config, arrays, predictor.network.mesh)
+    batches = lambda: eval_batches(config, arrays, rows, predictor.network.mesh, resident)
     if resident is not None:
         kept = list(batches())
         batches = lambda: kept
@@ -358,8 +358,8 @@ def _map_sizes(predictor, layers, image_shape) -> dict[str, tuple]:
 
     with models.nn.intercept_methods(note):
         jax.eval_shape(
-            lambda v, x: predictor.spec.module({}).apply(v, x, train=False),
-            predictor.variables, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
+            lambda v, x: predictor.network.spec.module({}).apply(v, x, train=False),
+            predictor.network.variables, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
     return {layer.name: sizes["/".join(layer.kernel[:-1])] for layer in layers}
 
 
@@ -401,7 +401,7 @@ def _finetuned(config, workdir, folder, pruner, series, amount, epochs) -> list[
     for base in bases:
         zeros, levels = base.zeros[:, :1].copy(), [metrics.Counts(*(c[0, 0] for c in base.counts))]
         for level in range(1, len(base.zeros)):
-            variables = make_predictor(*next(trained)).variables
+            variables = Predictor(*next(trained)).network.variables
             zeros[level] = sum((kernel == 0).sum() for kernel in _kernels(
                 variables["params"], pruner.paths).values())
             scores = pruner.score(ranks, none, variables=variables)

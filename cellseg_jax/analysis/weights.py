@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 from cellseg_jax.analysis.page import Findings
 from cellseg_jax.config import derived
 from cellseg_jax.files import write_csv
-from cellseg_jax.inference.predictor import make_predictor
+from cellseg_jax.inference.predictor import Predictor
 from cellseg_jax.report import figures
 from cellseg_jax.step.spec import make_spec, traced_values
 from cellseg_jax.train import initial_weights as beginnings
@@ -60,9 +60,9 @@ def distances(before: dict, after: dict) -> dict[str, tuple[float, float]]:
 
 def analyse(workdir, config, folder) -> Findings:
     """Distance of each kernel to its initial values, with histograms."""
-    predictor = make_predictor(workdir, config)
+    predictor = Predictor(workdir, config)
     before = kernels(config, initial_params(config))
-    after = kernels(config, predictor.variables["params"])
+    after = kernels(config, predictor.network.variables["params"])
     moved = distances(before, after)
     rows = [{
         "layer": layer.name, "kind": layer.kind, "shape": "x".join(map(str, layer.shape)),

@@ -27,7 +27,7 @@ from cellseg_jax.inference.definitions import (
     SURFACE_DEFINITIONS,
 )
 from cellseg_jax.inference.measure import measure
-from cellseg_jax.inference.predictor import make_predictor
+from cellseg_jax.inference.predictor import Predictor
 from cellseg_jax.inference.summary import _summary
 from cellseg_jax.metrics import report_compat
 from cellseg_jax.report import panels
@@ -62,18 +62,19 @@ def evaluate(config, workdir, *, split: str = "test", which: str = "best") -> di
     arrays = data.load(config.data)
     name = result_name(workdir, config, split, arrays.fingerprint)
     indices = _images_of(config, arrays, split)
-    predictor = make_predictor(workdir, config, which)
-    resident = resident_source(config, arrays, predictor.mesh)
+    predictor = Predictor(workdir, config, which)
+    network = predictor.network
+    resident = resident_source(config, arrays, network.mesh)
     source = data.records_of(config.data) if config.data.fit != "resize" else None
-    cells, learned = arrays.grid**2, not derived.is_classical(config)
+    cells = arrays.grid**2
     original_counts, objects, surfaces, calibration, report2 = [], [], [], [], []
 
     def at_original_size(probs):
         i = indices[len(original_counts)]
         seen = crops.from_grid(arrays.label[i * cells : (i + 1) * cells])  # at data.size
-        if learned:
+        if network.learned:
             calibration.append(jax.device_get(
-                predictor.calibration_counts(seen[None], probs[None])))
+                network.calibration_counts(seen[None], probs[None])))
         if config.eval.report_compat:
             report2.append(report_compat.report2_scores(
                 seen > 0, logit(np.clip(probs[..., 0].astype(np.float64), 1e-7, 1 - 1e-7)),
@@ -91,9 +92,9 @@ def evaluate(config, workdir, *, split: str = "test", which: str = "best") -> di
 
     def scored(images, keep_probs):
         rows = (images[:, None] * cells + np.arange(cells)).reshape(-1)
-        batches = eval_batches(config, arrays, rows, predictor.mesh, resident)
-        return measure(predictor.eval_step, predictor.values, predictor.variables, batches,
-                       keep_probs, cells)
+        batches = eval_batches(config, arrays, rows, network.mesh, resident)
+        return measure(network.eval_step, network.values, network.variables, batches, keep_probs,
+                       cells)
 
     scores = scored(indices, at_original_size)
     original = metrics.Counts(*(np.concatenate(c).astype(np.float64)

@@ -35,15 +35,15 @@ def written_out(predictor, arrays, chosen):
     def loss(params):
         total = 0.0
         for i in chosen:
-            variables = {"params": params, "batch_stats": predictor.variables["batch_stats"]}
-            logits = predictor.spec.logits(
+            variables = {**predictor.network.variables, "params": params}
+            logits = predictor.network.spec.logits(
                 variables, arrays.image[i][None], arrays.range("minmax")[i][None])
-            target = predictor.spec.encode(arrays.label[i][None])
-            total += predictor.spec.losses(
-                logits, target, predictor.spec.all_values(predictor.values))[0]
+            target = predictor.network.spec.encode(arrays.label[i][None])
+            total += predictor.network.spec.losses(
+                logits, target, predictor.network.spec.all_values(predictor.network.values))[0]
         return total / len(chosen)
 
-    return jax.jit(jax.grad(loss))(jax.device_get(predictor.variables["params"]))
+    return jax.jit(jax.grad(loss))(jax.device_get(predictor.network.variables["params"]))
 
 
 def test_mean_gradients_equal_the_loss_written_out(run):
@@ -51,9 +51,9 @@ def test_mean_gradients_equal_the_loss_written_out(run):
     config, folder = run
     predictor, arrays = Predictor(folder, config), data.load(config.data)
     chosen = np.arange(11)
-    resident = resident_source(config, arrays, predictor.mesh)
+    resident = resident_source(config, arrays, predictor.network.mesh)
     found = gradients.mean_gradients(predictor, layers_of(config), eval_batches(
-        config, arrays, chosen, predictor.mesh, resident))
+        config, arrays, chosen, predictor.network.mesh, resident))
     grads = [written_out(predictor, arrays, part) for part in (chosen[:8], chosen[8:])]
     assert list(found) == LAYERS
     for layer in layers_of(config):

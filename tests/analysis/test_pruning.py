@@ -15,7 +15,7 @@ from cellseg_jax import data, metrics, train
 from cellseg_jax.analysis import pruning, pruning_findings
 from cellseg_jax.errors import InputError
 from cellseg_jax.inference import evaluate, measure
-from cellseg_jax.inference.predictor import make_predictor
+from cellseg_jax.inference.predictor import Predictor
 from cellseg_jax.pruning import counts as counts_
 from cellseg_jax.pruning import ranks as ranks_
 from cellseg_jax.pruning import units as units_
@@ -45,7 +45,7 @@ def untrained():
 def one_by_one(predictor, part, one, layers, method, amount, seeds):
     """The counts of a series, each from masked variables of its own."""
     config, paths = predictor.config, [layer.kernel for layer in layers]
-    flat = traverse_util.flatten_dict(jax.device_get(predictor.variables["params"]))
+    flat = traverse_util.flatten_dict(jax.device_get(predictor.network.variables["params"]))
     kernels = {path: flat[path] for path in paths}
     chosen = paths if one.layer == "all" else [
         layer.kernel for layer in layers if layer.name in one.layer.split(" + ")]
@@ -60,8 +60,8 @@ def one_by_one(predictor, part, one, layers, method, amount, seeds):
                 gone = [0, *counts_(units[path], amount, levels - 1)][level]
                 masked[path] = flat[path] * (ranks[path] >= gone)
             scores = measure.measure(
-                predictor.eval_step, predictor.values,
-                {**predictor.variables, "params": traverse_util.unflatten_dict(masked)},
+                predictor.network.eval_step, predictor.network.values,
+                {**predictor.network.variables, "params": traverse_util.unflatten_dict(masked)},
                 part.batches(), cells=config.data.grid**2)
             found[:, level, m] = scores.main(config)
     return metrics.Counts(*found)
@@ -105,7 +105,7 @@ def test_masked_copies_in_one_program_equal_one_by_one(untrained, monkeypatch):
 def test_a_map_of_19_layers_in_one_pass_equals_one_by_one(tmp_path):
     config = classic_config()
     train.train([config], [tmp_path / "run"])
-    predictor = make_predictor(tmp_path / "run", config)
+    predictor = Predictor(tmp_path / "run", config)
     series = assert_one_pass_is_the_loop(predictor, "test", "random_layers:each", 10, 3, copies=1)
     assert len(series) == 19 and series[0].counts.tp.shape[:2] == (11, 3)
 

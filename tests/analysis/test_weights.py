@@ -12,6 +12,10 @@ from cellseg_jax.analysis import weights
 from cellseg_jax.inference.predictor import Predictor
 
 
+def params_of(folder, config):
+    return Predictor(folder, config).network.variables["params"]
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """(config, folder) of a run that never moved and of one that did."""
@@ -30,8 +34,8 @@ def assert_equal(params, other):
 
 def test_initial_params_equal_those_of_step_0_bit_for_bit(runs):
     config, folder = runs["still"]
-    assert_equal(weights.initial_params(config), Predictor(folder, config).variables["params"])
-    moved = Predictor(runs["moved"][1], runs["moved"][0]).variables["params"]
+    assert_equal(weights.initial_params(config), params_of(folder, config))
+    moved = params_of(runs["moved"][1], runs["moved"][0])
     assert not np.array_equal(moved["up_0"]["kernel"],
                               weights.initial_params(config)["up_0"]["kernel"])
 
@@ -39,7 +43,7 @@ def test_initial_params_equal_those_of_step_0_bit_for_bit(runs):
 def test_initial_params_are_those_that_the_run_was_given(runs):
     config, folder = runs["moved"]
     other = tiny_config(train__weights=str(folder), data__cache=config.data.cache)
-    assert_equal(weights.initial_params(other), Predictor(folder, config).variables["params"])
+    assert_equal(weights.initial_params(other), params_of(folder, config))
 
 
 def test_distances_equal_numpy():
@@ -62,7 +66,7 @@ def test_analysis_lists_layers_in_order_and_names_those_that_moved_most(runs, tm
     findings = weights.analyse(folder, config, tmp_path)
     rows = list(csv.DictReader((tmp_path / "weights.csv").open()))
     assert [row["layer"] for row in rows] == ["down_0/conv", "bottom/conv", "up_0"]
-    after = np.asarray(Predictor(folder, config).variables["params"]["bottom"]["conv"]["kernel"])
+    after = np.asarray(params_of(folder, config)["bottom"]["conv"]["kernel"])
     before = weights.initial_params(config)["bottom"]["conv"]["kernel"]
     assert float(rows[1]["l2_distance"]) == pytest.approx(np.linalg.norm(after - before), abs=1e-6)
     assert float(rows[1]["sd_after"]) == pytest.approx(np.std(after), abs=1e-6)

@@ -12,7 +12,7 @@ from cellseg_jax import config as config_lib
 from cellseg_jax import data, metrics, train
 from cellseg_jax.errors import InputError
 from cellseg_jax.inference import definitions, evaluate
-from cellseg_jax.inference.predictor import Predictor, make_predictor
+from cellseg_jax.inference.predictor import Predictor
 from cellseg_jax.metrics import report_compat
 from cellseg_jax.runs import page
 from cellseg_jax.step.batches import eval_batches, resident_source
@@ -49,7 +49,7 @@ def test_scores_equal_a_loop_over_single_images(run, where):
         probs = predictor.image_probs(image)
         if where == "metrics":
             label = arrays.label[i]
-            probs = predictor(arrays.image[i][None], arrays.range("minmax")[i][None])[0]
+            probs = predictor.network(arrays.image[i][None], arrays.range("minmax")[i][None])[0]
         assert probs.shape == (*label.shape, 1)
         scores.append(dice_and_iou(label > 0, probs[..., 0] > 0.5))
     dice, iou = np.mean(scores, 0)
@@ -182,7 +182,7 @@ def test_other_data_are_scored_beside_the_runs_own(run):
     assert {p: p.read_bytes() for p in before} == before
     name, arrays = result["name"], data.load(other.data)
     assert name == f"synthetic-{arrays.fingerprint[:8]}_all" and result["n_images"] == 9
-    predictor, scores = make_predictor(folder, config), []
+    predictor, scores = Predictor(folder, config), []
     for i, record in enumerate(data.records_of(other.data)):
         probs = predictor.image_probs(record.read().image)
         scores.append(dice_and_iou(arrays.original_label(i) > 0, probs[..., 0] > 0.5)[0])
@@ -220,7 +220,7 @@ def test_surface_and_partition_scores_equal_their_functions(run):
     scores = evaluate.evaluate(slow, folder)["metrics_original_size"]
     assert {k: v for k, v in scores.items() if k in result["metrics_original_size"]} == (
         result["metrics_original_size"])
-    predictor, arrays, found = make_predictor(folder, config), data.load(config.data), []
+    predictor, arrays, found = Predictor(folder, config), data.load(config.data), []
     for i in data.split_of(config.data, arrays)["test"]:
         probs = predictor.image_probs(data.records_of(config.data)[i].read().image)
         label, pred = arrays.original_label(i), predictor.decode(probs)

@@ -8,8 +8,9 @@ from helpers import tiny_config
 from cellseg_jax import metrics, normalize, train
 from cellseg_jax.data import lazy, resize
 from cellseg_jax.errors import InputError
-from cellseg_jax.inference import predictor
-from cellseg_jax.inference.predictor import Ensemble, How, Predictor
+from cellseg_jax.inference.bands import PredictOptions, Rows
+from cellseg_jax.inference.ensemble import Ensemble
+from cellseg_jax.inference.predictor import Predictor
 from cellseg_jax.step.programs import _PROGRAMS
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
@@ -60,35 +61,36 @@ def test_runs_that_compute_alike_compile_once(runs):
     batch = picture((32, 32), channels=4, dtype=np.uint8)[None]
     range_ = normalize.image_ranges(batch[0], "minmax")[None]
     first = Predictor(runs["resized"][1], runs["resized"][0])
-    first(batch, range_)
+    first.network(batch, range_)
     programs = len(_PROGRAMS)
     second = Predictor(runs["twin"][1], runs["twin"][0])
     with Compilations() as seen:
-        out = second(batch, range_)
+        out = second.network(batch, range_)
     assert seen.count == 0 and len(_PROGRAMS) == programs + 1  # its optimiser's shapes
-    assert second.eval_step is first.eval_step
-    assert np.abs(out - first(batch, range_)).max() > 0
+    assert second.network.eval_step is first.network.eval_step
+    assert np.abs(out - first.network(batch, range_)).max() > 0
 
 
-HOWS = (How(), How(1.0), How(0.6), How(1.7), How(0, 0, "all", True), How(0, 0, "flips"))
+OPTIONS = [PredictOptions(), PredictOptions(1.0), PredictOptions(0.6), PredictOptions(1.7),
+           PredictOptions(2.9), PredictOptions(0, 0, "all", True), PredictOptions(0, 0, "flips")]
 
 
-@pytest.mark.parametrize("name, how", [
-    pytest.param(name, how, marks=(pytest.mark.weekly, pytest.mark.slow)[(n + k) % 2])
-    for n, name in enumerate(("resized", "cropped")) for k, how in enumerate(HOWS)])
-def test_bands_equal_the_whole(runs, name, how, monkeypatch):
+@pytest.mark.parametrize("name, options", [
+    pytest.param(name, options, marks=(pytest.mark.weekly, pytest.mark.slow)[(n + k) % 2])
+    for n, name in enumerate(("resized", "cropped")) for k, options in enumerate(OPTIONS)])
+def test_bands_equal_the_whole(runs, name, options):
     config, folder = runs[name]
     run, image = Predictor(folder, config), picture((150, 110))
-    whole = run.image_probs(image, how)
-    monkeypatch.setattr(predictor, "BAND_PIXELS", 1000)
+    whole = run.image_probs(image, options)
     read = []
     banded = lazy.from_array(image)
     rows = lambda start, stop: read.append(stop - start) or image[start:stop]
-    bands = list(run.bands(banded._replace(rows=rows), how))
-    assert whole.shape == (150, 110, 1 + how.uncertain) and len(bands) > 1
+    bands = list(run.bands(banded._replace(rows=rows),
+                          options._replace(band_pixels=1000)))
+    assert whole.shape == (150, 110, 1 + options.uncertain) and len(bands) > 1
     np.testing.assert_allclose(np.concatenate(bands), whole, atol=2e-6)
-    assert max(read) < 75 or how.scale == 0.6
-    if how.uncertain:
+    assert max(read) < 75 or options.scale == 0.6
+    if options.uncertain:
         assert 0 < np.sqrt(whole[..., -1].max()) < 0.5
 
 
@@ -97,14 +99,14 @@ def test_bands_equal_the_whole(runs, name, how, monkeypatch):
 def test_a_halo_gives_what_the_whole_image_gives(runs, size):
     config, folder = runs["cropped"]
     run, image = Predictor(folder, config), picture(size)
-    halo = run.reach()
-    untiled = run(image[None], normalize.image_ranges(image, "percentile")[None])[0]
-    cropped = run.image_probs(image, How(1.0, halo))
+    halo = run.network.reach()
+    untiled = run.network(image[None], normalize.image_ranges(image, "percentile")[None])[0]
+    cropped = run.image_probs(image, PredictOptions(1.0, halo))
     if size == (256, 192):  # else zeros are added beyond the image, here a percentile, rounded
         np.testing.assert_allclose(cropped, untiled, atol=1e-5)
     inside = np.s_[: size[0] - 2 * halo, : size[1] - 2 * halo]
     np.testing.assert_allclose(cropped[inside], untiled[inside], atol=1e-5)
-    little = run.image_probs(image, How(1.0, run.stride()))
+    little = run.image_probs(image, PredictOptions(1.0, run.network.stride()))
     assert np.abs(little - untiled).max() > 1e-3  # the test can fail
     if size == (256, 192):
         run.tile = (128, 128)
@@ -129,23 +131,23 @@ def test_views_are_a_mean_and_a_spread(runs):
     views = []
     for flip in (lambda x: x, lambda x: x[::-1], lambda x: x[:, ::-1], lambda x: x[::-1, ::-1]):
         views.append(flip(run.image_probs(flip(image))))
-    out = run.image_probs(image, How(0, 0, "flips", True))
+    out = run.image_probs(image, PredictOptions(0, 0, "flips", True))
     np.testing.assert_allclose(out[..., :1], np.mean(views, 0), atol=2e-6)
     np.testing.assert_allclose(out[..., 1:], np.var(views, 0), atol=2e-6)
     with pytest.raises(InputError, match="--halo: this run sees an image as a whole"):
-        Predictor(runs["resized"][1], runs["resized"][0]).check(How(0, 8))
+        Predictor(runs["resized"][1], runs["resized"][0]).check(PredictOptions(0, 8))
 
 
 @pytest.mark.slow
-def test_an_ensemble_is_the_mean_of_its_runs(runs, monkeypatch):
+def test_an_ensemble_is_the_mean_of_its_runs(runs):
     members = [Predictor(runs[name][1], runs[name][0]) for name in runs]
     image = picture((90, 70))
     each = [member.image_probs(image) for member in members]
-    (out,) = Ensemble(members).probs([image], How(uncertain=True))
+    (out,) = Ensemble(members).probs([image], PredictOptions(uncertain=True))
     np.testing.assert_allclose(out[..., :1], np.mean(each, 0), atol=1e-6)
     np.testing.assert_allclose(out[..., 1:], np.var(each, 0), atol=1e-6)
-    monkeypatch.setattr(predictor, "BAND_PIXELS", 900)
-    bands = list(Ensemble(members).bands(lazy.from_array(image), How(uncertain=True)))
+    small = PredictOptions(uncertain=True, band_pixels=900)
+    bands = list(Ensemble(members).bands(lazy.from_array(image), small))
     np.testing.assert_allclose(np.concatenate(bands), out, atol=2e-6)
     other = Predictor(runs["resized"][1], runs["resized"][0])
     other.config = other.config.copy_and_resolve_references()
@@ -170,8 +172,16 @@ def test_what_looks_at_the_whole_image_has_no_halo_that_suffices(tmp_path, model
     train.train([config], [tmp_path])
     run, image = Predictor(tmp_path, config), picture((128, 128))
     with pytest.raises(InputError, match="--halo: .* leave --halo out"):
-        run.reach()
-    untiled = run(image[None], normalize.image_ranges(image, "minmax")[None])[0]
-    cropped = run.image_probs(image, How(1.0, 16))
+        run.network.reach()
+    untiled = run.network(image[None], normalize.image_ranges(image, "minmax")[None])[0]
+    cropped = run.image_probs(image, PredictOptions(1.0, 16))
     print(f"{model['name']}: halo 16 differs from untiled by", np.abs(cropped - untiled).max())
     assert cropped.shape == untiled.shape
+
+
+@pytest.mark.parametrize("heights", [(7, 5, 8), (1,) * 20, (20,), (12, 8)])
+def test_rows_of_bands_may_overlap_or_leave_a_gap(heights):
+    bands = np.split(np.arange(20), np.cumsum(heights)[:-1])
+    rows = Rows(bands)
+    for start, stop in ((0, 3), (2, 9), (9, 12), (13, 15), (13, 20)):  # row 12 is not asked for
+        np.testing.assert_array_equal(rows(start, stop), np.arange(start, stop))

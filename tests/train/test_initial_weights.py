@@ -34,7 +34,7 @@ def test_a_run_starts_from_another_runs_best_weights(tmp_path):
     second = tiny_config(train__weights=str(tmp_path / "first"), optimizer__lr=1e-30, seed=7,
                          optimizer__weight_decay=0.0, train__epochs=1)
     train.train([second], [tmp_path / "second"])
-    before, after = (Predictor(tmp_path / name, c).variables["params"]
+    before, after = (Predictor(tmp_path / name, c).network.variables["params"]
                      for name, c in (("first", first), ("second", second)))
     assert before.keys() == after.keys()
     for one, other in zip(*map(jax.tree.leaves, (before, after)), strict=True):
@@ -124,7 +124,7 @@ def test_a_pruned_run_that_is_interrupted_goes_on_bit_for_bit_and_keeps_its_zero
     assert train.train([complete], [tmp_path / "cut"])[0].status == "interrupted"
     assert train.train([complete], [tmp_path / "cut"])[0].status == "done"
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
-    params = Predictor(tmp_path / "cut", complete, "last").variables["params"]
+    params = Predictor(tmp_path / "cut", complete, "last").network.variables["params"]
     zeros, begun = (traverse_util.flatten_dict(jax.tree.map(lambda x: np.asarray(x) == 0, tree))
                     for tree in (params, beginnings.initial_params(complete)))
     pruned = 0

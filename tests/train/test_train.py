@@ -142,15 +142,17 @@ def test_averaged_weights_are_what_is_validated_kept_and_predicts(tmp_path):
     predictor = Predictor(tmp_path / "run", config, "last")
     arrays = data.load(config.data)
     batches = eval_batches(config, arrays, data.split_of(config.data, arrays)["val"],
-                                predictor.mesh, None)
-    scores = measure.validate(predictor.eval_step, predictor.values, predictor.variables,
+                                predictor.network.mesh, None)
+    scores = measure.validate(predictor.network.eval_step, predictor.network.values,
+                              predictor.network.variables,
                                list(batches), config)
     assert scores["loss"] == pytest.approx(line["val_loss"], abs=1e-6)
     plain = checkpoint.load(
         tmp_path / "run" / "checkpoints", predictor.step, {"params": checkpoint.abstract(
-            predictor.variables["params"], jax.sharding.SingleDeviceSharding(jax.devices()[0]))})
+            predictor.network.variables["params"],
+            jax.sharding.SingleDeviceSharding(jax.devices()[0]))})
     difference = jax.tree.map(lambda a, b: np.abs(np.asarray(a) - np.asarray(b)).max(),
-                              plain["params"], predictor.variables["params"])
+                              plain["params"], predictor.network.variables["params"])
     assert max(jax.tree.leaves(difference)) > 1e-3
 
 

@@ -1,0 +1,137 @@
+"""Images and probabilities in bands: some rows after the other, so that memory holds a few.
+
+An image in bands is a `data.lazy.Image`, whose `rows(start, stop)` reads rows when they are
+needed. A band of probabilities is (n, W, K); bands follow each other without a gap.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from cellseg_jax.crops import mirrored
+from cellseg_jax.data import read, resize
+from cellseg_jax.data.lazy import Image
+
+VIEWS = {"": (0,), "flips": (0, 1, 2, 3), "all": tuple(range(8))}  # numbers of tiles.turns
+
+
+class PredictOptions(NamedTuple):
+    """How a trained network is applied to images."""
+
+    scale: float = 0.0  # 0 repeats the training's fit; above 0 tiles the image at that scale
+    halo: int = 0  # pixels of a tile's edge that are cropped; 0 blends overlapping tiles
+    tta: str = ""  # "" | flips | all: the mean over 4 or 8 views of each tile
+    uncertain: bool = False  # one more output: the variance over views and runs
+    band_pixels: int = 2**24  # of an image that are in memory at once while read or resized
+
+
+AS_TRAINED = PredictOptions()
+
+
+def scaled_size(shape, scale: float) -> tuple[int, int]:
+    """Height and width of an image of `shape` at a scale; 0 is its own scale."""
+    return tuple(max(1, round(length * (scale or 1.0))) for length in shape[:2])
+
+
+def row_ranges(height: int, width: int, pixels: int) -> list[tuple[int, int]]:
+    """(start, stop) of bands of at most `pixels` (one row at least) that make up an image."""
+    step = max(1, pixels // width)
+    return [(start, min(start + step, height)) for start in range(0, height, step)]
+
+
+def with_channels(image: Image, channels: str) -> Image:
+    """The image with the channels that a network takes: gray, rgb or rgba."""
+    return image._replace(
+        shape=(*image.shape[:2], read.NUM_CHANNELS[channels]),
+        rows=lambda start, stop: read.to_channels(image.rows(start, stop), channels))
+
+
+def resized(image: Image, size: tuple[int, int], pixels: int) -> Image:
+    """The image resized to (H, W), some rows at a time; at most `pixels` are read at once."""
+    if image.shape[:2] == tuple(size):
+        return image
+    height = image.shape[0]
+
+    def rows(start, stop):
+        out = []
+        step = max(1, pixels * size[0] // (height * image.shape[1]))
+        for first in range(start, stop, step):
+            part = first, min(first + step, stop)
+            needed = resize.rows_needed(part, size[0], height)
+            out.append(resize.resize_rows(image.rows(*needed), size, part, height, needed[0]))
+        return np.concatenate(out)
+
+    return image._replace(shape=(*size, image.shape[2]), rows=rows)
+
+
+def padded_rows(image: Image, width: int, fill) -> Callable:
+    """(start, stop) -> rows of the image extended to `width` and to any height.
+
+    Args:
+      fill: (C,) values beyond the image; None mirrors the image there.
+    """
+    height, inside = image.shape[:2]
+
+    def mirrored_rows(start, stop):
+        rows = mirrored(np.arange(start, stop), height)
+        first, last = int(rows.min()), int(rows.max()) + 1
+        band = image.rows(first, last)[rows - first]
+        return band if width == inside else band[:, mirrored(np.arange(width), inside)]
+
+    def filled_rows(start, stop):
+        last = min(stop, height)
+        out = np.empty((stop - start, width, len(fill)), image.dtype)
+        out[:] = fill
+        out[: last - start, :inside] = image.rows(start, last)
+        return out
+
+    return mirrored_rows if fill is None else filled_rows
+
+
+def cropped(bands, height: int, width: int) -> Iterator[np.ndarray]:
+    """The bands without what lies beyond an image of that size."""
+    for band in bands:
+        yield band[:height, :width]
+        height -= len(band)
+        if height <= 0:
+            return
+
+
+class Rows:
+    """Rows of consecutive bands by their numbers; those above the last ones asked for are dropped.
+
+        rows = Rows(bands)
+        rows(0, 40); rows(30, 70)    # (40, W, K) each
+    """
+
+    def __init__(self, bands):
+        self._bands, self._held, self._first = iter(bands), None, 0
+
+    def __call__(self, start: int, stop: int) -> np.ndarray:
+        """Rows `start` to `stop`, (stop - start, W, K); `start` never falls."""
+        if self._held is None:
+            self._held = next(self._bands)
+        while self._first + len(self._held) < stop:
+            done = min(start - self._first, len(self._held))
+            self._held = np.concatenate([self._held[done:], next(self._bands)])
+            self._first += done
+        return self._held[start - self._first : stop - self._first]
+
+
+def rechunked(bands, ranges) -> Iterator[np.ndarray]:
+    """The same rows in bands of the given (start, stop)."""
+    rows = Rows(bands)
+    for start, stop in ranges:
+        yield rows(start, stop)
+
+
+def resized_bands(bands, size, target, pixels: int) -> Iterator[np.ndarray]:
+    """The bands of probabilities of `size`, resized to `target`; unchanged where equal."""
+    if size == target:
+        yield from bands
+        return
+    rows = Rows(bands)
+    for part in row_ranges(*target, pixels):
+        start, stop = resize.rows_needed(part, target[0], size[0])
+        yield resize.resize_rows(rows(start, stop), target, part, size[0], start)

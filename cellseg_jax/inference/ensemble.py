@@ -1,0 +1,58 @@
+"""Several predictions as one: their mean, and where wanted their variance as one more output."""
+
+import numpy as np
+
+from cellseg_jax.data.lazy import Image
+from cellseg_jax.errors import InputError
+from cellseg_jax.inference.bands import AS_TRAINED, PredictOptions, rechunked, row_ranges
+
+
+def mean_of(outs, uncertain: bool) -> np.ndarray:
+    """The mean of arrays (..., K); if wanted their variance too, the mean over K, behind it."""
+    mean = outs[0] if len(outs) == 1 else np.mean(outs, 0)
+    if not uncertain:
+        return mean
+    return np.concatenate([mean, np.var(outs, 0).mean(-1, keepdims=True)], -1)
+
+
+def mean_of_runs(outs, uncertain: bool) -> np.ndarray:
+    """The mean of what `mean_of` gives for each run.
+
+    The variance is that among the runs plus the mean of their own.
+    """
+    if not uncertain:
+        return mean_of(outs, False)
+    joined = mean_of([out[..., :-1] for out in outs], True)
+    joined[..., -1] += np.mean([out[..., -1] for out in outs], 0)
+    return joined
+
+
+class Ensemble:
+    """Several runs that learned one target: the mean of their probabilities.
+
+    Args:
+      members: Predictor of each run.
+    Raises: InputError where they learned different targets.
+    """
+
+    def __init__(self, members):
+        first, *others = members
+        for other in others:
+            for key in ("target", "num_classes"):
+                mine, its = first.config.data[key], other.config.data[key]
+                if mine != its:
+                    raise InputError(f"--workdir: config.data.{key} is {mine!r} in one run and "
+                                     f"{its!r} in another; expected runs that learned the same")
+        self.members, self.config, self.decode = members, first.config, first.decode
+
+    def probs(self, images, options: PredictOptions = AS_TRAINED) -> list[np.ndarray]:
+        """As Predictor.probs, the mean of the members."""
+        outs = zip(*(member.probs(images, options) for member in self.members), strict=True)
+        return [mean_of_runs(out, options.uncertain) for out in outs]
+
+    def bands(self, image: Image, options: PredictOptions = AS_TRAINED):
+        """As Predictor.bands, the mean of the members."""
+        ranges = row_ranges(*image.shape[:2], options.band_pixels)
+        streams = [rechunked(member.bands(image, options), ranges) for member in self.members]
+        for bands in zip(*streams, strict=True):
+            yield mean_of_runs(bands, options.uncertain)
