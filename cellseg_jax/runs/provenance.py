@@ -1,4 +1,4 @@
-"""Which code made a number: commit, and a hash of the modules that produce numbers."""
+"""What made a number: command, packages, devices, commit, and a hash of the code."""
 
 import hashlib
 import pathlib
@@ -10,6 +10,7 @@ from importlib import metadata
 
 import jax
 
+PACKAGE = pathlib.Path(__file__).resolve().parents[1]
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "ml_collections",
             "numpy", "scipy", "scikit-image", "tifffile")
 
@@ -30,9 +31,9 @@ def environment() -> dict:
 
 def commit() -> str:
     """The commit of this code, "+" when the tree has changes; "" outside a checkout."""
-    folder = pathlib.Path(__file__).resolve().parents[1]
-    run = lambda *args: subprocess.run(["git", "-C", str(folder), *args],
-                                       capture_output=True, text=True)
+    def run(*args):
+        return subprocess.run(["git", "-C", str(PACKAGE), *args], capture_output=True, text=True)
+
     try:
         head = run("rev-parse", "HEAD")
         dirty = run("status", "--porcelain", "--untracked-files=no")
@@ -49,10 +50,13 @@ NUMBERS = ("augment", "classical", "config", "crops", "data", "inference", "inte
            "train")
 
 
-def code_hash() -> str:
-    """A hash of the source of all modules that produce numbers."""
-    package = pathlib.Path(__file__).resolve().parents[1]
-    sources = [p for p in sorted(package.rglob("*.py"))
-               if p.relative_to(package).parts[0].removesuffix(".py") in NUMBERS]
-    text = b"".join(p.read_bytes() for p in sources)
+def number_sources(package=PACKAGE) -> list[pathlib.Path]:
+    """The modules that decide a number: those of the rooms NUMBERS, without their pages."""
+    return [path for path in sorted(package.rglob("*.py")) if path.name != "page.py"
+            and path.relative_to(package).parts[0].removesuffix(".py") in NUMBERS]
+
+
+def code_hash(package=PACKAGE) -> str:
+    """A hash of the source of all modules that decide a number."""
+    text = b"".join(path.read_bytes() for path in number_sources(package))
     return hashlib.blake2b(text, digest_size=16).hexdigest()
