@@ -95,6 +95,7 @@ class Peer(torch.utils.data.Dataset):
         ])
 
     def read(self, i):
+        """(image, mask, lowest value, highest colour value) of the i-th image, resized."""
         sample = self.records[i].read()
         image = cv2.resize(to_channels(sample.image, "rgba"), self.size)
         mask = cv2.resize(sample.label.astype(np.float32), self.size,

@@ -54,8 +54,9 @@ def main():
         for members in (2, 8):
             image = jnp.ones((members, 4, side, side, channels))
             kernel = jnp.full((members, 3, 3, channels, channels), 0.01)
-            calls = {"one by one": lambda: [alone(*pair) for pair in zip(image, kernel)]}
-            calls |= {name: lambda form=form: form(image, kernel)
+            pairs = list(zip(image, kernel, strict=True))
+            calls = {"one by one": lambda pairs=pairs: [alone(*pair) for pair in pairs]}
+            calls |= {name: lambda form=form, arrays=(image, kernel): form(*arrays)
                       for name, form in together.items()}
             jax.block_until_ready([call() for call in calls.values()])
             seconds = {name: [] for name in calls}

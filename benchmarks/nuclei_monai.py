@@ -96,7 +96,7 @@ def main():
     data = {}
     for part, ids in read_split(args).items():
         pairs = [load(args.root / name, args.size, args.normalize) for name in ids]
-        data[part] = [torch.stack(arrays) for arrays in zip(*pairs)]
+        data[part] = [torch.stack(arrays) for arrays in zip(*pairs, strict=True)]
     network = UNet(
         spatial_dims=2, in_channels=4, out_channels=1, channels=(16, 32, 64, 128, 256, 512),
         strides=(2,) * 5, act="LEAKYRELU", norm="BATCH", dropout=0.2,

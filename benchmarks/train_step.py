@@ -1,18 +1,16 @@
 """One training step of our networks and of torch's on this machine, in turns.
 
-    python benchmarks/train_step.py --cases=unet_128,unet_512
+    python -m benchmarks.train_step --cases=unet_128,unet_512
 
 A step is forward, Dice-focal loss, gradient and Adam, in float32; ours also gathers and normalises
 the uint8 images, which torch's gets normalised. MONAI's networks stand beside unet and unetr; the
-torch networks of tests/parity, written from the papers, beside the others. Dropout is 0.2 where
+torch networks of tests/reference, written from the papers, beside the others. Dropout is 0.2 where
 MONAI has it, else 0. Both sides run one step after the other, so that other load on the machine
 meets both; medians are printed. torch gets as many threads as there are cores.
 """
 
 import argparse
 import os
-import pathlib
-import sys
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -31,11 +29,10 @@ from cellseg_jax.step.mapped import map_train
 from cellseg_jax.step.mesh import default_mesh
 from cellseg_jax.step.spec import make_spec, traced_values
 from cellseg_jax.step.state import init_state
-
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tests/parity"))
-from test_models_attention import TorchMedT, TorchSegNet  # noqa: E402
-from test_models_plan import TorchResEncUNet, TorchSegFormer  # noqa: E402
-from torch_unets import TorchSimpleConv, TorchSmallUNet, TorchUNet  # noqa: E402
+from tests.reference.torch_attention import TorchMedT, TorchSegNet
+from tests.reference.torch_resenc_unet import TorchResEncUNet
+from tests.reference.torch_segformer import TorchSegFormer
+from tests.reference.torch_unets import TorchSimpleConv, TorchSmallUNet, TorchUNet
 
 
 class Case(NamedTuple):
@@ -65,13 +62,14 @@ class First(torch.nn.Module):
         self.network = network
 
     def forward(self, x):
+        """(N, C, H, W) -> (N, 1, H, W)."""
         out = self.network(x)
         return (out[0] if isinstance(out, (tuple, list)) else out)[:, :1]
 
 
 def torch_plan(size):
     stages = resenc_unet.encoder_stages((size, size))
-    return First(TorchResEncUNet(3, 1, *zip(*stages)))
+    return First(TorchResEncUNet(3, 1, *zip(*stages, strict=True)))
 
 
 MEDT = dict(features=16, stem_features=128, num_heads=8, blocks=(1, 2, 4, 1), patch_grid=4,
@@ -159,7 +157,7 @@ def main():
             run()
         seconds = [[], []]
         for _ in range(args.steps):
-            for run, times in zip(runs, seconds):
+            for run, times in zip(runs, seconds, strict=True):
                 start = time.perf_counter()
                 run()
                 times.append(time.perf_counter() - start)

@@ -5,7 +5,8 @@ Run: python -m cellseg_jax.study --study=configs/studies/nuclei_cpu.py --config.
 Published: as nuclei.py, at 512x512 and with a UNETR of 85 million parameters; here it has 2.
 Result: 65 minutes on two busy cores. Adam is ahead of SGD for the U-Net (0.858 against 0.799, the
 published 0.82 and 0.82); the small UNETR is level with the U-Net or ahead (0.883, published 0.72).
-One claim contradicted, five undecided; runs of one config differ by 0.010. Table in docs/benchmarks.md.
+One claim contradicted, five undecided; runs of one config differ by 0.010.
+Table in docs/benchmarks.md.
 """
 
 import pathlib

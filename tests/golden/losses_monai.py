@@ -23,7 +23,8 @@ WEIGHTS = (0.3, 1.05)  # of the two channels
 def lovasz(errors, g):
     """The definition: errors of the worst pixels, times what each adds to 1 - IoU."""
     total = 0.0
-    for e, true in zip(errors.flatten(2).flatten(0, 1), g.flatten(2).flatten(0, 1) > 0.5):
+    rows = lambda x: x.flatten(2).flatten(0, 1)
+    for e, true in zip(rows(errors), rows(g) > 0.5, strict=True):
         order = torch.argsort(-e.detach())
         wrong, before = torch.zeros_like(true), 0.0
         for i in order:
@@ -110,7 +111,8 @@ def reference(name: str, logits: np.ndarray, target: np.ndarray):
 def references(name: str, logits, target, one_hot):
     """Values (count,) and gradients of all cases."""
     targets = one_hot if name in CLASSES else target
-    value, gradient = zip(*(reference(name, z, y) for z, y in zip(logits, targets)))
+    found = [reference(name, *case) for case in zip(logits, targets, strict=True)]
+    value, gradient = zip(*found, strict=True)
     return np.array(value), np.stack(gradient)
 
 

@@ -50,5 +50,5 @@ def check(name: str, arrays, value, gradient) -> None:
         mean = lambda z, y: loss(z, y).mean()
         ours = jax.jit(jax.vmap(jax.value_and_grad(mean)))(arrays["logits"], arrays[key])
     assert ours[0].dtype == jnp.float64
-    for got, expected in zip(ours, (value, gradient)):
+    for got, expected in zip(ours, (value, gradient), strict=True):
         np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6 if name in ROUGH else 1e-12)

@@ -8,8 +8,13 @@ import pathlib
 
 import numpy as np
 import torch
-from parity.test_models import keras_variables
-from parity.torch_unets import TorchBrainUNet, TorchSmallUNet, TorchUNet, randomise
+from reference.torch_unets import (
+    TorchBrainUNet,
+    TorchSmallUNet,
+    TorchUNet,
+    keras_variables,
+    randomise,
+)
 
 CHANNELS = (2, 4, 4)
 # Options of unet_classic; odd="pad_up" is milesial's and the default of TorchUNet.

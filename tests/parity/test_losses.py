@@ -76,5 +76,5 @@ def test_loss_option_matches_torch_on_soft_targets(name):
     expected = torch_value(theirs, logits, target)
     with jax.enable_x64(True):
         got = jax.jit(jax.value_and_grad(lambda z: ours(z, target).mean()))(logits)
-    for one, other in zip(got, expected):
+    for one, other in zip(got, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=tolerance)

@@ -100,7 +100,8 @@ def test_surface_metrics_match_monai(count):
         y, p = (torch.tensor(m[:, None]) for m in (mask, pred))
         expected = monai.compute_hausdorff_distance(
             p, y, include_background=True, percentile=95, spacing=spacing)[:, 0].numpy()
-        ours = np.array([metrics.hausdorff95(*pair, spacing=spacing) for pair in zip(mask, pred)])
+        ours = np.array([metrics.hausdorff95(*pair, spacing=spacing)
+                         for pair in zip(mask, pred, strict=True)])
         one_empty = mask.any((1, 2)) != pred.any((1, 2))
         both_empty = ~(mask | pred).any((1, 2))
         assert np.all(ours[one_empty] == np.inf) and np.all(ours[both_empty] == 0)
@@ -205,7 +206,7 @@ def with_mistakes(label):
     ids = np.unique(label[label > 0])
     names = np.arange(label.max() + 1)
     names[ids[::5]] = 0
-    for one, other in zip(ids[1::7], ids[2::7]):
+    for one, other in zip(ids[1::7], ids[2::7], strict=False):
         names[one] = names[other]
     pred = np.roll(names[label], (3, -4), (0, 1))
     pred[:6, :6] = label.max() + 1

@@ -9,7 +9,7 @@ from cellseg_jax import interop, models
 
 torch = pytest.importorskip("torch")
 nets = pytest.importorskip("monai.networks.nets")
-torch_unets = pytest.importorskip("parity.torch_unets")
+torch_unets = pytest.importorskip("reference.torch_unets")
 
 SMALL_UNETR = dict(feature_size=4, hidden_size=24, mlp_dim=48, num_heads=2)
 CHANNELS = (16, 32, 64, 128, 256, 512)
@@ -310,42 +310,6 @@ def test_brain_unet_matches_torch(features):
     np.testing.assert_allclose(got, want, atol=1e-4)
 
 
-def keras_variables(name, state):
-    """Variables of report 1's networks from the reference's state dict."""
-    params, batch_stats = {}, {}
-    for key, tensor in state.items():
-        *path, leaf = key.split(".")
-        array = tensor.numpy()
-        if leaf == "num_batches_tracked":
-            continue
-        if name == "simple_conv":
-            place = {"convs": 0, "dense": 2}[path[0]] + int(path[1])
-            names = [f"conv_{place}" if place < 4 else "out"]
-        elif path[0] == "dense":
-            last = len({k for k in state if k.startswith("dense")}) // 2 - 1
-            names = ["out" if int(path[1]) == last else f"dense_{path[1]}"]
-        elif path[0] == "ups":
-            names = [f"up_{path[1]}"]
-        else:
-            *place, index = path
-            block = {"downs": "down_{}", "merges": "merge_{}", "bottom": "bottom"}[place[0]]
-            kind = "norm" if int(index) % 3 == 1 else "conv"
-            names = [block.format(*place[1:]), f"{kind}_{int(index) // 3 + 1}"]
-        if path[0] == "dense" and array.ndim == 2:
-            array = array.T[None, None]
-        elif path[0] == "ups" and array.ndim == 4:
-            array = array.transpose(2, 3, 0, 1)[::-1, ::-1]
-        elif array.ndim == 4:
-            array = array.transpose(2, 3, 1, 0)
-        kind = "scale" if names[-1].startswith("norm") else "kernel"
-        leaf = {"running_mean": "mean", "running_var": "var", "weight": kind}.get(leaf, leaf)
-        node = batch_stats if leaf in ("mean", "var") else params
-        for part in names:
-            node = node.setdefault(part, {})
-        node[leaf] = array
-    return {"params": params, **({"batch_stats": batch_stats} if batch_stats else {})}
-
-
 KERAS = {
     "small_unet": (torch_unets.TorchSmallUNet, {}, {}),
     "small_unet without dense": (torch_unets.TorchSmallUNet, {}, dict(dense=False)),
@@ -354,11 +318,9 @@ KERAS = {
 }
 
 
-@pytest.mark.parametrize(
-    "case",
-    ["small_unet", "simple_conv", *(
-        pytest.param(c, marks=pytest.mark.weekly) for c in ("small_unet without dense", "unet_add"))],
-)
+@pytest.mark.parametrize("case", ["small_unet", "simple_conv", *(
+    pytest.param(case, marks=pytest.mark.weekly)
+    for case in ("small_unet without dense", "unet_add"))])
 def test_networks_of_report_1_match_torch_in_float64(case):
     build, widths, options = KERAS[case]
     name = case.split()[0]
@@ -366,5 +328,5 @@ def test_networks_of_report_1_match_torch_in_float64(case):
     with jax.enable_x64(True):
         dropout = {} if name == "simple_conv" else dict(dropout=0.0)
         module = models.make(name, num_outputs=3, **options, **dropout)
-        convert = lambda state: keras_variables(name, state)  # noqa: E731
+        convert = lambda state: torch_unets.keras_variables(name, state)  # noqa: E731
         check_training_step(module, network, convert, picture(2, 32, 48, np.float64))

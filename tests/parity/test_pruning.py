@@ -56,14 +56,14 @@ def pruned_once(method, modules, drawn, monkeypatch):
         elif method == "l1_filters":
             prune.ln_structured(module, "weight", amount=AMOUNT, n=1, dim=0)
         elif method == "random_layers":
+            draws = torch.from_numpy(1 - drawn[path][kept == 1])
             with monkeypatch.context() as patch:
-                patch.setattr(torch, "rand_like",
-                              lambda t: torch.from_numpy(1 - drawn[path][kept == 1]))
+                patch.setattr(torch, "rand_like", lambda t, draws=draws: draws)
                 prune.random_unstructured(module, "weight", amount=AMOUNT)
         else:
+            draws = torch.from_numpy(drawn[path][kept.any((1, 2, 3))])
             with monkeypatch.context() as patch:
-                patch.setattr(torch, "rand", lambda n: torch.from_numpy(
-                    drawn[path][kept.any((1, 2, 3))]))
+                patch.setattr(torch, "rand", lambda n, draws=draws: draws)
                 prune.random_structured(module, "weight", amount=AMOUNT, dim=0)
 
 

@@ -1,5 +1,7 @@
 """The U-Nets of the reports in plain torch, written from their descriptions, as references."""
 
+import itertools
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -171,14 +173,14 @@ class TorchSmallUNet(nn.Module):
             return nn.Sequential(*layers)
 
         arriving = [inputs, *levels]
-        self.downs = nn.ModuleList(block(a, f) for a, f in zip(arriving, levels))
+        self.downs = nn.ModuleList(block(a, f) for a, f in itertools.pairwise(arriving))
         self.bottom = block(levels[-1], bottom)
         below = [*levels[1:], bottom]
-        ups = [nn.ConvTranspose2d(b, f, 3, stride=2) for b, f in zip(below, levels)]
+        ups = [nn.ConvTranspose2d(b, f, 3, stride=2) for b, f in zip(below, levels, strict=True)]
         self.ups = nn.ModuleList(ups)
         self.merges = nn.ModuleList(block(f, f) for f in levels)
         widths = [levels[0], *((32, 64) if dense else ()), outputs]
-        self.dense = nn.ModuleList(nn.Linear(a, f) for a, f in zip(widths, widths[1:]))
+        self.dense = nn.ModuleList(nn.Linear(a, f) for a, f in itertools.pairwise(widths))
 
     def forward(self, x):
         skips = []
@@ -186,7 +188,7 @@ class TorchSmallUNet(nn.Module):
             skips.append(down(x))
             x = F.max_pool2d(skips[-1], 2)
         x = self.bottom(x)
-        for up, merge in zip(reversed(self.ups), reversed(self.merges)):
+        for up, merge in zip(reversed(self.ups), reversed(self.merges), strict=True):
             x = up(x)[:, :, :-1, :-1]  # TensorFlow's "same" cuts below and to the right
             x = merge(x + skips.pop())
         return pixel_dense(x, self.dense)
@@ -199,7 +201,7 @@ class TorchSimpleConv(nn.Module):
         super().__init__()
         self.convs = nn.ModuleList([nn.Conv2d(inputs, 32, 4), nn.Conv2d(32, 64, 4)])
         widths = (64, 32, 64, outputs)
-        self.dense = nn.ModuleList(nn.Linear(a, f) for a, f in zip(widths, widths[1:]))
+        self.dense = nn.ModuleList(nn.Linear(a, f) for a, f in itertools.pairwise(widths))
 
     def forward(self, x):
         for conv in self.convs:
@@ -229,3 +231,39 @@ def randomise(network, seed=0):
             module.running_mean.normal_(0, 0.3)
             module.running_var.uniform_(0.5, 2)
     return network
+
+
+def keras_variables(name, state):
+    """Variables of report 1's networks from the reference's state dict."""
+    params, batch_stats = {}, {}
+    for key, tensor in state.items():
+        *path, leaf = key.split(".")
+        array = tensor.numpy()
+        if leaf == "num_batches_tracked":
+            continue
+        if name == "simple_conv":
+            place = {"convs": 0, "dense": 2}[path[0]] + int(path[1])
+            names = [f"conv_{place}" if place < 4 else "out"]
+        elif path[0] == "dense":
+            last = len({k for k in state if k.startswith("dense")}) // 2 - 1
+            names = ["out" if int(path[1]) == last else f"dense_{path[1]}"]
+        elif path[0] == "ups":
+            names = [f"up_{path[1]}"]
+        else:
+            *place, index = path
+            block = {"downs": "down_{}", "merges": "merge_{}", "bottom": "bottom"}[place[0]]
+            kind = "norm" if int(index) % 3 == 1 else "conv"
+            names = [block.format(*place[1:]), f"{kind}_{int(index) // 3 + 1}"]
+        if path[0] == "dense" and array.ndim == 2:
+            array = array.T[None, None]
+        elif path[0] == "ups" and array.ndim == 4:
+            array = array.transpose(2, 3, 0, 1)[::-1, ::-1]
+        elif array.ndim == 4:
+            array = array.transpose(2, 3, 1, 0)
+        kind = "scale" if names[-1].startswith("norm") else "kernel"
+        leaf = {"running_mean": "mean", "running_var": "var", "weight": kind}.get(leaf, leaf)
+        node = batch_stats if leaf in ("mean", "var") else params
+        for part in names:
+            node = node.setdefault(part, {})
+        node[leaf] = array
+    return {"params": params, **({"batch_stats": batch_stats} if batch_stats else {})}
