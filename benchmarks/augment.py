@@ -52,7 +52,7 @@ def make_step(names, config, source):
         config.augment[name] = (0.0, 1.0)
     config.augment.update(pairs(names))
     spec = make_spec([config])
-    values = traced_values(config, 100, spec)
+    values = traced_values(config, spec, 100)
     batch = len(source["image"])
     mesh = default_mesh(1, batch)
     state = jax.jit(lambda v: init_state(spec, v, source["image"].shape[1:]))(values)

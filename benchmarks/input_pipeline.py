@@ -58,7 +58,7 @@ def ours(args, cache):
     chosen = data.records_of(config.data)[: args.count]
     data.records_of = lambda _: records.Records(chosen)  # a part of the files, for all paths
     spec = make_spec([config])
-    values = spec.all_values(traced_values(config, 1, spec))
+    values = spec.hparams(traced_values(config, spec))
 
     @jax.jit
     def batch_of(source, index, key):
@@ -74,7 +74,7 @@ def ours(args, cache):
             resident = resident_source(config, arrays, mesh)
             read = order.order_of(config, arrays, np.arange(len(arrays.names)))
         for n in range(epoch * read.steps_per_epoch, (epoch + 1) * read.steps_per_epoch):
-            batch = batch_of(resident.train, read.rows(n), train_step.keys(0, n)[0])
+            batch = batch_of(resident.train, read.rows(n), train_step.step_keys(0, n)[0])
         jax.block_until_ready(batch)
         yield time.perf_counter() - started
 

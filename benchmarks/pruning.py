@@ -87,7 +87,7 @@ def made_up_predictor(config):
     """What scoring needs of a Predictor, with the weights of step 0."""
     spec, mesh = make_spec([config]), all_devices()
     init = init_program(spec, (FLAGS.size, FLAGS.size, 3), NamedSharding(mesh, P()))
-    state = init(traced_values(config, 1, spec))
+    state = init(traced_values(config, spec))
     return types.SimpleNamespace(
         config=config, spec=spec, mesh=mesh,
         variables={"params": state.params, "batch_stats": state.batch_stats},

@@ -102,7 +102,7 @@ def our_step(case, image, label):
     config.model = case.model
     config = config_lib.complete(config)
     spec = make_spec([config])
-    values = traced_values(config, 100, spec)
+    values = traced_values(config, spec, 100)
     mesh = default_mesh(1, len(image))
     rows = NamedSharding(mesh, P("member", "data"))
     state = jax.jit(lambda v: init_state(spec, v, image.shape[1:]))(values)

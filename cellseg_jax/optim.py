@@ -6,17 +6,19 @@ settings. They take the dtype of the parameters. A Python 0 leaves the term out 
 instead.
 """
 
+import dataclasses
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from cellseg_jax.errors import pick
+from cellseg_jax.errors import InputError, nearest, pick
 
 
-def _off(value) -> bool:
+def _is_off(value) -> bool:
     """True for a 0 known before tracing; a traced 0 keeps its term, and its state."""
     return isinstance(value, (int, float)) and value == 0
 
@@ -69,7 +71,7 @@ def adamax(*, b1, b2, **_):
 
 def sgd(*, momentum, nesterov, **_):
     """v = momentum v + g, and g + momentum v (Nesterov) or v is followed; no dampening."""
-    return optax.identity() if _off(momentum) else optax.trace(momentum, nesterov)
+    return optax.identity() if _is_off(momentum) else optax.trace(momentum, nesterov)
 
 
 def rmsprop(*, momentum, rms_decay, **_):
@@ -118,27 +120,38 @@ SCHEDULES = {"constant": constant, "polynomial": polynomial, "cosine": cosine,
              "plateau": constant}  # the caller multiplies lr by the scale of reduce_on_plateau
 
 
-def make(
-    name: str,
-    *,
-    lr,
-    weight_decay=0.0,
-    momentum=0.0,
-    nesterov=False,
-    b1=0.9,
-    b2=0.999,
-    amsgrad=False,
-    rms_decay=0.99,
-    schedule=None,
-    power=0.9,
-    gamma=0.9,
-    every=30,
-    warmup=0,
-    per="epoch",
-    clip=0.0,
-    num_steps,
-    steps_per_epoch,
-):
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What `make` takes beside the name, the rate and the length of training.
+
+    Numbers may be traced scalars.
+    """
+
+    # L2 factor, joined to the gradient; with adamw params shrink by lr times it.
+    weight_decay: Any = 0.0
+    momentum: Any = 0.0  # sgd, rmsprop
+    nesterov: bool = False  # sgd; with momentum 0 it is plain descent
+    b1: Any = 0.9  # decay of the moments of adam, adamw and adamax
+    b2: Any = 0.999
+    amsgrad: bool = False  # adam, adamw: keep the largest second moment
+    rms_decay: Any = 0.99  # rmsprop: decay of the squared gradient (torch's alpha)
+    # constant | polynomial | cosine | exponential | step | plateau, or None for constant. Time
+    # counts in `per`, from the end of the warm-up to the end of training.
+    schedule: str | None = None
+    power: Any = 0.9  # exponent of polynomial
+    gamma: Any = 0.9  # factor of exponential, each time, and of step, `every` times
+    every: Any = 30
+    # Epochs or steps, as `per` says, of a rate that rises linearly: (t + 1) / (warmup + 1) of lr at
+    # time t. The schedule begins after it: torch's SequentialLR([LinearLR(optimizer,
+    # 1 / (warmup + 1), total_iters=warmup), schedule], [warmup]).
+    warmup: Any = 0
+    per: str = "epoch"  # the rate moves every epoch (nnU-Net, torch's LambdaLR) or every "step"
+    # Largest norm of the gradient over all parameters; a longer one is shortened before weight
+    # decay joins it (torch's clip_grad_norm_). 0 is no limit.
+    clip: Any = 0.0
+
+
+def make(name: str, *, lr, num_steps, steps_per_epoch, **options):
     """An optimiser and its learning rate: `tx` to update with, `lr_fn(step)` to log.
 
     The structure of the state depends on the name, on nesterov, amsgrad and whether momentum
@@ -148,30 +161,46 @@ def make(
     Args:
       name: adam | adamw | sgd | adamax | rmsprop.
       lr: the learning rate that the schedule scales.
-      weight_decay: L2 factor, joined to the gradient; with adamw params shrink by lr times it.
-      momentum: read by sgd and rmsprop.
-      nesterov: read by sgd; with momentum 0 it is plain descent.
-      b1, b2: decay of the moments, read by adam, adamw and adamax.
-      amsgrad: keep the largest second moment, read by adam and adamw.
-      rms_decay: decay of the squared gradient, read by rmsprop (torch's alpha).
-      schedule: None | constant | polynomial | cosine | exponential | step | plateau. Time counts
-        in `per`, from the end of the warm-up to the end of training.
-      power: exponent of polynomial.
-      gamma: factor of exponential, each time, and of step, `every` times.
-      warmup: epochs or steps, as `per` says, of a rate that rises linearly: (t + 1) / (warmup + 1)
-        of lr at time t. The schedule begins after it: torch's SequentialLR([LinearLR(optimizer,
-        1 / (warmup + 1), total_iters=warmup), schedule], [warmup]).
-      per: the rate moves every "epoch" (nnU-Net, torch's LambdaLR) or every "step".
-      clip: largest norm of the gradient over all parameters; a longer one is shortened before
-        weight decay joins it (torch's clip_grad_norm_). 0 is no limit.
       num_steps, steps_per_epoch: length of training; the last epoch may be short.
+      options: fields of Options.
     Returns: (optax.GradientTransformation, lr_fn); lr_fn takes an int step, maybe traced.
-    Raises: InputError for a name that is not there.
+    Raises: InputError for an unknown name or option.
     Source: torch.optim 2.x; equal in float64 to rounding.
     """
     rule = pick(OPTIMIZERS, name, "config.optimizer.name")
-    factor = pick(SCHEDULES, schedule or "constant", "config.optimizer.schedule")
-    per_step = pick({"epoch": False, "step": True}, per, "config.optimizer.per")
+    known = [field.name for field in dataclasses.fields(Options)]
+    for option in options:
+        if option not in known:
+            raise InputError(f"config.optimizer.{option}: no such option; expected one of "
+                             f"{', '.join(known)}{nearest(option, known)}")
+    given = Options(**options)
+    lr_fn = _rate(lr, num_steps, steps_per_epoch, given)
+
+    def built_for(params):
+        dtype = jnp.result_type(*jax.tree.leaves(params))
+
+        def cast(value):  # a Python number already follows the dtype of what it meets
+            return value if isinstance(value, (int, float)) else jnp.asarray(value, dtype)
+
+        numbers = {k: cast(getattr(given, k)) for k in ("momentum", "b1", "b2", "rms_decay")}
+        direction = rule(nesterov=given.nesterov, amsgrad=given.amsgrad, **numbers)
+        decay = optax.add_decayed_weights(cast(given.weight_decay))  # a Python 0 adds nothing
+        order = (direction, decay) if name in DECOUPLED else (decay, direction)
+        return optax.chain(*order, optax.scale_by_learning_rate(lr_fn))
+
+    def update(grads, state, params):
+        if not _is_off(given.clip):
+            grads = clipped(grads, given.clip)
+        return built_for(params).update(grads, state, params)
+
+    return optax.GradientTransformation(lambda params: built_for(params).init(params),
+                                        update), lr_fn
+
+
+def _rate(lr, num_steps, steps_per_epoch, options: Options) -> Callable:
+    """lr_fn(step): the learning rate of the schedule, after its warm-up."""
+    factor = pick(SCHEDULES, options.schedule or "constant", "config.optimizer.schedule")
+    per_step = pick({"epoch": False, "step": True}, options.per, "config.optimizer.per")
 
     def lr_fn(step):
         # int32 / int32 would be float32 even where lr is float64.
@@ -180,33 +209,14 @@ def make(
         if not per_step:
             done, total = step // steps_per_epoch, -(-num_steps // steps_per_epoch)
         done, total = jnp.asarray(done, dtype), jnp.asarray(total, dtype)
-        rise = 1.0
-        if not _off(warmup):
+        rise, warmup = 1.0, options.warmup
+        if not _is_off(warmup):
             rise = jnp.minimum((done + 1.0) / (warmup + 1.0), 1.0)
             done, total = jnp.maximum(done - warmup, 0.0), jnp.maximum(total - warmup, 1.0)
-        scale = factor(done, total, power=power, gamma=gamma, every=every)
+        scale = factor(done, total, power=options.power, gamma=options.gamma, every=options.every)
         return jnp.asarray(lr * rise * scale, dtype)
 
-    def built_for(params):
-        dtype = jnp.result_type(*jax.tree.leaves(params))
-
-        def cast(value):  # a Python number already follows the dtype of what it meets
-            return value if isinstance(value, (int, float)) else jnp.asarray(value, dtype)
-
-        numbers = dict(momentum=cast(momentum), b1=cast(b1), b2=cast(b2),
-                       rms_decay=cast(rms_decay))
-        direction = rule(nesterov=nesterov, amsgrad=amsgrad, **numbers)
-        decay = optax.add_decayed_weights(cast(weight_decay))  # a Python 0 adds nothing
-        order = (direction, decay) if name in DECOUPLED else (decay, direction)
-        return optax.chain(*order, optax.scale_by_learning_rate(lr_fn))
-
-    def update(grads, state, params):
-        if not _off(clip):
-            grads = clipped(grads, clip)
-        return built_for(params).update(grads, state, params)
-
-    init = lambda params: built_for(params).init(params)
-    return optax.GradientTransformation(init, update), lr_fn
+    return lr_fn
 
 
 def clipped(grads, limit):
@@ -229,20 +239,23 @@ def averaged(average, params, *, decay, count):
     Source: torch.optim.swa_utils.AveragedModel with get_ema_multi_avg_fn(decay).
     """
     decay = jnp.where(count == 0, 0.0, decay)
-    mix = lambda a, p: decay.astype(p.dtype) * a + (1 - decay).astype(p.dtype) * p
-    return jax.tree.map(mix, average, params)
+    return jax.tree.map(
+        lambda a, p: decay.astype(p.dtype) * a + (1 - decay).astype(p.dtype) * p, average, params)
 
 
 # The state of reduce_on_plateau before the first score.
 PLATEAU = {"scale": 1.0, "best": -math.inf, "waited": 0, "cooldown": 0}
 
 
+PLATEAU_THRESHOLD = 1e-4  # improvement, as a part of the best score, that counts
+
+
 def reduce_on_plateau(state: dict, score: float, *, lr: float, factor: float, patience: int,
-                      cooldown: int, min_lr: float, threshold: float = 1e-4) -> dict:
+                      cooldown: int, min_lr: float) -> dict:
     """The state after one more score: plain numbers on the host, for once per validation.
 
-    The rate is lr * state["scale"]. After more than `patience` scores in a row that are not
-    better than the best by the part `threshold`, it is multiplied by `factor`, down to min_lr;
+    The rate is lr * state["scale"]. After more than `patience` scores in a row that are not better
+    than the best by PLATEAU_THRESHOLD of it, the rate is multiplied by `factor`, down to min_lr;
     then `cooldown` scores are not counted.
 
     Args:
@@ -251,7 +264,7 @@ def reduce_on_plateau(state: dict, score: float, *, lr: float, factor: float, pa
     Source: torch.optim.lr_scheduler.ReduceLROnPlateau (threshold_mode "rel", eps 1e-8).
     """
     scale, best, waited, wait = (state[k] for k in ("scale", "best", "waited", "cooldown"))
-    goal = best + threshold * abs(best) if math.isfinite(best) else best
+    goal = best + PLATEAU_THRESHOLD * abs(best) if math.isfinite(best) else best
     best, waited = (score, 0) if score > goal else (best, waited + 1)
     if wait > 0:
         wait, waited = wait - 1, 0

@@ -74,7 +74,7 @@ def last_state(workdir):
     """The last checkpoint as a flat list of numpy arrays."""
     config = read_config(workdir)
     spec = make_spec([config])
-    values = traced_values(config, 1, spec)
+    values = traced_values(config, spec)
     shape = (*config.data.size, 4)
     wanted = jax.eval_shape(lambda v: init_state(spec, v, shape), values)
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])

@@ -28,7 +28,7 @@ def test_config_loads_locked_and_builds(file):
     config = config_lib.load(str(file))
     assert config.is_locked
     spec = make_spec([config])
-    values = traced_values(config, 10, spec)
+    values = traced_values(config, spec, 10)
     shape = (*derived.input_size(config), derived.channels(config))
     state = jax.eval_shape(lambda v: init_state(spec, v, shape), values)
     assert len(jax.tree.leaves(state.params)) > 10

@@ -41,7 +41,7 @@ def write_run(folder, **overrides):
     spec = make_spec([config])
     shape = (*derived.input_size(config), derived.channels(config))
     state = jax.jit(lambda values: init_state(spec, values, shape))(
-        traced_values(config, 1, spec))
+        traced_values(config, spec))
     saves = checkpoint.Checkpoints(folder / "checkpoints")
     saves.save(state, 3, score=0.5)
     saves.close()

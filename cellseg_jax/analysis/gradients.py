@@ -30,7 +30,7 @@ def objective(spec, params, batch_stats, values: dict, batch: dict):
     over the batch are taken image by image, as in validation.
 
     Args:
-      values: of spec.all_values.
+      values: of spec.hparams.
       batch: as feed.eval_batches gives it; rows of weight 0 do not count.
     """
     image = normalize(batch["image"], batch["range"], spec.dtype)
@@ -42,7 +42,7 @@ def objective(spec, params, batch_stats, values: dict, batch: dict):
     if "pixel_weight" in batch:
         truth["pixel_weight"] = batch["pixel_weight"].astype(spec.dtype)
     per_image = sum(
-        share * spec.losses(scale, values=values,
+        share * spec.losses(scale, hparams=values,
                               **{k: coarse(v, level) for k, v in truth.items()})
         for level, (scale, share) in enumerate(zip(scales, supervision_weights(len(scales)))))
     return (per_image * batch["weight"]).sum() / batch["weight"].sum()
@@ -58,7 +58,7 @@ def mean_gradients(predictor, layers, batches) -> dict[str, float]:
     @jax.jit
     def gradients(variables, values, batch):
         grads = jax.grad(objective, argnums=1)(
-            spec, variables["params"], variables["batch_stats"], spec.all_values(values),
+            spec, variables["params"], variables["batch_stats"], spec.hparams(values),
             batch)
         if "prune" not in spec.inactive:
             grads = train_step.mask_pruned(grads, variables["params"])

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
+from flax.core import FrozenDict
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -154,7 +155,7 @@ def map_pruned(spec: Spec, mesh, threshold: float, paths, copies: int):
     Returns: {"counts", "cells"} of step.eval_step with a leading axis of copies.
     """
     rows = P(("member", "data"))
-    unscored = spec._replace(loss_options={})
+    unscored = spec.replace(loss_options=FrozenDict())
 
     def per_device(variables, ranks, gone, batch):
         def one(gone):

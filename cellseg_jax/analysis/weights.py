@@ -31,7 +31,7 @@ def initial_params(config) -> dict:
     spec = make_spec([config])
     shape = (*derived.input_size(config), derived.channels(config))
     init = init_program(spec, shape, SingleDeviceSharding(jax.local_devices()[0]))
-    state = jax.device_get(init(traced_values(config, 1, spec)))
+    state = jax.device_get(init(traced_values(config, spec)))
     params = state.params
     if config.train.weights:
         found = beginnings.read(config, {"params": params, "batch_stats": state.batch_stats})

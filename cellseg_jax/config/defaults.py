@@ -4,35 +4,44 @@ from ml_collections import ConfigDict
 
 from cellseg_jax import augment, losses
 
-# Values, not structure: runs that differ in these alone train together in one compiled program.
+# Hyper-parameters that the compiled step takes as arrays: {key: (name in the step, dtype)}; dtype
+# None is that of the parameters. They are values, not structure: the program must not depend on
+# them, but for whether they are 0 (step.spec.Spec.inactive).
+TRACED = {
+    "seed": ("seed", "uint32"),
+    **{f"optimizer.{name}": (name, None) for name in (
+        "lr", "weight_decay", "momentum", "b1", "b2", "rms_decay", "warmup", "clip", "ema")},
+    "optimizer.schedule_power": ("power", None),
+    "optimizer.schedule_gamma": ("gamma", None),
+    "optimizer.schedule_every": ("every", None),
+    "train.prune": ("prune", None),
+    **{f"loss.{name}": (f"loss.{name}", None) for name in losses.LOSSES},
+    **{f"augment.{name}": (f"augment.{name}", None)
+       for name in sorted((*augment.AUGMENTATIONS, *augment.OPTIONS))},
+    "model.dropout": ("dropout", None),
+}
+# Runs that differ in these keys alone train together in one compiled program: the traced ones and
+# those that only the host reads.
 VALUE_KEYS = (
-    "seed",
+    *TRACED,
     "data.split",
     "data.split_seed",
     "data.train_fraction",
     "data.keep_blank",
     "data.balance",
     "data.oversample",
-    "model.dropout",
-    "optimizer.lr",
-    "optimizer.weight_decay",
-    "optimizer.momentum",
-    "optimizer.b1",
-    "optimizer.b2",
-    *(f"optimizer.{name}" for name in (
-        "rms_decay", "schedule_power", "schedule_gamma", "schedule_every", "warmup",
-        "plateau_metric", "plateau_factor", "plateau_patience", "plateau_cooldown",
-        "plateau_min_lr", "clip", "ema")),
+    "optimizer.plateau_metric",
+    "optimizer.plateau_factor",
+    "optimizer.plateau_patience",
+    "optimizer.plateau_cooldown",
+    "optimizer.plateau_min_lr",
     "train.epochs",
     "train.steps",
     "train.weights",
-    "train.prune",
     "train.prune_iterations",
     "train.prune_how",
     "train.early_stopping",
     "train.early_stopping_mode",
-    *(f"loss.{name}" for name in losses.LOSSES),
-    *(f"augment.{name}" for name in (*augment.AUGMENTATIONS, *augment.OPTIONS)),
 )
 # A run may be continued with other values of these: they do not change what it computes.
 FREE_KEYS = ("data.root", "data.cache", "data.threads", "data.residence", "eval.",

@@ -17,14 +17,12 @@ from cellseg_jax.crops import round_up
 from cellseg_jax.errors import InputError
 from cellseg_jax.runs import checkpoint
 from cellseg_jax.runs.folder import CHECKPOINTS
-from cellseg_jax.step.mapped import map_probs
 from cellseg_jax.step.mesh import all_devices, fetch, put
 from cellseg_jax.step.programs import (
-    _abstract_state,
-    _calibration,
-    _once,
-    _scoring,
+    abstract_state,
+    calibration_program,
     eval_program,
+    probs_program,
     scoring_values,
 )
 from cellseg_jax.step.spec import make_spec, traced_values
@@ -67,28 +65,25 @@ class TrainedNetwork:
 
     def __init__(self, workdir, config, which: str = "best", batch_size: int = 0):
         self.config, self.mesh, self.spec = config, all_devices(), make_spec([config])
-        values = traced_values(config, 1, self.spec)
-        self.step, self.variables = self._restored(pathlib.Path(workdir), which, values)
+        self.step, self.variables = self._restored(pathlib.Path(workdir), which)
         everywhere = NamedSharding(self.mesh, P())
-        self.values = {k: put(v, everywhere) for k, v in scoring_values(values).items()}
-        scoring = _scoring(self.spec)
-        network = scoring._replace(loss_options={}, target_options={}, inactive=())
+        values = scoring_values(traced_values(config, self.spec))
+        self.values = {k: put(v, everywhere) for k, v in values.items()}
         self.eval_step = eval_program(self.spec, self.mesh, config.eval.threshold)
-        self.calibration_counts = _once(_calibration, scoring)
-        self._probs = _once(map_probs, network, self.mesh)
+        self.calibration_counts = calibration_program(self.spec)
+        self._probs = probs_program(self.spec, self.mesh)
         self.batch_size = round_up(batch_size or config.eval.batch_size, self.mesh.size)
         self.tile = derived.input_size(config)
         self._rows = NamedSharding(self.mesh, P(("member", "data")))
 
-    def _restored(self, workdir, which, values) -> tuple[int, dict]:
+    def _restored(self, workdir, which) -> tuple[int, dict]:
         """(step, variables) of the checkpoint, or of another one where it is damaged."""
         directory = workdir / CHECKPOINTS
         saved = checkpoint.saved_steps(directory)
         if not saved:
             raise InputError(f"--workdir: no checkpoint in {workdir} yet; train first")
         shape = (*derived.input_size(self.config), derived.channels(self.config))
-        wanted = _once(_abstract_state, self.spec, shape, tuple(sorted(
-            (k, str(v.dtype)) for k, v in values.items())))
+        wanted = abstract_state(self.config, self.spec, shape)
         part = {k: getattr(wanted, k) for k in (wanted.weights, "batch_stats")}
         part = checkpoint.abstract({k: v for k, v in part.items() if v},
                                    NamedSharding(self.mesh, P()))

@@ -98,7 +98,7 @@ def arguments(config, spec, mesh, images: Images, resident: bool) -> tuple:
     by_member, rows = NamedSharding(mesh, P("member")), NamedSharding(mesh, P("member", "data"))
     members, batch = mesh.shape["member"], config.train.batch_size
     state = jax.eval_shape(lambda v: init_state(spec, v, (*size, channels)),
-                           traced_values(config, 1, spec))
+                           traced_values(config, spec))
     state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(
         (members, *x.shape), x.dtype, sharding=by_member), state)
     one = {"id": ((), np.int32)}
@@ -162,7 +162,7 @@ def _validation(config, spec, mesh, given, extra, quick) -> int:
     one = lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype, sharding=everywhere)
     variables = jax.tree.map(one, {"params": state.params, "batch_stats": state.batch_stats})
     values = {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=everywhere) for k, v in
-              scoring_values(traced_values(config, 1, spec)).items()}
+              scoring_values(traced_values(config, spec)).items()}
     batch = {"image": ((*size, channels), np.uint8),
              "label": (size, np.uint16 if resident else np.int32),
              "range": ((channels, 2), np.float32), "weight": ((), np.float32)}

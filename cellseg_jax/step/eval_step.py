@@ -16,7 +16,7 @@ def eval_step(spec: Spec, values: dict, variables: dict, batch: dict, threshold)
     probs = target_kind.probs(logits)
     return {
         "probs": probs,
-        "loss": spec.losses(logits, target, spec.all_values(values),
+        "loss": spec.losses(logits, target, spec.hparams(values),
                               pixel_weight=batch.get("pixel_weight")),
         "counts": metrics.pixel_counts(target, target_kind.mask(probs, threshold)),
         "cells": metrics.pixel_counts(batch["label"][..., None] > 0,

@@ -1,36 +1,58 @@
-"""Evaluation programs, traced and compiled once per content."""
+"""Programs that runs share: traced and compiled once per content, and a bounded number kept.
 
+Hundreds of runs of a study are evaluated and predict with a few programs.
+"""
+
+import functools
 from collections.abc import Callable
 
 import jax
+import numpy as np
+from flax.core import FrozenDict
+from jax.sharding import Mesh
 
 from cellseg_jax import metrics
-from cellseg_jax.step.mapped import map_eval
-from cellseg_jax.step.spec import Spec
+from cellseg_jax.step.mapped import map_eval, map_probs
+from cellseg_jax.step.spec import Spec, traced_values
 from cellseg_jax.step.state import TrainState, init_state
 
-_PROGRAMS = {}  # what is traced and compiled, by the content that it depends on
+MAX_PROGRAMS = 64  # kept; a network in use has four
 
 
-def _once(make, spec: Spec, *arguments):
-    """make(spec, *arguments), made once for all specs of that content."""
-    key = (make, repr(spec), *arguments)
-    if key not in _PROGRAMS:
-        _PROGRAMS[key] = make(spec, *arguments)
-    return _PROGRAMS[key]
+@functools.lru_cache(maxsize=MAX_PROGRAMS)
+def cached(make: Callable, *arguments):
+    """make(*arguments), hashable ones, made once while it is among the last MAX_PROGRAMS."""
+    return make(*arguments)
 
 
-def _abstract_state(spec: Spec, shape, dtypes) -> TrainState:
-    """Shapes of the state of a run whose traced values have the dtypes ((name, dtype), ...)."""
-    values = {name: jax.ShapeDtypeStruct((), dtype) for name, dtype in dtypes}
-    return jax.eval_shape(lambda v: init_state(spec, v, shape), values)
+def eval_program(spec: Spec, mesh: Mesh, threshold: float) -> Callable:
+    """map_eval, one for all runs of the same network, losses and target."""
+    return cached(map_eval, scoring_spec(spec), mesh, threshold)
 
 
-def _scoring(spec: Spec) -> Spec:
-    """Without what evaluation knows nothing of, so that runs that differ in it share programs."""
-    inactive = tuple(k for k in spec.inactive if k.startswith("loss."))
-    return spec._replace(optimizer={}, accumulate=1, window=None, remat=False,
-                           log_gradients=False, inactive=inactive)
+def probs_program(spec: Spec, mesh: Mesh) -> Callable:
+    """map_probs, one for all runs of the same network."""
+    network = scoring_spec(spec).replace(
+        loss_options=FrozenDict(), target_options=FrozenDict(), inactive=())
+    return cached(map_probs, network, mesh)
+
+
+def calibration_program(spec: Spec) -> Callable:
+    """The compiled metrics.calibration_counts(label, probs), one for all runs of a target."""
+    return cached(_calibration, scoring_spec(spec))
+
+
+def abstract_state(config, spec: Spec, image_shape: tuple[int, int, int]) -> TrainState:
+    """The shapes of a run's state, for images (H, W, C)."""
+    dtypes = tuple(sorted((k, v.dtype) for k, v in traced_values(config, spec).items()))
+    return cached(_abstract_state, spec, image_shape, dtypes)
+
+
+def scoring_spec(spec: Spec) -> Spec:
+    """Without what only training reads, so that runs that differ in it share programs."""
+    return spec.replace(
+        optimizer=FrozenDict(), accumulate=1, window=None, remat=False, logged_layers=(),
+        inactive=tuple(k for k in spec.inactive if k.startswith("loss.")))
 
 
 def scoring_values(values: dict) -> dict:
@@ -38,10 +60,10 @@ def scoring_values(values: dict) -> dict:
     return {k: v for k, v in values.items() if k.startswith("loss.")}
 
 
-def eval_program(spec: Spec, mesh, threshold: float) -> Callable:
-    """step.map_eval, compiled once for all runs of the same network, losses and target."""
-    return _once(map_eval, _scoring(spec), mesh, threshold)
-
-
-def _calibration(spec: Spec):
+def _calibration(spec: Spec) -> Callable:
     return jax.jit(lambda label, probs: metrics.calibration_counts(spec.encode(label), probs))
+
+
+def _abstract_state(spec: Spec, image_shape, dtypes: tuple[tuple[str, np.dtype], ...]):
+    values = {name: jax.ShapeDtypeStruct((), dtype) for name, dtype in dtypes}
+    return jax.eval_shape(lambda v: init_state(spec, v, image_shape), values)

@@ -1,53 +1,90 @@
-"""From configs to what the compiled step needs: structure (Spec) and traced values."""
+"""From configs to what the compiled step needs: its structure (Spec) and its traced numbers.
 
-from typing import Any, NamedTuple
+Configs that train together share one Spec and differ only in traced hyper-parameters. A term that
+is off in all of them is left out of the program: its name is in `Spec.inactive`. Example: two
+configs with optimizer.clip 0 and 1.5, both with augment.noise=(0, 1). The program clips, and for
+the first config the traced limit 0 is the exact identity; no noise is compiled for either, and
+"augment.noise" is in `inactive`. So the Spec of several configs differs from that of one of them
+in `inactive` alone.
+"""
+
+import dataclasses
+from typing import Any
 
 import jax
 import numpy as np
+from flax import linen as nn
+from flax.core import FrozenDict
+from jaxtyping import Array, Float, Int, Shaped
 
 from cellseg_jax import losses, models, optim, targets
-from cellseg_jax.config import derived
+from cellseg_jax.config import compare, derived
+from cellseg_jax.config.defaults import TRACED
 from cellseg_jax.errors import InputError
 from cellseg_jax.normalize import normalize
 
+# Length of training, which follows from config and data.
+LENGTHS = {"num_steps": "int32", "steps_per_epoch": "int32"}
+# Never inactive. Momentum decides whether sgd keeps a buffer, which must not depend on the other
+# members of the program.
+ALWAYS_ACTIVE = ("seed", "lr", "momentum", *LENGTHS)
+OPTIMIZER_OPTIONS = {field.name for field in dataclasses.fields(optim.Options)}
 
-class Spec(NamedTuple):
-    """What all members of a program share: structure, not values."""
 
-    model: dict  # name, num_outputs and options of models.make, dropout excluded
-    loss_options: dict  # {loss name: options}
-    optimizer: dict  # name, nesterov, amsgrad, schedule, per of optim.make
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """What all members of a program share: structure, not values. Hashable: a key of programs."""
+
+    model: FrozenDict  # name, num_outputs and options of models.make, dropout excluded
+    loss_options: FrozenDict  # {loss name: options}
+    optimizer: FrozenDict  # name, nesterov, amsgrad, schedule, per of optim.make
     accumulate: int  # micro-batches of a step
     target: str
-    target_options: dict  # num_classes, contour_width
+    target_options: FrozenDict  # num_classes, contour_width
     window: tuple[int, int] | None  # of random crops
     remat: bool
-    log_gradients: bool
-    dtype: Any  # of image, parameters and loss
-    inactive: tuple[str, ...]  # values that are zero in all members: left out of the program
+    logged_layers: tuple[models.Layer, ...]  # whose gradients are summed up: train.log_gradients
+    dtype: np.dtype  # of image, parameters and loss
+    inactive: tuple[str, ...]  # hyper-parameters that are 0 in all members: not in the program
 
-    def module(self, values: dict, axis_name=None):
-        dropout = {} if "dropout" not in values else {"dropout": values["dropout"]}
+    def replace(self, **changes) -> "Spec":
+        """The Spec with other values of some fields."""
+        return dataclasses.replace(self, **changes)
+
+    def hparams(self, traced: dict) -> dict:
+        """{name: number} of all hyper-parameters: those that are traced, 0 for the inactive."""
+        return {**dict.fromkeys(self.inactive, 0.0), **traced}
+
+    def module(self, hparams: dict, axis_name: str | None = None) -> nn.Module:
+        """The network, with the dropout rate of the hyper-parameters, if they have one."""
+        dropout = {} if "dropout" not in hparams else {"dropout": hparams["dropout"]}
         return models.make(**self.model, **dropout, axis_name=axis_name)
 
-    def logits(self, variables: dict, image, range_):
-        """(n, H, W, K) of decoded images and their ranges, as evaluation and prediction see it."""
+    def logits(self, variables: dict, image: Shaped[Array, "n h w c"],
+               range_: Float[Array, "n c 2"]) -> Float[Array, "n h w k"]:
+        """The network's output for decoded images and their ranges, as in evaluation."""
         image = normalize(image, range_, self.dtype)
         return self.module({}).apply(variables, image, train=False)
 
-    def transformation(self, values: dict):
+    def transformation(self, hparams: dict):
         """(tx, lr_fn) of optim.make."""
-        names = ("lr", "weight_decay", "momentum", "b1", "b2", "rms_decay", "power", "gamma",
-                 "every", "warmup", "clip", "num_steps", "steps_per_epoch")
-        return optim.make(**self.optimizer, **{k: values[k] for k in names})
+        options = {name: value for name, value in hparams.items() if name in OPTIMIZER_OPTIONS}
+        lengths = {name: hparams[name] for name in LENGTHS}
+        return optim.make(**self.optimizer, lr=hparams["lr"], **options, **lengths)
 
-    def encode(self, label):
-        """(n, H, W, K) of (n, H, W) labels."""
+    def encode(self, label: Int[Any, "n h w"]) -> Float[Any, "n h w k"]:
+        """What the network learns of a label."""
         target = targets.TARGETS[self.target].encode(label, **self.target_options)
         return target.astype(self.dtype)
 
-    def losses(self, logits, target, values: dict, axis_name=None, pixel_weight=None):
-        """(N,) weighted sum of the losses in use."""
+    def losses(self, logits: Float[Any, "n h w k"], target: Float[Any, "n h w k"],
+               hparams: dict, axis_name: str | None = None,
+               pixel_weight: Float[Any, "n h w"] | None = None) -> Float[Array, " n"]:
+        """The weighted sum of the losses in use.
+
+        Args:
+          axis_name: mesh axis that shares the batch; None treats pooled losses image by image.
+        """
         total = 0.0
         for name, options in self.loss_options.items():
             if f"loss.{name}" in self.inactive:
@@ -55,71 +92,83 @@ class Spec(NamedTuple):
             if options.get("pooled"):  # evaluation has no batch to pool over: image by image
                 options = {**options, "pooled": axis_name is not None, "axis_name": axis_name}
             loss = losses.LOSSES[name](logits, target, pixel_weight=pixel_weight, **options)
-            total += values[f"loss.{name}"] * loss
+            total += hparams[f"loss.{name}"] * loss
         return total
-
-    def all_values(self, traced: dict) -> dict:
-        return {**dict.fromkeys(self.inactive, 0.0), **traced}
 
 
 def make_spec(configs) -> Spec:
-    """What the configs of one program share. Raises InputError where precision is impossible."""
+    """What the configs of one config.program_key share.
+
+    Raises: InputError where the precision is not available.
+    """
     config = configs[0]
-    dtype = np.dtype("float64" if config.train.precision == "float64" else "float32")
     if config.train.precision == "float64" and not jax.config.jax_enable_x64:
         raise InputError("config.train.precision: float64 needs JAX_ENABLE_X64=1 in the "
                          "environment")
-    model = {k: v for k, v in config.model.items() if k != "dropout"}
-    if model.get("image_size") == 0:
-        model["image_size"] = derived.input_size(config)
-    if config.train.precision == "bfloat16":
-        model["dtype"] = jax.numpy.bfloat16
-    numbers = [hyperparameters(c, 1) for c in configs]
-    # momentum decides whether sgd keeps a buffer: that must not depend on who else trains along
-    structural = ("seed", "num_steps", "steps_per_epoch", "lr", "momentum")
-    inactive = tuple(k for k in numbers[0] if k not in structural
-                  and all(np.ravel(v[k])[0] == 0 for v in numbers))
-    if "augment.elastic" in inactive:
-        inactive += ("augment.elastic_sigma",)
+    model = _model_options(config)
     return Spec(
-        model={**model, "num_outputs": derived.num_outputs(config)},
-        loss_options={name: {k: config.loss[k] for k in losses.options(name)}
-                      for name in losses.LOSSES},
-        optimizer=dict(name=config.optimizer.name, nesterov=config.optimizer.nesterov,
-                       amsgrad=config.optimizer.amsgrad,
-                       schedule=config.optimizer.schedule, per=config.optimizer.schedule_per),
+        model=FrozenDict(model),
+        loss_options=FrozenDict({name: {k: config.loss[k] for k in losses.options(name)}
+                                 for name in losses.LOSSES}),
+        optimizer=FrozenDict(
+            name=config.optimizer.name, nesterov=config.optimizer.nesterov,
+            amsgrad=config.optimizer.amsgrad, schedule=config.optimizer.schedule,
+            per=config.optimizer.schedule_per),
         accumulate=config.optimizer.accumulate,
         target=config.data.target,
-        target_options=derived.target_options(config),
+        target_options=FrozenDict(derived.target_options(config)),
         window=config.data.size if config.data.fit == "random_crop" else None,
         remat=config.train.remat,
-        log_gradients=config.train.log_gradients,
-        dtype=dtype,
-        inactive=inactive,
+        logged_layers=_logged_layers(config, model),
+        dtype=np.dtype("float64" if config.train.precision == "float64" else "float32"),
+        inactive=_inactive([hyperparameters(c) for c in configs]),
     )
 
 
-def hyperparameters(config, steps_per_epoch: int) -> dict:
+def _model_options(config) -> dict:
+    options = {k: v for k, v in config.model.items() if k != "dropout"}
+    if options.get("image_size") == 0:
+        options["image_size"] = derived.input_size(config)
+    if config.train.precision == "bfloat16":
+        options["dtype"] = jax.numpy.bfloat16
+    return {**options, "num_outputs": derived.num_outputs(config)}
+
+
+def _logged_layers(config, model_options: dict) -> tuple[models.Layer, ...]:
+    if not config.train.log_gradients:
+        return ()
+    shape = (*derived.input_size(config), derived.channels(config))
+    return tuple(models.kernel_layers(models.make(**model_options), shape))
+
+
+def _inactive(members: list[dict]) -> tuple[str, ...]:
+    """The names that are off in the hyper-parameters of all members."""
+    names = tuple(name for name in members[0] if name not in ALWAYS_ACTIVE
+                  and all(np.ravel(values[name])[0] == 0 for values in members))
+    if "augment.elastic" in names:
+        names += ("augment.elastic_sigma",)
+    return names
+
+
+def hyperparameters(config, steps_per_epoch: int = 1) -> dict:
     """{name: number} of everything that members of one program may differ in."""
-    optimizer = config.optimizer
-    values = {
-        "seed": config.seed,
+    values = compare.flatten(config)
+    return {
         "num_steps": derived.num_steps(config, steps_per_epoch),
         "steps_per_epoch": steps_per_epoch,
-        **{k: optimizer[k] for k in ("lr", "weight_decay", "momentum", "b1", "b2", "rms_decay",
-                                     "warmup", "clip", "ema")},
-        **{k: optimizer[f"schedule_{k}"] for k in ("power", "gamma", "every")},
-        "prune": config.train.prune,
-        **{f"loss.{name}": config.loss[name] for name in losses.LOSSES},
-        **{f"augment.{name}": value for name, value in config.augment.items()},
+        # A network without dropout lacks its rate.
+        **{name: values[key] for key, (name, _) in TRACED.items() if key in values},
     }
-    if "dropout" in config.model:
-        values["dropout"] = config.model.dropout
-    return values
 
 
-def traced_values(config, steps_per_epoch: int, spec: Spec) -> dict:
-    """hyperparameters that are in the program, as arrays of its dtype."""
-    kinds = {"seed": np.uint32, "num_steps": np.int32, "steps_per_epoch": np.int32}
-    return {k: np.asarray(v, kinds.get(k, spec.dtype))
-            for k, v in hyperparameters(config, steps_per_epoch).items() if k not in spec.inactive}
+def traced_values(config, spec: Spec, steps_per_epoch: int = 1) -> dict:
+    """{name: array} of the hyper-parameters that the program takes.
+
+    Args:
+      steps_per_epoch: of the run's training images. It decides the lengths alone, so the default
+        does where these are not read: for shapes, initial weights and evaluation.
+    """
+    dtypes = LENGTHS | dict(TRACED.values())
+    return {name: np.asarray(value, dtypes[name] or spec.dtype)
+            for name, value in hyperparameters(config, steps_per_epoch).items()
+            if name not in spec.inactive}

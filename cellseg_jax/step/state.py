@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cellseg_jax import classical, models, optim
+from cellseg_jax import classical, optim
 from cellseg_jax.config import derived
 from cellseg_jax.config.derived import classical_options
 from cellseg_jax.errors import InputError
@@ -42,7 +42,7 @@ class TrainState:
 
 def init_state(spec: Spec, values: dict, image_shape) -> TrainState:
     """The state of one member at step 0; `values` hold its traced scalars."""
-    full = spec.all_values(values)
+    full = spec.hparams(values)
     key = jax.random.fold_in(jax.random.key(full["seed"].astype(jnp.uint32)), 0)
     image = jnp.zeros((1, *image_shape), spec.dtype)
     variables = spec.module({}).init(key, image, train=False)
@@ -56,8 +56,7 @@ def init_state(spec: Spec, values: dict, image_shape) -> TrainState:
         opt_state=tx.init(variables["params"]),
         ema={} if "ema" in spec.inactive else variables["params"],
         loss_sum=jnp.zeros((), spec.dtype),
-        gradient_sum={layer.name: jnp.zeros((), spec.dtype)
-                      for layer in _logged_layers(spec, image_shape)},
+        gradient_sum={layer.name: jnp.zeros((), spec.dtype) for layer in spec.logged_layers},
         best=jnp.full((), -jnp.inf, jnp.float32),
         waited=zero,
         previous_loss=jnp.full((), jnp.inf, jnp.float32),
@@ -67,13 +66,6 @@ def init_state(spec: Spec, values: dict, image_shape) -> TrainState:
         stop=zero,
         values=values,
     )
-
-
-def _logged_layers(spec: Spec, image_shape) -> list[models.Layer]:
-    """The layers whose gradients the steps sum up."""
-    if not spec.log_gradients:
-        return []
-    return models.kernel_layers(spec.module({}), image_shape)
 
 
 def check_model(config) -> None:
@@ -92,7 +84,7 @@ def check_model(config) -> None:
     shape = (*derived.input_size(config), derived.channels(config))
     try:
         jax.eval_shape(lambda v: init_state(spec, v, shape),
-                       traced_values(config, 1, spec))
+                       traced_values(config, spec))
     except InputError:
         raise
     except Exception as error:  # whatever Flax or XLA say to an option that makes no sense

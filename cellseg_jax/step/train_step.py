@@ -18,7 +18,7 @@ from cellseg_jax import augment, optim
 from cellseg_jax.models.resenc_unet import coarse, supervision_weights
 from cellseg_jax.normalize import normalize
 from cellseg_jax.step.spec import Spec
-from cellseg_jax.step.state import NON_FINITE, RUNNING, TrainState, _logged_layers
+from cellseg_jax.step.state import NON_FINITE, RUNNING, TrainState
 
 REMAT_SAVES = ("conv_general_dilated", "dot_general")  # kept for the backward pass with train.remat
 COPY_FOLD = 2**32 - 1  # folded into the seed for stored variants; no step is that late
@@ -53,7 +53,7 @@ def augmented(spec: Spec, values: dict, key, batch: dict, row) -> dict:
     alone, and copy 0 is left as it is.
 
     Args:
-      values: of spec.all_values.
+      values: of spec.hparams.
       key: of this step.
       batch: see train_step.
       row: (n,) number of each row in the global batch.
@@ -103,7 +103,7 @@ def train_step(spec: Spec, state: TrainState, batch: dict) -> tuple[TrainState, 
         id (n,); with some targets pixel_weight (n, H, W), with copies copy (n,).
     Returns: the new state and {"loss", "lr", "grad_norm", "stop"}, each ().
     """
-    values = spec.all_values(state.values)
+    values = spec.hparams(state.values)
     if state.plateau:
         values["lr"] *= state.plateau["scale"]
     rows = batch["weight"].shape[0]
@@ -128,7 +128,7 @@ def train_step(spec: Spec, state: TrainState, batch: dict) -> tuple[TrainState, 
         for level, weight in enumerate(supervision_weights(len(scales))):
             pixels = {k: coarse(batch[k], level) for k in ("target", "pixel_weight") if k in batch}
             per_image += weight * spec.losses(
-                scales[level], values=values, axis_name="data", **pixels)
+                scales[level], hparams=values, axis_name="data", **pixels)
         loss = jax.lax.psum((per_image * batch["weight"]).sum(), "data")
         return loss, updated.get("batch_stats", {})
 
@@ -158,7 +158,7 @@ def train_step(spec: Spec, state: TrainState, batch: dict) -> tuple[TrainState, 
         gradient_sum={
             layer.name: jnp.where(new_epoch, 0, state.gradient_sum[layer.name])
             + jnp.abs(functools.reduce(operator.getitem, layer.kernel, grads)).mean()
-            for layer in _logged_layers(spec, batch["image"].shape[1:])},
+            for layer in spec.logged_layers},
     )
     new = jax.tree.map(lambda a, b: jnp.where(running & finite, a, b), new, state)
     stop = jnp.where(running & ~finite, NON_FINITE, state.stop)

@@ -153,7 +153,7 @@ class Group:
         first = self.configs[chosen[0]]
         mesh = make_mesh(*program.mesh)
         check_mesh(first, mesh)
-        spec = make_spec(self.configs)._replace(inactive=program.inactive)
+        spec = make_spec(self.configs).replace(inactive=program.inactive)
         everywhere = NamedSharding(mesh, P())
         init = init_program(spec, self.arrays.image.shape[1:], everywhere)
         queue, results = collections.deque(chosen), {}
@@ -338,7 +338,7 @@ class Group:
             batches = Batches(program.slots, source, mesh)
             batches.begin(0, member)
             arguments = [batches.next(chunk) for chunk in population.chunks]
-            values = traced_values(member.config, member.steps_per_epoch, spec)
+            values = traced_values(member.config, spec, member.steps_per_epoch)
             for slot in range(program.slots):
                 population.put(slot, jax.device_put(init(values), NamedSharding(mesh, P())))
             preflight.compile_checked(population, arguments[0], member.config)
@@ -410,7 +410,7 @@ def _stored_program(workdir) -> Program | None:
 
 def _begin_state(member, spec, init, sharding):
     """The state of a run: restored, or fresh."""
-    values = traced_values(member.config, member.steps_per_epoch, spec)
+    values = traced_values(member.config, spec, member.steps_per_epoch)
     values = {k: put(v, sharding) for k, v in values.items()}
     state = member.restore(checkpoint.abstract(jax.eval_shape(init, values), sharding))
     if state is None:

@@ -71,7 +71,7 @@ def made_up_population(config, spec, program, mesh) -> Callable:
         batch["copy"] = np.ones(shape, np.int32)
     batch = jax.device_put(batch, NamedSharding(mesh, P("member", "data")))
     population = Population(spec, program, mesh)
-    values = traced_values(config, 1, spec)
+    values = traced_values(config, spec)
     values["num_steps"] = np.int32(2**30)  # none of them ends
     init = init_program(spec, (*size, channels), NamedSharding(mesh, P()))
     for slot in range(program.slots):

@@ -60,12 +60,12 @@ def augmented_program(spec: Spec) -> Callable:
     @jax.jit
     def made(values, batch):
         key = train_step.step_keys(values["seed"], 0)[0]
-        return train_step.augmented(spec, spec.all_values(values), key,
+        return train_step.augmented(spec, spec.hparams(values), key,
                                     batch, np.arange(len(batch["id"])))
 
     def augmented(config, batch):
         # Whatever the run is on: this is one small program.
         with jax.default_device(jax.local_devices(backend="cpu")[0]):
-            return jax.device_get(made(traced_values(config, 1, spec), batch))
+            return jax.device_get(made(traced_values(config, spec), batch))
 
     return augmented

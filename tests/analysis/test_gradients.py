@@ -40,7 +40,7 @@ def written_out(predictor, arrays, chosen):
                 variables, arrays.image[i][None], arrays.range("minmax")[i][None])
             target = predictor.network.spec.encode(arrays.label[i][None])
             total += predictor.network.spec.losses(
-                logits, target, predictor.network.spec.all_values(predictor.network.values))[0]
+                logits, target, predictor.network.spec.hparams(predictor.network.values))[0]
         return total / len(chosen)
 
     return jax.jit(jax.grad(loss))(jax.device_get(predictor.network.variables["params"]))
@@ -122,13 +122,13 @@ def test_coarse_logits_take_part_as_in_training():
         name="unet_plan", features_per_stage=(2, 2, 3, 3), blocks_per_stage=(1, 1, 1, 1))
     config = complete(config)
     spec = make_spec([config])
-    values = traced_values(config, 1, spec)
+    values = traced_values(config, spec)
     state = init_state(spec, values, (32, 32, 4))
     rng = np.random.default_rng(0)
     batch = {"image": rng.integers(0, 255, (2, 32, 32, 4), np.uint8),
              "label": rng.integers(0, 2, (2, 32, 32)).astype(np.int32),
              "range": np.tile(np.float32([0, 255]), (2, 4, 1)), "weight": np.ones(2, np.float32)}
-    full = spec.all_values(values)
+    full = spec.hparams(values)
     loss, grads = jax.value_and_grad(gradients.objective, 1)(
         spec, state.params, {}, full, batch)
     image = normalize(batch["image"], batch["range"], spec.dtype)

@@ -33,7 +33,7 @@ def untrained():
                          data__size=(64, 64))
     spec, mesh = make_spec([config]), all_devices()
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    values = traced_values(config, 1, spec)
+    values = traced_values(config, spec)
     state = slots.init_program(spec, (32, 32, 4), everywhere)(values)
     return types.SimpleNamespace(
         config=config, spec=spec, mesh=mesh,

@@ -48,7 +48,7 @@ def trajectory(configs, mesh, members="vmap", steps=STEPS, steps_per_epoch=3, be
     by_member, rows = (NamedSharding(mesh, p) for p in (P("member"), P("member", "data")))
     states = [jax.jit(lambda v: init_state(spec, v, (SIZE, SIZE, 4)),
                       compiler_options=slots.QUICK_COMPILE)(
-        traced_values(c, steps_per_epoch + k, spec)) for k, c in enumerate(configs)]
+        traced_values(c, spec, steps_per_epoch + k)) for k, c in enumerate(configs)]
     state = begin(jax.tree.map(lambda *x: jnp.stack(x), *states))
     state = jax.device_put(state, by_member)
     data = jax.device_put(source(np.random.default_rng(0)), NamedSharding(mesh, P()))
@@ -198,7 +198,7 @@ def test_less_kept_for_the_backward_pass_gives_the_same_steps_in_less_memory():
     sizes = []
     for config in (whole, less):
         spec = make_spec([config])
-        values = traced_values(config, 3, spec)
+        values = traced_values(config, spec, 3)
         init = functools.partial(init_state, spec, image_shape=(SIZE, SIZE, 4))
         state = jax.eval_shape(init, values)
         one = lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype)
@@ -243,7 +243,7 @@ def test_coarse_logits_take_part_in_the_loss():
         name="unet_plan", features_per_stage=(2, 2, 3, 3), blocks_per_stage=(1, 1, 1, 1))
     config = complete(config)
     spec = make_spec([config])
-    values = traced_values(config, 3, spec)
+    values = traced_values(config, spec, 3)
     state = jax.jit(lambda v: init_state(spec, v, (SIZE, SIZE, 4)),
                     compiler_options=slots.QUICK_COMPILE)(values)
     batch = {k: v[:BATCH] for k, v in source(np.random.default_rng(0)).items()}
@@ -254,7 +254,7 @@ def test_coarse_logits_take_part_in_the_loss():
 
     @jax.jit
     def by_hand(state, batch):
-        full = spec.all_values(values)
+        full = spec.hparams(values)
         image = normalize(batch["image"], batch["range"], spec.dtype)
         logits, sown = spec.module({}).apply(
             {"params": state.params}, image, train=True, mutable=["intermediates"])

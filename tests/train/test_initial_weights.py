@@ -23,7 +23,7 @@ def wanted(complete):
     spec = make_spec([complete])
     shape = (*derived.input_size(complete), derived.channels(complete))
     state = jax.eval_shape(lambda v: init_state(spec, v, shape),
-                           traced_values(complete, 1, spec))
+                           traced_values(complete, spec))
     return {"params": state.params, "batch_stats": state.batch_stats}
 
 
