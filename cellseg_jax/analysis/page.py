@@ -6,17 +6,14 @@ with what they show in words.
 
 import contextlib
 import csv
-import io
 import json
 import pathlib
 import shutil
-from html import escape
 from typing import NamedTuple
 
 from cellseg_jax.errors import InputError
 from cellseg_jax.files import read_json, write_atomic
-from cellseg_jax.report import document
-from cellseg_jax.runs import page
+from cellseg_jax.report import document, embedded
 from cellseg_jax.runs.folder import ANALYSIS, ANALYSIS_PAGE, read_config, scores_file
 
 FINDINGS = "findings.json"
@@ -65,50 +62,33 @@ def write(folder: pathlib.Path, findings: Findings) -> None:
 def write_page(workdir) -> pathlib.Path:
     """Write analysis.html from what lies in `analysis/` of the run; returns its path."""
     workdir = pathlib.Path(workdir)
-    title = f"Inside {workdir.resolve().name}"
-    sections = [f"<h1>{escape(title)}</h1><p>{escape(_about(workdir))}</p>", document.NAV]
     found = {file.parent.name: file for file in (workdir / ANALYSIS).glob(f"*/{FINDINGS}")}
-    for file in [found[name] for name in ORDER if name in found]:
-        sections.append(_section(file.parent, Findings(**json.loads(file.read_text()))))
+    scores = read_json(scores_file(workdir), None)
     path = workdir / ANALYSIS_PAGE
-    write_atomic(path, document.document(title, sections))
+    write_atomic(path, document.render(
+        "analysis/page.html.jinja", title=f"Inside {workdir.resolve().name}",
+        config=read_config(workdir), dice=scores and scores["metrics"]["dice_mean"],
+        analyses=[_analysis(found[name]) for name in ORDER if name in found]))
     return path
 
 
-def _about(workdir) -> str:
-    """The run in a sentence: what it learned, from what, how well."""
-    config = read_config(workdir)
-    scores = scores_file(workdir)
-    dice = (f"; Dice {read_json(scores)['metrics']['dice_mean']:.3f} on its test images"
-            if scores.exists() else "")
-    return (f"{config.model.name} trained with {config.optimizer.name} on {config.data.name}, "
-            f"{'x'.join(map(str, config.data.size))} pixels{dice}.")
+def _analysis(file) -> dict:
+    """The findings of one analysis with its figures and tables."""
+    findings, folder = Findings(**read_json(file)), file.parent
+    return {"title": findings.title, "text": findings.text,
+            "figures": [(embedded.png(folder / name), text) for name, text in findings.figures],
+            "tables": [_table(folder / name, text) for name, text in findings.tables]}
 
 
-def _section(folder, findings) -> str:
-    parts = [document.heading(findings.title)]
-    parts += [f"<p>{escape(text)}</p>" for text in findings.text]
-    for file, caption in findings.figures:
-        png, width = page.encoded(folder / file)
-        parts.append(f'<figure class="picture"><img alt="{escape(caption, quote=True)}" '
-                     f'style="max-width:{width}px" src="data:image/png;base64,{png}">'
-                     f"<figcaption>{escape(caption)}</figcaption></figure>")
-    for file, caption in findings.tables:
-        parts.append(_table(folder / file, caption))
-    return "\n".join(parts)
-
-
-def _table(path, caption) -> str:
-    """A CSV file as a folded, sortable table."""
-    head, *rows = csv.reader(io.StringIO(path.read_text()))
+def _table(path, caption) -> dict:
+    """A CSV file as the table of a page, cut to MAX_ROWS."""
+    with open(path, newline="") as file:
+        head, *rows = csv.reader(file)
     numeric = [n for n in range(len(head)) if rows and all(_is_number(row[n]) for row in rows)]
     shown = [[_short(cell) if n in numeric else cell for n, cell in enumerate(row)]
              for row in rows[:MAX_ROWS]]
-    more = f" The first {MAX_ROWS} of {len(rows)} rows; all are in the file." * (
-        len(rows) > MAX_ROWS)
-    return (f"<details><summary>{escape(caption)}</summary>"
-            f'<p class="small">{escape(f"{path.parent.name}/{path.name}")}.{more}</p>'
-            f"{document.table(head, shown, numeric, sortable=True, name=caption)}</details>")
+    return {"caption": caption, "file": f"{path.parent.name}/{path.name}", "head": head,
+            "rows": shown, "numeric": numeric, "total": len(rows)}
 
 
 def _is_number(text: str) -> bool:
@@ -122,5 +102,5 @@ def _is_number(text: str) -> bool:
 def _short(text: str) -> str:
     """A number to four digits, a dash where there is none."""
     if text in ("", "nan"):
-        return "–"
+        return document.NONE
     return f"{float(text):.4g}" if "." in text or "e" in text else text

@@ -89,6 +89,15 @@ def write_png(path, array) -> None:
         Image.fromarray(array).save(temporary, format="PNG")
 
 
+def tiles(path) -> list[Image.Image]:
+    """Image, truth and prediction out of a picture that `panel` drew."""
+    with Image.open(path) as whole:
+        whole = whole.convert("RGB")
+    cell, line = (whole.width - GAP) // 4, _line_height(whole.width)
+    return [whole.crop((GAP + n * cell, GAP + line, (n + 1) * cell, whole.height - GAP - line))
+            for n in range(3)]
+
+
 def stretch(image) -> np.ndarray:
     """(H, W, 3) uint8 of (H, W, C): its colours without alpha, minimum to black, maximum to white.
 
@@ -109,7 +118,8 @@ def _fit(image, *labels):
     if longer > MAX_TILE:
         size = [max(1, round(n * MAX_TILE / longer)) for n in image.shape[:2]]
         image = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BOX))
-        pick = np.ix_(*((np.arange(n) + 0.5) * m // n for n, m in zip(size, labels[0].shape)))
+        pick = np.ix_(*((np.arange(n) + 0.5) * m // n
+                        for n, m in zip(size, labels[0].shape, strict=True)))
         return image, *(np.asarray(x)[tuple(p.astype(int) for p in pick)] for x in labels)
     factor = max(1, -(-MIN_TILE // longer))
     return tuple(np.asarray(x).repeat(factor, 0).repeat(factor, 1) for x in (image, *labels))
@@ -182,13 +192,21 @@ def _font(size):
     return ImageFont.truetype(str(folder / "fonts/ttf/DejaVuSans.ttf"), size)
 
 
+def _font_size(width: int) -> int:
+    """Pixels; wide pictures are shown reduced, and their text has to stay legible."""
+    return max(15, width // 85)
+
+
+def _line_height(width: int) -> int:
+    return round(1.6 * _font_size(width))
+
+
 def _page(tiles, caption, legend):
     """Tiles under their names, over the caption at the left and the legend at the right."""
     height, width = next(iter(tiles.values())).shape[:2]
     cell = max(width, MIN_CELL)
     total = len(tiles) * (cell + GAP) + GAP
-    size = max(15, total // 85)  # wide pictures are shown reduced: their text has to last
-    line = round(1.6 * size)
+    size, line = _font_size(total), _line_height(total)
     page = Image.new("RGB", (total, height + 2 * line + 2 * GAP), PAPER)
     draw = ImageDraw.Draw(page)
     font = _font(size)

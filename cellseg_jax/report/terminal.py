@@ -129,7 +129,7 @@ class Training:
     def logged(self, run: int, line: dict) -> None:
         """One line for a logged epoch of a run; on long runs without a terminal, for some."""
         now, step = time.monotonic(), line["step"]
-        # With n runs each prints n times less often; a run's first and last line are always printed.
+        # Each of n runs prints n times less often, but always its first and last line.
         wait = INTERVAL_S * len(self.names)
         last = self._last_line.get(run, -float("inf"))
         if not self._bar and step < self.num_steps[run] and now - last < wait:

@@ -6,9 +6,10 @@ import shutil
 import numpy as np
 import pytest
 from helpers import tiny_config
-from html_checker import Checker
+from html_checker import HOSTILE, HOSTILE_FILE, Checker, assert_only_text
 
 from cellseg_jax import config as config_lib
+from cellseg_jax import files
 from cellseg_jax.analysis.page import FINDINGS, Findings, _table, replacing, write_page
 from cellseg_jax.analysis.page import write as write_
 from cellseg_jax.errors import InputError
@@ -52,8 +53,8 @@ def test_page_has_a_section_per_analysis_with_words_pictures_and_tables(tmp_path
     page = Checker(write_page(tmp_path).read_text())
     assert page.tags.count("img") == 1 and page.tags.count("table") == 2
     assert page.tags.count("h2") == 2
-    for part in (f"Inside {tmp_path.name}", "unet trained with adam on synthetic, 32x32 pixels", "Which layers & why", "The first <b> matters.",
-                 "What moved", "layer <0>", "0.0005", "The first 60 of 71 rows"):
+    for part in (f"Inside {tmp_path.name}", "unet trained with adam on synthetic, 32x32 pixels",
+                 "Which layers & why", "The first <b> matters.", "What moved", "layer <0>", "0.0005", "The first 60 of 71 rows"):
         assert part in page.shown, part
     assert "layer <69>" not in page.shown
 
@@ -61,8 +62,8 @@ def test_page_has_a_section_per_analysis_with_words_pictures_and_tables(tmp_path
 def test_numbers_of_a_table_are_short_and_what_is_missing_is_a_dash(tmp_path):
     path = tmp_path / "table.csv"
     path.write_text("layer,dice,zeros\nup,0.123456,1728\ndown,nan,3\n")
-    shown = Checker(_table(path, "Layers")).shown
-    assert "0.1235" in shown and "1728" in shown and "–" in shown
+    assert _table(path, "Layers")["rows"] == [["up", "0.1235", "1728"], ["down", "–", "3"]]
+    assert _table(path, "Layers")["numeric"] == [1, 2]
 
 
 def test_figures_are_written_whole_and_their_lines_differ_without_colour(tmp_path):
@@ -73,3 +74,15 @@ def test_figures_are_written_whole_and_their_lines_differ_without_colour(tmp_pat
     assert (tmp_path / "lines.png").read_bytes().startswith(b"\x89PNG")
     assert len({str(figures.line_style(n)["linestyle"]) for n in range(7)}) == 7
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_no_name_or_value_becomes_markup(tmp_path):
+    pages = []
+    for word, file in ((HOSTILE, HOSTILE_FILE), ("word", "word")):
+        workdir = tmp_path / file
+        write(workdir, "pruning", title=word, text=[word], figures=[("map.png", word)],
+              tables=[(f"{file}.csv", word)])
+        files.write_csv(workdir / f"analysis/pruning/{file}.csv", [{word: word, "n": 1.5}])
+        (workdir / "config.json").write_text(config_lib.to_json(tiny_config()))
+        pages.append(write_page(workdir).read_text())
+    assert_only_text(*pages, 9)

@@ -116,3 +116,17 @@ def test_panel_is_fast_with_many_instances():
     started = time.monotonic()
     panels.panel(np.zeros((512, 512, 1), np.uint8), label, label[::-1])
     assert time.monotonic() - started < 5  # about 0.2 s alone
+
+
+def test_tiles_are_those_that_were_drawn(tmp_path):
+    for size in ((40, 60), (700, 900)):  # enlarged, reduced
+        truth = np.zeros(size, np.int32)
+        truth[3:30, 5:40] = 1
+        image = np.random.default_rng(0).integers(0, 255, (*size, 1)).astype(np.uint8)
+        panels.write_png(tmp_path / "a.png", panels.panel(image, truth, truth * 0, "caption"))
+        drawn = panels._fit(panels.stretch(image), truth)[0]
+        found = panels.tiles(tmp_path / "a.png")
+        np.testing.assert_array_equal(np.asarray(found[0])[: drawn.shape[0], : drawn.shape[1]],
+                                      drawn)
+        assert found[1].size == found[2].size == found[0].size
+        assert abs(found[0].height - drawn.shape[0]) <= panels.GAP

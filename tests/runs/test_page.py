@@ -1,17 +1,18 @@
 """The page of a run: self-contained, well formed, escaped, and whole only where the run is."""
 
 import json
-import math
 import re
-import xml.dom.minidom
+import shlex
 
 import browser
 import fake_run
+import numpy as np
 import pytest
-from html_checker import Checker
+from html_checker import HOSTILE, HOSTILE_FILE, Checker, assert_only_text
 
 from cellseg_jax.errors import InputError
-from cellseg_jax.report import svg
+from cellseg_jax.files import read_csv, write_csv
+from cellseg_jax.report import panels
 from cellseg_jax.runs import page
 
 
@@ -71,42 +72,6 @@ def test_page_survives_a_diverged_run(tmp_path):
     assert ">nan<" not in text.lower() and "NaN L" not in text
 
 
-def test_curves_one_point_gap_and_empty():
-    assert svg.curves("t", "x", [svg.Series("a", [1, 2], [None, math.nan])]) == ""
-    one = svg.curves("t", "x", [svg.Series("a", [1], [0.5])])
-    gap = svg.curves("t", "x", [svg.Series("<a>", [1, 2, 3, 4], [0.5, 0.6, math.inf, 0.8])],
-                     mark=(2, "best"))
-    for picture in (one, gap):
-        xml.dom.minidom.parseString(picture)
-    path = re.search(r' d="([^"]*)"', gap)[1]
-    assert path.count("M") == 2 and path.count("L") == 1
-
-
-def test_curves_joins_values_across_epochs_without_validation():
-    text = svg.curves("t", "x", [svg.Series("val", [1, 2, 3], [0.5, None, 0.7])])
-    assert re.search(r' d="([^"]*)"', text)[1].count("L") == 1
-
-
-def test_curves_of_a_very_long_log_stay_small():
-    n = 100_000
-    text = svg.curves("t", "x", [svg.Series("a", list(range(n)), [i / n for i in range(n)])])
-    assert len(text) < 20_000
-
-
-@pytest.mark.parametrize("low, high", [(0, 1), (0.5, 0.5), (0, 0), (-3, 1e-9), (1e-6, 2e-3),
-                                       (0.912, 0.913), (1, 12345)])
-def test_ticks_span_the_values_with_round_steps(low, high):
-    ticks = svg.ticks(low, high)
-    assert ticks[0] <= low and ticks[-1] >= high - 1e-6 * (high - low) and 2 <= len(ticks) <= 7
-
-
-def test_bars_missing_mean_and_values():
-    text = svg.bars("t", [svg.Bar("a & b", None), svg.Bar("c", 0.5, [0.4, None, 0.6], (0.4, 0.6))])
-    xml.dom.minidom.parseString(text)
-    assert text.count("<circle") == 2 and text.count("<rect") == 1
-    assert text.count('class="range"') == 1 and "c 0.500 (0.400 to 0.600)" in text
-
-
 def edit(path, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
@@ -130,18 +95,6 @@ def test_page_explains_class_0_and_leaves_out_a_lone_stratum(tmp_path):
          per_stratum={"all": {"n": 67, "dice_mean": 0.5, "iou_mean": 0.4}})
     _, shown, _ = read(tmp_path)
     assert "Dice by stratum" not in shown and "Class 0 is background and left out" in shown
-
-
-def test_curves_name_the_mark_above_every_curve():
-    text = svg.curves("t", "x", [svg.Series("a", [1, 2, 3], [0.0, 1.0, 1.0])], mark=(2, "best"))
-    mark = float(re.search(r'y="([\d.]+)"[^>]*>best<', text)[1])
-    curve = [float(y) for y in re.findall(r"[ML][\d.]+ ([\d.]+)", text)]
-    assert 18 < mark < min(curve)  # below the legend
-
-
-def test_bars_keep_close_dots_apart():
-    text = svg.bars("t", [svg.Bar("a", 0.97, [0.97] * 5)])
-    assert len(set(re.findall(r'cy="([\d.]+)"', text))) == 5
 
 
 def test_other_data_have_a_page_of_their_own(tmp_path):
@@ -174,14 +127,36 @@ def test_many_classes_have_bars_and_one_calibration_curve(tmp_path):
     assert "class 4" in shown and "all outputs" in shown and "Scores by class" in text
 
 
-def test_reliability_leaves_out_empty_bins():
-    text = svg.reliability("t", [("a", [0.1, 0.5, 0.9], [0.0, 0.5, 1.0], [0.9, 0.0, 0.1])])
-    xml.dom.minidom.parseString(text)
-    assert text.count("<circle") == 2 and "0.50 true" not in text
+def with_names(folder, word, file):
+    """The page of a run whose every name and value is `word`, and of file names `file`."""
+    folder = folder / file
+    fake_run.make(folder, pictures=0)
+    config = json.loads((folder / "config.json").read_text())
+    config["data"]["root"] = word  # other texts of a config are names out of tables
+    (folder / "config.json").write_text(json.dumps(config))
+    edit(folder / "environment.json", **{"command": shlex.join([word, word]), word: [word],
+                                         "commit": word, "devices": [word]})
+    picture = folder / f"eval/test_predictions/00_worst_dice0.5_{file}.png"
+    panels.write_png(picture, np.zeros((20, 80, 3), np.uint8))
+    images = read_csv(folder / "eval/test_images.csv")
+    write_csv(folder / "eval/test_images.csv", [
+        row | {"name": word + str(n), "group": word, "stratum": word}
+        for n, row in enumerate(images)])
+    score = {"dice_mean": 0.5, "iou_mean": 0.4, word: 0.1}
+    test = json.loads((folder / "eval/test.json").read_text())
+    stratum = next(iter(test["per_stratum"].values()))
+    edit(folder / "eval/test.json", split=word, per_class={word: score, "1": score},
+         per_stratum={word: stratum, "other": stratum}, eval_options={"decode": word},
+         definitions={"dice_mean": word, "interval": word}, names_of_training_images=1,
+         metrics=test["metrics"] | {word: 0.5})
+    (folder / "eval/val.json").write_text((folder / "eval/test.json").read_text())
+    edit(folder / "eval/val.json", data={"name": word})
+    return page.write_run_page(folder).read_text()
 
 
-def test_shares_of_nothing():
-    xml.dom.minidom.parseString(svg.shares("t", [("a", 0, "#000"), ("<b>", 0, "#fff")]))
+def test_no_name_or_value_becomes_markup(tmp_path):
+    hostile = with_names(tmp_path, HOSTILE, HOSTILE_FILE)
+    assert_only_text(hostile, with_names(tmp_path, "word", "word"), 67 * 3 + 20)
 
 
 @pytest.mark.slow

@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import math
-import xml.dom.minidom
 
 import helpers_study as helpers
 import numpy as np
@@ -13,9 +12,10 @@ from html_checker import Checker
 from rich.console import Console
 
 from cellseg_jax import studies
-from cellseg_jax.studies import charts, learning_curve, render
+from cellseg_jax.studies import learning_curve, render
 from cellseg_jax.studies.families import FRACTION
-from cellseg_jax.studies.page import summary_sentence, write_study_page
+from cellseg_jax.studies.page import write_study_page
+from cellseg_jax.studies.summary import summary_sentence
 from cellseg_jax.studies.table import Curve, collect
 
 SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
@@ -55,7 +55,7 @@ def test_a_score_that_few_images_reached_is_not_called_out_of_reach():
     sizes = (5, 14, 48)
     fit = learning_curve.fit(sizes, [(0.82, 0.79, 0.78), (0.81, 0.78, 0.78), (0.81, 0.79, 0.77)])
     targets = {target: learning_curve.images_needed(fit, target) for target in (0.8, 0.9)}
-    points = [("row", 0, size, mean) for size, mean in zip(sizes, fit.means)]
+    points = [("row", 0, size, mean) for size, mean in zip(sizes, fit.means, strict=True)]
     curve = Curve("unet", "dice_mean", points, 48.0, fit, "", targets)
     reached, never, _ = render.curve_sentences(curve)
     assert "0.80 was reached with 5 images already" in reached and "no growth" in reached
@@ -155,19 +155,3 @@ def test_overlap_of_splits_counts_the_whole_training_part(tmp_path):
             split["train"] = split["train"][: round(320 * share)]
             file.write_text(json.dumps(split))
     assert collect(study, tmp_path).test_train_ratio == pytest.approx(40 / 320)
-
-
-def test_chart_is_solid_where_tried_and_dashed_beyond():
-    x = np.geomspace(20, 2000, 60)
-    mean = LIMIT - 0.4 * x**-0.5
-    drawn = charts.learning_curve(
-        "Learning curve of unet", "dice_mean", [(20, 0.77), (320, 0.84)],
-        charts.Band("unet", x, mean - 0.01, mean, mean + 0.01), last=320.0, best=1.0,
-        targets=[(0.85, 1600.0), (0.95, math.inf)])
-    xml.dom.minidom.parseString(drawn)
-    assert drawn.count('class="run"') == 2 and drawn.count('class="line fitted"') == 2
-    assert drawn.count('stroke-dasharray="7 4"') == 1 and drawn.count('class="worse"') == 1
-    for text in ("wanted 0.95", "training images (logarithmic)", ">100<", ">1,000<", "dice_mean"):
-        assert text in drawn
-    assert charts.learning_curve("nothing", "dice_mean", [(20, math.nan)], None) == ""
-    assert "circle" in charts.learning_curve("points", "dice_mean", [(7, 0.5)], None)

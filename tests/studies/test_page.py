@@ -1,5 +1,6 @@
 """The page of a study: its answer in words, what is missing, charts, and how it opens."""
 
+import json
 import math
 import re
 import shutil
@@ -9,20 +10,16 @@ import browser
 import helpers_study as helpers
 import numpy as np
 import pytest
-from html_checker import Checker
-from PIL import Image
+from html_checker import HOSTILE, HOSTILE_FILE, Checker, assert_only_text
 
-from cellseg_jax.report import panels, svg
-from cellseg_jax.studies import charts, stats
-from cellseg_jax.studies.page import (
-    PICTURED,
-    _image_scores,
-    _panels,
-    _tiles,
-    summary_sentence,
-    write_study_page,
-)
-from cellseg_jax.studies.table import Row, Run, Table, collect
+from cellseg_jax import studies
+from cellseg_jax.files import read_csv, write_csv
+from cellseg_jax.report import panels, row_charts
+from cellseg_jax.studies import stats
+from cellseg_jax.studies.disagreement import PICTURED, image_scores
+from cellseg_jax.studies.page import MARKERS, MARKS, write_study_page
+from cellseg_jax.studies.summary import summary_sentence
+from cellseg_jax.studies.table import collect
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +95,7 @@ def test_page_of_a_study_without_runs(tmp_path):
 
 def test_images_are_ranked_by_how_much_rows_disagree(damaged, tmp_path):
     text, page = read(damaged, tmp_path / "report.html")
-    scores = {row.name: _image_scores(row, "dice") for row in damaged.rows}
+    scores = {row.name: image_scores(row, "dice") for row in damaged.rows}
     spread = {name: np.std([scores[row][name][0] for row in scores], ddof=1)
               for name in scores["otsu"]}
     worst = max(spread, key=spread.get)
@@ -110,93 +107,57 @@ def test_images_are_ranked_by_how_much_rows_disagree(damaged, tmp_path):
     assert len(text) < 1e6
 
 
-def test_tiles_are_those_that_were_drawn(tmp_path):
-    for size in ((40, 60), (700, 900)):  # enlarged, reduced
-        truth = np.zeros(size, np.int32)
-        truth[3:30, 5:40] = 1
-        image = np.random.default_rng(0).integers(0, 255, (*size, 1)).astype(np.uint8)
-        panels.write_png(tmp_path / "a.png", panels.panel(image, truth, truth * 0, "caption"))
-        drawn = panels._fit(panels.stretch(image), truth)[0]
-        found = _tiles(tmp_path / "a.png")
-        np.testing.assert_array_equal(np.asarray(found[0])[: drawn.shape[0], : drawn.shape[1]],
-                                      drawn)
-        assert found[1].size == found[2].size == found[0].size
-        assert abs(found[0].height - drawn.shape[0]) <= panels.GAP
+def test_every_verdict_has_a_mark_and_a_marker_of_its_own():
+    assert set(MARKS) == set(MARKERS) == set(stats.VERDICTS)
+    assert sorted(MARKERS.values()) == sorted(row_charts.MARKERS)
 
 
-def test_pictures_of_names_that_begin_alike_are_left_out(tmp_path):
-    long = "x" * 40
-    folder = tmp_path / "eval/test_predictions"
-    folder.mkdir(parents=True)
-    for name in (long, "y.png"):
-        Image.new("RGB", (40, 20)).save(folder / f"00_worst_dice0.5_{name}.png")
-    run = Run("row", 0, str(tmp_path), "done", {"dice_mean": 0.5}, 1, 1, 1, 1, "", "", "")
-    row = Row("row", {}, [run], *[{}] * 8)
-    found = _panels(row_table(row), {long + "a", "b/" + long + "c", "d/y.png"})
-    assert set(found) == {"d/y.png"}
+def hostile_study(folder, word, file):
+    """The page of a study whose rows, claims, strata, classes, images, ... are called `word`."""
+    rows = {file: {}, f"{file} 2": {"optimizer.lr": word, word: 1}}
+    study = helpers.make_study(
+        rows=rows, baseline=file, title=word, path=word, repeats=3, varies=("seed", word),
+        reference={file: {"dice_mean": 0.8}}, claims=(
+            studies.Claim(word, (file,), (f"{file} 2",)),))
+    runs = folder / file
+    written = study._replace(rows={name: {} for name in rows}, varies=("seed",), claims=())
+    helpers.write_study(runs, written)
+    picture = panels.panel(np.zeros((40, 40, 1), np.uint8), *[np.eye(40, dtype=int)] * 2)
+    for row in rows:
+        for repeat in range(3):
+            rename(runs / row / str(repeat), word, file)
+        for n in range(24):
+            panels.write_png(runs / row / "0/eval/test_predictions" / (
+                f"{n:02d}_worst_dice0.5_{f'{n:02d}{file}'[:40]}.png"), picture)
+    helpers.damage(runs / f"{file} 2/2", "gone")
+    table = collect(written, runs)
+    table = table._replace(
+        study=study, notes=[word], missing=[word],
+        rows=[row._replace(changes=study.rows[row.name]) for row in table.rows],
+        claims=[(study.claims[0], "undecided", table.rows[1].compared["dice_mean"])])
+    write_study_page(table, runs / "report.html")
+    return (runs / "report.html").read_text()
 
 
-def row_table(*rows):
-    return Table(helpers.make_study(), "", list(rows), [], {}, [], [], ("dice_mean",))
+def rename(folder, word, file):
+    """Call what a run measured `word`."""
+    path = folder / "eval/test_images.csv"
+    write_csv(path, [row | {"name": f"{n:02d}{file}", "stratum": word}
+                     for n, row in enumerate(read_csv(path))])
+    path = folder / "eval/test.json"
+    test = json.loads(path.read_text())
+    part = next(iter(test["per_stratum"].values()))
+    test["per_stratum"] = test["per_class"] = {word: part, "other": part}
+    test["definitions"]["dice_mean"] = word
+    path.write_text(json.dumps(test))
+    (folder / "eval/test_predictions").mkdir(exist_ok=True)
+    path = folder / "environment.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"commit": word}))
 
 
-def test_band_spans_the_curves_where_they_have_values():
-    one = charts.band("a", [([1, 2, 4], [0.1, 0.2, 0.4]), ([2, 4, 6], [0.4, None, 0.8])])
-    np.testing.assert_array_equal(one.x, [1, 2, 4, 6])
-    np.testing.assert_allclose(one.low, [0.1, 0.2, 0.4, 0.8])
-    np.testing.assert_allclose(one.mean, [0.1, 0.3, 0.5, 0.8])
-    np.testing.assert_allclose(one.high, [0.1, 0.4, 0.6, 0.8])
-    assert charts.band("a", [([1], [None]), ([1], [math.nan])]) is None
-    n = 100_000
-    long = charts.band("a", [(range(n), np.sin(np.arange(n)))])
-    assert len(long.x) <= charts.MAX_POINTS and long.x[0] == 0 and long.x[-1] == n - 1
-
-
-def test_bands_leave_out_what_lies_below_their_limits():
-    one = charts.Band("a", *np.array([[1, 2, 3], [0.1, 0.5, 0.6], [0.2, 0.6, 0.7], [0.3, 0.7, 0.8]],
-                                     float))
-    text = charts.bands("t", "x", [one, None], limits=(0.5, 0.8), base=one)
-    xml.dom.minidom.parseString(text)
-    assert re.search(r'stroke-dasharray="none" d="([^"]*)"', text)[1].count("L") == 1
-    assert charts.bands("t", "x", [None]) == ""
-    point = charts.bands("t", "x", [charts.band("a", [([1], [0.5])])])
-    assert "<circle" in point and "nan" not in point
-
-
-@pytest.mark.parametrize("verdict", stats.VERDICTS)
-def test_forest_tells_a_verdict_by_its_shape(verdict):
-    rows = [charts.Difference("a & b", 0.02, 0.01, 0.03, verdict),
-            charts.Difference("c" * 50, -0.01, math.nan, math.nan, "not distinguishable")]
-    text = charts.forest("t", "x", rows, 0.005)
-    xml.dom.minidom.parseString(text)
-    assert charts.SHAPES[verdict] in text and "floor" in text and "nan" not in text
-    assert f"a &amp; b +0.0200, {verdict}" in text
-    assert len(set(charts.SHAPES.values())) == len(stats.VERDICTS)
-
-
-def test_forest_keeps_small_differences_apart_beside_a_collapsed_row():
-    rows = [charts.Difference(str(n), 0.002 * n, 0.002 * n - 0.001, 0.002 * n + 0.001, "better")
-            for n in range(5)]
-    text = charts.forest("t", "x", [*rows, charts.Difference("0", -0.8, -0.82, -0.78, "worse")])
-    places = [float(x) for x in re.findall(r"translate\(([\d.]+) ", text)]
-    assert np.diff(places[:5]).min() > 8 and text.count("span open") == 1
-    assert charts.forest("t", "x", []) == ""
-    assert "nan" not in charts.forest("t", "x", [charts.Difference("a", 0.0, 0.0, 0.0, "worse")])
-
-
-def test_distributions_and_scatter_survive_missing_and_equal_values():
-    text = charts.distributions("t", "dice", [("a", np.array([0.5])), ("b", np.array([np.nan])),
-                                              ("c", np.r_[0.01, np.full(200, 0.9)])])
-    xml.dom.minidom.parseString(text)
-    assert text.count('class="violin"') == 2 and "\u25c21<" in text and "nan" not in text
-    text = charts.scatter("t", "x", "y", [(0.5, 0.5, math.nan), (0.5, 0.5, 0.1), (math.nan, 1, 1)])
-    xml.dom.minidom.parseString(text)
-    assert ">1,2<" in text and text.count("<circle") == 2
-    cost = charts.scatter("t", "minutes", "dice", [(5, 0.9, 0.1), (50, 0.8, 0.1)], diagonal=False)
-    left, right = (float(x) for x in re.findall(r'<circle class="better" cx="([\d.]+)"', cost))
-    assert (right - svg.LEFT) == pytest.approx(10 * (left - svg.LEFT), rel=0.01)  # x begins at 0
-    assert "zero" not in cost and "zero" in text
-    assert charts.scatter("t", "x", "y", []) == charts.distributions("t", "x", []) == ""
+def test_no_name_or_value_becomes_markup(tmp_path):
+    hostile = hostile_study(tmp_path, HOSTILE, HOSTILE_FILE)
+    assert_only_text(hostile, hostile_study(tmp_path, "word", "word"), 120)
 
 
 @pytest.mark.slow

@@ -5,11 +5,11 @@ import re
 import types
 
 import numpy as np
-from html_checker import Checker
+from html_checker import HOSTILE, Checker, assert_only_text
 
 from cellseg_jax import doctor
 from cellseg_jax.data.quality.examine import Facts
-from cellseg_jax.data.quality.page import histogram, write
+from cellseg_jax.data.quality.page import write
 from cellseg_jax.data.records import Finding
 
 
@@ -24,12 +24,14 @@ def fact(name="a", stratum="", preview=True, num_objects=2):
 
 
 class Data(collections.UserDict):
-    name = "my <data>"
+    @property
+    def name(self):
+        return self["name"]
 
 
-def report(tmp_path, facts, findings=(), parts=None, **data):
+def report(tmp_path, facts, findings=(), parts=None, name="my <data>", **data):
     examination = types.SimpleNamespace(facts=facts, parts=parts or {})
-    config = types.SimpleNamespace(data=Data(data))
+    config = types.SimpleNamespace(data=Data(data, name=name))
     made = doctor.Report(config, examination, doctor.gather(findings), 1.5)
     write(tmp_path / "doctor.html", made, [("images", "2 & <more>")])
     text = (tmp_path / "doctor.html").read_text()
@@ -66,11 +68,14 @@ def test_page_of_nothing_is_whole(tmp_path):
     assert "img" not in checker.tags
 
 
-def test_histogram_draws_every_value():
-    values = [0, 1, 1, 7, 40]
-    text = histogram("objects", values)
-    assert "from 0 to 40, median 1" in text
-    bars = re.findall('class="bar" .*? height="([0-9.]+)"', text)
-    heights = [float(height) for height in bars]
-    assert len(bars) == 3 and np.allclose(heights, np.array([3, 1, 1]) * heights[1], atol=0.11)
-    assert histogram("objects", [0, 0]).count('class="bar"') == 1
+def test_no_name_or_value_becomes_markup(tmp_path):
+    pages = []
+    for word in (HOSTILE, "word"):
+        facts = [fact()._replace(name=word + str(n), stratum=word, dtype=word, alpha=word)
+                 for n in range(2)]
+        findings = [Finding("warning", f"{word}{n}", word) for n in range(3)]
+        folder = tmp_path / str(len(pages))
+        folder.mkdir()
+        parts = {word: np.array([0, 1])}
+        pages.append(report(folder, facts, findings, parts, name=word)[1])
+    assert_only_text(*pages, 11)
