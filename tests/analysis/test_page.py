@@ -54,7 +54,8 @@ def test_page_has_a_section_per_analysis_with_words_pictures_and_tables(tmp_path
     assert page.tags.count("img") == 1 and page.tags.count("table") == 2
     assert page.tags.count("h2") == 2
     for part in (f"Inside {tmp_path.name}", "unet trained with adam on synthetic, 32x32 pixels",
-                 "Which layers & why", "The first <b> matters.", "What moved", "layer <0>", "0.0005", "The first 60 of 71 rows"):
+                 "Which layers & why", "The first <b> matters.", "What moved",
+                 "layer <0>", "0.0005", "The first 60 of 71 rows"):
         assert part in page.shown, part
     assert "layer <69>" not in page.shown
 
