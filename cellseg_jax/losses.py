@@ -2,10 +2,10 @@
 
 Every loss is `LOSSES[name](logits, target, **options) -> (N,)`, 0 is perfect. Probabilities p are
 independent sigmoids per output channel and target g is 0 or 1 in each, unless a loss says
-otherwise. Half-precision logits are lifted to float32 before anything is summed. Options that
+otherwise. Half-precision logits are converted to float32 before anything is summed. Options that
 several losses share mean the same everywhere:
 
-  class_weights: K numbers; what channel k costs is multiplied by the k-th. They multiply, and do
+  class_weights: K numbers; the loss of channel k is multiplied by the k-th. They multiply, and do
     not change what a mean divides by (torch's CrossEntropyLoss(weight) divides by their sum
     over the batch). () weighs all channels by 1.
   pixel_weight: (N, H, W), w in the formulas; None weighs all pixels by 1. A mean still divides
@@ -20,9 +20,15 @@ All raise ValueError where shapes differ, and where class_weights are not one pe
 """
 
 import inspect
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import ArrayLike, Bool, Float
+
+Logits = Target = Float[ArrayLike, "n h w k"]
+PixelWeight = Float[ArrayLike, "n h w"] | None
+Loss = Float[jax.Array, " n"]
 
 
 def _checked(logits, target, pixel_weight):
@@ -74,116 +80,128 @@ def _mean_of_pixels(loss, weight, class_weights):
 # --- overlap of regions --------------------------------------------------------------------------
 
 
-def dice(
-    logits,
-    target,
-    *,
-    smooth=1e-5,
-    squared=False,
-    pooled=False,
-    axis_name=None,
-    class_weights=(),
+def _overlap(
+    logits, target, either, score, *, pooled=False, axis_name=None, class_weights=(),
     pixel_weight=None,
 ):
+    """Mean over channels of 1 - score(sum w p g, sum w either(p, g)), the sums over pixels."""
+    z, g, w = _checked(logits, target, pixel_weight)
+    p = jax.nn.sigmoid(z)
+    sums = _sums((p * g, either(p, g)), w, pooled, axis_name)
+    return _mean_of_channels(1 - score(*sums), class_weights, len(z))
+
+
+def _either(squared):
+    """The (p, g) term whose sum is the size of prediction and target together."""
+    return (lambda p, g: p * p + g * g) if squared else (lambda p, g: p + g)
+
+
+def dice(
+    logits: Logits,
+    target: Target,
+    *,
+    smooth=1e-5,
+    squared: bool = False,
+    pooled: bool = False,
+    axis_name: str | None = None,
+    class_weights: Sequence = (),
+    pixel_weight: PixelWeight = None,
+) -> Loss:
     """Soft Dice loss of each image, averaged over its channels.
 
     1 - (2 sum w p g + s) / (sum w p + sum w g + s), with s `smooth`. A channel that is empty in
     target and prediction costs 0.
 
     Args:
-      logits: (N, H, W, K), raw.
-      target: (N, H, W, K) in [0, 1].
+      target: in [0, 1].
       squared: p^2 and g^2 in the denominator (V-Net).
       smooth, pooled, axis_name, class_weights, pixel_weight: see the module.
-    Returns: (N,) float32 or wider, in [0, 1].
+    Returns: in [0, 1], float32 or wider.
+    Raises: ValueError as the module says.
     Source: Milletari et al. 2016, V-Net, section 3, whose form is `squared` with smooth 0.
       Equals MONAI DiceLoss(sigmoid=True), pooled=True its batch=True, class_weights its weight.
     """
-    z, g, w = _checked(logits, target, pixel_weight)
-    p = jax.nn.sigmoid(z)
-    either = p * p + g * g if squared else p + g
-    both, either = _sums((p * g, either), w, pooled, axis_name)
-    score = (2 * both + smooth) / (either + smooth)
-    return _mean_of_channels(1 - score, class_weights, len(z))
+    return _overlap(
+        logits, target, _either(squared),
+        lambda both, either: (2 * both + smooth) / (either + smooth), pooled=pooled,
+        axis_name=axis_name, class_weights=class_weights, pixel_weight=pixel_weight)
 
 
 def jaccard(
-    logits,
-    target,
+    logits: Logits,
+    target: Target,
     *,
     smooth=1e-5,
-    squared=False,
-    pooled=False,
-    axis_name=None,
-    class_weights=(),
-    pixel_weight=None,
-):
+    squared: bool = False,
+    pooled: bool = False,
+    axis_name: str | None = None,
+    class_weights: Sequence = (),
+    pixel_weight: PixelWeight = None,
+) -> Loss:
     """Soft Jaccard (IoU) loss of each image, averaged over its channels.
 
     1 - (sum w p g + s) / (sum w p + sum w g - sum w p g + s), symbols and options as in `dice`.
     A channel that is empty in target and prediction costs 0.
 
     Args: as `dice`.
-    Returns: (N,) float32 or wider, in [0, 1].
+    Returns: in [0, 1], float32 or wider.
+    Raises: ValueError as the module says.
     Source: Rahman & Wang 2016, Optimizing Intersection-Over-Union, plus `smooth`.
       Equals MONAI DiceLoss(sigmoid=True, jaccard=True) with twice this `smooth` there.
     """
-    z, g, w = _checked(logits, target, pixel_weight)
-    p = jax.nn.sigmoid(z)
-    either = p * p + g * g if squared else p + g
-    both, either = _sums((p * g, either), w, pooled, axis_name)
-    score = (both + smooth) / (either - both + smooth)
-    return _mean_of_channels(1 - score, class_weights, len(z))
+    return _overlap(
+        logits, target, _either(squared),
+        lambda both, either: (both + smooth) / (either - both + smooth), pooled=pooled,
+        axis_name=axis_name, class_weights=class_weights, pixel_weight=pixel_weight)
 
 
 def tversky(
-    logits,
-    target,
-    *,
-    tversky_alpha=0.5,
-    tversky_beta=0.5,
-    smooth=1e-5,
-    pooled=False,
-    axis_name=None,
-    class_weights=(),
-    pixel_weight=None,
-):
-    """Tversky loss of each image: Dice that may count misses more than false alarms.
+    logits: Logits, target: Target, *, tversky_alpha=0.5, tversky_beta=0.5, smooth=1e-5, **shared
+) -> Loss:
+    """Tversky loss of each image: Dice with separate weights of false positives and negatives.
 
     1 - (TP + s) / (TP + alpha FP + beta FN + s) with TP = sum w p g, FP = sum w p (1 - g),
     FN = sum w (1 - p) g, averaged over channels. alpha = beta = 0.5 is `dice` with twice this
-    `smooth`, alpha = beta = 1 is `jaccard`.
+    `smooth`, alpha = beta = 1 is `jaccard`. A channel that is empty in target and prediction
+    costs 0.
 
-    Args: as `dice`, and
-      tversky_alpha, tversky_beta: what a false positive and a false negative count.
-    Returns: (N,) float32 or wider, in [0, 1].
+    Args:
+      target: in [0, 1].
+      tversky_alpha, tversky_beta: weight of a false positive and of a false negative.
+      smooth: see the module.
+      shared: pooled, axis_name, class_weights, pixel_weight: see the module.
+    Returns: in [0, 1], float32 or wider.
+    Raises: ValueError as the module says.
     Source: Salehi et al. 2017, Tversky loss function, equation 4; beta above alpha finds more.
       Equals MONAI TverskyLoss(sigmoid=True).
     """
-    z, g, w = _checked(logits, target, pixel_weight)
-    p = jax.nn.sigmoid(z)
-    either = tversky_alpha * p + tversky_beta * g
-    both, either = _sums((p * g, either), w, pooled, axis_name)
-    wrong = either - (tversky_alpha + tversky_beta) * both
-    score = (both + smooth) / (both + wrong + smooth)
-    return _mean_of_channels(1 - score, class_weights, len(z))
+
+    def score(both, either):
+        wrong = either - (tversky_alpha + tversky_beta) * both
+        return (both + smooth) / (both + wrong + smooth)
+
+    return _overlap(
+        logits, target, lambda p, g: tversky_alpha * p + tversky_beta * g, score, **shared)
 
 
-def lovasz(logits, target, *, lovasz_softmax=False, class_weights=(), pixel_weight=None):
+def lovasz(
+    logits: Logits, target: Target, *, lovasz_softmax: bool = False, class_weights: Sequence = (),
+    pixel_weight: PixelWeight = None,
+) -> Loss:
     """Lovász hinge of each image: a convex bound of 1 - IoU of the mask where logits > 0.
 
     sum_i e_i (D_i - D_(i-1)) per channel, averaged over channels. e = max(0, 1 - z (2g - 1)) are
     the errors in falling order, and D_i is 1 - IoU if the i worst pixels were wrong and all
-    others right, each pixel counting w. It wants a margin: logits of -1 and 1 cost nothing.
-    An empty channel costs its one worst pixel.
+    others right, each pixel counting w. It needs a margin: only logits beyond -1 and 1 cost 0.
+    A channel that is empty in the target costs its one worst pixel.
 
     Args:
-      logits: (N, H, W, K), raw.
-      target: (N, H, W, K) in {0, 1}.
+      target: in {0, 1}.
       lovasz_softmax: for K channels of which one is true. e = abs(g - p) with p the softmax, in
         [0, 1]; every channel counts, absent or not.
       class_weights, pixel_weight: see the module.
-    Returns: (N,) float32 or wider, in [0, 1] with lovasz_softmax.
+    Returns: float32 or wider, in [0, 1] with lovasz_softmax.
+    Raises: ValueError as the module says, and for K = 1 with lovasz_softmax.
     Source: Berman et al. 2018, The Lovász-Softmax loss, equations 8 and 9 (the hinge), 11 and 12
       (softmax, its classes="all"); w is added here.
     """
@@ -206,28 +224,31 @@ def lovasz(logits, target, *, lovasz_softmax=False, class_weights=(), pixel_weig
 
 
 def cldice(
-    logits,
-    target,
+    logits: Logits,
+    target: Target,
     *,
-    cldice_iterations=3,
+    cldice_iterations: int = 3,
     smooth=1e-5,
-    pooled=False,
-    axis_name=None,
-    class_weights=(),
-    pixel_weight=None,
-):
-    """Soft clDice loss of each image: are thin structures, such as membranes, in one piece?
+    pooled: bool = False,
+    axis_name: str | None = None,
+    class_weights: Sequence = (),
+    pixel_weight: PixelWeight = None,
+) -> Loss:
+    """Soft clDice loss of each image: whether thin structures, such as membranes, are connected.
 
     1 - 2 T S / (T + S) averaged over channels, with T = (sum w P g + s) / (sum w P + s) the part
     of the skeleton P of p that lies in the target, and S the same of the target's skeleton and
     p. A channel without a skeleton costs 0, and what fills the whole image has none: add another
     loss, as the authors add Dice.
 
-    Args: as `dice`, and
+    Args:
+      target: in [0, 1].
       cldice_iterations: erosions that find the skeleton; at least half the width in pixels of
         the structures, since what is wider has no skeleton.
       pixel_weight: w above; skeletons are those of the whole image whatever it is.
-    Returns: (N,) float32 or wider, in [0, 1].
+      smooth, pooled, axis_name, class_weights: see the module.
+    Returns: in [0, 1], float32 or wider.
+    Raises: ValueError as the module says.
     Source: Shit et al. 2021, clDice, algorithms 1 and 2. Equals MONAI SoftclDiceLoss(sigmoid=True,
       smooth_nr=smooth, smooth_dr=smooth, smooth=0) at K = 1; it sums over channels together.
     """
@@ -278,18 +299,21 @@ def _among(x, axis, choose, outside):
 # --- distance between boundaries -----------------------------------------------------------------
 
 
-def boundary(logits, target, *, class_weights=(), pixel_weight=None):
+def boundary(
+    logits: Logits, target: Target, *, class_weights: Sequence = (),
+    pixel_weight: PixelWeight = None,
+) -> Loss:
     """Boundary loss of each image: wrong pixels count by their distance to the true boundary.
 
     mean of w (p - g) d, with d the signed distance of `signed_distance`. A channel that is empty
     or full in the target has no boundary and costs 0 whatever is predicted, and pixels at the
-    boundary are free: add another loss, as the authors add Dice.
+    boundary cost nothing: add another loss, as the authors add Dice.
 
     Args:
-      logits: (N, H, W, K), raw.
-      target: (N, H, W, K) in {0, 1}; at 0.5 it is cut for d.
+      target: in {0, 1}; d is that of target > 0.5.
       class_weights, pixel_weight: see the module; d is that of the whole image whatever they are.
-    Returns: (N,) float32 or wider, in pixels.
+    Returns: pixels, float32 or wider.
+    Raises: ValueError as the module says.
     Source: Kervadec et al. 2019, Boundary loss, equations 4 and 5, half of 4 with the constant
       term kept that 5 leaves out, so that 0 is perfect. MONAI BoundaryLoss(sigmoid=True) is the
       same minus its own value at p = g.
@@ -299,17 +323,18 @@ def boundary(logits, target, *, class_weights=(), pixel_weight=None):
     return _mean_of_pixels((jax.nn.sigmoid(z) - g) * distance, w, class_weights)
 
 
-def signed_distance(mask, dtype=jnp.float32):
-    """How far each pixel is from the mask's boundary, negative inside.
+def signed_distance(
+    mask: Bool[ArrayLike, "*n h w"], dtype=jnp.float32
+) -> Float[jax.Array, "*n h w"]:
+    """The distance of each pixel from the mask's boundary, negative inside.
 
     Outside the Euclidean distance to the nearest pixel of the mask; inside 1 minus that to the
     nearest pixel outside, so 0 in the mask's outermost pixels. 0 everywhere where a mask is
     empty or full. Exact: equals scipy.ndimage.distance_transform_edt.
 
     Args:
-      mask: (..., H, W) bool.
       dtype: of the result.
-    Returns: (..., H, W), pixels.
+    Returns: pixels.
     Source: Felzenszwalb & Huttenlocher 2012, Distance transforms of sampled functions, section
       2.1: along one axis, then the minimum of parabolas along the other. These are tried from
       near to far, in whole images at a time, until none can be lower.
@@ -377,18 +402,21 @@ def _log_sigmoid(z):
     return jnp.minimum(z, 0) - _tail(z)
 
 
-def focal(logits, target, *, gamma=2.0, class_weights=(), pixel_weight=None):
-    """Focal loss of each image: cross-entropy that forgets the pixels already right.
+def focal(
+    logits: Logits, target: Target, *, gamma=2.0, class_weights: Sequence = (),
+    pixel_weight: PixelWeight = None,
+) -> Loss:
+    """Focal loss of each image: cross-entropy that down-weights well-classified pixels.
 
     mean of -w (1 - p_t)^gamma log p_t, with p_t = p where the target is 1 and 1 - p where it
     is 0. Defined for empty and full targets alike.
 
     Args:
-      logits: (N, H, W, K), raw.
-      target: (N, H, W, K) in [0, 1].
-      gamma: how fast easy pixels lose their say; 0 gives `bce`.
+      target: in [0, 1].
+      gamma: focusing parameter: larger down-weights well-classified pixels more; 0 gives `bce`.
       class_weights, pixel_weight: see the module.
-    Returns: (N,) float32 or wider.
+    Returns: float32 or wider.
+    Raises: ValueError as the module says.
     Source: Lin et al. 2017, Focal Loss for Dense Object Detection, equation 4, no alpha.
       Equals MONAI FocalLoss(gamma=2), for targets between 0 and 1 too.
     """
@@ -398,17 +426,20 @@ def focal(logits, target, *, gamma=2.0, class_weights=(), pixel_weight=None):
     return _mean_of_pixels(modulation * _binary_cross_entropy(z, g), w, class_weights)
 
 
-def bce(logits, target, *, pos_weight=1.0, class_weights=(), pixel_weight=None):
+def bce(
+    logits: Logits, target: Target, *, pos_weight=1.0, class_weights: Sequence = (),
+    pixel_weight: PixelWeight = None,
+) -> Loss:
     """Binary cross-entropy of each image.
 
     mean of w (-a g log p - (1 - g) log(1 - p)). Defined for empty and full targets alike.
 
     Args:
-      logits: (N, H, W, K), raw.
-      target: (N, H, W, K) in [0, 1].
-      pos_weight: a above, what a pixel of the target counts against one of the background.
+      target: in [0, 1].
+      pos_weight: a above, the weight of a pixel of the target relative to one of the background.
       class_weights, pixel_weight: see the module.
-    Returns: (N,) float32 or wider.
+    Returns: float32 or wider.
+    Raises: ValueError as the module says.
     Source: PyTorch BCEWithLogitsLoss(pos_weight); `pixel_weight` is its `weight`, and w(x) of
       Ronneberger et al. 2015, U-Net, equation 1.
     """
@@ -419,21 +450,24 @@ def bce(logits, target, *, pos_weight=1.0, class_weights=(), pixel_weight=None):
     return _mean_of_pixels(loss, w, class_weights)
 
 
-def cross_entropy(logits, target, *, renormalised=False, class_weights=(), pixel_weight=None):
+def cross_entropy(
+    logits: Logits, target: Target, *, renormalised: bool = False, class_weights: Sequence = (),
+    pixel_weight: PixelWeight = None,
+) -> Loss:
     """Categorical cross-entropy of each image: K channels of which one is true.
 
     mean over pixels of -w sum_k c_k g_k log q_k, with c the class weights and q the softmax of
     the logits. The largest q is the largest sigmoid too.
 
     Args:
-      logits: (N, H, W, K), raw, K >= 2.
-      target: (N, H, W, K), one-hot, or in [0, 1] with sum 1.
+      logits: K >= 2.
+      target: one-hot, or in [0, 1] with sum 1.
       renormalised: q_k = p_k / sum_j p_j with p the sigmoids, and clipped to [1e-7, 1 - 1e-7]:
-        what is farther off has no gradient (Keras's categorical_crossentropy of sigmoids, and
+        what lies outside has no gradient (Keras's categorical_crossentropy of sigmoids, and
         so report 1). Equals the softmax only where all p are small.
       class_weights, pixel_weight: see the module.
-    Returns: (N,) float32 or wider.
-    Raises: ValueError also for K = 1.
+    Returns: float32 or wider.
+    Raises: ValueError as the module says, and for K = 1.
     Source: PyTorch CrossEntropyLoss(weight), but for the division: see the module.
     """
     z, g, w = _checked(logits, target, pixel_weight)
@@ -462,15 +496,18 @@ LOSSES = {
     "bce": bce,
     "cross_entropy": cross_entropy,
 }
-ZERO_ON_EMPTY = ("boundary", "cldice")  # cost nothing on empty images: another loss must stand beside
+# These are 0 on images without foreground, whatever is predicted: another loss must stand beside.
+ZERO_ON_EMPTY = ("boundary", "cldice")
 
 
 def options(name: str) -> dict:
-    """The options of a loss with their defaults, numbers or tuples, read off its signature.
+    """The options of a loss with their defaults, numbers or tuples, from its signature.
 
-    What two losses call alike is one and the same option. Arrays and places (pixel_weight,
-    axis_name) are given by the step, not by a config.
+    An option name that two losses share means one and the same option. pixel_weight and axis_name
+    are given by the step, not by a config.
     """
-    parameters = inspect.signature(LOSSES[name]).parameters.values()
-    given = ("logits", "target", "pixel_weight", "axis_name")
-    return {p.name: p.default for p in parameters if p.name not in given}
+    parameters = dict(inspect.signature(LOSSES[name]).parameters)
+    if parameters.pop("shared", None):
+        parameters |= inspect.signature(_overlap).parameters
+    return {name: p.default for name, p in parameters.items()
+            if p.default is not p.empty and name not in ("pixel_weight", "axis_name")}

@@ -6,12 +6,15 @@ import pathlib
 import shutil
 import tempfile
 
+import helpers_shapes
 import helpers_tiers
 import jax
 import pytest
 from absl import flags
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+helpers_shapes.install()  # must run before the package is imported
 
 jax.config.update("jax_num_cpu_devices", 8)  # must run before the first array exists
 # Many tests train the same tiny network: it is compiled once per session, in the tests' child

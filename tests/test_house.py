@@ -90,7 +90,6 @@ FUNCTIONS_TOO_LONG = {
 }
 TOO_MANY_PARAMETERS = {
     "analysis/pruning.py:analyse",
-    "losses.py:tversky",
     "optim.py:make",
 }
 IMPORTS_WITHOUT_REASON = {

@@ -2,12 +2,14 @@
 
 import pathlib
 
+import helpers_shapes
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden import losses_ours
 from jax.sharding import PartitionSpec as P
+from jaxtyping import TypeCheckError
 from scipy import ndimage
 
 from cellseg_jax.losses import (
@@ -150,11 +152,15 @@ def test_loss_pixel_weight_of_one_changes_nothing_and_zero_hides(loss):
 
 @EVERY
 def test_loss_rejects_shapes_that_would_broadcast(loss):
+    """By their annotations in tests, by themselves in production, where none are checked."""
     logits, target = sample(n=1)
-    with pytest.raises(ValueError, match="expected one shape"):
+    with pytest.raises(TypeCheckError, match="parameter 'target'"):
         loss(logits, target[..., 0])
-    with pytest.raises(ValueError, match="pixel_weight"):
-        loss(logits, target, pixel_weight=target)
+    with helpers_shapes.unchecked():
+        with pytest.raises(ValueError, match="expected one shape"):
+            loss(logits, target[..., 0])
+        with pytest.raises(ValueError, match="pixel_weight"):
+            loss(logits, target, pixel_weight=target)
 
 
 def test_losses_of_classes_reject_a_single_channel():
@@ -196,7 +202,8 @@ def test_lovasz_matches_its_definition(softmax):
     q = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     errors = np.abs(target - q) if softmax else np.maximum(0, 1 - logits * (2 * target - 1))
     expected = [np.mean([lovasz_by_sets(e[..., k].ravel(), t[..., k].ravel() > 0, w.ravel())
-                         for k in range(2)]) for e, t, w in zip(errors, target, weight)]
+                         for k in range(2)]) for e, t, w in zip(
+                     errors, target, weight, strict=True)]
     with jax.enable_x64(True):
         value = lovasz(logits, target, lovasz_softmax=softmax, pixel_weight=weight)
     np.testing.assert_allclose(value, expected, atol=1e-12)

@@ -2,6 +2,7 @@
 
 import functools
 
+import helpers_shapes
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -288,7 +289,8 @@ def test_targets_reject_what_they_cannot_mean():
         foreground.decode(np.zeros((4, 4, 1)), method="watersheds")
     with pytest.raises(InputError, match="did you mean watershed"):
         contour.decode(np.zeros((4, 4, 3)), method="watersheds")
-    with pytest.raises(ValueError, match="expected .H, W, 1."):
-        foreground.decode(np.zeros((4, 4)))
-    with pytest.raises(ValueError, match="expected .H, W, 3."):
-        contour.decode(np.zeros((4, 4, 1)))
+    with helpers_shapes.unchecked():  # as in production
+        with pytest.raises(ValueError, match="expected .H, W, 1."):
+            foreground.decode(np.zeros((4, 4)))
+        with pytest.raises(ValueError, match="expected .H, W, 3."):
+            contour.decode(np.zeros((4, 4, 1)))

@@ -2,8 +2,8 @@
 
 Pixel scores are made from counts that add up over images; instance scores match objects.
 Images stay apart until a report joins them, so that means over images (`dice_mean`) and scores
-from summed counts (`dice_pooled`) can both be had. Every score states its empty cases; NaN means
-that an image has no say.
+from summed counts (`dice_pooled`) can both be had. Every score states its empty cases; where it is
+undefined it is NaN, and the image is excluded from means.
 """
 
 from cellseg_jax.metrics.bootstrap import interval, resampled

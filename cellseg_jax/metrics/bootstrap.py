@@ -1,21 +1,22 @@
-"""Intervals of scores by drawing images again: what another sample of such images might give."""
+"""Bootstrap intervals of scores: how much they vary between samples of such images."""
 
 import functools
 
 import numpy as np
+from jaxtyping import Float64
 
 DRAWS = 1000
-MIN_GROUPS = 3  # of fewer groups there is nothing to draw
+MIN_GROUPS = 3  # fewer groups give no interval
 
 
 def resampled(columns: dict, groups, *, draws: int = DRAWS, seed: int = 0) -> dict | None:
     """Sums over images, of bootstrap samples that draw whole groups with replacement.
 
-    Scores that are made of sums can be made of these: a mean is the sum over the sum of ones.
+    Any score of sums follows from these: a mean is the sum over the sum of ones.
 
     Args:
       columns: {name: (n, ...)} of n images.
-      groups: (n,) names of what was drawn independently (cases, plates).
+      groups: (n,) names of the independent units (cases, plates).
       draws, seed: of the bootstrap; groups are drawn as often as there are groups.
     Returns: {name: (draws, ...)} float64, or None with fewer than MIN_GROUPS groups.
     Source: Davison and Hinkley 1997, Bootstrap Methods, section 3.8, strategy 1.
@@ -36,8 +37,8 @@ def resampled(columns: dict, groups, *, draws: int = DRAWS, seed: int = 0) -> di
 
 
 @functools.lru_cache(maxsize=4)  # all scores of an evaluation, all rows of a table, draw alike
-def group_counts(count: int, draws: int, seed: int) -> np.ndarray:
-    """(draws, count) float64: how often each group is in each bootstrap sample."""
+def group_counts(count: int, draws: int, seed: int) -> Float64[np.ndarray, "draws count"]:
+    """How often each group is in each bootstrap sample."""
     drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), draws)
     return drawn.astype(np.float64)
 

@@ -7,47 +7,49 @@ images, `instance_scores` turns counts into scores: of one image, or of all from
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import ArrayLike, Bool, Float64, Integer, Shaped
 from scipy.optimize import linear_sum_assignment
 
 from cellseg_jax.metrics.pixel import ratio
 
+Ids = Shaped[ArrayLike, "h w"]  # integers; `overlap` refuses others
 THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 
 
 class Overlap(NamedTuple):
     """The I true and J predicted objects of one image, and the M pairs of them that touch."""
 
-    true: np.ndarray  # (M,) rows in 0..I-1
-    pred: np.ndarray  # (M,) columns in 0..J-1
-    pixels: np.ndarray  # (M,) size of the intersection
-    area_true: np.ndarray  # (I,)
-    area_pred: np.ndarray  # (J,)
+    true: Integer[np.ndarray, " m"]  # rows in 0..I-1
+    pred: Integer[np.ndarray, " m"]  # columns in 0..J-1
+    pixels: Integer[np.ndarray, " m"]  # size of the intersection
+    area_true: Integer[np.ndarray, " i"]  # pixels
+    area_pred: Integer[np.ndarray, " j"]  # pixels
 
     @property
-    def union(self) -> np.ndarray:
-        """(M,) pixels in either object of a pair."""
+    def union(self) -> Integer[np.ndarray, " m"]:
+        """Pixels in either object of a pair."""
         return self.area_true[self.true] + self.area_pred[self.pred] - self.pixels
 
     @property
-    def iou(self) -> np.ndarray:
-        """(M,) float64."""
+    def iou(self) -> Float64[np.ndarray, " m"]:
+        """Intersection over union of each pair."""
         return self.pixels / self.union
 
     @property
-    def covered(self) -> np.ndarray:
-        """(M,) bool, pairs in which the prediction has more than half of the true object.
+    def covered(self) -> Bool[np.ndarray, " m"]:
+        """Pairs in which the prediction has more than half of the true object.
 
         A true object is in one such pair at most, a prediction may be in several.
         """
         return 2 * self.pixels > self.area_true[self.true]
 
 
-def overlap(label, pred) -> Overlap:
+def overlap(label: Ids, pred: Ids) -> Overlap:
     """Which objects share pixels, as a sparse table: cells touch few others, so M is about I.
 
     Args:
-      label: (H, W) int, true instance ids, 0 background; ids below 2^31, gaps allowed.
-      pred: (H, W) int, predicted instance ids.
+      label: true instance ids, 0 background; ids below 2^31, gaps allowed.
+      pred: predicted instance ids.
     Returns: Overlap, objects in the order of their ids.
     Raises: ValueError if shapes differ, an array is not of integers or an id is negative.
     """
@@ -101,7 +103,7 @@ def _matched(table: Overlap, iou: float) -> np.ndarray:
 
 
 class Match(NamedTuple):
-    """Objects found, invented and missed at one IoU threshold, and scores of these."""
+    """True and false positives and false negatives at one IoU threshold, and their scores."""
 
     tp: int
     fp: int
@@ -111,7 +113,7 @@ class Match(NamedTuple):
     pq: float
 
 
-def match(label, pred, iou: float = 0.5) -> Match:
+def match(label: Ids, pred: Ids, iou: float = 0.5) -> Match:
     """True and predicted objects matched one to one where their IoU is at least `iou`.
 
     ap = TP / (TP + FP + FN), f1 = 2 TP / (2 TP + FP + FN), pq = sum of matched IoU /
@@ -119,8 +121,8 @@ def match(label, pred, iou: float = 0.5) -> Match:
     sum of IoU. Both empty: all three are 1. One empty: 0. Counts add over images; scores do not.
 
     Args:
-      label: (H, W) int, true instance ids, 0 background.
-      pred: (H, W) int, predicted instance ids.
+      label: true instance ids, 0 background.
+      pred: predicted instance ids.
       iou: threshold in (0, 1].
     Returns: Match of ints and floats.
     Raises: ValueError as `overlap`, or for a threshold outside (0, 1].
@@ -137,16 +139,15 @@ def match(label, pred, iou: float = 0.5) -> Match:
     return Match(tp, fp, fn, tp / (tp + fp + fn), tp / half, float(values.sum()) / half)
 
 
-def average_precision(label, pred, thresholds=THRESHOLDS) -> np.ndarray:
+def average_precision(label: Ids, pred: Ids, thresholds=THRESHOLDS) -> Float64[np.ndarray, " t"]:
     """TP / (TP + FP + FN) at each IoU threshold, as `match` has it; its mean is DSB 2018's score.
 
     In [0, 1]. Both empty: 1 at every threshold. One empty: 0.
 
     Args:
-      label: (H, W) int, true instance ids, 0 background.
-      pred: (H, W) int, predicted instance ids.
+      label: true instance ids, 0 background.
+      pred: predicted instance ids.
       thresholds: T thresholds in (0, 1].
-    Returns: (T,) float64.
     Raises: ValueError as `match`.
     Source: Data Science Bowl 2018, which asks for an IoU above the threshold; here it may be
       equal, as in StarDist.
@@ -156,17 +157,17 @@ def average_precision(label, pred, thresholds=THRESHOLDS) -> np.ndarray:
     return ratio(tp, len(table.area_true) + len(table.area_pred) - tp, 1.0)
 
 
-def seg(label, pred) -> float:
+def seg(label: Ids, pred: Ids) -> float:
     """SEG of the Cell Tracking Challenge: how well true objects are covered.
 
     Mean over true objects of the IoU with the prediction that covers more than half of the
-    object, else 0; in [0, 1]. Invented objects cost nothing. Nothing predicted: 0. No true
-    objects: NaN, the image has no say. The challenge means over the objects of all images:
-    `instance_scores` of summed counts.
+    object, else 0; in [0, 1]. False positives are not penalised. Nothing predicted: 0. No true
+    objects: NaN, the image is excluded. The challenge takes the mean over the objects of all
+    images: `instance_scores` of summed counts.
 
     Args:
-      label: (H, W) int, true instance ids, 0 background.
-      pred: (H, W) int, predicted instance ids.
+      label: true instance ids, 0 background.
+      pred: predicted instance ids.
     Returns: float in [0, 1], or NaN.
     Raises: ValueError as `overlap`.
     Source: Maska et al. 2014, Bioinformatics 30; Ulman et al. 2017, Nature Methods 14.
@@ -176,22 +177,22 @@ def seg(label, pred) -> float:
 
 
 def _detections(table: Overlap):
-    """(missed, invented, splits): the corrections that DET counts."""
+    """(missed, spurious, splits): the corrections that DET counts."""
     found = np.bincount(table.pred[table.covered], minlength=len(table.area_pred))
     return len(table.area_true) - found.sum(), (found == 0).sum(), np.maximum(found - 1, 0).sum()
 
 
-def det(label, pred) -> float:
-    """DET of the Cell Tracking Challenge: what it takes to correct the detections.
+def det(label: Ids, pred: Ids) -> float:
+    """DET of the Cell Tracking Challenge: the cost of correcting the detections.
 
-    1 - min(A, A0) / A0 with A = 5 splits + 10 missed + 1 invented and A0 = 10 true objects; in
+    1 - min(A, A0) / A0 with A = 5 splits + 10 missed + 1 spurious and A0 = 10 true objects; in
     [0, 1]. A true object is found by the prediction that covers more than half of it; one that
     finds m > 1 needs m - 1 splits. Nothing predicted: 0. No true objects: NaN. The challenge
     sums A and A0 over all frames: `instance_scores` of summed counts.
 
     Args:
-      label: (H, W) int, the tracking truth: a marker per cell, 0 background, all cells marked.
-      pred: (H, W) int, predicted instance ids.
+      label: the tracking truth: a marker per cell, 0 background, all cells marked.
+      pred: predicted instance ids.
     Returns: float in [0, 1], or NaN.
     Raises: ValueError as `overlap`.
     Source: Matula et al. 2015, PLoS ONE 10, AOGM-D; Ulman et al. 2017, Nature Methods 14.
@@ -200,8 +201,8 @@ def det(label, pred) -> float:
     return float(_det(len(table.area_true), *_detections(table)))
 
 
-def _det(n_true, missed, invented, splits):
-    cost = 5 * splits + 10 * missed + invented
+def _det(n_true, missed, spurious, splits):
+    cost = 5 * splits + 10 * missed + spurious
     return ratio(np.maximum(10 * n_true - cost, 0), 10 * n_true, np.nan)
 
 
@@ -218,15 +219,15 @@ def _closest(table: Overlap) -> np.ndarray:
     return order[np.unique(table.true[order], return_index=True)[1]]
 
 
-def aji(label, pred) -> float:
+def aji(label: Ids, pred: Ids) -> float:
     """Aggregated Jaccard index: intersections over unions, each summed over all objects.
 
     Every true object takes the prediction of largest IoU, one prediction may be taken by many;
     objects left over add their area to the union. In [0, 1]. Both empty: 1. One empty: 0.
 
     Args:
-      label: (H, W) int, true instance ids, 0 background.
-      pred: (H, W) int, predicted instance ids.
+      label: true instance ids, 0 background.
+      pred: predicted instance ids.
     Returns: float in [0, 1].
     Raises: ValueError as `overlap`.
     Source: Kumar et al. 2017, IEEE TMI 36, algorithm 1.
@@ -235,7 +236,7 @@ def aji(label, pred) -> float:
     return float(ratio(*_aji_pixels(table, _closest(table)), 1.0))
 
 
-def aji_plus(label, pred) -> float:
+def aji_plus(label: Ids, pred: Ids) -> float:
     """`aji` with a one-to-one matching of the largest sum of IoU, so that no object counts twice.
 
     In [0, 1]. Both empty: 1. One empty: 0.
@@ -250,7 +251,7 @@ def aji_plus(label, pred) -> float:
 
 
 class ErrorKinds(NamedTuple):
-    """What became of the objects of an image. The first five add up to the true objects."""
+    """Number of objects of each error type. The first five add up to the true objects."""
 
     correct: int
     merged: int
@@ -260,24 +261,23 @@ class ErrorKinds(NamedTuple):
     spurious: int
 
 
-def error_kinds(label, pred) -> ErrorKinds:
-    """Objects by what a person would have to mend; every true object is of one kind.
+def error_kinds(label: Ids, pred: Ids) -> ErrorKinds:
+    """Error type per object; every true object is of one type.
 
-    A prediction holds a true object if it covers more than half of it, and is a part of one if
-    more than half of the prediction lies in it. A true object is, the first that applies:
+    A prediction covers a true object if it holds more than half of its pixels, and is part of one
+    if more than half of the prediction lies in it. A true object is, the first that applies:
 
     correct: matched at IoU 0.5 or more, as tp of `match`.
-    merged: held by a prediction that holds another true object too.
-    split: several predictions are parts of it.
-    inexact: a prediction holds it or is part of it, but shares too little with it.
+    merged: covered by a prediction that covers another true object too.
+    split: several predictions are part of it.
+    inexact: a prediction covers it or is part of it, but their IoU is too low.
     missed: none of these.
 
-    A prediction is spurious if it is not matched, holds nothing and is part of nothing.
+    A prediction is spurious if it is not matched, covers nothing and is part of nothing.
 
     Args:
-      label: (H, W) int, true instance ids, 0 background.
-      pred: (H, W) int, predicted instance ids.
-    Returns: ErrorKinds of ints.
+      label: true instance ids, 0 background.
+      pred: predicted instance ids.
     Raises: ValueError as `overlap`.
     """
     return _error_kinds(overlap(label, pred))
@@ -286,38 +286,38 @@ def error_kinds(label, pred) -> ErrorKinds:
 def _error_kinds(table: Overlap) -> ErrorKinds:
     num_true, num_pred = len(table.area_true), len(table.area_pred)
     pairs = _matching(table, 0.5)
-    holds, part = table.covered, 2 * table.pixels > table.area_pred[table.pred]
-    held = np.bincount(table.pred[holds], minlength=num_pred)  # true objects of a prediction
+    covers, part = table.covered, 2 * table.pixels > table.area_pred[table.pred]
+    num_covered = np.bincount(table.pred[covers], minlength=num_pred)  # by each prediction
     any_of = lambda pairs: np.bincount(table.true[pairs], minlength=num_true) > 0
-    tests = (any_of(pairs), any_of(holds & (held[table.pred] > 1)),
-             np.bincount(table.true[part], minlength=num_true) > 1, any_of(holds | part))
+    tests = (any_of(pairs), any_of(covers & (num_covered[table.pred] > 1)),
+             np.bincount(table.true[part], minlength=num_true) > 1, any_of(covers | part))
     kind = np.select(tests, range(4), 4)
-    used = np.union1d(table.pred[pairs], table.pred[holds | part])
+    used = np.union1d(table.pred[pairs], table.pred[covers | part])
     return ErrorKinds(*np.bincount(kind, minlength=5).tolist(), num_pred - len(used))
 
 
 class InstanceCounts(NamedTuple):
-    """What instance scores are made of. Adds over images: InstanceCounts(*map(sum, zip(*many)))."""
+    """Counts behind the instance scores. They add over images: `map(sum, zip(*many))`."""
 
     n_true: int
     n_pred: int
-    tp: np.ndarray  # (T,) objects matched at each of THRESHOLDS
-    matched_iou: np.ndarray  # (T,) sum of their IoU
+    tp: Shaped[ArrayLike, " t"]  # objects matched at each of THRESHOLDS
+    matched_iou: Shaped[ArrayLike, " t"]  # sum of their IoU
     covered_iou: float  # sum of the IoU that SEG counts
     missed: int  # true objects not covered by more than half
-    invented: int  # predictions that cover no true object by more than half
+    spurious: int  # predictions that cover no true object by more than half
     splits: int  # true objects beyond the first that one prediction covers
     intersection: int  # pixels of AJI
     union: int
-    kinds: np.ndarray  # (6,) ErrorKinds
+    kinds: Shaped[ArrayLike, "6"]  # ErrorKinds
 
 
-def instance_counts(label, pred) -> InstanceCounts:
+def instance_counts(label: Ids, pred: Ids) -> InstanceCounts:
     """InstanceCounts of one image, from one table of overlaps.
 
     Args:
-      label: (H, W) int, true instance ids, 0 background.
-      pred: (H, W) int, predicted instance ids.
+      label: true instance ids, 0 background.
+      pred: predicted instance ids.
     Raises: ValueError as `overlap`.
     """
     table = overlap(label, pred)
@@ -346,7 +346,7 @@ def instance_scores(counts: InstanceCounts) -> dict[str, float]:
         "f1": ratio(2 * counts.tp[0], objects, 1.0),
         "pq": ratio(2 * counts.matched_iou[0], objects, 1.0),
         "seg": ratio(counts.covered_iou, counts.n_true, np.nan),
-        "det": _det(counts.n_true, counts.missed, counts.invented, counts.splits),
+        "det": _det(counts.n_true, counts.missed, counts.spurious, counts.splits),
         "aji": ratio(counts.intersection, counts.union, 1.0),
     }
     return {name: float(score) for name, score in scores.items()}

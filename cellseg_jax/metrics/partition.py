@@ -1,15 +1,16 @@
-"""Rand and information scores: two images as partitions of their pixels, as EM asks for.
+"""Rand and information scores: two images as partitions of their pixels, usual for membranes.
 
 A pixel counts by the segment it is in, so that one hole in a membrane, which merges two cells,
 costs much and a shifted membrane little. Host side, from the table of overlaps.
 """
 
 import numpy as np
+from jaxtyping import ArrayLike, Int32, Shaped
 from scipy import ndimage
 from scipy.special import xlogy
 from skimage.segmentation import watershed
 
-from cellseg_jax.metrics.instance import overlap
+from cellseg_jax.metrics.instance import Ids, overlap
 
 
 def _sizes(label, pred, foreground_only, background_alone):
@@ -24,17 +25,19 @@ def _sizes(label, pred, foreground_only, background_alone):
     return table.area_true.astype(float), within, table.pixels.astype(float)
 
 
-def rand_error(label, pred, *, foreground_only=True, background_alone=True) -> float:
+def rand_error(
+    label: Ids, pred: Ids, *, foreground_only: bool = True, background_alone: bool = True
+) -> float:
     """1 - Rand F-score: pairs of pixels that only one of the two images keeps together.
 
     1 - 2 sum_ij c(n_ij) / (sum_i c(t_i) + sum_j c(s_j)) with c(n) = n (n - 1), the pairs within
     n pixels, n_ij the pixels of true segment i in predicted segment j, t_i and s_j their sums.
-    In [0, 1], 0 is perfect. No foreground in the truth: NaN, the image has no say. Nothing
+    In [0, 1], 0 is perfect. No foreground in the truth: NaN, the image is excluded. Nothing
     predicted: 1. No segment of two pixels in either: 0.
 
     Args:
-      label: (H, W) int, ids of true segments, 0 the membrane.
-      pred: (H, W) int, ids of predicted segments, 0 the membrane; thin it first (thin_borders).
+      label: ids of true segments, 0 the membrane.
+      pred: ids of predicted segments, 0 the membrane; thin it first (thin_borders).
       foreground_only: leave out pixels on the true membrane; else it is a segment like others.
       background_alone: each pixel of the predicted membrane is a segment of its own; else all
         of it is one segment, which joins pixels far apart.
@@ -57,7 +60,9 @@ def _sums(label, pred, foreground_only, background_alone):
     return sizes[0].sum(), *(xlogy(n, n).sum() / np.log(2) for n in sizes)
 
 
-def variation_of_information(label, pred, *, foreground_only=True, background_alone=True):
+def variation_of_information(
+    label: Ids, pred: Ids, *, foreground_only: bool = True, background_alone: bool = True
+) -> tuple[float, float]:
     """(split, merge): what the prediction adds to the truth, and what it loses of it, in bits.
 
     split = H(pred | label), merge = H(label | pred), both at least 0; 0 is perfect. Over- and
@@ -65,7 +70,6 @@ def variation_of_information(label, pred, *, foreground_only=True, background_al
     truth: NaN. Nothing predicted: all pixels are alone, merge is 0.
 
     Args: as `rand_error`.
-    Returns: two floats.
     Raises: ValueError as `overlap`.
     Source: Meila 2007, J. Multivariate Analysis 98. With background_alone=False it equals
       variation_of_information of scikit-image, ignore_labels=(0,) if foreground_only.
@@ -76,7 +80,9 @@ def variation_of_information(label, pred, *, foreground_only=True, background_al
     return float(max(true - both, 0) / n), float(max(found - both, 0) / n)
 
 
-def information_error(label, pred, *, foreground_only=True, background_alone=True) -> float:
+def information_error(
+    label: Ids, pred: Ids, *, foreground_only: bool = True, background_alone: bool = True
+) -> float:
     """1 - information F-score: 1 - 2 I / (H(label) + H(pred)), I the mutual information.
 
     In [0, 1], 0 is perfect. No foreground in the truth: NaN. Both one segment: 0.
@@ -94,16 +100,16 @@ def information_error(label, pred, *, foreground_only=True, background_alone=Tru
     return float(np.clip((2 * h_both - total) / total, 0, 1)) if total > 1e-12 else 0.0
 
 
-def thin_borders(label):
+def thin_borders(label: Shaped[ArrayLike, "h w"]) -> Int32[np.ndarray, "h w"]:
     """Segments grown into the border between them until it is one pixel wide.
 
     Each pixel of the border goes to the nearest segment, but for the line where two meet. Then
     scores do not depend on how wide a membrane was drawn. No segments: unchanged.
 
     Args:
-      label: (H, W) int, ids of segments, 0 the border; 4-connected components of what is not
+      label: ids of segments, 0 the border; 4-connected components of what is not
         membrane (targets.components).
-    Returns: (H, W) int32, ids as given.
+    Returns: ids as given.
     Source: the border thinning of ISBI 2012 (Arganda-Carreras et al. 2015), by a watershed here.
     """
     label = np.asarray(label)

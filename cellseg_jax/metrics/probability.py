@@ -2,10 +2,12 @@
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
+from jaxtyping import ArrayLike, Float, Shaped
 
 from cellseg_jax.metrics.pixel import ratio
+
+Maps = Shaped[ArrayLike, "n h w k"]  # {0, 1} of any dtype, or probabilities
 
 
 def _check(target, probs):
@@ -20,17 +22,16 @@ def _soft_sums(target, probs):
     return (target * probs).sum((1, 2)), (target + probs).sum((1, 2))
 
 
-def soft_dice(target, probs, *, smooth=1.0):
+def soft_dice(target: Maps, probs: Maps, *, smooth: float = 1.0) -> Float[ArrayLike, "n k"]:
     """(2 sum p g + s) / (sum p + sum g + s) of each image and channel, in [0, 1].
 
-    Higher than `dice` for unsure predictions and small objects, and 1 where both are empty, so
+    Higher than `dice` for uncertain predictions and small objects, and 1 where both are empty, so
     not to be compared with it. Target or prediction empty: s / (sum of the other + s).
 
     Args:
-      target: (N, H, W, K) in [0, 1], g above.
-      probs: (N, H, W, K) in [0, 1], p above.
+      target: in [0, 1], g above.
+      probs: in [0, 1], p above.
       smooth: s above, in pixels; above 0.
-    Returns: (N, K).
     Raises: ValueError if shapes differ.
     Source: "dice" of report 2's tables, 1 - its Dice loss.
     """
@@ -38,10 +39,12 @@ def soft_dice(target, probs, *, smooth=1.0):
     return (2 * both + smooth) / (either + smooth)
 
 
-def soft_jaccard(target, probs, *, smooth=1.0):
+def soft_jaccard(target: Maps, probs: Maps, *, smooth: float = 1.0) -> Float[ArrayLike, "n k"]:
     """(sum p g + s) / (sum p + sum g - sum p g + s) of each image and channel, in [0, 1].
 
-    Empty cases, arguments and result as `soft_dice`. Source: "iou" of report 2's tables.
+    Empty cases, arguments and errors as `soft_dice`.
+
+    Source: "iou" of report 2's tables.
     """
     both, either = _soft_sums(target, probs)
     return (both + smooth) / (either - both + smooth)
@@ -50,17 +53,17 @@ def soft_jaccard(target, probs, *, smooth=1.0):
 class CalibrationCounts(NamedTuple):
     """Pixels by predicted probability, each (N, K, bins). They add over images."""
 
-    pixels: jax.Array
-    probs: jax.Array  # sum of the probabilities of these pixels
-    true: jax.Array  # how many of them are 1 in the truth
+    pixels: Float[ArrayLike, "*n bins"]
+    probs: Float[ArrayLike, "*n bins"]  # sum of the probabilities of these pixels
+    true: Float[ArrayLike, "*n bins"]  # how many of them are 1 in the truth
 
 
-def calibration_counts(target, probs, *, bins: int = 15) -> CalibrationCounts:
+def calibration_counts(target: Maps, probs: Maps, *, bins: int = 15) -> CalibrationCounts:
     """Pixels of each image and channel in bins of their probability, [0, 1/bins), ..., [.., 1].
 
     Args:
-      target: (N, H, W, K) of {0, 1}.
-      probs: (N, H, W, K) in [0, 1].
+      target: {0, 1}.
+      probs: in [0, 1].
       bins: number of bins of equal width.
     Returns: CalibrationCounts of float32.
     Raises: ValueError if shapes differ.
@@ -74,12 +77,12 @@ def calibration_counts(target, probs, *, bins: int = 15) -> CalibrationCounts:
         count(inside & (target[..., None] > 0.5)))
 
 
-def expected_calibration_error(counts: CalibrationCounts):
-    """Distance of probability from frequency: sum_b n_b / n |mean probability - part true|.
+def expected_calibration_error(counts: CalibrationCounts) -> Float[ArrayLike, "..."]:
+    """Distance of probability from frequency: sum_b n_b / n |mean probability - true fraction|.
 
     In [0, 1], 0 is calibrated. Of the probability of the channel itself, not of the winning
-    class: large backgrounds that are surely 0 count as well. Empty images are like others: what
-    is predicted there is wrong. No pixels: NaN.
+    class: large backgrounds of probability 0 count as well. Empty images are like others: every
+    foreground pixel predicted there is wrong. No pixels: NaN.
 
     Args:
       counts: (..., bins), jax or numpy; sum many images in float64 numpy.

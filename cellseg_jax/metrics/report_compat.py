@@ -1,12 +1,14 @@
 """Report 2's evaluation as it was run, mistakes included, to reproduce its tables. Host side.
 
-Nothing here is a score to report: names say `report2`, and the right numbers stand beside them.
+Nothing here is a score to report: all names begin with `report2`, and the correct numbers stand
+beside them.
 Three mistakes act on every image: precision and recall were swapped; predictions were binarised
 by dithering, not by a threshold; and with the BCE loss, whose network has no sigmoid, raw logits
 took the place of probabilities. The fourth, to rank losses by their own values, is not a score.
 """
 
 import numpy as np
+from jaxtyping import ArrayLike, Bool, Num, Shaped
 from PIL import Image
 from scipy.special import expit
 
@@ -23,15 +25,14 @@ REPORT2_DEFINITIONS = {
 }
 
 
-def dithered(values) -> np.ndarray:
-    """A mask by Floyd-Steinberg dithering: as dense as the values, but made of dots.
+def dithered(values: Num[ArrayLike, "h w"]) -> Bool[np.ndarray, "h w"]:
+    """A mask by Floyd-Steinberg dithering: the density of its dots follows the values.
 
     Values are cut to 8 bits after multiplication by 255; what lies outside [0, 1], as logits do,
     wraps around modulo 256.
 
     Args:
-      values: (H, W) float, probabilities; or logits, which is the mistake.
-    Returns: (H, W) bool.
+      values: probabilities; or logits, which is the mistake.
     Source: torchvision ToPILImage, then PIL convert("1"), as report 2 binarised.
     """
     levels = np.trunc(np.asarray(values, np.float32) * 255).astype(np.int64) % 256
@@ -39,18 +40,20 @@ def dithered(values) -> np.ndarray:
 
 
 def swapped(counts: Counts) -> Counts:
-    """Counts as a metric sees them that was called with the prediction as truth."""
+    """The counts of a metric that is called with truth and prediction exchanged."""
     return counts._replace(fp=counts.fn, fn=counts.fp)
 
 
-def report2_scores(target, logits, loss: str) -> dict[str, float]:
-    """What report 2's evaluation says of one image: REPORT2_DEFINITIONS, in that order.
+def report2_scores(
+    target: Shaped[ArrayLike, "h w"], logits: Shaped[ArrayLike, "h w"], loss: str
+) -> dict[str, float]:
+    """The scores of report 2's evaluation for one image: REPORT2_DEFINITIONS, in that order.
 
     Undefined ratios are 0, also where both are empty.
 
     Args:
-      target: (H, W) of {0, 1}.
-      logits: (H, W), raw.
+      target: {0, 1}.
+      logits: raw.
       loss: the loss the network was trained with; "bce" skips the sigmoid, as there.
     Returns: {name: score in [0, 1]}.
     Raises: ValueError if shapes differ.

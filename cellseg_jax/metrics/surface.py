@@ -1,10 +1,15 @@
 """Surface metrics: how far the outlines of two masks are apart. Host side, scipy.
 
-The outline of a mask are its pixels with a 4-neighbour outside it; beyond the image is outside.
+The outline of a mask consists of its pixels with a 4-neighbour outside it; beyond the image is
+outside.
 """
 
 import numpy as np
+from jaxtyping import ArrayLike, Shaped
 from scipy import ndimage
+
+Mask = Shaped[ArrayLike, "h w"]  # {0, 1}
+Spacing = float | tuple[float, float]
 
 
 def _distances(mask, pred, spacing):
@@ -21,17 +26,15 @@ def _distances(mask, pred, spacing):
             for near, far in (edges, edges[::-1])]
 
 
-def hausdorff95(mask, pred, *, spacing=1.0) -> float:
+def hausdorff95(mask: Mask, pred: Mask, *, spacing: Spacing = 1.0) -> float:
     """95th percentile of the distances between two outlines, the larger of the two directions.
 
-    At least 0, 0 is perfect. Both empty: 0. One empty: inf, so that a mean over images must say
-    what it does with it.
+    At least 0, 0 is perfect. Both empty: 0. One empty: inf, so that a mean over images must
+    define how it treats it.
 
     Args:
-      mask: (H, W) of {0, 1}, the truth.
-      pred: (H, W) of {0, 1}.
+      mask: the truth.
       spacing: size of a pixel, or (height, width) of it; the result has this unit.
-    Returns: float.
     Raises: ValueError if shapes differ.
     Source: Huttenlocher et al. 1993, IEEE TPAMI 15, with a percentile. Equals MONAI
       HausdorffDistance(percentile=95) where neither is empty; it answers NaN for both empty.
@@ -42,15 +45,16 @@ def hausdorff95(mask, pred, *, spacing=1.0) -> float:
     return float(max((np.percentile(d, 95) for d in directions), default=0.0))
 
 
-def surface_dice(mask, pred, tolerance: float, *, spacing=1.0) -> float:
-    """Part of both outlines that lies within `tolerance` of the other.
+def surface_dice(
+    mask: Mask, pred: Mask, tolerance: float, *, spacing: Spacing = 1.0
+) -> float:
+    """Fraction of both outlines that lies within `tolerance` of the other.
 
     In [0, 1]. Both empty: 1. One empty: 0. Outlines are counted in pixels, so a slanted line
     counts less than its length.
 
     Args:
-      mask: (H, W) of {0, 1}, the truth.
-      pred: (H, W) of {0, 1}.
+      mask: the truth.
       tolerance: largest distance that is right, in units of spacing; the disagreement of two
         annotators is a good choice.
       spacing: size of a pixel, or (height, width) of it.

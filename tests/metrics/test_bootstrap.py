@@ -23,8 +23,9 @@ def test_interval_covers_the_mean_of_many_images_and_widens_with_groups():
     for _ in range(60):
         centre = np.repeat(rng.normal(0, 1, 30), 4)  # images of a case resemble one another
         values = centre + rng.normal(0, 0.3, 120)
-        mean = lambda groups: (lambda s: interval(s["x"] / s["n"]))(
-            resampled({"x": values, "n": np.ones(120)}, groups, draws=400))
+        columns = {"x": values, "n": np.ones(120)}
+        mean = lambda groups, columns=columns: (lambda s: interval(s["x"] / s["n"]))(
+            resampled(columns, groups, draws=400))
         low, high = mean(np.repeat(np.arange(30), 4))
         hits += low < 0 < high
         grouped += high - low

@@ -3,8 +3,10 @@
 import itertools
 import math
 
+import helpers_shapes
 import numpy as np
 import pytest
+from jaxtyping import TypeCheckError
 
 from cellseg_jax.metrics import (
     THRESHOLDS,
@@ -44,7 +46,7 @@ def brute_match(label, pred, iou):
     best = (0, 0.0)
     padded = list(range(len(found))) + [None] * len(true)
     for choice in set(itertools.permutations(padded, len(true))):
-        values = [pair_iou(t, found[j]) for t, j in zip(true, choice) if j is not None]
+        values = [pair_iou(t, found[j]) for t, j in zip(true, choice, strict=True) if j is not None]
         values = [v for v in values if v >= iou]
         best = max(best, (len(values), sum(values)))
     return best
@@ -85,7 +87,7 @@ def brute_aji_plus(label, pred):
     true, found = objects(label), objects(pred)
     best, scores = -1, []
     for choice in set(itertools.permutations([*range(len(found)), *[None] * len(true)], len(true))):
-        pairs = [(t, found[j]) for t, j in zip(true, choice) if j is not None]
+        pairs = [(t, found[j]) for t, j in zip(true, choice, strict=True) if j is not None]
         pairs = [(t, p) for t, p in pairs if (t & p).any()]
         total = sum(pair_iou(t, p) for t, p in pairs)
         both = sum((t & p).sum() for t, p in pairs)
@@ -99,7 +101,7 @@ def brute_aji_plus(label, pred):
 
 
 def test_match_equals_hand_value():
-    # One object exact, one shifted by a column (IoU 12/20), one missed, one invented.
+    # One object exact, one shifted by a column (IoU 12/20), one missed, one spurious.
     label = squares((0, 0, 3, 3), (0, 6, 4, 4), (8, 0, 2, 2))
     pred = squares((0, 0, 3, 3), (0, 7, 4, 4), (8, 8, 2, 2))
     assert match(label, pred) == (2, 1, 1, 0.5, 2 / 3, 1.6 / 3)
@@ -164,12 +166,12 @@ def test_average_precision_is_match_at_each_threshold():
 
 
 def test_det_equals_hand_value():
-    # One found, two found by one prediction (a split), one missed, one invented: 5 + 10 + 1.
+    # One found, two found by one prediction (a split), one missed, one spurious: 5 + 10 + 1.
     label = squares((0, 0, 3, 3), (0, 6, 2, 2), (0, 8, 2, 2), (8, 0, 2, 2))
     pred = squares((0, 0, 3, 3), (0, 6, 2, 4), (8, 8, 2, 2))
     assert det(label, pred) == pytest.approx(1 - 16 / 40)
     crowd = squares(*[(y, x, 1, 1) for y in range(0, 12, 2) for x in range(0, 12, 2)])
-    assert det(squares((1, 1, 1, 1)), crowd) == 0  # not below, whatever is invented
+    assert det(squares((1, 1, 1, 1)), crowd) == 0  # not below, however many are spurious
 
 
 def test_aji_equals_hand_value():
@@ -207,8 +209,10 @@ def test_match_invariant_to_names_of_objects_and_dtype():
 
 def test_match_rejects_what_is_not_a_label_image():
     label = squares((0, 0, 3, 3))
-    with pytest.raises(ValueError, match="expected one shape"):
-        match(label, label[None])
+    with pytest.raises(TypeCheckError, match="parameter 'pred'"):
+        match(label, label[:-1])
+    with helpers_shapes.unchecked(), pytest.raises(ValueError, match="expected one shape"):
+        match(label, label[:-1])
     with pytest.raises(ValueError, match="expected instance ids"):
         match(label, label.astype(float))
     with pytest.raises(ValueError, match="expected instance ids"):

@@ -1,9 +1,11 @@
 """Pixel metrics: hand values, empty images, a slow twin."""
 
+import helpers_shapes
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxtyping import TypeCheckError
 
 from cellseg_jax import metrics
 from cellseg_jax.metrics import PIXEL_SCORES, Counts, pixel_counts
@@ -58,7 +60,7 @@ def test_pixel_scores_same_under_jit_and_in_numpy():
     counts = pixel_counts(mask, pred)
     hosted = Counts(*(np.asarray(c, np.float64) for c in counts))
     for name, score in PIXEL_SCORES.items():
-        jitted = jax.jit(lambda mask, pred: score(pixel_counts(mask, pred)))(mask, pred)
+        jitted = jax.jit(lambda *masks, score=score: score(pixel_counts(*masks)))(mask, pred)
         assert jitted.shape == (4, 3) and jitted.dtype == jnp.float32
         value = score(hosted)
         assert isinstance(value, np.ndarray) and value.dtype == np.float64
@@ -74,5 +76,7 @@ def test_conformity_is_its_formula_in_dice():
 
 def test_pixel_counts_rejects_shapes_that_would_broadcast():
     mask, pred = random_masks(k=1, n=1)
-    with pytest.raises(ValueError, match="expected one shape"):
+    with pytest.raises(TypeCheckError, match="parameter 'pred'"):
+        pixel_counts(mask, pred[..., 0])
+    with helpers_shapes.unchecked(), pytest.raises(ValueError, match="expected one shape"):
         pixel_counts(mask, pred[..., 0])

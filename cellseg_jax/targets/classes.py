@@ -1,0 +1,30 @@
+"""One channel per class, background included: semantic maps in, semantic maps out."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import ArrayLike, Float32, Int32, Integer, Num
+
+from cellseg_jax.targets.target import Target, not_background, winner
+
+
+def encode(
+    label: Integer[ArrayLike, "*n h w"], *, num_classes: int = 2, contour_width: int = 2
+) -> Float32[ArrayLike, "*n h w {num_classes}"]:
+    """1 in the channel of the pixel's class; background is channel 0."""
+    del contour_width
+    return (label[..., None] == np.arange(num_classes)).astype(jnp.float32)
+
+
+def decode(
+    logits: Num[ArrayLike, "*n h w k"], *, threshold: float = 0.5, method: str = "components",
+    min_size: int = 0, h: float = 1.0,
+) -> Int32[np.ndarray, "*n h w"]:
+    """The class of the largest logit, the first of equals; reads none of the options."""
+    del threshold, method, min_size, h
+    return np.argmax(np.asarray(logits), -1).astype(np.int32)
+
+
+CLASSES = Target(
+    num_outputs=lambda num_classes: num_classes, encode=encode, probs=jax.nn.sigmoid, mask=winner,
+    cell_mask=not_background, decode=decode)

@@ -1,0 +1,25 @@
+"""Shapes in annotations: jaxtyping and beartype check them while tests run, at no cost later."""
+
+import contextlib
+
+import jaxtyping
+from beartype import BeartypeConf, beartype
+
+ROOMS = ("losses", "metrics", "random_words", "targets")
+check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float, too
+
+
+def install() -> None:
+    """Check every call of the functions of ROOMS; before the package is imported."""
+    rooms = [f"cellseg_jax.{room}" for room in ROOMS]
+    jaxtyping.install_import_hook(rooms, f"{__name__}.check")
+
+
+@contextlib.contextmanager
+def unchecked():
+    """Annotations mean nothing here, as outside of tests."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
