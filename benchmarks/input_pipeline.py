@@ -29,7 +29,7 @@ from absl import flags
 from cellseg_jax import config as config_lib
 from cellseg_jax import data
 from cellseg_jax.data import order, records
-from cellseg_jax.data.read import to_channels
+from cellseg_jax.data.colours import to_channels
 from cellseg_jax.step import train_step
 from cellseg_jax.step.batches import resident_source
 from cellseg_jax.step.mapped import gather

@@ -2,10 +2,10 @@
 
 
 from cellseg_jax import classical, models, targets
+from cellseg_jax.data.colours import NUM_CHANNELS
 from cellseg_jax.data.split import PARTS
 from cellseg_jax.errors import pick
 
-CHANNELS = {"gray": 1, "rgb": 3, "rgba": 4}
 # What a validation measures; train.best and optimizer.plateau_metric name one of them.
 VALIDATION_METRICS = ("dice_mean", "iou_mean", "dice_pooled", "iou_pooled", "loss")
 
@@ -26,7 +26,7 @@ def model_options(name: str) -> dict:
 
 def channels(config) -> int:
     """Image channels of a config."""
-    return CHANNELS[config.data.channels]
+    return NUM_CHANNELS[config.data.channels]
 
 
 def input_size(config) -> tuple[int, int]:

@@ -4,7 +4,6 @@ import math
 
 from cellseg_jax import augment, data, losses, normalize, optim, pruning, targets
 from cellseg_jax.config.derived import (
-    CHANNELS,
     VALIDATION_METRICS,
     has_part,
     input_size,
@@ -12,6 +11,7 @@ from cellseg_jax.config.derived import (
     num_outputs,
 )
 from cellseg_jax.data import resize
+from cellseg_jax.data.colours import NUM_CHANNELS
 from cellseg_jax.errors import InputError, pick
 
 
@@ -39,7 +39,7 @@ def _one_of(config, section, key, choices):
 
 def _data(c, rule):
     pick(resize.FITS, c.data.fit, "config.data.fit")
-    pick(CHANNELS, c.data.channels, "config.data.channels")
+    pick(NUM_CHANNELS, c.data.channels, "config.data.channels")
     pick(normalize.RANGES, c.data.normalize, "config.data.normalize")
     pick(targets.TARGETS, c.data.target, "config.data.target")
     _one_of(c, "data", "residence", ("auto", "device", "host"))

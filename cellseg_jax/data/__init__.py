@@ -6,6 +6,7 @@ To add one: a file with `records(root, **options) -> Records`, and a line in DAT
 import inspect
 import os
 import pathlib
+import sys
 
 import numpy as np
 
@@ -28,8 +29,6 @@ DATASETS = {
     "synthetic": synthetic.records,
 }
 
-# Images that a download holds, for plans without data at hand.
-PUBLISHED = {"dsb2018": 670, "bbbc039": 200, "ebhi_seg": 2226, "isbi2012": 30, "livecell": 5239}
 FRACTIONS = (0.8, 0.1, 0.1)  # of an official split, for the parts that it lacks
 MAX_LOADED = 4  # decoded datasets that a process keeps open
 _LOADED = {}  # what arrays follow from -> (arrays, states of the files), the last used last
@@ -39,6 +38,15 @@ def options(name: str) -> dict:
     """The options of a dataset with their defaults; they are keys of config.data."""
     parameters = inspect.signature(pick(DATASETS, name, "config.data.name")).parameters
     return {key: p.default for key, p in parameters.items() if key != "root"}
+
+
+def published(name: str) -> tuple[int | None, int | None]:
+    """(images, pixels of one) of a dataset's download, for plans without the data; None: unknown.
+
+    They are COUNT and PIXELS of the dataset's module.
+    """
+    module = sys.modules[DATASETS[name].__module__]
+    return getattr(module, "COUNT", None), getattr(module, "PIXELS", None)
 
 
 def records_of(data_config) -> Records:

@@ -30,9 +30,9 @@ import numpy as np
 
 from cellseg_jax.crops import to_grid
 from cellseg_jax.data.arrays import Arrays
+from cellseg_jax.data.colours import NUM_CHANNELS, to_channels
 from cellseg_jax.data.fingerprint import content_fingerprint
 from cellseg_jax.data.npy import GrowingNpy
-from cellseg_jax.data.read import NUM_CHANNELS, to_channels
 from cellseg_jax.data.records import Finding
 from cellseg_jax.data.resize import FITS
 from cellseg_jax.errors import InputError, pick

@@ -1,6 +1,6 @@
 """Images of any size for prediction: opened without their pixels, read in bands of rows.
 
-The pixels are those of `records.read_image`, so that prediction sees what training saw. What is
+The pixels are those of `read.read_image`, so that prediction sees what training saw. What is
 read more widely here, because training has no use for it:
 
 - A stack is one image for every plane. Up to four channels of an axis C are one image; other
@@ -24,8 +24,9 @@ from xml.etree import ElementTree
 import numpy as np
 import tifffile
 
-from cellseg_jax.data.read import SIGNATURES, SUFFIXES, named, read_image
-from cellseg_jax.data.read import whole as is_whole
+from cellseg_jax.data.decode import SIGNATURES, SUFFIXES, named
+from cellseg_jax.data.decode import whole as is_whole
+from cellseg_jax.data.read import read_image
 from cellseg_jax.errors import InputError
 
 MAX_CHANNELS = 4  # RGBA
@@ -57,7 +58,7 @@ def from_array(pixels: np.ndarray, name: str = "image", pixel_size=None, path=No
 
 
 def is_image(path) -> bool:
-    """Whether a path looks like an image: a suffix of records.SUFFIXES, or an OME-Zarr folder."""
+    """Whether a path looks like an image: a suffix of decode.SUFFIXES, or an OME-Zarr folder."""
     path = pathlib.Path(path)
     return _is_zarr(path) if path.is_dir() else path.suffix.lower() in SUFFIXES
 
@@ -77,14 +78,6 @@ def open_images(path, pages: str = "") -> list[Image]:
     if _is_tiff(path):
         return named(path, lambda: _tiff_images(path, pages))
     return [from_array(read_image(path), path.stem, path=path)]
-
-
-def open_image(path, pages: str = "") -> Image:
-    """The one image of a file, as open_images; InputError if it is a stack."""
-    images = open_images(path, pages)
-    if len(images) > 1:
-        raise InputError(f"{path}: has {len(images)} pages; expected one 2-D image")
-    return images[0]
 
 
 def _is_zarr(path) -> bool:

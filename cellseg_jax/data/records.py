@@ -56,3 +56,10 @@ class Records(list):
     def __init__(self, records, findings=()):
         super().__init__(records)
         self.findings = tuple(findings)
+
+
+def some(names, limit=5) -> str:
+    """'a, b, c, d, e, ... (12 in all)': the first of many names, for a message."""
+    names = [str(name) for name in names]
+    more = f", ... ({len(names)} in all)" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

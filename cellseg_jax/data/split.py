@@ -12,6 +12,7 @@ import pathlib
 
 import numpy as np
 
+from cellseg_jax.data.records import some
 from cellseg_jax.errors import InputError, nearest
 
 KEY = "config.data.split"
@@ -20,13 +21,6 @@ FILE = "split.json"  # in a run's folder: its split
 MIXED = "mixed/"  # how names and groups of samples from other datasets begin; all for training
 STREAM = 2**40  # Philox keys (seed, epoch) belong to the shuffles; no epoch is that late
 SHARES = STREAM + 1
-
-
-def some(names, limit=5) -> str:
-    """'a, b, c, d, e, ... (12 in all)': the first of many names, for a message."""
-    names = [str(name) for name in names]
-    more = f", ... ({len(names)} in all)" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
 
 
 def split(groups, strata, *, fractions, seed, parts=None) -> dict[str, np.ndarray]:

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from cellseg_jax.crops import mirrored
-from cellseg_jax.data import read, resize
+from cellseg_jax.data import resize
+from cellseg_jax.data.colours import NUM_CHANNELS, to_channels
 from cellseg_jax.data.lazy import Image
 
 VIEWS = {"": (0,), "flips": (0, 1, 2, 3), "all": tuple(range(8))}  # numbers of tiles.turns
@@ -43,8 +44,8 @@ def row_ranges(height: int, width: int, pixels: int) -> list[tuple[int, int]]:
 def with_channels(image: Image, channels: str) -> Image:
     """The image with the channels that a network takes: gray, rgb or rgba."""
     return image._replace(
-        shape=(*image.shape[:2], read.NUM_CHANNELS[channels]),
-        rows=lambda start, stop: read.to_channels(image.rows(start, stop), channels))
+        shape=(*image.shape[:2], NUM_CHANNELS[channels]),
+        rows=lambda start, stop: to_channels(image.rows(start, stop), channels))
 
 
 def resized(image: Image, size: tuple[int, int], pixels: int) -> Image:

@@ -9,7 +9,8 @@ from scipy.special import logit
 from cellseg_jax import crops, metrics, normalize, targets
 from cellseg_jax.config import derived
 from cellseg_jax.crops import round_up
-from cellseg_jax.data import read, resize
+from cellseg_jax.data import resize
+from cellseg_jax.data.colours import to_channels
 from cellseg_jax.data.lazy import Image, from_array
 from cellseg_jax.errors import InputError
 from cellseg_jax.inference import bands, tiles
@@ -56,7 +57,7 @@ class Predictor:
             return [np.concatenate(list(self.bands(from_array(image), options)))
                     for image in images]
         config, sizes = self.config.data, [image.shape[:2] for image in images]
-        images = [read.to_channels(image, config.channels) for image in images]
+        images = [to_channels(image, config.channels) for image in images]
         ranges = np.stack([normalize.image_ranges(image, config.normalize) for image in images])
         predict = lambda batch, number: self._views(batch, ranges[number], options)
         if self._resizes(options):

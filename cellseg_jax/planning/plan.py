@@ -33,8 +33,7 @@ from cellseg_jax.train import measure
 ASSUMED_UTILISATION = 0.3  # of the peak that training steps of convolutional networks reach
 SEARCH_SECONDS = 600.0  # after which no other program is compiled to find one that fits
 SAMPLED_IMAGES = 8  # whose size is read
-PIXELS = {"dsb2018": 330 * 400, "bbbc039": 520 * 696, "isbi2012": 512 * 512, "ebhi_seg": 224 * 224,
-          "livecell": 520 * 704}  # of an image, where no data is at hand
+UNKNOWN_COUNT = 100  # images of data that is not there and of no published number
 
 
 def plan(config, topology: str = LOCAL, *, search: bool = True, limit: float | None = None
@@ -152,8 +151,9 @@ def images_of(config) -> tuple[shapes.Images, list[str]]:
     try:
         records = data.records_of(options)
     except InputError:
-        count = data.PUBLISHED.get(options.name, 100)
-        return shapes.Images(count, PIXELS.get(options.name, height * width)), [
+        count, pixels = data.published(options.name)
+        count = count or UNKNOWN_COUNT
+        return shapes.Images(count, pixels or height * width), [
             f"{options.name}: no data at {options.root or 'config.data.root'}; counted as {count} "
             "images"]
     pixels = height * width

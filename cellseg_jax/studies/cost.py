@@ -96,7 +96,7 @@ def _training_samples(config, notes) -> int:
     options = config.data
     count = options.count if options.name == "synthetic" else _listed(options.name, options.root)
     if count == 0:
-        count = data.PUBLISHED.get(options.name, 100)
+        count = data.published(options.name)[0] or 100
         notes.append(f"{options.name}: no data at {options.root or 'config.data.root'}; counted as "
                      f"{count} images")
     return derived.training_samples(config, count)

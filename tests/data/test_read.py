@@ -3,19 +3,15 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
-from skimage import measure
 
-from cellseg_jax.data import records
 from cellseg_jax.data.read import (
     ORIENTATION,
     check_size,
     entries,
     num_pages,
     orientation,
-    pieces_and_holes,
     read_image,
     read_mask,
-    to_channels,
 )
 from cellseg_jax.errors import InputError
 
@@ -244,27 +240,6 @@ def test_check_size_explains_a_turned_image(tmp_path):
         check_size(tmp_path / "m.png", np.zeros((8, 6, 1)), tmp_path / "a.jpg", image)
 
 
-def test_pieces_and_holes_equal_slow_reference():
-    rng = np.random.default_rng(0)
-    for n in range(60):
-        label = rng.integers(0, 2 + n % 5, rng.integers(1, 12, 2)) * (10**6 if n % 7 == 0 else 2)
-        label = label.repeat(1 + n % 2, 0)
-        pieces, holes = [], []
-        for region in measure.regionprops(label):
-            count = measure.label(region.image, connectivity=2).max()
-            pieces += [region.label] if count > 1 else []
-            holes += [region.label] if count > region.euler_number else []
-        assert pieces_and_holes(label) == (pieces, holes)
-
-
-def test_bad_files_tell_all_in_one_line():
-    one = records.Finding("error", "d/a.png", "is empty; remove it")
-    assert str(records.BadFiles([one])) == "d/a.png: is empty; remove it"
-    both = records.BadFiles([one, one._replace(where="d/b.png")])
-    assert str(both) == "d/a.png: is empty; remove it; and 1 more: b.png"
-    assert len(both.findings) == 2
-
-
 def test_read_image_tells_what_is_no_image_from_what_is_damaged(tmp_path):
     for name in ("a.png", "a.tif"):
         (tmp_path / name).write_text("not an image at all")
@@ -285,26 +260,6 @@ def test_read_mask_applies_alpha_and_rejects_hidden_mask(tmp_path):
     Image.fromarray(mask).save(tmp_path / "a.png")
     with pytest.raises(InputError, match="a.png: alpha is 0"):
         read_mask(tmp_path / "a.png")
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_to_channels_equals_hand_value(dtype):
-    rgb = np.array([[[100, 200, 50], [7, 7, 7]]], dtype)
-    high = np.iinfo(dtype).max
-    assert to_channels(rgb, "gray").tolist() == [[[153], [7]]]  # 29.9 + 117.4 + 5.7
-    assert to_channels(rgb, "rgba")[..., 3].tolist() == [[high, high]]
-    gray_alpha = np.array([[[5, 3]]], dtype)
-    assert to_channels(gray_alpha, "gray").tolist() == [[[5]]]
-    assert to_channels(gray_alpha, "rgb").tolist() == [[[5, 5, 5]]]
-    assert to_channels(gray_alpha, "rgba").tolist() == [[[5, 5, 5, 3]]]
-    assert to_channels(rgb, "gray").dtype == dtype
-    with pytest.raises(InputError, match="config.data.channels: got 'grey'.*did you mean gray"):
-        to_channels(rgb, "grey")
-
-
-def test_to_channels_keeps_every_gray_value():
-    gray = np.arange(65536, dtype=np.uint16).reshape(256, 256, 1)
-    np.testing.assert_array_equal(to_channels(np.repeat(gray, 3, -1), "gray"), gray)
 
 
 def test_entries_ignores_junk(tmp_path):

@@ -4,7 +4,8 @@ import json
 import numpy as np
 import pytest
 
-from cellseg_jax.data.split import PARTS, from_file, official, share, some, split
+from cellseg_jax.data.records import some
+from cellseg_jax.data.split import PARTS, from_file, official, share, split
 from cellseg_jax.errors import InputError
 
 

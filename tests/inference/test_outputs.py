@@ -267,7 +267,7 @@ def test_label_tiff_has_the_pixel_size_for_all_readers(tmp_path):
         assert read.is_ome
         np.testing.assert_allclose(read.pages[0].get_resolution("MICROMETER"), (1 / 0.5, 1 / 0.65))
         text = read.ome_metadata
-    assert lazy.open_image(path).pixel_size == (0.65, 0.5)
+    assert lazy.open_images(path)[0].pixel_size == (0.65, 0.5)
     ome_types = pytest.importorskip("ome_types")
     pixels = ome_types.from_xml(text).images[0].pixels
     assert (pixels.physical_size_y, pixels.physical_size_x) == (0.65, 0.5)
@@ -355,9 +355,9 @@ import resource
 import sys
 import numpy as np
 import tifffile
-from cellseg_jax import outputs
-from cellseg_jax.data import images
-from cellseg_jax.outputs.tiff import BandedTiff
+from cellseg_jax.data import lazy
+from cellseg_jax.inference import outputs
+from cellseg_jax.inference.outputs.tiff import BandedTiff
 
 folder, size = sys.argv[1], 8_000
 stripes = np.arange(size, dtype=np.uint16) % 997
@@ -373,7 +373,7 @@ label.flush()
 used = next(int(line.split()[1]) for line in open("/proc/self/status") if "VmData" in line)
 limit = used * 1024 + 400 * 2**20  # the label in int64 alone would be 488 MiB
 resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-image = images.open_image(folder + "/image.tif")
+[image] = lazy.open_images(folder + "/image.tif")
 for name in ("tiff", "csv", "geojson", "roi", "coco"):
     outputs.write(name, folder + "/a", label, image)
 """

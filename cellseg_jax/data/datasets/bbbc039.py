@@ -25,6 +25,7 @@ from cellseg_jax.data.read import check_root, check_size, entries, read_image
 from cellseg_jax.data.records import Finding, Record, Records, Sample
 from cellseg_jax.errors import InputError
 
+COUNT, PIXELS = 200, 520 * 696  # images, and pixels of each
 DOWNLOAD = ("Get images.zip, masks.zip and metadata.zip (81 MB, CC0) from "
             "https://bbbc.broadinstitute.org/BBBC039 and unpack them into one folder")
 PARTS = {"training.txt": "train", "validation.txt": "val", "test.txt": "test"}

@@ -26,6 +26,7 @@ from cellseg_jax.data.read import check_root, check_size, entries, read_image, r
 from cellseg_jax.data.records import Finding, Record, Records, Sample
 from cellseg_jax.errors import InputError
 
+COUNT, PIXELS = 670, 330 * 400  # images of stage1_train, and pixels of a mean one
 DOWNLOAD = ("Get stage1_train.zip (82 MB, CC0) from https://bbbc.broadinstitute.org/BBBC038 and "
             "unpack it")
 STAGES = {"train": "stage1_train", "test": "stage1_test"}

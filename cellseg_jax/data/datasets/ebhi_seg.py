@@ -22,6 +22,7 @@ from cellseg_jax.data.read import check_root, check_size, entries, read_image, r
 from cellseg_jax.data.records import Finding, Record, Records, Sample
 from cellseg_jax.errors import InputError, pick
 
+COUNT, PIXELS = 2226, 224 * 224  # images with a label, and pixels of each
 DOWNLOAD = ("Get EBHI-SEG (CC BY 4.0) from https://doi.org/10.6084/m9.figshare.21540159 and "
             "unpack it")
 PAIRS = {"Adenocarcinoma": 795, "High-grade IN": 186, "Low-grade IN": 637, "Normal": 76,

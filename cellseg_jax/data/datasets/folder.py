@@ -11,9 +11,8 @@ import unicodedata
 
 import numpy as np
 
+from cellseg_jax.data.decode import MASK_SUFFIXES, SUFFIXES
 from cellseg_jax.data.read import (
-    MASK_SUFFIXES,
-    SUFFIXES,
     check_root,
     check_size,
     entries,
@@ -22,7 +21,7 @@ from cellseg_jax.data.read import (
     read_image,
     read_mask,
 )
-from cellseg_jax.data.records import BadFiles, Finding, Record, Records, Sample
+from cellseg_jax.data.records import BadFiles, Finding, Record, Records, Sample, some
 from cellseg_jax.errors import InputError, nearest, pick
 
 MANY_CLASSES = 20  # masks with larger values were made for something else
@@ -162,7 +161,7 @@ def _read(image_path, mask_path, pages, *, colours, to_label) -> Sample:
         raise InputError(f"{mask_path}: mask is RGB with {_colours_found(mask)}")
     values = np.unique(mask)
     if values[0] < 0 or values[-1] > np.iinfo(np.int32).max:
-        raise InputError(f"{mask_path}: mask has values {_some(values)}; expected 0 .. 2^31 - 1")
+        raise InputError(f"{mask_path}: mask has values {some(values)}; expected 0 .. 2^31 - 1")
     label = to_label(mask_path, mask[..., 0].astype(np.int32), values)
     turned = orientation(image_path)
     findings = () if turned == 1 else (Finding(
@@ -184,7 +183,7 @@ def _indices(path, mask, colours) -> np.ndarray:
     if not known.all():
         strange, counts = np.unique(packed[~known], return_counts=True)
         names = [f"{colour:06x}" for colour in strange[np.argsort(-counts)]]
-        raise InputError(f"{path}: mask has colours {_some(names)} ({counts.sum()} pixels) that "
+        raise InputError(f"{path}: mask has colours {some(names)} ({counts.sum()} pixels) that "
                          "are not in config.data.colours; add them, or export the mask without "
                          "smoothing")
     if mask.shape[-1] in (2, 4):
@@ -224,7 +223,7 @@ def _binary(path, label, values, num_classes, threshold):
     if threshold:
         return (label > threshold).astype(np.int32)
     if len(values) > 2 or (values[0] != 0 and values.tolist() not in ([1], [255], [65535])):
-        raise InputError(f"{path}: mask has {len(values)} values ({_some(values)}); expected 0 "
+        raise InputError(f"{path}: mask has {len(values)} values ({some(values)}); expected 0 "
                          f"and one other such as 1 or 255{_hint(label, values)}")
     return (label > 0).astype(np.int32)
 
@@ -236,7 +235,7 @@ def _classes(path, label, values, num_classes, threshold):
                 if values.tolist() in ([0, 255], [255])
                 else f"; are these all classes? Set config.data.num_classes={values[-1] + 1}"
                 if values[-1] < MANY_CLASSES else _hint(label, values))
-        raise InputError(f"{path}: mask has values {_some(wrong)}, but num_classes is "
+        raise InputError(f"{path}: mask has values {some(wrong)}, but num_classes is "
                          f"{num_classes} (0 .. {num_classes - 1}){hint}")
     return label
 
@@ -260,11 +259,6 @@ def _hint(label, values) -> str:
                 f"interpolation, or {cut}")
     return ("; they look like instance ids: set config.data.labels=instances (or, if only edges "
             f"between two values are smeared, {cut})")
-
-
-def _some(values, limit=5) -> str:
-    shown = ", ".join(str(v) for v in list(values)[:limit])
-    return shown + (", ..." if len(values) > limit else "")
 
 
 LABELS = {"instances": _instances, "binary": _binary, "classes": _classes}

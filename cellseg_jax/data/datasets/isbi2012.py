@@ -22,6 +22,7 @@ from cellseg_jax.data.read import check_root, check_size, num_pages, read_image,
 from cellseg_jax.data.records import Finding, Record, Records, Sample
 from cellseg_jax.errors import InputError, pick
 
+COUNT, PIXELS = 30, 512 * 512  # images with labels, and pixels of each
 DOWNLOAD = ("Get train-volume.tif and train-labels.tif (8 MB each) from "
             "https://imagej.net/events/isbi-2012-segmentation-challenge")
 INSIDE, MEMBRANE = 255, 0

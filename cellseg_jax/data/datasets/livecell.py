@@ -24,12 +24,14 @@ from typing import NamedTuple
 import numpy as np
 
 from cellseg_jax.data.datasets import coco
+from cellseg_jax.data.decode import SUFFIXES
 from cellseg_jax.data.dependencies import depends_on
-from cellseg_jax.data.read import SUFFIXES, check_root, entries, read_image
-from cellseg_jax.data.records import Finding, Record, Records, Sample
+from cellseg_jax.data.read import check_root, entries, read_image
+from cellseg_jax.data.records import Finding, Record, Records, Sample, some
 from cellseg_jax.data.split import PARTS
 from cellseg_jax.errors import InputError, pick
 
+COUNT, PIXELS = 5239, 520 * 704  # images, and pixels of each
 DOWNLOAD = ("Get images.zip and livecell_coco_train.json, _val.json and _test.json (CC BY-NC 4.0) "
             "from https://sartorius-research.github.io/LIVECell/")
 FOLDERS = ("livecell_train_val_images", "livecell_test_images")
@@ -117,7 +119,7 @@ def _listed(root):
         if strays:
             findings.append(Finding("warning", str(path), (
                 f"{sum(strays.values()):,} annotations have an image_id without image and are "
-                f"left out: {_some(strays)}")))
+                f"left out: {some(strays)}")))
     if not listed:
         raise InputError(f"config.data.root: folder '{root}' has no livecell_coco_train.json, "
                          f"_val.json or _test.json with images. {DOWNLOAD}")
@@ -125,7 +127,7 @@ def _listed(root):
     if odd:
         findings.append(Finding("warning", str(root), (
             f"{len(odd)} names are not <cell type>_Phase_<well>_<site>_<time>_<tile>; each is a "
-            f"group of its own: {_some(odd)}")))
+            f"group of its own: {some(odd)}")))
     return sorted(listed, key=lambda item: item.stem), findings
 
 
@@ -147,7 +149,7 @@ def _unlisted(root, files, listed):
     lone = sorted(files.keys() - {item.file_name.lower() for item in listed})
     names = [files[name][0].name for name in lone]
     return [Finding("note", str(root), f"{len(lone)} image files are in no annotation file and "
-                                       f"are left out: {_some(names)}")] if lone else []
+                                       f"are left out: {some(names)}")] if lone else []
 
 
 def _find(root, files, kept):
@@ -188,11 +190,11 @@ def _without_doubles(listed):
         named = [f"{stem} ({', '.join(numbers)})" for stem, numbers in ids.items()]
         findings.append(Finding("note", str(listed[0].json.parent), (
             f"{len(ids)} images are listed more than once; the listing with most annotations is "
-            f"used: {_some(named)}")))
+            f"used: {some(named)}")))
     if leaks:
         findings.append(Finding("note", str(listed[0].json.parent), (
             f"{len(leaks)} images are in several official parts; they count for the last one: "
-            f"{_some(leaks)}")))
+            f"{some(leaks)}")))
     return [max(items, key=lambda item: (PARTS.index(item.part), len(item.places)))
             for items in by_stem.values()], findings
 
@@ -205,22 +207,17 @@ def _few(root, listed, min_annotations):
     if dropped:
         findings.append(Finding("note", str(root), (
             f"{len(dropped)} images with fewer than {min_annotations} annotations are left out: "
-            + _some(_counted(dropped)))))
+            + some(_counted(dropped)))))
     if kept:
         findings.append(Finding("warning", str(root), (
             f"{len(kept)} images have fewer than {FEW} annotations, so most of their cells may "
             f"not be outlined; config.data.min_annotations={FEW} leaves them out: "
-            + _some(_counted(kept)))))
+            + some(_counted(kept)))))
     return findings
 
 
 def _counted(items):
     return [f"{item.stem} ({len(item.places)})" for item in items]
-
-
-def _some(names, limit=10) -> str:
-    shown = ", ".join(str(name) for name in list(names)[:limit])
-    return shown + (", ..." if len(names) > limit else "")
 
 
 def _read(path, item) -> Sample:

@@ -9,8 +9,8 @@ import collections
 import numpy as np
 
 from cellseg_jax.data.quality.duplicates import MAX_IMAGES, THRESHOLD, Pairs, near_duplicates
-from cellseg_jax.data.records import Finding
-from cellseg_jax.data.split import MIXED, PARTS, some
+from cellseg_jax.data.records import Finding, some
+from cellseg_jax.data.split import MIXED, PARTS
 from cellseg_jax.errors import InputError
 
 ROOT, SPLIT, CLASSES = "config.data.root", "config.data.split", "config.data.num_classes"

@@ -17,10 +17,10 @@ import numpy as np
 
 from cellseg_jax import data
 from cellseg_jax.data.quality import checks, duplicates
-from cellseg_jax.data.read import JUNK, pieces_and_holes
-from cellseg_jax.data.records import BadFiles, Finding, Record
+from cellseg_jax.data.quality.topology import pieces_and_holes
+from cellseg_jax.data.read import JUNK
+from cellseg_jax.data.records import BadFiles, Finding, Record, some
 from cellseg_jax.data.resize import FITS
-from cellseg_jax.data.split import some
 from cellseg_jax.errors import InputError
 
 THREADS = 2

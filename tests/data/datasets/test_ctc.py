@@ -5,7 +5,8 @@ import pytest
 import tifffile
 
 from cellseg_jax.data.datasets import ctc
-from cellseg_jax.data.read import pieces_and_holes, read_image, read_mask
+from cellseg_jax.data.quality.topology import pieces_and_holes
+from cellseg_jax.data.read import read_image, read_mask
 from cellseg_jax.errors import InputError
 
 

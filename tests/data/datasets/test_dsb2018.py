@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from cellseg_jax.data.datasets import dsb2018
-from cellseg_jax.data.read import pieces_and_holes
+from cellseg_jax.data.quality.topology import pieces_and_holes
 from cellseg_jax.errors import InputError
 
 
