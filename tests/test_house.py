@@ -98,7 +98,6 @@ IMPORTS_WITHOUT_REASON = {
     "interop/onnx.py",
     "interop/torch_weights.py",
     "planning/plan.py",
-    "report/panels.py",
     "studies/launch.py",
 }
 

@@ -1,7 +1,7 @@
 """What lies inside a trained run, by the name of the question.
 
 Each takes (workdir, config, folder, its own options by name) and leaves tables and pictures in
-`folder`; see report.analysis_page.Findings.
+`folder`; see page.Findings.
 """
 
 import pathlib

@@ -1,4 +1,4 @@
-"""How strongly the loss pulls at each layer: at the end of a run, and over training if logged."""
+"""Gradient magnitude per layer: at the end of a run, and over training if it was logged."""
 
 import pathlib
 
@@ -112,7 +112,7 @@ def analyse(workdir, config, folder) -> Findings:
                          "not finite"))
     write_csv(folder / "gradients.csv", table)
     return Findings(
-        "How strongly the loss pulls at each layer",
+        "Gradient magnitude per layer",
         _text(end, logged, len(rows), config.eval.batch_size, config.optimizer.name,
               predictor.step), pictures,
         [("gradients.csv", "Mean absolute gradient of each layer: at the end"

@@ -256,7 +256,7 @@ def reliability(title: str, curves: list[tuple[str, list, list, list]]):
       curves: (name, mean probability, share that is true, share of the pixels) of the bins; a
         dot's area follows the logarithm of its pixels.
     """
-    plot, quarters, said = Plot((0, 1), (0, 1), (300, 300)), (0, 0.25, 0.5, 0.75, 1), []
+    plot, quarters, numbers = Plot((0, 1), (0, 1), (300, 300)), (0, 0.25, 0.5, 0.75, 1), []
     plot.y_axis(quarters)
     plot.x_axis(quarters, "predicted probability")
     plot.parts += [svg.line(plot.to_x(v), plot.top, plot.to_x(v), plot.bottom, class_="grid")
@@ -268,11 +268,12 @@ def reliability(title: str, curves: list[tuple[str, list, list, list]]):
                    stroke=colour, stroke_dasharray=dash)
         for n in kept:
             plot.dot(probs[n], true[n], max(2.0, 7 + math.log10(pixels[n])), fill=colour)
-        said.append(f"{name}: " + ", ".join(f"{true[n]:.2f} true at {probs[n]:.2f}" for n in kept))
+        numbers.append(f"{name}: " + ", ".join(
+            f"{true[n]:.2f} true at {probs[n]:.2f}" for n in kept))
     plot.legend(name for name, *_ in curves)
     plot.parts.append(svg.tag("g", svg.text(-150, 14, "share that is true", "middle"),
                               transform="rotate(-90)"))
-    return plot.draw(f"{title}: {'; '.join(said)}")
+    return plot.draw(f"{title}: {'; '.join(numbers)}")
 
 
 def histogram(name: str, values, unit: str, limits=None):

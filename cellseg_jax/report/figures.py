@@ -1,4 +1,4 @@
-"""What all matplotlib pictures share: size, letters, and colours that the colour-blind tell apart.
+"""What all matplotlib figures share: size, letters, and colours for every kind of colour vision.
 
 Pictures are made without a screen and without matplotlib's global state.
 """

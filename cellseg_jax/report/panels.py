@@ -186,7 +186,7 @@ def _errors(dimmed, truth, pred, classes):
 @functools.cache
 def _font(size):
     """DejaVu Sans, which comes with matplotlib: Pillow's own font has no letters beyond ASCII."""
-    import matplotlib
+    import matplotlib  # late: takes half a second, and few commands draw panels
 
     folder = pathlib.Path(matplotlib.get_data_path())
     return ImageFont.truetype(str(folder / "fonts/ttf/DejaVuSans.ttf"), size)

@@ -5,19 +5,17 @@ A page is made of what lies in the run folder and leaves out what is not there y
 nothing from anywhere, so it opens offline, in a mail, and in ten years.
 """
 
-import json
 import pathlib
 import re
-import shlex
 
 import numpy as np
 
 from cellseg_jax import config as config_lib
-from cellseg_jax import data
 from cellseg_jax.config import derived
 from cellseg_jax.files import read_csv, read_json, read_jsonl, write_atomic
 from cellseg_jax.report import charts, document, embedded, row_charts, svg
 from cellseg_jax.report.document import Cell, number
+from cellseg_jax.runs import again
 from cellseg_jax.runs.folder import (
     ENVIRONMENT_FILE,
     EVAL,
@@ -42,7 +40,6 @@ CARDS = (("metrics", "dice_mean", "Dice, network size"),
          ("metrics_original_size", "iou_mean", "IoU, original size"),
          ("metrics_original_size", "ap50", "AP at IoU 0.5"),
          ("metrics_original_size", "pq", "PQ"), ("metrics_original_size", "seg", "SEG"))
-PACKAGE = pathlib.Path(__file__).resolve().parents[1]
 
 
 def write_run_page(folder: pathlib.Path, name: str = "test") -> pathlib.Path:
@@ -85,9 +82,9 @@ def _of_run(folder, config, scores, own) -> dict:
         "changes": _changes(config),
         "whole_config": config_lib.to_json(config),
         "environment": _environment(environment, scores, folder),
-        "again": _rerun(environment) if own else _score_again(config, scores, folder),
+        "again": again.training(environment) if own else again.scoring(config, scores, folder),
         "dirty": own and environment.get("commit", "").endswith("+"),
-        "use": _use(folder),
+        "use": again.use(folder),
     }
 
 
@@ -244,47 +241,6 @@ def _environment(environment, scores, folder) -> list[tuple[str, str]]:
         rows.append(("evaluation", f"{scores['seconds']:.1f} s, {scores['images_per_second']:.4g} "
                                    f"images/s, peak memory {scores['peak_rss'] / 2**30:.2f} GiB"))
     return rows
-
-
-# --- commands ------------------------------------------------------------------------------------
-
-
-def _rerun(environment) -> str:
-    """The command that trained the run, after the checkout of its commit."""
-    command = environment.get("command", "")
-    if not command:
-        return ""
-    script, *words = shlex.split(command)
-    if (PACKAGE / script).is_file():
-        script = f"python -m {PACKAGE.name}.{script.removesuffix('.py')}"
-    elif script.endswith(".py"):
-        script = f"python {shlex.quote(script)}"
-    commit = environment.get("commit", "")
-    checkout = f"git checkout {commit.rstrip('+')}\n" if commit else ""
-    return checkout + _command(script, *words)
-
-
-def _score_again(config, scores, folder) -> str:
-    before = data.options(scores["data"]["name"]) | config.data.to_dict()
-    before = json.loads(json.dumps(before))  # as the scores were written: tuples are lists
-    changed = {k: v for k, v in scores["data"].items()
-               if before.get(k) != v and k not in ("cache", "threads", "residence")}
-    text = lambda v: v if isinstance(v, str) else repr(tuple(v) if isinstance(v, list) else v)
-    return _command("python -m cellseg_jax.main", "--mode=eval", f"--workdir={folder}",
-                    f"--split={scores['split']}",
-                    *(f"--config.data.{k}={text(v)}" for k, v in changed.items()))
-
-
-def _use(folder) -> str:
-    workdir = f"--workdir={folder}"
-    labels = _command("python -m cellseg_jax.predict", workdir, "--images=DIR", "--out=labels")
-    scores = _command("python -m cellseg_jax.main", "--mode=eval", workdir, "--split=all",
-                      "--config.data.name=folder", "--config.data.root=DIR")
-    return f"{labels}\n{scores}"
-
-
-def _command(program, *words) -> str:
-    return " \\\n    ".join([program, *map(shlex.quote, words)])
 
 
 # --- values --------------------------------------------------------------------------------------

@@ -7,27 +7,22 @@ gathered.
 
 import math
 import pathlib
-from collections import Counter
 
 import numpy as np
 
 from cellseg_jax.files import read_json, read_jsonl, write_atomic
 from cellseg_jax.report import charts, document, row_charts
-from cellseg_jax.report.document import NONE, Cell, number, soft
+from cellseg_jax.report.document import Cell, number
 from cellseg_jax.runs.folder import METRICS_LOG, scores_file
-from cellseg_jax.studies import learning_curve, render, stats, summary
+from cellseg_jax.studies import cells, learning_curve, render, stats, summary
 from cellseg_jax.studies.disagreement import disagreements, image_column, image_scores, mean
 from cellseg_jax.studies.summary import counted, headline, is_baseline, is_compared
-from cellseg_jax.studies.table import RESOURCES, Table
+from cellseg_jax.studies.table import Table
 
 MAX_ROWS = 60  # of a chart: beyond it, those with the largest differences
 OPEN_ROWS = 12  # up to which the charts of losses are shown unfolded
-MARKS = {"better": "\u25b2", "worse": "\u25bc", "not distinguishable": "\u25cf",
-         "too few repeats": "\u25c7"}
 MARKERS = {"better": "up", "worse": "down", "not distinguishable": "circle",
            "too few repeats": "diamond"}
-CLAIM_MARKS = {"supported": "\u2714", "contradicted": "\u2718", "undecided": "?"}
-TITLES = {"train_seconds": "minutes", "cpu_seconds": "CPU minutes", "peak_memory_gib": "GiB"}
 
 
 def write_study_page(table: Table, path) -> None:
@@ -43,15 +38,15 @@ def write_study_page(table: Table, path) -> None:
         "studies/page.html.jinja", title=table.study.title or table.study.name, table=table,
         study=table.study, metric=headline(table), summary=summary, stats=stats,
         cards=_cards(table), learning_curves=[_learning_curve(c) for c in table.curves],
-        forest=_forest(table), claims=[_claim(table, *claim) for claim in table.claims],
+        forest=_forest(table), claims=[cells.judged_claim(table, *claim) for claim in table.claims],
         all_rows=_table(table), published=_published(table), cost=_cost(table),
         curves=_curves(table, shown), parts_of=_parts(table, results),
         column=column, distributions=_distributions(table, shown, images),
         over_images=_over_images(table), disagreements=disagreements(table, images),
-        definitions=[(TITLES.get(m, m), table.definitions[m]) for m in table.metrics
+        definitions=[(cells.TITLES.get(m, m), table.definitions[m]) for m in table.metrics
                      if m in table.definitions],
         tests=_tests(row.compared.get(headline(table)) for row in table.rows),
-        left_out=len(shown) if len(table.rows) > len(shown) else 0, marks=MARKS,
+        left_out=len(shown) if len(table.rows) > len(shown) else 0, marks=cells.MARKS,
         commits=commits, dirty=any(commit.endswith("+") for commit in commits)))
 
 
@@ -110,41 +105,23 @@ def _forest(table) -> dict | None:
          for row in rows], noise.sd if noise else 0.0)}
 
 
-def _claim(table, claim, word, compared) -> tuple[Cell, Cell]:
-    within = f", equal within {claim.equal_within:g}" if claim.equal_within else ""
-    sides = soft(f"{' + '.join(claim.better)} against {' + '.join(claim.worse)}")
-    values = " ".join(filter(None, _difference(compared)))
-    return (Cell(f"{CLAIM_MARKS[word]}\u00a0{word}", kind=f"v {word}"),
-            Cell(claim.text, below=(  # added to Markup, a text is escaped
-                sides + f" in {claim.metric or headline(table)}{within}: {values}",)))
-
-
 def _table(table) -> dict:
     """Every row with all its scores."""
     head = headline(table)
     others = [metric for metric in table.metrics if metric != head]
     published = any(head in row.reference for row in table.rows)
     names = ["row", head, *(["published"] if published else []), "difference [95 % interval]",
-             "verdict", "p (Holm)", "runs", *(TITLES.get(m, m) for m in others), "what it changes"]
+             "verdict", "p (Holm)", "runs", *(cells.TITLES.get(m, m) for m in others),
+             "what it changes"]
     rows = []
     for row in table.rows:
         reference = [number(row.reference.get(head), ".4g")] if published else []
         changes = "; ".join(f"{k}={v}" for k, v in row.changes.items()) or "nothing"
-        rows.append([_name(table, row), _mean_sd(row, head, marked=False), *reference,
-                     *_compared(table, row, head), _runs(row),
-                     *(_mean_sd(row, m) for m in others), Cell(changes, kind="changes")])
+        rows.append([cells.row_name(table, row), cells.mean_sd(row, head, marked=False), *reference,
+                     *cells.comparison(table, row, head), cells.run_count(row),
+                     *(cells.mean_sd(row, m) for m in others), Cell(changes, kind="changes")])
     return {"head": names, "rows": rows, "numeric": [
         n for n, name in enumerate(names) if name not in ("row", "verdict", names[-1])]}
-
-
-def _compared(table, row, metric) -> list:
-    """Difference, verdict and p of a row."""
-    if is_baseline(table, row):
-        return [Cell("0", "by definition"), NONE, NONE]
-    word = row.verdicts.get(metric)
-    return [Cell(*_difference(row.compared.get(metric))),
-            Cell(f"{MARKS[word]}\u00a0{word}", kind=f"v {word}") if word else NONE,
-            number(row.adjusted_p.get(metric), ".3g")]
 
 
 def _published(table) -> list[dict]:
@@ -221,8 +198,9 @@ def _parts(table, results) -> list[dict]:
             "title": f"{used} by {title}",
             "head": ["row", *(f"{name} (n = {size:.0f})" if math.isfinite(size) else name
                               for name, size in zip(names, sizes, strict=True))],
-            "rows": [[_name(table, row), *(_meter(_part_mean(parts[row.name], name, used))
-                                           for name in names)] for row in table.rows]})
+            "rows": [[cells.row_name(table, row),
+                      *(cells.meter(_part_mean(parts[row.name], name, used)) for name in names)]
+                     for row in table.rows]})
     return found
 
 
@@ -244,7 +222,7 @@ def _distributions(table, rows, images) -> str:
 def _over_images(table) -> dict | None:
     """The tests over images; they are about these runs, not about the methods."""
     metric = headline(table)
-    rows = [(_name(table, row), Cell(*_difference(c)), number(c.p, ".3g"), c.n)
+    rows = [(cells.row_name(table, row), Cell(*cells.difference(c)), number(c.p, ".3g"), c.n)
             for row in table.rows if (c := row.per_image.get(metric)) is not None]
     tests = _tests(row.per_image.get(metric) for row in table.rows)
     return {"rows": rows, "tests": tests} if rows else None
@@ -255,47 +233,7 @@ def _tests(compared) -> str:
     return ", ".join(sorted({c.test for c in compared if c is not None and c.test}))
 
 
-# --- cells and values ----------------------------------------------------------------------------
-
-
-def _name(table, row) -> Cell:
-    base = is_baseline(table, row)
-    return Cell(soft(row.name), "baseline" * base, kind="name base" if base else "name")
-
-
-def _mean_sd(row, metric, marked=True) -> Cell | str:
-    """Mean \u00b1 sd, in the unit that the heading names, with the verdict's mark."""
-    average, sd = row.mean.get(metric, math.nan), row.sd.get(metric, math.nan)
-    if not math.isfinite(average):
-        return NONE
-    unit = 60 if metric in ("train_seconds", "cpu_seconds") else 1
-    digits = ".2f" if metric in TITLES else ".4f"
-    word = row.verdicts.get(metric, "") if marked and metric not in RESOURCES else ""
-    return Cell(f"{average / unit:{digits}}",
-                f"\u00b1 {sd / unit:{digits}}" if math.isfinite(sd) else "",
-                mark=(MARKS[word], word) if word in ("better", "worse") else None)
-
-
-def _difference(compared) -> tuple[str, str]:
-    """A difference and its interval."""
-    if compared is None or not math.isfinite(compared.difference):
-        return NONE, ""
-    low, high = compared.interval
-    return (f"{compared.difference:+.4f}",
-            f"[{low:+.4f}, {high:+.4f}]" if math.isfinite(low) else "")
-
-
-def _runs(row) -> Cell:
-    """How many runs count, and the state of the others."""
-    odd = Counter(run.mark or run.status for run in row.runs
-                  if run.mark or run.status in ("non-finite", "unfinished", "missing"))
-    return Cell(f"{len(counted(row))}/{len(row.runs)}",
-                below=tuple(f"{n} {word}" for word, n in odd.items()))
-
-
-def _meter(value) -> Cell | str:
-    """A number over a bar from 0 to 1."""
-    return Cell(f"{value:.3f}", meter=min(max(value, 0), 1)) if math.isfinite(value) else NONE
+# --- values ---------------------------------------------------------------------------------------
 
 
 def _strongest(table, rows) -> list:

@@ -16,8 +16,9 @@ from cellseg_jax import studies
 from cellseg_jax.files import read_csv, write_csv
 from cellseg_jax.report import panels, row_charts
 from cellseg_jax.studies import stats
+from cellseg_jax.studies.cells import MARKS
 from cellseg_jax.studies.disagreement import PICTURED, image_scores
-from cellseg_jax.studies.page import MARKERS, MARKS, write_study_page
+from cellseg_jax.studies.page import MARKERS, write_study_page
 from cellseg_jax.studies.summary import summary_sentence
 from cellseg_jax.studies.table import collect
 

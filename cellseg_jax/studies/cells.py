@@ -1,0 +1,75 @@
+"""Cells of a study page's tables: names, scores with their spread, differences and verdicts."""
+
+import math
+from collections import Counter
+
+from cellseg_jax.report.document import NONE, Cell, number, soft
+from cellseg_jax.studies.summary import counted, headline, is_baseline
+from cellseg_jax.studies.table import RESOURCES
+
+MARKS = {"better": "\u25b2", "worse": "\u25bc", "not distinguishable": "\u25cf",
+         "too few repeats": "\u25c7"}
+CLAIM_MARKS = {"supported": "\u2714", "contradicted": "\u2718", "undecided": "?"}
+TITLES = {"train_seconds": "minutes", "cpu_seconds": "CPU minutes", "peak_memory_gib": "GiB"}
+
+
+
+def row_name(table, row) -> Cell:
+    """The name of a row, and whether it is the baseline."""
+    base = is_baseline(table, row)
+    return Cell(soft(row.name), "baseline" * base, kind="name base" if base else "name")
+
+
+def mean_sd(row, metric, marked=True) -> Cell | str:
+    """Mean \u00b1 sd, in the unit that the heading names, with the verdict's mark."""
+    average, sd = row.mean.get(metric, math.nan), row.sd.get(metric, math.nan)
+    if not math.isfinite(average):
+        return NONE
+    unit = 60 if metric in ("train_seconds", "cpu_seconds") else 1
+    digits = ".2f" if metric in TITLES else ".4f"
+    word = row.verdicts.get(metric, "") if marked and metric not in RESOURCES else ""
+    return Cell(f"{average / unit:{digits}}",
+                f"\u00b1 {sd / unit:{digits}}" if math.isfinite(sd) else "",
+                mark=(MARKS[word], word) if word in ("better", "worse") else None)
+
+
+def difference(compared) -> tuple[str, str]:
+    """A difference and its interval."""
+    if compared is None or not math.isfinite(compared.difference):
+        return NONE, ""
+    low, high = compared.interval
+    return (f"{compared.difference:+.4f}",
+            f"[{low:+.4f}, {high:+.4f}]" if math.isfinite(low) else "")
+
+
+def run_count(row) -> Cell:
+    """How many runs count, and the state of the others."""
+    odd = Counter(run.mark or run.status for run in row.runs
+                  if run.mark or run.status in ("non-finite", "unfinished", "missing"))
+    return Cell(f"{len(counted(row))}/{len(row.runs)}",
+                below=tuple(f"{n} {word}" for word, n in odd.items()))
+
+
+def meter(value) -> Cell | str:
+    """A number over a bar from 0 to 1."""
+    return Cell(f"{value:.3f}", meter=min(max(value, 0), 1)) if math.isfinite(value) else NONE
+
+
+def comparison(table, row, metric) -> list:
+    """Difference, verdict and p of a row."""
+    if is_baseline(table, row):
+        return [Cell("0", "by definition"), NONE, NONE]
+    word = row.verdicts.get(metric)
+    return [Cell(*difference(row.compared.get(metric))),
+            Cell(f"{MARKS[word]}\u00a0{word}", kind=f"v {word}") if word else NONE,
+            number(row.adjusted_p.get(metric), ".3g")]
+
+
+def judged_claim(table, claim, word, compared) -> tuple[Cell, Cell]:
+    """The verdict on a claim, and its text over what was compared."""
+    within = f", equal within {claim.equal_within:g}" if claim.equal_within else ""
+    sides = soft(f"{' + '.join(claim.better)} against {' + '.join(claim.worse)}")
+    values = " ".join(filter(None, difference(compared)))
+    return (Cell(f"{CLAIM_MARKS[word]}\u00a0{word}", kind=f"v {word}"),
+            Cell(claim.text, below=(  # added to Markup, a text is escaped
+                sides + f" in {claim.metric or headline(table)}{within}: {values}",)))
