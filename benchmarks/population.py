@@ -15,10 +15,9 @@ import jax
 from absl import app, flags
 
 from cellseg_jax import config as config_lib
-from cellseg_jax.step.mesh import make_mesh
 from cellseg_jax.step.spec import make_spec
 from cellseg_jax.train import measure
-from cellseg_jax.train.execution import Program
+from cellseg_jax.train.execution import Execution
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("case", "small_unet", "small_unet (report 1) or ebhi (report 2, batch 4)")
@@ -37,14 +36,13 @@ def main(_):
     """Compile, measure in turns, print a Markdown table."""
     config = config_lib.load(CASES[FLAGS.case][0], CASES[FLAGS.case][1])
     spec = make_spec([config])
-    mesh = make_mesh(1, 1)
-    programs = [Program("loop", 1, (1, 1), spec.inactive)]
-    programs += [Program(backend, int(k), (1, 1), spec.inactive)
+    programs = [Execution("loop", 1, (1, 1), spec.inactive)]
+    programs += [Execution(backend, int(k), (1, 1), spec.inactive)
                  for backend in FLAGS.backends for k in FLAGS.slots if int(k) > 1]
     steps = {}
     for program in programs:
         started = time.monotonic()
-        steps[program] = measure.made_up_population(config, spec, program, mesh)
+        steps[program] = measure.synthetic_step(config, spec, program)
         print(f"compiled {program} in {time.monotonic() - started:.1f} s", file=sys.stderr)
     rates = {program: [] for program in programs}
     for _ in range(FLAGS.rounds):

@@ -86,7 +86,6 @@ FUNCTIONS_TOO_LONG = {
     "inference/evaluate.py:evaluate",
     "inference/outputs/table.py:measure",
     "step/train_step.py:train_step",
-    "train/loop.py:Group.train",
 }
 TOO_MANY_PARAMETERS = {
     "analysis/pruning.py:analyse",

@@ -4,12 +4,14 @@ A checkpoint is a directory `checkpoints/<step>` that orbax completes with one a
 kill leaves either a whole checkpoint or a temporary that the next start removes.
 """
 
+import dataclasses
 import logging
 import pathlib
 import shutil
 from collections.abc import Callable
 
 import jax
+import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from cellseg_jax.errors import InputError
@@ -18,10 +20,12 @@ _save = ocp.training.save_decision_policies
 _keep = ocp.training.preservation_policies
 
 
-class Checkpoints:
-    """The checkpoints of a run that is being trained. Only its trainer opens them so."""
+# Leaves of the state that runs of before kept there: now they are the judgement beside it.
+JUDGED = ("best", "waited", "previous_loss", "plateau")
 
-    _under_way = None  # the save that this process began last, of whichever run
+
+class Checkpoints:
+    """The checkpoints of a run that is being trained, opened for writing by its trainer alone."""
 
     def __init__(self, directory):
         self.directory = pathlib.Path(directory).absolute()
@@ -37,58 +41,81 @@ class Checkpoints:
             ]),
         )
 
-    def save(self, state, step: int, score: float | None = None) -> None:
-        """Save in the background; `score`, larger is better, marks a new best.
+    def save(self, state, step: int, score: float | None = None, judgement=None) -> None:
+        """Save in the background.
 
-        `state.values` come from the config at every start and are left out: which of them are in
-        the program depends on who else is.
+        Between processes orbax's barriers have one name for all runs: there a save of one run has
+        to end (`wait`) before that of another begins.
 
-        A second save of a step is refused by orbax: callers evaluate first and save once.
+        Args:
+          state: TrainState. Its `values` come from the config at every start and are left out:
+            which of them are in the program depends on the other runs in it.
+          score: larger is better; it marks a new best checkpoint.
+          judgement: dict of what JSON can hold, kept in the same checkpoint.
+        Raises: ValueError (of orbax) for a step that is saved already: callers evaluate first,
+          then save once.
         """
         metrics = None if score is None else {"score": float(score)}
-        # Between processes orbax's barriers bear one name for all runs: two saves would meet.
-        if jax.process_count() > 1 and Checkpoints._under_way is not None:
-            Checkpoints._under_way.result()
-        Checkpoints._under_way = self._orbax.save_checkpointables_async(
-            step, {"state": state.replace(values={})}, force=True, metrics=metrics)
+        self._orbax.save_checkpointables_async(
+            step, {"state": state.replace(values={})}, force=True, metrics=metrics,
+            custom_metadata={"judgement": judgement or {}})
 
     def steps(self) -> list[int]:
         """Saved steps, newest first."""
         return sorted((c.step for c in self._orbax.checkpoints), reverse=True)
 
-    def restore_latest(self, state, note: Callable[[str], None]):
-        """The newest state that can be read, or None without one.
+    def restore_latest(self, state, log: Callable[[str], None]) -> tuple | None:
+        """(state, judgement) of the newest checkpoint that can be read, or None without one.
 
-        A damaged checkpoint is moved aside, said through `note`, and the previous one is used.
+        A damaged checkpoint is moved aside, reported through `log`, and the one before is read.
 
         Args:
           state: TrainState of jax.ShapeDtypeStruct with shardings.
+        Raises: InputError if a checkpoint holds the state of another program: other leaves, or
+          leaves of other shapes.
         """
         state = state.replace(values={})
         for step in self.steps():
             try:
-                return self._orbax.load_checkpointables(step, {"state": state})["state"]
+                return self._restore(step, state)
             except Exception as error:  # orbax raises many kinds for damaged files
                 wrong = _wrong_structure(self._orbax, step, state)
                 if wrong:
                     raise InputError(f"{self.directory / str(step)}: {wrong}; the checkpoint "
                                      "was made by other code, use a new workdir") from error
-                aside = self.directory.parent / f"damaged_checkpoint_{step}"
-                shutil.rmtree(aside, ignore_errors=True)
-                (self.directory / str(step)).rename(aside)
-                reason = str(error).strip().splitlines()[0][:200]
-                self._orbax.reload()
-                instead = self.steps()[0] if self.steps() else 0
-                note(f"checkpoint {step} cannot be read ({reason}); moved to {aside.name}, "
-                     f"going on from step {instead}")
+                self._set_aside(step, error, log)
         return None
+
+    def _restore(self, step: int, state) -> tuple:
+        metadata = self._orbax.checkpointables_metadata(step)
+        if "judgement" in metadata.custom_metadata:
+            found = self._orbax.load_checkpointables(step, {"state": state})["state"]
+            return found, metadata.custom_metadata["judgement"]
+        part = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
+        saved = metadata.metadata["state"]
+        part |= abstract({name: saved[name] for name in JUDGED}, state.step.sharding)
+        found = load(self.directory, step, {k: v for k, v in part.items() if jax.tree.leaves(v)})
+        judgement = {name: jax.tree.map(lambda x: np.asarray(x).item(), found.pop(name))
+                     for name in JUDGED if name in found}
+        return state.replace(**found), judgement
+
+    def _set_aside(self, step: int, error: Exception, log: Callable[[str], None]) -> None:
+        """Move a damaged checkpoint out of the way of those before it."""
+        aside = self.directory.parent / f"damaged_checkpoint_{step}"
+        shutil.rmtree(aside, ignore_errors=True)
+        (self.directory / str(step)).rename(aside)
+        reason = str(error).strip().splitlines()[0][:200]
+        self._orbax.reload()
+        before = self.steps()[0] if self.steps() else 0
+        log(f"checkpoint {step} cannot be read ({reason}); moved to {aside.name}, going on from "
+            f"step {before}")
 
     def wait(self) -> None:
         """Wait for the saves under way."""
         self._orbax.wait()
 
     def close(self) -> None:
-        """Wait for the saves under way, and let go."""
+        """Wait for the saves under way and close."""
         self._orbax.close()
 
 
@@ -156,12 +183,15 @@ def _wrong_structure(orbax, step, state) -> str:
         saved = orbax.checkpointables_metadata(step).metadata["state"]
     except Exception:  # metadata is damaged too: not a question of structure
         return ""
-    name = lambda path: ".".join(str(getattr(p, "key", getattr(p, "name", getattr(p, "idx", p))))
-                                 for p in path)
-    here = {name(p): x.shape for p, x in jax.tree_util.tree_leaves_with_path(state)}
-    there = {name(p): tuple(x.shape) for p, x in jax.tree_util.tree_leaves_with_path(saved)
-             if hasattr(x, "shape")}
+    here = {_name(path): x.shape for path, x in jax.tree_util.tree_leaves_with_path(state)}
+    there = {_name(path): tuple(x.shape) for path, x in jax.tree_util.tree_leaves_with_path(saved)
+             if hasattr(x, "shape") and _name(path[:1]) not in JUDGED}
     for key in sorted(here.keys() | there.keys()) if there else ():
         if here.get(key) != there.get(key):
             return f"{key} has shape {there.get(key)}, expected {here.get(key)}"
     return ""
+
+
+def _name(path) -> str:
+    """a.b.c of the path of a leaf, whether it goes through dicts, tuples or dataclasses."""
+    return ".".join(str(getattr(p, "key", getattr(p, "name", getattr(p, "idx", p)))) for p in path)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cellseg_jax import classical, optim
+from cellseg_jax import classical
 from cellseg_jax.config import derived
 from cellseg_jax.config.derived import classical_options
 from cellseg_jax.errors import InputError
@@ -27,10 +27,6 @@ class TrainState:
     ema: Any  # averaged params, {} without averaging
     loss_sum: jax.Array  # () of the steps of this epoch, so that a resumed epoch logs its mean
     gradient_sum: dict  # {layer: ()} likewise of mean |gradient|, {} where it is not logged
-    best: jax.Array  # () best validation score so far, larger is better
-    waited: jax.Array  # () int32: validations since then
-    previous_loss: jax.Array  # () of the last validation
-    plateau: dict  # state of optim.reduce_on_plateau, {} with other schedules
     stop: jax.Array  # () int32: RUNNING, STOPPED_EARLY or NON_FINITE
     values: dict  # traced hyper-parameters, {name: ()}: what members may differ in
 
@@ -57,12 +53,6 @@ def init_state(spec: Spec, values: dict, image_shape) -> TrainState:
         ema={} if "ema" in spec.inactive else variables["params"],
         loss_sum=jnp.zeros((), spec.dtype),
         gradient_sum={layer.name: jnp.zeros((), spec.dtype) for layer in spec.logged_layers},
-        best=jnp.full((), -jnp.inf, jnp.float32),
-        waited=zero,
-        previous_loss=jnp.full((), jnp.inf, jnp.float32),
-        plateau={} if spec.optimizer["schedule"] != "plateau" else {
-            k: jnp.asarray(v, jnp.int32 if isinstance(v, int) else spec.dtype)
-            for k, v in optim.PLATEAU.items()},
         stop=zero,
         values=values,
     )

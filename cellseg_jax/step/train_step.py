@@ -104,8 +104,6 @@ def train_step(spec: Spec, state: TrainState, batch: dict) -> tuple[TrainState, 
     Returns: the new state and {"loss", "lr", "grad_norm", "stop"}, each ().
     """
     values = spec.hparams(state.values)
-    if state.plateau:
-        values["lr"] *= state.plateau["scale"]
     rows = batch["weight"].shape[0]
     row = jax.lax.axis_index("data") * rows + jnp.arange(rows)
     key_augment, key_dropout = step_keys(values["seed"], state.step)

@@ -13,7 +13,9 @@ from cellseg_jax.errors import InputError
 from cellseg_jax.interop import torch_weights
 from cellseg_jax.runs import checkpoint
 from cellseg_jax.runs.folder import CHECKPOINTS, read_config
+from cellseg_jax.step.mesh import put
 from cellseg_jax.step.spec import make_spec
+from cellseg_jax.step.state import TrainState
 
 KEY = "config.train.weights"
 
@@ -47,6 +49,22 @@ def read(config, wanted: dict) -> dict:
                              f"{here.get(name)} in this run; expected the same config.model, "
                              "channels and outputs")
     return found
+
+
+def apply(config, state: TrainState, sharding) -> TrainState:
+    """A fresh state with the weights of train.weights in place of random ones, pruned.
+
+    Raises: InputError as `read`.
+    """
+    if not config.train.weights and not config.train.prune:
+        return state
+    found = wanted = {"params": state.params, "batch_stats": state.batch_stats}
+    if config.train.weights:
+        found = read(config, wanted)
+    found = {**found, "params": pruned(config, found["params"])}
+    found = jax.tree.map(lambda old, new: put(np.asarray(new, old.dtype), sharding), wanted, found)
+    ema = found["params"] if state.weights == "ema" else state.ema
+    return state.replace(**found, ema=ema)
 
 
 def layers_of(config) -> list[models.Layer]:

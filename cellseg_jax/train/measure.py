@@ -14,8 +14,8 @@ from cellseg_jax import config as config_lib
 from cellseg_jax.config import derived
 from cellseg_jax.step.mesh import default_mesh
 from cellseg_jax.step.spec import make_spec, traced_values
-from cellseg_jax.train.execution import Program
-from cellseg_jax.train.slots import Population, init_program
+from cellseg_jax.train.execution import Execution
+from cellseg_jax.train.states import SlotStates, init_program
 
 CALL_SECONDS = 1e-3  # of a step without arithmetic
 
@@ -29,9 +29,8 @@ def measured_step(config) -> float:
         f"augment.{name}": (0.0, 1.0) for name in augment.AUGMENTATIONS})
     spec = make_spec([config])
     mesh = default_mesh(1, config.train.batch_size)
-    program = Program("loop", 1, (1, mesh.shape["data"]), spec.inactive)
-    population = made_up_population(config, spec, program, mesh)
-    return _median_seconds(population)
+    execution = Execution("loop", 1, (1, mesh.shape["data"]), spec.inactive)
+    return _median_seconds(synthetic_step(config, spec, execution))
 
 
 def convolution_gflop_per_second() -> float:
@@ -53,11 +52,12 @@ def _median_seconds(call) -> float:
     return float(np.median(seconds))
 
 
-def made_up_population(config, spec, program, mesh) -> Callable:
-    """f() is one compiled and warm step of all slots of a program, on random images."""
+def synthetic_step(config, spec, execution: Execution) -> Callable:
+    """f() is one compiled and warm step of all slots of an execution, on random images."""
+    states = SlotStates(spec, execution)
     size, channels = derived.input_size(config), derived.channels(config)
     random_ = np.random.default_rng(0)
-    shape = (program.width, config.train.batch_size)
+    shape = (execution.width, config.train.batch_size)
     batch = {
         "image": random_.integers(0, 256, (*shape, *size, channels), np.uint8),
         "label": random_.integers(0, 2, (*shape, *size), np.int32),
@@ -69,14 +69,13 @@ def made_up_population(config, spec, program, mesh) -> Callable:
         batch["pixel_weight"] = np.ones((*shape, *size), np.float16)
     if config.data.copies:
         batch["copy"] = np.ones(shape, np.int32)
-    batch = jax.device_put(batch, NamedSharding(mesh, P("member", "data")))
-    population = Population(spec, program, mesh)
+    batch = jax.device_put(batch, NamedSharding(states.mesh, P("member", "data")))
     values = traced_values(config, spec)
     values["num_steps"] = np.int32(2**30)  # none of them ends
-    init = init_program(spec, (*size, channels), NamedSharding(mesh, P()))
-    for slot in range(program.slots):
-        population.put(slot, init({**values, "seed": np.uint32(slot)}))
-    population.compile((batch, None))
-    once = lambda: [population.step(c, (batch, None)) for c in range(len(population.chunks))]
+    init = init_program(spec, (*size, channels), states.replicated)
+    for slot in range(execution.slots):
+        states.put(slot, init({**values, "seed": np.uint32(slot)}))
+    states.compile((batch, None))
+    once = lambda: [states.step(c, (batch, None)) for c in range(len(states.chunks))]
     jax.block_until_ready([once(), once()])
     return once

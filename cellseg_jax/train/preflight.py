@@ -13,48 +13,61 @@ from cellseg_jax.step.memory import (
     refusal,
     shard_bytes,
 )
+from cellseg_jax.train.states import SlotStates
 
-# --- before the first step ------------------------------------------------------------------------
+
+def check(slots, run, validation) -> None:
+    """Compile the step and the validation of the program whose first run has just its slot.
+
+    Args:
+      slots: train.slots.Slots with `run` in slot 0.
+      validation: train.validation.Validation.
+    Raises: DoesNotFit where one of them cannot get the memory that it needs.
+    """
+    compile_checked(slots.states, slots.arguments[0], run.config)
+    if len(run.parts["val"]):
+        smallest = validation.smallest_call(run, slots.states.get(0))
+        check_validation(slots.states, validation.program, smallest, run.config)
 
 
-def compile_checked(population, given, config) -> None:
-    """population.compile, with DoesNotFit where its step cannot get the memory it needs.
+def compile_checked(states: SlotStates, arguments: tuple, config) -> None:
+    """states.compile for the arguments (Batches.next) of a chunk, once.
 
     What is refused would have died: only the step itself counts, on a CPU only what it allocates
     beyond the arrays that are there already.
 
-    Args:
-      given: feed.Batches.next of a chunk.
+    Raises: DoesNotFit where the step cannot get the memory that it needs.
     """
-    if population.compiled is not None:
+    if states.compiled is not None:
         return
     with refusing(config, "train.batch_size"):
-        population.compile(given)
-    analysis = population.compiled.memory_analysis()
+        states.compile(arguments)
+    analysis = states.compiled.memory_analysis()
     if analysis is not None:
         held = analysis.argument_size_in_bytes
-        _check(population, held, _new_bytes(analysis), config, "train.batch_size")
+        _check(states, held, _new_bytes(analysis), config, "train.batch_size")
 
 
-def check_validation(population, program, given, config) -> None:
-    """Compile the validation, where the calls of training find it; DoesNotFit as compile_checked.
+def check_validation(states: SlotStates, program, arguments: tuple, config) -> None:
+    """Compile the validation, where the calls of training find it.
 
     Args:
-      population: with a run in its first slot, compiled.
-      program: predictor.eval_program.
-      given: (values, variables, batch), the batch of as many rows as there are devices.
+      states: with a run in its first slot, compiled.
+      program: programs.eval_program.
+      arguments: (values, variables, batch), the batch of as many rows as there are devices.
+    Raises: DoesNotFit as compile_checked.
     """
-    values, variables, batch = given
+    values, variables, batch = arguments
     rows = round_up(config.eval.batch_size, len(batch["weight"]))
     batch = {k: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype, sharding=x.sharding)
              for k, x in batch.items()}
     with refusing(config, "eval.batch_size"):
         memory = program.lower(values, variables, batch).compile().memory_analysis()
-    training = population.compiled.memory_analysis()
+    training = states.compiled.memory_analysis()
     if memory is not None and training is not None:
         loaded = sum(shard_bytes(x) for x in batch.values())
         held = training.argument_size_in_bytes + memory.argument_size_in_bytes - loaded
-        _check(population, held, loaded + _new_bytes(memory), config, "eval.batch_size")
+        _check(states, held, loaded + _new_bytes(memory), config, "eval.batch_size")
 
 
 @contextlib.contextmanager
@@ -78,8 +91,8 @@ def _new_bytes(memory) -> int:
     return memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
 
 
-def _check(population, held, new, config, key) -> None:
-    devices = len(jax.tree.leaves(population.states[0])[0].sharding.addressable_devices)
+def _check(states, held, new, config, key) -> None:
+    devices = len(jax.tree.leaves(states.states[0])[0].sharding.addressable_devices)
     has, _ = memory.available_memory(devices)
     if jax.default_backend() == "cpu":
         has += held

@@ -1,103 +1,95 @@
-"""Runs that train together on the devices: the slots of one compiled program.
+"""The slots of a program: which runs sit in them, their next batches, and what is in flight."""
 
-A program has a number of slots; a run sits in one until it has ended, and the next run of the
-queue takes its place without a recompile. An empty slot holds an inert state. How the slots are
-computed is the program's back-end:
+import collections
+import functools
+from typing import NamedTuple
 
-  loop    one call per run (per device along the mesh axis "member"), one after the other
-  unroll  one call for all slots, each written out in it; XLA overlaps them
-  vmap    one call for all slots, their convolutions batched: for devices that small networks
-          leave idle; on a CPU batched convolutions become slow grouped ones
-
-Which is fastest depends on network, batch and device, so `candidates` are measured (train.py)
-where the work ahead is worth it.
-"""
-
-import jax
-import jax.numpy as jnp
-import numpy as np
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
-
-from cellseg_jax.step.mapped import map_train
-from cellseg_jax.step.mesh import fetch, put
-from cellseg_jax.step.state import STOPPED_EARLY, init_state
-from cellseg_jax.train.execution import Program
-
-# For a program that runs once: it compiles in a seventh of the time.
-QUICK_COMPILE = {"xla_backend_optimization_level": 0}
+from cellseg_jax.report.terminal import Training
+from cellseg_jax.step.batches import Batches, resident_source
+from cellseg_jax.step.mesh import fetch
+from cellseg_jax.step.state import NON_FINITE, RUNNING, TrainState
+from cellseg_jax.train.run import Run
+from cellseg_jax.train.states import SlotStates
+from cellseg_jax.train.training_data import TrainingData
 
 
-def init_program(spec, image_shape, sharding):
-    """The compiled init(values) -> step.TrainState of one run, placed by `sharding`."""
-    return jax.jit(lambda values: init_state(spec, values, image_shape),
-                   out_shardings=sharding,
-                   compiler_options=QUICK_COMPILE if jax.default_backend() == "cpu" else None)
+class Stepped(NamedTuple):
+    """A run that took part in a call of the step."""
+
+    run: Run
+    step: int  # of the run, afterwards
+    place: int  # in the outputs of the call
 
 
-class Population:
-    """The states of a program's slots and the compiled step that advances them.
+class Slots:
+    """Runs side by side in one compiled program, each at its own step."""
 
-    A chunk is the slots that one call computes; chunk c holds the slots of `chunks[c]`.
-    """
+    def __init__(self, states: SlotStates, config, data: TrainingData, progress: Training):
+        self.states, self.config, self.data, self.progress = states, config, data, progress
+        self.runs: list[Run | None] = [None] * states.execution.slots
+        self.images = 0  # trained on, of all runs
+        self.arguments = [None] * len(states.chunks)  # (source, index) of each chunk's next step
+        self._in_flight = collections.deque()  # (list of Stepped, outputs), oldest first
 
-    def __init__(self, spec, program: Program, mesh):
-        self.program = program
-        width = program.width
-        self.chunks = [range(k, k + width) for k in range(0, program.slots, width)]
-        self.states = [None] * len(self.chunks)
-        self.compiled = None
-        everywhere, by_member = NamedSharding(mesh, P()), NamedSharding(mesh, P("member"))
-        self._everywhere = everywhere
-        how = "unroll" if program.backend == "loop" else program.backend
-        self._step = map_train(spec, mesh, how)
-        inert = jnp.int32(STOPPED_EARLY)
-        spread = lambda s: jax.tree.map(
-            lambda x: jnp.broadcast_to(x, (width, *x.shape)), s if width == 1 else
-            s.replace(stop=inert))
-        put_at = lambda states, one, k: jax.tree.map(lambda x, new: x.at[k].set(new), states, one)
-        self._spread = jax.jit(spread, out_shardings=by_member)
-        self._place = jax.jit(put_at, out_shardings=by_member, donate_argnums=0)
-        self._take = jax.jit(lambda states, k: jax.tree.map(lambda x: x[k], states),
-                             out_shardings=everywhere)
+    @functools.cached_property
+    def resident(self):
+        """All samples on the devices, or None; read when the first run takes a slot."""
+        return resident_source(self.config, self.data.arrays, self.states.mesh)
 
-    def compile(self, arguments) -> None:
-        """Compile the step for the arguments (feed.Batches.next) of any chunk, once."""
-        if self.compiled is None:
-            self.compiled = self._step.lower(self.states[0], *arguments).compile()
+    @property
+    def residence(self) -> str:
+        """Where the samples are: on the "device" or on the "host"."""
+        return "device" if self.resident else "host"
 
-    def step(self, chunk: int, arguments) -> dict:
-        """One step of the runs of a chunk; {"loss", "lr", "grad_norm", "stop"}, each (width,)."""
-        self.states[chunk], out = self.compiled(self.states[chunk], *arguments)
-        return out
+    @functools.cached_property
+    def _batches(self) -> Batches:
+        return Batches(len(self.runs), self.resident, self.states.mesh)
 
-    def put(self, slot: int, state) -> None:
-        """The run with this state takes the slot."""
-        c, k = divmod(slot, self.program.width)
-        if self.states[c] is None:
-            self.states[c] = self._spread(state)
-            if self.program.width == 1:
-                return
-        self.states[c] = self._place(self.states[c], state, np.int32(k))
+    def occupied(self) -> list[tuple[int, Run]]:
+        """(slot, run) of all runs under way."""
+        return [(slot, run) for slot, run in enumerate(self.runs) if run]
 
-    def empty(self) -> None:
-        """All slots are free again; the program stays compiled."""
-        self.states = [None] * len(self.chunks)
+    def free(self) -> list[int]:
+        """The slots without a run."""
+        return [slot for slot, run in enumerate(self.runs) if not run]
 
-    def get(self, slot: int):
-        """The state of the run in the slot."""
-        c, k = divmod(slot, self.program.width)
-        return self._take(self.states[c], np.int32(k))
+    def assign(self, slot: int, run: Run, state: TrainState) -> None:
+        """The run takes the slot."""
+        self.runs[slot] = run
+        self.states.put(slot, state)
+        self._batches.begin(slot, run)
+        chunk = slot // self.states.execution.width
+        self.arguments[chunk] = self._batches.next(self.states.chunks[chunk])
 
-    def field(self, slot: int, name: str):
-        """A small field of the state of the run in the slot, on the host."""
-        c, k = divmod(slot, self.program.width)
-        return jax.tree.map(lambda x: fetch(x)[k], getattr(self.states[c], name))
+    def release(self, slot: int) -> Run:
+        """The run that leaves the slot; its state stays there and is not advanced."""
+        run, self.runs[slot] = self.runs[slot], None
+        return run
 
-    def set(self, slot: int, fields: dict) -> None:
-        """Small leaves of the slot's state, {field of TrainState: value or dict of values}."""
-        c, k = divmod(slot, self.program.width)
-        here = {name: getattr(self.states[c], name) for name in fields}
-        new = jax.tree.map(lambda old, value: put(np.asarray(value, old.dtype), self._everywhere),
-                           here, fields)
-        self.states[c] = self.states[c].replace(**self._place(here, new, np.int32(k)))
+    def step(self) -> None:
+        """One step of every run; the host prepares the next batches while the devices compute."""
+        for c, chunk in enumerate(self.states.chunks):
+            runs = [(slot - chunk.start, self.runs[slot]) for slot in chunk if self.runs[slot]]
+            if not runs:
+                continue
+            outputs = self.states.step(c, self.arguments[c])
+            for _, run in runs:
+                run.step += 1
+            self.images += self.config.train.batch_size * len(runs)
+            self._in_flight.append(([Stepped(run, run.step, k) for k, run in runs], outputs))
+            self.arguments[c] = self._batches.next(chunk)
+
+    def drain(self, ahead: int = 0) -> None:
+        """Wait until the devices are at most `ahead` steps behind; note who became non-finite."""
+        while len(self._in_flight) > ahead * len(self.states.chunks):
+            stepped, outputs = self._in_flight.popleft()
+            outputs = {name: fetch(x) for name, x in outputs.items()}
+            for run, step, place in stepped:
+                lr = float(outputs["lr"][place])
+                if outputs["stop"][place] == NON_FINITE and run.stop == RUNNING:
+                    run.fail(step - 1, lr)
+                elif run.step >= step:
+                    run.lr = lr
+            self.progress.advance({run.task.number: (min(step, run.step),
+                                                     float(outputs["loss"][place]))
+                                   for run, step, place in stepped})

@@ -36,4 +36,5 @@ class Board:
                 self._writer.add_scalar(tag, value, line["step"])
 
     def close(self) -> None:
+        """Write what is still buffered."""
         self._writer.close()

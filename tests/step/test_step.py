@@ -19,7 +19,7 @@ from cellseg_jax.normalize import normalize
 from cellseg_jax.step.mapped import map_train
 from cellseg_jax.step.spec import make_spec, traced_values
 from cellseg_jax.step.state import NON_FINITE, RUNNING, init_state
-from cellseg_jax.train import slots
+from cellseg_jax.train.states import QUICK_COMPILE
 
 STEPS, BATCH, SIZE, NUM_SAMPLES = 20, 8, 16, 24
 OPTIMIZERS = {
@@ -47,7 +47,7 @@ def trajectory(configs, mesh, members="vmap", steps=STEPS, steps_per_epoch=3, be
     spec = make_spec(configs)
     by_member, rows = (NamedSharding(mesh, p) for p in (P("member"), P("member", "data")))
     states = [jax.jit(lambda v: init_state(spec, v, (SIZE, SIZE, 4)),
-                      compiler_options=slots.QUICK_COMPILE)(
+                      compiler_options=QUICK_COMPILE)(
         traced_values(c, spec, steps_per_epoch + k)) for k, c in enumerate(configs)]
     state = begin(jax.tree.map(lambda *x: jnp.stack(x), *states))
     state = jax.device_put(state, by_member)
@@ -245,7 +245,7 @@ def test_coarse_logits_take_part_in_the_loss():
     spec = make_spec([config])
     values = traced_values(config, spec, 3)
     state = jax.jit(lambda v: init_state(spec, v, (SIZE, SIZE, 4)),
-                    compiler_options=slots.QUICK_COMPILE)(values)
+                    compiler_options=QUICK_COMPILE)(values)
     batch = {k: v[:BATCH] for k, v in source(np.random.default_rng(0)).items()}
     batch |= {"weight": np.ones(BATCH, np.float32), "id": np.arange(BATCH)}
     one = lambda tree: jax.tree.map(lambda x: jnp.asarray(x)[None], tree)  # noqa: E731

@@ -97,7 +97,8 @@ def test_a_run_starts_with_the_masks_of_pruning_again_and_again(method):
     random = np.random.default_rng(0)
     params = jax.tree.map(lambda x: random.normal(size=x.shape).astype(x.dtype),
                           wanted(complete)["params"])
-    flat, found = map(traverse_util.flatten_dict, (params, initial_weights.pruned(complete, params)))
+    flat, found = map(traverse_util.flatten_dict,
+                      (params, initial_weights.pruned(complete, params)))
     conv = [layer.kernel for layer in models.kernel_layers(
         make_spec([complete]).module({}), (32, 32, 4)) if layer.kind == "conv"]
     kernels = {path: flat[path] for path in conv}

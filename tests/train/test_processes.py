@@ -32,12 +32,12 @@ mesh = None
 if len(configs) == 2:  # a member for each process
     mesh = jax.make_mesh((2, 2), ("member", "data"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
 if residence == "killed":  # before the second epoch is saved, in both processes
-    log = run.Member.log
+    log = run.Run.log
     def log_and_die(self, *args):
         log(self, *args)
         if self.step == 8:
             os.kill(os.getpid(), signal.SIGKILL)
-    run.Member.log = log_and_die
+    run.Run.log = log_and_die
     mesh = None
 print(*(r.status for r in train.train(configs, workdirs.split(":"), mesh=mesh, slots=len(configs))))
 jax.distributed.shutdown()

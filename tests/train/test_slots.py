@@ -9,9 +9,9 @@ from helpers import ROOT, assert_same_run, child_environment, interrupt_at_batch
 
 from cellseg_jax import train
 from cellseg_jax.files import read_json, read_jsonl
-from cellseg_jax.train import execution, slots
-from cellseg_jax.train.execution import Program
-from cellseg_jax.train.run import checkpoint
+from cellseg_jax.runs import checkpoint
+from cellseg_jax.train import execution, states
+from cellseg_jax.train.execution import Execution
 
 
 def losses(workdir):
@@ -30,18 +30,18 @@ def train_alone(configs, folder):
 
 
 def test_a_call_of_the_loop_computes_one_run_per_device_and_other_programs_all_slots():
-    assert Program("loop", 4, (2, 4), ()).width == 2
-    assert Program("vmap", 4, (2, 4), ()).width == 4
+    assert Execution("loop", 4, (2, 4), ()).width == 2
+    assert Execution("vmap", 4, (2, 4), ()).width == 4
 
 
 def test_candidates_divide_over_the_devices_and_are_no_more_than_the_runs():
-    one = execution.candidates(Program("loop", 1, (1, 1), ()), num_runs=5)
+    one = execution.candidates(Execution("loop", 1, (1, 1), ()), num_runs=5)
     assert [p.slots for p in one] == [2, 4]
-    many = execution.candidates(Program("loop", 1, (1, 8), ()), num_runs=20)
-    assert many[0] == Program("loop", 8, (8, 1), ()) and all(
+    many = execution.candidates(Execution("loop", 1, (1, 8), ()), num_runs=20)
+    assert many[0] == Execution("loop", 8, (8, 1), ()) and all(
         p.slots <= 20 and p.slots % p.mesh[0] == 0 for p in many)
-    assert execution.candidates(Program("loop", 2, (2, 4), ()), num_runs=3) == [
-        Program("unroll", 2, (2, 4), ())]
+    assert execution.candidates(Execution("loop", 2, (2, 4), ()), num_runs=3) == [
+        Execution("unroll", 2, (2, 4), ())]
 
 
 SGD = dict(name="sgd", momentum=0.9, nesterov=True)
@@ -76,13 +76,13 @@ def test_five_runs_in_two_slots_equal_each_alone_in_float64(tmp_path, float64, b
 @pytest.mark.slow
 def test_ended_runs_make_room_without_a_recompile(tmp_path, monkeypatch):
     compiled = []
-    compile_ = slots.Population.compile
+    compile_ = states.SlotStates.compile
 
     def counted(self, arguments):
         compiled.append(self.compiled is None)
         return compile_(self, arguments)
 
-    monkeypatch.setattr(slots.Population, "compile", counted)
+    monkeypatch.setattr(states.SlotStates, "compile", counted)
     base = dict(optimizer__name="sgd", optimizer__momentum=0.9)
     configs = [tiny_config(**base, seed=k, train__epochs=epochs, optimizer__lr=lr)
                for k, (epochs, lr) in enumerate(((3, 1e-3), (9, 1e30), (1, 1e-3), (2, 2e-3)))]
@@ -125,7 +125,7 @@ from cellseg_jax import train
 from cellseg_jax.train import run
 
 flags.FLAGS.mark_as_parsed()
-save, saves = run.Member.save, []
+save, saves = run.Run.save, []
 
 def save_and_die(self, state, score):
     save(self, state, score)
@@ -134,7 +134,7 @@ def save_and_die(self, state, score):
         self.checkpoints.wait()
         os.kill(os.getpid(), signal.SIGKILL)
 
-run.Member.save = save_and_die
+run.Run.save = save_and_die
 configs = [tiny_config(seed=k, train__epochs=3, train__best=("loss", "min")) for k in range(2)]
 train.train(configs, [f"{sys.argv[1]}/{k}" for k in range(2)], backend="unroll", slots=2)
 """

@@ -1,0 +1,40 @@
+"""The first lines of a program: data, network, devices, cost."""
+
+import jax
+
+from cellseg_jax import config as config_lib
+from cellseg_jax.train.run import Run
+from cellseg_jax.train.states import SlotStates
+
+
+def rows(run: Run, num_runs: int, states: SlotStates, residence: str) -> list[tuple[str, str]]:
+    """(name, text) of each line, for terminal.summary; `states` hold the run, compiled."""
+    config, arrays, devices = run.config, run.arrays, jax.devices()
+    counts = " / ".join(f"{len(run.parts[p])} {p}" for p in ("train", "val", "test"))
+    parameters = sum(x.size for x in jax.tree.leaves(states.states[0].params))
+    changed = config_lib.diff(config_lib.plain(config), config)
+    return [
+        ("run", f"{run.folder.path}" + (f" and {num_runs - 1} more" if num_runs > 1 else "")),
+        ("config", ", ".join(f"{k}={b!r}" for k, (_, b) in changed.items()) or "the default"),
+        ("data", f"{config.data.name}: {len(arrays.names)} images, {counts}; "
+                 f"{'x'.join(map(str, arrays.image.shape[1:]))} {arrays.image.dtype}, "
+                 f"on the {residence}"),
+        ("network", f"{config.model.name}: {parameters // states.execution.width:,} parameters"),
+        ("devices", f"{len(devices)} {devices[0].device_kind}; {states.execution}"),
+        ("length", f"{run.num_steps} steps of {config.train.batch_size} images"
+                   + (f", continuing at step {run.step}" if run.step else "")),
+        *_cost(states.compiled)]
+
+
+def _cost(compiled) -> list[tuple[str, str]]:
+    """FLOPs and memory, as far as the compiler knows them."""
+    cost, memory = compiled.cost_analysis() or {}, compiled.memory_analysis()
+    found = []
+    if cost.get("flops", 0) > 0:
+        found.append(("cost", f"{cost['flops'] / 1e9:.1f} GFLOP per call and device"))
+    if memory is not None:
+        used = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+        found.append(("memory", f"{used / 2**30:.2f} GiB per device: "
+                      f"{memory.argument_size_in_bytes / 2**30:.2f} state and data, "
+                      f"{memory.temp_size_in_bytes / 2**30:.2f} temporary"))
+    return found

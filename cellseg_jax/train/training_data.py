@@ -1,0 +1,55 @@
+"""The decoded images that runs train on, read and checked once for all runs of a dataset."""
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+
+from cellseg_jax import data
+from cellseg_jax.data.arrays import Arrays
+from cellseg_jax.data.quality import checks, duplicates
+from cellseg_jax.report import terminal
+
+
+class Images(NamedTuple):
+    """What `checks.of_split` reads of whole images, where samples may be patches of them."""
+
+    names: list
+    groups: list
+    strata: list
+
+
+@dataclasses.dataclass
+class TrainingData:
+    """Decoded samples and what was found in them."""
+
+    arrays: Arrays
+    findings: list  # on the samples, whatever the split
+    pairs: list | None = None  # near-duplicate images, None until they are looked for
+    reported: set = dataclasses.field(default_factory=set)  # findings on splits, shown already
+
+
+def load(config) -> TrainingData:
+    """Decode, or open the cache, and check.
+
+    Raises: InputError where the data cannot be trained on.
+    """
+    with terminal.reading() as progress:
+        arrays = data.load(config.data, progress)
+    classes = config.data.num_classes if config.data.target == "classes" else None
+    findings = checks.of_samples(arrays, num_classes=classes)
+    checks.raise_errors(findings)
+    return TrainingData(arrays, findings)
+
+
+def split_findings(training: TrainingData, parts: dict) -> list:
+    """What is wrong with a run's split and was not yet reported. Patches count as their image."""
+    arrays = training.arrays
+    images = Images(arrays.image_names, arrays.image_groups, arrays.image_strata)
+    if training.pairs is None:
+        training.pairs = duplicates.pairs_of(arrays)
+    found = checks.of_split(images, {part: np.unique(indices // arrays.grid**2)
+                                     for part, indices in parts.items()}, training.pairs)
+    new = [finding for finding in found if finding not in training.reported]
+    training.reported.update(new)
+    return new

@@ -1,0 +1,78 @@
+"""Checkpoints: a judgement beside the state, and those made before it was there."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import tiny_config
+from orbax.checkpoint import v1 as ocp
+
+from cellseg_jax.errors import InputError
+from cellseg_jax.runs import checkpoint
+from cellseg_jax.step.spec import make_spec, traced_values
+from cellseg_jax.step.state import init_state
+
+JUDGEMENT = {"best": 0.1, "waited": 3, "previous_loss": -np.inf, "plateau": {"scale": 0.3}}
+
+
+def make_state(**options):
+    config = tiny_config(**options)
+    spec = make_spec([config])
+    return jax.jit(lambda values: init_state(spec, values, (32, 32, 4)))(
+        traced_values(config, spec))
+
+
+def wanted(state):
+    return checkpoint.abstract(state, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+
+
+def fail(text):
+    raise AssertionError(text)
+
+
+@pytest.fixture(scope="module")
+def state():
+    return make_state(optimizer__ema=0.5)
+
+
+def assert_restored(directory, state):
+    saves = checkpoint.Checkpoints(directory)
+    restored, judgement = saves.restore_latest(wanted(state), fail)
+    saves.close()
+    jax.tree.map(np.testing.assert_array_equal, restored, state.replace(values={}))
+    return judgement
+
+
+def test_a_judgement_comes_back_with_its_state(tmp_path, state):
+    saves = checkpoint.Checkpoints(tmp_path)
+    assert saves.restore_latest(wanted(state), fail) is None
+    saves.save(state, 3, score=0.5, judgement=JUDGEMENT)
+    saves.close()
+    assert assert_restored(tmp_path, state) == JUDGEMENT
+
+
+def test_a_checkpoint_with_the_judgement_among_its_leaves_is_restored(tmp_path, state):
+    """As runs of before wrote it."""
+    leaves = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)} | {
+        "values": {}, "best": jnp.float32(0.25), "waited": jnp.int32(2),
+        "previous_loss": jnp.float32(-0.5), "plateau": {}}
+    for step, plateau in ((1, {}), (2, {"scale": jnp.float32(0.5), "best": jnp.float32(0.25),
+                                        "waited": jnp.int32(1), "cooldown": jnp.int32(0)})):
+        with ocp.training.Checkpointer(tmp_path) as orbax:
+            orbax.save_checkpointables(step, {"state": leaves | {"plateau": plateau}})
+        judgement = assert_restored(tmp_path, state)
+        assert judgement.get("plateau", {}) == plateau
+        assert [judgement[k] for k in ("best", "waited", "previous_loss")] == [0.25, 2, -0.5]
+        assert all(isinstance(judgement[k], (int, float)) for k in ("best", "waited"))
+
+
+def test_a_checkpoint_of_another_network_is_refused_with_the_leaf_that_differs(tmp_path, state):
+    saves = checkpoint.Checkpoints(tmp_path)
+    saves.save(state, 3)
+    other = make_state(model__channels=(4, 6))
+    with pytest.raises(InputError, match=r"/3: .* has shape .*, expected .*use a new workdir"):
+        saves.restore_latest(wanted(other), fail)
+    saves.close()
+    assert checkpoint.saved_steps(tmp_path) == {"last": 3, "best": 3}
