@@ -75,7 +75,7 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
     if out.is_dir() or not out.parent.is_dir():
         raise InputError(f"--out: cannot write to '{out}'; expected a file such as doctor.html in "
                          "a folder that exists")
-    with terminal.reading() as progress:
+    with terminal.counting("reading images") as progress:
         report = examine(config, progress)
     terminal.summary(facts(report))
     for level in ("error", "warning", "note"):

@@ -101,6 +101,7 @@ def evaluate(config, workdir, args) -> int:
     from cellseg_jax.runs import page
     from cellseg_jax.runs.folder import CHECKPOINTS, read_config
     from cellseg_jax.runs.lock import Lock
+    from cellseg_jax.runs.score_table import print_scores
 
     pick(dict.fromkeys(("train", "val", "test", "all")), args.split, "--split")
     writer = jax.process_index() == 0
@@ -125,7 +126,7 @@ def evaluate(config, workdir, args) -> int:
                           + (f"; WARNING: {known} of {scores['n_images']} images have the names of "
                              "training images: such scores say nothing on new images" if known
                              else ""))
-        terminal.scores(scores)
+        print_scores(scores)
         if writer:
             terminal.log(f"report: {page.write_run_page(workdir, scores['name'])}")
     return 0

@@ -19,7 +19,7 @@ def begin_classical(task: Task) -> Result:
     """
     config = task.config
     check_model(config)
-    with terminal.reading() as progress:
+    with terminal.counting("reading images") as progress:
         arrays = data.load(config.data, progress)
     writer = jax.process_index() == 0
     folder = RunFolder(task.workdir, config, arrays.fingerprint, writer=writer)

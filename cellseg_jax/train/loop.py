@@ -27,6 +27,7 @@ from cellseg_jax.train.classical import begin_classical
 from cellseg_jax.train.execution import BACKENDS
 from cellseg_jax.train.interrupt import interruptible
 from cellseg_jax.train.judgement import learning_rate
+from cellseg_jax.train.progress import Progress, print_findings
 from cellseg_jax.train.queue import Queue
 from cellseg_jax.train.result import Result
 from cellseg_jax.train.run import Run, Task, Usage
@@ -102,7 +103,7 @@ def run_program(states: SlotStates, tasks: list[Task], data: TrainingData,
     with contextlib.ExitStack() as opened:
         opened.callback(states.clear)
         queue = Queue(tasks, data.arrays, states, opened)
-        progress = opened.enter_context(terminal.Training(len(tasks), config.train.batch_size))
+        progress = opened.enter_context(Progress(len(tasks), config.train.batch_size))
         slots = Slots(states, config, data, progress)
         validation, augmented = Validation(slots), preview.augmented_program(states.spec)
         timer = SaveTimer(config.train.checkpoint_minutes)
@@ -163,7 +164,7 @@ def report_findings(data: TrainingData, run: Run, first: bool) -> None:
     """Print what is wrong with the data of a run that is new: all of it, or just its split."""
     if is_main_process() and run.step == 0:
         found = [*data.arrays.findings, *data.findings] if first else []
-        terminal.findings(found + training_data.split_findings(data, run.parts))
+        print_findings(found + training_data.split_findings(data, run.parts))
 
 
 def log_epoch(slot: int, run: Run, slots: Slots, validation: Validation) -> bool:

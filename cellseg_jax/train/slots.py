@@ -4,10 +4,10 @@ import collections
 import functools
 from typing import NamedTuple
 
-from cellseg_jax.report.terminal import Training
 from cellseg_jax.step.batches import Batches, resident_source
 from cellseg_jax.step.mesh import fetch
 from cellseg_jax.step.state import NON_FINITE, RUNNING, TrainState
+from cellseg_jax.train.progress import Progress
 from cellseg_jax.train.run import Run
 from cellseg_jax.train.states import SlotStates
 from cellseg_jax.train.training_data import TrainingData
@@ -24,7 +24,7 @@ class Stepped(NamedTuple):
 class Slots:
     """Runs side by side in one compiled program, each at its own step."""
 
-    def __init__(self, states: SlotStates, config, data: TrainingData, progress: Training):
+    def __init__(self, states: SlotStates, config, data: TrainingData, progress: Progress):
         self.states, self.config, self.data, self.progress = states, config, data, progress
         self.runs: list[Run | None] = [None] * states.execution.slots
         self.images = 0  # trained on, of all runs

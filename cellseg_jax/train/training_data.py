@@ -34,7 +34,7 @@ def load(config) -> TrainingData:
 
     Raises: InputError where the data cannot be trained on.
     """
-    with terminal.reading() as progress:
+    with terminal.counting("reading images") as progress:
         arrays = data.load(config.data, progress)
     classes = config.data.num_classes if config.data.target == "classes" else None
     findings = checks.of_samples(arrays, num_classes=classes)
