@@ -82,7 +82,6 @@ TRAINING_PATH = {"train", "step", "runs", "data", "inference"}
 # What is larger than the limits today. config.default is a table with a line for each key.
 COMMANDS_TOO_LONG = {"main", "predict", "doctor", "export"}
 FUNCTIONS_TOO_LONG = {
-    "data/datasets/folder.py:records",
     "inference/evaluate.py:evaluate",
     "inference/outputs/table.py:measure",
     "step/train_step.py:train_step",

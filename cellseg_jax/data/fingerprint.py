@@ -56,7 +56,7 @@ def _byte_hash(records) -> str:
 
     paths = list(dict.fromkeys(path for record in records for path in record.files))
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:  # records may share a file
-        digests = dict(zip(paths, pool.map(digest, paths)))
+        digests = dict(zip(paths, pool.map(digest, paths), strict=True))
     hash_ = hashlib.blake2b(digest_size=16)
     for record in records:
         hash_.update(repr((record.name, record.group)).encode())

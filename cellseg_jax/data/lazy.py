@@ -119,7 +119,7 @@ def _image(path, name, planes, pixel_size) -> Image:
         return np.concatenate(bands, -1) if len(bands) > 1 else bands[0]
 
     shape = height, width, channels
-    if dtype == bool:
+    if dtype.kind == "b":
         convert, dtype = (lambda band: band.astype(np.uint8) * 255), np.dtype(np.uint8)
     elif dtype in (np.uint8, np.uint16):
         dtype = dtype.newbyteorder("=")
@@ -162,8 +162,8 @@ def _tiff_images(path, pages) -> list[Image]:
         if any(not page.is_reduced for page in others):  # several series: their axes differ
             leading, planes = [], [_tiff_plane(page) for page in tiff.pages]
         else:
-            leading = [(axis, length) for axis, length in zip(series.axes, series.shape)
-                       if axis not in "YXS"]
+            lengths = zip(series.axes, series.shape, strict=True)
+            leading = [(axis, length) for axis, length in lengths if axis not in "YXS"]
             if count > len(series.pages):  # a large ImageJ stack describes its first page alone
                 planes = [_mapped(first, series.dataoffset + n * first.nbytes)
                           for n in range(count)]

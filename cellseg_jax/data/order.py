@@ -2,6 +2,7 @@
 
 import functools
 import json
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import ml_collections
@@ -21,6 +22,21 @@ class Crops(NamedTuple):
     anchors: np.ndarray  # (m, A, 2) foreground pixels, -1 where an image has none
 
 
+class Sampling(NamedTuple):
+    """How an epoch draws samples and windows."""
+
+    copies: int = 0  # augmented variants of each sample beside itself
+    # (n,) names; given, an epoch draws with replacement, each stratum equally often (weights 1 /
+    # count).
+    strata: Sequence[str] | None = None
+    oversample: float = 0.0  # share of the rows that are sure to hold foreground, if there is some
+    foreground: np.ndarray | None = None  # (n,) share of foreground, read by `oversample`
+    crops: Crops | None = None  # where windows are drawn, if they are
+
+
+PLAIN = Sampling()  # each sample once
+
+
 class Order:
     """order(step) -> (batch_size,) int32 indices, a pure function of seed and step.
 
@@ -32,16 +48,11 @@ class Order:
 
     Args:
       train: indices of the training samples.
-      copies: N, augmented variants of each sample beside itself.
-      strata: (n,) names; given, an epoch draws with replacement, each stratum equally often
-        (weights 1 / count).
-      oversample: share of the rows that are sure to hold foreground, as far as there is some.
-      foreground: (n,) share of foreground of each sample, read by `oversample`.
-      crops: where windows are drawn, or None.
+    Raises: InputError if batch_size is not 1 to the number of training samples.
     """
 
-    def __init__(self, train, seed: int, batch_size: int, *, copies: int = 0, strata=None,
-                 oversample: float = 0.0, foreground=None, crops: Crops | None = None):
+    def __init__(self, train, seed: int, batch_size: int, sampling: Sampling = PLAIN):
+        copies, strata, oversample, foreground, crops = sampling
         train = np.asarray(train)
         pool = (train[:, None] * (copies + 1) + np.arange(copies + 1)).reshape(-1)
         if not 1 <= batch_size <= len(pool):
@@ -60,6 +71,7 @@ class Order:
         self._epoch = functools.lru_cache(maxsize=4)(self._drawn)  # readers straddle epochs
 
     def __call__(self, step: int) -> np.ndarray:
+        """(batch_size,) int32 indices of a step."""
         epoch, place = divmod(int(step), self.steps_per_epoch)
         index = self._epoch(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
         if self.certain is None or not len(self.certain):
@@ -69,9 +81,9 @@ class Order:
         return np.where(decide < self.oversample, certain, index).astype(np.int32)
 
     def rows(self, step: int) -> dict[str, np.ndarray]:
-        """What the rows of a batch are: id (batch,), with copies copy, with crops place (batch, 2).
+        """The rows of a batch: id (batch,), with copies copy, with crops place (batch, 2).
 
-        place is top and left of the window in its image, below 0 where the image is smaller.
+        `place` is top and left of the window in its image, below 0 where the image is smaller.
         """
         sample, copy = np.divmod(self(step), np.int32(self.copies + 1))
         rows = {"id": sample}
@@ -94,7 +106,7 @@ class Order:
         return np.where(wanted, np.clip(around, low, high), place).astype(np.int32)
 
     def _drawn(self, epoch: int) -> np.ndarray:
-        # Sorting raw Philox words: numpy promises these for ever, its permutation() may change.
+        # Sorted raw Philox words: numpy promises that they never change; permutation() may.
         random = np.random.Philox(key=[self.seed % 2**64, epoch])
         if self.strata is None:
             words = random.random_raw(len(self.pool))
@@ -122,9 +134,9 @@ def order_of(config, arrays, train) -> Order:
     crops = None
     if options.fit == "random_crop":
         crops = Crops(tuple(options.size), arrays.original_sizes, arrays.tables["anchors"])
-    return Order(train, config.seed, config.train.batch_size, copies=options.copies,
-                 strata=arrays.strata if options.balance else None,
-                 oversample=options.oversample, foreground=arrays.foreground, crops=crops)
+    return Order(train, config.seed, config.train.batch_size, Sampling(
+        copies=options.copies, strata=arrays.strata if options.balance else None,
+        oversample=options.oversample, foreground=arrays.foreground, crops=crops))
 
 
 def indices(config, step: int) -> np.ndarray:

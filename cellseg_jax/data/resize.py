@@ -64,7 +64,7 @@ def resize_label(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """
     rows, columns = (
         np.minimum((np.arange(new) + 0.5) * (old / new), old - 1).astype(np.int64)
-        for old, new in zip(label.shape, size)
+        for old, new in zip(label.shape, size, strict=True)
     )
     return label[rows[:, None], columns]
 

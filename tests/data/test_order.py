@@ -4,7 +4,7 @@ from helpers import data_config
 from ml_collections import ConfigDict
 
 from cellseg_jax import data
-from cellseg_jax.data.order import Crops, Order, indices, order_of
+from cellseg_jax.data.order import Crops, Order, Sampling, indices, order_of
 from cellseg_jax.errors import InputError
 
 
@@ -41,7 +41,7 @@ def test_order_rejects_batch_size():
 
 
 def test_copies_visit_every_variant_once():
-    order = Order(np.array([3, 8, 5]), seed=0, batch_size=4, copies=3)
+    order = Order(np.array([3, 8, 5]), seed=0, batch_size=4, sampling=Sampling(copies=3))
     assert order.steps_per_epoch == 3
     seen = np.concatenate([order(step) for step in range(3)])
     assert sorted(seen) == sorted(4 * i + copy for i in (3, 8, 5) for copy in range(4))
@@ -51,20 +51,20 @@ def test_copies_visit_every_variant_once():
 
 def test_balance_draws_every_stratum_equally_often():
     strata = np.array(["rare"] * 3 + ["common"] * 47 + ["unused"] * 10)
-    order = Order(np.arange(50), seed=0, batch_size=10, strata=strata)
+    order = Order(np.arange(50), seed=0, batch_size=10, sampling=Sampling(strata=strata))
     drawn = np.concatenate([order(step) for step in range(400)])
     assert 0.47 < (drawn < 3).mean() < 0.53 and drawn.max() < 50
     assert (np.bincount(drawn, minlength=50) > 0).all()
-    assert order(7).tolist() == Order(np.arange(50), 0, 10, strata=strata)(7).tolist()
+    assert order(7).tolist() == Order(np.arange(50), 0, 10, Sampling(strata=strata))(7).tolist()
 
 
 def test_oversample_puts_foreground_into_its_share_of_the_rows():
     foreground = np.zeros(100, np.float32)
     foreground[:10] = 0.2
-    order = Order(np.arange(100), 0, 20, oversample=0.4, foreground=foreground)
+    order = Order(np.arange(100), 0, 20, Sampling(oversample=0.4, foreground=foreground))
     drawn = np.concatenate([order(step) for step in range(200)])
     assert 0.43 < (drawn < 10).mean() < 0.49  # 0.4 + 0.6 / 10
-    blank = Order(np.arange(100), 0, 20, oversample=0.4, foreground=np.zeros(100))
+    blank = Order(np.arange(100), 0, 20, Sampling(oversample=0.4, foreground=np.zeros(100)))
     assert len(set(blank(0))) == 20
 
 
@@ -73,7 +73,8 @@ def test_crops_lie_inside_their_image_and_oversampling_hits_foreground():
     anchors = np.full((3, 4, 2), -1)
     anchors[0] = [39, 59]  # one cell in the last corner
     crops = Crops((32, 32), sizes, anchors)
-    plain, eager = (Order(np.arange(3), 0, 3, oversample=share, crops=crops) for share in (0, 1))
+    plain, eager = (Order(np.arange(3), 0, 3, Sampling(oversample=share, crops=crops))
+                    for share in (0, 1))
     corners = set()
     for step in range(200):
         rows = plain.rows(step)
@@ -81,11 +82,11 @@ def test_crops_lie_inside_their_image_and_oversampling_hits_foreground():
         assert rows["place"].dtype == np.int32
         assert (rows["place"] >= np.minimum(slack, 0)).all()
         assert (rows["place"] <= np.maximum(slack, 0)).all()
-        corners |= {tuple(p) for i, p in zip(rows["id"], rows["place"]) if i == 0}
+        corners |= {tuple(p) for i, p in zip(rows["id"], rows["place"], strict=True) if i == 0}
         certain = eager.rows(step)
         np.testing.assert_array_equal(certain["id"], rows["id"])
         assert certain["place"][certain["id"] == 0].tolist() == [[8, 28]]
-    tops, lefts = zip(*corners)
+    tops, lefts = zip(*corners, strict=True)
     assert set(tops) == set(range(9)) and set(lefts) == set(range(29))
 
 

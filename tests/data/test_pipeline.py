@@ -23,7 +23,7 @@ def test_train_batches_equal_gathers(arrays, order, threads, start, stop):
     batches = list(pipeline.train_batches(
         arrays, order, normalize="minmax", start=start, stop=stop, threads=threads))
     assert len(batches) == stop - start
-    for step, batch in zip(range(start, stop), batches):
+    for step, batch in zip(range(start, stop), batches, strict=True):
         index = order(step)
         np.testing.assert_array_equal(batch["id"], index)
         np.testing.assert_array_equal(batch["image"], arrays.image[index])
@@ -37,7 +37,7 @@ def test_train_batches_of_processes_make_up_the_global_batch(arrays, order):
     halves = [list(pipeline.train_batches(arrays, order, normalize="dtype", start=1, stop=4,
                                           rows=slice(3 * p, 3 * p + 3))) for p in (0, 1)]
     whole = list(pipeline.train_batches(arrays, order, normalize="dtype", start=1, stop=4))
-    for first, second, both in zip(*halves, whole):
+    for first, second, both in zip(*halves, whole, strict=True):
         for name, value in both.items():
             np.testing.assert_array_equal(np.concatenate([first[name], second[name]]), value)
 
@@ -71,7 +71,8 @@ def test_take_cuts_windows_out_of_whole_images(tmp_path):
     assert arrays.image.shape == (3, 24, 48, 4) and arrays.original_label(1).shape == (40, 37)
     rows = {"id": np.array([2, 0], np.int32), "place": np.array([[3, -5], [16, -11]], np.int32)}
     batch = pipeline.take(arrays, rows, "minmax", (24, 48))
-    for i, (top, left), image, label in zip(*rows.values(), batch["image"], batch["label"]):
+    for i, (top, left), image, label in zip(*rows.values(), batch["image"], batch["label"],
+                                            strict=True):
         sample = data.records_of(config)[i].read()
         wide = ((0, 0), (-left, 48 - 37 + left))
         whole = np.pad(sample.image, (*wide, (0, 0)), mode="reflect")

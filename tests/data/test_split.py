@@ -19,7 +19,7 @@ def test_split_gives_each_stratum_its_share(fractions):
     groups, strata = single(rng.choice(["a", "b", "c", "d"], 564, p=[0.8, 0.1, 0.07, 0.03]))
     parts = split(groups, strata, fractions=fractions, seed=0)
     assert sorted(np.concatenate(list(parts.values()))) == list(range(564))
-    for fraction, part in zip(fractions, PARTS):
+    for fraction, part in zip(fractions, PARTS, strict=True):
         assert parts[part].dtype == np.int32 and (np.diff(parts[part]) > 0).all()
         assert abs(len(parts[part]) - fraction * 564) < 1 + 1e-6
         for name, total in collections.Counter(strata).items():
@@ -40,7 +40,7 @@ def test_split_never_parts_a_group():
     names = [{groups[i] for i in parts[p]} for p in PARTS]
     assert not (names[0] & names[1] | names[0] & names[2] | names[1] & names[2])
     assert sum(map(len, parts.values())) == 300
-    for fraction, part in zip((0.6, 0.2, 0.2), PARTS):
+    for fraction, part in zip((0.6, 0.2, 0.2), PARTS, strict=True):
         assert abs(len(parts[part]) / 300 - fraction) < 0.05
 
 
@@ -131,7 +131,7 @@ def test_official_takes_the_parts_as_they_are_and_leaves_the_rest_unused():
     (("val",), [48, 6, 20]), (("test",), [48, 20, 6]), (("val", "test"), [48, 6, 6])])
 def test_official_cuts_a_missing_part_from_train(missing, sizes):
     given = [p for p in ("val", "test") if p not in missing]
-    num_train = sum(size for part, size in zip(PARTS, sizes) if part not in given)
+    num_train = sum(size for part, size in zip(PARTS, sizes, strict=True) if part not in given)
     place = np.array(["train"] * num_train + given * 20)
     groups = np.array([f"case{i // 2}" for i in range(len(place))])
     parts = official(groups, ["s"] * len(place), place, fractions=(0.8, 0.1, 0.1), seed=1)

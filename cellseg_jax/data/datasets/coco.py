@@ -54,7 +54,9 @@ def index(path: pathlib.Path) -> Index:
             raise InputError(f"{path}: image {image} lacks {', '.join(sorted(lacks))}")
     order = np.argsort(ids, kind="stable")
     unique, starts = np.unique(ids[order], return_index=True)
-    return Index(images, dict(zip(unique.tolist(), np.split(places[order], starts[1:]))))
+    # Without annotations `split` gives one empty array and `unique` none.
+    split = np.split(places[order], starts[1:])
+    return Index(images, dict(zip(unique.tolist(), split, strict=False)))
 
 
 def annotations(path: pathlib.Path, places: np.ndarray) -> list[dict]:

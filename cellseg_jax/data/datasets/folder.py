@@ -59,6 +59,31 @@ def records(root, labels="instances", num_classes=2, group="", threshold=0, colo
     if root.absolute().name == "images" and not (root / "images").exists():
         raise InputError(f"config.data.root: '{root}' is itself the folder of images; pass the "
                          f"one it lies in, --config.data.root='{root.absolute().parent}'")
+    read = functools.partial(_read, colours=colours, to_label=functools.partial(
+        to_label, num_classes=num_classes, threshold=threshold))
+    pairs, bad = _pairs(root)
+    good = []
+    for stem, files in pairs.items():
+        try:
+            case = find_group(stem)
+            num_slices = _num_slices(*files) if pages == "slices" else 1
+        except InputError as error:
+            where, _, what = str(error).partition(": ")
+            bad.append(Finding("error", where, what))
+            continue
+        names = [stem] if num_slices == 1 else [f"{stem}_{n:04d}" for n in range(num_slices)]
+        for n, name in enumerate(names):  # which page of image and mask
+            page = (channels, None) if num_slices == 1 else (n, n)
+            good.append(Record(name, case, files, functools.partial(read, *files, page)))
+    if bad:
+        raise BadFiles(bad, Records(good))
+    if not good:
+        raise InputError(f"config.data.root: '{root / 'images'}' is empty. {LAYOUT}")
+    return Records(sorted(good, key=lambda record: record.name))
+
+
+def _pairs(root) -> tuple[dict[str, tuple[pathlib.Path, pathlib.Path]], list[Finding]]:
+    """({stem: (image, mask)}, errors of files that are in no pair)."""
     bad = []
     images = _by_stem(root / "images", SUFFIXES, bad)
     masks = _by_stem(root / "masks", MASK_SUFFIXES, bad)
@@ -68,29 +93,8 @@ def records(root, labels="instances", num_classes=2, group="", threshold=0, colo
         bad += [Finding("error", str(lone[stem]), f"{kind} of its name; add or rename the {other}, "
                         f"or move the file away{nearest(stem, unpaired)}")
                 for stem in sorted(lone.keys() - rest.keys())]
-    read = functools.partial(_read, colours=colours, to_label=functools.partial(
-        to_label, num_classes=num_classes, threshold=threshold))
-    good = []
-    for stem in sorted(images.keys() & masks.keys()):
-        files = images[stem], masks[stem]
-        try:
-            case = find_group(stem)
-            num_slices = _num_slices(*files) if pages == "slices" else 1
-        except InputError as error:
-            where, _, what = str(error).partition(": ")
-            bad.append(Finding("error", where, what))
-            continue
-        if num_slices == 1:
-            read_one = functools.partial(read, *files, (channels, None))
-            good.append(Record(stem, case, files, read_one))
-        else:
-            good += [Record(f"{stem}_{n:04d}", case, files,
-                            functools.partial(read, *files, (n, n))) for n in range(num_slices)]
-    if bad:
-        raise BadFiles(bad, Records(good))
-    if not good:
-        raise InputError(f"config.data.root: '{root / 'images'}' is empty. {LAYOUT}")
-    return Records(sorted(good, key=lambda record: record.name))
+    return {stem: (images[stem], masks[stem])
+            for stem in sorted(images.keys() & masks.keys())}, bad
 
 
 def _by_stem(folder: pathlib.Path, suffixes, bad: list) -> dict[str, pathlib.Path]:
@@ -204,7 +208,7 @@ def _colours_found(mask) -> str:
     text = f"{len(packed)} colours; "
     if mask.dtype != np.uint8 or len(packed) > MANY_CLASSES:
         return text + "expected one value per pixel, export it as gray 8 or 16 bit image of ids"
-    ordered = sorted(zip(-counts, packed), key=lambda pair: (pair[1] != 0, pair[0]))
+    ordered = sorted(zip(-counts, packed, strict=True), key=lambda pair: (pair[1] != 0, pair[0]))
     names = tuple(f"{colour:06x}" for _, colour in ordered)
     return (text + f'set config.data.colours="{names}" (background first; then values 1, 2, ... '
             "of labels=classes) or export it as gray image")

@@ -85,7 +85,7 @@ def records(root, cell_types=(), min_annotations=0) -> Records:
     return Records(
         (Record(item.stem, _field(item.stem), (path, item.json),
                 functools.partial(_read, path, item), item.part)
-         for item, path in zip(kept, paths)), findings + other_case)
+         for item, path in zip(kept, paths, strict=True)), findings + other_case)
 
 
 def _cell_type(stem: str) -> str:

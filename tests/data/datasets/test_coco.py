@@ -48,7 +48,7 @@ def test_paint_matches_pycocotools_on_polygons(tmp_path):
     annotations = [annotation([polygon(rng, rng.integers(3, 9), -0.2, 1.2)
                                for _ in range(rng.integers(1, 3))], n) for n in range(40)]
     masks = reference(tmp_path, annotations)
-    for a, mask in zip(annotations, masks):
+    for a, mask in zip(annotations, masks, strict=True):
         np.testing.assert_array_equal(coco.paint([a], H, W)[0], mask)
     label, overlap, hidden, problems = coco.paint(annotations, H, W)
     np.testing.assert_array_equal(label, paint_slowly(masks))
@@ -72,7 +72,7 @@ def test_paint_matches_pycocotools_on_run_lengths(tmp_path):
     for codes in (compressed, runs):
         annotations = [annotation(code) for code in codes]
         np.testing.assert_array_equal(reference(tmp_path, annotations), masks)
-        for a, mask in zip(annotations, masks):
+        for a, mask in zip(annotations, masks, strict=True):
             np.testing.assert_array_equal(coco.paint([a], H, W)[0], mask)
 
 

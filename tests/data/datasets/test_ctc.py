@@ -205,7 +205,7 @@ def test_real_silver_has_the_numbers_of_the_tracks(real_data, name, count):
     silver, tracking = (ctc.records(root, truth=truth) for truth in ("silver", "tracking"))
     assert names(silver) == names(tracking) and len(silver) == count
     lines = ctc.tracks(tracking[0].files[1].parent / "man_track.txt")
-    for one, other in zip(silver, tracking):
+    for one, other in zip(silver, tracking, strict=True):
         t = int(one.name[-3:])
         alive = lines[(lines[:, 1] <= t) & (t <= lines[:, 2]), 0]
         np.testing.assert_array_equal(np.unique(read_mask(other.files[1]))[1:], np.sort(alive))

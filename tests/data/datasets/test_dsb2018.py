@@ -247,7 +247,7 @@ def test_records_read_real_rgba_and_one_bit_masks(real_data):
         modes |= {mask.mode for mask in masks}
         colours = [np.asarray(mask.convert("RGB")).any(-1) for mask in masks]
         covered = np.zeros(colours[0].shape, bool)
-        for area, colour in zip(areas, colours):
+        for area, colour in zip(areas, colours, strict=True):
             assert area == (colour & ~covered).sum()
             covered |= colour
     assert {"1", "L", "RGBA"} <= modes

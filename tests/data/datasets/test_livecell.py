@@ -217,7 +217,7 @@ def test_records_match_real_images(real_data):
         "A172", "BT474", "Huh7", "MCF7", "SHSY5Y", "SKOV3", "SkBr3"}
     assert len({r.group for r in records}) == 13
     sizes = {}
-    for part, (read, images) in zip(("val", "test"), real_annotations(real_data)):
+    for part, (read, images) in zip(("val", "test"), real_annotations(real_data), strict=True):
         assert {r.name for r in records if r.part == part} == set(images)
         sizes[part] = {stem: len(read.getAnnIds(image["id"])) for stem, image in images.items()}
     assert {part: sum(counts.values()) for part, counts in sizes.items()} == {

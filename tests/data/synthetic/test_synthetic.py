@@ -12,7 +12,7 @@ from cellseg_jax.errors import InputError
 
 def test_records_depend_on_seed_and_index_only():
     few, many = synthetic.records(count=3), synthetic.records(count=30)
-    for a, b in zip(few, many):
+    for a, b in zip(few, many, strict=False):
         assert a.name == b.name and a.files == ()
         np.testing.assert_array_equal(a.read().image, b.read().image)
         np.testing.assert_array_equal(a.read().label, b.read().label)

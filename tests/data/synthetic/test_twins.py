@@ -152,10 +152,10 @@ def test_dsb2018_solution_holds_the_same_masks_as_files_would(written):
     name, image, masks = twins._dsb2018_image([0, 19, 0], 0, twins.Zoom(48 / 256, 48 / 256))
     own = [row for row in rows if row["ImageId"] == name]
     assert len(own) == len(masks)
-    for row, mask in zip(own, masks):
+    for row, mask in zip(own, masks, strict=True):
         decoded = np.zeros(mask.size, bool)  # by columns, from 1
         numbers = [int(n) for n in row["EncodedPixels"].split()]
-        for start, length in zip(numbers[::2], numbers[1::2]):
+        for start, length in zip(numbers[::2], numbers[1::2], strict=True):
             decoded[start - 1 : start - 1 + length] = True
         np.testing.assert_array_equal(decoded.reshape(mask.shape[::-1]).T, mask)
 
