@@ -1,7 +1,6 @@
 """The study command: what it runs, in which shares, what it leaves, and what it says."""
 
 import json
-import shutil
 import signal
 import subprocess
 import time
@@ -192,24 +191,6 @@ def test_a_grid_of_8192_points_is_estimated_from_a_sample(monkeypatch):
     assert ahead.hours == pytest.approx(by_hand)
     assert any("3 of 512" in note and "rough" in note for note in ahead.notes)
     assert not any(c.measured for c in ahead.costs)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["nuclei", "small_unet", "ebhi", "em", "livecell",
-                                  "learning_curve"])
-def test_every_row_of_every_study_runs_on_twins(name, tmp_path):
-    """Two repeats of each row; every program is compiled once."""
-    result = subprocess.run(
-        command("study", f"--study=configs/studies/{name}.py", "--smoke", f"--workdir={tmp_path}"),
-        cwd=ROOT, env=child_environment(),
-        capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr[-3000:]
-    table = studies.load(ROOT / f"configs/studies/{name}.py")
-    for row in table.rows:
-        for repeat in "01":
-            assert json.loads((tmp_path / row / repeat / "eval/test.json").read_text())["metrics"]
-    assert "too few repeats" in result.stdout
-    shutil.rmtree(tmp_path)
 
 
 @pytest.mark.slow
