@@ -53,7 +53,7 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
     from cellseg_jax import analysis
     from cellseg_jax.data.split import PARTS
 
-    pick(dict.fromkeys(PARTS), args.split, "--split")
+    cli.check_choice(args, "split", PARTS)
     options = {name: {option: args[option].value for option in OPTIONS[name]
                       if args[option].value != ""} for name in names}
     return 0 if analysis.run(args.workdir, overrides, options) else cli.INTERRUPTED

@@ -13,10 +13,11 @@ from collections.abc import Callable
 
 from absl import flags
 
-from cellseg_jax.errors import InputError, print_error
+from cellseg_jax.errors import InputError, pick, print_error
 
 INTERRUPTED = 75  # exit code: stopped by SIGTERM after saving; the same command continues
 EXAMPLE_CONFIG = "configs/quickstart.py"
+CHECKPOINTS = ("best", "last")  # that a run keeps
 # The values of --device as names of JAX platforms; some work is always done on the CPU.
 PLATFORMS = {"cpu": "cpu", "gpu": "cuda,cpu", "cuda": "cuda,cpu", "tpu": "tpu,cpu"}
 BACKENDS = {"cpu": "cpu", "gpu": "gpu", "cuda": "gpu", "tpu": "tpu"}  # what JAX then starts
@@ -88,6 +89,11 @@ def require(args: flags.FlagValues, *names: str) -> None:
     for name in names:
         if not getattr(args, name):
             raise InputError(f"--{name}: missing; pass --{name}=DIR")
+
+
+def check_choice(args: flags.FlagValues, name: str, choices) -> None:
+    """InputError if the flag has none of the values that it may have."""
+    pick(dict.fromkeys(choices), getattr(args, name), f"--{name}")
 
 
 def require_config(args: flags.FlagValues, otherwise: str = "") -> None:

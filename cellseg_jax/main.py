@@ -112,7 +112,7 @@ def evaluate(config, workdir, args) -> int:
 
         saved = checkpoint.saved_steps(pathlib.Path(workdir) / CHECKPOINTS)
         tuning = tune.read(workdir, own, saved.get("best", 0))
-        terminal.log(tune.told(tuning))
+        terminal.log(tune.sentence(tuning))
         config = tune.apply(config, tuning)
     with Lock(workdir) if writer else contextlib.nullcontext():
         scores = read_scores(workdir, args.split, config)

@@ -1,5 +1,8 @@
 """The intensity range of one whole image, from which the compiled step normalises."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -11,8 +14,8 @@ LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601, as MATLAB, PIL and OpenCV; eq
 def normalize(image, range, dtype):
     """The image scaled so that its range becomes [0, 1], not clipped.
 
-    (image - low) / (high - low) of each channel; 0 where high <= low, a channel that says
-    nothing. Computed in float32 or wider whatever the dtype, then rounded to it.
+    (image - low) / (high - low) of each channel; 0 where high <= low, a constant
+    channel. Computed in float32 or wider whatever the dtype, then rounded to it.
 
     Args:
       image: (..., H, W, C) uint8, uint16 or float.
@@ -38,14 +41,8 @@ def image_ranges(image: np.ndarray, normalize: str) -> np.ndarray:
 
     Taken before any resizing or cropping, so that crops, tiles and prediction normalise alike.
     A constant image has low == high; the normaliser maps it to 0. Colour channels share one
-    range, which keeps the colours; alpha, the 4th channel, has (0, the dtype's maximum).
-
-      minmax: darkest and brightest colour value.
-      minmax_joint: the same over all channels with alpha, as the report's tools did it: opaque
-        alpha makes `high` the dtype's maximum.
-      percentile: 1st and 99.8th percentile of the colour values.
-      dtype: 0 and the dtype's maximum.
-      symmetric: half the dtype's maximum and the maximum, so that pixels lie in [-1, 1].
+    range, which keeps the colours; alpha, the 4th channel, has (0, the dtype's maximum), but not
+    with minmax_joint. `RANGES` describes each choice of `normalize`.
     """
     return band_ranges([image], image.shape[-1], image.dtype, normalize)
 
@@ -53,8 +50,9 @@ def image_ranges(image: np.ndarray, normalize: str) -> np.ndarray:
 def band_ranges(bands, channels: int, dtype, normalize: str) -> np.ndarray:
     """`image_ranges` of an image that comes in (h, W, C) bands, one after the other."""
     ranges = np.empty((channels, 2), np.float32)
-    ranges[:] = pick(RANGES, normalize, "config.data.normalize")(bands, dtype)
-    if channels == 4 and normalize != "minmax_joint":
+    range_ = pick(RANGES, normalize, "config.data.normalize")
+    ranges[:] = range_.bounds(bands, dtype)
+    if channels == 4 and range_.alpha_apart:
         ranges[3] = _dtype(bands, dtype)
     return ranges
 
@@ -64,12 +62,12 @@ def _minmax(bands, dtype):
 
 
 def _minmax_joint(bands, dtype):
-    low, high = zip(*((band.min(), band.max()) for band in bands))
+    low, high = zip(*((band.min(), band.max()) for band in bands), strict=True)
     return min(low), max(high)
 
 
 def _percentile(bands, dtype):
-    """From a histogram, which holds all that an integer image says: numpy's linear method."""
+    """From a histogram of the integer values: numpy's linear method."""
     counts = sum(np.bincount(band[..., :3].reshape(-1), minlength=np.iinfo(dtype).max + 1)
                  for band in bands)
     ranks = np.cumsum(counts)
@@ -87,11 +85,31 @@ def _symmetric(bands, dtype):
     return np.iinfo(dtype).max / 2, np.iinfo(dtype).max
 
 
+class Range(NamedTuple):
+    """What low and high of an image are: computed, and described for those who use an export."""
+
+    bounds: Callable  # (bands, dtype) -> low, high
+    words: str
+    python: str  # low and high of `image`, (H, W, C), whose first three channels are `colour`
+    percentiles: tuple[float, float] | None  # the same; None if they depend on the dtype alone
+    alpha_apart: bool = True  # alpha has (0, the dtype's maximum) instead
+
+
 PERCENTILES = (1, 99.8)
 RANGES = {
-    "minmax": _minmax,
-    "minmax_joint": _minmax_joint,
-    "percentile": _percentile,
-    "dtype": _dtype,
-    "symmetric": _symmetric,
+    "minmax": Range(
+        _minmax, "the smallest and the largest value of the whole image, over its colour channels",
+        "colour.min(), colour.max()", (0.0, 100.0)),
+    "minmax_joint": Range(  # opaque alpha makes high the dtype's maximum, as the report's tools do
+        _minmax_joint, "the smallest and the largest value of the whole image, over all channels",
+        "image.min(), image.max()", (0.0, 100.0), alpha_apart=False),
+    "percentile": Range(
+        _percentile, "percentiles 1 and 99.8 of the whole image, over its colour channels",
+        f"np.percentile(colour, {PERCENTILES})", (1.0, 99.8)),
+    "dtype": Range(
+        _dtype, "0 and the largest value that the image's integer type can hold",
+        "0, np.iinfo(image.dtype).max", None),
+    "symmetric": Range(  # pixels lie in [-1, 1]
+        _symmetric, "half the largest value that the image's integer type can hold, and that value",
+        "np.iinfo(image.dtype).max / 2, np.iinfo(image.dtype).max", None),
 }

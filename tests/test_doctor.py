@@ -11,10 +11,12 @@ import pytest
 import tifffile
 from PIL import Image
 
+from cellseg_jax import cli, doctor
 from cellseg_jax import config as config_lib
-from cellseg_jax import doctor
 from cellseg_jax.data import synthetic
 from cellseg_jax.data.quality import examine
+from cellseg_jax.data.quality.report import gather
+from cellseg_jax.planning import data_check
 
 SIZE = (24, 32)
 
@@ -107,7 +109,7 @@ def test_masks_of_another_kind_are_found_and_the_fix_works(root, change, options
     found = findings(root, *options)
     errors = matching(found, "error", r"masks/s[0-9]\.png$", what)
     assert len(errors) == 10 and len([f for f in found if f.level == "error"]) == 10
-    assert len([line for line in doctor.gather(found) if line.level == "error"]) == 1
+    assert len([line for line in gather(found) if line.level == "error"]) == 1
     fix = the_fix(errors[0].what)
     assert fix
     keep = [pair for pair in options if pair[0] not in dict(fix)]
@@ -250,12 +252,12 @@ def test_18_stratum_with_too_few_images(monkeypatch):
 
 
 def test_21_network_too_deep_for_its_images(root):
-    warned, = matching(doctor.examine(config_of(root, ("data.size", "(8, 12)"))).lines, "warning",
+    warned, = matching(data_check.check(config_of(root, ("data.size", "(8, 12)"))).lines, "warning",
                        "data.size", "got 8x12; unet reduces it down to 1/8, which leaves 1x2")
     size = re.search("at least ([0-9]+)x", warned.what)[1]
-    lines = doctor.examine(config_of(root, ("data.size", f"({size}, {size})"))).lines
+    lines = data_check.check(config_of(root, ("data.size", f"({size}, {size})"))).lines
     assert not matching(lines, "warning", "data.size", "") and not matching(lines, "error", "", "")
-    lines = doctor.examine(config_of(root, ("data.size", "(18, 22)"))).lines  # 20
+    lines = data_check.check(config_of(root, ("data.size", "(18, 22)"))).lines  # 20
     assert matching(lines, "note", "data.size", "network pads to 24x24 and cuts back")
 
 
@@ -327,11 +329,11 @@ def test_objects_in_pieces_and_with_holes_are_noted(root):
 
 
 def test_splits_and_batches_that_cannot_be(root):
-    lines = doctor.examine(config_of(root, ("train.batch_size", "9"))).lines
+    lines = data_check.check(config_of(root, ("train.batch_size", "9"))).lines
     assert matching(lines, "error", "train.batch_size", "got 9; expected 1 to 8, the number")
-    lines = doctor.examine(config_of(root, ("train.batch_size", "1"))).lines  # 28
+    lines = data_check.check(config_of(root, ("train.batch_size", "1"))).lines  # 28
     assert matching(lines, "warning", "train.batch_size", "batch normalisation")
-    lines = doctor.examine(config_of(root, ("data.group", "^(s)"))).lines
+    lines = data_check.check(config_of(root, ("data.group", "^(s)"))).lines
     assert matching(lines, "error", "data.split", "would be empty with 10 images in 1 groups")
 
 
@@ -343,22 +345,22 @@ def test_splits_and_batches_that_cannot_be(root):
 def test_of_network(name, options, expected):
     config = config_lib.default()
     config.model = dict(name=name, **options)
-    assert doctor.of_network(config_lib.complete(config)) == expected
+    assert data_check.stride_and_norm(config_lib.complete(config)) == expected
 
 
 def test_models_that_cannot_be_built_and_methods_that_are_not_trained(root):
-    lines = doctor.examine(config_of(root, ("model.channels", "(4, -8)"))).lines
+    lines = data_check.check(config_of(root, ("model.channels", "(4, -8)"))).lines
     assert matching(lines, "error", "config.model", "unet cannot be built")
     config = config_of(root)
     config.unlock()
     config.model = dict(name="otsu")
     config.train.batch_size = 99
-    assert not matching(doctor.examine(config_lib.complete(config)).lines, "error|warning", "", "")
+    assert not matching(data_check.check(config_lib.complete(config)).lines, "error|warning", "", "")
 
 
 def test_gather_joins_what_differs_in_numbers():
     make = lambda n: examine.Finding("error", f"d/{n}.png", f"mask has {n} values (0, {n}, ...)")
-    line, other = doctor.gather([make(3), make(12), make(7)._replace(what="is empty")])
+    line, other = gather([make(3), make(12), make(7)._replace(what="is empty")])
     assert str(line) == "d/3.png: mask has 3 values (0, 3, ...) [and 1 more like it: 12.png]"
     assert other.others == ()
 
@@ -407,7 +409,7 @@ def get_config():
         (root / "images/s3.png").write_bytes(b"\x89PNG")
     out = tmp_path / "page.html"
     words = ["doctor", f"--config={config}", f"--config.data.root={root}", f"--out={out}"]
-    assert doctor.run_command(doctor.main, doctor.define_flags, words) == code
+    assert cli.run_command(doctor.main, doctor.define_flags, words) == code
     said = capsys.readouterr().out
     assert f"{9 if broken else 10} read" in said and "24x32" in said and str(out) in said
     assert ("images/s3.png: is truncated" in said) == broken
@@ -425,7 +427,7 @@ def get_config():
     (["--config=configs/quickstart.py", "--config.data.name=folder"], "config.data.root: not set")])
 def test_command_refuses_in_one_line(capsys, monkeypatch, words, message):
     monkeypatch.chdir(pathlib.Path(__file__).parent.parent)
-    assert doctor.run_command(doctor.main, doctor.define_flags, ["doctor", *words]) == 2
+    assert cli.run_command(doctor.main, doctor.define_flags, ["doctor", *words]) == 2
     said = capsys.readouterr().err
     assert re.search(message, said) and said.count("\n") == 1 and said.startswith("error: ")
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 import zipfile
@@ -15,9 +16,11 @@ from PIL import Image
 from cellseg_jax import cli, export
 from cellseg_jax import config as config_lib
 from cellseg_jax.config import derived
+from cellseg_jax.errors import InputError
 from cellseg_jax.files import write_atomic
 from cellseg_jax.inference.predictor import Predictor
-from cellseg_jax.interop import stablehlo
+from cellseg_jax.interop import bioimageio, exporting, stablehlo
+from cellseg_jax.normalize import RANGES, band_ranges, image_ranges, normalize
 from cellseg_jax.runs import checkpoint
 from cellseg_jax.runs.folder import read_config
 from cellseg_jax.step.spec import make_spec, traced_values
@@ -73,13 +76,12 @@ def run(capsys):
     ({"format": "stablehlo", "workdir": ".", "checkpoint": "first"}, "--checkpoint"),
     ({"format": "stablehlo", "workdir": ".", "config": "a.py"}, "has its own config"),
 ])
-def test_bad_flags_are_told_in_one_line(run, flags, message, monkeypatch):
-    monkeypatch.setattr(export, "PACKAGES", dict.fromkeys(export.PACKAGES, ()))
+def test_bad_flags_are_told_in_one_line(run, flags, message):
     code, _, err = run(**flags)
     assert code == 2 and len(err.splitlines()) == 1 and message in err
 
 
-def test_missing_packages_classical_methods_and_foreign_folders(run, tmp_path, monkeypatch):
+def test_missing_packages_classical_methods_and_foreign_folders(run, tmp_path):
     config = config_lib.default()
     config.data, config.model = dict(name="synthetic"), dict(name="otsu")
     folder = tmp_path / "otsu"
@@ -87,9 +89,8 @@ def test_missing_packages_classical_methods_and_foreign_folders(run, tmp_path, m
     (folder / "config.json").write_text(config_lib.to_json(config_lib.complete(config)))
     (tmp_path / "out").mkdir()
     (tmp_path / "out/thesis.txt").write_text("mine")
-    monkeypatch.setattr(export, "PACKAGES", {"stablehlo": (), "onnx": ("no_such_package",)})
-    code, _, err = run(workdir=folder, format="onnx")
-    assert code == 2 and "needs no_such_package; install cellseg_jax[export]" in err
+    with pytest.raises(InputError, match="needs no_such_package; install cellseg_jax.export."):
+        exporting.check_installed("onnx", ("json", "no_such_package"))
     code, _, err = run(workdir=folder, format="stablehlo")
     assert code == 2 and "otsu is a classical method" in err and len(err.splitlines()) == 1
     code, _, err = run(workdir=folder, format="stablehlo", out=tmp_path / "out")
@@ -100,7 +101,7 @@ def test_missing_packages_classical_methods_and_foreign_folders(run, tmp_path, m
 @pytest.mark.parametrize("text", ["", "3", "0,4", "a,b", "1,2,3"])
 def test_tile_is_two_numbers(text):
     with pytest.raises(ValueError, match="--tile: got"):
-        export._tile(text)
+        exporting.parse_tile(text)
 
 
 @pytest.mark.slow
@@ -141,8 +142,8 @@ def test_a_program_that_differs_is_not_written(run, workdir, tmp_path, monkeypat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("normalize", ["minmax", "percentile", "dtype"])
-def test_bioimageio_package_passes_its_own_validator(run, tmp_path, normalize):
+@pytest.mark.parametrize("name", ["minmax", "percentile", "dtype", "symmetric"])
+def test_bioimageio_package_passes_its_own_validator(run, tmp_path, name):
     pytest.importorskip("onnxruntime")
     # Its packages contradict ours: CELLSEG_BIOIMAGEIO names the Python that has them.
     python = os.environ.get("CELLSEG_BIOIMAGEIO", sys.executable)
@@ -150,7 +151,7 @@ def test_bioimageio_package_passes_its_own_validator(run, tmp_path, normalize):
             "summary = core.test_description(sys.argv[1]); print(summary.status)")
     if subprocess.run([python, "-c", "import bioimageio.core"], capture_output=True).returncode:
         pytest.skip("no bioimageio.core: set CELLSEG_BIOIMAGEIO to a Python that has it")
-    folder = write_run(tmp_path / "run", data__channels="gray", data__normalize=normalize,
+    folder = write_run(tmp_path / "run", data__channels="gray", data__normalize=name,
                        data__cache=str(tmp_path / "cache"))
     assert run(workdir=folder, format="bioimageio", author="Ada; Bob", tile="32,48")[0] == 0
     package = folder / "export/bioimageio/model.zip"
@@ -160,4 +161,73 @@ def test_bioimageio_package_passes_its_own_validator(run, tmp_path, normalize):
         rdf = files.read("rdf.yaml").decode()
         assert {"weights.onnx", "cover.png", "README.md", "sample_input.tif"} <= {*files.namelist()}
     assert "name: Ada" in rdf and "name: Bob" in rdf
-    assert ("scale_linear" if normalize == "dtype" else "scale_range") in rdf
+    assert ("scale_range" if RANGES[name].percentiles else "scale_linear") in rdf
+
+
+# --- every normalisation -------------------------------------------------------------------------
+
+
+def normalised(config, name):
+    return config_lib.override(config, [("data.normalize", name)])
+
+
+def test_ranges_are_described_as_they_are_computed():
+    image = np.random.default_rng(0).integers(9, 200, (20, 30, 4)).astype(np.uint8)
+    for name, range_ in RANGES.items():
+        about = exporting.normalization_of(normalised(tiny_config(), name))  # rgba
+        assert about["low and high"] == range_.words and about["name"] == name
+        assert ("alpha" in about) == range_.alpha_apart
+        low, high = eval(range_.python, {"np": np, "image": image, "colour": image[..., :3]})
+        np.testing.assert_allclose(image_ranges(image, name)[:3], [(low, high)] * 3, rtol=1e-6)
+        assert (image_ranges(image, name)[3] == (0, 255)).all() or not range_.alpha_apart
+
+
+@pytest.mark.parametrize("name", RANGES)
+@pytest.mark.parametrize("channels", ["gray", "rgb", "rgba"])
+def test_bioimageio_steps_normalise_as_the_run_does(name, channels):
+    """The steps as bioimage.io defines them, in numpy; None where a user has to normalise."""
+    config = normalised(tiny_config(data__channels=channels), name)
+    depth = derived.channels(config)
+    for dtype in (np.uint8, np.uint16):
+        image = np.random.default_rng(1).integers(
+            3, np.iinfo(dtype).max - 5, (40, 50, depth)).astype(dtype)
+        steps = bioimageio.preprocessing(config, dtype)
+        colour_alone = depth == 4 and RANGES[name].alpha_apart
+        if steps is None:
+            assert colour_alone and name != "dtype"
+            continue
+        (step,) = steps
+        values = image.astype(np.float64)
+        if step["id"] == "scale_linear":
+            out = values * step["kwargs"]["gain"] + step["kwargs"].get("offset", 0)
+        else:
+            assert step["kwargs"]["axes"] == ["channel", "y", "x"]
+            low, high = (np.percentile(values, step["kwargs"][f"{end}_percentile"])
+                         for end in ("min", "max"))
+            out = (values - low) / (high - low)
+        wanted = normalize(image, band_ranges([image], depth, image.dtype, name), np.float32)
+        np.testing.assert_allclose(out, wanted, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def colour_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("usage")
+    return write_run(folder / "run", data__cache=str(folder / "cache"), data__channels="rgba")
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_usage_gives_what_the_run_gives(colour_run, tmp_path, name, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    config = normalised(read_config(colour_run), name)
+    run = exporting.ExportedRun(config, Predictor(colour_run, config), (32, 32),
+                                *exporting.comparison_images(config, (32, 32)))
+    exporting.export(run, exporting.ExportOptions("onnx", tmp_path / "out"))
+    pixels = np.random.default_rng(0).integers(7, 200, (45, 61, 4)).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    monkeypatch.setattr(sys, "argv", ["usage.py", str(tmp_path / "image.png"),
+                                      str(tmp_path / "probs.npy")])
+    runpy.run_path(str(tmp_path / "out/usage.py"), run_name="__main__")
+    wanted = run.predictor.image_probs(pixels)
+    np.testing.assert_allclose(np.load(tmp_path / "probs.npy"), wanted, atol=1e-4)
+    assert wanted.std() > 1e-3  # or anything would pass

@@ -1,5 +1,6 @@
 """The predict command: exact sizes, one bad image among good ones, going on where it stopped."""
 
+import functools
 import subprocess
 import sys
 
@@ -13,11 +14,11 @@ from PIL import Image
 from cellseg_jax import cli, predict, train
 
 CAPPED = """
-import resource, sys
+import functools, resource, sys
 resource.setrlimit(resource.RLIMIT_DATA, ({limit}, {limit}))
 from cellseg_jax import cli, predict
-predict.WHOLE = {whole}
-sys.exit(cli.run_command(predict.main, predict.define_flags, sys.argv))
+main = functools.partial(predict.main, in_memory_pixels={whole})
+sys.exit(cli.run_command(main, predict.define_flags, sys.argv))
 """
 
 if not flags.FLAGS.is_parsed():
@@ -35,11 +36,11 @@ def workdir(tmp_path_factory):
 def run(workdir, tmp_path, capsys):
     """run(**flags) -> (exit code, stdout, stderr); writes to tmp_path/out unless told otherwise."""
 
-    def command(*words, **values):
+    def command(*words, main=predict.main, **values):
         values = {"workdir": workdir, "images": tmp_path / "in", "out": tmp_path / "out"} | values
         given = [f"--{k}={one}" for k, v in values.items() if v is not None
                  for one in (v if isinstance(v, list) else [v])]
-        code = cli.run_command(predict.main, predict.define_flags, ["predict", *given, *words])
+        code = cli.run_command(main, predict.define_flags, ["predict", *given, *words])
         return code, *capsys.readouterr()
 
     return command
@@ -167,14 +168,14 @@ def test_many_instances_need_32_bits(run, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scale", [0, 1.0])
-def test_large_images_in_bands_equal_small_ones(run, tmp_path, monkeypatch, scale):
+def test_large_images_in_bands_equal_small_ones(run, tmp_path, scale):
     write_image(tmp_path / "in/a.png", (150, 90))
     formats = "tiff,probability,csv,geojson,uncertainty"
     shared = dict(scale=scale, format=formats, tta="flips")
     words = ["--config.eval.decode=components", "--config.eval.min_size=4"]
     assert run(*words, **shared)[0] == 0
-    monkeypatch.setattr(predict, "WHOLE", 1000)
-    code, out, err = run(*words, out=tmp_path / "bands", **shared)
+    main = functools.partial(predict.main, in_memory_pixels=1000)
+    code, out, err = run(*words, main=main, out=tmp_path / "bands", **shared)
     assert code == 0 and "a: row 150 of 150" in err
     for suffix in ("label", "probability", "uncertainty"):
         whole, bands = (tifffile.imread(tmp_path / folder / f"a_{suffix}.tif")

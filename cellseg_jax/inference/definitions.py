@@ -1,6 +1,7 @@
 """The definitions of all scores, in words."""
 
 from cellseg_jax import metrics
+from cellseg_jax.metrics import report_compat
 
 DEFINITIONS = {
     "dice_mean": "2TP/(2TP+FP+FN) per image, 1 where truth and prediction are empty; mean of "
@@ -9,9 +10,9 @@ DEFINITIONS = {
     "dice_pooled": "2TP/(2TP+FP+FN) of the pixels of all images together",
     "iou_pooled": "TP/(TP+FP+FN) of the pixels of all images together",
     "precision_mean": "TP/(TP+FP) per image; where nothing is predicted 1 if nothing is true, else "
-                      "0, as Dice has it; mean of images",
+                      "0, the rule of Dice; mean of images",
     "recall_mean": "TP/(TP+FN) per image; where nothing is true 1 if nothing is predicted, else 0, "
-                   "as Dice has it; mean of images",
+                   "the rule of Dice; mean of images",
     "accuracy_mean": "(TP+TN)/all per image; mean of images",
     "ap50": "matched objects TP/(TP+FP+FN) at IoU 0.5 or more, as in DSB 2018 and StarDist, not "
             "COCO's AP; counts of all images together",
@@ -20,9 +21,10 @@ DEFINITIONS = {
     "f1": "matched objects 2TP/(2TP+FP+FN) at IoU 0.5, counts of all images together",
     "pq": "panoptic quality: sum of matched IoU / (TP+FP/2+FN/2) at IoU 0.5, all images together",
     "seg": "Cell Tracking Challenge SEG: mean over the true objects of all images of the IoU with "
-           "the prediction that covers more than half of it, else 0; inventions cost nothing",
+           "the prediction that covers more than half of it, else 0; false positives are not "
+           "penalised",
     "det": "Cell Tracking Challenge DET on this segmentation truth: 1 - (5 splits + 10 missed + "
-           "1 invented) / (10 true objects), at least 0; counts of all images together",
+           "1 false positive) / (10 true objects), at least 0; counts of all images together",
     "aji": "aggregated Jaccard index, Kumar 2017: intersections over unions of each true object "
            "with its closest prediction, sums of all images together",
     "ece": "expected calibration error: sum over 15 bins of the probability of the share of pixels "
@@ -49,9 +51,26 @@ SURFACE_DEFINITIONS = {
                                 "bits; mean of images with cells",
 }
 INTERVAL_DEFINITION = ("95 % percentile bootstrap that draws whole cases (groups of images): what "
-                       "another sample of such images might give. The spread between runs of "
-                       "other seeds is not in it")
+                       "another sample of such images might give. The spread between runs with "
+                       "other seeds is not included")
 CLASS_DEFINITION = {
-    "classes": "means run over the classes too, background (class 0) left out; a class that is "
-               "neither drawn nor predicted in an image counts 1 there",
+    "classes": "means are over the classes too, without background (class 0); a class that is "
+               "neither in the truth nor in the prediction of an image counts 1 there",
 }
+
+
+def definitions_of(config, measured, report2: bool) -> dict[str, str]:
+    """{score: definition} of an evaluation.
+
+    Args:
+      measured: summary.Measured.
+      report2: whether report 2's scores are in it.
+    """
+    out = dict(DEFINITIONS)
+    if report2:
+        out |= report_compat.REPORT2_DEFINITIONS
+    if config.data.target == "classes":
+        out |= CLASS_DEFINITION
+    if measured.surfaces:
+        out |= SURFACE_DEFINITIONS
+    return out | {"interval": INTERVAL_DEFINITION}

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 from scipy.special import logit
 
+from cellseg_jax import config as config_lib
 from cellseg_jax import crops, metrics, normalize, targets
 from cellseg_jax.config import derived
 from cellseg_jax.crops import round_up
@@ -17,8 +18,23 @@ from cellseg_jax.inference import bands, tiles
 from cellseg_jax.inference.bands import VIEWS, PredictOptions
 from cellseg_jax.inference.ensemble import mean_of
 from cellseg_jax.inference.networks import ClassicalMethod, TrainedNetwork
+from cellseg_jax.runs.folder import read_config
 
 AS_TRAINED = PredictOptions()
+
+
+def run_config(workdir, overrides):
+    """The config of a trained run with other options of eval.
+
+    Args:
+      overrides: [(config key, text), ...].
+    Raises: InputError for a key outside of eval.
+    """
+    for key, _ in overrides:
+        if not key.startswith("eval."):
+            raise InputError(f"config.{key}: is fixed by the training; only config.eval.* can "
+                             "change")
+    return config_lib.override(read_config(workdir), overrides)
 
 
 class Predictor:

@@ -4,6 +4,7 @@ Overlap is the share of a tile, from 0 to below 1, that it has at least in commo
 Everything here runs on the host, and tiles of all images have one shape.
 """
 
+import itertools
 import math
 
 import numpy as np
@@ -69,14 +70,14 @@ def spread(length: int, tile: int, *, overlap: float = 0.0, halo: int = 0, align
         steps = max(0, -(-(length - tile) // stride))
         starts = [min(i * stride, length - tile) for i in range(steps)] + [max(0, length - tile)]
         # Between two tiles, in the middle of what they share, one ends and the next begins.
-        cuts = [0, *((a + tile + b) // 2 for a, b in zip(starts, starts[1:])), starts[-1] + tile]
+        cuts = [0, *((a + tile + b) // 2 for a, b in itertools.pairwise(starts)), starts[-1] + tile]
         place = np.arange(tile)
         ramps = [((a <= y + place) & (y + place < b)).astype(np.float64)
-                 for y, a, b in zip(starts, cuts, cuts[1:])]
+                 for y, (a, b) in zip(starts, itertools.pairwise(cuts), strict=True)]
     total = np.zeros(starts[-1] + tile)
-    for y, ramp in zip(starts, ramps):
+    for y, ramp in zip(starts, ramps, strict=True):
         total[y : y + tile] += ramp
-    return [(y, ramp / total[y : y + tile]) for y, ramp in zip(starts, ramps)]
+    return [(y, ramp / total[y : y + tile]) for y, ramp in zip(starts, ramps, strict=True)]
 
 
 def predict_tiled(predict_fn, images, *, tile, overlap: float, batch_size: int) -> list[np.ndarray]:
@@ -100,17 +101,18 @@ def predict_tiled(predict_fn, images, *, tile, overlap: float, batch_size: int) 
         if np.ndim(image) != 3:
             raise ValueError(f"image {np.shape(image)}: expected one image (H, W, C)")
         rows, columns = (spread(length, side, overlap=overlap)
-                         for length, side in zip(image.shape, tile))
+                         for length, side in zip(image.shape[:2], tile, strict=True))
         spans += [(n, row, column) for row in rows for column in columns]
         places.append([mirrored(np.arange(axis[-1][0] + side), length)
-                       for axis, side, length in zip((rows, columns), tile, image.shape)])
+                       for axis, side, length in zip((rows, columns), tile, image.shape[:2],
+                                                     strict=True)])
     totals = {}
     for first in range(0, len(spans), batch_size):
         batch = spans[first : first + batch_size]
         cut = [images[n][places[n][0][y : y + tile[0], None], places[n][1][x : x + tile[1]]]
                for n, (y, _), (x, _) in batch]
         outputs = np.asarray(predict_fn(np.stack(cut), np.array([n for n, *_ in batch])))
-        for (n, (y, down), (x, along)), output in zip(batch, outputs):
+        for (n, (y, down), (x, along)), output in zip(batch, outputs, strict=True):
             if n not in totals:  # float64, so that what all tiles agree on comes back exactly
                 totals[n] = np.zeros((*map(len, places[n]), output.shape[-1]))
             totals[n][y : y + tile[0], x : x + tile[1]] += np.outer(down, along)[..., None] * output
@@ -138,7 +140,7 @@ def predict_bands(predict_fn, read_rows, rows, columns, *, batch_size: int):
             outputs = predict_fn(np.stack([band[:, x : x + width] for x, _ in batch]))
             if total is None:
                 total = np.zeros((height, band.shape[1], outputs.shape[-1]))
-            for (x, along), output in zip(batch, outputs):
+            for (x, along), output in zip(batch, outputs, strict=True):
                 total[:, x : x + width] += np.outer(down, along)[..., None] * output
         done = rows[number + 1][0] - y if number + 1 < len(rows) else height
         yield total[:done].astype(np.float32)

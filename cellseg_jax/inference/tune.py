@@ -27,7 +27,7 @@ MAX_PIXELS = 2**27  # of validation images in memory; of more, some, evenly spre
 
 
 def tune(predictor, metric: str, *, fixed=()) -> dict:
-    """What tuning.json says of the metric, found on the validation images unless it is there.
+    """The best decoding options for a metric, from tuning.json or found on the validation images.
 
     One option after the other is set to what scores best, the current value winning ties: how
     objects are cut, the threshold, the depth of the watershed, the least size.
@@ -101,8 +101,8 @@ def apply(config, tuning: dict):
     return config_lib.override(config, [(k, str(v)) for k, v in tuning["options"].items()])
 
 
-def told(tuning: dict) -> str:
-    """One line for the user."""
+def sentence(tuning: dict) -> str:
+    """What was found, as one line."""
     options = ", ".join(f"{key}={value}" for key, value in tuning["options"].items())
     return (f"tuned for {tuning['metric']} on {tuning['n_images']} validation images: "
             f"{tuning['score_before']:.4f} -> {tuning['score']:.4f} with {options}")

@@ -11,7 +11,7 @@ from helpers import tiny_config
 from cellseg_jax import config as config_lib
 from cellseg_jax import data, metrics, train
 from cellseg_jax.errors import InputError
-from cellseg_jax.inference import definitions, evaluate
+from cellseg_jax.inference import definitions, evaluate, original_size, pictures
 from cellseg_jax.inference.predictor import Predictor
 from cellseg_jax.metrics import report_compat
 from cellseg_jax.runs import page
@@ -248,7 +248,7 @@ def test_partition_scores_of_membranes_are_those_of_the_cells_between(foreground
     scores = []
     for pred in (thick, hole):
         draw = (lambda m: m) if foreground == "membrane" else np.logical_not
-        scores.append(evaluate._surface_scores(
+        scores.append(original_size.surface_scores(
             draw(membrane).astype(np.int32), draw(pred)[..., None].astype(np.float32),
             types.SimpleNamespace(config=config)))
     assert scores[0]["rand_error"] < 0.05 and scores[0]["surface_dice"] > 0.95
@@ -261,7 +261,7 @@ def test_partition_scores_of_membranes_are_those_of_the_cells_between(foreground
     (0, 9, (0, 0, 0)), (4, 9, (2, 1, 1)), (12, 1, (1, 0, 0))])
 def test_pictures_are_of_the_worst_the_median_and_the_best(count, images, expected):
     scores = np.random.default_rng(0).permutation(images)
-    chosen = evaluate._extremes(scores, count)
+    chosen = pictures.extremes(scores, count)
     of = lambda kind: sorted(scores[n] for n, k in chosen.items() if k == kind)
     assert tuple(map(len, map(of, ("worst", "median", "best")))) == expected
     assert of("worst") == list(range(expected[0]))

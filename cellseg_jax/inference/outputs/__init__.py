@@ -22,7 +22,7 @@ class Format(NamedTuple):
 
     suffix: str  # of the file, after the name of the image
     write: Callable  # (path, label, image, probability, classes); see `write`
-    what: str  # for the help text
+    what: str  # for the help text of predict
 
 
 FORMATS = {
@@ -33,7 +33,10 @@ FORMATS = {
     "geojson": Format("_objects.geojson", geojson.write, "polygons for QuPath"),
     "coco": Format("_coco.json", coco.write, "COCO annotations"),
     "csv": Format("_objects.csv", table.write, "a row of measurements per object"),
+    "uncertainty": Format("_uncertainty.tif", tiff.write_probability,
+                          "standard deviation of the probability over runs and views"),
 }
+SUFFIXES = tuple(format_.suffix for format_ in FORMATS.values())
 
 
 def output_path(name: str, stem) -> pathlib.Path:
@@ -53,7 +56,8 @@ def write(name: str, stem, label, image, *, probability=None, classes=()) -> pat
       stem: path without suffix; its folder is made.
       label: (H, W) integers; instance ids, or classes where `classes` names them. 0 is background.
       image: data.images.Image, which has the name, the pixel size and the pixels.
-      probability: (H, W, K) floats; format "probability" needs it.
+      probability: (H, W, K) floats; format "probability" needs it, and "uncertainty" its
+        standard deviation here.
       classes: names of classes 1, 2, ...; every 8-connected piece of a class is an object then,
         and formats of objects (not tiff and png) need memory for the whole label.
     """

@@ -7,9 +7,9 @@ import types
 import numpy as np
 from html_checker import HOSTILE, Checker, assert_only_text
 
-from cellseg_jax import doctor
 from cellseg_jax.data.quality.examine import Facts
 from cellseg_jax.data.quality.page import write
+from cellseg_jax.data.quality.report import Report, gather
 from cellseg_jax.data.records import Finding
 
 
@@ -32,7 +32,7 @@ class Data(collections.UserDict):
 def report(tmp_path, facts, findings=(), parts=None, name="my <data>", **data):
     examination = types.SimpleNamespace(facts=facts, parts=parts or {})
     config = types.SimpleNamespace(data=Data(data, name=name))
-    made = doctor.Report(config, examination, doctor.gather(findings), 1.5)
+    made = Report(config, examination, gather(findings), 1.5)
     write(tmp_path / "doctor.html", made, [("images", "2 & <more>")])
     text = (tmp_path / "doctor.html").read_text()
     return Checker(text), text

@@ -1,0 +1,150 @@
+"""Which images are predicted and where their outputs go; what predict wrote is no image."""
+
+import collections
+import functools
+import glob
+import json
+import pathlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from cellseg_jax.data import lazy
+from cellseg_jax.errors import InputError
+from cellseg_jax.files import write_atomic
+from cellseg_jax.inference import outputs
+from cellseg_jax.report import terminal
+
+NOTE = "predict.json"  # in a folder of predictions: what made them
+
+
+class Plane(NamedTuple):
+    """One image of a file."""
+
+    path: pathlib.Path
+    number: int  # of the image in its file
+    stem: pathlib.Path  # path of the outputs, without suffix
+
+
+def find(images: list[str], out) -> list[tuple[pathlib.Path, pathlib.Path]]:
+    """(image, output path without suffix) of every image, sorted.
+
+    Args:
+      images: files, folders and globs.
+      out: the folder to write to; folders below those of `images` are kept below it.
+    Raises: InputError where nothing is found, or two images of the same name.
+    """
+    found = {}
+    for text in images:
+        found |= dict(_found(text, pathlib.Path(out)))
+    stems = [place.with_suffix("") for place in found.values()]
+    if len(set(found.values())) < len(found):
+        raise InputError(f"--images: two of {', '.join(images)} have images of the same name; "
+                         "expected one folder above them, or one command for each")
+    # a.png and a.tif side by side keep their suffix, or one would overwrite the other
+    twice = {stem for stem, count in collections.Counter(stems).items() if count > 1}
+    return sorted((path, place if stem in twice else stem)
+                  for (path, place), stem in zip(found.items(), stems, strict=True))
+
+
+def _found(text: str, out: pathlib.Path) -> list[tuple[pathlib.Path, pathlib.Path]]:
+    """(image, place below out) of one --images."""
+    root = pathlib.Path(text).expanduser()
+    if root.is_dir() and not lazy.is_image(root):
+        files = list(_below(root))
+        paths = [path for path in files if lazy.is_image(path)]
+        _log_others(text, set(files) - set(paths), out)
+    else:
+        root, paths = _matching(root)
+    noted = functools.cache(
+        lambda folder: any((f / NOTE).is_file() for f in (folder, *folder.parents)))
+    written = lambda path: _is_inside(path, out) or noted(path.resolve().parent)
+    paths = [path for path in paths if path.name != NOTE and not (
+        path.name.endswith(outputs.SUFFIXES) and written(path))]
+    if not paths:
+        raise InputError(f"--images: no image in {text!r}; expected a file, a folder with PNG, "
+                         "TIFF, BMP, JPEG or OME-Zarr images, or a quoted glob such as 'in/*.tif'")
+    return [(path, out / path.relative_to(root)) for path in paths]
+
+
+def _matching(pattern: pathlib.Path) -> tuple[pathlib.Path, list[pathlib.Path]]:
+    """(folder above the first part with a wildcard, images) of a file or a glob."""
+    names = pattern.parts
+    fixed = len(names) - 1
+    if pattern.exists():
+        paths = [pattern]
+    else:
+        paths = [pathlib.Path(path) for path in glob.glob(str(pattern), recursive=True)]
+        fixed = min([fixed, *(n for n, name in enumerate(names) if glob.has_magic(name))])
+    return (pathlib.Path(*names[:fixed]),
+            [path for path in paths if path.is_file() or lazy.is_image(path)])
+
+
+def _log_others(text: str, files, out: pathlib.Path) -> None:
+    """One line on the files that are no images, if there are some beside our own outputs."""
+    others = sum(path.name != NOTE and not _is_inside(path, out)
+                 and not path.name.endswith(outputs.SUFFIXES) for path in files)
+    if others:
+        terminal.log(f"{others} files in {text} are no PNG, TIFF, BMP, JPEG or OME-Zarr and left "
+                     "out")
+
+
+def _is_inside(path: pathlib.Path, folder: pathlib.Path) -> bool:
+    return folder.resolve() in path.resolve().parents
+
+
+def _below(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Files and OME-Zarr images in a folder and those below it, without hidden ones."""
+    for path in folder.iterdir():
+        if path.name.startswith("."):
+            continue
+        if path.is_dir() and not lazy.is_image(path):
+            yield from _below(path)
+        else:
+            yield path
+
+
+def planes(path: pathlib.Path, stem: pathlib.Path, pages: str) -> list[Plane]:
+    """Every image of a file; one where it cannot be read, which fails when its turn comes.
+
+    Args:
+      stem: path of the outputs of the file, without suffix.
+      pages: config.data.pages, how the pages of a TIFF are read.
+    """
+    if path.is_file() and path.suffix.lower() not in (".tif", ".tiff"):
+        return [Plane(path, 0, stem)]
+    try:
+        count = len(lazy.open_images(path, pages))
+    except InputError:
+        return [Plane(path, 0, stem)]
+    if count == 1:
+        return [Plane(path, 0, stem)]
+    return [Plane(path, n, stem.with_name(f"{stem.name}_{n:04d}")) for n in range(count)]
+
+
+def claim(out, made_by: dict) -> None:
+    """Make the folder and note what fills it; another run's labels there would pass for these.
+
+    Raises: InputError where it holds other predictions, or cannot be written to.
+    """
+    out = pathlib.Path(out)
+    note = out / NOTE
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        before = json.loads(note.read_text()) if note.exists() else made_by
+        if before == made_by:
+            write_atomic(note, json.dumps(made_by, indent=1))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"--out: cannot write to {out} ({reason}); "
+                         "choose another folder") from error
+    changed = [key for key in made_by if before.get(key) != made_by[key]]
+    if changed:
+        raise InputError(f"--out: {out} holds predictions made with another {changed[0]} "
+                         f"({before.get(changed[0])}, now {made_by[changed[0]]}); choose another "
+                         "folder or delete it")
+
+
+def is_finished(plane: Plane, formats) -> bool:
+    """Whether every output is there and not older than the image."""
+    files = [outputs.output_path(name, plane.stem) for name in formats]
+    return all(f.exists() and f.stat().st_mtime >= plane.path.stat().st_mtime for f in files)

@@ -1,0 +1,103 @@
+"""Scores of images at their original size, gathered while probabilities arrive."""
+
+import jax
+import numpy as np
+from scipy.special import logit
+
+from cellseg_jax import crops, data, metrics, targets
+from cellseg_jax.data import resize
+from cellseg_jax.metrics import report_compat
+
+
+class OriginalSize:
+    """Scores of images at their original size, image by image, and their calibration.
+
+        scores = OriginalSize(predictor, arrays, indices)
+        for probs in ...:    # (h, w, K) of each image in turn, as the network sees it
+            scores.add(probs)
+
+    Args:
+      predictor: Predictor of the run.
+      arrays: data.Arrays.
+      indices: of the images in them.
+
+    Attributes:
+      objects: metrics.InstanceCounts of each image; empty where labels have no instances.
+      surfaces: `surface_scores` of each image; empty unless eval.surface.
+      report2: report_compat.report2_scores of each image; empty unless eval.report_compat.
+    """
+
+    def __init__(self, predictor, arrays, indices):
+        self.predictor, self.arrays, self.indices = predictor, arrays, indices
+        config = predictor.config
+        self._source = data.records_of(config.data) if config.data.fit != "resize" else None
+        self._counts, self._calibration = [], []
+        self.objects, self.surfaces, self.report2 = [], [], []
+
+    def add(self, probs) -> None:
+        """Score the next image, given its probabilities at data.size."""
+        i = self.indices[len(self._counts)]
+        config, label = self.predictor.config, self.arrays.original_label(i)
+        self._add_as_seen(probs, i)
+        if self._source is None:
+            probs = resize.resize_image(probs, label.shape)
+        else:  # a cropped run saw only a part: tile the whole image
+            probs = self.predictor.image_probs(self._source[i].read().image)
+        self._counts.append(self.predictor.counts(label, probs))
+        if label_kind(config) == "instances":
+            self.objects.append(metrics.instance_counts(label, self.predictor.decode(probs)))
+        if config.eval.surface:
+            self.surfaces.append(surface_scores(label, probs, self.predictor))
+
+    def _add_as_seen(self, probs, i) -> None:
+        """Calibration and report 2's scores, which are taken at data.size."""
+        config, cells = self.predictor.config, self.arrays.grid**2
+        seen = crops.from_grid(self.arrays.label[i * cells : (i + 1) * cells])
+        if self.predictor.network.learned:
+            self._calibration.append(jax.device_get(
+                self.predictor.network.calibration_counts(seen[None], probs[None])))
+        if config.eval.report_compat:
+            self.report2.append(report_compat.report2_scores(
+                seen > 0, logit(np.clip(probs[..., 0].astype(np.float64), 1e-7, 1 - 1e-7)),
+                "bce" if config.loss.bce else ""))
+
+    @property
+    def counts(self) -> metrics.Counts:
+        """Pixel counts (n, K) of all images."""
+        return metrics.Counts(*_joined(self._counts))
+
+    @property
+    def calibration(self) -> list[np.ndarray]:
+        """The fields of metrics.CalibrationCounts, (n, K, bins) each; none if nothing learned."""
+        return _joined(self._calibration)
+
+
+def _joined(counts) -> list[np.ndarray]:
+    return [np.concatenate(c).astype(np.float64) for c in zip(*counts, strict=True)]
+
+
+def label_kind(config) -> str:
+    """What labels hold: instances | binary | classes."""
+    if config.data.target == "classes":
+        return "classes"
+    return config.data.get("labels", "instances")
+
+
+def surface_scores(label, probs, predictor) -> dict:
+    """SURFACE_DEFINITIONS of one image; NaN or inf where the image is excluded."""
+    config = predictor.config
+    pred = targets.TARGETS[config.data.target].cell_mask(probs, config.eval.threshold)
+    mask, pred = label > 0, np.asarray(pred)[..., 0]
+    out = {"hausdorff95": metrics.hausdorff95(mask, pred),
+           "surface_dice": metrics.surface_dice(mask, pred, config.eval.surface)}
+    if label_kind(config) == "classes":
+        return out
+    if label_kind(config) == "instances":
+        found = predictor.decode(probs)
+    else:
+        if config.data.get("foreground") == "membrane":  # the cells are what it parts
+            mask, pred = ~mask, ~pred
+        label, found = targets.components(mask), metrics.thin_borders(targets.components(pred))
+    return out | {"rand_error": metrics.rand_error(label, found),
+                  "information_error": metrics.information_error(label, found),
+                  "variation_of_information": sum(metrics.variation_of_information(label, found))}

@@ -1,0 +1,101 @@
+"""usage.py beside an exported program: a script that runs it on an image."""
+
+from cellseg_jax.normalize import RANGES
+
+USAGE = '''"""Probabilities of one image: python usage.py IMAGE OUT.npy
+
+Needs numpy, Pillow and {needs}. OUT.npy is (height, width, {outputs}) float32.
+"""
+
+import pathlib
+import sys
+
+import numpy as np
+{imports}
+
+here = pathlib.Path(__file__).parent
+{load}
+
+
+def resized(image, size):
+    """Bilinear between pixel centres, without anti-aliasing."""
+    for axis, new in enumerate(size):
+        old = image.shape[axis]
+        place = np.clip((np.arange(new) + 0.5) * (old / new) - 0.5, 0, old - 1)
+        below = place.astype(int)
+        weight = (place - below).reshape(-1, *[1] * (image.ndim - axis - 1))
+        above = image.take(np.minimum(below + 1, old - 1), axis)
+        image = image.take(below, axis) * (1 - weight) + above * weight
+    return image
+
+
+image = np.asarray(Image.open(sys.argv[1]))
+image = image.reshape(*image.shape[:2], -1)
+if image.shape[2] != {channels}:
+    sys.exit(f"{{sys.argv[1]}} has {{image.shape[2]}} channels; expected {channels}; "
+             "8 bit: Image.open(IN).convert({mode!r}).save(OUT) makes it so")
+size = image.shape[:2]
+
+# What the network sees is normalised by the range of the whole image.
+colour = image[..., :3]
+low, high = (np.full({channels}, float(bound)) for bound in ({range}))
+{alpha}scale = np.where(high > low, 1 / np.where(high > low, high - low, 1), 0)
+{resize}image = ((image - low) * scale).astype(np.float32)
+
+seen = image.shape[:2]
+{pad}{call}
+probs = probs[: seen[0], : seen[1]]
+np.save(sys.argv[2], resized(probs, size).astype(np.float32))
+'''
+PAD = """rows, columns = {}, {}
+{}image = np.pad(image, ((0, rows), (0, columns), (0, 0)))
+"""
+TOO_LARGE = """if min(rows, columns) < 0:
+    sys.exit(f"{seen} pixels are more than the program takes: cut the image into tiles")
+"""
+# The lines of the script that differ between formats.
+PROGRAMS = {
+    "onnx": {
+        "needs": "onnxruntime",
+        "imports": "import onnxruntime\nfrom PIL import Image",
+        "load": 'session = onnxruntime.InferenceSession(here / "model.onnx")',
+        "call": 'image = np.moveaxis(image, -1, 0)[None]\n'
+                'probs = np.moveaxis(session.run(None, {"image": image})[0][0], 0, -1)',
+    },
+    "stablehlo": {
+        "needs": "jax",
+        "imports": "from jax import export, jit\nfrom PIL import Image",
+        "load": 'data = bytearray((here / "model.stablehlo").read_bytes())\n'
+                "program = jit(export.deserialize(data).call)",
+        "call": "probs = np.asarray(program(image[None]))[0]",
+    },
+}
+
+
+def usage(about: dict, config) -> str:
+    """A script that runs the export on an image, without this package.
+
+    Args:
+      about: export.json, see `exporting.describe`.
+      config: of the run.
+    """
+    form, range_ = about["format"], RANGES[config.data.normalize]
+    channels = len(about["input"]["channels"])
+    alpha = "low[3], high[3] = 0, np.iinfo(image.dtype).max\n"
+    resize = f"image = np.rint(resized(image, {tuple(config.data.size)}))\n"
+    return USAGE.format(
+        **PROGRAMS[form], channels=channels, mode={1: "L", 3: "RGB", 4: "RGBA"}[channels],
+        outputs=len(about["output"]["channels"]), range=range_.python,
+        alpha=alpha if channels == 4 and range_.alpha_apart else "",
+        resize=resize if config.data.fit == "resize" else "",
+        pad=_padding(about["input"]["shape"], form))
+
+
+def _padding(shape, form: str) -> str:
+    """The lines that bring an image to a size that the program takes."""
+    height, width = shape[2:] if form == "onnx" else shape[1:3]
+    if isinstance(height, int):
+        return PAD.format(f"{height} - seen[0]", f"{width} - seen[1]", TOO_LARGE)
+    if "*" in height:
+        return PAD.format(*(f"-seen[{n}] % {height.split('*')[0]}" for n in (0, 1)), "")
+    return ""

@@ -1,0 +1,77 @@
+"""A config against its data, before anything is trained."""
+
+import time
+
+import jax
+
+from cellseg_jax import models
+from cellseg_jax.config import derived
+from cellseg_jax.crops import round_up
+from cellseg_jax.data.quality import checks, examine
+from cellseg_jax.data.quality.report import Report, gather
+from cellseg_jax.data.records import Finding
+from cellseg_jax.errors import InputError
+from cellseg_jax.step.spec import make_spec
+from cellseg_jax.step.state import check_model
+
+
+def check(config, progress=None) -> Report:
+    """Reads the data of a complete config once and checks it, and the config against it.
+
+    Args:
+      progress: called with (samples done, samples in all).
+    Raises: InputError where there is nothing to read, such as a root that does not exist.
+    """
+    start = time.monotonic()
+    examination = examine.examine(config.data, progress)
+    findings = [*examination.findings, *_of_config(config, examination)]
+    findings.sort(key=lambda finding: checks.LEVELS.index(finding.level))
+    return Report(config, examination, gather(findings), time.monotonic() - start)
+
+
+def _of_config(config, examination):
+    """Findings on batches and on the network at the size of its input."""
+    try:
+        check_model(config)
+    except InputError as error:
+        yield examine.finding_of(error)
+        return
+    if derived.is_classical(config):  # nothing is trained
+        return
+    key, batch_size = "config.train.batch_size", config.train.batch_size
+    if examination.parts:
+        num_train = len(examination.parts["train"]) * config.data.grid**2
+        if batch_size > num_train:
+            yield Finding("error", key, f"got {batch_size}; expected 1 to {num_train}, the number "
+                          "of training images")
+    stride, batch_norm = stride_and_norm(config)
+    if batch_size == 1 and batch_norm:
+        yield Finding("warning", key, "batch normalisation with 1 has the statistics of a single "
+                      "image; expected 2 at least")
+    yield from _of_size(config, stride)
+
+
+def _of_size(config, stride: int):
+    """Findings on the size of the network's input, given its stride."""
+    height, width = derived.input_size(config)
+    padded = tuple(round_up(n, stride) for n in (height, width))
+    small = f"got {height}x{width}; {config.model.name} reduces it down to 1/{stride}"
+    if min(padded) < 2 * stride:
+        yield Finding("warning", "config.data.size", f"{small}, which leaves "
+                      f"{padded[0] // stride}x{padded[1] // stride} pixels at its bottom; set at "
+                      f"least {2 * stride}x{2 * stride}, or fewer levels in config.model")
+    elif padded != (height, width):
+        yield Finding("note", "config.data.size", f"{small}, so the network pads to "
+                      f"{padded[0]}x{padded[1]} and cuts back")
+
+
+def stride_and_norm(config) -> tuple[int, bool]:
+    """(stride, whether there is batch normalisation) of a network, without computing anything.
+
+    The stride of an unpadded network counts as 1: it pads images by a rule of its own.
+    """
+    module, channels = make_spec([config]).module({}), derived.channels(config)
+    image = jax.ShapeDtypeStruct((1, *derived.input_size(config), channels), "float32")
+    variables = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), image)
+    unpadded = config.model.get("padding") == "valid"
+    return 1 if unpadded else models.stride(module, channels), "batch_stats" in variables
