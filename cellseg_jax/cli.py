@@ -3,13 +3,14 @@
 A command's module imports what needs JAX inside its functions, so that `--help` answers at once.
 """
 
+import contextlib
 import logging
 import os
 import pathlib
 import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from absl import flags
 
@@ -109,9 +110,29 @@ def refuse_config(args: flags.FlagValues, owner: str = "a trained run",
         raise InputError(f"--config: {owner} has its own config; {instead}")
 
 
-def stop_at_sigterm() -> None:
-    """From now on SIGTERM ends the process with INTERRUPTED; for work that can be done again."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(INTERRUPTED))
+@contextlib.contextmanager
+def several_processes(distributed: bool) -> Iterator[None]:
+    """With `distributed`, one of several processes of a run: only process 0 prints."""
+    if not distributed:
+        yield
+        return
+    import jax  # only now, with the environment set
+
+    jax.distributed.initialize()
+    with open(os.devnull, "w") as nowhere:
+        quiet = contextlib.redirect_stdout(nowhere)
+        with quiet if jax.process_index() else contextlib.nullcontext():
+            yield
+
+
+@contextlib.contextmanager
+def stopping_at_sigterm() -> Iterator[None]:
+    """SIGTERM ends the process with INTERRUPTED, in a block whose work can be done again."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(INTERRUPTED))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 # --- running -------------------------------------------------------------------------------------

@@ -73,9 +73,9 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
                               measure_seconds=args.measure)
     code = 0
     if not args.collect:
-        cli.stop_at_sigterm()  # until training handles the signal itself
-        code = launch.run(study, workdir, rows, repeats, task, smoke=args.smoke,
-                          backend=args.backend, slots=args.slots)
+        with cli.stopping_at_sigterm():  # while no training, which handles it itself, is under way
+            code = launch.run(study, workdir, rows, repeats, task, smoke=args.smoke,
+                              backend=args.backend, slots=args.slots)
     if code == 0 and (args.collect or not args.task):
         return launch.collect(study, workdir, rows, repeats, smoke=args.smoke)
     if code == 0:

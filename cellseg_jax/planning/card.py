@@ -1,14 +1,18 @@
 """The card of a network: what it costs and how far it sees, from its shapes and its compiler."""
 
+import inspect
 import math
+import sys
 
 import jax
 import numpy as np
 from flax import linen as nn
 
-from cellseg_jax import models
+from cellseg_jax import classical, models
 from cellseg_jax.config import derived
+from cellseg_jax.report import terminal
 from cellseg_jax.step.spec import make_spec
+from cellseg_jax.step.state import check_model
 
 ALL_OF_THE_IMAGE = ("unetr", "medt", "segformer", "unet_plan")  # attention, or instance norm
 
@@ -47,6 +51,20 @@ def rows(config) -> list[tuple[str, str]]:
         ("activations", f"{activations / 2**20:.1f} MiB per image"),
         ("sees", f"a window of {field} pixels" if field else "all of the image"),
     ]
+
+
+def print_description(config) -> None:
+    """Print the network layer by layer and what it costs; of a classical method, what it does.
+
+    Raises: InputError where it cannot be built.
+    """
+    check_model(config)
+    if derived.is_classical(config):
+        print(inspect.getdoc(classical.CLASSICAL[config.model.name]))
+        print(derived.classical_options(config))
+        return
+    print(table(config, width=140, colour=sys.stdout.isatty()))
+    terminal.summary(rows(config))
 
 
 def _innermost(outputs) -> dict:

@@ -43,7 +43,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(args, overrides: list[tuple[str, str]]) -> int:
     """One twin; returns the exit code."""
-    from cellseg_jax.data.synthetic import twins
+    from cellseg_jax.data.synthetic import twins  # here, so that --help answers sooner
 
     if overrides or args.config:
         raise InputError("--config: a twin has no config; pass --like, --out, --count, --seed "
