@@ -220,7 +220,7 @@ def test_16_near_duplicates_across_the_split(root):
 
 
 def test_too_many_images_are_not_compared(root, monkeypatch):
-    monkeypatch.setattr(examine.checks, "MANY", 9)
+    monkeypatch.setattr(examine.duplicates, "MAX_IMAGES", 9)
     found = findings(root)
     assert matching(found, "note", "data.split", "were not looked for among more than 9 images")
     assert not matching(found, "", "", "near-duplicate pair")
@@ -355,7 +355,8 @@ def test_models_that_cannot_be_built_and_methods_that_are_not_trained(root):
     config.unlock()
     config.model = dict(name="otsu")
     config.train.batch_size = 99
-    assert not matching(data_check.check(config_lib.complete(config)).lines, "error|warning", "", "")
+    lines = data_check.check(config_lib.complete(config)).lines
+    assert not matching(lines, "error|warning", "", "")
 
 
 def test_gather_joins_what_differs_in_numbers():

@@ -264,7 +264,11 @@ def test_many_sizes_compile_a_few_programs(run, tmp_path):
     tifffile.imwrite(tmp_path / "in/wide.tif", wide)
     for scale in (0, 1.0):
         seen = []
-        heard = lambda event, *_, **__: seen.append(event) if "backend_compile" in event else None
+
+        def heard(event, *_, seen=seen, **__):
+            if "backend_compile" in event:
+                seen.append(event)
+
         jax.monitoring.register_event_duration_secs_listener(heard)
         try:
             assert "images predicted: 61, bad: 0" in run(

@@ -1,25 +1,42 @@
 """Instance labels of images of any size: decoded block by block, ids joined across the seams.
 
 Blocks overlap, so that an object on a seam is seen by both sides. Each pixel keeps what its own
-block says; two objects that are the same one in the overlap get one id.
+block found; two objects that are the same one in the overlap get one id.
 """
 
 import os
+from typing import NamedTuple
 
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-BLOCK, MARGIN = 1024, 128  # pixels
+from cellseg_jax.inference.bands import Rows
+
+
+class Blocks(NamedTuple):
+    """How an image is taken apart, in pixels."""
+
+    size: int = 1024  # side of what a block decides about
+    margin: int = 128  # of its neighbours' pixels that it sees, on each side
+
+    def spans(self, length: int):
+        """(start, stop, first and last pixel seen + 1) of the blocks along an axis."""
+        for start in range(0, length, self.size):
+            stop = min(start + self.size, length)
+            yield start, stop, max(start - self.margin, 0), min(stop + self.margin, length)
+
+
+BLOCKS = Blocks()
 
 
 def stitched(bands, size, decode, folder, *, touching: bool, min_size: int = 0,
-             block: int = BLOCK, margin: int = MARGIN) -> np.memmap:
+             blocks: Blocks = BLOCKS) -> np.memmap:
     """The label of an image from its probabilities in bands.
 
     Connected components come out as of the whole image, whatever their size and shape. Objects
     that a watershed cuts do as long as the group of touching objects that they are in reaches
-    no further than `margin` beyond a seam; else they may be cut in another place.
+    no further than the margin beyond a seam; else they may be cut in another place.
 
     Args:
       bands: (n, W, K) probabilities, one after the other; `size` is (H, W).
@@ -28,43 +45,54 @@ def stitched(bands, size, decode, folder, *, touching: bool, min_size: int = 0,
       touching: objects that share a pixel in an overlap are one, as components are. Else their
         IoU in the overlap must be above 0.5.
       min_size: objects of fewer pixels, over all blocks, are dropped.
-      block, margin: pixels of a block's own, and of its neighbours' that it sees, on each side.
     Returns: (H, W) uint32, 0 background, ids 1, 2, ... in the order of their first pixels.
     """
     height, width = size
-    label = on_disk(size, folder)
-    bands, held, first = iter(bands), None, 0
-    areas, starts, pairs, count = [[0]], [[-1]], [np.zeros((2, 0), np.int64)], 0
-    above = {}
-    for top in range(0, height, block):
-        bottom = min(top + block, height)
-        y0, y1 = max(top - margin, 0), min(bottom + margin, height)
-        held = next(bands) if held is None else held
-        while first + len(held) < y1:
-            held, first = np.concatenate([held[max(y0 - first, 0) :], next(bands)]), max(y0, first)
-        before = None
-        for left in range(0, width, block):
-            right = min(left + block, width)
-            x0, x1 = max(left - margin, 0), min(right + margin, width)
-            local = decode(held[y0 - first : y1 - first, x0:x1])
-            own = local[top - y0 : bottom - y0, left - x0 : right - x0]
-            number = int(local.max(initial=0))
-            areas.append(np.bincount(own.reshape(-1), minlength=number + 1)[1:])
-            starts.append(_first_pixels(own, number, top * width + left, width))
-            ids = np.where(local, local + np.int64(count), 0)
-            count += number
-            label[top:bottom, left:right] = ids[top - y0 : bottom - y0, left - x0 : right - x0]
+    label, rows, found = on_disk(size, folder), Rows(bands), _Found(width, touching)
+    above = {}  # of each column of blocks, the lowest rows of ids that the next block sees too
+    for top, bottom, y0, y1 in blocks.spans(height):
+        probs, before = rows(y0, y1), None
+        for left, right, x0, x1 in blocks.spans(width):
+            local = decode(probs[:, x0:x1])
+            inside = np.s_[top - y0 : bottom - y0, left - x0 : right - x0]
+            ids = found.add(local, local[inside], top * width + left)
+            label[top:bottom, left:right] = ids[inside]
             if left:  # both have the columns from x0 on to margin behind the seam
-                pairs.append(_same(before, ids[:, : before.shape[1]], touching))
+                found.join(before, ids[:, : before.shape[1]])
             if top:
-                pairs.append(_same(above[left], ids[: len(above[left])], touching))
-            before = ids[:, max(right - margin, 0) - x0 :]
-            above[left] = ids[max(bottom - margin, 0) - y0 :].copy()
-    number = _renumbered(np.concatenate(areas), np.concatenate(starts),
-                         np.concatenate(pairs, 1), min_size)
-    for top in range(0, height, block):
-        label[top : top + block] = number[label[top : top + block]]
+                found.join(above[left], ids[: len(above[left])])
+            before = ids[:, max(right - blocks.margin, 0) - x0 :]
+            above[left] = ids[max(bottom - blocks.margin, 0) - y0 :].copy()
+    number = found.numbers(min_size)
+    for top, bottom, *_ in blocks.spans(height):
+        label[top:bottom] = number[label[top:bottom]]
     return label
+
+
+class _Found:
+    """Objects of all blocks: their areas, first pixels, and which of them are one."""
+
+    def __init__(self, width: int, touching: bool):
+        self.width, self.touching, self.count = width, touching, 0
+        self.areas, self.starts, self.pairs = [[0]], [[-1]], [np.zeros((2, 0), np.int64)]
+
+    def add(self, local, own, origin: int) -> np.ndarray:
+        """Ids, over all blocks, of a block's label; `own` is its part that begins at `origin`."""
+        number = int(local.max(initial=0))
+        self.areas.append(np.bincount(own.reshape(-1), minlength=number + 1)[1:])
+        self.starts.append(_first_pixels(own, number, origin, self.width))
+        ids = np.where(local, local + np.int64(self.count), 0)
+        self.count += number
+        return ids
+
+    def join(self, a, b) -> None:
+        """Note the objects of a and b that are one, where both show the same pixels."""
+        self.pairs.append(_same(a, b, self.touching))
+
+    def numbers(self, min_size: int) -> np.ndarray:
+        """The final id of every id."""
+        return _renumbered(np.concatenate(self.areas), np.concatenate(self.starts),
+                           np.concatenate(self.pairs, 1), min_size)
 
 
 def on_disk(size, folder) -> np.memmap:

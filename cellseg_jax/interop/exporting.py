@@ -18,6 +18,7 @@ from cellseg_jax.errors import InputError
 from cellseg_jax.inference import tune
 from cellseg_jax.inference.predictor import Predictor, run_config
 from cellseg_jax.interop import bioimageio, onnx, stablehlo
+from cellseg_jax.interop.onnx_graph import OPSET
 from cellseg_jax.interop.stablehlo import Program
 from cellseg_jax.interop.usage import usage
 from cellseg_jax.normalize import RANGES, normalize
@@ -241,7 +242,7 @@ def describe(run: ExportedRun, form: str, program: Program, difference: float) -
         },
         "decode": {k: eval_options[k] for k in ("threshold", "decode", "min_size", "watershed_h")},
         **_tuned(run),
-        **({"opset": onnx.OPSET} if first else {"platforms": stablehlo.PLATFORMS}),
+        **({"opset": OPSET} if first else {"platforms": stablehlo.PLATFORMS}),
         "parity": {"largest_difference": difference, "allowed": LIMIT, "images": run.source},
         "run": {
             "identity": config_lib.identity(read_config(run.predictor.workdir)),

@@ -1,4 +1,4 @@
-"""Networks as StableHLO, with open sizes where the network allows them."""
+"""Functions as StableHLO files for JAX, with open sizes where they can be traced so."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -34,22 +34,29 @@ def to_stablehlo(function: Callable, shape: Sequence[int]) -> Program:
 
     def build(image):
         exported = export.export(jax.jit(function), platforms=PLATFORMS)(image)
-        return Program(bytes(exported.serialize()), _named(image.shape))
+        return Program(bytes(exported.serialize()), named(image.shape))
 
-    return _first(build, [*open_shapes, ("b", height, width, channels), shape])
+    return first_traceable(build, [*open_shapes, ("b", height, width, channels), shape])
 
 
-def _first(build, shapes) -> Program:
-    """build(image) of the first shape that it can be done for."""
+def first_traceable(build, shapes) -> Program:
+    """build(image) of the first shape for which it can be traced.
+
+    Args:
+      build: jax.ShapeDtypeStruct -> Program.
+      shapes: numbers and names of sizes, the most open first.
+    Raises: what `build` raises for the last shape.
+    """
     for n, shape in enumerate(shapes):
         image = jax.ShapeDtypeStruct(
             export.symbolic_shape(", ".join(map(str, shape))), jnp.float32)
         try:
             return build(image)
-        except Exception:  # what a function does with a size that is no number fails in many ways
+        except Exception:  # arithmetic with a symbolic size fails in many ways
             if n == len(shapes) - 1:
                 raise
 
 
-def _named(shape) -> tuple:
+def named(shape) -> tuple:
+    """A shape with the names of its open sizes as text."""
     return tuple(size if isinstance(size, int) else str(size) for size in shape)

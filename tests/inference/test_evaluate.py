@@ -227,8 +227,9 @@ def test_surface_and_partition_scores_equal_their_functions(run):
         found.append((metrics.hausdorff95(label > 0, probs[..., 0] > 0.5),
                       metrics.surface_dice(label > 0, probs[..., 0] > 0.5, 2.0),
                       metrics.rand_error(label, pred)))
-    mean = [np.mean([x for x in column if np.isfinite(x)]) for column in zip(*found)]
-    for name, value in zip(("hausdorff95", "surface_dice", "rand_error"), mean):
+    mean = [np.mean([x for x in column if np.isfinite(x)]) for column in zip(*found, strict=True)]
+    names = ("hausdorff95", "surface_dice", "rand_error")
+    for name, value in zip(names, mean, strict=True):
         assert scores[name] == pytest.approx(value, rel=0.02)
     assert set(definitions.SURFACE_DEFINITIONS) <= set(scores)
     evaluate.evaluate(config, folder)

@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 
 from cellseg_jax import targets
-from cellseg_jax.inference.stitch import stitched
+from cellseg_jax.inference.stitch import Blocks, stitched
 
 
 def bands_of(image, rng):
@@ -37,7 +37,7 @@ def test_components_are_those_of_the_whole_image(tmp_path, block, margin):
     whole = targets.remove_small(targets.components(mask), 9)
     decode = lambda probs: targets.components(probs[..., 0] > 0.5)
     label = stitched(bands_of(mask[..., None].astype(np.float32), rng), mask.shape, decode,
-                     tmp_path, touching=True, min_size=9, block=block, margin=margin)
+                     tmp_path, touching=True, min_size=9, blocks=Blocks(block, margin))
     np.testing.assert_array_equal(label, whole)
     assert whole.max() > 20 and not list(tmp_path.iterdir())
 
@@ -50,7 +50,7 @@ def test_cells_on_seams_keep_one_id(tmp_path, method):
     logits = np.where(truth > 0, 3.0, -3.0)[..., None].astype(np.float32)
     whole = decode(logits)
     label = stitched(bands_of(logits, rng), truth.shape, decode, tmp_path,
-                     touching=method == "components", block=64, margin=32)
+                     touching=method == "components", blocks=Blocks(64, 32))
     assert label.max() == whole.max() == len(np.unique(label)) - 1
     if method == "watershed":
         assert label.max() == truth.max() == 60
@@ -63,7 +63,7 @@ def test_of_two_pieces_only_the_larger_is_the_object_that_the_other_block_saw(tm
     ones = np.ones((10, 30), np.int32)
     said = iter([ones, np.where(np.arange(30) < 14, ones, 2 * ones)])  # of columns 0-29 and 10-39
     label = stitched([np.zeros((10, 40, 1))], (10, 40), lambda probs: next(said), tmp_path,
-                     touching=False, block=20, margin=10)
+                     touching=False, blocks=Blocks(20, 10))
     np.testing.assert_array_equal(label, np.tile(np.repeat([1, 2], [24, 16]), (10, 1)))
 
 

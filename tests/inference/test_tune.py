@@ -38,7 +38,8 @@ def test_tunes_on_validation_images_alone_and_keeps_what_it_found(run, monkeypat
     assert set(seen) == {"val"} and tuning["n_images"] == len(split["val"]) == 10
     assert tuning["score"] >= tuning["score_before"] and tuning["score"] == max(
         score for _, score in tuning["tried"])
-    assert "validation images" in tune.sentence(tuning) and "eval.threshold=" in tune.sentence(tuning)
+    sentence = tune.sentence(tuning)
+    assert "validation images" in sentence and "eval.threshold=" in sentence
 
     predictor.config = tune.apply(config, tuning)  # the score is that of the options
     options = {k.removeprefix("eval."): v for k, v in tuning["options"].items()}

@@ -55,7 +55,7 @@ def write(name: str, stem, label, image, *, probability=None, classes=()) -> pat
       name: of FORMATS.
       stem: path without suffix; its folder is made.
       label: (H, W) integers; instance ids, or classes where `classes` names them. 0 is background.
-      image: data.images.Image, which has the name, the pixel size and the pixels.
+      image: data.lazy.Image, which has the name, the pixel size and the pixels.
       probability: (H, W, K) floats; format "probability" needs it, and "uncertainty" its
         standard deviation here.
       classes: names of classes 1, 2, ...; every 8-connected piece of a class is an object then,

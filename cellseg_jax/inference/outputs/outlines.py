@@ -48,7 +48,7 @@ def outlines(label) -> dict[int, list[list[np.ndarray]]]:
         edges = np.array(edges)
         found.setdefault(owner[edges[0]], []).append(corners[edges[turns[edges]]])
     by_id = {}
-    for number, rings in found.items():
+    for rings in found.values():
         x, y = rings[0][0]  # an outer ring begins at the upper left of its first pixel
         by_id.setdefault(int(label[y, x]), []).append(rings)
     return dict(sorted(by_id.items()))

@@ -1,6 +1,6 @@
 """A CSV of measurements, one row per object, in pixels and, where known, micrometres.
 
-Column names end in their unit. Intensities are means per channel of the pixels as data.images
+Column names end in their unit. Intensities are means per channel of the pixels as data.lazy
 reads them: what is not 8 or 16 bit may have been stretched to 16 bit.
 """
 
@@ -64,11 +64,7 @@ def measure(label, pixels, *, top=0, pixel_size=None) -> dict[str, list]:
     number = place[label[y, x]]
     mean = lambda values: np.bincount(number, values, len(ids)) / area
     center_y, center_x = mean(y), mean(x)
-    dy, dx = y - center_y[number], x - center_x[number]
-    yy, xx, xy = mean(dy**2) + 1 / 12, mean(dx**2) + 1 / 12, mean(dy * dx)
-    spread = np.hypot(yy - xx, 2 * xy)
-    major, minor = (yy + xx + spread) / 2, np.maximum((yy + xx - spread) / 2, 0)
-    angle = np.degrees(np.arctan2(-2 * xy, xx - yy)) / 2 % 180
+    major, minor, angle = _ellipses(mean, y - center_y[number], x - center_x[number])
     border, parts = _perimeter_parts(label)
     lengths = {
         "perimeter": np.bincount(place[border], parts, len(ids)),
@@ -85,17 +81,35 @@ def measure(label, pixels, *, top=0, pixel_size=None) -> dict[str, list]:
         "eccentricity": np.sqrt(1 - minor / major),
     }
     if pixel_size:
-        height, width = pixel_size
-        square = width if abs(height / width - 1) <= 0.01 else np.nan
-        columns |= {
-            "area_um2": area * (height * width),
-            **{f"{name}_um": value * square for name, value in lengths.items()},
-            "centroid_x_um": columns["centroid_x_px"] * width,
-            "centroid_y_um": columns["centroid_y_px"] * height,
-        }
+        columns |= _in_micrometres(columns, lengths, pixel_size)
     for channel in range(pixels.shape[-1]):
         columns[f"mean_intensity_{channel + 1}"] = mean(pixels[y, x, channel])
     return {name: value.tolist() for name, value in columns.items()}
+
+
+def _ellipses(mean, dy, dx) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(larger, smaller variance, angle of the larger) of objects, pixels being squares.
+
+    Args:
+      mean: values of all pixels -> their mean over each object.
+      dy, dx: of all pixels, from the centroid of their object.
+    """
+    yy, xx, xy = mean(dy**2) + 1 / 12, mean(dx**2) + 1 / 12, mean(dy * dx)
+    spread = np.hypot(yy - xx, 2 * xy)
+    major, minor = (yy + xx + spread) / 2, np.maximum((yy + xx - spread) / 2, 0)
+    return major, minor, np.degrees(np.arctan2(-2 * xy, xx - yy)) / 2 % 180
+
+
+def _in_micrometres(columns: dict, lengths: dict, pixel_size) -> dict:
+    """Columns of areas, lengths and places, by the (height, width) of a pixel in micrometres."""
+    height, width = pixel_size
+    square = width if abs(height / width - 1) <= 0.01 else np.nan
+    return {
+        "area_um2": columns["area_px"] * (height * width),
+        **{f"{name}_um": value * square for name, value in lengths.items()},
+        "centroid_x_um": columns["centroid_x_px"] * width,
+        "centroid_y_um": columns["centroid_y_px"] * height,
+    }
 
 
 def _perimeter_parts(label):
