@@ -49,7 +49,7 @@ def _convert_element_type(graph, equation, x):
     new = stored_dtype(equation.params["new_dtype"])
     if stored_dtype(equation.invars[0].aval.dtype) == new:
         return x
-    return graph.add("Cast", x, to=graph.onnx.helper.np_dtype_to_tensorstored_dtype(new))
+    return graph.add("Cast", x, to=graph.onnx.helper.np_dtype_to_tensor_dtype(new))
 
 
 def _convolution(graph, equation, image, kernel):
