@@ -24,7 +24,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import ArrayLike, Bool, Float
+from jaxtyping import Array, ArrayLike, Bool, Float, Shaped
 
 Logits = Target = Float[ArrayLike, "n h w k"]
 PixelWeight = Float[ArrayLike, "n h w"] | None
@@ -511,3 +511,33 @@ def options(name: str) -> dict:
         parameters |= inspect.signature(_overlap).parameters
     return {name: p.default for name, p in parameters.items()
             if p.default is not p.empty and name not in ("pixel_weight", "axis_name")}
+
+
+# --- deep supervision ----------------------------------------------------------------------------
+
+
+def supervision_weights(levels: int) -> tuple[float, ...]:
+    """The weight of the loss at each of `levels` sizes, full size first: 1, 1/2, 1/4, ... of all.
+
+    Source: nnU-Net, which makes one level more and gives it the weight 0.
+    """
+    weights = [2.0**-level for level in range(levels)]
+    return tuple(weight / sum(weights) for weight in weights)
+
+
+def coarse(array: Shaped[ArrayLike, "n h w *k"], level: int) -> Shaped[Array, "n _ _ *k"]:
+    """The pixels at the centres of squares of 2**level pixels, as nnU-Net resizes its labels.
+
+    Args:
+      array: target or weights.
+    Returns: (N, ceil(H / 2**level), ceil(W / 2**level), ...): the last centre of a size that does
+      not divide may be the last pixel.
+    """
+    size = 2**level
+    if size == 1:
+        return array
+    for axis in (1, 2):
+        length = array.shape[axis]
+        centres = jnp.minimum(jnp.arange(0, length, size) + size // 2, length - 1)
+        array = array.take(centres, axis)
+    return array

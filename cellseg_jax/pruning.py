@@ -9,9 +9,11 @@ Kernels are (..., in, out); whole filters lie along the last axis.
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
+from jaxtyping import Array, Bool
 
 
 class Method(NamedTuple):
@@ -86,6 +88,16 @@ def prune(params: dict, ranks: dict, counts: dict) -> dict:
     flat = traverse_util.flatten_dict(params)
     return traverse_util.unflatten_dict(flat | {
         path: jnp.where(rank >= counts[path], flat[path], 0) for path, rank in ranks.items()})
+
+
+def hold_zeros(params: dict, pruned: bool | Bool[Array, ""] = True) -> dict:
+    """The same parameters, of which kernel entries that are 0 are constants where `pruned`.
+
+    So their gradient is 0, and training leaves them at 0.
+    """
+    return jax.tree_util.tree_map_with_path(
+        lambda path, w: jnp.where((w == 0) & pruned, 0, w)
+        if path[-1].key.endswith("kernel") else w, params)
 
 
 def _importance(kernel, how: Method, random):

@@ -17,6 +17,7 @@ from cellseg_jax.losses import (
     bce,
     boundary,
     cldice,
+    coarse,
     cross_entropy,
     dice,
     focal,
@@ -24,6 +25,7 @@ from cellseg_jax.losses import (
     lovasz,
     options,
     signed_distance,
+    supervision_weights,
     tversky,
 )
 
@@ -302,3 +304,20 @@ def test_loss_matches_golden_torch(name):
     """Made by: python tests/golden/losses_monai.py (float64, needs torch and monai)."""
     golden = np.load(GOLDEN)
     losses_ours.check(name, golden, golden[name], golden[name + "_grad"])
+
+
+def test_coarse_equals_a_loop_over_squares():
+    rng = np.random.default_rng(0)
+    for height, width, level in ((8, 12, 1), (9, 7, 2), (1, 3, 3)):
+        array, side = rng.uniform(size=(2, height, width, 3)), 2**level
+        want = [[array[:, min(i + side // 2, height - 1), min(j + side // 2, width - 1)]
+                 for j in range(0, width, side)] for i in range(0, height, side)]
+        want = np.moveaxis(np.array(want), 2, 0)
+        np.testing.assert_array_equal(coarse(array, level), want)
+        np.testing.assert_array_equal(coarse(array[..., 0], level), want[..., 0])
+    np.testing.assert_array_equal(coarse(array, 0), array)
+
+
+def test_supervision_weights_equal_hand_value():
+    assert supervision_weights(1) == (1.0,)
+    np.testing.assert_allclose(supervision_weights(3), (4 / 7, 2 / 7, 1 / 7))

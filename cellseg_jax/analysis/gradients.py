@@ -12,7 +12,6 @@ from cellseg_jax import data
 from cellseg_jax.analysis.page import Findings
 from cellseg_jax.files import read_jsonl, write_csv
 from cellseg_jax.inference.predictor import Predictor
-from cellseg_jax.models.resenc_unet import coarse, supervision_weights
 from cellseg_jax.normalize import normalize
 from cellseg_jax.report import figures
 from cellseg_jax.runs.folder import GRADIENTS_LOG
@@ -23,45 +22,37 @@ from cellseg_jax.train.initial_weights import layers_of
 VANISHING = 1e-3  # ratio of smallest to largest below which we call gradients vanishing
 
 
-def objective(spec, params, batch_stats, values: dict, batch: dict):
+def evaluation_loss(spec, hparams: dict, params, batch_stats, batch: dict):
     """() the run's loss of a batch, without dropout and by the running statistics of batch norm.
 
     With deep supervision it is that of all scales, as in training; losses that training pools
     over the batch are taken image by image, as in validation.
 
     Args:
-      values: of spec.hparams.
-      batch: as feed.eval_batches gives it; rows of weight 0 do not count.
+      hparams: of spec.hparams.
+      batch: as step.batches.eval_batches gives it; rows of weight 0 do not count.
     """
-    image = normalize(batch["image"], batch["range"], spec.dtype)
-    forward = train_step.rematerialised(spec, lambda variables, image: spec.module({}).apply(
-        variables, image, train=False, mutable=["intermediates"]))
-    logits, sown = forward({"params": params, "batch_stats": batch_stats}, image)
-    scales = (logits, *sown.get("intermediates", {}).get("deep_supervision", ()))
-    truth = {"target": spec.encode(batch["label"])}
+    prepared = {"image": normalize(batch["image"], batch["range"], spec.dtype),
+                "target": spec.encode(batch["label"]), "weight": batch["weight"]}
     if "pixel_weight" in batch:
-        truth["pixel_weight"] = batch["pixel_weight"].astype(spec.dtype)
-    per_image = sum(
-        share * spec.losses(scale, hparams=values,
-                              **{k: coarse(v, level) for k, v in truth.items()})
-        for level, (scale, share) in enumerate(zip(scales, supervision_weights(len(scales)))))
-    return (per_image * batch["weight"]).sum() / batch["weight"].sum()
+        prepared["pixel_weight"] = batch["pixel_weight"].astype(spec.dtype)
+    loss, _ = train_step.objective(spec, hparams, params, batch_stats, prepared)
+    return loss / batch["weight"].sum()
 
 
 def mean_gradients(predictor, layers, batches) -> dict[str, float]:
     """{layer: mean over batches of the mean absolute gradient of its kernel}.
 
-    The gradient is that of `objective` at the predictor's weights.
+    The gradient is that of `evaluation_loss` at the predictor's weights.
     """
     spec = predictor.network.spec
 
     @jax.jit
     def gradients(variables, values, batch):
-        grads = jax.grad(objective, argnums=1)(
-            spec, variables["params"], variables["batch_stats"], spec.hparams(values),
-            batch)
-        if "prune" not in spec.inactive:
-            grads = train_step.mask_pruned(grads, variables["params"])
+        # A single run prunes if its Spec does; `values` holds the weights of the losses alone.
+        hparams = {"prune": 1.0, **spec.hparams(values)}
+        grads = jax.grad(evaluation_loss, argnums=2)(
+            spec, hparams, variables["params"], variables["batch_stats"], batch)
         flat = traverse_util.flatten_dict(grads)
         return {layer.name: jnp.abs(flat[layer.kernel]).mean() for layer in layers}
 

@@ -60,33 +60,6 @@ def _blocks(level: int) -> int:
     return (1, 3, 4, 6)[min(level, 3)]
 
 
-def supervision_weights(levels: int) -> tuple[float, ...]:
-    """The weight of the loss at each of `levels` sizes, full size first: 1, 1/2, 1/4, ... of all.
-
-    Source: nnU-Net, which makes one level more and gives it the weight 0.
-    """
-    weights = [2.0**-level for level in range(levels)]
-    return tuple(weight / sum(weights) for weight in weights)
-
-
-def coarse(array, level: int):
-    """The pixels at the centres of squares of 2**level pixels, as nnU-Net resizes its labels.
-
-    Args:
-      array: (N, H, W, ...) target or weights.
-    Returns: (N, ceil(H / 2**level), ceil(W / 2**level), ...): the last centre of a size that does
-      not divide may be the last pixel.
-    """
-    size = 2**level
-    if size == 1:
-        return array
-    for axis in (1, 2):
-        length = array.shape[axis]
-        centres = jnp.minimum(jnp.arange(0, length, size) + size // 2, length - 1)
-        array = array.take(centres, axis)
-    return array
-
-
 class ConvNorm(nn.Module):
     """Convolution and instance norm, without an activation."""
 
@@ -126,8 +99,8 @@ class ResEncUNet(nn.Module):
 
     With deep_supervision, training sows coarse logits, (N, ceil(H / s), ceil(W / s), K) with
     s = 2, 4, ..., under "deep_supervision" in `intermediates`, a tuple with the finest first, of
-    all levels but the lowest two. Their targets and weights are `coarse` and
-    `supervision_weights`.
+    all levels but the lowest two. Their targets and weights are `losses.coarse` and
+    `losses.supervision_weights`.
 
     Any height and width: the image is padded with zeros below and to the right to a multiple of
     the total stride, and the logits are cropped back.

@@ -129,8 +129,8 @@ def test_coarse_logits_take_part_as_in_training():
              "label": rng.integers(0, 2, (2, 32, 32)).astype(np.int32),
              "range": np.tile(np.float32([0, 255]), (2, 4, 1)), "weight": np.ones(2, np.float32)}
     full = spec.hparams(values)
-    loss, grads = jax.value_and_grad(gradients.objective, 1)(
-        spec, state.params, {}, full, batch)
+    loss, grads = jax.value_and_grad(gradients.evaluation_loss, 2)(
+        spec, full, state.params, {}, batch)
     image = normalize(batch["image"], batch["range"], spec.dtype)
     logits, sown = spec.module({}).apply(
         {"params": state.params}, image, train=False, mutable=["intermediates"])

@@ -8,7 +8,7 @@ import pytest
 from cellseg_jax import models, train
 from cellseg_jax.config import complete, default
 from cellseg_jax.errors import InputError
-from cellseg_jax.models.resenc_unet import coarse, encoder_stages, supervision_weights
+from cellseg_jax.models.resenc_unet import encoder_stages
 
 QUICK_COMPILE = {"xla_backend_optimization_level": 0}  # a third of the time
 TINY = dict(features_per_stage=(3, 4, 4, 5), blocks_per_stage=(1, 1, 1, 1))
@@ -134,23 +134,6 @@ def test_every_image_is_evaluated_as_it_trains_and_by_itself():
 def test_parameters_start_as_float32():
     with jax.enable_x64(True):
         assert {x.dtype for x in jax.tree.leaves(shapes_of(tiny()))} == {jnp.dtype("float32")}
-
-
-def test_coarse_equals_a_loop_over_squares():
-    rng = np.random.default_rng(0)
-    for height, width, level in ((8, 12, 1), (9, 7, 2), (1, 3, 3)):
-        array, side = rng.uniform(size=(2, height, width, 3)), 2**level
-        want = [[array[:, min(i + side // 2, height - 1), min(j + side // 2, width - 1)]
-                 for j in range(0, width, side)] for i in range(0, height, side)]
-        want = np.moveaxis(np.array(want), 2, 0)
-        np.testing.assert_array_equal(coarse(array, level), want)
-        np.testing.assert_array_equal(coarse(array[..., 0], level), want[..., 0])
-    np.testing.assert_array_equal(coarse(array, 0), array)
-
-
-def test_supervision_weights_equal_hand_value():
-    assert supervision_weights(1) == (1.0,)
-    np.testing.assert_allclose(supervision_weights(3), (4 / 7, 2 / 7, 1 / 7))
 
 
 @pytest.mark.weekly

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cellseg_jax import models
-from cellseg_jax.models import resenc_unet
+from cellseg_jax import losses, models
 
 torch = pytest.importorskip("torch")
 torch_resenc_unet = pytest.importorskip("reference.torch_resenc_unet")
@@ -81,7 +80,7 @@ def test_training_step_matches_torch_in_float64(name, with_gradients):
                 {**variables, "params": params}, image, train=True,
                 mutable=["batch_stats", "intermediates"])
             sown = updated.pop("intermediates", {}).get("deep_supervision", ())
-            weights = resenc_unet.supervision_weights(1 + len(sown))
+            weights = losses.supervision_weights(1 + len(sown))
             total = sum(w * jnp.sin(x).sum() for w, x in zip(weights, (logits, *sown), strict=True))
             return total, ((logits, *sown), updated)
 
