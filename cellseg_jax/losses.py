@@ -24,7 +24,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Bool, Float, Shaped
+from jaxtyping import ArrayLike, Bool, Float, Shaped
 
 Logits = Target = Float[ArrayLike, "n h w k"]
 PixelWeight = Float[ArrayLike, "n h w"] | None
@@ -525,7 +525,7 @@ def supervision_weights(levels: int) -> tuple[float, ...]:
     return tuple(weight / sum(weights) for weight in weights)
 
 
-def coarse(array: Shaped[ArrayLike, "n h w *k"], level: int) -> Shaped[Array, "n _ _ *k"]:
+def coarse(array: Shaped[ArrayLike, "n h w *k"], level: int) -> Shaped[ArrayLike, "n _ _ *k"]:
     """The pixels at the centres of squares of 2**level pixels, as nnU-Net resizes its labels.
 
     Args:

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from flax import linen as nn
 from flax.core import FrozenDict
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Float, Integer, Shaped
 
 from cellseg_jax import losses, models, optim, targets
 from cellseg_jax.config import compare, derived
@@ -72,7 +72,7 @@ class Spec:
         lengths = {name: hparams[name] for name in LENGTHS}
         return optim.make(**self.optimizer, lr=hparams["lr"], **options, **lengths)
 
-    def encode(self, label: Int[Any, "n h w"]) -> Float[Any, "n h w k"]:
+    def encode(self, label: Integer[Any, "n h w"]) -> Float[Any, "n h w k"]:
         """What the network learns of a label."""
         target = targets.TARGETS[self.target].encode(label, **self.target_options)
         return target.astype(self.dtype)

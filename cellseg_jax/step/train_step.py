@@ -12,7 +12,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int, Key, Shaped
+from jaxtyping import Array, ArrayLike, Bool, Float, Integer, Key, Shaped
 
 from cellseg_jax import augment, optim, pruning
 from cellseg_jax.losses import coarse, supervision_weights
@@ -53,7 +53,7 @@ def train_step(spec: Spec, state: TrainState, batch: dict) -> tuple[TrainState, 
     return new, {"loss": loss, "lr": lr_fn(state.step), "grad_norm": grad_norm, "stop": new.stop}
 
 
-def step_keys(seed: Shaped[Array, ""] | int, step: Int[Array, ""] | int) -> Key[Array, "2"]:
+def step_keys(seed: Shaped[Array, ""] | int, step: Integer[Array, ""] | int) -> Key[Array, "2"]:
     """The keys of augmentation and of dropout in one step; fold 0 of the seed made the weights."""
     key = jax.random.fold_in(jax.random.key(jnp.asarray(seed, jnp.uint32)), step + 1)
     return jax.random.split(key)
@@ -70,7 +70,7 @@ def prepare(spec: Spec, hparams: dict, key: Key[Array, ""], batch: dict) -> dict
 
 
 def augmented(spec: Spec, hparams: dict, key: Key[Array, ""], batch: dict,
-              row: Int[Array, " n"]) -> dict:
+              row: Integer[ArrayLike, " n"]) -> dict:
     """The batch as the network trains on it: warped, normalised, recoloured.
 
     Rows of a batch with copies are stored variants: their draws are keyed by sample and copy
