@@ -4,6 +4,7 @@ Most run in this process through main.run_command, which is what `python -m` cal
 fresh process, as a user would.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -66,7 +67,10 @@ def one_line(capsys, *words):
 @pytest.mark.slow
 def test_good_folder_trains(folder):
     assert started(folder) == 0
-    assert (folder.parent / "runs/mine/eval/test.json").exists()
+    scores = json.loads((folder.parent / "runs/mine/eval/test.json").read_text())
+    assert scores["n_images"] == 2 and 0 <= scores["metrics"]["dice_mean"] <= 1
+    split = json.loads((folder.parent / "runs/mine/split.json").read_text())
+    assert [len(split[part]) for part in ("train", "val", "test")] == [16, 2, 2]
 
 
 def test_missing_root(folder, capsys):

@@ -86,8 +86,10 @@ def test_threshold_decides_how_much_is_foreground(run, tmp_path):
 
 def test_any_channels_are_accepted(run, tmp_path):
     for n, channels in enumerate((None, 3, 4)):
-        write_image(tmp_path / f"in/{n}.png", channels=channels)
+        write_image(tmp_path / f"in/{n}.png", size=(40, 50 + n), channels=channels)
     assert run()[0] == 0
+    labels = [tifffile.imread(tmp_path / f"out/{n}_label.tif") for n in range(3)]
+    assert [label.shape for label in labels] == [(40, 50), (40, 51), (40, 52)]
 
 
 def test_one_bad_image_is_named_and_the_others_go_on(run, tmp_path):

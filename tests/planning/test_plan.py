@@ -165,13 +165,18 @@ def test_all_reduces_of_micro_batches_count_each_time(fitting):
     assert 2 * once - 64 < twice < 2 * once  # the sum of weights is outside of the loop
 
 
-def test_available_memory_is_below_that_of_the_machine():
+def test_available_memory_is_that_of_the_machine_or_the_cgroup_whichever_is_less(monkeypatch):
+    cgroup = []
+    monkeypatch.setattr(memory_lib, "_cgroup_limits", lambda: cgroup)
     free, source = memory_lib.available_memory()
     with open("/proc/meminfo") as file:
-        total = 1024 * sum(int(line.split()[1]) for line in file
-                           if line.startswith(("MemTotal", "SwapTotal")))
-    assert 0 < free <= total and source
-    assert memory_lib.available_memory(4)[0] == pytest.approx(free / 4, rel=0.2)
+        lines = {line.split()[0]: 1024 * int(line.split()[1]) for line in file}
+    assert free == pytest.approx(lines["MemAvailable:"] + lines["SwapFree:"], rel=0.2)
+    assert source == "free memory of the machine"
+    held = memory_lib.process_memory() + 2**30  # with other processes of the cgroup
+    cgroup.append((held + 100 * 2**20, held))
+    assert memory_lib.available_memory() == (100 * 2**20, "the cgroup's limit")
+    assert memory_lib.available_memory(4)[0] == 25 * 2**20
 
 
 def test_a_topology_that_is_none_is_refused(monkeypatch):

@@ -24,7 +24,11 @@ def test_bars_keep_close_dots_apart():
 
 
 def test_shares_of_nothing():
-    xml.dom.minidom.parseString(row_charts.shares("t", [("a", 0, "#000"), ("<b>", 0, "#fff")]))
+    text = row_charts.shares("t", [("a", 0, "#000"), ("<b>", 0, "#fff")])
+    drawn = xml.dom.minidom.parseString(text)
+    widths = [float(bar.getAttribute("width")) for bar in drawn.getElementsByTagName("rect")]
+    assert widths == [0, 14, 0, 14]  # bars, and squares of the legend
+    assert "nan" not in text and "&lt;b&gt;" in text
 
 
 @pytest.mark.parametrize("marker", row_charts.MARKERS)
