@@ -44,7 +44,8 @@ class Target(NamedTuple):
     x: float
 
 
-def curves(title: str, x_name: str, series: list[Series], mark: tuple[float, str] | None = None):
+def curves(title: str, x_name: str, series: list[Series],
+           mark: tuple[float, str] | None = None) -> str:
     """Lines over a common axis.
 
     Args:
@@ -101,7 +102,7 @@ def band(name: str, curves) -> Band | None:
 
 
 def bands(title: str, x_name: str, shown: list[Band | None], *, base: Band | None = None,
-          limits=None):
+          limits=None) -> str:
     """A small chart of curves with bands.
 
     Args:
@@ -140,7 +141,7 @@ def _above(low, one):
                         high=one.high + keep)
 
 
-def scatter(title: str, x_name: str, y_name: str, points, *, diagonal: bool = True):
+def scatter(title: str, x_name: str, y_name: str, points, *, diagonal: bool = True) -> str:
     """Numbered (x, y, spread of y) points; close ones share a text, their numbers by commas.
 
     Args:
@@ -186,7 +187,7 @@ def _number(plot, points) -> None:
 
 
 def fitted(title: str, x_name: str, y_name: str, points, curve: Band | None, *,
-           last: float = 0.0, targets=(), best: float | None = None):
+           last: float = 0.0, targets=(), best: float | None = None) -> str:
     """(x, y) points over a logarithmic axis, with the curve that was fitted to them.
 
     Args:
@@ -249,11 +250,11 @@ def _round_numbers(low, high) -> list[int]:
     return found if len(found) <= 9 else [n for n in found if str(n)[0] == "1"]
 
 
-def reliability(title: str, curves: list[tuple[str, list, list, list]]):
-    """How often what has a probability is true; the dashed diagonal is calibrated.
+def reliability(title: str, curves: list[tuple[str, list, list, list]]) -> str:
+    """A reliability diagram: fraction of positives by predicted probability, over the diagonal.
 
     Args:
-      curves: (name, mean probability, share that is true, share of the pixels) of the bins; a
+      curves: (name, mean probability, fraction of positives, share of the pixels) of the bins; a
         dot's area follows the logarithm of its pixels.
     """
     plot, quarters, numbers = Plot((0, 1), (0, 1), (300, 300)), (0, 0.25, 0.5, 0.75, 1), []
@@ -269,14 +270,14 @@ def reliability(title: str, curves: list[tuple[str, list, list, list]]):
         for n in kept:
             plot.dot(probs[n], true[n], max(2.0, 7 + math.log10(pixels[n])), fill=colour)
         numbers.append(f"{name}: " + ", ".join(
-            f"{true[n]:.2f} true at {probs[n]:.2f}" for n in kept))
+            f"{true[n]:.2f} positive at {probs[n]:.2f}" for n in kept))
     plot.legend(name for name, *_ in curves)
-    plot.parts.append(svg.tag("g", svg.text(-150, 14, "share that is true", "middle"),
+    plot.parts.append(svg.tag("g", svg.text(-150, 14, "fraction of positives", "middle"),
                               transform="rotate(-90)"))
     return plot.draw(f"{title}: {'; '.join(numbers)}")
 
 
-def histogram(name: str, values, unit: str, limits=None):
+def histogram(name: str, values, unit: str, limits=None) -> str:
     """How many of `values` lie in each of at most BINS equal steps.
 
     Args:

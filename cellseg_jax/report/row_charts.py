@@ -43,7 +43,7 @@ class Difference(NamedTuple):
     meaning: str  # of the marker
 
 
-def bars(title: str, rows: list[Bar]):
+def bars(title: str, rows: list[Bar]) -> str:
     """Horizontal bars from 0 to 1, each under its label.
 
     Points lie in five lanes, neighbours in different ones, so that close values stay apart.
@@ -76,7 +76,7 @@ def _bar(row, y, left, to_x):
     return parts
 
 
-def shares(title: str, rows: list[tuple[str, int, str]]):
+def shares(title: str, rows: list[tuple[str, int, str]]) -> str:
     """One bar cut into (name, count, colour) parts, over a list of them."""
     total = sum(count for _, count, _ in rows) or 1
     parts, x = [], 0.0
@@ -91,7 +91,7 @@ def shares(title: str, rows: list[tuple[str, int, str]]):
     return svg.element(f"{title}: {numbers}", WIDTH, 58 + 22 * len(rows), parts)
 
 
-def differences(title: str, x_name: str, rows: list[Difference], strip: float = 0.0):
+def differences(title: str, x_name: str, rows: list[Difference], strip: float = 0.0) -> str:
     """Differences with their intervals, one under the other: a forest plot.
 
     Args:
@@ -174,7 +174,7 @@ def _some(ticks, low, high):
     return [v for v in inside if len(inside) < 6 or round(v / (ticks[1] - ticks[0])) % 2 == 0]
 
 
-def distributions(title: str, x_name: str, rows: list[tuple[str, np.ndarray]]):
+def distributions(title: str, x_name: str, rows: list[tuple[str, np.ndarray]]) -> str:
     """How values spread, row under row: density, quartiles (bar) and median (dot).
 
     The axis leaves out the lowest 2 % of the worst row; how many lie below it is written there.

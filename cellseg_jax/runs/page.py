@@ -177,12 +177,12 @@ def _calibration(scores) -> str:
     if len(outputs) > len(svg.STYLES):
         outputs, names = [np.sum(outputs, 0)], ("all outputs",)
     return charts.reliability(
-        "Share of pixels that are true by predicted probability",
+        "Fraction of positive pixels by predicted probability",
         [(name, *_reliability(*one)) for name, one in zip(names, outputs, strict=True)])
 
 
 def _reliability(pixels, probs, true):
-    """(mean probability, share that is true, share of pixels) of bins, as lists."""
+    """(mean probability, fraction of positives, share of pixels) of bins, as lists."""
     whole = np.maximum(pixels, 1)
     return [x.tolist() for x in (probs / whole, true / whole, pixels / max(pixels.sum(), 1))]
 

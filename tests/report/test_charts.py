@@ -43,7 +43,7 @@ def test_curves_name_the_mark_above_every_curve():
 def test_reliability_leaves_out_empty_bins():
     text = charts.reliability("t", [("a", [0.1, 0.5, 0.9], [0.0, 0.5, 1.0], [0.9, 0.0, 0.1])])
     xml.dom.minidom.parseString(text)
-    assert text.count("<circle") == 2 and "0.50 true" not in text
+    assert text.count("<circle") == 2 and "0.50 positive" not in text and "1.00 positive" in text
 
 
 def test_band_spans_the_curves_where_they_have_values():

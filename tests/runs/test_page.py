@@ -76,7 +76,7 @@ def edit(path, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def test_page_says_how_scores_were_made_and_shows_other_splits(tmp_path):
+def test_page_shows_how_scores_were_made_and_shows_other_splits(tmp_path):
     fake_run.make(tmp_path, pictures=0)
     test = tmp_path / "eval/test.json"
     assert "threshold" not in read(tmp_path)[1].split("Whole config")[0]  # not in old files
