@@ -30,7 +30,7 @@ class Arrays:
     image_names: tuple[str, ...]  # m
     image_groups: tuple[str, ...]
     image_strata: tuple[str, ...]
-    image_parts: tuple[str, ...]  # train, val or test where the dataset says so, else ""
+    image_parts: tuple[str, ...]  # train, val or test in the dataset's own split, else ""
     findings: tuple[Finding, ...]  # of the decoding
     grid: int
     fingerprint: str  # of the content, wherever it lies

@@ -1,4 +1,4 @@
-"""Gray, RGB or RGBA: the channels that a network sees of an image."""
+"""Gray, RGB or RGBA: the channels of a network's input."""
 
 import numpy as np
 

@@ -24,7 +24,7 @@ SIGNATURES = {b"\x89PNG": "PNG", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"II+\0": "
 
 
 def kind_of(path) -> str:
-    """The format that the suffix of a file says."""
+    """The format that the suffix of a file names."""
     return KINDS.get(pathlib.Path(path).suffix.lower(), "TIFF")
 
 
@@ -81,7 +81,7 @@ def _decode_png(data: bytes, as_values: bool) -> np.ndarray:
 
 
 def _check_png(data: bytes) -> None:
-    """InputError with the byte where a PNG is cut or damaged: libpng is content with less."""
+    """InputError with the byte where a PNG is cut or damaged: libpng accepts less."""
     place, kind = 8, b""
     while kind != b"IEND":
         length, kind = struct.unpack(">I4s", data[place : place + 8].ljust(8, b"\0"))
@@ -143,7 +143,7 @@ def count_pages(tiff: tifffile.TiffFile) -> int:
 
 def _tiff_pixels(tiff: tifffile.TiffFile, as_values: bool, index) -> np.ndarray:
     series, page, pages = tiff.series[0], tiff.pages[0], count_pages(tiff)
-    named = series.axes == "CYX" and series.shape[0] <= 4  # the file itself says channels
+    named = series.axes == "CYX" and series.shape[0] <= 4  # the file itself names them channels
     if index == "channels" or (index is None and named):
         image = np.moveaxis(series.asarray().reshape(-1, *page.shape), 0, -1)
     elif pages == 1 or index is not None:

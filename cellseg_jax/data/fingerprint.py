@@ -1,4 +1,4 @@
-"""What data a run has seen, as one hash that does not depend on where the data lies."""
+"""One hash of the content of a dataset, independent of where its files are."""
 
 import concurrent.futures
 import contextlib

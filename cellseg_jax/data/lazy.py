@@ -1,7 +1,7 @@
 """Images of any size for prediction: opened without their pixels, read in bands of rows.
 
-The pixels are those of `read.read_image`, so that prediction sees what training saw. What is
-read more widely here, because training has no use for it:
+The pixels are those of `read.read_image`, so that prediction and training have equal input. More is
+read here than in training:
 
 - A stack is one image for every plane. Up to four channels of an axis C are one image; other
   axes (z, time, more channels) are planes, numbered from 0 in the order of the file.
@@ -37,7 +37,7 @@ MICROMETRES = {"m": 1e6, "cm": 1e4, "mm": 1e3, "millimeter": 1e3, "centimeter": 
 
 
 class Image(NamedTuple):
-    """One 2-D image whose pixels are read when they are asked for."""
+    """One 2-D image whose pixels are read on demand."""
 
     name: str  # of the file without suffix, with _0000, _0001, ... for the planes of a stack
     shape: tuple[int, int, int]  # (H, W, C), C from 1 to 4
@@ -86,7 +86,7 @@ def _is_zarr(path) -> bool:
 
 
 def _is_tiff(path) -> bool:
-    """Whether name and first bytes say TIFF; `read_image` says what is wrong with others."""
+    """Whether name and first bytes are those of a TIFF; `read_image` explains errors in others."""
     if path.suffix.lower() not in (".tif", ".tiff"):
         return False
     try:
@@ -268,7 +268,7 @@ def _coloured(page, read) -> _Plane:
 
 
 def _tiff_pixel_size(tiff):
-    """(height, width) in micrometres as OME-XML, ImageJ or tags in centimetres tell them."""
+    """(height, width) in micrometres from OME-XML, ImageJ metadata or tags in centimetres."""
     if tiff.is_ome:
         try:
             pixels = ElementTree.fromstring(tiff.ome_metadata).find(".//{*}Pixels")

@@ -33,7 +33,7 @@ class Record(NamedTuple):
     group: str
     files: tuple[pathlib.Path, ...]  # everything `read` depends on, image first; () if in memory
     read: Callable[[], Sample]
-    part: str = ""  # "train" | "val" | "test" where the dataset's own split says so
+    part: str = ""  # "train" | "val" | "test" in the dataset's own split
 
 
 class BadFiles(InputError):

@@ -93,7 +93,7 @@ def middle(image, label, size, name):
 def pad(image, label, size, name):
     """Image and label at native scale, mirrored at the lower and right edge up to `size`.
 
-    Labels are mirrored too: what the network sees there is a true cell with a true label.
+    Labels are mirrored too: the mirrored border shows real cells with their labels.
     """
     height, width = image.shape[:2]
     if height > size[0] or width > size[1]:

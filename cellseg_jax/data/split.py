@@ -219,7 +219,7 @@ def _check(fractions) -> np.ndarray:
 
 
 def _places(parts, n: int) -> np.ndarray:
-    """(n,) str, a copy of `parts`; None: nobody has a place yet."""
+    """(n,) str, a copy of `parts`; None: no sample has a place yet."""
     place = np.array([""] * n if parts is None else list(parts), dtype="<U16")
     if len(place) != n or not set(place) <= {*PARTS, ""}:
         raise ValueError(f"parts: got {sorted(set(place))} for {len(place)} samples; expected "

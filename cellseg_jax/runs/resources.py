@@ -6,19 +6,18 @@ from typing import NamedTuple
 class Resource(NamedTuple):
     """How a measured quantity is shown."""
 
-    title: str  # of a column
-    unit: str
+    title: str  # of a column, which names the unit
     divisor: float  # from the stored value to the unit
     definition: str
 
 
 RESOURCES = {  # key in result.json -> how it is shown
     "train_seconds": Resource(
-        "minutes", "min", 60, "time in training, without compilation; of runs that train in one "
+        "minutes", 60, "time in training, without compilation; of runs that train in one "
         "program, each one's share"),
     "cpu_seconds": Resource(
-        "CPU minutes", "min", 60, "processor time of training, over all cores; shared likewise"),
+        "CPU minutes", 60, "processor time of training, over all cores; shared likewise"),
     "peak_memory_gib": Resource(
-        "GiB", "GiB", 1, "GiB, the largest use of the process that trained (on an accelerator of "
+        "GiB", 1, "GiB, the largest use of the process that trained (on an accelerator of "
         "the device) until then, so that later rows of one process may show earlier ones'"),
 }

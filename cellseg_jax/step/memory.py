@@ -52,7 +52,7 @@ class CompilerOutOfMemory(Exception):
 
 
 def refusal(needs: float, has: float) -> str:
-    """The line that says that a run does not fit."""
+    """The message that a run does not fit."""
     return f"does not fit: needs {needs / GIB:.2f} GiB per device, has {has / GIB:.2f} GiB"
 
 

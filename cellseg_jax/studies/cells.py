@@ -4,13 +4,13 @@ import math
 from collections import Counter
 
 from cellseg_jax.report.document import NONE, Cell, number, soft
+from cellseg_jax.runs.resources import RESOURCES
 from cellseg_jax.studies.summary import counted, headline, is_baseline
-from cellseg_jax.studies.table import RESOURCES
 
 MARKS = {"better": "\u25b2", "worse": "\u25bc", "not distinguishable": "\u25cf",
          "too few repeats": "\u25c7"}
 CLAIM_MARKS = {"supported": "\u2714", "contradicted": "\u2718", "undecided": "?"}
-TITLES = {"train_seconds": "minutes", "cpu_seconds": "CPU minutes", "peak_memory_gib": "GiB"}
+TITLES = {name: one.title for name, one in RESOURCES.items()}
 
 
 
@@ -25,8 +25,8 @@ def mean_sd(row, metric, marked=True) -> Cell | str:
     average, sd = row.mean.get(metric, math.nan), row.sd.get(metric, math.nan)
     if not math.isfinite(average):
         return NONE
-    unit = 60 if metric in ("train_seconds", "cpu_seconds") else 1
-    digits = ".2f" if metric in TITLES else ".4f"
+    unit = RESOURCES[metric].divisor if metric in RESOURCES else 1
+    digits = ".2f" if metric in RESOURCES else ".4f"
     word = row.verdicts.get(metric, "") if marked and metric not in RESOURCES else ""
     return Cell(f"{average / unit:{digits}}",
                 f"\u00b1 {sd / unit:{digits}}" if math.isfinite(sd) else "",

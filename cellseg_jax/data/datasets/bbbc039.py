@@ -5,7 +5,7 @@ Benchmark Collection, https://bbbc.broadinstitute.org/BBBC039, Caicedo et al. 20
 A 95): images.zip (78 MB), masks.zip (3 MB), metadata.zip. Original layout:
 
     images/<name>.tif
-    masks/<name>.png          RGBA, alpha 255; the red channel tells touching nuclei apart
+    masks/<name>.png          RGBA, alpha 255; the red channel separates touching nuclei
     metadata/training.txt     100 lines "<name>.png"; validation.txt and test.txt 50 each
 
 Red is 0 in the background and 1 to 3 in nuclei: it is a colour, not a number of a nucleus. A

@@ -2,7 +2,7 @@
 
 LIVECell's files have a gigabyte and 1.7 million polygons; decoding them at every start would take
 most of a minute and five times that memory. `index` only looks for each `"image_id": 7`, twenty
-times faster: it tells how many annotations an image has and near which byte each of them is.
+times faster: it finds how many annotations an image has and near which byte each of them is.
 `annotations` decodes those of one image.
 
 Format: https://cocodataset.org/#format-data. A segmentation is a list of polygons
@@ -117,7 +117,7 @@ def paint(annotations, height: int, width: int):
 def _mask(segmentation, height, width):
     """((rows, columns), mask): slices of the image around a mask and the (h, w) bool in there.
 
-    ValueError says why there is none.
+    Raises: ValueError with the reason if there is none.
     """
     if isinstance(segmentation, dict):
         runs = _checked_runs(segmentation, height, width)

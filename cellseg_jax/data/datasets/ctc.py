@@ -170,7 +170,7 @@ def _check_tracks(root, name, images, gold, keep, complete):
     path, folder = root / f"{name}_GT/TRA/man_track.txt", root / f"{name}_GT/SEG"
     if not depends_on(path).is_file():
         unknown = Finding("note", str(path), "not found: gold frames in which only some cells are "
-                          "drawn cannot be told from complete ones")
+                          "drawn cannot be separated from complete ones")
         return set(), [unknown] if gold else []
     _, begin, end, _ = lines = tracks(path).T
     findings, seen = [], np.zeros(lines.shape[1], bool)

@@ -88,7 +88,7 @@ def _case(path: pathlib.Path) -> str:
 
 
 def _findings(root, chosen, files, images, pairs, lone_labels):
-    """What the file names tell: lone files, names and cases in several folders, the counts."""
+    """Findings from the file names: lone files, names and cases in several folders, the counts."""
     def found(level, paths, what):
         if paths:
             names = ", ".join(sorted(map(_name, paths))[:5]) + ", ..." * (len(paths) > 5)

@@ -52,13 +52,13 @@ def of_samples(arrays, *, num_classes=None) -> list[Finding]:
     constant = np.array([_is_constant(image) for image in arrays.image])
     if constant.any():
         found.append(Finding("warning", ROOT, f"{_of(constant)} images have one value everywhere, "
-                             f"nothing is to be seen in them: {some(names[constant])}; export "
+                             f"they show nothing: {some(names[constant])}; export "
                              "them again or remove them"))
     return found + (_classes(arrays, num_classes) if num_classes else [])
 
 
 def of_split(arrays, parts, pairs: Pairs | None) -> list[Finding]:
-    """What makes the scores of a split too good or says nothing: leaks, missing strata.
+    """What makes the scores of a split too good or meaningless: leaks, missing strata.
 
     Args:
       arrays, parts: as in `quick`.
@@ -163,7 +163,7 @@ def _missing_strata(arrays, place) -> list[Finding]:
                          f"{_many(len(groups[stratum]), 'group')})" for stratum in missing)
             found.append(Finding("warning", SPLIT, f"{part} has no image of {named}: "
                                  + ("nothing is learned of it" if part == "train"
-                                    else "its scores say nothing about it")
+                                    else "it is not scored")
                                  + "; add images or change the fractions"))
     return found
 

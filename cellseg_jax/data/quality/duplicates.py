@@ -1,13 +1,13 @@
-"""Images that show the same: copies, re-saved, brighter, in another bit depth, turned, flipped.
+"""Near-duplicates: copies, re-saved, brighter, in another bit depth, rotated or flipped.
 
 Such a pair on both sides of a split makes scores too good. Images are compared by thumbnails
-from which is left out what says nothing about likeness: the mean, slow variation (light,
-vignettes) and what all images have in common (a dark frame, a round field of view). All pairs
+without the mean, slow variation (light, vignettes) and what all images have in common (a dark
+frame, a round field of view). All pairs
 are compared at COARSE x COARSE in the 8 symmetries of a square, and what is alike there at
 FINE x FINE. A scaled copy is found too; a shifted one only up to about 1% of the side.
 
 Measured on dsb2018 (564 images), EBHI-SEG (232), LIVECell (23), ISBI 2012 (30) and Cell Tracking
-Challenge frames (28): two images that the eye tells apart reach 0.58 (the next frame of a
+Challenge frames (28): two images that look different reach 0.58 (the next frame of a
 movie; 0.51 neighbouring slices; 0.4 otherwise), the four true pairs (two of EBHI-SEG, two focal
 planes in dsb2018, two frames of resting cells) 0.90 and more, an image and its copy as JPEG of
 quality 30, with a gamma of 0.6 or 1.6, or at half size 0.88 and more.
@@ -29,12 +29,13 @@ FINE, COARSE = 64, 16  # sides of the thumbnails
 DEGREE = 4  # of the polynomial in y and x that counts as slow variation
 CANDIDATE = 0.5  # correlation at COARSE from which a pair is compared at FINE
 THRESHOLD = 0.8
-FEW = 16  # images; among fewer, what they have in common is not told from what two have
-SAME = 0.01  # rest of a print without the common look below which it is that look itself
+MIN_COMMON = 16  # images; of fewer, a common look cannot be separated from a pair's
+SAME_REST = 0.01  # norm of a print less the common look, below which it is only that look
 BLOCK = 512  # images compared with as many others at once
-LIMIT = 100_000  # pairs; data of one scene would have no end of them
+MAX_PAIRS = 100_000  # images of one scene would give nearly all pairs
 MAX_IMAGES = 10_000  # to compare all pairs of more takes too long for every start of a run
-METHOD = [1, FINE, COARSE, DEGREE, CANDIDATE, THRESHOLD, FEW, SAME, LIMIT]  # first its version
+# Pairs that were found by another method are searched again; first its version.
+METHOD = [1, FINE, COARSE, DEGREE, CANDIDATE, THRESHOLD, MIN_COMMON, SAME_REST, MAX_PAIRS]
 KEPT_FILE = "near_duplicates.json"  # in the folder of decoded arrays
 
 
@@ -78,7 +79,7 @@ def pairs_of(arrays) -> Pairs | None:
 
 
 def near_duplicates(images, *, threshold=THRESHOLD, symmetries=True, prints=None) -> Pairs:
-    """The near-duplicates among images; at most LIMIT pairs, then the search ends.
+    """The near-duplicates among images; at most MAX_PAIRS pairs, then the search ends.
 
     `common` is the median correlation of an image with the median thumbnail. Near 1, all images
     show one scene or one frame, and only what changes between them was compared.
@@ -109,11 +110,11 @@ def near_duplicates(images, *, threshold=THRESHOLD, symmetries=True, prints=None
                 key = top + int(i[a]), left + int(j[b])
                 if key[0] < key[1]:
                     best[key] = max(best.get(key, 0), min(float(similarity[a, b]), 1.0))
-        if len(best) >= LIMIT:
+        if len(best) >= MAX_PAIRS:
             break
     pairs = sorted((Pair(*key, value) for key, value in best.items()),
                    key=lambda pair: (-pair.similarity, pair))
-    return Pairs(pairs[:LIMIT], common)
+    return Pairs(pairs[:MAX_PAIRS], common)
 
 
 def fingerprints(images) -> np.ndarray:
@@ -162,7 +163,7 @@ def _without_common(prints):
 
     A print that is hardly more than the median stays as it is: these are copies.
     """
-    if len(prints) < FEW:
+    if len(prints) < MIN_COMMON:
         return prints, 0.0
     some = prints[:: max(1, len(prints) // BLOCK)]
     common = _unit(np.median(some, axis=0)[None])[0]
@@ -170,7 +171,7 @@ def _without_common(prints):
     for start in range(0, len(prints), BLOCK):
         block = prints[start : start + BLOCK]  # a view
         rest = block - share[start : start + BLOCK, None, None] * common
-        some_rest = np.einsum("nhw,nhw->n", rest, rest) > SAME**2
+        some_rest = np.einsum("nhw,nhw->n", rest, rest) > SAME_REST**2
         block[some_rest] = _unit(rest[some_rest])
     return prints, float(np.median(share))
 

@@ -232,15 +232,15 @@ def _channels(data_config, facts):
     constant = [fact for fact in facts if fact.alpha == "constant"]
     if varying and channels != "rgba":
         yield Finding("warning", key, f"alpha varies in {len(varying)} files and is dropped, so "
-                      f"hidden pixels are seen ({_paths(data_config, varying)}); flatten them, or "
+                      f"hidden pixels show ({_paths(data_config, varying)}); flatten them, or "
                       "set config.data.channels=rgba")
     if constant and not varying:
-        what = ("the fourth channel says nothing, config.data.channels=rgb leaves it out"
+        what = ("the fourth channel is constant, config.data.channels=rgb leaves it out"
                 if channels == "rgba" else "it is dropped")
         yield Finding("note", key, f"4 channels in {len(constant)} files, alpha is constant in "
                       f"all of them: {what}")
     elif channels == "rgba" and coloured and not varying:
-        yield Finding("note", key, "no file has alpha: with rgba the fourth channel says nothing; "
+        yield Finding("note", key, "no file has alpha: with rgba the fourth channel is constant; "
                       "config.data.channels=rgb leaves it out")
 
 

@@ -9,7 +9,7 @@ when all is written. Exit codes: 0 done, 2 bad input.
 
     --like    default count           height x width      as in the original
     bbbc039   20 images               520x696             16 bit, official lists, touching nuclei
-                                                      told apart by red, an empty mask
+                                                      separated by red, an empty mask
     ctc       6 frames per sequence   512x512, 700x1100,  partial gold truth, complete silver
               (3 datasets x 2 of 01   576x720             truth, tracks, own numbers, gaps, 16 bit
               and 02)                                     with an offset, LZW

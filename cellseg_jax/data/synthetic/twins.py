@@ -38,7 +38,7 @@ class Twin(NamedTuple):
 
     write: Callable  # (folder, count, seed, zoom)
     native: tuple[int, int]  # (H, W) in pixels; the commonest where there are several
-    count: int  # unless told otherwise
+    count: int  # by default
     counted: str  # what count counts
 
 
@@ -65,7 +65,7 @@ def write(name, out, *, count=0, seed=0, size=(0, 0)) -> int:
     Args:
       name: one of TWINS.
       out: a folder that does not exist yet or is empty.
-      count: how many, of what TWINS says; 0 is the twin's own.
+      count: how many, of the unit in TWINS; 0 is the twin's own.
       seed: of everything. The same seed writes the same pixels.
       size: (H, W) in pixels of what has the original's size; (0, 0) keeps that. Where the original
         has several sizes, all change by the same factors.
@@ -102,8 +102,9 @@ def write(name, out, *, count=0, seed=0, size=(0, 0)) -> int:
 def bbbc039(folder, count, seed, zoom) -> None:
     """images/*.tif of 16 bit, masks/*.png and the lists in metadata/.
 
-    Red tells touching nuclei apart: a few values, each nucleus one connected region of one. Half
-    of the images are for training, a quarter each for validation and test. One has no nucleus.
+    The red channel separates touching nuclei: it has a few values, and each nucleus is one
+    connected region of one value. Half of the images are for training, a quarter each for
+    validation and test. One has no nucleus.
     """
     names = {"training": [], "validation": [], "test": []}
     for i in range(count):
@@ -277,7 +278,7 @@ def livecell(folder, count, seed, zoom) -> None:
             images=images, annotations=annotations)))
 
 
-# What the writers are told of the originals.
+# Properties of the originals.
 
 # Modality, native size, and how many of 564 images have both.
 DSB2018 = (

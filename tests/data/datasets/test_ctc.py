@@ -72,7 +72,7 @@ def test_records_leave_out_partly_drawn_frames_and_say_so(root):
     some = [f.what for f in ctc.records(root, complete=0.3).findings if f.level == "note"]
     assert "nearly all cells are drawn in frame 009 (1 of 3 cells)" in some
     assert "1 of 4 tracks are in no frame" in " ".join(some)
-    assert any("cannot be told" in what for what in some)  # 02 has no man_track.txt
+    assert any("cannot be separated" in what for what in some)  # 02 has no man_track.txt
 
 
 def test_records_read_silver_and_tracking(root):

@@ -166,7 +166,7 @@ def test_of_split_names_strata_that_a_part_lacks():
     arrays = made(strata=("adenoma", *["polyp"] * 11),
                   groups=("case0", *(f"case{i}" for i in range(11))))
     assert [f.what for f in of_split(arrays, third(), NONE) if "group of" not in f.what] == [
-        f"{part} has no image of 'adenoma' (1 image in 1 group): its scores say nothing about it; "
+        f"{part} has no image of 'adenoma' (1 image in 1 group): it is not scored; "
         "add images or change the fractions" for part in ("val", "test")]
 
 

@@ -7,7 +7,13 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from cellseg_jax.data.quality import duplicates
-from cellseg_jax.data.quality.duplicates import FEW, FINE, Pair, fingerprints, near_duplicates
+from cellseg_jax.data.quality.duplicates import (
+    FINE,
+    MIN_COMMON,
+    Pair,
+    fingerprints,
+    near_duplicates,
+)
 from cellseg_jax.data.read import read_image
 
 
@@ -90,15 +96,15 @@ def test_near_duplicates_leaves_out_a_frame_that_all_share_but_finds_copies_in_i
 
 
 def test_near_duplicates_of_one_image_many_times_and_of_few():
-    pairs = near_duplicates([IMAGES[0]] * (FEW + 1))
-    assert len(pairs) == FEW * (FEW + 1) // 2 and pairs.common > 0.99
+    pairs = near_duplicates([IMAGES[0]] * (MIN_COMMON + 1))
+    assert len(pairs) == MIN_COMMON * (MIN_COMMON + 1) // 2 and pairs.common > 0.99
     assert near_duplicates([IMAGES[0]] * 2) == [Pair(0, 1, pytest.approx(1, abs=1e-5))]
     assert near_duplicates(IMAGES[:1]) == []
     assert near_duplicates([]) == []
 
 
 def test_near_duplicates_ends_at_a_limit(monkeypatch):
-    monkeypatch.setattr("cellseg_jax.data.quality.duplicates.LIMIT", 10)
+    monkeypatch.setattr("cellseg_jax.data.quality.duplicates.MAX_PAIRS", 10)
     assert len(near_duplicates([IMAGES[0]] * 8)) == 10
 
 

@@ -117,7 +117,7 @@ def test_ctc_masks_and_tracks_agree(written):
 
 def test_ctc_without_tracking(written):
     records = ctc.records(written("ctc", 6, (128, 128)) / "PhC-C2DL-PSC")
-    assert len(records) == 8 and "cannot be told from complete" in noticed(records)
+    assert len(records) == 8 and "cannot be separated from complete" in noticed(records)
     assert records[0].read().image.shape == (144, 180, 1)
 
 
