@@ -6,7 +6,7 @@
         [--amount=0.25] [--iterations=10] [--masks=3] [--finetune_epochs=0] [--images=2]
 
   pruning    scores against sparsity, of all layers together and of each by itself: which layers
-             matter, and which classes suffer first
+             matter, and which classes lose most
   weights    distance of each layer's weights from their initial values
   gradients  mean absolute gradient of each layer, at the end and, with train.log_gradients,
              over training

@@ -1,13 +1,13 @@
-"""What lies inside a trained run, by the name of the question.
+"""Analyses of a trained run, by name.
 
-Each takes (workdir, config, folder, its own options by name) and leaves tables and pictures in
+Each takes (workdir, config, folder, its own options by name) and writes tables and pictures into
 `folder`; see page.Findings.
 """
 
 import pathlib
 
 from cellseg_jax import config as config_lib
-from cellseg_jax.analysis import filters, gradients, page, pruning, weights
+from cellseg_jax.analysis import distances, filters, gradients, page, pruning
 from cellseg_jax.config import derived
 from cellseg_jax.errors import InputError
 from cellseg_jax.report import terminal
@@ -16,7 +16,7 @@ from cellseg_jax.runs.lock import Lock
 
 ANALYSES = {
     "pruning": pruning.analyse,
-    "weights": weights.analyse,
+    "weights": distances.analyse,
     "gradients": gradients.analyse,
     "filters": filters.analyse,
 }

@@ -1,4 +1,4 @@
-"""Gradient magnitude per layer: at the end of a run, and over training if it was logged."""
+"""Gradient magnitude per layer: at the end of a run, and over training if logged."""
 
 import pathlib
 
@@ -19,7 +19,7 @@ from cellseg_jax.step import train_step
 from cellseg_jax.step.batches import eval_batches, resident_source
 from cellseg_jax.train.initial_weights import layers_of
 
-VANISHING = 1e-3  # ratio of smallest to largest below which we call gradients vanishing
+VANISHING_RATIO = 1e-3  # smallest / largest mean gradient, below which gradients vanish
 
 
 def evaluation_loss(spec, hparams: dict, params, batch_stats, batch: dict):
@@ -114,10 +114,10 @@ def _text(end, logged, num_images, batch_size, optimizer, step) -> list[str]:
     names = sorted(end, key=end.get)
     least, largest = names[0], names[-1]
     ratio = end[least] / end[largest] if end[largest] else float("nan")
-    verdict = (f"gradients vanish, by the rule of thumb of 1 in {1 / VANISHING:.0f}"
-               if ratio < VANISHING else
-               f"no layer falls below a {1 / VANISHING:.0f}th of another, so that gradients do not "
-               "vanish on their way back to the image")
+    verdict = (f"gradients vanish, by the rule of thumb of 1 in {1 / VANISHING_RATIO:.0f}"
+               if ratio < VANISHING_RATIO else
+               f"no layer falls below a {1 / VANISHING_RATIO:.0f}th of another, so that "
+               "gradients do not vanish on their way back to the image")
     first, last = list(end)[0], list(end)[-1]
     shown = ", ".join(f"{name} ({end[name]:.2g})" for name in names[:3])
     text = [
@@ -125,11 +125,11 @@ def _text(end, logged, num_images, batch_size, optimizer, step) -> list[str]:
         f"({end[largest]:.2g}). The smallest is {ratio:.2g} of the largest: {verdict}. The layer "
         f"nearest to the image, {first}, gets {_times(end[first], end[last])} that of the last, "
         f"{last}."]
-    if ratio < VANISHING:
+    if ratio < VANISHING_RATIO:
         text.append(
-            "With sgd such layers stand still." if optimizer == "sgd" else
-            f"{optimizer} divides a step by the size of its gradients, so that such layers move "
-            "all the same: by noise, and by weight decay where that is added to the gradient and "
+            "With sgd such layers hardly change." if optimizer == "sgd" else
+            f"{optimizer} divides a step by the size of its gradients, so that such layers change "
+            "nevertheless: by noise, and by weight decay where that is added to the gradient and "
             "larger (--analysis=weights shows layers that shrank).")
     if logged:
         epochs, values = [f"{epoch:g}" for epoch in logged[0]], logged[1]

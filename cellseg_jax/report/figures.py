@@ -38,6 +38,20 @@ def layer_axes(names, columns: int = 1, width: float = 9.0):
     return fig, list(axes[0])
 
 
+def tiles(count: int, columns: int, width: float = 10.0, titles: float = 0.2,
+          top: float = 0.5):
+    """(figure, flat axes) of square tiles without ticks; those beyond `count` are empty."""
+    lines = -(-count // columns)
+    height = lines * (0.93 * width / columns + titles) + top
+    fig, axes = figure(width, height, lines, columns, squeeze=False)
+    for n, ax in enumerate(axes.flat):
+        ax.set_xticks([])
+        ax.set_yticks([])
+        if n >= count:
+            ax.set_axis_off()
+    return fig, list(axes.flat)
+
+
 def line_style(number: int) -> dict:
     """Keywords of the n-th line of a plot."""
     return {"color": COLOURS[number % len(COLOURS)], "linestyle": DASHES[number % len(DASHES)]}

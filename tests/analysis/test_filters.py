@@ -9,7 +9,7 @@ import pytest
 from helpers import tiny_config
 
 from cellseg_jax import models, train
-from cellseg_jax.analysis import filters
+from cellseg_jax.analysis import activations, attention, filters
 from cellseg_jax.config import changed
 from cellseg_jax.errors import InputError
 from cellseg_jax.models import segformer
@@ -46,7 +46,7 @@ def outputs(module, place, image, **options):
 
 def attended(layer, value):
     """(n, queries, C): values mixed by the attention weights."""
-    mixed = jnp.einsum("nhpq,nqhd->nphd", filters.attention_weights(layer),
+    mixed = jnp.einsum("nhpq,nqhd->nphd", attention.attention_weights(layer),
                        value.reshape(len(value), -1, *layer.key.shape[-2:]))
     return mixed.reshape(*mixed.shape[:2], -1)
 
@@ -61,7 +61,7 @@ def test_attention_of_unetr_is_the_network_s_own():
     params, found = outputs(TransformerBlock(4, 8), "block_0", tokens, train=False)
     found["logits"] = np.zeros((2, 40, 32, 1))  # padded to 48x32, 3x2 patches
     module = models.make("unetr", num_outputs=1, **UNETR)
-    (name, layer), = filters.attention_layers(module, found).items()
+    (name, layer), = attention.attention_layers(module, found).items()
     assert name == "block_0" and layer.query.shape == layer.key.shape == (2, 3, 2, 4, 4)
     mixed = attended(layer, found["block_0/qkv"][..., 32:])
     np.testing.assert_allclose(dense(params["project"], mixed), found["block_0/project"],
@@ -72,7 +72,7 @@ def test_attention_of_segformer_is_the_network_s_own():
     image = np.random.default_rng(1).normal(size=(2, 8, 8, 4)).astype(np.float32)
     params, found = outputs(segformer.Attention(2, 4), "attention_1_0", image)
     module = models.make("segformer", num_outputs=1)
-    (name, layer), = filters.attention_layers(module, found).items()
+    (name, layer), = attention.attention_layers(module, found).items()
     assert name == "attention_1_0" and layer.spacing == (8, 32)
     assert layer.query.shape == (2, 8, 8, 2, 2) and layer.key.shape == (2, 2, 2, 2, 2)
     mixed = attended(layer, found[f"{name}/key_value"][..., 4:]).reshape(2, 8, 8, 4)
@@ -83,15 +83,15 @@ def test_attention_of_segformer_is_the_network_s_own():
 def test_networks_without_softmax_attention_have_none():
     module, image = models.make("unet", num_outputs=1, channels=(2, 2)), np.zeros((1, 4, 4, 3))
     variables = noise(module, image, train=False)
-    found = jax.eval_shape(lambda v: filters.activations(module, v, image), variables)
-    assert filters.attention_layers(module, found) == {}
+    found = jax.eval_shape(lambda v: activations.activations(module, v, image), variables)
+    assert attention.attention_layers(module, found) == {}
     assert set(found) == {"down_0/conv", "down_0/norm", "down_0", "bottom/conv", "bottom/norm",
                           "bottom", "up_0", "logits"}
 
 
 def test_attention_distance_matches_loops():
     rng = np.random.default_rng(0)
-    layer = filters.Attention(np.zeros((1, 2, 3, 2, 4)), np.zeros((1, 1, 2, 2, 4)), (8, 16))
+    layer = attention.Attention(np.zeros((1, 2, 3, 2, 4)), np.zeros((1, 1, 2, 2, 4)), (8, 16))
     weights = rng.dirichlet(np.ones(2), (1, 2, 6))
     expected = np.zeros(2)
     for head in range(2):
@@ -100,21 +100,21 @@ def test_attention_distance_matches_loops():
                 y, x = 8 * (p // 3 + 0.5), 8 * (p % 3 + 0.5)
                 apart = np.hypot(y - 8, x - 16 * (q + 0.5))
                 expected[head] += weights[0, head, p, q] * apart / 6
-    np.testing.assert_allclose(filters.attention_distance(weights, layer), expected, rtol=1e-6)
+    np.testing.assert_allclose(attention.attention_distance(weights, layer), expected, rtol=1e-6)
 
 
 def test_attention_to_itself_alone_reaches_0():
     grid = np.zeros((1, 3, 3, 1, 2))
-    layer = filters.Attention(grid, grid, (16, 16))
-    assert filters.attention_distance(np.eye(9)[None, None], layer) == [0]
+    layer = attention.Attention(grid, grid, (16, 16))
+    assert attention.attention_distance(np.eye(9)[None, None], layer) == [0]
 
 
 def test_cell_centre_is_deepest_in_the_largest_object():
     label = np.zeros((20, 30), int)
     label[2:4, 2:4] = 1
     label[5:14, 10:19] = 2
-    assert filters.cell_centre(label) == (9, 14)
-    assert filters.cell_centre(np.zeros((20, 30), int)) == (10, 15)
+    assert attention.cell_centre(label) == (9, 14)
+    assert attention.cell_centre(np.zeros((20, 30), int)) == (10, 15)
 
 
 def test_statistics_equal_numpy_and_find_the_dead_channel():
@@ -125,9 +125,9 @@ def test_statistics_equal_numpy_and_find_the_dead_channel():
     batches = [{"image": rng.integers(0, 256, (4, 32, 32, 4), np.uint8),
                 "range": np.tile(np.float32([0, 255]), (4, 4, 1)),
                 "weight": np.float32(weight)} for weight in ([1, 1, 1, 1], [1, 0, 0, 0])]
-    found = filters.statistics(spec, variables, batches)
+    found = activations.statistics(spec, variables, batches)
     image = np.concatenate([batches[0]["image"], batches[1]["image"][:1]]).astype(np.float32) / 255
-    expected = jax.jit(lambda v: filters.activations(spec.module({}), v, image))(variables)
+    expected = jax.jit(lambda v: activations.activations(spec.module({}), v, image))(variables)
     assert list(found) == ["down_0/conv", "down_0/norm", "down_0", "bottom/conv", "bottom/norm",
                            "bottom", "up_0", "logits"]
     for name, values in expected.items():

@@ -12,7 +12,8 @@ from helpers import tiny_config
 
 from cellseg_jax import config as config_lib
 from cellseg_jax import data, metrics, train
-from cellseg_jax.analysis import pruning, pruning_findings
+from cellseg_jax.analysis import pruner as pruner_lib
+from cellseg_jax.analysis import pruning, pruning_figures, pruning_series, pruning_text
 from cellseg_jax.errors import InputError
 from cellseg_jax.inference import evaluate, measure
 from cellseg_jax.inference.predictor import Predictor
@@ -28,18 +29,19 @@ from cellseg_jax.train.initial_weights import layers_of
 
 @pytest.fixture(scope="module")
 def untrained():
-    """What the analysis asks of a Predictor, with the weights of step 0, of a tiny network."""
+    """The parts of a Predictor that the analysis uses, of a tiny network at step 0."""
     config = tiny_config(data__count=16, data__split=(0.5, 0.0, 0.5), data__grid=2,
                          data__size=(64, 64))
     spec, mesh = make_spec([config]), all_devices()
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     values = traced_values(config, spec)
     state = states.init_program(spec, (32, 32, 4), everywhere)(values)
-    return types.SimpleNamespace(
-        config=config, spec=spec, mesh=mesh,
+    network = types.SimpleNamespace(
+        spec=spec, mesh=mesh,
         variables={"params": state.params, "batch_stats": state.batch_stats},
         values={k: v for k, v in state.values.items() if k.startswith("loss.")},
         eval_step=map_eval(spec, mesh, config.eval.threshold))
+    return types.SimpleNamespace(config=config, network=network)
 
 
 def one_by_one(predictor, part, one, layers, method, amount, seeds):
@@ -69,11 +71,12 @@ def one_by_one(predictor, part, one, layers, method, amount, seeds):
 
 def assert_one_pass_is_the_loop(predictor, split, prune, iterations, masks, copies):
     config = predictor.config
-    layers = pruning._layers(config, "conv")
-    part = pruning._part(config, predictor, split)
-    pruner = pruning.Pruner(predictor, layers, part)
-    targets = pruning._targets(
-        pruning._experiments(prune, [layer.name for layer in layers]), layers, config, predictor)
+    layers = pruning.chosen_layers(config, "conv")
+    part = pruning.split_images(config, predictor, split)
+    pruner = pruner_lib.Pruner(predictor, layers, part)
+    targets = pruning.targets_of(
+        pruning.parse_experiments(prune, [layer.name for layer in layers]), layers, config,
+        predictor)
     series = pruner.series(targets, 0.25, iterations, range(masks))
     assert pruner.program[1] == copies
     for one in series:
@@ -89,10 +92,10 @@ def test_masked_copies_in_one_program_equal_one_by_one(untrained, monkeypatch):
     """As on a GPU, where 4 copies need twice the memory there is, and 2 are faster than one."""
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     room, compiled = iter([0.5, 1.2]), []
-    monkeypatch.setattr(pruning, "_room", lambda program: next(room))
-    monkeypatch.setattr(pruning, "map_pruned", lambda *args, make=pruning.map_pruned: (
+    monkeypatch.setattr(pruner_lib, "_room", lambda program: next(room))
+    monkeypatch.setattr(pruner_lib, "map_pruned", lambda *args, make=pruner_lib.map_pruned: (
         compiled.append(args[-1]), make(*args))[1])
-    monkeypatch.setattr(pruning, "_seconds", lambda once: 1.0)
+    monkeypatch.setattr(pruner_lib, "_seconds", lambda once: 1.0)
     series = assert_one_pass_is_the_loop(
         untrained, "test", "random_filters:each,l1_grouped:all", 2, 2, copies=2)
     assert compiled == [1, 4, 2]  # 4 at most share their ranks; what is single goes alone
@@ -139,7 +142,7 @@ def test_a_whole_analysis_with_training_after_pruning(tmp_path):
         for i in range(2))]
     assert {r["weights"] for r in whole} == {str(total)}
     measured = evaluate.evaluate(config, tmp_path / "run")["metrics"]
-    for name in pruning_findings.SCORES:
+    for name in pruning_series.SCORES:
         assert float(whole[0][name]) == pytest.approx(measured[f"{name}_mean"], abs=1e-6)
     # Runs that are trained on keep their zeros, and begin with the masks of the analysis.
     for experiment in ("l1_layers:all", "random_filters:all"):
@@ -157,7 +160,7 @@ def test_patches_that_training_leaves_out_are_scored_with_their_image(untrained)
     rows = data.split_of(config.data, arrays)["train"]
     images = sorted({int(row) // 16 for row in rows})
     assert len(rows) < 16 * len(images)  # some are blank
-    part = pruning._part(config, untrained, "train")
+    part = pruning.split_images(config, untrained, "train")
     assert part.images.tolist() == images
     assert sum(batch["weight"].sum() for batch in part.batches()) == 16 * len(images)
     assert evaluate._images_of(config, arrays, "train").tolist() == images
@@ -167,12 +170,12 @@ def test_training_after_pruning_is_not_taken_from_another_checkpoint(untrained, 
     """Nor from another length: each has a folder, and the masks of the analysis."""
     asked = []
     monkeypatch.setattr(train, "train", lambda configs, folders: asked.extend(
-        zip(configs, folders)) or [types.SimpleNamespace(status="interrupted")])
+        zip(configs, folders, strict=True)) or [types.SimpleNamespace(status="interrupted")])
     series = [made_up("l1_filters:all", "all", [[[0.8]], [[0.7]], [[0.6]]], [0, 30, 50])]
     for step_, epochs in ((10, 1), (20, 1), (20, 2)):
         pruner = types.SimpleNamespace(predictor=types.SimpleNamespace(step=step_))
-        assert pruning._finetuned(untrained.config, "run", pathlib.Path("run/analysis/at"), pruner,
-                                  series, 0.25, epochs) is None
+        assert pruning.finetuned(untrained.config, "run", pathlib.Path("run/analysis/at"), pruner,
+                                  series, pruning.Options(finetune_epochs=epochs)) is None
     assert len({folder for _, folder in asked}) == len(asked) == 6
     assert [str(folder) for _, folder in asked[:2]] == [
         f"run/analysis/finetune/step10_epochs1/l1_filters_0.25_{level}" for level in (1, 2)]
@@ -189,7 +192,7 @@ def made_up(experiment, layer, dice, zeros, weights=100):
     dice = np.asarray(dice, float)[..., None]
     counts = metrics.Counts(dice, 1 - dice, 1 - dice, 0 * dice)
     zeros = np.repeat(np.array(zeros)[:, None], dice.shape[1], 1)
-    return pruning_findings.Series(experiment, layer, zeros, weights, counts)
+    return pruning_series.Series(experiment, layer, zeros, weights, counts)
 
 
 def of_classes(a, b):
@@ -204,8 +207,8 @@ RANDOM = made_up("random_layers:all", "all", [
 
 def test_rows_of_classes_of_known_scores():
     """Images of a class are equal here, so their interval is that of the masks alone."""
-    classes = pruning_findings.classes_of(tiny_config(), STRATA)
-    rows = pruning_findings.class_rows([RANDOM], classes, GROUPS)
+    classes = pruning_series.classes_of(tiny_config(), STRATA)
+    rows = pruning_series.class_rows([RANDOM], classes, GROUPS)
     found = {(r["class"], r["level"]): [r[key] for key in (
         "dice", "dice_low", "dice_high", "drop", "drop_low", "drop_high")] for r in rows}
     np.testing.assert_allclose(found["a", 1], [0.5, 0.4, 0.6, 0.3, 0.2, 0.4], atol=1e-9)
@@ -215,17 +218,17 @@ def test_rows_of_classes_of_known_scores():
 
 
 def test_intervals_of_few_cases_run_from_mask_to_mask():
-    everything = pruning_findings.classes_of(tiny_config(), STRATA)[0]
-    found = pruning_findings._intervals(RANDOM.dice(), everything, np.repeat(["x", "y"], 4))
+    everything = pruning_series.classes_of(tiny_config(), STRATA)[0]
+    found = pruning_series.intervals(RANDOM.dice(), everything, np.repeat(["x", "y"], 4))
     np.testing.assert_allclose(found, [[0.8, 0.8], [0.55, 0.65]], atol=1e-9)
 
 
 def test_words_of_known_scores():
-    classes = pruning_findings.classes_of(tiny_config(), STRATA)
+    classes = pruning_series.classes_of(tiny_config(), STRATA)
     tuned = made_up("random_layers:all, then 3 epochs", "all",
                     [[of_classes(0.8, 0.8)], [of_classes(0.75, 0.75)]], [0, 30])
-    summary, first, after, *_ = pruning_findings.tell(
-        [RANDOM, tuned], classes, GROUPS, {}, "test", "conv", "one masked copy per call", 2)
+    summary, first, after, *_ = pruning_text.sentences(
+        [RANDOM, tuned], classes, GROUPS, {}, pruning.Options(masks=2), "one masked copy per call")
     assert summary == ("Mean Dice is 0.800 without pruning, and at the last level: "
                        "random_layers:all 0.600 at sparsity 0.300, random_layers:all, then 3 "
                        "epochs 0.750 at sparsity 0.300.")
@@ -249,44 +252,44 @@ SIZES = {"wide": (32, 32), "wider": (32, 32), "deep": (16, 16), "out": (32, 32)}
 
 
 def test_summary_names_the_layers_that_are_needed_most_and_least():
-    everything = pruning_findings.classes_of(tiny_config(), STRATA)[0]
-    said = pruning_findings._summary(one_by_one_series(), everything, 0.8)
+    everything = pruning_series.classes_of(tiny_config(), STRATA)[0]
+    said = pruning_text._summary(one_by_one_series(), everything, 0.8)
     assert ("One layer alone (random_filters:each): wide is needed most (Dice lost 0.300), deep "
             "least (0.050).") in said
 
 
 def test_words_of_layers_of_known_scores():
-    everything = pruning_findings.classes_of(tiny_config(), STRATA)[0]
-    said = pruning_findings._of_layers(
+    everything = pruning_series.classes_of(tiny_config(), STRATA)[0]
+    said = pruning_text._layer_sentences(
         "random_filters:each", one_by_one_series(), everything, SIZES, GROUPS)
     assert said.startswith(
         "random_filters:each: at sparsity 0.25–0.50 of one layer alone, most Dice is lost with "
         "wide (0.300), wider (0.100), deep (0.050), least with deep (0.050), wider (0.100), "
-        "wide (0.300). Too small to lose anything, not pruned: out. A low-level layer")
+        "wide (0.300). Too small to be pruned: out. A low-level layer")
     assert "costs 0.200 on average" in said and "the deepest) 0.050;" in said
     assert said.endswith("difference +0.150 (0.100 to 0.200).")
     idle = one_by_one_series()[3:]
-    assert pruning_findings._of_layers("x:each", idle, everything, SIZES, GROUPS) == (
-        "x:each: Too small to lose anything, not pruned: out.")
+    assert pruning_text._layer_sentences("x:each", idle, everything, SIZES, GROUPS) == (
+        "x:each: Too small to be pruned: out.")
 
 
 def test_pictures_leave_out_layers_that_lost_nothing(tmp_path):
-    classes = pruning_findings.classes_of(tiny_config(), STRATA)
+    classes = pruning_series.classes_of(tiny_config(), STRATA)
     layers = one_by_one_series()
-    ax = pruning_findings._map_figure(layers, classes[0]).axes[0]
+    ax = pruning_figures._map_figure(layers, classes[0]).axes[0]
     assert [text.get_text() for text in ax.texts] == ["not pruned", "0.30", "0.10", "0.05"]
     assert np.ma.getmaskarray(ax.images[0].get_array())[:, 0].tolist() == [False] * 3 + [True]
     assert [label.get_text() for label in ax.get_xticklabels()] == ["1\n0.25–0.50"]
-    lines = pruning_findings._experiments_figure(layers, GROUPS, classes[0]).axes[0].lines
+    lines = pruning_figures._experiments_figure(layers, GROUPS, classes[0]).axes[0].lines
     np.testing.assert_allclose(lines[0].get_xdata(), [0, (0.25 + 0.5 + 0.5) / 3])
     np.testing.assert_allclose(lines[0].get_ydata(), [0.8, 0.8 - 0.15], atol=1e-9)
-    shown = pruning_findings.draw(tmp_path, layers[3:], classes, GROUPS, SIZES)
+    shown = pruning_figures.draw(tmp_path, layers[3:], classes, GROUPS, SIZES)
     assert [name for name, _ in shown] == [
         "experiments.png", "classes.png", "sensitivity_random_filters.png"]
 
 
 def counts_of_losses(lost):
-    """(n,) Dice losses of one mask as _suffering and _claim take them: (1, n, 1)."""
+    """(n,) Dice losses of one mask as _class_sentences and _report_2_claim take them: (1, n, 1)."""
     return np.asarray(lost, float)[None, :, None]
 
 
@@ -294,17 +297,17 @@ def test_a_claim_is_judged_by_its_interval():
     strata = np.repeat(["Adenocarcinoma", "High-grade IN", "Polyp", "Normal"], 10)
     groups = np.array([f"case {n}" for n in range(40)])
     config = tiny_config()
-    classes = {c.name: c for c in pruning_findings.classes_of(config, strata)}
+    classes = {c.name: c for c in pruning_series.classes_of(config, strata)}
     noise = np.random.default_rng(0).normal(0, 0.01, 40)
     for shift, verdict in ((0.2, "supported"), (-0.2, "contradicted"), (0.0, "undecided")):
         lost = counts_of_losses(0.3 + noise + shift * (np.arange(40) < 20))
-        said = pruning_findings._claim(lost, classes, groups)
-        assert f"suffer first: {verdict}; at this level" in said
+        said = pruning_text._report_2_claim(lost, classes, groups)
+        assert f"lose most first: {verdict}; at this level" in said
         assert "mean of Normal, Polyp." in said
-        assert verdict not in pruning_findings._claim(lost, classes, groups, first=False)
+        assert verdict not in pruning_text._report_2_claim(lost, classes, groups, first=False)
     few = np.where(np.arange(40) < 20, "one case", groups)
-    assert "undecided, too few cases" in pruning_findings._claim(lost, classes, few)
-    assert pruning_findings._claim(lost, {"all": classes["all"]}, groups) == ""
+    assert "undecided, too few cases" in pruning_text._report_2_claim(lost, classes, few)
+    assert pruning_text._report_2_claim(lost, {"all": classes["all"]}, groups) == ""
 
 
 def test_classes_are_told_apart_by_the_interval_of_their_difference():
@@ -312,11 +315,11 @@ def test_classes_are_told_apart_by_the_interval_of_their_difference():
     groups = np.array([f"case {n}" for n in range(20)] + ["case of all c"] * 10)
     noise = np.random.default_rng(1).normal(0, 0.01, 30)
     lost = counts_of_losses(noise + 0.1 * (strata == "b"))
-    classes = pruning_findings.classes_of(tiny_config(), strata)[1:]
-    said = pruning_findings._suffering(lost, classes, groups)
+    classes = pruning_series.classes_of(tiny_config(), strata)[1:]
+    said = pruning_text._class_sentences(lost, classes, groups)
     assert said.startswith("Dice lost, most first: b 0.099 (0.09")
     assert "1 of 1 pairs (b more than a)" in said and "fewer than 3 cases: c" in said
-    drawn = pruning_findings._drawn(lost, classes[0], groups)
+    drawn = pruning_series.bootstrap_means(lost, classes[0], groups)
     assert drawn.mean() == pytest.approx(noise[:10].mean(), abs=1e-3)
     assert drawn.std() == pytest.approx(noise[:10].std() / np.sqrt(10), rel=0.2)
 
@@ -325,10 +328,10 @@ def test_outputs_are_classes_too():
     config = config_lib.changed(tiny_config(), {
         "data.name": "folder", "data.labels": "classes", "data.target": "classes",
         "data.num_classes": 3, "data.root": "x"})
-    found = pruning_findings.classes_of(config, np.array(["a", "a", "b"]))
+    found = pruning_series.classes_of(config, np.array(["a", "a", "b"]))
     assert [c.name for c in found] == ["all", "a", "b", "output 1", "output 2"]
     scores = np.arange(6.0).reshape(3, 2)
-    assert [float(pruning_findings._mean(scores, c)) for c in found] == [2.5, 1.5, 4.5, 2.0, 3.0]
+    assert [float(pruning_series.mean_over(scores, c)) for c in found] == [2.5, 1.5, 4.5, 2.0, 3.0]
 
 
 @pytest.mark.parametrize("prune, message", [
@@ -336,12 +339,12 @@ def test_outputs_are_classes_too():
     ("l1_layers:nowhere", "got 'nowhere'; expected one of all, each")])
 def test_experiments_that_make_no_sense(prune, message):
     with pytest.raises(InputError, match=f"--prune: .*{message}"):
-        pruning._experiments(prune, ["out"])
+        pruning.parse_experiments(prune, ["out"])
 
 
 def test_options_that_make_no_sense(tmp_path):
     with pytest.raises(InputError, match="--kinds: got dense, but the layers of unet are conv"):
-        pruning._layers(tiny_config(), "dense")
+        pruning.chosen_layers(tiny_config(), "dense")
     with pytest.raises(InputError, match="--amount: got 1.5; expected a share"):
         pruning.analyse(tmp_path, tiny_config(), tmp_path, amount=1.5)
     with pytest.raises(InputError, match="--kinds: .*transposed with --finetune_epochs"):
@@ -350,7 +353,7 @@ def test_options_that_make_no_sense(tmp_path):
 
 def test_map_sizes_of_a_network(untrained):
     layers = layers_of(untrained.config)
-    sizes = pruning._map_sizes(untrained, layers, (32, 32, 4))
+    sizes = pruning.map_sizes(untrained, layers, (32, 32, 4))
     assert sizes.keys() == {layer.name for layer in layers}
-    assert pruning_findings._ordered(sizes.values()) == [(32, 32), (16, 16)]
+    assert pruning_series.largest_first(sizes.values()) == [(32, 32), (16, 16)]
     assert sizes[layers[-1].name] == (32, 32)

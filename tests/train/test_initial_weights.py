@@ -9,7 +9,7 @@ from golden.networks import CASES, golden
 from helpers import assert_same_run, interrupt_at_batch, tiny_config
 
 from cellseg_jax import config, interop, models, pruning, train
-from cellseg_jax.analysis import weights as beginnings
+from cellseg_jax.analysis import distances as beginnings
 from cellseg_jax.config import derived
 from cellseg_jax.errors import InputError
 from cellseg_jax.inference.predictor import Predictor

@@ -8,7 +8,7 @@ import pytest
 from helpers import tiny_config
 
 from cellseg_jax import train
-from cellseg_jax.analysis import weights
+from cellseg_jax.analysis import distances
 from cellseg_jax.inference.predictor import Predictor
 
 
@@ -34,16 +34,16 @@ def assert_equal(params, other):
 
 def test_initial_params_equal_those_of_step_0_bit_for_bit(runs):
     config, folder = runs["still"]
-    assert_equal(weights.initial_params(config), params_of(folder, config))
+    assert_equal(distances.initial_params(config), params_of(folder, config))
     moved = params_of(runs["moved"][1], runs["moved"][0])
     assert not np.array_equal(moved["up_0"]["kernel"],
-                              weights.initial_params(config)["up_0"]["kernel"])
+                              distances.initial_params(config)["up_0"]["kernel"])
 
 
 def test_initial_params_are_those_that_the_run_was_given(runs):
     config, folder = runs["moved"]
     other = tiny_config(train__weights=str(folder), data__cache=config.data.cache)
-    assert_equal(weights.initial_params(other), params_of(folder, config))
+    assert_equal(distances.initial_params(other), params_of(folder, config))
 
 
 def test_distances_equal_numpy():
@@ -52,9 +52,9 @@ def test_distances_equal_numpy():
               for n, s in (("a", (3, 3, 2, 5)), ("b", (7, 4)))}
     after = {n: x + rng.normal(size=x.shape).astype(np.float32) for n, x in before.items()}
     before["zero"], after["zero"] = np.zeros((2, 2), np.float32), np.ones((2, 2), np.float32)
-    found = weights.distances(before, after)
+    found = distances.distances(before, after)
     for name in ("a", "b"):
-        pairs = zip(before[name].ravel().tolist(), after[name].ravel().tolist())
+        pairs = zip(before[name].ravel().tolist(), after[name].ravel().tolist(), strict=True)
         l2 = sum((y - x) ** 2 for x, y in pairs) ** 0.5
         norm = sum(x**2 for x in before[name].ravel().tolist()) ** 0.5
         assert found[name] == pytest.approx((l2, l2 / norm), abs=1e-6)
@@ -63,11 +63,11 @@ def test_distances_equal_numpy():
 
 def test_analysis_lists_layers_in_order_and_names_those_that_moved_most(runs, tmp_path):
     config, folder = runs["moved"]
-    findings = weights.analyse(folder, config, tmp_path)
+    findings = distances.analyse(folder, config, tmp_path)
     rows = list(csv.DictReader((tmp_path / "weights.csv").open()))
     assert [row["layer"] for row in rows] == ["down_0/conv", "bottom/conv", "up_0"]
     after = np.asarray(params_of(folder, config)["bottom"]["conv"]["kernel"])
-    before = weights.initial_params(config)["bottom"]["conv"]["kernel"]
+    before = distances.initial_params(config)["bottom"]["conv"]["kernel"]
     assert float(rows[1]["l2_distance"]) == pytest.approx(np.linalg.norm(after - before), abs=1e-6)
     assert float(rows[1]["sd_after"]) == pytest.approx(np.std(after), abs=1e-6)
     most = max(rows, key=lambda row: float(row["relative_distance"]))["layer"]
@@ -81,6 +81,6 @@ def test_text_speaks_of_layers_that_shrank_and_of_zeros():
     row = {"weights": 8, "l2_distance": 1.0, "relative_distance": 0.5, "zeros": 0.0}
     rows = [{**row, "layer": "kept", "norm_ratio": 1.0},
             {**row, "layer": "shrunk", "norm_ratio": 0.2, "zeros": 0.5}]
-    text = " ".join(weights._text(config, rows, step=7))
+    text = " ".join(distances._text(config, rows, step=7))
     assert "1 of 2 layers moved by shrinking: shrunk to 0.2" in text
     assert "Exactly 0 are 4 of 16 weights; the largest share is in shrunk" in text

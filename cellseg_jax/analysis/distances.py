@@ -1,4 +1,4 @@
-"""How far each layer has moved from where it began, and what its weights look like now.
+"""The distance of each layer's weights from their initial values, and histograms of both.
 
 A run keeps the seed of its initial weights, not a copy: they are made again here.
 """
@@ -15,12 +15,12 @@ from cellseg_jax.files import write_csv
 from cellseg_jax.inference.predictor import Predictor
 from cellseg_jax.report import figures
 from cellseg_jax.step.spec import make_spec, traced_values
-from cellseg_jax.train import initial_weights as beginnings
+from cellseg_jax.train import initial_weights
 from cellseg_jax.train.states import init_program
 
 BINS = 100
 COLUMNS = 4  # of the histograms
-SHRUNK = 0.7  # norm after to norm before, below which the text speaks of shrinking
+SHRUNK = 0.7  # norm after / norm before, below which the text names a layer as shrunk
 
 
 def initial_params(config) -> dict:
@@ -34,15 +34,16 @@ def initial_params(config) -> dict:
     state = jax.device_get(init(traced_values(config, spec)))
     params = state.params
     if config.train.weights:
-        found = beginnings.read(config, {"params": params, "batch_stats": state.batch_stats})
+        found = initial_weights.read(config, {"params": params, "batch_stats": state.batch_stats})
         params = jax.tree.map(lambda old, new: np.asarray(new, old.dtype), params, found["params"])
-    return beginnings.pruned(config, params)
+    return initial_weights.pruned(config, params)
 
 
 def kernels(config, params: dict) -> dict[str, np.ndarray]:
     """{layer: its kernel (..., in, out)} as numpy, in the order in which an image meets them."""
     flat = traverse_util.flatten_dict(params)
-    return {layer.name: np.asarray(flat[layer.kernel]) for layer in beginnings.layers_of(config)}
+    return {layer.name: np.asarray(flat[layer.kernel])
+            for layer in initial_weights.layers_of(config)}
 
 
 def distances(before: dict, after: dict) -> dict[str, tuple[float, float]]:
@@ -73,12 +74,12 @@ def analyse(workdir, config, folder) -> Findings:
            for what, function in (("mean", "mean"), ("sd", "std"))},
         "norm_ratio": _norm_ratio(before[layer.name], after[layer.name]),
         "zeros": float(np.mean(after[layer.name] == 0)),
-    } for layer in beginnings.layers_of(config)]
+    } for layer in initial_weights.layers_of(config)]
     write_csv(folder / "weights.csv", rows)
     figures.save(_distance_figure(rows), folder / "distances.png")
     figures.save(_histograms(before, after), folder / "histograms.png")
     return Findings(
-        "How far the weights have moved", _text(config, rows, predictor.step),
+        "Distance of the weights from their initial values", _text(config, rows, predictor.step),
         [("distances.png", "Distance of each layer's kernel to its initial values; layers from "
                            "image (top) to output (bottom)"),
          ("histograms.png", f"Weights of each layer in {BINS} bins, before and after training, "
@@ -103,7 +104,7 @@ def _distance_figure(rows):
             axes, ("l2_distance", "relative_distance", "norm_ratio"),
             ("L2 distance to the start\n(grows with the number\nof weights)",
              "relative distance: L2 distance\n/ L2 norm at the start",
-             "L2 norm after / before\n(below 1 the layer shrank)"))):
+             "L2 norm after / before\n(below 1 the layer shrank)"), strict=True)):
         ax.barh(range(len(rows)), [r[key] for r in rows], color=figures.COLOURS[number])
         ax.set_xlabel(label)
     for ax in axes[1:]:
@@ -114,7 +115,7 @@ def _distance_figure(rows):
 def _histograms(before, after):
     lines = -(-len(before) // COLUMNS)
     fig, axes = figures.figure(10, 0.9 + 1.6 * lines, lines, COLUMNS, squeeze=False)
-    for ax, name in zip(axes.flat, before):
+    for ax, name in zip(axes.flat, before, strict=False):
         pair = [np.asarray(k[name], np.float64).ravel() for k in (before, after)]
         edges = np.histogram_bin_edges(np.concatenate(pair), BINS)
         share = [np.histogram(x, edges)[0] / x.size for x in pair]
@@ -150,8 +151,8 @@ def _text(config, rows, step) -> list[str]:
             f"{len(shrunk)} of {len(rows)} layers moved by shrinking: "
             + ", ".join(f"{r['layer']} to {r['norm_ratio']:.2g}" for r in shrunk[:3])
             + " of their norm at the start"
-            + (f", as weight decay (here {config.optimizer.weight_decay:g}) does to weights that "
-               "the loss does not hold." if config.optimizer.weight_decay else "."))
+            + (f", as weight decay (here {config.optimizer.weight_decay:g}) does to weights "
+               "on which the loss depends little." if config.optimizer.weight_decay else "."))
     if len(known) > 2:
         size = [r["weights"] for r in known]
         order = [float(spearmanr(size, [r[key] for r in known])[0])
