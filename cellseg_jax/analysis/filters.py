@@ -214,7 +214,7 @@ def _activation_figure(drawn, i, dice, name, found):
     image, range_ = image_and_range(arrays, predictor.config, i)
     axes[0].imshow(panels.overlay(arrays.image[i], arrays.label[i]))
     axes[0].set_title("image, true outlines", fontsize=9)
-    probs = predictor(image, range_)[0]
+    probs = predictor.network(image, range_)[0]
     shown = probs[..., 0] if probs.shape[-1] == 1 else probs.argmax(-1) / (probs.shape[-1] - 1)
     axes[1].imshow(shown, cmap="gray", vmin=0, vmax=1)
     axes[1].set_title("probability" if probs.shape[-1] == 1 else "strongest output", fontsize=9)
