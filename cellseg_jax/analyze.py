@@ -21,7 +21,7 @@ import sys
 from absl import flags
 
 from cellseg_jax import cli
-from cellseg_jax.errors import InputError, pick
+from cellseg_jax.errors import InputError, check_choice
 
 OPTIONS = {  # the flags that each analysis reads
     "pruning": ("split", "prune", "kinds", "amount", "iterations", "masks", "finetune_epochs"),
@@ -65,7 +65,7 @@ def _names(args) -> list[str]:
     if not names:
         raise InputError(f"--analysis: missing; expected some of {', '.join(OPTIONS)}")
     for name in names:
-        pick(OPTIONS, name, "--analysis")
+        check_choice(name, OPTIONS, "--analysis")
     if not args.workdir:
         raise InputError("--workdir: missing; pass the folder of a trained run")
     cli.refuse_config(args)

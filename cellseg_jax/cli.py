@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 
 from absl import flags
 
-from cellseg_jax.errors import InputError, pick, print_error
+from cellseg_jax import errors
+from cellseg_jax.errors import InputError
 
 INTERRUPTED = 75  # exit code: stopped by SIGTERM after saving; the same command continues
 EXAMPLE_CONFIG = "configs/quickstart.py"
@@ -94,7 +95,7 @@ def require(args: flags.FlagValues, *names: str) -> None:
 
 def check_choice(args: flags.FlagValues, name: str, choices) -> None:
     """InputError if the flag has none of the values that it may have."""
-    pick(dict.fromkeys(choices), getattr(args, name), f"--{name}")
+    errors.check_choice(getattr(args, name), choices, f"--{name}")
 
 
 def require_config(args: flags.FlagValues, otherwise: str = "") -> None:
@@ -155,7 +156,7 @@ def run_command(main: Callable, define: Callable, argv: list[str] | None = None)
         _choose_device(args)
         return main(args, overrides)
     except InputError as error:
-        print_error(error)
+        errors.print_error(error)
         return 2
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where it was", file=sys.stderr)

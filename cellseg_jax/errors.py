@@ -1,8 +1,8 @@
-"""What a user did wrong, in one line, and the one way to look a name up in a table."""
+"""What a user did wrong, in one line, and the one way to look up a name in a table."""
 
 import difflib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 
 class InputError(ValueError):
@@ -19,12 +19,21 @@ def nearest(name: str, choices) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
+def check_choice(name: str, choices: Iterable[str], key: str) -> None:
+    """InputError that names the flag or config `key` and lists the choices, if `name` is none."""
+    choices = list(choices)
+    if name not in choices:
+        raise InputError(f"{key}: got {name!r}; expected one of "
+                         f"{', '.join(filter(None, choices))}{nearest(name, choices)}")
+
+
 def pick(table: Mapping, name: str, key: str):
-    """table[name], or an InputError that names the config `key` and lists the choices."""
-    if name in table:
-        return table[name]
-    choices = ", ".join(filter(None, table))
-    raise InputError(f"{key}: got {name!r}; expected one of {choices}{nearest(name, table)}")
+    """table[name].
+
+    Raises: InputError as `check_choice`.
+    """
+    check_choice(name, table, key)
+    return table[name]
 
 
 def print_error(error) -> None:

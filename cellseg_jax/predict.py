@@ -24,7 +24,7 @@ import sys
 from absl import flags
 
 from cellseg_jax import cli
-from cellseg_jax.errors import InputError, pick
+from cellseg_jax.errors import InputError, check_choice
 from cellseg_jax.inference.outputs import FORMATS
 
 
@@ -58,7 +58,7 @@ def main(args, overrides: list[tuple[str, str]], in_memory_pixels: int = 2**24) 
     """
     formats = [name.strip() for name in args.format.split(",")]
     for name in formats:
-        pick(FORMATS, name, "--format")
+        check_choice(name, FORMATS, "--format")
     cli.check_choice(args, "checkpoint", cli.CHECKPOINTS)
     if not (math.isfinite(args.scale) and args.scale >= 0):
         raise InputError(f"--scale: got {args.scale}; expected 0 (as in training) or above")

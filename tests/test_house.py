@@ -89,8 +89,6 @@ TOO_MANY_PARAMETERS = {
 }
 IMPORTS_WITHOUT_REASON = {
     "data/lazy.py",
-    "interop/onnx.py",
-    "interop/torch_weights.py",
     "planning/plan.py",
     "studies/launch.py",
 }

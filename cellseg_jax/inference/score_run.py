@@ -7,7 +7,7 @@ import jax
 
 from cellseg_jax.config import derived
 from cellseg_jax.data.split import PARTS
-from cellseg_jax.errors import pick
+from cellseg_jax.errors import check_choice
 from cellseg_jax.inference import tune
 from cellseg_jax.inference.evaluate import evaluate, read_scores
 from cellseg_jax.report import terminal
@@ -35,7 +35,7 @@ def score_run(config, workdir, split: str, *, tuned: bool = False) -> dict:
       tuned: decode with the options that were found on the validation images.
     Raises: InputError as `evaluate`; with `tuned`, where no options were found.
     """
-    pick(dict.fromkeys((*PARTS, "all")), split, "--split")
+    check_choice(split, (*PARTS, "all"), "--split")
     is_main_process = jax.process_index() == 0
     own = read_config(workdir)  # before the lock makes a folder of a misspelt name
     if tuned:

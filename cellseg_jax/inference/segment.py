@@ -11,7 +11,7 @@ import numpy as np
 
 from cellseg_jax import config as config_lib
 from cellseg_jax.data import lazy
-from cellseg_jax.errors import InputError, pick, print_error
+from cellseg_jax.errors import InputError, check_choice, print_error
 from cellseg_jax.inference import images_in, outputs, stitch, tune
 from cellseg_jax.inference.bands import VIEWS, PredictOptions
 from cellseg_jax.inference.ensemble import Ensemble
@@ -55,7 +55,7 @@ def open_runs(args, overrides, uncertain: bool) -> Runs:
     Raises: InputError for runs that cannot be used in that way.
     """
     workdirs = [args.workdir] if pathlib.Path(args.workdir).exists() else args.workdir.split(",")
-    pick(VIEWS, args.tta, "--tta")
+    check_choice(args.tta, VIEWS, "--tta")
     if uncertain and len(workdirs) == 1 and not args.tta:
         raise InputError("--format=uncertainty: a single prediction has no spread; pass several "
                          "runs (--workdir=a,b,c), or --tta=flips")

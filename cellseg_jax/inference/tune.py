@@ -10,7 +10,7 @@ import numpy as np
 
 from cellseg_jax import config as config_lib
 from cellseg_jax import data, metrics
-from cellseg_jax.errors import InputError, pick
+from cellseg_jax.errors import InputError, check_choice
 from cellseg_jax.files import read_json, write_atomic
 from cellseg_jax.report import terminal
 from cellseg_jax.runs import provenance
@@ -40,46 +40,73 @@ def tune(predictor, metric: str, *, fixed=()) -> dict:
       "tried": [[options, score], ...], "made_by"}.
     Raises: InputError where the run has no validation images, or no instances.
     """
-    pick(dict.fromkeys(METRICS), metric, "--tune")
+    check_choice(metric, METRICS, "--tune")
     config, file = predictor.config, pathlib.Path(predictor.workdir) / TUNING_FILE
     made_by = _made_by(config, predictor.step, metric, fixed)
     if file.exists():
         before = read_json(file)
         if before.get("made_by") == made_by:
             return before
-    images = _validation(predictor)
-    tried = []
+    images = validation_images(predictor)
+    choices = _choices(images, fixed)
+    start = {key: config.eval[key] for key in (*CHOICES, "min_size")}
+    with terminal.counting("tuning") as progress:
+        most = sum(map(len, choices.values()))
+        score = Score(predictor, images, metric, lambda done: progress(done, most))
+        best = _best(start, choices, score, config.data.target)
+        scores = score(start), score(best)
+    result = {"metric": metric, "score": scores[1], "score_before": scores[0],
+              "options": {f"eval.{key}": value for key, value in best.items()},
+              "split": "val", "n_images": len(images), "tried": score.tried, "made_by": made_by}
+    write_atomic(file, json.dumps(result, indent=1) + "\n")
+    return json.loads(json.dumps(result))
 
-    def score(options):
-        known = [value for other, value in tried if other == options]
-        if not known:
-            known.append(_score(predictor, images, options, metric))
-            tried.append((options, known[0]))
-            progress(len(tried), sum(map(len, choices.values())))
-        return known[0]
 
+class Score:
+    """Options -> their score on the images; each is computed once.
+
+    Args:
+      images: [(label, probabilities), ...].
+      progress: called with the number of options tried.
+    """
+
+    def __init__(self, predictor, images, metric: str, progress):
+        self.predictor, self.images, self.metric = predictor, images, metric
+        self.progress, self.tried = progress, []
+
+    def __call__(self, options: dict) -> float:
+        known = [value for other, value in self.tried if other == options]
+        if known:
+            return known[0]
+        counts = [metrics.instance_counts(label, self.predictor.decode(probs, **options))
+                  for label, probs in self.images]
+        total = metrics.InstanceCounts(*map(sum, zip(*counts, strict=True)))
+        self.tried.append((options, float(metrics.instance_scores(total)[self.metric])))
+        self.progress(len(self.tried))
+        return self.tried[-1][1]
+
+
+def _choices(images, fixed) -> dict:
+    """{option: values that are tried}, without the fixed ones."""
     areas = np.concatenate([np.unique(label[label > 0], return_counts=True)[1]
                             for label, _ in images])
     if not areas.size:
         raise InputError("--tune: the validation images hold no objects; expected some")
     sizes = sorted({round(share * float(np.median(areas))) for share in MIN_SIZES})
-    choices = {key: values for key, values in (CHOICES | {"min_size": sizes}).items()
-               if f"eval.{key}" not in fixed}
-    start = best = {key: config.eval[key] for key in (*CHOICES, "min_size")}
-    with terminal.counting("tuning") as progress:
-        for key in (*CHOICES, "min_size"):
-            if (key == "watershed_h" and best["decode"] != "watershed") or (
-                    key == "threshold" and config.data.target == "contour"):  # not read there
-                continue
-            for value in choices.get(key, ()):
-                if score({**best, key: value}) > score(best):
-                    best = {**best, key: value}
-        scores = score(start), score(best)
-    result = {"metric": metric, "score": scores[1], "score_before": scores[0],
-              "options": {f"eval.{key}": value for key, value in best.items()},
-              "split": "val", "n_images": len(images), "tried": tried, "made_by": made_by}
-    write_atomic(file, json.dumps(result, indent=1) + "\n")
-    return json.loads(json.dumps(result))
+    return {key: values for key, values in (CHOICES | {"min_size": sizes}).items()
+            if f"eval.{key}" not in fixed}
+
+
+def _best(options: dict, choices: dict, score: Score, target: str) -> dict:
+    """The options after each was set to what scores best, one after the other."""
+    for key in (*CHOICES, "min_size"):
+        if (key == "watershed_h" and options["decode"] != "watershed") or (
+                key == "threshold" and target == "contour"):  # not read there
+            continue
+        for value in choices.get(key, ()):
+            if score({**options, key: value}) > score(options):
+                options = {**options, key: value}
+    return options
 
 
 def read(workdir, config, step: int) -> dict:
@@ -114,7 +141,7 @@ def _made_by(config, step, metric, fixed) -> dict:
             "code": provenance.code_hash()}
 
 
-def _validation(predictor) -> list[tuple[np.ndarray, np.ndarray]]:
+def validation_images(predictor) -> list[tuple[np.ndarray, np.ndarray]]:
     """[(label, probabilities)] of the validation images, at their original size."""
     config = predictor.config
     if config.data.target == "classes" or config.data.get("labels", "instances") != "instances":
@@ -134,10 +161,3 @@ def _validation(predictor) -> list[tuple[np.ndarray, np.ndarray]]:
         probs = predictor.probs([source[i].read().image for i in part])
         out += [(arrays.original_label(i), one) for i, one in zip(part, probs, strict=True)]
     return out
-
-
-def _score(predictor, images, options, metric) -> float:
-    counts = [metrics.instance_counts(label, predictor.decode(probs, **options))
-              for label, probs in images]
-    total = metrics.InstanceCounts(*map(sum, zip(*counts, strict=True)))
-    return float(metrics.instance_scores(total)[metric])

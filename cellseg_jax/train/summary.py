@@ -3,6 +3,7 @@
 import jax
 
 from cellseg_jax import config as config_lib
+from cellseg_jax.data.split import PARTS
 from cellseg_jax.train.run import Run
 from cellseg_jax.train.states import SlotStates
 
@@ -10,7 +11,7 @@ from cellseg_jax.train.states import SlotStates
 def rows(run: Run, num_runs: int, states: SlotStates, residence: str) -> list[tuple[str, str]]:
     """(name, text) of each line, for terminal.summary; `states` hold the run, compiled."""
     config, arrays, devices = run.config, run.arrays, jax.devices()
-    counts = " / ".join(f"{len(run.parts[p])} {p}" for p in ("train", "val", "test"))
+    counts = " / ".join(f"{len(run.parts[p])} {p}" for p in PARTS)
     parameters = sum(x.size for x in jax.tree.leaves(states.states[0].params))
     changed = config_lib.diff(config_lib.plain(config), config)
     return [

@@ -44,8 +44,8 @@ def test_tunes_on_validation_images_alone_and_keeps_what_it_found(run, monkeypat
     predictor.config = tune.apply(config, tuning)  # the score is that of the options
     options = {k.removeprefix("eval."): v for k, v in tuning["options"].items()}
     assert {k: predictor.config.eval[k] for k in options} == options
-    images = tune._validation(predictor)
-    assert tune._score(predictor, images, {}, "pq") == pytest.approx(tuning["score"])
+    images = tune.validation_images(predictor)
+    assert tune.Score(predictor, images, "pq", lambda done: None)({}) == pytest.approx(tuning["score"])
 
     seen.clear()
     assert tune.tune(Predictor(folder, config), "pq") == tuning and not seen
@@ -90,7 +90,7 @@ def test_says_what_cannot_be_tuned(tmp_path):
     with classes.unlocked():
         classes.data.target = "classes"
     with pytest.raises(InputError, match="no instances to match"):
-        tune._validation(types.SimpleNamespace(config=classes, workdir=tmp_path))
+        tune.validation_images(types.SimpleNamespace(config=classes, workdir=tmp_path))
 
 
 def test_choices_hold_the_defaults():
