@@ -5,7 +5,7 @@
   its colours follow the page (light, dark, print), its text stays text, every chart has an
   accessible name, and a page of sixty small charts stays small and is written in a second.
 - `figures` draws the figures of an analysis with matplotlib, as PNG files for papers and slides:
-  charts with a line per layer, and histograms, which need matplotlib's layout.
+  charts with a line per layer, and maps over images, which need matplotlib's layout.
 - `panels` composes pictures of images and labels with Pillow; `embedded` puts pictures into a page.
 - `terminal` prints progress and results.
 """

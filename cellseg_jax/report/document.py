@@ -85,6 +85,5 @@ def environment() -> jinja2.Environment:
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(PACKAGE), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
-    made.filters |= {f.__name__: f for f in (
-        number, plain, count, soft, anchor, headings)}
+    made.filters |= {f.__name__: f for f in (number, plain, anchor, headings)}
     return made

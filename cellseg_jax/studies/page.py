@@ -36,7 +36,8 @@ def write_study_page(table: Table, path) -> None:
     commits = sorted({run.commit for row in table.rows for run in row.runs if run.commit})
     write_atomic(pathlib.Path(path), document.render(
         "studies/page.html.jinja", title=table.study.title or table.study.name, table=table,
-        study=table.study, metric=headline(table), summary=summary, stats=stats,
+        study=table.study, metric=headline(table), answer=summary.summary_sentence(table),
+        done=summary.done_sentence(table), alpha=stats.ALPHA, min_pairs=stats.MIN_PAIRS,
         cards=_cards(table), learning_curves=[_learning_curve(c) for c in table.curves],
         forest=_forest(table), claims=[cells.judged_claim(table, *claim) for claim in table.claims],
         all_rows=_table(table), published=_published(table), cost=_cost(table),
@@ -60,7 +61,8 @@ def _cards(table) -> dict:
     noise, base = _noise(table), found.get(table.study.baseline)
     spent = float(np.nansum([run.train_seconds for row in table.rows for run in row.runs]))
     return {
-        "best": (name, number(found[name].mean[metric]), list(ties)) if name else None,
+        "best": (name, number(found[name].mean[metric]), summary.listed_names(ties))
+        if name else None,
         "baseline": number(base.mean.get(metric)) if base else None,
         "noise": noise, "noise_known": noise is not None and math.isfinite(noise.interval[1]),
         "spent": f"{spent / 3600:.1f} h" if spent > 3600 else f"{spent / 60:.1f} min"}

@@ -50,7 +50,7 @@ def _verdicts(table, metric, compared) -> list[str]:
     """How many rows differ from the baseline, and which."""
     by_word = {w: [r.name for r in compared if r.verdicts[metric] == w] for w in stats.VERDICTS}
     differ = len(by_word["better"]) + len(by_word["worse"])
-    which = ", ".join(f"{len(by_word[word])} {word} ({names(by_word[word])})"
+    which = ", ".join(f"{len(by_word[word])} {word} ({listed_names(by_word[word])})"
                       for word in ("better", "worse") if by_word[word])
     first = (f"In {metric}, {differ or 'none'} of {count(len(compared), 'row')} "
              f"{'differs' if differ == 1 else 'differ'} from the baseline {table.study.baseline}"
@@ -91,7 +91,7 @@ def done_sentence(table) -> str:
     return f"{done} of {count(len(runs), 'run')} {'is' if done == 1 else 'are'} done"
 
 
-def names(all_names) -> str:
+def listed_names(names) -> str:
     """The first names, and how many more there are."""
-    more = len(all_names) - NAMED
-    return ", ".join(all_names[:NAMED]) + (f" and {more} more" if more > 0 else "")
+    more = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
