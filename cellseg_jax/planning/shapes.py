@@ -10,6 +10,7 @@ from jax.sharding import PartitionSpec as P
 from cellseg_jax.config import derived
 from cellseg_jax.crops import round_up
 from cellseg_jax.errors import InputError
+from cellseg_jax.step import batches
 from cellseg_jax.step.mapped import map_train
 from cellseg_jax.step.memory import (
     HEAP_OVERHEAD,
@@ -64,30 +65,12 @@ def mesh_of(devices, batch_size: int) -> Mesh:
                 axis_types=(AxisType.Auto,) * 2)
 
 
-def dataset(config, images: Images) -> tuple[dict, dict]:
-    """(train, eval) shapes of a resident dataset, {name: (shape, dtype)}; see feed.Resident.
-
-    Counted as 8-bit images with 16-bit labels; the cache keeps others where it must.
-    """
-    count, channels = images.count * config.data.grid**2, derived.channels(config)
-    weights = {"pixel_weight": (np.float16, ())} if config.data.target == "boundary" else {}
-    kinds = {"image": (np.uint8, (channels,)), "label": (np.uint16, ()), **weights}
-    size, range_ = derived.input_size(config), {"range": ((count, channels, 2), np.float32)}
-    fitted = {k: ((count, *size, *last), dtype) for k, (dtype, last) in kinds.items()} | range_
-    if config.data.fit != "random_crop":
-        return fitted, fitted
-    flat = {k: ((images.count * images.pixels, *last), dtype)
-            for k, (dtype, last) in kinds.items()}
-    places = {"offset": ((count,), np.int32), "size": ((count, 2), np.int32)}
-    return flat | places | range_, fitted
-
-
 def is_resident(config, images: Images, device_bytes: float) -> bool:
-    """Whether feed.resident_source would put the dataset on devices of this size."""
+    """Whether batches.resident_source would put the dataset on devices of this size."""
     if config.data.residence != "auto":
         return config.data.residence == "device"
-    train, _ = dataset(config, images)
-    held = sum(array_bytes(*train[k]) for k in train if k in ("image", "label", "pixel_weight"))
+    train = batches.resident_layout(config, *images).train
+    held = sum(array_bytes(*train[k]) for k in train if k in batches.PIXELS)
     countable = config.data.fit != "random_crop" or images.count * images.pixels < 2**31
     return countable and held <= RESIDENT_SHARE * device_bytes
 
@@ -101,23 +84,15 @@ def arguments(config, spec, mesh, images: Images, resident: bool) -> tuple:
                            traced_values(config, spec))
     state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(
         (members, *x.shape), x.dtype, sharding=by_member), state)
-    one = {"id": ((), np.int32)}
-    if config.data.copies:
-        one["copy"] = ((), np.int32)
-    if resident:
-        everywhere = NamedSharding(mesh, P())
-        if config.data.fit == "random_crop":
-            one["place"] = ((2,), np.int32)
-        source = {k: jax.ShapeDtypeStruct(*leaf, sharding=everywhere)
-                  for k, leaf in dataset(config, images)[0].items()}
-    else:
-        one |= {"image": ((*size, channels), np.uint8), "label": (size, np.int32),
-                "range": ((channels, 2), np.float32), "weight": ((), np.float32)}
-        if config.data.target == "boundary":
-            one["pixel_weight"] = (size, np.float16)
+    one = batches.index_layout(config) if resident else batches.layout(config)
     index = {k: jax.ShapeDtypeStruct((members, batch, *shape), dtype, sharding=rows)
              for k, (shape, dtype) in one.items()}
-    return (state, source, index) if resident else (state, index, None)
+    if not resident:
+        return state, index, None
+    whole = batches.resident_layout(config, *images).train
+    source = {k: jax.ShapeDtypeStruct(*leaf, sharding=NamedSharding(mesh, P()))
+              for k, leaf in whole.items()}
+    return state, source, index
 
 
 def compiled_programs(config, mesh, images: Images, *, resident: bool, quick: bool = False,
@@ -134,7 +109,8 @@ def compiled_programs(config, mesh, images: Images, *, resident: bool, quick: bo
     backend = "unroll"  # one member: all back-ends are the same program
     extra = 0
     if resident and config.data.fit == "random_crop":  # the fitted images lie beside the flat ones
-        extra = sum(array_bytes(*leaf) for leaf in dataset(config, images)[1].values())
+        extra = sum(array_bytes(*leaf) for leaf in
+                    batches.resident_layout(config, *images).eval.values())
     train = needs = None
     trains = validates = 0
     if training:
@@ -157,19 +133,13 @@ def _validation(config, spec, mesh, given, extra, quick) -> int:
     state, resident = given[0], given[2] is not None
     everywhere = NamedSharding(mesh, P())
     rows = NamedSharding(mesh, P(("member", "data")))
-    size, channels = derived.input_size(config), derived.channels(config)
     count = round_up(config.eval.batch_size, mesh.size)
     one = lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype, sharding=everywhere)
     variables = jax.tree.map(one, {"params": state.params, "batch_stats": state.batch_stats})
     values = {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=everywhere) for k, v in
               scoring_values(traced_values(config, spec)).items()}
-    batch = {"image": ((*size, channels), np.uint8),
-             "label": (size, np.uint16 if resident else np.int32),
-             "range": ((channels, 2), np.float32), "weight": ((), np.float32)}
-    if config.data.target == "boundary":
-        batch["pixel_weight"] = (size, np.float16)
     batch = {k: jax.ShapeDtypeStruct((count, *shape), dtype, sharding=rows)
-             for k, (shape, dtype) in batch.items()}
+             for k, (shape, dtype) in batches.eval_layout(config, resident).items()}
     program = eval_program(spec, mesh, config.eval.threshold)
     memory = _compiled(program, (values, variables, batch), mesh, quick).memory_analysis()
     held = held_bytes(given)
@@ -203,7 +173,7 @@ def cpu_peak(programs: Programs, config, num_devices: int, resident: bool) -> in
     """
     needs, threads = programs.footprint, config.data.threads
     # Streamed batches: read ahead (twice the readers), being read, under way and on the host.
-    batches = 0 if resident else (3 * threads + 4) * needs.images
+    streamed = 0 if resident else (3 * threads + 4) * needs.images
     saving = 3 * needs.state + needs.images  # a copy to score and save, and its bytes for the disk
-    arrays = max(programs.training + batches, programs.validation, saving)
+    arrays = max(programs.training + streamed, programs.validation, saving)
     return round(process_memory() + SMALL_PROGRAMS + HEAP_OVERHEAD * num_devices * arrays)

@@ -11,11 +11,69 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from cellseg_jax import targets
+from cellseg_jax.config import derived
 from cellseg_jax.crops import round_up
 from cellseg_jax.data import pipeline
 from cellseg_jax.errors import InputError
 from cellseg_jax.step.memory import RESIDENT_SHARE, device_memory
 from cellseg_jax.step.mesh import put
+
+PIXELS = ("image", "label", "pixel_weight")  # arrays over the pixels of a sample
+
+
+# --- the layout of a batch: {name: (shape, dtype)} of one row -----------------------------
+
+
+def sample_layout(config) -> dict:
+    """What a decoded sample is: image, label, range, and with some targets pixel_weight.
+
+    Images of 8 bits; the cache keeps 16 where it must.
+    """
+    size, channels = derived.input_size(config), derived.channels(config)
+    sample = {"image": ((*size, channels), np.uint8), "label": (size, np.int32),
+              "range": ((channels, 2), np.float32)}
+    if targets.TARGETS[config.data.target].pixel_weight is not None:
+        sample["pixel_weight"] = (size, np.float16)
+    return sample
+
+
+def index_layout(config) -> dict:
+    """What names a row of resident samples, as data.order gives it: see map_train."""
+    rows = {"id": ((), np.int32)}
+    if config.data.copies:
+        rows["copy"] = ((), np.int32)
+    if config.data.fit == "random_crop":
+        rows["place"] = ((2,), np.int32)
+    return rows
+
+
+def layout(config) -> dict:
+    """What train_step takes: the sample, its weight, and its row but for the place."""
+    rows = {k: v for k, v in index_layout(config).items() if k != "place"}
+    return sample_layout(config) | {"weight": ((), np.float32)} | rows
+
+
+def eval_layout(config, resident: bool) -> dict:
+    """What eval_step takes; resident labels keep the type of the cache, most often 16 bits."""
+    label = {"label": (derived.input_size(config), np.uint16)} if resident else {}
+    return sample_layout(config) | label | {"weight": ((), np.float32)}
+
+
+def resident_layout(config, count: int, pixels: int) -> "Resident":
+    """The Resident of `count` stored images of `pixels` each, whole arrays instead of rows."""
+    samples = count * config.data.grid**2
+    fitted = {k: ((samples, *shape), dtype)
+              for k, (shape, dtype) in eval_layout(config, True).items() if k != "weight"}
+    if config.data.fit != "random_crop":
+        return Resident(fitted, fitted)
+    flat = {k: ((count * pixels, *shape[3:]), dtype)
+            for k, (shape, dtype) in fitted.items() if k in PIXELS}
+    places = {"offset": ((samples,), np.int32), "size": ((samples, 2), np.int32)}
+    return Resident({**flat, **places, "range": fitted["range"]}, fitted)
+
+
+# --- where the decoded images lie -----------------------------------------------------------------
 
 
 class Resident(NamedTuple):

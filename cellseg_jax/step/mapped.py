@@ -8,6 +8,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from cellseg_jax import crops, targets
+from cellseg_jax.step.batches import PIXELS
 from cellseg_jax.step.eval_step import eval_step
 from cellseg_jax.step.spec import Spec
 from cellseg_jax.step.train_step import train_step
@@ -51,7 +52,7 @@ def gather(source: dict, index: dict, window) -> dict:
     pixels = jax.vmap(lambda i, place: crops.rows(
         *place, window, source["size"][i], source["offset"][i]))(index["id"], index["place"])
     taken = {k: v.at[pixels].get(mode="promise_in_bounds") for k, v in source.items()
-             if k in ("image", "label", "pixel_weight")}
+             if k in PIXELS}
     return rows | taken | {"range": source["range"][index["id"]]}
 
 

@@ -9,13 +9,12 @@ in `inactive` alone.
 """
 
 import dataclasses
-from typing import Any
 
 import jax
 import numpy as np
 from flax import linen as nn
 from flax.core import FrozenDict
-from jaxtyping import Array, Float, Integer, Shaped
+from jaxtyping import Array, ArrayLike, Float, Integer, Shaped
 
 from cellseg_jax import losses, models, optim, targets
 from cellseg_jax.config import compare, derived
@@ -60,8 +59,8 @@ class Spec:
         dropout = {} if "dropout" not in hparams else {"dropout": hparams["dropout"]}
         return models.make(**self.model, **dropout, axis_name=axis_name)
 
-    def logits(self, variables: dict, image: Shaped[Array, "n h w c"],
-               range_: Float[Array, "n c 2"]) -> Float[Array, "n h w k"]:
+    def logits(self, variables: dict, image: Shaped[ArrayLike, "n h w c"],
+               range_: Float[ArrayLike, "n c 2"]) -> Float[Array, "n h w k"]:
         """The network's output for decoded images and their ranges, as in evaluation."""
         image = normalize(image, range_, self.dtype)
         return self.module({}).apply(variables, image, train=False)
@@ -72,14 +71,14 @@ class Spec:
         lengths = {name: hparams[name] for name in LENGTHS}
         return optim.make(**self.optimizer, lr=hparams["lr"], **options, **lengths)
 
-    def encode(self, label: Integer[Any, "n h w"]) -> Float[Any, "n h w k"]:
+    def encode(self, label: Integer[ArrayLike, "n h w"]) -> Float[ArrayLike, "n h w k"]:
         """What the network learns of a label."""
         target = targets.TARGETS[self.target].encode(label, **self.target_options)
         return target.astype(self.dtype)
 
-    def losses(self, logits: Float[Any, "n h w k"], target: Float[Any, "n h w k"],
+    def losses(self, logits: Float[ArrayLike, "n h w k"], target: Float[ArrayLike, "n h w k"],
                hparams: dict, axis_name: str | None = None,
-               pixel_weight: Float[Any, "n h w"] | None = None) -> Float[Array, " n"]:
+               pixel_weight: Float[ArrayLike, "n h w"] | None = None) -> Float[Array, " n"]:
         """The weighted sum of the losses in use.
 
         Args:

@@ -17,6 +17,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Integer, Key, Shaped
 from cellseg_jax import augment, optim, pruning
 from cellseg_jax.losses import coarse, supervision_weights
 from cellseg_jax.normalize import normalize
+from cellseg_jax.step.batches import PIXELS
 from cellseg_jax.step.spec import Spec
 from cellseg_jax.step.state import NON_FINITE, RUNNING, TrainState
 
@@ -91,7 +92,7 @@ def augmented(spec: Spec, hparams: dict, key: Key[Array, ""], batch: dict,
     if "copy" in batch:
         keys, applies = _variant_keys(hparams["seed"], batch), batch["copy"] > 0
         applies = applies.astype(jnp.float32)
-    pixels = {k: batch[k] for k in ("image", "label", "pixel_weight") if k in batch}
+    pixels = {k: batch[k] for k in PIXELS if k in batch}
 
     def one(key, applies, sample, range_):
         chosen = {name: (probability * applies, strength)

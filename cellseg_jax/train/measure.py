@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 from cellseg_jax import augment
 from cellseg_jax import config as config_lib
 from cellseg_jax.config import derived
+from cellseg_jax.step.batches import layout
 from cellseg_jax.step.mesh import default_mesh
 from cellseg_jax.step.spec import make_spec, traced_values
 from cellseg_jax.train.execution import Execution
@@ -58,17 +59,10 @@ def synthetic_step(config, spec, execution: Execution) -> Callable:
     size, channels = derived.input_size(config), derived.channels(config)
     random_ = np.random.default_rng(0)
     shape = (execution.width, config.train.batch_size)
-    batch = {
-        "image": random_.integers(0, 256, (*shape, *size, channels), np.uint8),
-        "label": random_.integers(0, 2, (*shape, *size), np.int32),
-        "range": np.tile(np.float32([0, 255]), (*shape, channels, 1)),
-        "weight": np.ones(shape, np.float32),
-        "id": np.zeros(shape, np.int32),
-    }
-    if config.data.target == "boundary":
-        batch["pixel_weight"] = np.ones((*shape, *size), np.float16)
-    if config.data.copies:
-        batch["copy"] = np.ones(shape, np.int32)
+    batch = {name: np.ones((*shape, *row), dtype) for name, (row, dtype) in layout(config).items()}
+    batch["image"] = random_.integers(0, 256, batch["image"].shape, batch["image"].dtype)
+    batch["label"] = random_.integers(0, 2, batch["label"].shape, batch["label"].dtype)
+    batch["range"] = batch["range"] * np.float32([0, 255])
     batch = jax.device_put(batch, NamedSharding(states.mesh, P("member", "data")))
     values = traced_values(config, spec)
     values["num_steps"] = np.int32(2**30)  # none of them ends

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from helpers import tiny_config
 
-from cellseg_jax import data
+from cellseg_jax import data, targets
 from cellseg_jax.data import order
+from cellseg_jax.step import batches as batches_lib
 from cellseg_jax.step.batches import Batches, resident_source
 from cellseg_jax.step.mapped import gather as gather_
 from cellseg_jax.step.mesh import default_mesh
@@ -59,3 +60,40 @@ def test_streamed_batches_equal_what_the_device_gathers(kind):
         for name, values in one.items():
             np.testing.assert_array_equal(values, other[name], err_msg=name)
     assert len({batch["image"].tobytes() for batch in batches["host"]}) == 3
+
+
+def assert_layout(arrays, layout, leading):
+    """The arrays have these names, row shapes and types."""
+    found = {k: (x.shape, x.dtype) for k, x in arrays.items()}
+    assert found == {k: ((*leading, *shape), dtype) for k, (shape, dtype) in layout.items()}
+
+
+@pytest.mark.parametrize("fit", ["resize", "center_crop", "random_crop", "pad"])
+@pytest.mark.parametrize("target", targets.TARGETS)
+def test_real_batches_have_the_layout(target, fit):
+    """Streamed and resident, with copies and without, of training and of evaluation."""
+    options = dict(data__fit=fit, data__image_size=(40, 36),
+                   data__size=(48, 40) if fit == "pad" else (32, 32))
+    for copies in (0, 2):
+        streamed, resident = (
+            tiny_config(data__copies=copies, data__residence=where, **options)
+            for where in ("host", "device"))
+        streamed.data.target = resident.data.target = target  # synthetic cells have no classes
+        arrays = data.load(streamed.data)
+        mesh, member = default_mesh(1, 8), FakeMember(streamed, arrays, 0)
+        stream = Batches(1, None, mesh)
+        stream.begin(0, member)
+        batch, index = stream.next([0])
+        assert index is None
+        assert_layout(batch, batches_lib.layout(streamed), (1, 8))
+        stored = resident_source(resident, arrays, mesh)
+        stream = Batches(1, stored, mesh)
+        stream.begin(0, member)
+        source, index = stream.next([0])
+        assert_layout(index, batches_lib.index_layout(resident), (1, 8))
+        expected = batches_lib.resident_layout(resident, len(arrays.names), 40 * 36)
+        assert_layout(source, expected.train, ())
+        assert_layout(stored.eval, expected.eval, ())
+        for one in (None, stored):
+            batch = next(batches_lib.eval_batches(streamed, arrays, np.arange(8), mesh, one))
+            assert_layout(batch, batches_lib.eval_layout(streamed, one is not None), (8,))
