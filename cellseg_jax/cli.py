@@ -159,7 +159,7 @@ def run_command(main: Callable, define: Callable, argv: list[str] | None = None)
         errors.print_error(error)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it was", file=sys.stderr)
+        print("interrupted; the same command continues", file=sys.stderr)
         return 130
 
 

@@ -5,7 +5,7 @@
         [--license=CC-BY-4.0] [--config.eval.threshold=0.5 ...]
 
 What is exported maps a normalised float32 image to probabilities, in float32 whatever the run
-trained in. Beside it, export.json says how to make the one and read the other.
+trained in. Beside it, export.json describes both.
 
   stablehlo    model.stablehlo for CPU, CUDA and TPU: JAX alone runs it. (N, H, W, C), where N,
                and H and W as far as the network allows, are open.

@@ -30,7 +30,7 @@ def normalize(image, range, dtype):
     wide = jnp.promote_types(dtype, jnp.float32)
     bounds = range[..., None, None, :, :].astype(wide)
     low, width = bounds[..., 0], bounds[..., 1] - bounds[..., 0]
-    # A factor per channel, not a division per pixel: XLA would make it one of its own accord and
+    # A factor per channel, not a division per pixel: XLA would replace it by one and
     # then differ from numpy in the last bit.
     scale = xp.where(width > 0, 1 / xp.where(width > 0, width, 1), 0)
     return ((image.astype(wide) - low) * scale).astype(dtype)

@@ -1,11 +1,16 @@
-"""--device and --memory reach JAX before it starts."""
+"""What commands share: help without JAX, signals, --device and --memory before JAX starts."""
 
 import os
+import signal
 import subprocess
 import sys
 
 import pytest
-from helpers import ROOT
+from helpers import ROOT, child_environment
+
+from cellseg_jax import cli
+from cellseg_jax.errors import InputError
+from cellseg_jax.inference.outputs import FORMATS
 
 CHILD = """
 import sys
@@ -39,3 +44,51 @@ def test_device_and_memory_are_set_before_jax_starts():
     absent = child("--device=gpu", CUDA_VISIBLE_DEVICES="-1")
     assert absent.returncode == 2 and absent.stderr.startswith("error: --device: gpu is not here")
     assert len(absent.stderr.splitlines()) == 1
+
+
+HELP = """
+import importlib, sys
+from cellseg_jax import cli
+
+for name in sys.argv[1:]:
+    module = importlib.import_module(f"cellseg_jax.{name}")
+    assert cli.run_command(module.main, module.define_flags, [name, "--help"]) == 0
+    assert "jax" not in sys.modules, name
+"""
+
+
+def test_help_needs_no_jax_and_names_every_format():
+    commands = ("main", "study", "predict", "doctor", "plan", "analyze", "export")
+    done = subprocess.run([sys.executable, "-c", HELP, *commands], capture_output=True, text=True,
+                          env=child_environment(), timeout=120)
+    assert done.returncode == 0, done.stderr
+    text = " ".join(done.stdout.split())
+    for name in commands:
+        assert f"python -m cellseg_jax.{name}" in text
+    for name, format_ in FORMATS.items():
+        assert f"{name} ({format_.what})" in text
+
+
+def test_sigterm_is_handled_in_the_block_alone():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stopped, cli.stopping_at_sigterm():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert stopped.value.code == cli.INTERRUPTED == 75
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("words, message", [
+    (["--count=few"], "--count"),
+    (["--count=0"], "--count"),
+    (["--cuont=2"], "cuont"),
+    (["there"], "'there': not a flag"),
+])
+def test_flags_are_typed_and_known(words, message):
+    def define(values):
+        cli.integer(values, "count", "how many", default=1, lowest=1)
+
+    assert cli.parse(["x"], define)[0].count == 1
+    args, overrides = cli.parse(["x", "--count=3", "--config.a.b=4", "--noconfig.c"], define)
+    assert args.count == 3 and overrides == [("a.b", "4"), ("c", "false")]
+    with pytest.raises(InputError, match=message):
+        cli.parse(["x", *words], define)

@@ -113,7 +113,7 @@ def _write(workdir, name: str, result: dict, table: list[dict], drawn: dict) -> 
     for file, picture in drawn.items():
         panels.write_png(predictions / file, picture)
     write_csv(images_file(workdir, name), table)
-    # last, because its presence says that the evaluation is whole
+    # last, because its presence means that the evaluation is complete
     write_atomic(scores_file(workdir, name), json.dumps(result, indent=1) + "\n")
 
 
@@ -138,7 +138,7 @@ def result_name(workdir, config, split: str, fingerprint: str) -> str:
     """What the files of a split's scores are called in eval/.
 
     The split alone means the data that the run was trained on. Other data, by their fingerprint,
-    have names of their own, "bbbc039-1a2b3c4d_all", so that nobody takes one for the other.
+    have names of their own, "bbbc039-1a2b3c4d_all", so that they cannot be confused.
     Raises: InputError if `config` differs from the run's in what the network is or sees, on the
       run's own data also in their split, which would score training images.
     """

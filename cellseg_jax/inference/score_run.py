@@ -68,4 +68,4 @@ def _warning(scores: dict) -> str:
     if not known:
         return ""
     return (f"; WARNING: {known} of {scores['n_images']} images have the names of training images: "
-            "such scores say nothing on new images")
+            "such scores do not hold for new images")

@@ -116,7 +116,7 @@ def segment(runs: Runs, work: Work) -> int:
                 progress(done, len(waiting))
     except OSError as error:
         raise InputError(f"--out: cannot write {error.filename or work.out}: {error.strerror}; "
-                         "the images before it are finished, start again to go on") from error
+                         "the images before it are finished, start again to continue") from error
     print(f"images predicted: {len(waiting) - bad}, bad: {bad}, in "
           f"{time.monotonic() - started:.1f} s; peak memory {peak_rss() / 2**30:.2f} GiB")
     return bad

@@ -82,7 +82,7 @@ def write_package(folder, run, program, about: dict, options) -> list[str]:
     shutil.make_archive(str(folder / "model"), "zip", package)
     shutil.rmtree(package)
     return [] if options.authors else [
-        "no --author: the package says 'unknown'; give one before uploading"]
+        "no --author: the package names 'unknown'; give one before uploading"]
 
 
 def preprocessing(config, dtype) -> list[dict] | None:
