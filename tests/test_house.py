@@ -88,7 +88,6 @@ TOO_MANY_PARAMETERS = {
     "optim.py:make",
 }
 IMPORTS_WITHOUT_REASON = {
-    "data/lazy.py",
     "planning/plan.py",
     "studies/launch.py",
 }

@@ -26,6 +26,7 @@ import tifffile
 
 from cellseg_jax.data.decode import SIGNATURES, SUFFIXES, named
 from cellseg_jax.data.decode import whole as is_whole
+from cellseg_jax.data.planes import Plane, mapped_plane, tiff_plane
 from cellseg_jax.data.read import read_image
 from cellseg_jax.errors import InputError
 
@@ -96,14 +97,6 @@ def _is_tiff(path) -> bool:
         return False
 
 
-class _Plane(NamedTuple):
-    """A page of a TIFF or a plane of a Zarr array; rows as those of an Image, of any dtype."""
-
-    shape: tuple[int, int, int]
-    dtype: np.dtype
-    rows: Callable[[int, int], np.ndarray]
-
-
 def _image(path, name, planes, pixel_size) -> Image:
     """The Image whose channels are those of all planes."""
     (height, width, _), dtype = planes[0].shape, planes[0].dtype
@@ -160,15 +153,15 @@ def _tiff_images(path, pages) -> list[Image]:
         count = series.size // first.size
         others = tiff.pages[count:] if len(tiff.pages) > count else ()
         if any(not page.is_reduced for page in others):  # several series: their axes differ
-            leading, planes = [], [_tiff_plane(page) for page in tiff.pages]
+            leading, planes = [], [tiff_plane(page) for page in tiff.pages]
         else:
             lengths = zip(series.axes, series.shape, strict=True)
             leading = [(axis, length) for axis, length in lengths if axis not in "YXS"]
             if count > len(series.pages):  # a large ImageJ stack describes its first page alone
-                planes = [_mapped(first, series.dataoffset + n * first.nbytes)
+                planes = [mapped_plane(first, series.dataoffset + n * first.nbytes)
                           for n in range(count)]
             else:
-                planes = [_tiff_plane(series.pages[n]) for n in range(count)]
+                planes = [tiff_plane(series.pages[n]) for n in range(count)]
         return _images(path, planes, leading, pages, _tiff_pixel_size(tiff))
 
 
@@ -190,81 +183,6 @@ def _images(path, planes, leading, pages, pixel_size) -> list[Image]:
     names = [stem] if len(grouped) == 1 else [f"{stem}_{n:04d}" for n in range(len(grouped))]
     return [_image(path, name, [planes[n] for n in group], pixel_size)
             for name, group in zip(names, grouped, strict=True)]
-
-
-def _tiff_plane(page) -> _Plane:
-    """A page by its tiles or strips, or mapped into memory where it is not compressed."""
-    key = page.keyframe
-    if key.is_memmappable:
-        return _mapped(page, page.dataoffsets[0])
-    separate, depth, height, width, contiguous = key.shaped
-    if depth > 1:
-        raise InputError(f"its tiles are {depth} planes deep; expected 2-D tiles")
-    if key.is_contiguous:  # packed bits and other rare ones
-        return _coloured(
-            page, lambda start, stop: page.asarray().reshape(key.shaped)[:, 0, start:stop])
-    path, decode = page.parent.filehandle.path, key.decode
-    options = {"_fullsize": False}
-    if key.compression in (6, 7, 34892, 33007):  # JPEG
-        options |= {"jpegtables": page.jpegtables, "jpegheader": key.jpegheader}
-    length, across = (key.tilelength, -(-width // key.tilewidth)) if key.is_tiled else (
-        key.rowsperstrip, 1)
-    down = -(-height // length)
-    kept = {}  # decoded tiles of the last row, which the next band may begin in
-
-    def read(start, stop):
-        out = np.full((separate, stop - start, width, contiguous), key.nodata, key.dtype)
-        before = dict(kept)
-        kept.clear()
-        with open(path, "rb") as file:
-            for row in range(start // length, -(-stop // length)):
-                for index in (plane * down * across + row * across + column
-                              for plane in range(separate) for column in range(across)):
-                    if index not in before:
-                        file.seek(page.dataoffsets[index])
-                        encoded = file.read(page.databytecounts[index]) or None
-                        before[index] = decode(encoded, index, **options)
-                    segment, (plane, _, top, left, _), _ = tile = before.pop(index)
-                    if (row + 1) * length > stop:
-                        kept[index] = tile
-                    if segment is None:
-                        continue  # a sparse file leaves out what is empty
-                    segment = segment[0, max(start - top, 0) : stop - top, : width - left]
-                    at = max(top, start) - start
-                    out[plane, at : at + len(segment), left : left + segment.shape[1]] = segment
-        return out
-
-    return _coloured(page, read)
-
-
-def _mapped(page, offset) -> _Plane:
-    key = page.keyframe
-    path, dtype = page.parent.filehandle.path, key.parent.byteorder + key._dtype.char
-
-    def read(start, stop):
-        return np.memmap(path, dtype, "r", offset, key.shaped)[:, 0, start:stop]
-
-    return _coloured(page, read)
-
-
-def _coloured(page, read) -> _Plane:
-    """Pages to (n, W, C): planes of colours side by side, palettes looked up, white as highest."""
-    key = page.keyframe
-    separate, _, height, width, contiguous = key.shaped
-    palette = None
-    if key.photometric == tifffile.PHOTOMETRIC.PALETTE:
-        palette = (key.colormap >> 8).astype(np.uint8).T  # TIFF palettes have 16 bits
-    inverted = key.photometric == tifffile.PHOTOMETRIC.MINISWHITE
-
-    def rows(start, stop):
-        band = np.moveaxis(read(start, stop), 0, 2).reshape(stop - start, width, -1)
-        if palette is not None:
-            return palette[band[..., 0]]
-        return ~band if inverted else np.array(band)
-
-    if palette is not None:
-        return _Plane((height, width, 3), np.dtype(np.uint8), rows)
-    return _Plane((height, width, separate * contiguous), key.dtype, rows)
 
 
 def _tiff_pixel_size(tiff):
@@ -293,7 +211,7 @@ def _micrometres(*sizes):
 
 def _zarr_images(path, pages) -> list[Image]:
     try:
-        import zarr
+        import zarr  # here: an extra that only OME-Zarr needs
     except ImportError as error:
         raise InputError("OME-Zarr needs another package: pip install zarr") from error
     try:
@@ -314,7 +232,7 @@ def _zarr_images(path, pages) -> list[Image]:
         raise InputError(f"its axes are {axes}; expected y and x last")
 
     def plane(index):
-        return _Plane((*array.shape[-2:], 1), np.dtype(array.dtype),
+        return Plane((*array.shape[-2:], 1), np.dtype(array.dtype),
                       lambda start, stop: array[(*index, slice(start, stop))][..., None])
 
     leading = list(zip((axis.upper() for axis in axes), array.shape[:-2], strict=False))
