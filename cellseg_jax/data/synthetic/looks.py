@@ -1,4 +1,4 @@
-"""More kinds of microscopy over the cells of this package: chosen by eye, beside real images.
+"""More kinds of microscopy over the cells of drawing.py: chosen by eye, beside real images.
 
 Each look takes a numpy Generator first and returns gray values or colours 0 to 255 as floats,
 not yet rounded or clipped. `label` (H, W) int32 and `depth` (H, W) are those of `cells`.
@@ -8,7 +8,7 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinates
 from scipy.spatial import cKDTree
 
-from cellseg_jax.data.synthetic import HAEMATOXYLIN, cells, gradient, noise, stain
+from cellseg_jax.data.synthetic.drawing import HAEMATOXYLIN, cells, gradient, noise, stain
 
 SEED_SPACING = 27  # pixels between the centres of small cells in a block
 DRIFT = 5  # pixels that a centre strays over the slices of a block

@@ -8,7 +8,6 @@ zoom); image i of a twin depends on (seed, i) only.
 
 import csv
 import functools
-import hashlib
 import json
 import os
 import pathlib
@@ -18,19 +17,30 @@ from typing import NamedTuple
 
 import numpy as np
 import tifffile
-from PIL import Image
-from pycocotools import mask as coco_mask
 from scipy import ndimage
-from skimage.measure import find_contours
 
 from cellseg_jax.data import synthetic
 from cellseg_jax.data.split import PARTS
-from cellseg_jax.data.synthetic import cells, glow, looks, stain
+from cellseg_jax.data.synthetic import looks
+from cellseg_jax.data.synthetic.drawing import glow, noise, stain
+from cellseg_jax.data.synthetic.parts import (
+    SEEN,
+    coco_shapes,
+    deep_part,
+    few_colours,
+    hex_digits,
+    moving_cells,
+    nuclei,
+    run_lengths,
+    to_integers,
+    write_lzw,
+    write_png,
+    write_text,
+    write_tiff,
+)
 from cellseg_jax.errors import InputError, pick
 
 MIN_SIDE, MIN_RADIUS = 32, 4.0  # pixels; smaller images hold no cells, smaller cells no shape
-MARGIN = 32  # pixels around a movie, where cells come from and go to
-SEEN = (slice(MARGIN, -MARGIN),) * 2
 
 
 class Twin(NamedTuple):
@@ -109,20 +119,20 @@ def bbbc039(folder, count, seed, zoom) -> None:
     names = {"training": [], "validation": [], "test": []}
     for i in range(count):
         rng = np.random.default_rng([seed, 39, i])
-        label, depth = _nuclei(rng, zoom.size((520, 696)), radius=zoom.radius(13), coverage=0.13,
+        label, depth = nuclei(rng, zoom.size((520, 696)), radius=zoom.radius(13), coverage=0.13,
                                elongation=1.25, clustering=0.25)
         if i % 20 == 7:
             label, depth = np.zeros_like(label), np.zeros_like(depth)
         image = 110 + 9 * np.maximum(0, glow(rng, label, depth))
         well = f"{'ABCDEFGHIJKLMNOP'[i // 2 % 16]}{i // 32 + 1:02d}_s{i % 2 * 5 + 1}"
-        name = f"IXMtest_{well}_w1{_hex(seed, 39, i)[:32].upper()}"
-        _tiff(folder / "images" / f"{name}.tif", _rounded(image, np.uint16))
+        name = f"IXMtest_{well}_w1{hex_digits(seed, 39, i)[:32].upper()}"
+        write_tiff(folder / "images" / f"{name}.tif", to_integers(image, np.uint16))
         mask = np.zeros((*label.shape, 4), np.uint8)
-        mask[..., 0], mask[..., 3] = _coloured(label), 255
-        _png(folder / "masks" / f"{name}.png", mask)
+        mask[..., 0], mask[..., 3] = few_colours(label), 255
+        write_png(folder / "masks" / f"{name}.png", mask)
         names[("training", "validation", "training", "test")[i % 4]].append(f"{name}.png")
     for part, listed in names.items():
-        _text(folder / "metadata" / f"{part}.txt", "".join(f"{name}\n" for name in listed))
+        write_text(folder / "metadata" / f"{part}.txt", "".join(f"{name}\n" for name in listed))
 
 
 def ctc(folder, count, seed, zoom) -> None:
@@ -136,7 +146,7 @@ def ctc(folder, count, seed, zoom) -> None:
         for sequence in (1, 2):
             rng = np.random.default_rng([seed, 50, d, sequence])
             frames = [first + t + (t >= (count + 1) // 2) * 10 for t in range(count)]
-            movie, tracks = _movie(rng, frames, zoom.size(native), zoom, **cell)
+            movie, tracks = moving_cells(rng, frames, zoom.size(native), zoom, **cell)
             place = folder / name
             texture = int(rng.integers(2**31))  # of the cells: it moves little between frames
             numbers = rng.permutation(tracks[-1][0]) + 1  # of GT/SEG
@@ -145,22 +155,22 @@ def ctc(folder, count, seed, zoom) -> None:
                 image, label, depth = image[SEEN], label[SEEN], depth[SEEN]
                 image = image + rng.normal(0, 0.8, image.shape)
                 wide = name.startswith("Fluo")  # 16 bit with an offset, in a narrow range
-                _lzw(place / f"{sequence:02d}/t{frame:03d}.tif",
+                write_lzw(place / f"{sequence:02d}/t{frame:03d}.tif",
                      np.uint16(33007 + np.clip(14 * image, 0, 3856)) if wide
-                     else _rounded(image, np.uint8))
+                     else to_integers(image, np.uint8))
                 truth = place / f"{sequence:02d}_GT"
                 if t % 3 != 1:
                     gold = numbers[label] * (label > 0)
                     if t == 3:  # three cells of many
                         gold = gold * (label <= np.unique(label)[:4][-1])
-                    _lzw(truth / f"SEG/man_seg{frame:03d}.tif", gold.astype(np.uint16))
+                    write_lzw(truth / f"SEG/man_seg{frame:03d}.tif", gold.astype(np.uint16))
                 if silver:
-                    drawn = _without(label, depth, silver)
-                    _lzw(truth / f"TRA/man_track{frame:03d}.tif", drawn.astype(np.uint16))
-                    soft = _without(label, depth, 0.06).astype(np.uint16)
-                    _lzw(place / f"{sequence:02d}_ST/SEG/man_seg{frame:03d}.tif", soft)
+                    drawn = deep_part(label, depth, silver)
+                    write_lzw(truth / f"TRA/man_track{frame:03d}.tif", drawn.astype(np.uint16))
+                    soft = deep_part(label, depth, 0.06).astype(np.uint16)
+                    write_lzw(place / f"{sequence:02d}_ST/SEG/man_seg{frame:03d}.tif", soft)
             if silver:
-                _text(truth / "TRA/man_track.txt",
+                write_text(truth / "TRA/man_track.txt",
                       "".join(f"{' '.join(map(str, track))}\n" for track in tracks))
 
 
@@ -174,15 +184,15 @@ def dsb2018(folder, count, seed, zoom) -> None:
     for i in range(count):
         name, image, masks = _dsb2018_image([seed, 18, i], i, zoom)
         place = folder / "stage1_train" / name
-        _png(place / f"images/{name}.png", image)
+        write_png(place / f"images/{name}.png", image)
         for n, mask in enumerate(masks):
             kind = {4: "RGBA", 5: "1"}.get(i % 10, "L") if n % 5 == 0 else "L"
-            _png(place / f"masks/{_hex(seed, i, n)}.png", np.uint8(mask) * 255, kind)
+            write_png(place / f"masks/{hex_digits(seed, i, n)}.png", np.uint8(mask) * 255, kind)
     rows = []
     for i in range(-(-count // 5)):
         name, image, masks = _dsb2018_image([seed, 19, i], i, zoom)
-        _png(folder / f"stage1_test/{name}/images/{name}.png", image)
-        rows += [(name, _runs(mask), *mask.shape, "Public") for mask in masks]
+        write_png(folder / f"stage1_test/{name}/images/{name}.png", image)
+        rows += [(name, run_lengths(mask), *mask.shape, "Public") for mask in masks]
     with open(folder / "stage1_solution.csv", "w", newline="") as file:
         csv.writer(file).writerows([("ImageId", "EncodedPixels", "Height", "Width", "Usage"),
                                     *rows])
@@ -208,17 +218,17 @@ def ebhi_seg(folder, count, seed, zoom) -> None:
             label = ndimage.gaussian_filter(255.0 * inside, 0.45)
             if kind == "Adenocarcinoma" and i == count - 1 > 0:
                 label = np.full(inside.shape, 253)
-            _png(folder / kind / f"image/{name}.png", _rounded(colour, np.uint8))
+            write_png(folder / kind / f"image/{name}.png", to_integers(colour, np.uint8))
             if i < count:
-                _png(folder / kind / f"label/{name}.png", _rounded(label, np.uint8))
+                write_png(folder / kind / f"label/{name}.png", to_integers(label, np.uint8))
 
 
 def folder(folder, count, seed, zoom) -> None:
     """images/ and masks/ with instance ids in 16-bit PNG; four images to a case."""
     for i, record in enumerate(synthetic.records(count, zoom.size((256, 256)), seed)):
         sample, name = record.read(), f"case{i // 4:02d}_{i % 4}.png"
-        _png(folder / "images" / name, sample.image[..., :3])
-        _png(folder / "masks" / name, sample.label.astype(np.uint16))
+        write_png(folder / "images" / name, sample.image[..., :3])
+        write_png(folder / "masks" / name, sample.label.astype(np.uint16))
 
 
 def isbi2012(folder, count, seed, zoom) -> None:
@@ -231,7 +241,7 @@ def isbi2012(folder, count, seed, zoom) -> None:
         volume, inside = looks.membranes(rng, num_slices, zoom.size((512, 512)))
         # As ImageJ writes a stack: one page per slice, uncompressed.
         stack = functools.partial(tifffile.imwrite, imagej=True, metadata={"axes": "ZYX"})
-        stack(folder / f"{part}-volume.tif", _rounded(volume, np.uint8))
+        stack(folder / f"{part}-volume.tif", to_integers(volume, np.uint8))
         if part == "train":
             stack(folder / "train-labels.tif", np.uint8(inside) * 255)
 
@@ -254,17 +264,18 @@ def livecell(folder, count, seed, zoom) -> None:
         radius, elongation, coverage, clustering, rounded = LIVECELL[kind]
         rng = np.random.default_rng([seed, 704, i])
         size = zoom.size((520, 704))
-        label, depth = _nuclei(rng, size, radius=zoom.radius(radius), elongation=elongation,
+        label, depth = nuclei(rng, size, radius=zoom.radius(radius), elongation=elongation,
                                coverage=coverage, clustering=clustering)
         bend = min(4, zoom.radius(radius) / 4) * (1 - rounded)
         label, depth = looks.moved(label, depth, bend * np.stack(
-            [synthetic.noise(rng, size, 1.2 * zoom.radius(radius) / 3) for _ in range(2)]))
+            [noise(rng, size, 1.2 * zoom.radius(radius) / 3) for _ in range(2)]))
         image = looks.phase_contrast(rng, label, depth, rounded=rounded)
         field = f"{'ABCDEFGH'[turn // 8 % 8]}{4 if part == 'test' else 3}_{1 + i % 2}"
         name = f"{kind}_Phase_{field}_{turn % 5:02d}d{4 * (turn % 6):02d}h00m_{i % 4 + 1}"
         where = "livecell_test_images" if part == "test" else "livecell_train_val_images"
-        _lzw(folder / f"images/{where}/{name}.tif", _rounded(image, np.uint8), predictor=True)
-        shapes = _shapes(label, runs=i == 0)
+        write_lzw(folder / f"images/{where}/{name}.tif", to_integers(image, np.uint8),
+                  predictor=True)
+        shapes = coco_shapes(label, runs=i == 0)
         for images, annotations in (entries[p] for p in ((part, "val") if i == 4 else (part,))):
             image_id = int(next(ids))
             images.append(dict(id=image_id, width=size[1], height=size[0], file_name=f"{name}.tif",
@@ -272,10 +283,43 @@ def livecell(folder, count, seed, zoom) -> None:
             annotations += [dict(id=int(next(ids)), image_id=image_id, category_id=1, iscrowd=0,
                                  **shape) for shape in (shapes[:3] if i == 2 else shapes)]
     for part, (images, annotations) in entries.items():
-        _text(folder / f"livecell_coco_{part}.json", json.dumps(dict(
+        write_text(folder / f"livecell_coco_{part}.json", json.dumps(dict(
             info=dict(year="2021", version="1.0", description="synthetic twin of LIVECell"),
             licenses=[], categories=[dict(supercategory="cell", id=1, name="cell")],
             images=images, annotations=annotations)))
+
+
+def _dsb2018_image(seed, i, zoom):
+    """(name, (H, W, 4) uint8 image, list of (H, W) bool masks) with the quirk of image i."""
+    rng = np.random.default_rng(seed)
+    weights = np.array([form[2] for form in DSB2018], float)
+    form = i if i < len(DSB2018) else rng.choice(len(DSB2018), p=weights / weights.sum())
+    modality, native, _ = DSB2018[form]
+    wide = max(1, native[0] / 400)  # the larger images have larger nuclei
+    label, depth = nuclei(
+        rng, zoom.size(native), radius=zoom.radius(rng.uniform(6, 12) * wide),
+        elongation=rng.uniform(1.1, 1.7), coverage=rng.uniform(0.05, 0.25),
+        clustering=rng.uniform(0.2, 0.7))
+    if modality == "fluorescence":
+        colour = glow(rng, label, depth)[..., None]
+    elif modality == "brightfield":
+        colour = looks.brightfield(rng, label, depth)[..., None]
+    else:
+        light = modality == "stain_light"
+        colour = stain(rng, label, depth, rng.uniform(0, np.pi), eosin=0.15 if light else 1.8)
+        colour *= 1 if light else min(1, 155 / colour.mean())
+    image = np.full((*label.shape, 4), 255, np.uint8)
+    image[..., :3] = to_integers(colour, np.uint8)
+    masks = [label == n for n in np.unique(label[label > 0])]
+    largest = max(masks, key=np.count_nonzero)
+    middle = np.unravel_index(np.argmax(ndimage.distance_transform_edt(largest)), label.shape)
+    if i % 10 == 1:  # grown over its neighbours: a few pixels belong to two masks
+        masks = [ndimage.binary_dilation(mask) for mask in masks]
+    elif i % 10 == 2:
+        largest[middle[0]] = False
+    elif i % 10 == 3:
+        largest[middle] = False
+    return hex_digits(*seed), image, masks
 
 
 # Properties of the originals.
@@ -316,173 +360,3 @@ TWINS = {
     "isbi2012": Twin(isbi2012, (512, 512), 30, "labelled slices"),
     "livecell": Twin(livecell, (520, 704), 32, "images"),
 }
-
-
-# Parts of the writers.
-
-
-def _nuclei(rng, size, **options):
-    """`cells`, at least one."""
-    while True:
-        label, depth = cells(rng, size, **options)
-        if label.any():
-            return label, depth
-
-
-def _dsb2018_image(seed, i, zoom):
-    """(name, (H, W, 4) uint8 image, list of (H, W) bool masks) with the quirk of image i."""
-    rng = np.random.default_rng(seed)
-    weights = np.array([form[2] for form in DSB2018], float)
-    form = i if i < len(DSB2018) else rng.choice(len(DSB2018), p=weights / weights.sum())
-    modality, native, _ = DSB2018[form]
-    wide = max(1, native[0] / 400)  # the larger images have larger nuclei
-    label, depth = _nuclei(
-        rng, zoom.size(native), radius=zoom.radius(rng.uniform(6, 12) * wide),
-        elongation=rng.uniform(1.1, 1.7), coverage=rng.uniform(0.05, 0.25),
-        clustering=rng.uniform(0.2, 0.7))
-    if modality == "fluorescence":
-        colour = glow(rng, label, depth)[..., None]
-    elif modality == "brightfield":
-        colour = looks.brightfield(rng, label, depth)[..., None]
-    else:
-        light = modality == "stain_light"
-        colour = stain(rng, label, depth, rng.uniform(0, np.pi), eosin=0.15 if light else 1.8)
-        colour *= 1 if light else min(1, 155 / colour.mean())
-    image = np.full((*label.shape, 4), 255, np.uint8)
-    image[..., :3] = _rounded(colour, np.uint8)
-    masks = [label == n for n in np.unique(label[label > 0])]
-    largest = max(masks, key=np.count_nonzero)
-    middle = np.unravel_index(np.argmax(ndimage.distance_transform_edt(largest)), label.shape)
-    if i % 10 == 1:  # grown over its neighbours: a few pixels belong to two masks
-        masks = [ndimage.binary_dilation(mask) for mask in masks]
-    elif i % 10 == 2:
-        largest[middle[0]] = False
-    elif i % 10 == 3:
-        largest[middle] = False
-    return _hex(*seed), image, masks
-
-
-def _movie(rng, frames, size, zoom, *, speed, radius, **options):
-    """[(label, depth)] of moving cells with a margin, and tracks [(label, first, last, parent)].
-
-    Labels are odd numbers and follow man_track.txt. A cell that left does not come back.
-    """
-    canvas = tuple(np.add(size, 2 * MARGIN).tolist())
-    label, depth = np.zeros(canvas, np.int32), 0
-    while not label[SEEN].any():
-        label, depth = cells(rng, canvas, radius=zoom.radius(radius), **options)
-    flow = speed * min(1, zoom.height * zoom.width) ** 0.5 * np.stack(
-        [synthetic.gradient(rng, canvas, 3) for _ in range(2)])
-    biggest = int(np.argmax(np.bincount(label[SEEN].ravel())[1:])) + 1
-    mother, daughters = label == biggest, (2 * label.max() + 1, 2 * label.max() + 3)
-    turn = rng.uniform(0, np.pi)
-    across = np.tensordot((np.sin(turn), np.cos(turn)), np.mgrid[: canvas[0], : canvas[1]], 1)
-    across -= across[mother].mean()
-    divides = frames[len(frames) // 2]
-    movie, shown = [], {}  # label: first and last position in frames
-    for t, frame in enumerate(frames):
-        now, inner = np.where(label > 0, 2 * label - 1, 0), depth
-        if frame >= divides and t:
-            now[mother] = np.where(across > 0, *daughters)[mother]
-            now[mother & (abs(across) < 1.5)] = 0
-            inner = np.where(mother, np.minimum(depth, abs(across) / zoom.radius(radius)), depth)
-        there = 20 * np.sin((frame - frames[0]) / 20)  # and back, lest a long flow tears cells
-        now, inner = looks.moved(now, inner, flow * there)
-        sizes = np.bincount(now[SEEN].ravel(), minlength=daughters[1] + 1)
-        gone = [n for n, (_, last) in shown.items() if last != t - 1]
-        now[np.isin(now, [*gone, *np.flatnonzero(sizes < 6)])] = 0
-        for n in np.unique(now[now > 0]).tolist():
-            shown[n] = (shown.get(n, (t,))[0], t)
-        now[0, 0] = daughters[1]  # in the margin: looks draw equally many strengths in all frames
-        movie.append((now, np.where(now > 0, inner, 0)))
-    tracks = [(n, frames[first], frames[last], 2 * biggest - 1 if n in daughters else 0)
-              for n, (first, last) in sorted(shown.items())]
-    skipped = next(frame + 1 for frame in frames if frame + 1 not in frames)
-    return movie, [*tracks, (daughters[1] + 2, skipped, skipped, 0)]  # one in no kept frame
-
-
-def _without(label, depth, least):
-    """`label` where depth is at least `least`, or most of what a cell reaches."""
-    ids = np.arange(label.max() + 1)
-    reached = np.nan_to_num(ndimage.maximum(depth, label, ids))
-    return np.where(depth >= np.minimum(least, 0.8 * reached)[label], label, 0)
-
-
-def _coloured(label):
-    """Each id as one 8-connected region, of the lowest value from 1 that no neighbour has."""
-    coloured = np.zeros(np.add(label.shape, 2), np.uint8)  # with a margin
-    for n, window in enumerate(ndimage.find_objects(label), 1):
-        if window is None:
-            continue
-        pieces, _ = ndimage.label(np.pad(label[window] == n, 1), np.ones((3, 3)))
-        whole = pieces == np.argmax(np.bincount(pieces.ravel())[1:]) + 1
-        around = coloured[tuple(slice(axis.start, axis.stop + 2) for axis in window)]
-        taken = set(around[ndimage.binary_dilation(whole, np.ones((3, 3)))].tolist())
-        around[whole] = next(value for value in range(1, 256) if value not in taken)
-    return coloured[1:-1, 1:-1]
-
-
-def _shapes(label, runs):
-    """[{segmentation, area, bbox}] of all cells, drawn one pixel wider than they are."""
-    shapes = []
-    for n, window in enumerate(ndimage.find_objects(label), 1):
-        if window is None or np.count_nonzero(label[window] == n) < 12:
-            continue
-        top, left = (max(0, axis.start - 2) for axis in window)
-        around = label[top : window[0].stop + 2, left : window[1].stop + 2] == n
-        cell = ndimage.binary_dilation(around)
-        # COCO measures from the corner of a pixel, a contour from its middle.
-        outline = max(find_contours(np.pad(cell, 1), 0.5), key=len)
-        points = outline[:-1:2, ::-1] - 0.5 + (left, top)
-        points = np.round(points.clip(0, label.shape[::-1]), 2)
-        x, y = points.T
-        area = abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))) / 2
-        segmentation = [points.ravel().tolist()]
-        if runs:  # as a list of counts and as a string in turn
-            whole = np.zeros(label.shape, np.uint8, order="F")
-            whole[top : top + cell.shape[0], left : left + cell.shape[1]] = cell
-            lengths = np.diff(np.flatnonzero(np.diff(whole.ravel("F"), prepend=0, append=2)))
-            first = int(np.argmax(whole.ravel("F") > 0))
-            segmentation = dict(size=list(label.shape), counts=[first, *lengths.tolist()])
-            if n % 2:
-                segmentation["counts"] = coco_mask.encode(whole)["counts"].decode()
-            area = int(np.count_nonzero(cell))
-        shapes.append(dict(
-            segmentation=segmentation, area=float(area),
-            bbox=[float(v) for v in (x.min(), y.min(), np.ptp(x), np.ptp(y))]))
-    return shapes
-
-
-def _runs(mask) -> str:
-    """Run-length code as in the csv files of Kaggle: start and length, by columns, from 1."""
-    edges = np.flatnonzero(np.diff(mask.ravel("F").astype(np.int8), prepend=0, append=0))
-    return " ".join(f"{start + 1} {stop - start}" for start, stop in edges.reshape(-1, 2))
-
-
-def _hex(*seed) -> str:
-    """64 hex digits, the same for the same numbers."""
-    return hashlib.sha256(" ".join(map(str, seed)).encode()).hexdigest()
-
-
-def _rounded(image, dtype) -> np.ndarray:
-    return np.clip(np.rint(image), 0, np.iinfo(dtype).max).astype(dtype)
-
-
-def _text(path, text) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-
-
-def _png(path, image, mode=None) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture = Image.fromarray(image)
-    (picture.convert(mode) if mode else picture).save(path, compress_level=1)
-
-
-def _tiff(path, image, **options) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tifffile.imwrite(path, image, metadata=None, **options)
-
-
-def _lzw(path, image, predictor=False) -> None:
-    _tiff(path, image, compression="lzw", predictor=predictor)

@@ -15,7 +15,7 @@ from cellseg_jax.cli import run_command
 from cellseg_jax.data import synthetic
 from cellseg_jax.data.datasets import bbbc039, ctc, dsb2018, ebhi_seg, folder, isbi2012, livecell
 from cellseg_jax.data.synthetic import __main__ as command
-from cellseg_jax.data.synthetic import looks, twins
+from cellseg_jax.data.synthetic import looks, parts, twins
 from cellseg_jax.errors import InputError
 
 
@@ -56,7 +56,7 @@ def test_bbbc039(written):
 def test_colours_tell_touching_cells_apart():
     label, _ = synthetic.cells(np.random.default_rng(1), (90, 110), radius=8, elongation=1.3,
                                coverage=0.6, clustering=0.8)
-    red = twins._coloured(label)
+    red = parts.few_colours(label)
     regions = connected_components(red, connectivity=2)
     assert 1 < red.max() < 6 and regions.max() == len(np.unique(label)) - 1
     for n in range(1, regions.max() + 1):  # each region is the largest piece of one cell
@@ -244,8 +244,8 @@ def test_livecell_annotations(written):
 def test_shapes_cover_the_cells_and_a_pixel_around():
     label, _ = synthetic.cells(np.random.default_rng(0), (70, 90), radius=9, elongation=1.3,
                                coverage=0.3, clustering=0.8)
-    codes = [shape["segmentation"] for shape in twins._shapes(label, runs=True)]
-    shapes = [shape["segmentation"] for shape in twins._shapes(label, runs=False)]
+    codes = [shape["segmentation"] for shape in parts.coco_shapes(label, runs=True)]
+    shapes = [shape["segmentation"] for shape in parts.coco_shapes(label, runs=False)]
     sizes = np.bincount(label.ravel())[1:]
     for n, code, shape in zip(np.flatnonzero(sizes >= 12) + 1, codes, shapes, strict=True):
         cell = ndimage.binary_dilation(label == n)
