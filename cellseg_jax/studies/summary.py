@@ -53,8 +53,8 @@ def _verdicts(table, metric, compared) -> list[str]:
     which = ", ".join(f"{len(by_word[word])} {word} ({listed_names(by_word[word])})"
                       for word in ("better", "worse") if by_word[word])
     first = (f"In {metric}, {differ or 'none'} of {count(len(compared), 'row')} "
-             f"{'differs' if 1 in (differ, len(compared)) else 'differ'} from the baseline {table.study.baseline}"
-             f"{': ' if which else ''}{which}.")
+             f"{'differs' if 1 in (differ, len(compared)) else 'differ'} from the baseline "
+             f"{table.study.baseline}{': ' if which else ''}{which}.")
     meaning = {"not distinguishable": "not distinguishable from it",
                "too few repeats": "without a verdict: too few repeats"}
     return [first, *(f"{count(n, 'row')} {'is' if n == 1 else 'are'} {text}."
