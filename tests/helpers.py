@@ -8,6 +8,7 @@ import sys
 
 import jax
 import numpy as np
+from orbax.checkpoint import v1 as ocp
 
 from cellseg_jax import config as config_lib
 from cellseg_jax.runs import checkpoint
@@ -86,6 +87,14 @@ def last_state(workdir):
         checkpoint.load(directory, last, checkpoint.abstract(wanted, device)))]
 
 
+def last_judgement(workdir):
+    """What the last checkpoint keeps of the validations before it."""
+    directory = pathlib.Path(workdir).absolute() / "checkpoints"
+    last = checkpoint.saved_steps(directory)["last"]
+    with ocp.training.Checkpointer(directory, cleanup_tmp_directories=False) as orbax:
+        return orbax.checkpointables_metadata(last).custom_metadata["judgement"]
+
+
 def assert_same_run(one, other):
     one, other = pathlib.Path(one), pathlib.Path(other)
     for name in ("metrics.jsonl", "gradients.jsonl"):
@@ -94,5 +103,6 @@ def assert_same_run(one, other):
             assert (one / name).read_text() == (other / name).read_text()
     assert (checkpoint.saved_steps(one / "checkpoints")
             == checkpoint.saved_steps(other / "checkpoints"))
+    assert last_judgement(one) == last_judgement(other)
     for a, b in zip(last_state(one), last_state(other), strict=True):
         np.testing.assert_array_equal(a, b)

@@ -2,14 +2,12 @@
 
 import contextlib
 
-import jax
-
 from cellseg_jax import data
 from cellseg_jax.report import terminal
 from cellseg_jax.runs.folder import RunFolder
 from cellseg_jax.step.state import check_model
 from cellseg_jax.train.result import Result, write_result, write_split
-from cellseg_jax.train.run import Task
+from cellseg_jax.train.run import Task, is_main_process
 
 
 def begin_classical(task: Task) -> Result:
@@ -21,12 +19,11 @@ def begin_classical(task: Task) -> Result:
     check_model(config)
     with terminal.counting("reading images") as progress:
         arrays = data.load(config.data, progress)
-    writer = jax.process_index() == 0
-    folder = RunFolder(task.workdir, config, arrays.fingerprint, writer=writer)
+    folder = RunFolder(task.workdir, config, arrays.fingerprint, writer=is_main_process())
     result = Result(str(folder.path), "done", 0, {})
     with contextlib.closing(folder):
         folder.write_environment({"method": config.model.name}, arrays.fingerprint)
-        if writer:
+        if folder.writer:
             write_split(folder, arrays, data.split_of(config.data, arrays))
             write_result(folder, result, num_steps=0, timing=[])
     terminal.log(f"{task.workdir}: {config.model.name} learns nothing, so there is nothing to "

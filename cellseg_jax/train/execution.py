@@ -12,7 +12,7 @@ from cellseg_jax.report import terminal
 from cellseg_jax.runs.folder import ENVIRONMENT_FILE
 
 BACKENDS = ("loop", "unroll", "vmap")
-SLOTS = (2, 4, 8, 16)  # numbers of slots that are measured
+SLOTS_MEASURED = (2, 4, 8, 16)
 
 
 class Execution(NamedTuple):
@@ -52,13 +52,13 @@ def candidates(first: Execution, num_runs: int) -> list[Execution]:
     Those with more slots come last: they are not tried once fewer slots brought nothing.
     """
     member, data = first.mesh
-    found = [first._replace(backend=_batched(), slots=n) for n in SLOTS
+    found = [first._replace(backend=_batched(), slots=n) for n in SLOTS_MEASURED
              if n <= num_runs and n % member == 0]
     if data > 1 and num_runs >= member * data:  # a run per device: no communication between them
         alone = first._replace(mesh=(member * data, 1))
         found.insert(0, alone._replace(slots=member * data))
-        found += [alone._replace(backend=_batched(), slots=n * member * data) for n in SLOTS[:2]
-                  if n * member * data <= num_runs]
+        found += [alone._replace(backend=_batched(), slots=n * member * data)
+                  for n in SLOTS_MEASURED[:2] if n * member * data <= num_runs]
     return found
 
 

@@ -30,7 +30,7 @@ from cellseg_jax.train.judgement import learning_rate
 from cellseg_jax.train.progress import Progress, print_findings
 from cellseg_jax.train.queue import Queue
 from cellseg_jax.train.result import Result
-from cellseg_jax.train.run import Run, Task, Usage
+from cellseg_jax.train.run import Run, Task, Usage, is_main_process
 from cellseg_jax.train.slots import Slots
 from cellseg_jax.train.states import SlotStates
 from cellseg_jax.train.training_data import TrainingData
@@ -144,19 +144,18 @@ def fill(slots: Slots, queue: Queue, validation: Validation, augmented: Callable
     Raises: DoesNotFit, before the run's folder is claimed; InputError as Queue.next.
     """
     for slot in slots.free():
-        found = queue.next()
-        if found is None:
+        run, state = queue.next() or (None, None)
+        if run is None:
             break
-        run, first = found[0], slots.images == 0 and not slots.occupied()
-        slots.assign(slot, *found)
+        first = slots.images == 0 and not slots.occupied()
+        slots.assign(slot, run, state)
         if first:
             preflight.check(slots, run, validation)
         report_findings(slots.data, run, first)
         record = slots.states.execution._asdict() | {"residence": slots.residence}
         run.start(record, augmented, slots.images)
         if first and is_main_process():
-            terminal.summary(summary.rows(run, slots.progress.num_runs, slots.states,
-                                          slots.residence))
+            terminal.summary(summary.rows(run, slots))
         slots.progress.begin(run.task.number, run.task.name, run.num_steps, run.step)
 
 
@@ -212,8 +211,3 @@ class SaveTimer:
         if jax.process_count() == 1:
             return due
         return at_event and bool(multihost_utils.broadcast_one_to_all(np.asarray(due)))
-
-
-def is_main_process() -> bool:
-    """Whether this process prints and writes for all."""
-    return jax.process_index() == 0

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
+from jaxtyping import UInt8
 
 from cellseg_jax import data
 from cellseg_jax.data import pipeline
@@ -12,11 +13,11 @@ from cellseg_jax.report import panels
 from cellseg_jax.step import train_step
 from cellseg_jax.step.spec import Spec, make_spec, traced_values
 
-COUNT, COLUMNS = 12, 6
+COUNT, COLUMNS = 12, 6  # pairs on a sheet, and side by side
 
 
-def augmented_sheet(config, arrays, order, augmented: Callable) -> np.ndarray:
-    """(h, w, 3) uint8: pairs of training samples, as decoded above and as trained on below.
+def augmented_sheet(config, arrays, order, augmented: Callable) -> UInt8[np.ndarray, "h w 3"]:
+    """Pairs of training samples, as decoded above and as trained on below.
 
     The pairs are the first COUNT rows of step 0; windows, augmentation and normalisation are
     the compiled step's, labels are outlined.
@@ -43,7 +44,7 @@ def augmented_sheet(config, arrays, order, augmented: Callable) -> np.ndarray:
     return panels.contact_sheet(tiles, columns)
 
 
-def preview(config) -> np.ndarray:
+def preview(config) -> UInt8[np.ndarray, "h w 3"]:
     """The sheet of a run not yet begun, from a few images evenly taken from its data."""
     records = data.records_of(config.data)
     chosen = data.Records(records[:: -(-len(records) // COUNT)])

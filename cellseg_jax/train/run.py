@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -26,7 +27,7 @@ from cellseg_jax.runs.folder import (
 )
 from cellseg_jax.step.memory import peak_memory
 from cellseg_jax.step.mesh import fetch
-from cellseg_jax.step.state import NON_FINITE, RUNNING, STOPPED_EARLY
+from cellseg_jax.step.state import NON_FINITE, RUNNING, STOPPED_EARLY, TrainState
 from cellseg_jax.train import preview, tensorboard
 from cellseg_jax.train.judgement import Judgement, judge
 from cellseg_jax.train.result import STATUS, Result, write_result, write_split
@@ -40,6 +41,11 @@ class Task(NamedTuple):
     workdir: pathlib.Path
     alone: bool  # the only one: that it is in use elsewhere is an error
     name: str = ""  # in the progress
+
+
+def is_main_process() -> bool:
+    """Whether this process prints and writes for all that train together."""
+    return jax.process_index() == 0
 
 
 class Usage(NamedTuple):
@@ -81,7 +87,7 @@ class Run:
         Raises: InputError where it is another run's, InUse where another process writes into it.
         """
         self.folder = RunFolder(self.task.workdir, self.config, self.arrays.fingerprint,
-                             writer=jax.process_index() == 0)
+                                writer=is_main_process())
         if self.folder.extended:
             terminal.log(self.folder.extended)
         self.checkpoints = Checkpoints(self.folder.path / CHECKPOINTS)
@@ -96,13 +102,13 @@ class Run:
         self.stop = next(k for k, status in STATUS.items() if status == result["status"])
         return True
 
-    def restore(self, abstract):
+    def restore(self, abstract: TrainState) -> TrainState | None:
         """The newest saved state, or None; the logs are cut to it.
 
         Raises: InputError as Checkpoints.restore_latest.
         """
-        found = self.checkpoints.restore_latest(abstract, terminal.log)
-        state, judgement = found or (None, None)
+        restored = self.checkpoints.restore_latest(abstract, terminal.log)
+        state, judgement = restored or (None, None)
         if state is not None:
             self.step = self.saved = fetch(state.step).item()
             self.stop = fetch(state.stop).item()
@@ -113,7 +119,7 @@ class Run:
         self.folder.cut_logs(self.step)
         return state
 
-    def start(self, program: dict, augmented, images: int) -> None:
+    def start(self, program: dict, augmented: Callable, images: int) -> None:
         """Write what is known before the first step.
 
         Args:
@@ -217,7 +223,7 @@ class Run:
                      f"{lr:g}); stopped there. A lower optimizer.lr usually helps; the batch is "
                      f"in {METRICS_LOG}")
 
-    def save(self, state, score: float | None) -> None:
+    def save(self, state: TrainState, score: float | None) -> None:
         """Save the state in the background; `score` is that of a new best."""
         self.checkpoints.save(state, self.step, score, self.judgement.to_json())
         self.saved = self.step

@@ -5,21 +5,22 @@ import jax
 from cellseg_jax import config as config_lib
 from cellseg_jax.data.split import PARTS
 from cellseg_jax.train.run import Run
-from cellseg_jax.train.states import SlotStates
+from cellseg_jax.train.slots import Slots
 
 
-def rows(run: Run, num_runs: int, states: SlotStates, residence: str) -> list[tuple[str, str]]:
-    """(name, text) of each line, for terminal.summary; `states` hold the run, compiled."""
+def rows(run: Run, slots: Slots) -> list[tuple[str, str]]:
+    """(name, text) of each line, for terminal.summary; the run is in a slot, its step compiled."""
     config, arrays, devices = run.config, run.arrays, jax.devices()
+    states, others = slots.states, slots.progress.num_runs - 1
     counts = " / ".join(f"{len(run.parts[p])} {p}" for p in PARTS)
     parameters = sum(x.size for x in jax.tree.leaves(states.states[0].params))
     changed = config_lib.diff(config_lib.plain(config), config)
     return [
-        ("run", f"{run.folder.path}" + (f" and {num_runs - 1} more" if num_runs > 1 else "")),
+        ("run", f"{run.folder.path}" + (f" and {others} more" if others else "")),
         ("config", ", ".join(f"{k}={b!r}" for k, (_, b) in changed.items()) or "the default"),
         ("data", f"{config.data.name}: {len(arrays.names)} images, {counts}; "
                  f"{'x'.join(map(str, arrays.image.shape[1:]))} {arrays.image.dtype}, "
-                 f"on the {residence}"),
+                 f"on the {slots.residence}"),
         ("network", f"{config.model.name}: {parameters // states.execution.width:,} parameters"),
         ("devices", f"{len(devices)} {devices[0].device_kind}; {states.execution}"),
         ("length", f"{run.num_steps} steps of {config.train.batch_size} images"
