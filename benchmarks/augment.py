@@ -93,10 +93,12 @@ def main():
     parser.add_argument("--cases", default="none,whole pixels,all but elastic,elastic,"
                         "all geometric,all colour", help=", ".join(CASES))
     parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument("--size", type=int, default=0, help="pixels per side; 0: quickstart's")
     args = parser.parse_args()
     cases = args.cases.split(",")
     config = config_lib.load(str(QUICKSTART))
     batch, size = config.train.batch_size, config.data.size
+    size = (args.size, args.size) if args.size else size
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (batch, *size, derived.channels(config))).astype(np.uint8)
     source = {"image": image, "label": (image[..., 0] > 127).astype(np.uint16),

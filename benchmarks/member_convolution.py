@@ -1,11 +1,12 @@
 """How K members should convolve at once: one after the other, grouped, or as matrix products.
 
-    python benchmarks/member_convolution.py
+    python benchmarks/member_convolution.py [--quick]
 
 A 3x3 convolution and its gradients in image and kernel, of K members with kernels of their own.
 Prints the speed of each form relative to one member after the other, from interleaved rounds.
 """
 
+import argparse
 import time
 
 import jax
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 SIZES = ((16, 64), (64, 32), (256, 8))  # channels, pixels per side; 4 images per member
-ROUNDS = 5
+MEMBERS, ROUNDS = (2, 8), 5
 
 
 def convolution(image, kernel):
@@ -47,11 +48,14 @@ def gradients(form):
 
 def main():
     """One line per size and K."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="one tiny case, to see that it runs")
+    quick = parser.parse_args().quick
     alone = jax.jit(gradients(convolution))
     together = {form.__name__: jax.jit(jax.vmap(gradients(form)))
                 for form in (convolution, one_product, nine_products)}
-    for channels, side in SIZES:
-        for members in (2, 8):
+    for channels, side in ((4, 8),) if quick else SIZES:
+        for members in MEMBERS[:1] if quick else MEMBERS:
             image = jnp.ones((members, 4, side, side, channels))
             kernel = jnp.full((members, 3, 3, channels, channels), 0.01)
             pairs = list(zip(image, kernel, strict=True))

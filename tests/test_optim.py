@@ -1,5 +1,6 @@
 """Optimisers and schedules: golden paths of torch, traced numbers, fixed state structure."""
 
+import functools
 import pathlib
 
 import jax
@@ -94,7 +95,8 @@ def test_rates_match_golden_torch(name):
     with jax.enable_x64(True):
         for warmup, expected in zip((0, 3), golden, strict=True):
             whole = {"every": 3, "warmup": warmup}
-            close = lambda ours: np.testing.assert_allclose(ours, expected, atol=1e-15, rtol=0)
+            close = functools.partial(np.testing.assert_allclose, desired=expected, atol=1e-15,
+                                      rtol=0)
             close(rates(numbers, whole))
             close(rates(numbers, whole, "epoch", 4))
             close(jax.jit(rates)(*jax.tree.map(jnp.asarray, (numbers, whole))))

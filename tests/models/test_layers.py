@@ -69,7 +69,7 @@ def test_convolution_same_under_vmap_and_scan(case):
     images, kernels = normal(0, 3, 2, *size, kernel_shape[2]), normal(1, 3, *kernel_shape)
     ours = loss_and_gradients(convolution, geometry)
     plain = loss_and_gradients(plain_convolution, geometry)
-    want = [plain(*pair) for pair in zip(images, kernels)]
+    want = [plain(*pair) for pair in zip(images, kernels, strict=True)]
     want = jax.tree.map(lambda *leaves: jnp.stack(leaves), *want)
     assert_close(jax.jit(jax.vmap(ours))(images, kernels), want)
     scan = jax.jit(lambda *pairs: jax.lax.scan(lambda c, p: (c, ours(*p)), 0, pairs)[1])
@@ -311,7 +311,7 @@ def test_max_pool_matches_reduce_window_in_value_and_gradient(size):
 
     for form in (max_pool, jax.jit(max_pool)):
         assert_close(form(image), plain(image))
-    gradients = [jax.grad(lambda x: jnp.sin(f(x)).sum())(image) for f in (max_pool, plain)]
+    gradients = [jax.grad(lambda x, f=f: jnp.sin(f(x)).sum())(image) for f in (max_pool, plain)]
     assert_close(*gradients)
 
 

@@ -1,5 +1,6 @@
 """The networks: size, any image, dtypes, options, and the same numbers on eight devices."""
 
+import itertools
 from functools import partial
 
 import jax
@@ -75,7 +76,7 @@ def up(inputs, features):
 
 
 def dense(*widths):
-    return sum((below + 1) * width for below, width in zip(widths, widths[1:]))
+    return sum((below + 1) * width for below, width in itertools.pairwise(widths))
 
 
 SMALL_UNET = (
@@ -232,9 +233,9 @@ def test_training_is_the_same_for_vmapped_members():
         together = jax.jit(jax.vmap(run))(rates, members, images, keys)
         alone = jax.jit(run)
         for k in range(2):
-            member = jax.tree.map(lambda leaf: leaf[k], (rates, members, images, keys))
+            member = jax.tree.map(lambda leaf, k=k: leaf[k], (rates, members, images, keys))
             jax.tree.map(
-                lambda a, b: np.testing.assert_allclose(a[k], b, rtol=1e-9, atol=1e-9),
+                lambda a, b, k=k: np.testing.assert_allclose(a[k], b, rtol=1e-9, atol=1e-9),
                 together, alone(*member),
             )
 

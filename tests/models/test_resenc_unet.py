@@ -1,5 +1,7 @@
 """The planned residual U-Net: its plans, sizes, coarse logits and what training needs of them."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,7 +46,7 @@ def picture(n, height, width, dtype=jnp.float32):
     ],
 )
 def test_encoder_stages_equal_hand_value(size, features, blocks):
-    assert tuple(zip(*encoder_stages(size))) == (features, blocks)
+    assert tuple(zip(*encoder_stages(size), strict=True)) == (features, blocks)
 
 
 def test_encoder_stages_start_at_base_and_end_at_max_features():
@@ -65,10 +67,10 @@ def test_parameter_count_is_the_sum_over_the_stages():
 
     widths, blocks = (32, 64, 128, 256, 512, 512, 512, 512), (1, 3, 4, 6, 6, 6, 6, 6)
     count = convolve(3, 32)
-    for below, width, repeats in zip((32, *widths), widths, blocks):
+    for below, width, repeats in zip((32, *widths[:-1]), widths, blocks, strict=True):
         count += convolve(below, width) + (2 * repeats - 1) * convolve(width, width)
         count += convolve(below, width, 1) if below != width else 0
-    for width, below in zip(widths[:-1], widths[1:]):
+    for width, below in itertools.pairwise(widths):
         count += 4 * below * width + width + convolve(2 * width, width)
     count += sum(width + 1 for width in widths[:-2])
     leaves = jax.tree.leaves(shapes_of(models.make("unet_plan", num_outputs=1, image_size=512)))

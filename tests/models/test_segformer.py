@@ -85,9 +85,9 @@ def test_depthwise_equals_a_grouped_convolution():
     rng = np.random.default_rng(0)
     with jax.enable_x64(True):
         image, kernel = rng.normal(size=(2, 5, 4, 3)), rng.normal(size=(3, 3, 3))
-        values = [
-            jit(jax.value_and_grad(lambda x, k: jnp.sin(form(x, k)).sum(), (0, 1)))(image, kernel)
-            for form in (depthwise, grouped)]
+        loss = lambda image, kernel, form: jnp.sin(form(image, kernel)).sum()
+        values = [jit(jax.value_and_grad(partial(loss, form=form), (0, 1)))(image, kernel)
+                  for form in (depthwise, grouped)]
         jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-12), *values)
 
 

@@ -1,5 +1,7 @@
 """Batches: the device-resident and the streamed path give equal ones, whatever a sample is."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -46,8 +48,7 @@ def test_streamed_batches_equal_what_the_device_gathers(kind):
         for slot, member in enumerate(group):
             stream.begin(slot, member)
         window = configs[0].data.size if configs[0].data.fit == "random_crop" else None
-        gather = jax.jit(lambda source, index: jax.vmap(
-            lambda i: gather_(source, i, window))(index))
+        gather = jax.jit(jax.vmap(functools.partial(gather_, window=window), (None, 0)))
         batches[residence] = []
         for _ in range(3):
             source, index = stream.next(range(2))

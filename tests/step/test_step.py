@@ -114,7 +114,7 @@ def test_members_with_other_rates_limits_and_averages_train_as_each_alone():
         losses, state = trajectory(configs, mesh_of(1, 1), steps=15)
         for k, config in enumerate(configs):
             alone, own = trajectory([config], mesh_of(1, 1), steps=15, steps_per_epoch=3 + k)
-            member = jax.tree.map(lambda x: x[k : k + 1], state)
+            member = jax.tree.map(lambda x, k=k: x[k : k + 1], state)
             if not own.ema:
                 jax.tree.map(np.testing.assert_array_equal, member.ema, member.params)
                 member = member.replace(ema={})

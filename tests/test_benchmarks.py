@@ -1,0 +1,52 @@
+"""Every benchmark still runs: its smallest case, in one round, prints its numbers."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+from helpers import ROOT, child_environment
+
+from cellseg_jax.data.synthetic import twins
+
+# {benchmark: (arguments, twin of a dataset for --root or "", what it imports, its last lines)}
+NUMBER = r"\d+(\.\d+)?(e-\d+)?"
+CASES = {
+    "augment": ("--cases=none,elastic --size=32 --rounds=1", "", (),
+                rf"elastic +{NUMBER} +-?{NUMBER}%"),
+    "classical_ebhi": ("", "ebhi_seg", (), rf"\| otsu \| {NUMBER} \|"),
+    "input_pipeline": ("--count=8 --size=32 --epochs=2 --batch_size=4", "dsb2018",
+                       ("torch", "albumentations", "cv2"), rf"cached peer, later epochs: {NUMBER}"),
+    "member_convolution": ("--quick", "", (), rf"4 channels, 8x8, K = 2: one by one {NUMBER}"),
+    "nuclei_monai": ("--size=64 --epochs=1 --batch_size=4", "dsb2018", ("torch", "monai"),
+                     rf'"dice_mean": {NUMBER}'),
+    "population": ("--slots=1,2 --backends=vmap --rounds=1 --steps=1", "", (),
+                   rf"\| vmap \| 2 \| {NUMBER} \| {NUMBER} \|"),
+    "pruning": ("--size=16 --channels=4,8 --images=8 --levels=1 --rounds=1", "", (),
+                rf"\| one program \| {NUMBER} \| {NUMBER} \|"),
+    "train_step": ("--cases=simple_conv_64 --steps=1", "", ("torch", "monai", "einops"),
+                   rf"simple_conv_64: ours {NUMBER}, torch {NUMBER} images/s"),
+}
+
+
+def test_no_benchmark_is_left_out():
+    assert set(CASES) == {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_benchmark_prints_its_numbers(name, tmp_path):
+    arguments, twin, needed, wanted = CASES[name]
+    for module in needed:
+        pytest.importorskip(module)
+    arguments = arguments.split()
+    if twin:
+        twins.write(twin, tmp_path / twin, count={"ebhi_seg": 1, "dsb2018": 16}[twin],
+                    size=(32, 32))
+        root = next(path for path in (tmp_path / twin / "stage1_train", tmp_path / twin)
+                    if path.is_dir())
+        arguments.append(f"--root={root}")
+    done = subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *arguments], cwd=ROOT,
+                          env=child_environment(), capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert re.search(wanted, done.stdout), done.stdout
