@@ -135,7 +135,7 @@ def write_run(folder, config, dice, strata, order, images, rng) -> None:
                         "iou_mean": "TP/(TP+FP+FN) per image; mean of images",
                         "seg": "Cell Tracking Challenge SEG: mean over the true objects & images"},
         "config_hash": config_lib.identity(config), "checkpoint_step": STEPS * len(lines),
-        "eval_options": json.loads(config.eval.to_json()), "data_fingerprint": "ab" * 16,
+        "eval_options": config_lib.as_json(config.eval), "data_fingerprint": "ab" * 16,
         "code_hash": provenance.code_hash(), "seconds": 2.0, "cpu_seconds": 4.0,
         "peak_rss": 2**30, "images_per_second": 12.0})
 

@@ -1,4 +1,4 @@
-"""What two configs differ in, and what configs share."""
+"""How configs differ, and the identities that runs and programs have by their config."""
 
 import hashlib
 import json
@@ -26,15 +26,15 @@ def diff(config, other) -> dict:
 
 
 def identity(config) -> str:
-    """A hash of all that decides what a run computes."""
+    """A hash of all keys that decide what a run computes."""
     kept = {k: v for k, v in flatten(config).items() if not k.startswith(FREE_KEYS)}
     text = json.dumps(sorted(kept.items()))
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def program_key(config) -> str:
-    """What configs must share to train in one program: everything but values."""
+    """A text that configs of one program share: every key but those of VALUE_KEYS."""
     shared = {k: v for k, v in flatten(config).items() if k not in VALUE_KEYS}
-    # Averaged weights are a part of the state, which must not depend on who else trains along.
+    # Averaged weights are a part of the state, which must not depend on the other runs.
     shared["optimizer.ema"] = config.optimizer.ema > 0
     return repr(sorted(shared.items()))

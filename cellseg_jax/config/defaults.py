@@ -50,12 +50,12 @@ FREE_KEYS = ("data.root", "data.cache", "data.threads", "data.residence", "eval.
 
 def default() -> ConfigDict:
     """The default run: report 0's U-Net with Adam. Model and dataset options join in `complete`."""
-    config = ConfigDict(type_safe=False)  # `complete` compares types, and says the key
+    config = ConfigDict(type_safe=False)  # `set_value` checks types and names the key
     config.seed = 0  # of everything random in training: weights, data order, augmentation, dropout
     config.data = dict(
         name="dsb2018",
         root="",  # the unpacked dataset
-        size=(512, 512),  # height, width of what the network sees (grid = 1), pixels
+        size=(512, 512),  # height, width of the network's input (grid = 1), pixels
         fit="resize",  # how an image comes to that size: resize | center_crop | random_crop | pad
         grid=1,  # patches per side that the fitted image is cut into, without overlap
         keep_blank=True,  # train on patches and images without foreground too
@@ -107,7 +107,7 @@ def default() -> ConfigDict:
         warmup=0,  # first epochs (or steps) of a linearly rising rate; then the schedule begins
         plateau_metric=("loss", "min"),  # schedule="plateau": validation metric that must improve
         plateau_factor=0.1,  # what the rate is multiplied by when it does not
-        plateau_patience=10,  # validations without improvement that are borne
+        plateau_patience=10,  # patience, in validations without improvement
         plateau_cooldown=0,  # validations after a cut that do not count
         plateau_min_lr=0.0,  # the rate is not cut below
         clip=0.0,  # largest norm of the gradient over all parameters; 0 = no limit
@@ -133,7 +133,7 @@ def default() -> ConfigDict:
         # keep more.
         prune=0.0,
         prune_iterations=1,
-        prune_how="l1_layers",  # which weights: sparsity.METHODS; random ones are those of seed
+        prune_how="l1_layers",  # which weights: pruning.METHODS; random ones are those of seed
         remat=False,  # keep less of the forward pass for the backward pass: less memory, slower
         log_gradients=False,  # gradients.jsonl: mean absolute gradient of each layer and epoch
     )

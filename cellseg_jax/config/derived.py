@@ -1,6 +1,5 @@
 """What follows from a config: sizes, outputs, lengths."""
 
-
 from cellseg_jax import classical, models, targets
 from cellseg_jax.data.colours import NUM_CHANNELS
 from cellseg_jax.data.split import PARTS
@@ -30,7 +29,7 @@ def channels(config) -> int:
 
 
 def input_size(config) -> tuple[int, int]:
-    """Height and width of what the network sees."""
+    """Height and width of the network's input."""
     return tuple(n // config.data.grid for n in config.data.size)
 
 

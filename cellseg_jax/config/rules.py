@@ -1,4 +1,4 @@
-"""The rules that a complete config keeps, section by section. The first broken one is said."""
+"""The rules for a complete config, section by section; `check` names the first broken one."""
 
 import math
 
@@ -104,7 +104,7 @@ def _loss(c, rule):
             rule(value >= 0, f"loss.{key}", "at least 0")
     rule(used, "loss.dice", f"a weight above 0 of one loss among {', '.join(losses.LOSSES)}")
     rule(set(used) - set(losses.ZERO_ON_EMPTY), "loss.dice",
-         f"another loss beside {' and '.join(losses.ZERO_ON_EMPTY)}, which cost nothing on empty images")
+         f"another loss beside {' and '.join(losses.ZERO_ON_EMPTY)}, which are 0 on empty images")
     rule(len(c.loss.class_weights) in (0, outputs) and min(c.loss.class_weights, default=0) >= 0,
          "loss.class_weights", f"() or {outputs} numbers of at least 0, one per output of "
          f"data.target={c.data.target!r}")

@@ -8,7 +8,8 @@ import traceback
 
 from ml_collections import ConfigDict
 
-from cellseg_jax.config.edit import _tuples, complete, override
+from cellseg_jax.config.edit import complete, override
+from cellseg_jax.config.values import as_tuples
 from cellseg_jax.errors import InputError, nearest
 
 
@@ -16,6 +17,8 @@ def load(path: str, overrides=()) -> ConfigDict:
     """The complete config of a file, after overrides [(dotted key, text), ...].
 
     `path` may carry an argument for get_config: "configs/studies/ebhi.py:unet_13_1".
+
+    Raises: InputError for whatever is wrong in the file, with its line, or in the config.
     """
     file, _, argument = path.partition(":")
     if not pathlib.Path(file).is_file():
@@ -42,7 +45,7 @@ def run_file(file: str):
 
 @contextlib.contextmanager
 def blame(file: str):
-    """Whatever a user's file does wrong becomes an InputError with its name, and its line."""
+    """Any error of a user's file becomes an InputError with the file's name and the line."""
     try:
         yield
     except InputError as error:
@@ -56,9 +59,15 @@ def blame(file: str):
 
 
 def to_json(config) -> str:
+    """A config as the JSON text of a run's folder."""
     return json.dumps(config.to_dict(), indent=1)
 
 
+def as_json(section: ConfigDict) -> dict:
+    """A section of a config with the types of JSON: tuples become lists."""
+    return json.loads(section.to_json())
+
+
 def from_json(text: str) -> ConfigDict:
-    """The inverse of to_json; lists become tuples again."""
-    return complete(ConfigDict(_tuples(json.loads(text))))
+    """The inverse of to_json; lists become tuples again. Raises InputError as `complete`."""
+    return complete(ConfigDict(as_tuples(json.loads(text))))

@@ -185,14 +185,14 @@ def other_data(workdir, config, arrays, indices) -> dict:
     """The fields of scores of other data than the run was trained on."""
     parts = read_json(pathlib.Path(workdir) / SPLIT_FILE, {})
     trained = {name for part in ("train", "val") for name in parts.get(part, ())}
-    return {"data": json.loads(config.data.to_json()),
+    return {"data": config_lib.as_json(config.data),
             "names_of_training_images": sum(arrays.image_names[i] in trained for i in indices)}
 
 
 def made_by(config, checkpoint_step: int, fingerprint: str) -> dict:
     """What scores depend on: they are taken again when any of it differs."""
     return {"config_hash": config_lib.identity(config), "checkpoint_step": checkpoint_step,
-            "eval_options": json.loads(config.eval.to_json()), "data_fingerprint": fingerprint,
+            "eval_options": config_lib.as_json(config.eval), "data_fingerprint": fingerprint,
             "code_hash": provenance.code_hash()}
 
 

@@ -137,7 +137,7 @@ def sentence(tuning: dict) -> str:
 
 def _made_by(config, step, metric, fixed) -> dict:
     return {"run": config_lib.identity(config), "checkpoint step": int(step), "metric": metric,
-            "fixed": sorted(fixed), "options": json.loads(config.eval.to_json()),
+            "fixed": sorted(fixed), "options": config_lib.as_json(config.eval),
             "code": provenance.code_hash()}
 
 

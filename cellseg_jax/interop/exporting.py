@@ -226,7 +226,7 @@ def largest_difference(run: ExportedRun, compute: Callable, form: str) -> float:
 def describe(run: ExportedRun, form: str, program: Program, difference: float) -> dict:
     """export.json: what goes in, what comes out, what made it."""
     config, first = run.config, form != "stablehlo"
-    eval_options, axes = json.loads(config.eval.to_json()), "NCHW" if first else "NHWC"
+    eval_options, axes = config_lib.as_json(config.eval), "NCHW" if first else "NHWC"
     return {
         "format": form,
         "input": {

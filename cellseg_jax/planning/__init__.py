@@ -1,1 +1,1 @@
-"""Cost of a run before it is spent: FLOPs, memory, fit."""
+"""The cost of a run before it starts: FLOPs, memory, whether it fits."""

@@ -1,4 +1,4 @@
-"""The card of a network: what it costs and how far it sees, from its shapes and its compiler."""
+"""The card of a network: parameters, FLOPs, memory and receptive field."""
 
 import inspect
 import math
@@ -14,7 +14,7 @@ from cellseg_jax.report import terminal
 from cellseg_jax.step.spec import make_spec
 from cellseg_jax.step.state import check_model
 
-ALL_OF_THE_IMAGE = ("unetr", "medt", "segformer", "unet_plan")  # attention, or instance norm
+WHOLE_IMAGE_MODELS = ("unetr", "medt", "segformer", "unet_plan")  # attention, or instance norm
 
 
 def rows(config) -> list[tuple[str, str]]:
@@ -39,7 +39,7 @@ def rows(config) -> list[tuple[str, str]]:
     activations = sum(math.prod(x.shape) * x.dtype.itemsize
                       for x in jax.tree.leaves(_innermost(outputs["intermediates"])))
     own = {k: v for k, v in config.model.items() if k not in ("name", "image_size")}
-    field = (None if config.model.name in ALL_OF_THE_IMAGE
+    field = (None if config.model.name in WHOLE_IMAGE_MODELS
              else models.receptive_field(config.model.name, **own))
     return [
         ("network", config.model.name),
@@ -49,7 +49,7 @@ def rows(config) -> list[tuple[str, str]]:
                        f"({parameters * np.dtype(spec.dtype).itemsize / 2**20:.1f} MiB)"),
         ("forward", f"{cost.get('flops', 0) / 1e9:.2f} GFLOP per image"),
         ("activations", f"{activations / 2**20:.1f} MiB per image"),
-        ("sees", f"a window of {field} pixels" if field else "all of the image"),
+        ("receptive field", f"{field} pixels" if field else "the whole image"),
     ]
 
 

@@ -1,7 +1,7 @@
-"""What a study will cost, before it is run: programs, steps, hours on the devices at hand.
+"""What a study will cost, before it is run: programs, steps, hours on the devices of this machine.
 
 Seconds of a step are measured for as many programs as fit into a few seconds; of the others they
-follow from their FLOPs. That is rough, and tells an afternoon from a month.
+follow from their FLOPs. That is rough: enough to distinguish an afternoon from a month.
 """
 
 import functools
@@ -23,11 +23,11 @@ from cellseg_jax.studies.study import representatives
 from cellseg_jax.train import measure
 
 PASSES = 3  # FLOPs of a training step in forward passes: one forward, two backward
-TRACED = (64, 64)  # pixels at which FLOPs are counted
+TRACED_SIZE = (64, 64)  # pixels at which FLOPs are counted
 TYPICAL_GFLOP = 2.0  # of the step that is measured first: below, calls cost more than arithmetic
-SHARE = 0.4  # of a convolution's rate that whole training steps reach, about
+STEP_RATE_SHARE = 0.4  # of the FLOP rate of one convolution that training steps reach, about
 MAX_ROWS = 40  # programs that are printed
-SAMPLED = 48  # programs that are looked at; of a larger study the rest is taken to be alike
+SAMPLED = 48  # programs that are built; of a larger study the rest is taken to be alike
 
 
 class Cost(NamedTuple):
@@ -47,13 +47,13 @@ class Estimate(NamedTuple):
     programs: int
     runs: int
     hours: float
-    costs: list[Cost]  # of the programs that were looked at
+    costs: list[Cost]  # of the programs that were built
     notes: list[str]
 
 
 def estimate(study, *, repeats: int, rows=None, smoke: bool = False, measure_seconds: float = 5.0
              ) -> Estimate:
-    """What is ahead if nothing of the study has been run.
+    """The cost of a study of which nothing has been run.
 
     Args:
       rows: names, all if None.
@@ -113,22 +113,22 @@ def _listed(name, root) -> int:
 
 @functools.lru_cache(maxsize=256)
 def _forward_flop_per_pixel(model, channels) -> float:
-    """As the compiler counts them at TRACED pixels; a size that is cheap to trace."""
+    """As the compiler counts them at TRACED_SIZE pixels; a size that is cheap to trace."""
     options = dict(model)
     options.pop("dropout", None)
     if "image_size" in options:
-        options["image_size"] = TRACED
+        options["image_size"] = TRACED_SIZE
     module = models.make(**options)
-    image = jax.ShapeDtypeStruct((1, *TRACED, channels), jnp.float32)
+    image = jax.ShapeDtypeStruct((1, *TRACED_SIZE, channels), jnp.float32)
     variables = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), image)
     lowered = jax.jit(lambda v, x: module.apply(v, x, train=False)).lower(variables, image)
-    return (lowered.cost_analysis() or {}).get("flops", 0.0) / math.prod(TRACED)
+    return (lowered.cost_analysis() or {}).get("flops", 0.0) / math.prod(TRACED_SIZE)
 
 
 def _timed(found, measure_seconds) -> list[Cost]:
     """The costs with seconds: of typical steps measured while time is left, of others by FLOPs."""
     began, done = time.monotonic(), []
-    rate = None if measure_seconds else SHARE * measure.convolution_gflop_per_second()
+    rate = None if measure_seconds else STEP_RATE_SHARE * measure.convolution_gflop_per_second()
     order = sorted(found, key=lambda pair: abs(math.log((pair[0].gflop + 1e-3) / TYPICAL_GFLOP)))
     for cost, config in order:
         left = measure_seconds - (time.monotonic() - began)

@@ -1,8 +1,8 @@
-"""How a score grows with the number of training images, and how many a wanted score takes.
+"""How a score grows with the number of training images, and how many a wanted score needs.
 
 score(n) = a - b n^-c, the inverse power law: a is the score that no number of images exceeds, as
 far as the law holds. It is fitted to the mean score of each size by least squares. Only runs at
-three sizes or more say anything about a, and what lies beyond the largest size is extrapolated.
+three sizes or more determine a, and what lies beyond the largest size is extrapolated.
 
 Source: Cortes et al. 1994, Learning curves: asymptotic values and rate of convergence; Mukherjee
 et al. 2003, Estimating dataset size requirements for classifying DNA microarray data.
@@ -16,9 +16,9 @@ import numpy as np
 from cellseg_jax.errors import InputError
 
 MIN_SIZES = 3  # as many as the law has parameters
-MIN_REPEATS = 3  # two have no spread to speak of, see stats.MIN_PAIRS
+MIN_REPEATS = 3  # two give no usable spread, see stats.MIN_PAIRS
 EXPONENTS = (0.01, 2.0)  # of c; at the lower end the curve is a logarithm over any usual range
-GRID, ZOOMS = 20, 6  # exponents tried at once, and how often the best one's surroundings are
+GRID, ZOOMS = 20, 6  # exponents tried at once; refinements around the best one
 ALPHA = 0.05
 
 
@@ -37,7 +37,7 @@ def fit(sizes, scores, *, larger_is_better: bool = True, best: float | None = No
     """The inverse power law through the mean scores of several sizes.
 
     a is no better than `best`, b >= 0 (more images never hurt), 0.01 <= c <= 2. For each c, a and
-    b have a closed form; c is searched on a grid that closes in, so that no start can mislead.
+    b have a closed form; c is searched on a grid that is refined, without a starting value.
 
     The interval is a bootstrap over repeats: a repeat shares its split and seed over all sizes,
     so whole repeats are weighted at random, m + sum_r g_r (y_r - m) / sqrt(R (R - 1)) for scores
@@ -84,7 +84,7 @@ def predict(curve: Fit, sizes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def asymptote(curve: Fit) -> tuple[float, tuple[float, float]]:
-    """a and its 95 % interval: what no number of images exceeds, as far as the law holds."""
+    """a and its 95 % interval: the score that no number of images exceeds, if the law holds."""
     return float(curve.parameters[0]), _interval(curve.draws[:, 0])
 
 
@@ -115,7 +115,7 @@ def _interval(values) -> tuple[float, float]:
 
 
 def _redrawn(scores, means, count, ratio, draws, seed) -> np.ndarray:
-    """(D, K) means as other repeats might have had them."""
+    """(D, K) bootstrap draws of the means."""
     repeats = int((np.isfinite(scores)).any(1).sum())
     if repeats < MIN_REPEATS:
         return np.zeros((0, len(means)))

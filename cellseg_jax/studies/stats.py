@@ -5,9 +5,10 @@ rows are compared by the differences of their repeats. Images of one run are not
 evidence for a method: two seeds of one config differ significantly over many images. Tests over
 images are therefore secondary.
 
-Where t-tests are wrong: heavy tails and runs that collapse now and then make them cautious, but
-where nearly every third run collapses, a baseline may do so in all of three repeats, and a table of
-eight equal rows then names a false winner 9 times in 100 instead of 5; five repeats cure it.
+Limits of the t-tests: heavy tails and occasional runs that collapse make them conservative. Where
+nearly every third run collapses, the baseline may do so in all of three repeats; a table of eight
+equal rows then has a family-wise type I error of 9 % instead of 5 %. With five repeats it is at
+most 5 %.
 """
 
 import math
@@ -19,7 +20,7 @@ from scipy import stats
 from cellseg_jax.metrics import bootstrap
 
 ALPHA = 0.05
-MIN_PAIRS = 3  # two differences have no spread to speak of: t needs |t| > 12.7 and rests on luck
+MIN_PAIRS = 3  # two differences give no usable spread: significance would need |t| > 12.7
 # Smaller spreads than this share of the values are rounding: nothing varied.
 ROUNDING = 1e-9
 LOWER_IS_BETTER = frozenset({
@@ -30,7 +31,7 @@ JUDGEMENTS = ("supported", "contradicted", "undecided")
 
 
 class Comparison(NamedTuple):
-    """Two rows, or two methods on the same images; NaN is what cannot be said.
+    """Two rows, or two methods on the same images; NaN is what is not known.
 
     difference: mean of first minus second. interval: (low, high), 95 %, of the difference.
     p: two-sided, not adjusted. effect_size: see the function that made it.
@@ -56,14 +57,14 @@ class Noise(NamedTuple):
 def paired(a, b, *, test_train_ratio: float = 0.0) -> Comparison:
     """First minus second over repeats that share seed and split: a two-sided paired t-test.
 
-    t = mean(d) / (sd(d) sqrt(1/n + test_train_ratio)) with n - 1 degrees of freedom. Splits drawn
-    anew from one pool of images overlap, so that repeats resemble one another more than they vary;
-    the ratio of test to training images makes up for it. 0 is the plain test, for repeats that
-    vary in the seed alone. What is found then holds for this test set.
+    t = mean(d) / (sd(d) sqrt(1/n + test_train_ratio)) with n - 1 degrees of freedom. Random splits
+    of one pool of images overlap, so that repeats are correlated; the ratio of test to training
+    images corrects for it. 0 is the plain test, for repeats that vary in the seed alone: the
+    result then holds for this test set.
 
-    Where all differences are equal and not 0, nothing random is in them (a method without
-    randomness, a seed that nothing reads): the repeats are copies of one, p is NaN, and the
-    verdict is "too few repeats". Differences that are all 0 have p = 1.
+    Where all differences are equal and not 0, they are not random (a method without randomness,
+    a seed that nothing reads): the repeats are copies of one, p is NaN, and the verdict is
+    "too few repeats". Differences that are all 0 have p = 1.
 
     Args:
       a, b: (R,) scores of the repeats in the same order; a pair with a NaN is left out.
@@ -92,7 +93,7 @@ def paired(a, b, *, test_train_ratio: float = 0.0) -> Comparison:
 
 
 def per_image(a, b, groups=None, *, draws: int = 2000, seed: int = 0) -> Comparison:
-    """First minus second on the same images: secondary, because it is blind to the seed's noise.
+    """First minus second on the same images: secondary, because it leaves out the seed's noise.
 
     The interval is the percentile bootstrap of the mean over images, which draws whole groups
     (cases, plates), because images of a group resemble one another. p is Wilcoxon's signed-rank
@@ -151,7 +152,7 @@ def noise_floor(values) -> Noise:
     Args:
       values: an array per row, the scores of its repeats; NaN is left out. A row adds one degree
         of freedom less than it has runs. A row without any spread is left out: nothing in it is
-        random, and it would make the others look calm.
+        random, and it would reduce the pooled spread.
     Returns: n counts the runs that were used; sd is NaN where there are none.
     """
     rows = [row[np.isfinite(row)] for row in (np.asarray(v, np.float64) for v in values)]

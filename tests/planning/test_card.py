@@ -12,5 +12,5 @@ def test_card_of_a_network_that_can_be_counted_by_hand():
     assert rows["parameters"].startswith(f"{weights + 64 + 1:,} ")
     outputs = 32 + 64 + 32 + 64 + 1
     assert rows["activations"] == f"{outputs * 32 * 32 * 4 / 2**20:.1f} MiB per image"
-    assert rows["sees"] == "a window of 7 pixels"
+    assert rows["receptive field"] == "7 pixels"
     assert rows["image"] == "32x32, 3 channels -> 1 outputs"

@@ -1,0 +1,115 @@
+"""Values of config keys: set with their type checked, read from a command line, looked up by name.
+
+ConfigDict's own type check is not used: it does not name the key and refuses an int for a float.
+"""
+
+import ast
+import difflib
+
+from ml_collections import ConfigDict
+
+from cellseg_jax import augment
+from cellseg_jax.config.compare import flatten
+from cellseg_jax.errors import InputError
+
+# What users of other frameworks call our keys.
+SYNONYMS = {"learning_rate": "lr", "beta1": "b1", "beta2": "b2", "num_epochs": "epochs"}
+
+
+def set_value(config: ConfigDict, key: str, value) -> None:
+    """config.<key> = value.
+
+    Raises: InputError for an unknown key, with the nearest one, or a value of another type.
+    """
+    *sections, leaf = key.split(".")
+    node = config
+    for section in sections:
+        node = node.get(section) if isinstance(node, ConfigDict) else None
+    if not isinstance(node, ConfigDict) or leaf not in node or isinstance(node[leaf], ConfigDict):
+        raise InputError(f"config.{key}: no such key{nearest_key(key, config)}")
+    old = node[leaf]
+    if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if isinstance(old, tuple) and isinstance(value, (tuple, list)):
+        value = _floats_as_in(old, value)
+    if key == "data.split" and isinstance(value, str):
+        old = value  # "official" or a file, in place of fractions
+    elif key == "data.split" and isinstance(value, tuple) and isinstance(old, str):
+        old = value = _floats_as_in((0.0,), value)
+    if type(value) is not type(old) or (
+            old and isinstance(old, tuple) and not _same_types(old, value)):
+        pair = key.removeprefix("augment.") in augment.AUGMENTATIONS
+        example = ("(probability, strength)" if pair else
+                   "('bbbc039:DIR',)" if key == "data.mix" else repr(old))
+        raise InputError(f"config.{key}: got {value!r}; expected {_type_text(old)} such as "
+                         f"{example}")
+    if node[leaf] != value:  # unlocking is slow, and most keys of a study's rows stay
+        with node.unlocked():
+            node[leaf] = value
+
+
+def parse(config: ConfigDict, key: str, text: str):
+    """The text of a command-line override as a value of the key's own type. Raises InputError."""
+    flat = flatten(config)
+    if key not in flat:
+        raise InputError(f"config.{key}: no such key{nearest_key(key, config)}")
+    old = flat[key]
+    if isinstance(old, str) and key != "data.split":
+        return text
+    try:
+        value = ast.literal_eval(text.strip() if text.lower() not in ("true", "false")
+                                 else text.title())
+    except (ValueError, SyntaxError):
+        value = text
+    if isinstance(value, tuple) and isinstance(old, (int, float)):
+        raise InputError(f"config.{key}: got {text!r}; expected {_type_text(old)} (stray comma?)")
+    return value
+
+
+def nearest_key(key: str, config: ConfigDict) -> str:
+    """'; did you mean <full key>?', or the keys of its section, or the sections."""
+    flat = flatten(config)
+    inside = [k.rpartition(".")[2] for k in flat if k.startswith(f"{key}.")]
+    if inside:
+        return f": it is a section, with {', '.join(inside)}"
+    section, _, leaf = key.rpartition(".")
+    beside = {k.rpartition(".")[2]: k for k in flat if k.rpartition(".")[0] == section}
+    beside |= {word: beside[leaf] for word, leaf in SYNONYMS.items() if leaf in beside}
+    everywhere = {k.rpartition(".")[2]: k for k in flat}
+    for leaves in (beside, everywhere):
+        close = difflib.get_close_matches(leaf, leaves, 1, 0.7)
+        if close:
+            return f"; did you mean config.{leaves[close[0]]}?"
+    if beside:
+        leaves = [k.rpartition(".")[2] for k in dict.fromkeys(beside.values())]
+        return f"; config.{section} has {', '.join(leaves)}" if section else ""
+    close = difflib.get_close_matches(section, config, 1, 0.5)
+    if close:
+        return f"; did you mean config.{close[0]}?"
+    return f"; the sections are {', '.join(config)}"
+
+
+def as_tuples(value):
+    """Lists become tuples, at any depth: a list cannot be overridden whole."""
+    if isinstance(value, (dict, ConfigDict)):
+        return {k: as_tuples(v) for k, v in value.items()}
+    return tuple(map(as_tuples, value)) if isinstance(value, (list, tuple)) else value
+
+
+def _floats_as_in(old: tuple, value) -> tuple:
+    """`value` as a tuple, its ints made floats where the old one holds floats."""
+    value = tuple(value)
+    if old and all(isinstance(v, float) for v in old):
+        value = tuple(float(v) if isinstance(v, int) else v for v in value)
+    return value
+
+
+def _same_types(old: tuple, value: tuple) -> bool:
+    """Whether the entries of `value` have types that occur in `old`."""
+    return {type(v) for v in value} <= {type(v) for v in old}
+
+
+def _type_text(value) -> str:
+    names = {bool: "True or False", int: "an integer", float: "a number", str: "a text",
+             tuple: "a tuple"}
+    return names[type(value)]
