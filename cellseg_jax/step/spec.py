@@ -78,8 +78,9 @@ class Spec:
 
     def losses(self, logits: Float[ArrayLike, "n h w k"], target: Float[ArrayLike, "n h w k"],
                hparams: dict, axis_name: str | None = None,
-               pixel_weight: Float[ArrayLike, "n h w"] | None = None) -> Float[Array, " n"]:
-        """The weighted sum of the losses in use.
+               pixel_weight: Float[ArrayLike, "n h w"] | None = None
+               ) -> Float[Array, " n"] | float:
+        """The weighted sum of the losses in use; 0.0 where loss_options is empty.
 
         Args:
           axis_name: mesh axis that shares the batch; None treats pooled losses image by image.

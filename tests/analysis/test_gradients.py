@@ -4,6 +4,7 @@ import csv
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import tiny_config
@@ -37,8 +38,9 @@ def written_out(predictor, arrays, chosen):
         for i in chosen:
             variables = {**predictor.network.variables, "params": params}
             logits = predictor.network.spec.logits(
-                variables, arrays.image[i][None], arrays.range("minmax")[i][None])
-            target = predictor.network.spec.encode(arrays.label[i][None])
+                variables, jnp.asarray(arrays.image[i][None]),
+                jnp.asarray(arrays.range("minmax")[i][None]))
+            target = predictor.network.spec.encode(jnp.asarray(arrays.label[i][None]))
             total += predictor.network.spec.losses(
                 logits, target, predictor.network.spec.hparams(predictor.network.values))[0]
         return total / len(chosen)

@@ -163,7 +163,7 @@ def test_patches_that_training_leaves_out_are_scored_with_their_image(untrained)
     part = pruning.split_images(config, untrained, "train")
     assert part.images.tolist() == images
     assert sum(batch["weight"].sum() for batch in part.batches()) == 16 * len(images)
-    assert evaluate._images_of(config, arrays, "train").tolist() == images
+    assert evaluate.images_of(config, arrays, "train").tolist() == images
 
 
 def test_training_after_pruning_is_not_taken_from_another_checkpoint(untrained, monkeypatch):
