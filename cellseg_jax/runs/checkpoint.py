@@ -18,10 +18,8 @@ from cellseg_jax.errors import InputError
 
 _save = ocp.training.save_decision_policies
 _keep = ocp.training.preservation_policies
-
-
-# Leaves of the state that runs of before kept there: now they are the judgement beside it.
-JUDGED = ("best", "waited", "previous_loss", "plateau")
+# Leaves of the state in checkpoints of before. Now they are in the judgement beside the state.
+JUDGEMENT_LEAVES = ("best", "waited", "previous_loss", "plateau")
 
 
 class Checkpoints:
@@ -52,7 +50,7 @@ class Checkpoints:
             which of them are in the program depends on the other runs in it.
           score: larger is better; it marks a new best checkpoint.
           judgement: dict of what JSON can hold, kept in the same checkpoint.
-        Raises: ValueError (of orbax) for a step that is saved already: callers evaluate first,
+        Raises: FileExistsError (of orbax) for a step that is saved already: callers evaluate first,
           then save once.
         """
         metrics = None if score is None else {"score": float(score)}
@@ -87,16 +85,18 @@ class Checkpoints:
         return None
 
     def _restore(self, step: int, state) -> tuple:
+        """(state, judgement) of a checkpoint, also of one from before the judgement had its place.
+        """
         metadata = self._orbax.checkpointables_metadata(step)
         if "judgement" in metadata.custom_metadata:
             found = self._orbax.load_checkpointables(step, {"state": state})["state"]
             return found, metadata.custom_metadata["judgement"]
         part = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
         saved = metadata.metadata["state"]
-        part |= abstract({name: saved[name] for name in JUDGED}, state.step.sharding)
+        part |= abstract({name: saved[name] for name in JUDGEMENT_LEAVES}, state.step.sharding)
         found = load(self.directory, step, {k: v for k, v in part.items() if jax.tree.leaves(v)})
         judgement = {name: jax.tree.map(lambda x: np.asarray(x).item(), found.pop(name))
-                     for name in JUDGED if name in found}
+                     for name in JUDGEMENT_LEAVES if name in found}
         return state.replace(**found), judgement
 
     def _set_aside(self, step: int, error: Exception, log: Callable[[str], None]) -> None:
@@ -185,7 +185,7 @@ def _wrong_structure(orbax, step, state) -> str:
         return ""
     here = {_name(path): x.shape for path, x in jax.tree_util.tree_leaves_with_path(state)}
     there = {_name(path): tuple(x.shape) for path, x in jax.tree_util.tree_leaves_with_path(saved)
-             if hasattr(x, "shape") and _name(path[:1]) not in JUDGED}
+             if hasattr(x, "shape") and _name(path[:1]) not in JUDGEMENT_LEAVES}
     for key in sorted(here.keys() | there.keys()) if there else ():
         if here.get(key) != there.get(key):
             return f"{key} has shape {there.get(key)}, expected {here.get(key)}"
