@@ -1,6 +1,9 @@
 """Datasets: one file each, decoded once into a cache, split and ordered by pure functions.
 
-To add one: a file with `records(root, **options) -> Records`, and a line in DATASETS.
+To add one: a file with `records(root, **options) -> Records`, and a line in DATASETS. Folders are
+listed by `read.entries`; any other file or folder that the list of records depends on is passed to
+`dependencies.depends_on`, else its change is not noticed within a process. COUNT and PIXELS of the
+file are used by plans where there is no data.
 """
 
 import inspect
