@@ -9,13 +9,17 @@ instead.
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import ArrayLike, Float, Integer, Num
 
 from cellseg_jax.errors import InputError, nearest, pick
+
+Scalar, Count = Num[ArrayLike, ""], Integer[ArrayLike, ""]  # may be traced
+Time = Float[ArrayLike, "*t"]  # epochs or steps that are done
 
 
 def _is_off(value) -> bool:
@@ -32,7 +36,7 @@ class AmsgradState(NamedTuple):
     nu_max: optax.Updates
 
 
-def scale_by_amsgrad(b1, b2, eps) -> optax.GradientTransformation:
+def scale_by_amsgrad(b1: Scalar, b2: Scalar, eps: float) -> optax.GradientTransformation:
     """Adam whose second moment never falls: m / (1 - b1^t) / (sqrt(max v / (1 - b2^t)) + eps).
 
     Source: Reddi et al. 2018, algorithm 2, with torch's bias correction: the maximum is taken
@@ -59,22 +63,22 @@ def scale_by_amsgrad(b1, b2, eps) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
-def adam(*, b1, b2, amsgrad, **_):
+def adam(*, b1: Scalar, b2: Scalar, amsgrad: bool, **_) -> optax.GradientTransformation:
     """Kingma & Ba 2015, algorithm 1; eps 1e-8."""
     return (scale_by_amsgrad if amsgrad else optax.scale_by_adam)(b1, b2, 1e-8)
 
 
-def adamax(*, b1, b2, **_):
+def adamax(*, b1: Scalar, b2: Scalar, **_) -> optax.GradientTransformation:
     """Kingma & Ba 2015, algorithm 2; eps 1e-8 joins |gradient| inside the maximum, as in torch."""
     return optax.scale_by_adamax(b1, b2, 1e-8)
 
 
-def sgd(*, momentum, nesterov, **_):
+def sgd(*, momentum: Scalar, nesterov: bool, **_) -> optax.GradientTransformation:
     """v = momentum v + g, and g + momentum v (Nesterov) or v is followed; no dampening."""
     return optax.identity() if _is_off(momentum) else optax.trace(momentum, nesterov)
 
 
-def rmsprop(*, momentum, rms_decay, **_):
+def rmsprop(*, momentum: Scalar, rms_decay: Scalar, **_) -> optax.GradientTransformation:
     """g / (sqrt(v) + eps) with v the decaying mean of g^2, then momentum; eps 1e-8, not centred.
 
     Source: Tieleman & Hinton 2012, lecture 6.5; torch's alpha is `rms_decay`.
@@ -89,27 +93,27 @@ OPTIMIZERS = {"adam": adam, "sgd": sgd, "adamax": adamax, "adamw": adam, "rmspro
 DECOUPLED = ("adamw",)
 
 
-def constant(done, total, **_):
+def constant(done: Time, total: Scalar, **_) -> float:
     """1 throughout."""
     return 1.0
 
 
-def polynomial(done, total, *, power, **_):
+def polynomial(done: Time, total: Scalar, *, power: Scalar, **_) -> Time:
     """(1 - done / total)^power; 0 at the end and after it."""
     return jnp.maximum(1.0 - done / total, 0.0) ** power
 
 
-def cosine(done, total, **_):
+def cosine(done: Time, total: Scalar, **_) -> Time:
     """(1 + cos(pi done / total)) / 2; 0 at the end and after it. Loshchilov & Hutter 2017."""
     return 0.5 * (1.0 + jnp.cos(math.pi * jnp.minimum(done / total, 1.0)))
 
 
-def exponential(done, total, *, gamma, **_):
+def exponential(done: Time, total: Scalar, *, gamma: Scalar, **_) -> Time:
     """gamma^done."""
     return gamma**done
 
 
-def step_decay(done, total, *, gamma, every, **_):
+def step_decay(done: Time, total: Scalar, *, gamma: Scalar, every: Scalar, **_) -> Time:
     """gamma^floor(done / every)."""
     return gamma ** jnp.floor((done + 0.5) / every)  # a whole quotient must not round down
 
@@ -128,30 +132,31 @@ class Options:
     """
 
     # L2 factor, joined to the gradient; with adamw params shrink by lr times it.
-    weight_decay: Any = 0.0
-    momentum: Any = 0.0  # sgd, rmsprop
+    weight_decay: Scalar = 0.0
+    momentum: Scalar = 0.0  # sgd, rmsprop
     nesterov: bool = False  # sgd; with momentum 0 it is plain descent
-    b1: Any = 0.9  # decay of the moments of adam, adamw and adamax
-    b2: Any = 0.999
+    b1: Scalar = 0.9  # decay of the moments of adam, adamw and adamax
+    b2: Scalar = 0.999
     amsgrad: bool = False  # adam, adamw: keep the largest second moment
-    rms_decay: Any = 0.99  # rmsprop: decay of the squared gradient (torch's alpha)
+    rms_decay: Scalar = 0.99  # rmsprop: decay of the squared gradient (torch's alpha)
     # constant | polynomial | cosine | exponential | step | plateau, or None for constant. Time
     # counts in `per`, from the end of the warm-up to the end of training.
     schedule: str | None = None
-    power: Any = 0.9  # exponent of polynomial
-    gamma: Any = 0.9  # factor of exponential, each time, and of step, `every` times
-    every: Any = 30
+    power: Scalar = 0.9  # exponent of polynomial
+    gamma: Scalar = 0.9  # factor of exponential, each time, and of step, `every` times
+    every: Scalar = 30
     # Epochs or steps, as `per` says, of a rate that rises linearly: (t + 1) / (warmup + 1) of lr at
     # time t. The schedule begins after it: torch's SequentialLR([LinearLR(optimizer,
     # 1 / (warmup + 1), total_iters=warmup), schedule], [warmup]).
-    warmup: Any = 0
+    warmup: Scalar = 0
     per: str = "epoch"  # the rate moves every epoch (nnU-Net, torch's LambdaLR) or every "step"
     # Largest norm of the gradient over all parameters; a longer one is shortened before weight
     # decay joins it (torch's clip_grad_norm_). 0 is no limit.
-    clip: Any = 0.0
+    clip: Scalar = 0.0
 
 
-def make(name: str, *, lr, num_steps, steps_per_epoch, **options):
+def make(name: str, *, lr: Scalar, num_steps: Count, steps_per_epoch: Count,
+         **options) -> tuple[optax.GradientTransformation, Callable]:
     """An optimiser and its learning rate: `tx` to update with, `lr_fn(step)` to log.
 
     The structure of the state depends on the name, on nesterov, amsgrad and whether momentum
@@ -219,7 +224,7 @@ def _rate(lr, num_steps, steps_per_epoch, options: Options) -> Callable:
     return lr_fn
 
 
-def clipped(grads, limit):
+def clipped(grads: optax.Updates, limit: Scalar) -> optax.Updates:
     """Gradients of norm at most `limit` over all arrays; 0 is no limit.
 
     Source: torch.nn.utils.clip_grad_norm_, whose 1e-6 in the denominator is kept.
@@ -229,7 +234,8 @@ def clipped(grads, limit):
     return jax.tree.map(lambda g: g * factor.astype(g.dtype), grads)
 
 
-def averaged(average, params, *, decay, count):
+def averaged(average: optax.Params, params: optax.Params, *, decay: Scalar,
+             count: Count) -> optax.Params:
     """decay * average + (1 - decay) * params, and params themselves after the first update.
 
     Args:
@@ -250,7 +256,7 @@ PLATEAU = {"scale": 1.0, "best": -math.inf, "waited": 0, "cooldown": 0}
 PLATEAU_THRESHOLD = 1e-4  # improvement, as a part of the best score, that counts
 
 
-def reduce_on_plateau(state: dict, score: float, *, lr: float, factor: float, patience: int,
+def reduce_on_plateau(state: dict, score: Scalar, *, lr: float, factor: float, patience: int,
                       cooldown: int, min_lr: float) -> dict:
     """The state after one more score: plain numbers on the host, for once per validation.
 

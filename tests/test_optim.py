@@ -230,5 +230,7 @@ def test_make_rejects_unknown_names():
         make("adamm", lr=0.1, **LENGTH)
     with pytest.raises(InputError, match="config.optimizer.schedule"):
         make("adam", lr=0.1, schedule="poly", **LENGTH)
+    with pytest.raises(InputError, match="config.optimizer.momentun: no such option.*momentum"):
+        make("adam", lr=0.1, momentun=0.9, **LENGTH)
     with pytest.raises(InputError, match="config.optimizer.per"):
         make("adam", lr=0.1, per="epochs", **LENGTH)

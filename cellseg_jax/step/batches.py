@@ -1,20 +1,23 @@
-"""Samples and meshes: which devices a run uses, and how decoded images come onto them.
+"""Batches: their layout, and how decoded images reach the devices.
 
-A dataset that fits lies on every device and a step gathers its rows; else grain streams them.
-Both give equal batches.
+A dataset that fits in device memory is copied to every device, and a step gathers its rows; else
+grain streams them. Both give equal batches.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Integer
 
 from cellseg_jax import targets
 from cellseg_jax.config import derived
 from cellseg_jax.crops import round_up
 from cellseg_jax.data import pipeline
+from cellseg_jax.data.cache import Arrays
 from cellseg_jax.errors import InputError
 from cellseg_jax.step.memory import RESIDENT_SHARE, device_memory
 from cellseg_jax.step.mesh import put
@@ -83,8 +86,11 @@ class Resident(NamedTuple):
     eval: dict  # image, label, range, maybe pixel_weight of the fitted samples
 
 
-def resident_source(config, arrays, mesh) -> Resident | None:
-    """All decoded samples on every device of the mesh, or None where they stay on the host."""
+def resident_source(config, arrays: Arrays, mesh: Mesh) -> Resident | None:
+    """All decoded samples on every device of the mesh, or None where they stay on the host.
+
+    Raises: InputError if the device cannot count the pixels.
+    """
     flat = arrays.flat if "image" in arrays.flat else {}
     countable = len(flat.get("label", ())) < 2**31  # the device counts pixels in int32
     if config.data.residence == "host":
@@ -109,8 +115,9 @@ def resident_source(config, arrays, mesh) -> Resident | None:
     return Resident({**whole, "range": fitted["range"]}, fitted)
 
 
-def eval_batches(config, arrays, indices, mesh, resident):
-    """Batches {image, label, range, weight} on the mesh: every index once, padded by weight 0."""
+def eval_batches(config, arrays: Arrays, indices: Integer[np.ndarray, " n"], mesh: Mesh,
+                 resident: Resident | None) -> Iterator[dict]:
+    """Batches of eval_layout on the mesh: every index once, padded by rows of weight 0."""
     rows = NamedSharding(mesh, P(("member", "data")))
     size = round_up(config.eval.batch_size, mesh.size)
     if resident is None:
@@ -133,11 +140,14 @@ def _gather(source, index):
 class Batches:
     """The arguments (source, index) of the compiled step for the run in each slot.
 
-    Asked again for a step that it has read already, it gives the same batch again, so runs may
-    come and go beside one another.
+    A step that was read already gives the same batch again, so runs may begin and end beside one
+    another.
+
+    Args:
+      resident: None streams the batches.
     """
 
-    def __init__(self, num_slots: int, resident, mesh):
+    def __init__(self, num_slots: int, resident: Resident | None, mesh: Mesh):
         self.members = [None] * num_slots
         self.resident = resident
         self.sharding = NamedSharding(mesh, P("member", "data"))
@@ -146,12 +156,12 @@ class Batches:
         self.streams, self.last = [None] * num_slots, [(-1, None)] * num_slots
 
     def begin(self, slot: int, member) -> None:
-        """From now on the slot's batches are those of this run."""
+        """Give the slot to a run (train.run.Run): arrays, order, config, step, num_steps."""
         self.members[slot] = member
         if self.resident is None:
             self.streams[slot], self.last[slot] = self._stream(member), (-1, None)
 
-    def next(self, slots):
+    def next(self, slots) -> tuple[dict, dict | None]:
         """What the step of these slots takes: (source, index) of step.map_train."""
         if self.resident is not None:
             rows = [self._indices(slot) for slot in slots]
@@ -161,8 +171,8 @@ class Batches:
         stacked = {k: np.stack([batch[k] for batch in batches]) for k in batches[0]}
         return {k: self._put_rows(v) for k, v in stacked.items()}, None
 
-    # An empty slot shows the rows of another, and a run that has ended those of its last step:
-    # their states ignore them.
+    # An empty slot gets the rows of another slot, and a run that has ended those of its last step:
+    # their states do not change.
 
     def _indices(self, slot):
         member = self.members[slot] or next(m for m in self.members if m)

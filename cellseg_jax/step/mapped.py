@@ -1,10 +1,18 @@
-"""How the per-device steps are mapped over members and devices."""
+"""How the per-device steps are mapped over members and devices.
+
+This is the pmapped step in the terms of today's JAX, which itself implements pmap as
+jit(shard_map(...)). A step is written once, for the rows of one device. `jax.shard_map` maps it
+over a mesh with the axes ("member", "data"): members are independent runs that share one compiled
+program, data is the batch; inside, members of one device are vmapped or unrolled. Collectives
+(psum over "data") are explicit, so that each device does what is written. Sharding annotations on
+jit in place of shard_map would not do: XLA rejects vmapped convolutions that are sharded so.
+"""
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from cellseg_jax import crops, targets
@@ -14,13 +22,18 @@ from cellseg_jax.step.spec import Spec
 from cellseg_jax.step.train_step import train_step
 
 
-def map_train(spec: Spec, mesh, members: str = "vmap") -> Callable:
+def map_train(spec: Spec, mesh: Mesh, members: str = "vmap") -> Callable:
     """The compiled step(state, source, index) on a mesh with axes ("member", "data").
 
-    state: TrainState with a leading axis K, donated. source: {name: (n, ...)} of all decoded
-    samples on every device and index {"id": (K, N), ...} as data.order gives it; or index None
-    and source a batch {name: (K, N, ...)}. members: how one device runs several members, "vmap"
-    or "unroll" (on a CPU vmapped convolutions become slow grouped ones).
+    Its arguments, for K members and N rows of the batch:
+      state: TrainState with a leading axis K, donated.
+      source: {name: (n, ...)} of all decoded samples, on every device; or, with index None, a
+        batch {name: (K, N, ...)} of step.batches.layout.
+      index: {"id": (K, N), ...} of step.batches.index_layout, as data.order gives it; or None.
+
+    Args:
+      members: how one device computes several members, "vmap" or "unroll" (on a CPU vmapped
+        convolutions become slow grouped ones).
     """
 
     def per_device(state, source, index):
@@ -38,13 +51,19 @@ def map_train(spec: Spec, mesh, members: str = "vmap") -> Callable:
         f = jax.shard_map(per_device, mesh=mesh, in_specs=specs, out_specs=P("member"))
         return f(state, source, index)
 
-    # Said in full, since jit would call a member axis of one device replicated and the state
-    # that comes back would compile the step again.
+    # Explicit, since jit would mark a member axis of one device as replicated, and the returned
+    # state would compile the step again.
     return jax.jit(mapped, donate_argnums=0, out_shardings=NamedSharding(mesh, P("member")))
 
 
-def gather(source: dict, index: dict, window) -> dict:
-    """The batch of resident samples, or of windows of them where the index has places."""
+def gather(source: dict, index: dict, window: tuple[int, int] | None) -> dict:
+    """The batch of resident samples, or of windows of them where the index has places.
+
+    Args:
+      source: Resident.train.
+      index: {name: (n, ...)} of step.batches.index_layout.
+      window: (h, w) pixels.
+    """
     rows = {k: v for k, v in index.items() if k != "place"}
     rows["weight"] = jnp.ones(index["id"].shape, jnp.float32)
     if "place" not in index:
@@ -56,23 +75,26 @@ def gather(source: dict, index: dict, window) -> dict:
     return rows | taken | {"range": source["range"][index["id"]]}
 
 
-def over_members(f: Callable, how: str) -> Callable:
-    """f mapped over the leading axis of all arguments; None stays None."""
+def over_members(f: Callable, members: str) -> Callable:
+    """f mapped over the leading axis of all arguments, by "vmap" or "unroll"; None stays None."""
+
+    def take(args, k):
+        return jax.tree.map(lambda x: x[k], args)
 
     def unrolled(*args):
         count = jax.tree.leaves(args)[0].shape[0]
-        outs = [f(*jax.tree.map(lambda x: x[k], args)) for k in range(count)]
+        outs = [f(*take(args, k)) for k in range(count)]
         return jax.tree.map(lambda *x: jnp.stack(x), *outs)
 
     def mapped(*args):
-        if how == "unroll" or jax.tree.leaves(args)[0].shape[0] == 1:
+        if members == "unroll" or jax.tree.leaves(args)[0].shape[0] == 1:
             return unrolled(*args)
         return jax.vmap(f)(*args)
 
     return mapped
 
 
-def map_eval(spec: Spec, mesh, threshold: float) -> Callable:
+def map_eval(spec: Spec, mesh: Mesh, threshold: float) -> Callable:
     """The compiled eval(values, variables, batch) of one member, its rows over the whole mesh."""
     rows = P(("member", "data"))
 
@@ -83,7 +105,7 @@ def map_eval(spec: Spec, mesh, threshold: float) -> Callable:
         per_device, mesh=mesh, in_specs=(P(), P(), rows), out_specs=rows))
 
 
-def map_probs(spec: Spec, mesh) -> Callable:
+def map_probs(spec: Spec, mesh: Mesh) -> Callable:
     """The compiled probs(variables, image, range) -> (n, H, W, K) float32, rows over the mesh."""
     rows = P(("member", "data"))
 

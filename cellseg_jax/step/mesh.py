@@ -5,15 +5,19 @@ import math
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AxisType, Mesh, Sharding
+from jaxtyping import Array, ArrayLike, Shaped
 
 from cellseg_jax.errors import InputError
 
 # --- meshes ---------------------------------------------------------------------------------------
 
 
-def default_mesh(num_members: int, batch_size: int):
-    """All devices: over the batch, and over members where the batch does not divide."""
+def default_mesh(num_members: int, batch_size: int) -> Mesh:
+    """All devices: over the batch, and over members where the batch does not divide.
+
+    Raises: InputError if there are too few members for that.
+    """
     devices = jax.device_count()
     data_devices = devices if batch_size % devices == 0 else math.gcd(batch_size, devices)
     member_devices = devices // data_devices
@@ -23,8 +27,8 @@ def default_mesh(num_members: int, batch_size: int):
     return make_mesh(member_devices, data_devices)
 
 
-def check_mesh(config, mesh) -> None:
-    """InputError where the batch does not divide over the mesh."""
+def check_mesh(config, mesh: Mesh) -> None:
+    """Raise InputError where the batch does not divide over the mesh."""
     data_devices, rest = mesh.shape["data"], config.train.batch_size % mesh.shape["data"]
     if rest:
         raise InputError(f"config.train.batch_size: got {config.train.batch_size}; expected a "
@@ -48,7 +52,7 @@ def all_devices() -> Mesh:
 # --- arrays and batches ---------------------------------------------------------------------------
 
 
-def put(x, sharding):
+def put(x: Shaped[ArrayLike, "..."], sharding: Sharding) -> Shaped[Array, "..."]:
     """A host array that every process holds, on devices."""
     x = np.asarray(x)
     if jax.process_count() == 1:
@@ -56,7 +60,7 @@ def put(x, sharding):
     return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
 
-def fetch(x) -> np.ndarray:
+def fetch(x: Shaped[ArrayLike, "..."]) -> np.ndarray:
     """A device array on every host."""
     if x.is_fully_addressable or x.is_fully_replicated:
         return np.asarray(x)

@@ -36,14 +36,19 @@ class TrainState:
         return "ema" if self.ema else "params"
 
 
-def init_state(spec: Spec, values: dict, image_shape) -> TrainState:
-    """The state of one member at step 0; `values` hold its traced scalars."""
-    full = spec.hparams(values)
-    key = jax.random.fold_in(jax.random.key(full["seed"].astype(jnp.uint32)), 0)
+def init_state(spec: Spec, values: dict, image_shape: tuple[int, int, int]) -> TrainState:
+    """The state of one member at step 0.
+
+    Args:
+      values: of traced_values.
+      image_shape: (H, W, C).
+    """
+    hparams = spec.hparams(values)
+    key = jax.random.fold_in(jax.random.key(hparams["seed"].astype(jnp.uint32)), 0)
     image = jnp.zeros((1, *image_shape), spec.dtype)
     variables = spec.module({}).init(key, image, train=False)
     variables = jax.tree.map(lambda x: x.astype(spec.dtype), variables)
-    tx, _ = spec.transformation(full)
+    tx, _ = spec.transformation(hparams)
     zero = jnp.zeros((), jnp.int32)
     return TrainState(
         step=zero,
@@ -59,9 +64,9 @@ def init_state(spec: Spec, values: dict, image_shape) -> TrainState:
 
 
 def check_model(config) -> None:
-    """InputError if the network cannot be built for the config's images.
+    """Build the network for the config's images, without computing anything.
 
-    Of a classical method, if one of its options is out of range.
+    Raises: InputError if it cannot be built; of a classical method, if an option is out of range.
     """
     if derived.is_classical(config):
         method = classical.CLASSICAL[config.model.name]
@@ -73,11 +78,10 @@ def check_model(config) -> None:
     spec = make_spec([config])
     shape = (*derived.input_size(config), derived.channels(config))
     try:
-        jax.eval_shape(lambda v: init_state(spec, v, shape),
-                       traced_values(config, spec))
+        jax.eval_shape(lambda v: init_state(spec, v, shape), traced_values(config, spec))
     except InputError:
         raise
-    except Exception as error:  # whatever Flax or XLA say to an option that makes no sense
+    except Exception as error:  # whatever Flax or XLA raise for an invalid option
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"config.model: {config.model.name} cannot be built from "
                          f"{dict(config.model)} for images {shape}: {reason}") from error
