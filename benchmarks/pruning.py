@@ -19,7 +19,8 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from cellseg_jax import config as config_lib
-from cellseg_jax.analysis import pruning, weights
+from cellseg_jax.analysis.pruner import Pruner, SplitImages
+from cellseg_jax.analysis.pruning import chosen_layers
 from cellseg_jax.inference import measure
 from cellseg_jax.pruning import counts, prune
 from cellseg_jax.step.mapped import map_eval
@@ -42,8 +43,8 @@ def main(_):
         ("model.channels", f"({', '.join(FLAGS.channels)})")])
     predictor = made_up_predictor(config)
     part = made_up_part(config, predictor.network.mesh)
-    layers = [layer for layer in weights.layers_of(config) if layer.kind == "conv"]
-    pruner = pruning.Pruner(predictor, layers, part)
+    layers = chosen_layers(config, "conv")
+    pruner = Pruner(predictor, layers, part)
     ranks = pruner.ranks("random_layers", seed=0)
     gone = np.zeros((FLAGS.levels * len(layers), len(layers)), np.int32)
     for n, layer in enumerate(layers):
@@ -88,14 +89,14 @@ def made_up_predictor(config):
     spec, mesh = make_spec([config]), all_devices()
     init = init_program(spec, (FLAGS.size, FLAGS.size, 3), NamedSharding(mesh, P()))
     state = init(traced_values(config, spec))
-    return types.SimpleNamespace(
-        config=config, spec=spec, mesh=mesh,
+    return types.SimpleNamespace(config=config, network=types.SimpleNamespace(
+        spec=spec, mesh=mesh,
         variables={"params": state.params, "batch_stats": state.batch_stats},
         values={k: v for k, v in state.values.items() if k.startswith("loss.")},
-        eval_step=map_eval(spec, mesh, config.eval.threshold))
+        eval_step=map_eval(spec, mesh, config.eval.threshold)))
 
 
-def made_up_part(config, mesh) -> pruning.Part:
+def made_up_part(config, mesh) -> SplitImages:
     """Random images in batches of eval.batch_size, on the devices."""
     random, n, size = np.random.default_rng(0), FLAGS.images, FLAGS.size
     whole = {"image": random.integers(0, 256, (n, size, size, 3), np.uint8),
@@ -105,7 +106,7 @@ def made_up_part(config, mesh) -> pruning.Part:
     rows = NamedSharding(mesh, P(("member", "data")))
     batches = [{k: put(v[i : i + config.eval.batch_size], rows) for k, v in whole.items()}
                for i in range(0, n, config.eval.batch_size)]
-    return pruning.Part(types.SimpleNamespace(grid=1), np.arange(n), lambda: batches)
+    return SplitImages(types.SimpleNamespace(grid=1), np.arange(n), lambda: batches)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,15 @@ if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()  # grain's worker options are absl flags
 
 
+# A file runs in one worker. These take longest and are begun first, so that no worker waits for
+# another that has just begun one of them.
+LONGEST = ("studies/test_smoke.py", "train/test_train.py", "parity/test_models.py",
+           "test_benchmarks.py", "train/test_slots.py", "train/test_processes.py", "test_study.py",
+           "planning/test_plan.py", "interop/test_exported_programs.py", "step/test_step.py",
+           "train/test_memory.py", "test_launch.py", "models/test_learning.py",
+           "inference/test_predictor.py", "test_predict.py")
+
+
 def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true",
                      help="run the tests marked slow too, and a quarter of those marked weekly")
@@ -66,6 +75,8 @@ def pytest_report_header(config):
 
 def pytest_collection_modifyitems(config, items):
     slow, number = config.getoption("--slow"), quarter(config) if config.getoption("--slow") else 0
+    first = {ROOT / "tests" / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: first.get(item.path, len(first)))
     for item in items:
         if "/parity/" in item.nodeid:
             item.add_marker("parity")

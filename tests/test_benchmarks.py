@@ -1,8 +1,11 @@
 """Every benchmark still runs: its smallest case, in one round, prints its numbers."""
 
+import ast
+import importlib
 import re
 import subprocess
 import sys
+import types
 
 import pytest
 from helpers import ROOT, child_environment
@@ -31,6 +34,34 @@ CASES = {
 
 def test_no_benchmark_is_left_out():
     assert set(CASES) == {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
+
+
+def resolve(module, name):
+    """An attribute or submodule of a module of the package; AttributeError if there is none."""
+    found = importlib.import_module(module)
+    try:
+        return getattr(found, name)
+    except AttributeError:
+        try:
+            return importlib.import_module(f"{module}.{name}")
+        except ModuleNotFoundError:
+            raise AttributeError(f"{module} has no {name}") from None
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_benchmark_uses_names_that_the_package_has(name):
+    """Also of a benchmark that cannot run here, since a peer that it measures is not installed."""
+    tree, modules = ast.parse((ROOT / f"benchmarks/{name}.py").read_text()), {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module.partition(".")[0] == "cellseg_jax":
+            for alias in node.names:
+                found = resolve(node.module, alias.name)
+                if isinstance(found, types.ModuleType):
+                    modules[alias.asname or alias.name] = found.__name__
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            if node.value.id in modules:
+                resolve(modules[node.value.id], node.attr)
 
 
 @pytest.mark.slow

@@ -41,3 +41,10 @@ def test_the_quarter_is_the_number_of_commits_modulo_four(tmp_path):
     assert quarter_of_commit(tmp_path / "shallow") is None  # its count would never change
     assert chosen_quarter("all", tmp_path / "whole") is None
     assert chosen_quarter("3", tmp_path / "whole") == 3
+
+
+def test_the_files_that_are_begun_first_exist(request):
+    """Their names are a hint of speed alone, so that nothing else would tell of a stale one."""
+    conftest = next(plugin for plugin in request.config.pluginmanager.get_plugins()
+                    if hasattr(plugin, "LONGEST"))
+    assert all((conftest.ROOT / "tests" / name).is_file() for name in conftest.LONGEST)
