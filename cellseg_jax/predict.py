@@ -69,9 +69,12 @@ def main(args, overrides: list[tuple[str, str]], in_memory_pixels: int = 2**24) 
     cli.refuse_config(args, instead="pass --workdir alone, and --config.eval.KEY=VALUE to decode "
                       "in another way")
     from cellseg_jax.inference import images_in, segment
+    from cellseg_jax.inference.bands import PredictOptions
 
     jobs = [] if only_tunes else images_in.find(args.images, args.out)
-    runs = segment.open_runs(args, overrides, "uncertainty" in formats)
+    options = PredictOptions(args.scale, tta=args.tta, uncertain="uncertainty" in formats)
+    runs = segment.open_runs(args.workdir, overrides, options, checkpoint=args.checkpoint,
+                             halo=args.halo, metric=args.tune)
     if only_tunes:
         return 0
     images_in.claim(args.out, runs.made_by)

@@ -45,32 +45,35 @@ class Work(NamedTuple):
 # --- the runs ------------------------------------------------------------------------------------
 
 
-def open_runs(args, overrides, uncertain: bool) -> Runs:
-    """The runs of --workdir, with the options of the other flags of predict.
+def open_runs(workdir: str, overrides, options: PredictOptions, *, checkpoint: str = "best",
+              halo: str = "", metric: str = "") -> Runs:
+    """The runs that predict together.
 
     Args:
-      args: with workdir, checkpoint, scale, halo, tta and tune.
+      workdir: the folder of a run; of several, with commas between.
       overrides: [(config key, text), ...], of eval alone.
-      uncertain: whether the variance of probabilities is wanted.
+      options: without the halo.
+      checkpoint: "best" or "last".
+      halo: pixels, "auto" or "".
+      metric: of tune.METRICS, for which decoding is tuned; "" leaves it as configured.
     Raises: InputError for runs that cannot be used in that way.
     """
-    workdirs = [args.workdir] if pathlib.Path(args.workdir).exists() else args.workdir.split(",")
-    check_choice(args.tta, VIEWS, "--tta")
-    if uncertain and len(workdirs) == 1 and not args.tta:
+    workdirs = [workdir] if pathlib.Path(workdir).exists() else workdir.split(",")
+    check_choice(options.tta, VIEWS, "--tta")
+    if options.uncertain and len(workdirs) == 1 and not options.tta:
         raise InputError("--format=uncertainty: a single prediction has no spread; pass several "
                          "runs (--workdir=a,b,c), or --tta=flips")
-    if args.tune and len(workdirs) > 1:
+    if metric and len(workdirs) > 1:
         raise InputError("--tune: tunes one run; for several pass --config.eval.threshold=... and "
                          "the other values yourself")
-    members = [Predictor(workdir, run_config(workdir, overrides), args.checkpoint)
-               for workdir in workdirs]
-    if args.tune:
-        tuning = tune.tune(members[0], args.tune, fixed=[key for key, _ in overrides])
+    members = [Predictor(folder, run_config(folder, overrides), checkpoint) for folder in workdirs]
+    if metric:
+        tuning = tune.tune(members[0], metric, fixed=[key for key, _ in overrides])
         terminal.log(tune.sentence(tuning))
         members[0].config = tune.apply(members[0].config, tuning)
-    elif len(workdirs) == 1 and (pathlib.Path(args.workdir) / TUNING_FILE).exists():
+    elif len(workdirs) == 1 and (pathlib.Path(workdir) / TUNING_FILE).exists():
         terminal.log(f"{TUNING_FILE} of the run is not used; pass --tune=METRIC to use it")
-    options = PredictOptions(args.scale, _halo(args.halo, members), args.tta, uncertain)
+    options = options._replace(halo=_halo(halo, members))
     for member in members:
         member.check(options)
     return Runs(members[0] if len(members) == 1 else Ensemble(members), options,

@@ -75,6 +75,7 @@ class Score:
         self.progress, self.tried = progress, []
 
     def __call__(self, options: dict) -> float:
+        """The metric of the images decoded with the options."""
         known = [value for other, value in self.tried if other == options]
         if known:
             return known[0]
