@@ -9,6 +9,7 @@ import numpy as np
 import tifffile
 import yaml
 
+from cellseg_jax.files import read_json
 from cellseg_jax.normalize import RANGES, image_ranges, normalize
 from cellseg_jax.report import panels
 from cellseg_jax.runs.folder import scores_file
@@ -147,8 +148,8 @@ def _file(package: pathlib.Path, name: str) -> dict:
 
 
 def _readme(run, about, name: str, description: str, normalises: bool) -> str:
-    test, normalization = scores_file(run.predictor.workdir), about["input"]["normalization"]
-    scores = json.loads(test.read_text())["metrics"] if test.is_file() else {}
+    normalization = about["input"]["normalization"]
+    scores = read_json(scores_file(run.predictor.workdir), {}).get("metrics", {})
     return README.format(
         name=name, description=description, data=run.config.data.name,
         model=json.dumps(about["run"]["model"]),

@@ -4,8 +4,6 @@ A score has its spread beside it, a difference its interval and verdict, and the
 sentences of sentences.py. The best row is bold only if a test distinguishes it from each other row.
 """
 
-import csv
-import io
 import math
 import sys
 from typing import NamedTuple
@@ -15,6 +13,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from cellseg_jax import files
 from cellseg_jax.runs.resources import RESOURCES
 from cellseg_jax.studies import learning_curve
 from cellseg_jax.studies.sentences import (
@@ -99,13 +98,8 @@ def csv_text(table) -> str:
 
 def _csv(fields, lines) -> str:
     """Lines {field: value} as CSV; NaN and absent values are empty."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fields, lineterminator="\n")
-    writer.writeheader()
-    for line in lines:
-        writer.writerow({k: "" if isinstance(v, float) and math.isnan(v) else v
-                         for k, v in line.items()})
-    return text.getvalue()
+    return files.csv_text([{k: "" if isinstance(v, float) and math.isnan(v) else v
+                            for k, v in line.items()} for line in lines], fields)
 
 
 def _csv_line(table, row, metric) -> dict:
