@@ -9,6 +9,8 @@ all may be traced. Each augmentation is applied with its own probability, in the
 AUGMENTATIONS, and has its own key, made from its name: leaving one out does not change the
 others' draws. Draws are float32 also under x64. A probability or strength of 0 is the exact
 identity; a probability that is the Python number 0 compiles nothing.
+
+Functions are named as what they do; the keys of GEOMETRIC and INTENSITY are those of a config.
 """
 
 import zlib
@@ -16,6 +18,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float, Key
 
 from cellseg_jax.errors import pick
 from cellseg_jax.random_words import random_words
@@ -24,10 +27,10 @@ WARPED = ("image", "label", "pixel_weight")
 
 
 class Draw(NamedTuple):
-    """What one augmentation draws for one sample."""
+    """The random numbers of one augmentation of one sample."""
 
-    key: jax.Array  # for whole fields of random numbers
-    u: jax.Array  # (4,) numbers uniform in [0, 1)
+    key: Key[Array, ""]  # for whole fields of random numbers
+    u: Float[Array, "4"]  # uniform in [0, 1)
 
 
 def _draws(key, names, settings) -> dict:
@@ -75,8 +78,9 @@ def _smooth(numbers, sigma, size, spacing=1):
     return jnp.einsum("yi,...ij,xj->...yx", rows, numbers, columns, precision="highest")
 
 
-# Where things come from: (draw, strength, size) -> a 2x2 matrix from the output's (y, x), seen
-# from the centre of the image, to the input's; or the displacement of the output's, (down, right).
+# Geometric augmentations: (draw, strength, size) -> a 2x2 matrix that maps the output's (y, x),
+# relative to the centre of the image, to the input's; or the displacement of the output's pixels,
+# (down, right). strength is a number, which may be traced, and size is (H, W) in pixels.
 
 
 def flip_horizontal(draw, strength, size):
@@ -92,10 +96,10 @@ def flip_vertical(draw, strength, size):
 
 
 def rot90(draw, strength, size):
-    """Turned counter-clockwise by whole quarters, uniform in 1..strength, strength 0..3.
+    """Rotated counter-clockwise by 90 degrees n times, n uniform in 1..strength, strength 0..3.
 
-    Quarter turns would change the shape of an image that is not square, so there only the half
-    turn is left: strength 2 and 3 turn by a half, strength 1 changes nothing.
+    90 and 270 degrees would change the shape of an image that is not square, so there only 180
+    degrees are left: strength 2 and 3 rotate by 180 degrees, strength 1 changes nothing.
     """
     if size[0] == size[1]:
         quarters = jnp.floor(draw.u[0] * strength) + (strength >= 1)
@@ -107,7 +111,7 @@ def rot90(draw, strength, size):
 
 
 def rotation(draw, strength, size):
-    """Turned about the centre by an angle uniform in +-strength degrees."""
+    """Rotated about the centre by an angle uniform in +-strength degrees."""
     del size
     angle = jnp.deg2rad(_between(-strength, strength, draw.u[0]))
     return [[jnp.cos(angle), jnp.sin(angle)], [-jnp.sin(angle), jnp.cos(angle)]]
@@ -128,7 +132,7 @@ def zoom_in(draw, strength, size):
 
 
 def shear(draw, strength, size):
-    """Rows and columns slanted about the centre, each by its own angle in +-strength degrees."""
+    """Rows and columns sheared about the centre, each by its own angle in +-strength degrees."""
     del size
     slope = jnp.tan(jnp.deg2rad(_between(-strength, strength, draw.u[:2])))
     return [[1, slope[0]], [slope[1], 1]]
@@ -143,16 +147,18 @@ SPACINGS = (1, 4, 8)  # pixels between the random numbers of elastic: the larges
 
 
 def elastic(draw, strength, size, sigma=8.0):
-    """Pulled by a smooth random field: strength * gaussian_filter(uniform(-1, 1), sigma).
+    """Displaced by a smooth random field: strength * gaussian_filter(uniform(-1, 1), sigma).
 
     sigma in pixels, at most a quarter of the shorter side. strength is the paper's alpha, in
     pixels before smoothing; far from the border a component of the displacement has the standard
     deviation 0.163 * strength / sigma.
+
+    Returns: (down, right), each (H, W) in pixels.
     Source: Simard et al. 2003, Best Practices for Convolutional Neural Networks, section 2. Differs
       from it by fewer random numbers where sigma is large: one per s x s pixels, with s the
       largest of SPACINGS up to sigma, divided by s. Standard deviation and correlation
-      are the same within 0.1 %, since a Gaussian passes next to nothing that so wide a grid
-      lacks. The uniform numbers have 256 levels, of which the smoothed field shows nothing.
+      are the same within 0.1 %, since a Gaussian removes nearly all frequencies that so wide a
+      grid lacks. The uniform numbers have 256 levels, which smoothing makes invisible.
     """
 
     def field(spacing):
@@ -173,31 +179,35 @@ def elastic(draw, strength, size, sigma=8.0):
     return jax.lax.optimization_barrier((strength * down, strength * right))
 
 
-# What the colours become: (draw, strength, image) -> image, of the colour channels alone.
+# Intensity augmentations: (draw, strength, image) -> image, of the channels without alpha. strength
+# is a number, which may be traced.
+
+Image = Float[ArrayLike, "h w c"]
 
 
-def brightness(draw, strength, image):
+def brightness(draw: Draw, strength, image: Image) -> Image:
     """Times a factor uniform in 1 +- strength."""
     return image * _between(1 - strength, 1 + strength, draw.u[0])
 
 
-def contrast(draw, strength, image):
+def contrast(draw: Draw, strength, image: Image) -> Image:
     """Distances from the mean of the image times a factor uniform in 1 +- strength."""
     mean = image.mean()
     return mean + (image - mean) * _between(1 - strength, 1 + strength, draw.u[0])
 
 
-def gamma(draw, strength, image):
-    """To a power log-uniform in [1 / (1 + strength), 1 + strength]; what is below 0 becomes 0."""
+def gamma(draw: Draw, strength, image: Image) -> Image:
+    """To a power log-uniform in [1 / (1 + strength), 1 + strength]; values below 0 become 0."""
     return jnp.maximum(image, 0) ** jnp.exp(_between(-1, 1, draw.u[0]) * jnp.log1p(strength))
 
 
-def colour_jitter(draw, strength, image):
+def colour_jitter(draw: Draw, strength, image: Image) -> Image:
     """Brightness, contrast, saturation and hue, in this order, each by its own draw.
 
     Brightness, contrast and saturation change by factors uniform in 1 +- strength, hue by an
     angle uniform in +-strength turns of the colour circle. Gray images have neither saturation
     nor hue: there the two do nothing.
+
     Source: torchvision's ColorJitter, with one strength for its four; but saturation is that of
       HSV (Smith 1978), like hue, and nothing is clipped in between.
     """
@@ -224,18 +234,18 @@ def _saturation_hue(image, factor, turns):
     return value[..., None] - chroma[..., None] * jnp.clip(jnp.minimum(k, 4 - k), 0, 1)
 
 
-def rgb_shift(draw, strength, image):
+def rgb_shift(draw: Draw, strength, image: Image) -> Image:
     """To each channel its own number added, uniform in +-strength."""
     return image + _between(-strength, strength, draw.u[:image.shape[-1]])
 
 
-def blur(draw, strength, image):
-    """Under a Gaussian of a sigma uniform in [0, strength] pixels, mirrored at the border."""
+def blur(draw: Draw, strength, image: Image) -> Image:
+    """Smoothed by a Gaussian of a sigma uniform in [0, strength] pixels, mirrored at the border."""
     smooth = _smooth(jnp.moveaxis(image, -1, 0), strength * draw.u[0], image.shape[:2])
     return jnp.moveaxis(smooth, 0, -1)
 
 
-def noise(draw, strength, image):
+def noise(draw: Draw, strength, image: Image) -> Image:
     """Plus independent Gaussian noise of a standard deviation uniform in [0, strength]."""
     words = random_words(jax.random.fold_in(draw.key, 1), image.size)
     # 23 bits, in the middle of their intervals: never -1 or 1, where erf_inv is infinite.
@@ -252,7 +262,7 @@ GEOMETRIC = {
     "zoom": zoom,
     "zoom_in": zoom_in,
     "shear": shear,
-    "shift": shift,  # displacements come after all matrices: warp relies on it
+    "shift": shift,  # displacements come after all matrices: _input_places relies on it
     "elastic": elastic,
 }
 INTENSITY = {
@@ -284,9 +294,9 @@ LIMITS = {  # largest strength and what it measures
 
 
 def check(name: str, strength, size) -> str:
-    """'' if the strength, or the number of OPTIONS, means something at size (H, W).
+    """Why a strength, or a number of OPTIONS, is invalid for images of size (H, W).
 
-    Otherwise what was expected instead.
+    Returns: what was expected instead; "" for a valid one.
     """
     if name == "elastic_sigma":
         largest = min(size) / 4
@@ -301,7 +311,10 @@ def check(name: str, strength, size) -> str:
 
 
 def _active(settings, table, size):
-    """The names of `table` that settings switch on, in order; wrong ones are refused."""
+    """The names of `table` that settings switch on, in the table's order.
+
+    Raises: as `warp`.
+    """
     for name in settings:
         pick(AUGMENTATIONS | OPTIONS, name, "config.augment")
     active = [name for name in table if name in settings
@@ -326,39 +339,21 @@ def _mirrored(place, n):
     return jnp.clip(jnp.where(place > n - 1, period - place, place), 0, n - 1)
 
 
-def warp(key, sample: dict, settings: dict) -> dict:
-    """One sample, its pixels moved by the GEOMETRIC augmentations of `settings`.
-
-    All of them make one map from the pixels of the output to places in the input, read once:
-    image and pixel_weight bilinear, label the nearest pixel. Places outside are mirrored in the
-    outermost pixels (scipy's mode="mirror"), where a mirrored instance keeps its id. If only
-    augmentations of WHOLE_PIXEL are switched on, pixels are moved as they are.
+def _input_places(draws, size, sigma):
+    """Where each pixel of the output comes from: (y, x), each (H, W) float32, anywhere.
 
     Args:
-      key: JAX key of this sample.
-      sample: "image" (H, W, C) integer or float, and maybe "label" (H, W) and "pixel_weight"
-        (H, W); other entries pass through.
-      settings: see the module; names of INTENSITY are for `intensity`.
-    Returns: the sample with the same shapes. Label and pixel_weight keep their dtype; so does the
-      image where pixels are moved as they are, otherwise it is float32, in the same units and
-      not rounded.
-    Raises: InputError for an unknown name; ValueError for a Python strength that means nothing,
-      such as quarter turns of an image that is not square (see `check`).
+      draws: of the active augmentations, see `_draws`.
+      sigma: of elastic.
     """
-    size = sample["image"].shape[:2]
-    active = _active(settings, GEOMETRIC, size)
-    if not active:
-        return sample
     centre = [(n - 1) / 2 for n in size]
-    y, x = (jnp.arange(n, dtype=jnp.float32) - c for n, c in zip(size, centre))
+    y, x = (jnp.arange(n, dtype=jnp.float32) - c for n, c in zip(size, centre, strict=True))
     y, x = y[:, None], x[None, :]
     matrix, moved_by = jnp.eye(2, dtype=jnp.float32), jnp.zeros(2, jnp.float32)
-    draws = _draws(key, active, settings)
-    for name in reversed(active):  # the last one says where it reads, and so on to the input
+    for name in reversed(draws):  # from the output back to the input
         strength, draw = draws[name]
         if name == "elastic":
-            down, right = elastic(draw, strength, size, settings.get(
-                "elastic_sigma", OPTIONS["elastic_sigma"]))
+            down, right = elastic(draw, strength, size, sigma)
             y, x = y + down, x + right
         elif name == "shift":
             moved_by = jnp.stack(shift(draw, strength, size))
@@ -368,59 +363,96 @@ def warp(key, sample: dict, settings: dict) -> dict:
     moved_by = (matrix * moved_by).sum(1) + jnp.array(centre, jnp.float32)
     # The barrier keeps XLA from drawing again for every pixel.
     matrix, moved_by = jax.lax.optimization_barrier((matrix, moved_by))
-    y, x = (matrix[i, 0] * y + matrix[i, 1] * x + moved_by[i] for i in (0, 1))
+    return tuple(matrix[i, 0] * y + matrix[i, 1] * x + moved_by[i] for i in (0, 1))
 
-    moved = {name: jnp.asarray(sample[name]) for name in WARPED if name in sample}
-    flat = {name: pixels.reshape(size[0] * size[1], -1) for name, pixels in moved.items()}
 
-    def read(name, row):  # (H, W, C); without a check of the bounds, which _mirrored keeps
-        return flat[name].at[row].get(mode="promise_in_bounds")
+def _read(pixels, row):
+    """(H, W, C): an array of H * W pixels at the flat numbers `row` (H, W), all within it."""
+    flat = pixels.reshape(row.size, -1)
+    return flat.at[row].get(mode="promise_in_bounds")  # without a check of the bounds
 
-    if set(active) <= set(WHOLE_PIXEL):
-        row = y.astype(jnp.uint32) * size[1] + x.astype(jnp.uint32)
-        return sample | {name: read(name, row).reshape(moved[name].shape) for name in moved}
 
+def _corners(y, x, size):
+    """The pixels around places: flat numbers of the four and of the nearest, and fractions.
+
+    Returns: [top left, top right, bottom left, bottom right], the nearest, each (H, W) uint32; and
+      how far down and right of the first the place is, each (H, W, 1) in [0, 1).
+    """
     y, x = _mirrored(y, size[0]), _mirrored(x, size[1])
     top, left = jnp.floor(y), jnp.floor(x)
-    down, right = y - top, x - left  # in [0, 1): how far to the next pixel
+    down, right = y - top, x - left
     edges = [(near.astype(jnp.uint32), jnp.minimum(near + 1, n - 1).astype(jnp.uint32))
              for near, n in ((top, size[0]), (left, size[1]))]
     corners = [edges[0][i] * size[1] + edges[1][j] for i in (0, 1) for j in (0, 1)]
     nearest = jnp.where(down < 0.5, *edges[0]) * size[1] + jnp.where(right < 0.5, *edges[1])
     # The barrier computes these once for all that is read, in loops that vectorise.
-    corners, nearest, down, right = jax.lax.optimization_barrier(
-        (corners, nearest, down[..., None], right[..., None]))
+    return jax.lax.optimization_barrier((corners, nearest, down[..., None], right[..., None]))
+
+
+def _interpolated(pixels, corners, down, right):
+    """(H, W, C) float32, bilinear between the four corners."""
+    a, b, c, d = (_read(pixels, row).astype(jnp.float32) for row in corners)
+    upper, lower = a + right * (b - a), c + right * (d - c)
+    return upper + down * (lower - upper)
+
+
+def warp(key: Key[Array, ""], sample: dict, settings: dict) -> dict:
+    """One sample, its pixels moved by the GEOMETRIC augmentations of `settings`.
+
+    All of them make one map from the pixels of the output to places in the input, read once:
+    image and pixel_weight bilinear, label the nearest pixel. Places outside are mirrored in the
+    outermost pixels (scipy's mode="mirror"), where a mirrored instance keeps its id. If only
+    augmentations of WHOLE_PIXEL are switched on, pixels are moved as they are.
+
+    Args:
+      key: of this sample.
+      sample: "image" (H, W, C) integer or float, and maybe "label" (H, W) and "pixel_weight"
+        (H, W); other entries pass through.
+      settings: see the module; names of INTENSITY are for `intensity`.
+    Returns: the sample with the same shapes. Label and pixel_weight keep their dtype; so does the
+      image where pixels are moved as they are, otherwise it is float32, in the same units and
+      not rounded.
+    Raises: InputError for an unknown name; ValueError for a Python strength without a meaning,
+      such as 90 degrees for an image that is not square (see `check`).
+    """
+    size = sample["image"].shape[:2]
+    active = _active(settings, GEOMETRIC, size)
+    if not active:
+        return sample
+    sigma = settings.get("elastic_sigma", OPTIONS["elastic_sigma"])
+    y, x = _input_places(_draws(key, active, settings), size, sigma)
+    moved = {name: jnp.asarray(sample[name]) for name in WARPED if name in sample}
+    if set(active) <= set(WHOLE_PIXEL):
+        row = y.astype(jnp.uint32) * size[1] + x.astype(jnp.uint32)
+        return sample | {n: _read(pixels, row).reshape(pixels.shape) for n, pixels in moved.items()}
+    corners, nearest, down, right = _corners(y, x, size)
     for name, pixels in moved.items():
-        if name == "label":
-            value = read(name, nearest)
-        else:
-            a, b, c, d = (read(name, row).astype(jnp.float32) for row in corners)
-            upper, lower = a + right * (b - a), c + right * (d - c)
-            value = upper + down * (lower - upper)
+        value = (_read(pixels, nearest) if name == "label" else
+                 _interpolated(pixels, corners, down, right))
         dtype = jnp.float32 if name == "image" else pixels.dtype
         moved[name] = value.astype(dtype).reshape(pixels.shape)
     return sample | jax.lax.optimization_barrier(moved)
 
 
-def intensity(key, image, settings: dict):
+def intensity(key: Key[Array, ""], image: Image, settings: dict) -> Image:
     """One image, its intensities changed by the INTENSITY augmentations of `settings`.
 
     Args:
-      key: JAX key of this sample.
-      image: (H, W, C) float, normalised: about 0 to 1. A 4th channel is alpha and stays as it is.
+      key: of this sample.
+      image: normalised: about 0 to 1. A 4th channel is alpha and stays as it is.
       settings: see the module; names of GEOMETRIC are for `warp`.
-    Returns: (H, W, C) of the same dtype, not clipped.
+    Returns: of the same dtype, not clipped.
     Raises: as `warp`.
     """
     active = _active(settings, INTENSITY, image.shape[:2])
     if not active:
         return image
-    colours = image[..., :3]
+    channels = image[..., :3]
     for name, (strength, draw) in _draws(key, active, settings).items():
-        changed = INTENSITY[name](draw, strength, colours).astype(image.dtype)
-        colours = jnp.where(strength > 0, changed, colours)
+        changed = INTENSITY[name](draw, strength, channels).astype(image.dtype)
+        channels = jnp.where(strength > 0, changed, channels)
     # Written in place: a concatenation would compute the whole warp again for each channel.
-    return image.at[..., :3].set(colours) if image.shape[-1] > 3 else colours
+    return image.at[..., :3].set(channels) if image.shape[-1] > 3 else channels
 
 
 def _nuclei(size):
@@ -428,7 +460,7 @@ def _nuclei(size):
 
 
 def _small_unet(size):
-    # Report 1: rotation, zoom-in, mirroring; amounts unstated. Nuclei have no preferred direction.
+    # Report 1: rotation, zoom-in, flips; amounts unstated. Nuclei have no preferred direction.
     return {"flip_horizontal": (0.5, 1), "flip_vertical": (0.5, 1), "rotation": (0.5, 180),
             "zoom_in": (0.5, 0.5)}
 
@@ -440,7 +472,7 @@ def _ebhi(size):
 def _ebhi_copies(size):
     # Report 2's stored copies. Its "one of blur and colour jitter" (together 0.5) is two
     # independent draws here, its 3x3 box blur a Gaussian of at most the same variance, its
-    # jitter the tool's default. It fills rotated corners with a constant, we mirror.
+    # jitter the tool's default. It fills rotated corners with a constant; here they are mirrored.
     return {"rotation": (0.9, 40), "flip_horizontal": (0.5, 1), "flip_vertical": (0.1, 1),
             "rgb_shift": (0.9, 25 / 255), "blur": (0.25, 0.8), "colour_jitter": (0.25, 0.2)}
 
