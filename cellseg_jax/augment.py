@@ -339,20 +339,17 @@ def _mirrored(place, n):
     return jnp.clip(jnp.where(place > n - 1, period - place, place), 0, n - 1)
 
 
-def _input_places(draws, size, sigma):
-    """Where each pixel of the output comes from: (y, x), each (H, W) float32, anywhere.
-
-    Args:
-      draws: of the active augmentations, see `_draws`.
-      sigma: of elastic.
-    """
+def _input_places(key, active, settings, size):
+    """Where each pixel of the output comes from: (y, x), each (H, W) float32, anywhere."""
     centre = [(n - 1) / 2 for n in size]
     y, x = (jnp.arange(n, dtype=jnp.float32) - c for n, c in zip(size, centre, strict=True))
     y, x = y[:, None], x[None, :]
     matrix, moved_by = jnp.eye(2, dtype=jnp.float32), jnp.zeros(2, jnp.float32)
-    for name in reversed(draws):  # from the output back to the input
+    draws = _draws(key, active, settings)
+    for name in reversed(active):  # from the output back to the input
         strength, draw = draws[name]
         if name == "elastic":
+            sigma = settings.get("elastic_sigma", OPTIONS["elastic_sigma"])
             down, right = elastic(draw, strength, size, sigma)
             y, x = y + down, x + right
         elif name == "shift":
@@ -366,9 +363,8 @@ def _input_places(draws, size, sigma):
     return tuple(matrix[i, 0] * y + matrix[i, 1] * x + moved_by[i] for i in (0, 1))
 
 
-def _read(pixels, row):
-    """(H, W, C): an array of H * W pixels at the flat numbers `row` (H, W), all within it."""
-    flat = pixels.reshape(row.size, -1)
+def _read(flat, row):
+    """(H, W, C): the pixels (H * W, C) at the flat numbers `row` (H, W), all within bounds."""
     return flat.at[row].get(mode="promise_in_bounds")  # without a check of the bounds
 
 
@@ -389,9 +385,9 @@ def _corners(y, x, size):
     return jax.lax.optimization_barrier((corners, nearest, down[..., None], right[..., None]))
 
 
-def _interpolated(pixels, corners, down, right):
-    """(H, W, C) float32, bilinear between the four corners."""
-    a, b, c, d = (_read(pixels, row).astype(jnp.float32) for row in corners)
+def _interpolated(flat, corners, down, right):
+    """(H, W, C) float32 of pixels (H * W, C), bilinear between the four corners."""
+    a, b, c, d = (_read(flat, row).astype(jnp.float32) for row in corners)
     upper, lower = a + right * (b - a), c + right * (d - c)
     return upper + down * (lower - upper)
 
@@ -419,16 +415,17 @@ def warp(key: Key[Array, ""], sample: dict, settings: dict) -> dict:
     active = _active(settings, GEOMETRIC, size)
     if not active:
         return sample
-    sigma = settings.get("elastic_sigma", OPTIONS["elastic_sigma"])
-    y, x = _input_places(_draws(key, active, settings), size, sigma)
+    y, x = _input_places(key, active, settings, size)
     moved = {name: jnp.asarray(sample[name]) for name in WARPED if name in sample}
+    flat = {name: pixels.reshape(size[0] * size[1], -1) for name, pixels in moved.items()}
     if set(active) <= set(WHOLE_PIXEL):
         row = y.astype(jnp.uint32) * size[1] + x.astype(jnp.uint32)
-        return sample | {n: _read(pixels, row).reshape(pixels.shape) for n, pixels in moved.items()}
+        return sample | {name: _read(flat[name], row).reshape(pixels.shape)
+                         for name, pixels in moved.items()}
     corners, nearest, down, right = _corners(y, x, size)
     for name, pixels in moved.items():
-        value = (_read(pixels, nearest) if name == "label" else
-                 _interpolated(pixels, corners, down, right))
+        value = (_read(flat[name], nearest) if name == "label" else
+                 _interpolated(flat[name], corners, down, right))
         dtype = jnp.float32 if name == "image" else pixels.dtype
         moved[name] = value.astype(dtype).reshape(pixels.shape)
     return sample | jax.lax.optimization_barrier(moved)

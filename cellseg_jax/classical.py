@@ -1,27 +1,28 @@
-"""Classical segmentation: five methods that learn nothing, as baselines beside the networks.
+"""Classical segmentation: five methods without learning, as baselines for the networks.
 
 Every method is CLASSICAL[name](image, **options) -> mask, run on the host:
 
   image: (H, W, C) of any real dtype, or (H, W). C is 1 or 3, with an alpha channel behind it
-    that is not read. Gray is the luminance 0.299 R + 0.587 G + 0.114 B. Scale and offset of the
+    that is not read. Gray is the luminance, see normalize.LUMINANCE. Scale and offset of the
     intensities change nothing.
   mask: (H, W) bool, True in cells.
 
-Two classes of pixels say nothing of which are the cells. `polarity` does:
+Which of two classes of pixels are the cells is decided by `polarity`:
 
   dark: the class of the lower mean luminance, as in stained tissue.
   bright: the other, as in fluorescence.
-  auto: the class with the smaller share of the image's border pixels, of equals the darker:
-    wrong where cells fill most of the border.
+  auto: the class with fewer of the image's border pixels, the darker one if equal: wrong where
+    cells fill most of the border.
 
-Sobel has no polarity. An image of one colour has no cells. The options named sigma are of a
-Gaussian that smooths the image first, pixels; 0 does not. A number outside its range is a
-ValueError, an unknown polarity an InputError.
+Sobel has no polarity. An image of one colour has no cells. `sigma`, in pixels, is that of a
+Gaussian that smooths the image first; 0 does not smooth. All methods raise ValueError for a
+number outside its range or an image of another shape, and InputError for an unknown polarity.
 """
 
 import inspect
 
 import numpy as np
+from jaxtyping import ArrayLike, Bool, Real
 from scipy import ndimage
 from skimage import filters, morphology, segmentation
 
@@ -29,6 +30,8 @@ from cellseg_jax import targets
 from cellseg_jax.errors import pick
 from cellseg_jax.normalize import LUMINANCE
 
+Image = Real[ArrayLike, "h w *c"]
+Mask = Bool[np.ndarray, "h w"]
 MAX_ROUNDS = 200  # of k-means and ICM, which end by themselves; a guard against rounding
 VARIANCE_FLOOR = 1e-4  # of the image's variance: what each class of the MRF has more
 
@@ -36,8 +39,8 @@ VARIANCE_FLOOR = 1e-4  # of the image's variance: what each class of the MRF has
 # --- the methods ---------------------------------------------------------------------------------
 
 
-def otsu(image, *, polarity="auto", sigma=0.0):
-    """Two classes of gray, the threshold between them chosen for the least variance within.
+def otsu(image: Image, *, polarity: str = "auto", sigma: float = 0.0) -> Mask:
+    """Two classes of gray, by the threshold that minimises the variance within them.
 
     Every gray value of the image is tried, not the edges of a histogram's bins, so that a hot
     pixel in 16 bits costs no resolution.
@@ -48,10 +51,10 @@ def otsu(image, *, polarity="auto", sigma=0.0):
     return _foreground(gray > _otsu_threshold(gray), gray, polarity)
 
 
-def kmeans(image, *, polarity="auto", sigma=0.0):
-    """Two clusters of colours, by Lloyd's iteration from Otsu's two classes: nothing is drawn.
+def kmeans(image: Image, *, polarity: str = "auto", sigma: float = 0.0) -> Mask:
+    """Two clusters of colours, by Lloyd's iteration from Otsu's two classes: deterministic.
 
-    Of gray images the start is the answer already, because both minimise the same variance.
+    For gray images the start is the solution, because both minimise the same variance.
 
     Source: Lloyd 1982, IEEE Transactions on Information Theory 28.
     """
@@ -59,16 +62,18 @@ def kmeans(image, *, polarity="auto", sigma=0.0):
     return _foreground(_clusters(colours), _gray(colours), polarity)
 
 
-def mrf(image, *, polarity="auto", sigma=0.0, beta=1.5):
-    """Markov random field: Gaussian colours in each of two classes, neighbours that agree.
+def mrf(
+    image: Image, *, polarity: str = "auto", sigma: float = 0.0, beta: float = 1.5
+) -> Mask:
+    """Markov random field: Gaussian colours in each of two classes, and a smoothness prior.
 
     Minimises sum_i -log N(colour_i; mean, covariance of the class of i) + beta * (pairs of
     4-neighbours in different classes) by iterated conditional modes, from the clusters of
-    k-means, which also give means and covariances for good. Where the chessboard's white squares
-    are fixed its black ones do not depend on each other, so each half is one array operation.
+    k-means, whose means and covariances are kept. While the white squares of a chessboard are
+    fixed its black ones do not depend on each other, so each half is one array operation.
 
     Args:
-      beta: cost of a pair that disagrees, in nats; 0 is the likelihood alone, 1 to 2 usual.
+      beta: cost of a pair in different classes, in nats; 0 is the likelihood alone, 1 to 2 usual.
     Source: Besag 1986, Journal of the Royal Statistical Society B 48.
     """
     _at_least("beta", beta, 0)
@@ -77,23 +82,26 @@ def mrf(image, *, polarity="auto", sigma=0.0, beta=1.5):
     if _one_class(bright):
         return np.zeros(bright.shape, bool)
     floor = VARIANCE_FLOOR * colours.var((0, 1)).sum() * np.eye(colours.shape[-1])
-    surprise = [_surprise(colours, colours[members], floor) for members in (~bright, bright)]
-    bright = _settle(surprise[1] - surprise[0], bright, beta)
+    cost = [_negative_log_likelihood(colours, colours[members], floor)
+            for members in (~bright, bright)]
+    bright = _minimised(cost[1] - cost[0], bright, beta)
     return _foreground(bright, _gray(colours), polarity)
 
 
-def watershed(image, *, polarity="auto", sigma=1.0, h=1.0, band=2.0):
+def watershed(
+    image: Image, *, polarity: str = "auto", sigma: float = 1.0, h: float = 1.0, band: float = 2.0
+) -> Mask:
     """Otsu's mask, its border moved onto the edges of the image and its touching cells cut apart.
 
-    Markers are what is sure of Otsu's mask: the cells that its distance transform shows
-    (targets.split_by_distance), without what lies within `band` of the background, and the
-    background likewise. A watershed of Sobel's gradient gives the pixels between to one of them.
+    Markers are the certain parts of Otsu's mask: the cells that its distance transform separates
+    (targets.split_by_distance), without pixels within `band` of the background, and the
+    background likewise. A watershed of Sobel's gradient assigns the pixels between to one of them.
     Where cells touch, both lose one pixel.
 
     Args:
       h: pixels a neck must be thinner than a cell to be cut; larger cuts less.
-      band: pixels on either side of the mask's border that are not sure; what is thinner than
-        that keeps its innermost pixels.
+      band: pixels on either side of the mask's border that are uncertain; thinner parts keep
+        their innermost pixels.
     Source: Beucher and Meyer 1993, The morphological approach to segmentation.
     """
     _at_least("h", h, 0)
@@ -102,14 +110,16 @@ def watershed(image, *, polarity="auto", sigma=1.0, h=1.0, band=2.0):
     mask = _foreground(gray > _otsu_threshold(gray), gray, polarity)
     if _one_class(mask):
         return mask
-    cells = _sure(targets.split_by_distance(mask, h), band)
+    cells = _certain(targets.split_by_distance(mask, h), band)
     background = cells.max() + 1
-    markers = np.where(_sure(targets.components(~mask), band) > 0, background, cells)
+    markers = np.where(_certain(targets.components(~mask), band) > 0, background, cells)
     label = segmentation.watershed(filters.sobel(gray), markers, connectivity=1)
     return targets.TARGETS["boundary"].encode(label * (label < background))[..., 0] > 0
 
 
-def sobel(image, *, sigma=1.0, factor=1.0, closing=1):
+def sobel(
+    image: Image, *, sigma: float = 1.0, factor: float = 1.0, closing: int = 1
+) -> Mask:
     """Edges and what they enclose, whichever side is darker.
 
     Edges are where the gradient's magnitude exceeds `factor` times Otsu's threshold of it. Gaps
@@ -125,14 +135,17 @@ def sobel(image, *, sigma=1.0, factor=1.0, closing=1):
     _at_least("closing", closing, 0)
     magnitude = filters.sobel(_gray(_colours(image, sigma)))
     edges = magnitude > factor * _otsu_threshold(magnitude)
-    # Closing an image's corner needs the ground beyond it.
+    # Closing at the border needs pixels beyond it.
     closed = morphology.closing(np.pad(edges, closing), morphology.disk(closing))
     closed = closed[closing : closing + edges.shape[0], closing : closing + edges.shape[1]]
     return ndimage.binary_fill_holes(closed)
 
 
 def options(name: str) -> dict:
-    """The options of a method with their defaults, as the config lists them."""
+    """The options of a method with their defaults, as the config lists them.
+
+    Raises: InputError for an unknown name.
+    """
     parameters = inspect.signature(pick(CLASSICAL, name, "config.model.name")).parameters
     return {key: p.default for key, p in parameters.items() if key != "image"}
 
@@ -153,7 +166,7 @@ def _colours(image, sigma):
     if image.ndim != 3 or image.shape[-1] not in (1, 2, 3, 4) or not image.size:
         raise ValueError(f"image {image.shape}: expected (H, W, C) with C 1 or 3, alpha behind it")
     colours = image[..., : 1 if image.shape[-1] < 3 else 3].astype(np.float64)
-    colours -= colours.min((0, 1))  # so that one colour stays one colour, whatever is rounded later
+    colours -= colours.min((0, 1))  # a constant image stays constant under rounding
     return ndimage.gaussian_filter(colours, (sigma, sigma, 0), mode="nearest")
 
 
@@ -212,7 +225,7 @@ def _clusters(colours):
     return members
 
 
-def _surprise(colours, members, floor):
+def _negative_log_likelihood(colours, members, floor):
     """(H, W) -log N(colour; mean and covariance of the (n, C) members), without the constant."""
     covariance = np.atleast_2d(np.cov(members.T, bias=True)) + floor
     distance = colours - members.mean(0)
@@ -220,13 +233,13 @@ def _surprise(colours, members, floor):
     return (squared + np.linalg.slogdet(covariance)[1]) / 2
 
 
-def _settle(cost, label, beta):
+def _minimised(cost, label, beta):
     """Iterated conditional modes from `label`: True where that costs less, given the neighbours.
 
     Args:
       cost: (H, W), what True costs more than False without neighbours.
       label: (H, W) bool.
-    Returns: (H, W) bool that no single pixel can better; of equals the old one.
+    Returns: (H, W) bool whose cost no change of a single pixel lowers.
     """
     black = np.indices(label.shape).sum(0) % 2 == 0
     for _ in range(MAX_ROUNDS):
@@ -241,7 +254,7 @@ def _settle(cost, label, beta):
     return label
 
 
-def _sure(label, band):
+def _certain(label, band):
     """The label without pixels within `band` of its outside; every object keeps its innermost."""
     distance = ndimage.distance_transform_edt(label > 0)
     deepest = ndimage.maximum(distance, label, np.arange(label.max() + 1))

@@ -87,7 +87,8 @@ def _overlap(
     """Mean over channels of 1 - score(sum w p g, sum w either(p, g)), the sums over pixels."""
     z, g, w = _checked(logits, target, pixel_weight)
     p = jax.nn.sigmoid(z)
-    sums = _sums((p * g, either(p, g)), w, pooled, axis_name)
+    union = either(p, g)  # in this order, in which the gradients of both are summed
+    sums = _sums((p * g, union), w, pooled, axis_name)
     return _mean_of_channels(1 - score(*sums), class_weights, len(z))
 
 

@@ -76,7 +76,7 @@ def make(
 
 
 class Layer(NamedTuple):
-    """A layer that has a kernel, (..., in, out); the last axis are its filters."""
+    """A layer with a kernel (..., in, out), whose last axis is its filters."""
 
     name: str  # "down_0/unit_0/conv": where its parameters are
     kernel: tuple[str, ...]  # path of the kernel in params
@@ -85,19 +85,19 @@ class Layer(NamedTuple):
 
 
 def kernel_layers(module: nn.Module, image_shape) -> list[Layer]:
-    """The layers of a network that have kernels, in the order in which an image meets them.
+    """The layers of a network that have kernels, in the order of the forward pass.
 
     Args:
       image_shape: (H, W, C).
     """
     order = {}
 
-    def note(next_, args, kwargs, context):
+    def record(next_, args, kwargs, context):
         order.setdefault(context.module.path, (len(order), type(context.module)))
         return next_(*args, **kwargs)
 
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    with nn.intercept_methods(note):
+    with nn.intercept_methods(record):
         variables = jax.eval_shape(
             lambda x: module.init(jax.random.key(0), x, train=False), image)
     found = []
@@ -142,8 +142,9 @@ def receptive_field(name: str, *, largest: int = 512, **model_options) -> int | 
     through any layer and any weights. Strides make neighbouring logits differ, so that all rows
     of a stride of 32 are tried; the largest window counts.
 
-    Returns: pixels; None where images of `largest` pixels are too small to tell, as with
-      networks that look at all of the image (attention, instance norm).
+    Returns: pixels; None where images of `largest` pixels are too small to measure it, as for
+      networks whose logits depend on the whole image (attention, instance norm).
+    Raises: InputError as `make`.
     """
     module = make(name, num_outputs=1, **model_options)
     apply = jax.jit(lambda v, x: module.apply(v, x, train=False))

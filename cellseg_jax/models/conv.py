@@ -1,8 +1,8 @@
-"""Blocks shared by the networks: convolutions, norms, dropout, pooling, upsampling, padding.
+"""Convolutions and transposed convolutions, equal to torch's, with gradients fast on a CPU.
 
-Arrays are channel last: (N, H, W, C). Kernels are (height, width, in, out). Parameters start as
-torch starts them, where nothing else is said. This is the one file that chooses a form of an
-operation by platform.
+Arrays are channel last: (N, H, W, C). Kernels are (height, width, in, out). Parameters are
+initialised as torch does, unless `weights_init` names another way. This is the one file of the
+networks that chooses a form of an operation by platform.
 """
 
 import math
@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
+from jaxtyping import Array, ArrayLike, Float, Shaped
 
 from cellseg_jax.errors import pick
 
@@ -27,8 +28,11 @@ def _on_cpu(cpu_form: Callable, plain_form: Callable, *arrays):
     return lax.platform_dependent(*arrays, cpu=cpu_form, default=plain_form)
 
 
-def plain_convolution(image, kernel, stride: int, dilation: int, pads: Pads):
-    """The convolution as JAX writes it; its derived gradients are the reference for ours."""
+def plain_convolution(
+    image: Float[ArrayLike, "n h w c"], kernel: Float[ArrayLike, "u v c k"], stride: int,
+    dilation: int, pads: Pads,
+) -> Float[Array, "n _ _ k"]:
+    """The convolution as JAX defines it; its derived gradients are the reference for ours."""
     return lax.conv_general_dilated(
         image, kernel, (stride, stride), pads, (dilation, dilation), dimension_numbers=LAYOUT
     )
@@ -61,16 +65,17 @@ _convolution.defvjp(_convolution_forward, _convolution_backward)
 
 
 def _image_gradient(image, kernel, cotangent, stride, dilation, pads):
-    """A forward convolution with the kernel turned over; stride and dilation change places."""
-    turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
-    low = [size - 1 - pad for size, (pad, _) in zip(kernel.shape, pads)]
+    """A forward convolution with the kernel flipped; stride and dilation change places."""
+    flipped = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+    low = [size - 1 - pad for size, (pad, _) in zip(kernel.shape[:2], pads, strict=True)]
     high = [
         (image.shape[axis + 1] - 1) * dilation
         + kernel.shape[axis] - 1 - low[axis]
         - (cotangent.shape[axis + 1] - 1) * stride
         for axis in (0, 1)
     ]
-    return plain_convolution(cotangent, turned, dilation, stride, tuple(zip(low, high)))
+    pads = tuple(zip(low, high, strict=True))
+    return plain_convolution(cotangent, flipped, dilation, stride, pads)
 
 
 def _kernel_gradient(image, kernel, cotangent, stride, dilation, pads):
@@ -80,7 +85,8 @@ def _kernel_gradient(image, kernel, cotangent, stride, dilation, pads):
     entry computation only: inside a scan it runs 10 to 25 times slower.
     """
     if dilation > 1:  # a transposed convolution: image and cotangent change places
-        sizes = zip(kernel.shape, image.shape[1:3], cotangent.shape[1:3], pads)
+        sizes = zip(
+            kernel.shape[:2], image.shape[1:3], cotangent.shape[1:3], pads, strict=True)
         pads = tuple(
             (size - 1 - low, 1 + low - height + (length - 1) * dilation)
             for size, length, height, (low, _) in sizes
@@ -90,7 +96,7 @@ def _kernel_gradient(image, kernel, cotangent, stride, dilation, pads):
     pads = tuple(
         (low, size + (length - 1) * stride - height - low)
         for size, height, length, (low, _) in zip(
-            kernel.shape, image.shape[1:3], cotangent.shape[1:3], pads
+            kernel.shape[:2], image.shape[1:3], cotangent.shape[1:3], pads, strict=True
         )
     )
     return _correlate(image, cotangent, kernel.shape[:2], stride, pads)
@@ -109,10 +115,10 @@ def _correlate(image, cotangent, size, stride, pads):
     per_tap = stride == 1 and (max(size) == 1 or min(channels, features) >= 128)
     if not gather and not per_tap:
         # The barriers keep XLA from folding the transposes back into the slow order.
-        turned = lax.optimization_barrier(image.transpose(3, 1, 2, 0))
+        swapped = lax.optimization_barrier(image.transpose(3, 1, 2, 0))
         window = lax.optimization_barrier(cotangent.transpose(1, 2, 0, 3))
         gradient = lax.conv_general_dilated(
-            turned, window, (1, 1), pads, rhs_dilation=(stride, stride), dimension_numbers=LAYOUT
+            swapped, window, (1, 1), pads, rhs_dilation=(stride, stride), dimension_numbers=LAYOUT
         )
         return lax.optimization_barrier(gradient).transpose(1, 2, 0, 3)
     borders = ((0, 0, 0), *((*pad, 0) for pad in pads), (0, 0, 0))
@@ -136,30 +142,36 @@ def _correlate(image, cotangent, size, stride, pads):
     return gradient.reshape(*size, channels, features)
 
 
-def convolution(image, kernel, *, stride: int = 1, dilation: int = 1, pads: Pads):
+def convolution(
+    image: Float[ArrayLike, "n h w c"], kernel: Float[ArrayLike, "u v c k"], *, stride: int = 1,
+    dilation: int = 1, pads: Pads,
+) -> Float[Array, "n _ _ k"]:
     """Convolve an image whose pixels lie `dilation` apart; dilation 2 is a transposed convolution.
 
     Equal to `lax.conv_general_dilated` in value and gradient, with a gradient that is fast on
     CPUs too. Works under jit, vmap, scan and shard_map.
 
     Args:
-      image: (N, H, W, C).
-      kernel: (height, width, C, K), correlated with the image (not turned over).
+      kernel: correlated with the image (not flipped).
       pads: ((low, high), (low, high)) zeros around the dilated image.
-    Returns: (N, H', W', K).
     """
     # Replicated parameters become varying out here, so that autodiff sums their gradients.
     image, kernel = vary_alike(image, kernel)
     return _convolution(image, kernel, stride, dilation, pads)
 
 
-def vary_alike(*arrays):
+def at_least_float32(array: Shaped[ArrayLike, "..."]) -> Shaped[ArrayLike, "..."]:
+    """The array in float32, or in its own dtype where that is wider."""
+    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+
+
+def vary_alike(*arrays: Shaped[Array, "..."]) -> list:
     """The arrays, each cast to vary over all mesh axes that any of them varies over."""
     varying = [jax.typeof(array).manual_axis_type.varying for array in arrays]
     axes = frozenset().union(*varying)
     return [
         lax.pcast(array, tuple(axes - own), to="varying") if axes - own else array
-        for array, own in zip(arrays, varying)
+        for array, own in zip(arrays, varying, strict=True)
     ]
 
 
@@ -171,11 +183,11 @@ def _uniform(bound: float) -> Callable:
 
 
 def torch_uniform(fan_in: int) -> Callable:
-    """torch's default start of convolutions and linear layers: uniform +-1/sqrt(fan_in)."""
+    """torch's default initialiser of convolutions and linear layers: uniform +-1/sqrt(fan_in)."""
     return _uniform(1 / math.sqrt(fan_in))
 
 
-# How a convolution starts: its fans to the initialisers of kernel and bias.
+# How a convolution is initialised: from its fans, the initialisers of kernel and bias.
 INITS = {
     "default": lambda fan_in, fan_out: (torch_uniform(fan_in), torch_uniform(fan_in)),
     "kaiming": lambda fan_in, fan_out: (_uniform(math.sqrt(6 / fan_in)), nn.initializers.zeros),
@@ -205,11 +217,13 @@ class Conv(nn.Module):
     weights_init: str = "default"
 
     @nn.compact
-    def __call__(self, image, *, bias_gradient: bool = True):
-        """Pass bias_gradient=False where batch norm follows and takes the bias out again.
+    def __call__(
+        self, image: Float[ArrayLike, "n h w c"], *, bias_gradient: bool = True
+    ) -> Float[Array, "n _ _ {self.features}"]:
+        """Pass bias_gradient=False where batch norm follows, which removes the bias again.
 
-        The gradient is then zero, but computed it is rounding noise, which Adam blows up to
-        full steps: runs that should be equal drift apart.
+        The gradient is then zero, but its computed value is rounding noise, which Adam scales up
+        to full steps: runs that should be equal drift apart.
         """
         pads = (self.padding, self.padding)
         if self.padding == "same":
@@ -222,7 +236,7 @@ class Conv(nn.Module):
 class ConvTranspose(nn.Module):
     """torch's ConvTranspose2d. Output size (H-1) stride - 2 padding + kernel_size + output_padding.
 
-    The kernel is torch's turned over in height and width, (height, width, in, out). Keras' 3x3
+    The kernel is torch's flipped in height and width, (height, width, in, out). Keras' 3x3
     with stride 2 and padding "same" has padding 0 and output_padding -1. `weights_init` is Conv's.
     """
 
@@ -236,8 +250,10 @@ class ConvTranspose(nn.Module):
     weights_init: str = "default"
 
     @nn.compact
-    def __call__(self, image, *, bias_gradient: bool = True):
-        """See Conv for bias_gradient."""
+    def __call__(
+        self, image: Float[ArrayLike, "n h w c"], *, bias_gradient: bool = True
+    ) -> Float[Array, "n _ _ {self.features}"]:
+        """The image through the layer; see Conv for bias_gradient."""
         low = self.kernel_size - 1 - self.padding
         pads = ((low, low + self.output_padding),) * 2
         shape = (self.kernel_size, self.kernel_size, image.shape[-1], self.features)
@@ -247,7 +263,7 @@ class ConvTranspose(nn.Module):
 
 
 def _convolve(module, image, shape, fans, bias_gradient, geometry):
-    """The common half of Conv and ConvTranspose: parameters, dtype, bias."""
+    """What Conv and ConvTranspose share: parameters, dtype, bias."""
     inits = pick(INITS, module.weights_init, "config.model.weights_init")
     kernel_init, bias_init = inits(*(module.kernel_size**2 * fan for fan in fans))
     kernel = module.param("kernel", kernel_init, shape, jnp.float32)

@@ -1,4 +1,4 @@
-"""Dropout with a traced rate, keyed by row of the global batch."""
+"""Dropout whose rate may be traced, with a key for each row of the global batch."""
 
 import math
 from typing import Any
@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
+from jaxtyping import ArrayLike, Float
 
 from cellseg_jax.random_words import random_words
 
@@ -24,7 +25,10 @@ class Dropout(nn.Module):
     axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, inputs, *, train: bool):
+    def __call__(
+        self, inputs: Float[ArrayLike, " n *shape"], *, train: bool
+    ) -> Float[ArrayLike, " n *shape"]:
+        """Some entries zero, in training; the first axis of the inputs is the batch."""
         if not train or (isinstance(self.rate, (int, float)) and self.rate == 0):
             return inputs
         n, *shape = inputs.shape

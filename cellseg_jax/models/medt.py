@@ -1,10 +1,10 @@
-"""Medical Transformer: axial attention over the whole image, and over its patches by themselves.
+"""Medical Transformer: axial attention over the whole image, and within its patches.
 
 Source: Valanarasu et al., arXiv:2102.10662, with the sizes of the authors' code where the paper
 leaves them open. A baseline of the EBHI-SEG paper. Different from that code: the patches, which
-it passes one place after the other, share the statistics of their batch norms; the gates learn
-from the first step, not after ten epochs; and what can have no effect there is left out: the
-means and biases of the norms of the scores, and convolutions that are never called.
+it processes one after the other, share the statistics of their batch norms; the gates learn
+from the first step, not after ten epochs; and parts without any effect are left out: the means
+and biases of the norms of the scores, and convolutions that are never called.
 """
 
 from collections.abc import Sequence
@@ -14,21 +14,22 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
+from jaxtyping import Array, ArrayLike, Float
 
 from cellseg_jax.errors import InputError
-from cellseg_jax.models.conv import Conv
-from cellseg_jax.models.norm import BatchNorm
+from cellseg_jax.models.conv import Conv, at_least_float32
+from cellseg_jax.models.norm import BatchNorm, conv_norm
 from cellseg_jax.models.resample import pad_to_multiple
 
 GATES = ("before_norm", "after_norm", "none")
 BRANCHES = ("global", "local")
-PAIRS = 2**21  # attention weights held at a time; more are made row by row of the image
+PAIRS = 2**21  # attention weights in memory at a time; more are computed by rows of the image
 
 
 class ScoreGain(nn.Module):
     """What batch norm multiplies attention scores by, given their moments.
 
-    A batch norm also shifts all scores of a head alike; softmax takes that out again.
+    A batch norm also adds one number to all scores of a head, which softmax ignores.
     """
 
     axis_name: str | None = None
@@ -36,8 +37,12 @@ class ScoreGain(nn.Module):
     epsilon: float = 1e-5
 
     @nn.compact
-    def __call__(self, heads: int, moments, *, train: bool):
-        """moments: mean and mean square, each (heads,), and the count; used in training."""
+    def __call__(self, heads: int, moments: tuple, *, train: bool) -> Float[Array, " {heads}"]:
+        """The factor per head.
+
+        Args:
+          moments: mean and mean square, each (heads,), and the count; used in training.
+        """
         running = self.variable("batch_stats", "var", jnp.ones, (heads,), jnp.float32)
         scale = self.param("scale", nn.initializers.ones, (heads,), jnp.float32)
         var = running.value
@@ -54,7 +59,7 @@ class ScoreGain(nn.Module):
 def _content_moments(query, key):
     """Mean and mean square per head of q_i . k_j over all rows and pairs, without the pairs."""
     n, rows, length, _, _ = query.shape
-    query, key = (x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in (query, key))
+    query, key = (at_least_float32(x) for x in (query, key))
     mean = _sum("nrhc,nrhc->h", query.mean(2), key.mean(2)) / (n * rows)
     grams = [_sum("nrihc,nrihd->nrhcd", x, x) / length for x in (query, key)]
     square = _sum("nrhcd,nrhcd->h", *grams) / (n * rows)
@@ -64,9 +69,7 @@ def _content_moments(query, key):
 def _position_moments(vectors, embedding):
     """The same of x_i . e_ij, where e is (length, length, width)."""
     n, rows, length, _, _ = vectors.shape
-    vectors, embedding = (
-        x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in (vectors, embedding)
-    )
+    vectors, embedding = (at_least_float32(x) for x in (vectors, embedding))
     mean = _sum("ihc,ic->h", vectors.mean((0, 1)), embedding.mean(1)) / length
     gram = _sum("nrihc,nrihd->ihcd", vectors, vectors) / (n * rows)
     square = _sum("ihcd,icd->h", gram, _sum("ijc,ijd->icd", embedding, embedding)) / length**2
@@ -89,7 +92,7 @@ def _sum(subscripts, *arrays):
 def _attend(content, key, value, of_query, of_key, of_value, positions):
     """The sums over j of v_j and, with positions, of r^v_ij; each (N, rows, length, heads, C).
 
-    All pairs of as many rows at a time as PAIRS allows, and again for the gradient.
+    All pairs of as many rows at a time as PAIRS allows; recomputed for the gradient.
     """
 
     def attend_row(content, key, value, *placed):
@@ -97,7 +100,7 @@ def _attend(content, key, value, of_query, of_key, of_value, positions):
         if placed:
             scores += jnp.einsum("ihc,ijc->hij", placed[0], of_query)
             scores += jnp.einsum("jhc,jic->hij", placed[1], of_key)
-        scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+        scores = at_least_float32(scores)
         attention = jax.nn.softmax(scores).astype(value.dtype)
         mixed = [jnp.einsum("hij,jhc->ihc", attention, value)]
         if placed:
@@ -141,8 +144,10 @@ class AxialAttention(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, image, *, train: bool):
-        """(N, rows, length, C) to (N, rows, length, features)."""
+    def __call__(
+        self, image: Float[ArrayLike, "n rows length c"], *, train: bool
+    ) -> Float[Array, "n rows length {self.features}"]:
+        """The rows of an image after attention, in `features` channels."""
         width = self.features // self.num_heads
         start = nn.initializers.normal(image.shape[-1] ** -0.5)
         joint = nn.Dense(
@@ -181,11 +186,11 @@ class AxialAttention(nn.Module):
     def _gates(self):
         if self.gates == "none" or not self.table_size:
             return 1, 1, 1, 1
-        start = lambda key: jnp.array([0.1, 0.1, 1.0, 0.1], jnp.float32)  # noqa: E731
+        start = lambda key: jnp.array([0.1, 0.1, 1.0, 0.1], jnp.float32)
         return self.param("gates", start)
 
     def _norm(self, image, name, gate, train):
-        """Batch norm of the channels, gated on the side that the option says."""
+        """Batch norm of the channels, with the gate before or after it as `gates` says."""
         image = image.reshape(*image.shape[:3], -1)
         norm = BatchNorm(self.axis_name, dtype=self.dtype, name=name)
         gate = jnp.asarray(gate, image.dtype)
@@ -212,28 +217,30 @@ class AxialBlock(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, image, *, train: bool):
-        def conv_norm(image, features, name, stride=1):
-            image = Conv(
+    def __call__(
+        self, image: Float[ArrayLike, "n h w c"], *, train: bool
+    ) -> Float[Array, "n _ _ {2*self.features}"]:
+        """The image in 2 * features channels, its size divided by the stride."""
+        def convolved(image, features, name, stride=1):
+            conv = Conv(
                 features, 1, stride, 0, use_bias=False, dtype=self.dtype, name=f"conv_{name}"
-            )(image)
-            norm = BatchNorm(self.axis_name, dtype=self.dtype, name=f"norm_{name}")
-            return norm(image, train=train)
+            )
+            return conv_norm(self, image, conv, f"norm_{name}", train=train)
 
         def attend(image, side, name):
             options = (self.gates, self.axis_name, self.dtype)
             attention = AxialAttention(self.features, self.num_heads, side, *options, name=name)
             return attention(image, train=train)
 
-        output = nn.relu(conv_norm(image, self.features, "down"))
+        output = nn.relu(convolved(image, self.features, "down"))
         output = attend(output.swapaxes(1, 2), self.table_size[0], "height").swapaxes(1, 2)
         output = attend(output, self.table_size[1], "width")
         if self.stride == 2:
             n, height, width, channels = output.shape
             output = output.reshape(n, height // 2, 2, width // 2, 2, channels).mean((2, 4))
-        output = conv_norm(nn.relu(output), 2 * self.features, "up")
+        output = convolved(nn.relu(output), 2 * self.features, "up")
         if image.shape != output.shape:
-            image = conv_norm(image, 2 * self.features, "skip", self.stride)
+            image = convolved(image, 2 * self.features, "skip", self.stride)
         return nn.relu(output + image)
 
 
@@ -257,16 +264,18 @@ class Branch(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, image, *, train: bool):
+    def __call__(
+        self, image: Float[ArrayLike, "n h w c"], *, train: bool
+    ) -> Float[Array, "n h w {self.features}"]:
+        """The image in `features` channels."""
         outer, middle = self.stem_features
         for index, features in enumerate((outer, middle, outer)):
             size, stride = (7, 2) if index == 0 else (3, 1)
-            image = Conv(
+            conv = Conv(
                 features, size, stride, size // 2, use_bias=False, dtype=self.dtype,
                 name=f"stem_{index}",
-            )(image)
-            norm = BatchNorm(self.axis_name, dtype=self.dtype, name=f"stem_norm_{index}")
-            image = nn.relu(norm(image, train=train))
+            )
+            image = nn.relu(conv_norm(self, image, conv, f"stem_norm_{index}", train=train))
 
         shared = (self.num_heads, self.gates, self.axis_name, self.dtype)
         table_size = tuple(side // 2 for side in self.image_size)
@@ -324,8 +333,8 @@ class MedT(nn.Module):
       blocks: attention blocks per level, at least two levels.
       patch_grid: the local branch sees patch_grid x patch_grid patches.
       branches: global, local or both.
-      gates: before_norm (the authors' code), after_norm (the formula) or none; AxialAttention
-        says what they do.
+      gates: before_norm (the authors' code), after_norm (the formula) or none, see
+        AxialAttention.
       axis_name: mesh axis that shares the batch, used in training.
       dtype: of the computation; None follows image and parameters.
     """
@@ -343,7 +352,10 @@ class MedT(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, image, *, train: bool):
+    def __call__(
+        self, image: Float[ArrayLike, "n h w c"], *, train: bool
+    ) -> Float[Array, "n h w {self.num_outputs}"]:
+        """Logits of images, float32 or wider."""
         sides = (self.image_size,) * 2 if isinstance(self.image_size, int) else self.image_size
         self._check(sides)
         n, height, width, channels = image.shape
@@ -371,7 +383,7 @@ class MedT(nn.Module):
         maps = nn.relu(Conv(self.features, dtype=self.dtype, name="fuse")(maps))
         logits = Conv(self.num_outputs, 1, padding=0, dtype=self.dtype, name="out")(maps)
         logits = logits[:, :height, :width]
-        return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+        return at_least_float32(logits)
 
     def _check(self, sides):
         expected = {

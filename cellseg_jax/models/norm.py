@@ -1,12 +1,14 @@
-"""Batch and group norm, and activations, equal to torch's."""
+"""Batch and group norm, and the leaky ReLU, equal to torch's; a convolution with its norm."""
 
 from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
+from jaxtyping import Array, ArrayLike, Float
 
 from cellseg_jax.errors import InputError
+from cellseg_jax.models.conv import Conv, at_least_float32
 
 
 class BatchNorm(nn.Module):
@@ -24,14 +26,17 @@ class BatchNorm(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, image, *, train: bool):
+    def __call__(
+        self, image: Float[ArrayLike, "n h w c"], *, train: bool
+    ) -> Float[Array, "n h w c"]:
+        """The image normalised by the batch in training, by running statistics in evaluation."""
         channels = image.shape[-1:]
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
         scale = self.param("scale", nn.initializers.ones, channels, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
         dtype = self.dtype or jnp.result_type(image, scale)
-        image = image.astype(jnp.promote_types(image.dtype, jnp.float32))
+        image = at_least_float32(image)
         if train:
             mean, var, count = _batch_moments(image, self.axis_name)
             if not self.is_initializing():
@@ -44,7 +49,7 @@ class BatchNorm(nn.Module):
 
 
 class GroupNorm(nn.Module):
-    """torch's GroupNorm: every image by its own mean and biased variance, in training as later.
+    """torch's GroupNorm: every image by its own mean and biased variance, in training too.
 
     Statistics are over height, width and the channels of a group; groups=0 makes each channel
     a group, which is torch's InstanceNorm2d(affine=True), and groups=1 takes all together,
@@ -56,7 +61,8 @@ class GroupNorm(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, image):
+    def __call__(self, image: Float[ArrayLike, "n h w c"]) -> Float[Array, "n h w c"]:
+        """The image normalised by itself."""
         n, height, width, channels = image.shape
         groups = self.groups or channels
         if channels % groups:
@@ -66,7 +72,7 @@ class GroupNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
         dtype = self.dtype or jnp.result_type(image, scale)
-        image = image.astype(jnp.promote_types(image.dtype, jnp.float32))
+        image = at_least_float32(image)
         grouped = image.reshape(n, height, width, groups, channels // groups)
         pivot = grouped[:, height // 2, width // 2].mean(-1)[:, None, None, :, None]
         mean, var = _moments(grouped, (1, 2, 4), lax.stop_gradient(pivot))
@@ -94,6 +100,20 @@ def _batch_moments(image, axis_name):
     return global_mean, var, n * height * width * lax.axis_size(axis_name)
 
 
-def leaky_relu(image):
+def conv_norm(
+    module: nn.Module, image: Float[ArrayLike, "n h w c"], conv: Conv, norm_name: str, *,
+    train: bool,
+) -> Float[Array, "n _ _ k"]:
+    """The image through a convolution and a batch norm, which both become parts of `module`.
+
+    Args:
+      module: whose axis_name and dtype the norm takes.
+      conv: has no bias, which the norm would remove again.
+    """
+    norm = BatchNorm(module.axis_name, dtype=module.dtype, name=norm_name)
+    return norm(conv(image), train=train)
+
+
+def leaky_relu(image: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
     """max(x, 0.01 x): torch's default slope."""
     return nn.leaky_relu(image, 0.01)

@@ -1,16 +1,19 @@
-"""Padding, pooling and up-sampling, equal to torch's."""
+"""Padding, pooling and upsampling of (N, H, W, C) maps, equal to torch's."""
 
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, ArrayLike, Float
+
+Image = Float[ArrayLike, "n h w c"]
 
 
-def pad_to_multiple(image, multiple: int):
-    """Zeros below and to the right, until height and width are multiples of `multiple`."""
+def pad_to_multiple(image: Image, multiple: int) -> Float[ArrayLike, "n _ _ c"]:
+    """Zeros added below and to the right, until height and width are multiples of `multiple`."""
     high = [-size % multiple for size in image.shape[1:3]]
     return jnp.pad(image, ((0, 0), (0, high[0]), (0, high[1]), (0, 0))) if any(high) else image
 
 
-def max_pool(image):
+def max_pool(image: Image) -> Float[Array, "n h//2 w//2 c"]:
     """The largest of every 2x2 pixels; an odd last row or column is left out, as in torch.
 
     Two `maximum`: their gradient costs a fraction of reduce_window's. Equal pixels share the
@@ -23,11 +26,11 @@ def max_pool(image):
     return jnp.maximum(image[:, :, :, 0], image[:, :, :, 1])
 
 
-def upsample_bilinear(image):
+def upsample_bilinear(image: Image) -> Float[Array, "n 2*h 2*w c"]:
     """Twice the height and width; corners stay where they are (torch: align_corners=True).
 
     Pixel 2k lies k / (2H - 1) before pixel k, and pixel 2k + 1 lies (H - 1 - k) / (2H - 1)
-    behind it: shifts and weights, no gather.
+    behind it: made of shifts and weights, without a gather.
     """
     for axis in (1, 2):
         size = image.shape[axis]
@@ -42,7 +45,7 @@ def upsample_bilinear(image):
     return image
 
 
-def stretch_by_one(image, axis: int):
+def stretch_by_one(image: Image, axis: int) -> Float[Array, "n _ _ c"]:
     """One pixel more along `axis`, resized bilinearly about pixel centres.
 
     Equal to torch's interpolate(mode="bilinear", align_corners=False): pixel i of H + 1 lies

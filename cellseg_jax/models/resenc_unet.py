@@ -1,11 +1,11 @@
-"""nnU-Net's residual encoder U-Net (ResEnc), planned from the size of the images.
+"""nnU-Net's residual encoder U-Net (ResEnc), with stages that follow from the image size.
 
 Sources: Isensee et al., nnU-Net, Nature Methods 2021; Isensee et al., nnU-Net Revisited,
 arXiv:2404.09556 (the ResEnc presets); He et al., Bag of Tricks, arXiv:1812.01187 (the pooled
-skips of its blocks). Different from nnU-Net's: convolutions in front of a norm have no bias,
-which instance norm takes out again; weights start uniformly with He's variance, not normally;
-every norm starts as the identity, where the last of a block starts with scale 0 there; and the
-coarsest of its supervised logits, whose weight is 0, are not made.
+skips of its blocks). Differences from nnU-Net: convolutions before a norm have no bias, which
+instance norm would remove; weights are initialised uniformly, not normally, with He's variance;
+every norm starts as the identity, where nnU-Net starts the last norm of a block with scale 0; and
+the coarsest supervised logits, whose weight is 0, are not computed.
 """
 
 from collections.abc import Sequence
@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Array, ArrayLike, Float
 
 from cellseg_jax.errors import InputError
-from cellseg_jax.models.conv import Conv, ConvTranspose
+from cellseg_jax.models.conv import Conv, ConvTranspose, at_least_float32
 from cellseg_jax.models.norm import GroupNorm, leaky_relu
 from cellseg_jax.models.resample import pad_to_multiple
 
@@ -42,6 +43,7 @@ def encoder_stages(image_size, *, base: int = 32, max_features: int = 512) -> tu
     Args:
       image_size: pixels, one number or (H, W), at least 8.
       base: features of the first stage.
+    Returns: one Stage per resolution.
     Raises: InputError for smaller images.
     """
     sides = (image_size,) if isinstance(image_size, int) else tuple(image_size)
@@ -69,7 +71,8 @@ class ConvNorm(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, image):
+    def __call__(self, image: Float[ArrayLike, "n h w c"]) -> Float[Array, "n _ _ {self.features}"]:
+        """The image in `features` channels, its size divided by the stride."""
         image = Conv(
             self.features, self.kernel_size, self.stride, self.kernel_size // 2, use_bias=False,
             dtype=self.dtype, weights_init="kaiming", name="conv",
@@ -78,14 +81,15 @@ class ConvNorm(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions, plus the input: averaged where the size halves, 1x1 convolved to others."""
+    """Two convolutions, plus the input, average-pooled and 1x1 convolved to the same shape."""
 
     features: int
     stride: int = 1
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, image):
+    def __call__(self, image: Float[ArrayLike, "n h w c"]) -> Float[Array, "n _ _ {self.features}"]:
+        """The image in `features` channels, its size divided by the stride."""
         skip = image if self.stride == 1 else nn.avg_pool(image, (2, 2), (2, 2))
         if image.shape[-1] != self.features:
             skip = ConvNorm(self.features, kernel_size=1, dtype=self.dtype, name="skip")(skip)
@@ -109,7 +113,7 @@ class ResEncUNet(nn.Module):
       num_outputs: K, channels of the logits.
       image_size: pixels, one number or (H, W), from which `encoder_stages` derives the stages; 0
         in a config stands for the size in training.
-      features_per_stage: top first; empty is as planned.
+      features_per_stage: top first; empty is that of `encoder_stages`.
       blocks_per_stage: residual blocks; empty is nnU-Net's 1, 3, 4, 6, 6, ...
       deep_supervision: whether there are coarse logits.
       axis_name: not used: every image is normalised by itself.
@@ -125,7 +129,7 @@ class ResEncUNet(nn.Module):
     dtype: Any = None
 
     def _stages(self) -> tuple[Stage, ...]:
-        """As planned, with what the options say instead."""
+        """The stages of `encoder_stages`, except where an option sets them."""
         features = tuple(self.features_per_stage)
         features = features or tuple(stage.features for stage in encoder_stages(self.image_size))
         blocks = tuple(self.blocks_per_stage) or tuple(map(_blocks, range(len(features))))
@@ -137,7 +141,10 @@ class ResEncUNet(nn.Module):
         return tuple(map(Stage, features, blocks))
 
     @nn.compact
-    def __call__(self, image, *, train: bool):
+    def __call__(
+        self, image: Float[ArrayLike, "n h w c"], *, train: bool
+    ) -> Float[Array, "n h w {self.num_outputs}"]:
+        """Logits of images, float32 or wider."""
         del train  # instance norm does the same in both, and there is no dropout
         stages = self._stages()
         height, width = image.shape[1:3]
@@ -166,7 +173,7 @@ class ResEncUNet(nn.Module):
                     weights_init="kaiming", name=f"out_{level}",
                 )(image)
                 out = out[:, : -(-height // 2**level), : -(-width // 2**level)]
-                logits[level] = out.astype(jnp.promote_types(out.dtype, jnp.float32))
+                logits[level] = at_least_float32(out)
         for level in sorted(logits)[1:]:
             self.sow("intermediates", "deep_supervision", logits[level])
         return logits[0]

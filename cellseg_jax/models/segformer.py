@@ -1,10 +1,10 @@
 """SegFormer: a transformer of four resolutions, and a decoder that only mixes channels.
 
 Source: Xie et al., SegFormer, arXiv:2105.15203. The transformer baseline of this package, before
-Swin UNETR: its decoder only mixes channels, so that what it scores is the encoder's doing; B0 has
+Swin UNETR: its decoder only mixes channels, so that its scores measure the encoder; B0 has
 3.7 million parameters, the smallest Swin UNETR (24 features, two dimensions) 6.3; and it takes
 images of any size as they are, since it has neither attention windows that must divide the
-image nor a table of positions: the zeros around its convolutions tell positions.
+image nor a table of positions: the zero padding of its convolutions encodes positions.
 """
 
 import math
@@ -15,9 +15,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
+from jaxtyping import Array, ArrayLike, Float
 
 from cellseg_jax.errors import InputError, pick
-from cellseg_jax.models.conv import Conv
+from cellseg_jax.models.conv import Conv, at_least_float32
 from cellseg_jax.models.dropout import Dropout
 from cellseg_jax.models.norm import BatchNorm
 from cellseg_jax.models.resample import pad_to_multiple
@@ -33,15 +34,16 @@ REDUCTIONS = (8, 4, 2, 1)  # per stage: pixels along a side of the map that shar
 EXPANSION = 4  # of the perceptron between its layers
 
 
-def depthwise(image, kernel):
+def depthwise(
+    image: Float[ArrayLike, "n h w c"], kernel: Float[ArrayLike, "3 3 c"]
+) -> Float[Array, "n h w c"]:
     """Every channel convolved with its own 3x3 kernel; as many pixels out as in.
 
     Nine shifted products: on a CPU a grouped convolution and its gradients take 7 to 13 times
     longer (2 images of 32x32 pixels with 128 channels, 8x8 with 640).
 
     Args:
-      image: (N, H, W, C).
-      kernel: (3, 3, C), correlated with the image (not turned over).
+      kernel: correlated with the image (not turned over).
     """
     height, width = image.shape[1:3]
     padded = jnp.pad(image, ((0, 0), (1, 1), (1, 1), (0, 0)))
@@ -52,7 +54,9 @@ def depthwise(image, kernel):
     return lax.optimization_barrier(output)
 
 
-def resize_bilinear(image, height: int, width: int):
+def resize_bilinear(
+    image: Float[ArrayLike, "n h w c"], height: int, width: int
+) -> Float[Array, "n {height} {width} c"]:
     """torch's interpolate(mode="bilinear", align_corners=False) to a larger or equal size."""
     n, *size, channels = image.shape
     if tuple(size) == (height, width):
@@ -89,7 +93,8 @@ class Attention(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, image):
+    def __call__(self, image: Float[ArrayLike, "n h w c"]) -> Float[Array, "n h w c"]:
+        """The map after attention."""
         n, height, width, channels = image.shape
         shape = (n, -1, self.num_heads, channels // self.num_heads)
         query = _linear(channels, self.dtype, "query")(image).reshape(shape)
@@ -99,7 +104,7 @@ class Attention(nn.Module):
         both = _linear(2 * channels, self.dtype, "key_value")(image)
         key, value = (half.reshape(shape) for half in jnp.split(both, 2, axis=-1))
         scores = jnp.einsum("nphd,nqhd->nhpq", query, key) * query.shape[-1] ** -0.5
-        scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+        scores = at_least_float32(scores)
         attention = jax.nn.softmax(scores).astype(value.dtype)
         mixed = jnp.einsum("nhpq,nqhd->nphd", attention, value)
         return _linear(channels, self.dtype, "project")(mixed.reshape(n, height, width, channels))
@@ -111,7 +116,8 @@ class MixPerceptron(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, image):
+    def __call__(self, image: Float[ArrayLike, "n h w c"]) -> Float[Array, "n h w c"]:
+        """The map after the perceptron."""
         channels = image.shape[-1]
         hidden = _linear(EXPANSION * channels, self.dtype, "expand")(image)
         start = nn.initializers.normal(math.sqrt(2 / 9))
@@ -153,7 +159,9 @@ class SegFormer(nn.Module):
     def _sizes(self):
         widths, depths, decoder_width = pick(VARIANTS, self.variant, "config.model.variant")
         widths, depths = tuple(self.widths) or widths, tuple(self.depths) or depths
-        if len(widths) != 4 or any(w < 1 or w % heads for w, heads in zip(widths, HEADS)):
+        if len(widths) != 4 or any(
+            w < 1 or w % heads for w, heads in zip(widths, HEADS, strict=True)
+        ):
             raise InputError(
                 f"config.model.widths: got {widths}; expected multiples of {HEADS}, the heads"
             )
@@ -162,7 +170,10 @@ class SegFormer(nn.Module):
         return widths, depths, self.decoder_width or decoder_width
 
     @nn.compact
-    def __call__(self, image, *, train: bool):
+    def __call__(
+        self, image: Float[ArrayLike, "n h w c"], *, train: bool
+    ) -> Float[Array, "n h w {self.num_outputs}"]:
+        """Logits of images, float32 or wider."""
         widths, depths, decoder_width = self._sizes()
         n, height, width, _ = image.shape
 
@@ -208,5 +219,5 @@ class SegFormer(nn.Module):
         )
         fused *= drop(self.dropout, (n, 1, 1, decoder_width))
         logits = _linear(self.num_outputs, self.dtype, "out")(fused)
-        logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+        logits = at_least_float32(logits)
         return resize_bilinear(logits, height, width)

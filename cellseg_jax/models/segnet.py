@@ -1,4 +1,4 @@
-"""SegNet: a VGG16 encoder, and a decoder that puts every value back where the pooling took it.
+"""SegNet: a VGG16 encoder, and a decoder that unpools with the indices of the max pooling.
 
 Source: Badrinarayanan, Kendall, Cipolla, arXiv:1511.00561; dropout as in Bayesian SegNet (Kendall
 et al., arXiv:1511.02680). A baseline of the EBHI-SEG paper.
@@ -9,23 +9,26 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Array, ArrayLike, Float, UInt8
 
 from cellseg_jax.errors import InputError
-from cellseg_jax.models.conv import Conv
+from cellseg_jax.models.conv import Conv, at_least_float32
 from cellseg_jax.models.dropout import Dropout
 from cellseg_jax.models.norm import BatchNorm
 from cellseg_jax.models.resample import pad_to_multiple
 
 
-def max_pool_with_index(image):
+def max_pool_with_index(
+    image: Float[ArrayLike, "n h w c"],
+) -> tuple[Float[Array, "n h//2 w//2 c"], UInt8[Array, "n h//2 w//2 c"]]:
     """The largest of every 2x2 pixels, and which of the four it was.
 
     As torch's MaxPool2d(return_indices=True): of equal pixels it is the first in reading order,
-    which also takes the whole gradient, and a NaN beats all numbers.
+    which also takes the whole gradient, and a NaN counts as larger than all numbers.
 
     Args:
-      image: (N, 2H, 2W, C).
-    Returns: (N, H, W, C) and uint8 (N, H, W, C): 0 and 1 above, 2 and 3 below.
+      image: of even height and width.
+    Returns: the largest; and 0 or 1 where it was above, 2 or 3 where it was below.
     """
     n, height, width, channels = image.shape
     windows = image.reshape(n, height // 2, 2, width // 2, 2, channels)
@@ -41,16 +44,16 @@ def _larger(first, second):
     return jnp.where(is_second, second, first), is_second
 
 
-def max_unpool(image, index):
+def max_unpool(
+    image: Float[ArrayLike, "n h w c"], index: UInt8[ArrayLike, "n h w c"]
+) -> Float[Array, "n 2*h 2*w c"]:
     """Every value at its place among 2x2 pixels, zeros at the other three.
 
-    A NaN goes to all four, as it might have been put at any: so the receptive field, which is
-    measured with NaNs, is the true one.
+    A NaN goes to all four, since any of them may receive it: then the receptive field, which is
+    measured with NaNs, is correct.
 
     Args:
-      image: (N, H, W, C).
-      index: (N, H, W, C) of `max_pool_with_index`.
-    Returns: (N, 2H, 2W, C).
+      index: of `max_pool_with_index`.
     """
     n, height, width, channels = image.shape
     places = jnp.arange(4, dtype=index.dtype).reshape(2, 1, 2, 1)
@@ -85,14 +88,17 @@ class SegNet(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, image, *, train: bool):
+    def __call__(
+        self, image: Float[ArrayLike, "n h w c"], *, train: bool
+    ) -> Float[Array, "n h w {self.num_outputs}"]:
+        """Logits of images, float32 or wider."""
         if len(self.convs) != len(self.channels) or min(self.convs, default=0) < 1:
             raise InputError(
                 f"config.model.convs: got {tuple(self.convs)}; expected a positive number for "
                 f"each of the {len(self.channels)} channels, at least one"
             )
         height, width = image.shape[1:3]
-        stages = list(enumerate(zip(self.channels, self.convs)))
+        stages = list(enumerate(zip(self.channels, self.convs, strict=True)))
         image = pad_to_multiple(image, 2 ** len(stages))
 
         def conv(features, name):
@@ -122,4 +128,4 @@ class SegNet(nn.Module):
             if stage > 0:
                 image = drop(conv_norm(image, self.channels[stage - 1], f"up_{stage}_0"), stage)
         logits = conv(self.num_outputs, "out")(image)[:, :height, :width]
-        return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+        return at_least_float32(logits)

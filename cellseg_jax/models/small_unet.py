@@ -8,10 +8,10 @@ last layer ends in a sigmoid; here it gives logits.
 from collections.abc import Sequence
 from typing import Any
 
-import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Array, ArrayLike, Float
 
-from cellseg_jax.models.conv import Conv, ConvTranspose
+from cellseg_jax.models.conv import Conv, ConvTranspose, at_least_float32
 from cellseg_jax.models.dropout import Dropout
 from cellseg_jax.models.norm import BatchNorm
 from cellseg_jax.models.resample import max_pool, pad_to_multiple
@@ -25,7 +25,10 @@ class KerasBlock(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, image, *, train: bool):
+    def __call__(
+        self, image: Float[ArrayLike, "n h w c"], *, train: bool
+    ) -> Float[Array, "n h w {self.features}"]:
+        """The image in `features` channels."""
         for index in (1, 2):
             conv = Conv(
                 self.features, dtype=self.dtype, weights_init="glorot", name=f"conv_{index}"
@@ -61,7 +64,10 @@ class SmallUNet(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, image, *, train: bool):
+    def __call__(
+        self, image: Float[ArrayLike, "n h w c"], *, train: bool
+    ) -> Float[Array, "n h w {self.num_outputs}"]:
+        """Logits of images, float32 or wider."""
         *levels, bottom = self.channels
         height, width = image.shape[1:3]
         image = pad_to_multiple(image, 2 ** len(levels))
@@ -92,10 +98,10 @@ class SmallUNet(nn.Module):
         for index, features in enumerate((32, 64) if self.dense else ()):
             image = nn.relu(dense(image, features, f"dense_{index}"))
         logits = dense(image, self.num_outputs, "out")[:, :height, :width]
-        return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+        return at_least_float32(logits)
 
 
 class UNetAdd(SmallUNet):
-    """What report 1 calls UNet: its small one with four levels and a bottom of 256 channels."""
+    """Report 1's UNet: its small-UNET with four levels and a bottom of 256 channels."""
 
     channels: Sequence[int] = (16, 32, 64, 128, 256)

@@ -10,8 +10,9 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Array, ArrayLike, Float
 
-from cellseg_jax.models.conv import Conv, ConvTranspose
+from cellseg_jax.models.conv import Conv, ConvTranspose, at_least_float32
 from cellseg_jax.models.dropout import Dropout
 from cellseg_jax.models.norm import BatchNorm, leaky_relu
 from cellseg_jax.models.resample import pad_to_multiple
@@ -28,7 +29,10 @@ class ConvNorm(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, image, *, train: bool):
+    def __call__(
+        self, image: Float[ArrayLike, "n h w c"], *, train: bool
+    ) -> Float[Array, "n _ _ {self.features}"]:
+        """The image in `features` channels, its size divided (`up`: multiplied) by the stride."""
         if self.up:
             conv = ConvTranspose(self.features, stride=self.stride, dtype=self.dtype, name="conv")
         else:
@@ -50,7 +54,10 @@ class ResidualUnit(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, image, *, train: bool):
+    def __call__(
+        self, image: Float[ArrayLike, "n h w c"], *, train: bool
+    ) -> Float[Array, "n _ _ {self.features}"]:
+        """The image in `features` channels, its size divided by the stride."""
         skip = image
         if self.stride != 1:
             skip = Conv(self.features, stride=self.stride, dtype=self.dtype, name="skip")(image)
@@ -93,7 +100,10 @@ class UNet(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, image, *, train: bool):
+    def __call__(
+        self, image: Float[ArrayLike, "n h w c"], *, train: bool
+    ) -> Float[Array, "n h w {self.num_outputs}"]:
+        """Logits of images, float32 or wider."""
         shared = dict(dropout=self.dropout, axis_name=self.axis_name, dtype=self.dtype)
         *levels, bottom = self.channels
         height, width = image.shape[1:3]
@@ -122,4 +132,4 @@ class UNet(nn.Module):
                 name = f"refine_{level}"
                 unit = ResidualUnit(features, 1, last_bare=level == 0, name=name, **shared)
                 image = unit(image, train=train)
-        return image[:, :height, :width].astype(jnp.promote_types(image.dtype, jnp.float32))
+        return at_least_float32(image[:, :height, :width])

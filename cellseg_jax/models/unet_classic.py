@@ -10,9 +10,10 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Array, ArrayLike, Float
 
 from cellseg_jax.errors import InputError, pick
-from cellseg_jax.models.conv import Conv, ConvTranspose
+from cellseg_jax.models.conv import Conv, ConvTranspose, at_least_float32
 from cellseg_jax.models.dropout import Dropout
 from cellseg_jax.models.norm import BatchNorm, GroupNorm
 from cellseg_jax.models.resample import max_pool, pad_to_multiple, stretch_by_one, upsample_bilinear
@@ -45,7 +46,10 @@ class DoubleConv(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, image, *, train: bool):
+    def __call__(
+        self, image: Float[ArrayLike, "n h w c"], *, train: bool
+    ) -> Float[Array, "n _ _ {self.features}"]:
+        """The image in `features` channels."""
         kind = self.norm.removeprefix("double_")
         use_bias = kind == "none" if self.bias == "auto" else self.bias == "always"
         for index, features in ((1, self.middle), (2, self.features)):
@@ -54,9 +58,9 @@ class DoubleConv(nn.Module):
                 features, padding=1 if self.padding == "same" else 0, use_bias=use_bias,
                 dtype=self.dtype, weights_init=self.weights_init, name=f"conv_{index}",
             )
-            # These two take a bias out again: see Conv.
-            useless = train and normed and kind in ("batch", "instance")
-            image = conv(image, bias_gradient=not useless)
+            # These two norms remove a bias again: see Conv.
+            removed = train and normed and kind in ("batch", "instance")
+            image = conv(image, bias_gradient=not removed)
             if normed:
                 image = self._normalize(image, kind, f"norm_{index}", train)
             image = nn.relu(image)
@@ -119,12 +123,15 @@ class UNetClassic(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, image, *, train: bool):
+    def __call__(
+        self, image: Float[ArrayLike, "n h w c"], *, train: bool
+    ) -> Float[Array, "n h w {self.num_outputs}"]:
+        """Logits of images, float32 or wider."""
         self._check()
         *levels, bottom = self.channels
         height, width = image.shape[1:3]
-        image = self._enter(image, len(levels))
-        narrow = 2 if self.up == "bilinear" else 1  # it has no weights that could do it
+        image = self._padded(image, len(levels))
+        narrow = 2 if self.up == "bilinear" else 1  # bilinear has no weights to halve channels
 
         def block(image, features, name, middle=None):
             shared = {field: getattr(self, field) for field in (
@@ -158,7 +165,7 @@ class UNetClassic(nn.Module):
             weights_init=self.weights_init, name="out",
         )
         logits = conv(image)[:, :height, :width]
-        return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+        return at_least_float32(logits)
 
     def _check(self):
         for field, choices in CHOICES.items():
@@ -174,14 +181,16 @@ class UNetClassic(nn.Module):
                 f"(top) to {levels - 1}"
             )
 
-    def _enter(self, image, poolings):
+    def _padded(self, image, poolings):
         """The image, padded as far as its size and the options need it."""
         stride = 2**poolings
         if self.padding == "valid":
-            margin = 6 * stride - 4  # what the convolutions take from every side
-            covers = [4 + stride * max(0, -(-(size - 4) // stride)) for size in image.shape[1:3]]
+            margin = 6 * stride - 4  # pixels that the convolutions remove at every side
+            sizes = image.shape[1:3]
+            covers = [4 + stride * max(0, -(-(size - 4) // stride)) for size in sizes]
             pads = [
-                (margin, margin + cover - size) for cover, size in zip(covers, image.shape[1:3])
+                (margin, margin + cover - size)
+                for cover, size in zip(covers, sizes, strict=True)
             ]
             return jnp.pad(image, ((0, 0), *pads, (0, 0)), mode="reflect")
         if self.odd == "pad_input":
@@ -190,11 +199,12 @@ class UNetClassic(nn.Module):
         return jnp.pad(image, ((0, 0), (0, high[0]), (0, high[1]), (0, 0)))
 
     def _merge(self, image, skip, level):
-        """The upsampled map in the size of its skip, or the other way round, and both joined."""
+        """The upsampled map and its skip brought to one size and joined."""
         if self.padding == "valid":
-            top, left = ((s - i) // 2 for s, i in zip(skip.shape[1:3], image.shape[1:3]))
+            sizes = zip(skip.shape[1:3], image.shape[1:3], strict=True)
+            top, left = ((s - i) // 2 for s, i in sizes)
             skip = skip[:, top : top + image.shape[1], left : left + image.shape[2]]
-        missing = [s - i for s, i in zip(skip.shape[1:3], image.shape[1:3])]
+        missing = [s - i for s, i in zip(skip.shape[1:3], image.shape[1:3], strict=True)]
         if self.odd == "resize_up":
             for axis in (1, 2):
                 image = stretch_by_one(image, axis) if missing[axis - 1] else image

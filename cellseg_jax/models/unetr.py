@@ -9,11 +9,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Array, ArrayLike, Float
 
 from cellseg_jax.errors import InputError
-from cellseg_jax.models.conv import Conv, ConvTranspose, torch_uniform
+from cellseg_jax.models.conv import Conv, ConvTranspose, at_least_float32, torch_uniform
 from cellseg_jax.models.dropout import Dropout
-from cellseg_jax.models.norm import BatchNorm, leaky_relu
+from cellseg_jax.models.norm import conv_norm, leaky_relu
 from cellseg_jax.models.resample import pad_to_multiple
 
 PATCH = 16
@@ -27,17 +28,20 @@ class ResidualBlock(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, image, *, train: bool):
-        def conv_norm(image, index, **geometry):
+    def __call__(
+        self, image: Float[ArrayLike, "n h w c"], *, train: bool
+    ) -> Float[Array, "n h w {self.features}"]:
+        """The image in `features` channels."""
+        def convolved(image, index, kernel_size=3):
             conv = Conv(
-                self.features, use_bias=False, dtype=self.dtype, name=f"conv_{index}", **geometry
+                self.features, kernel_size, padding=kernel_size // 2, use_bias=False,
+                dtype=self.dtype, name=f"conv_{index}",
             )
-            norm = BatchNorm(self.axis_name, dtype=self.dtype, name=f"norm_{index}")
-            return norm(conv(image), train=train)
+            return conv_norm(self, image, conv, f"norm_{index}", train=train)
 
-        output = conv_norm(leaky_relu(conv_norm(image, 1)), 2)
+        output = convolved(leaky_relu(convolved(image, 1)), 2)
         if image.shape[-1] != self.features:
-            image = conv_norm(image, 3, kernel_size=1, padding=0)
+            image = convolved(image, 3, kernel_size=1)
         return leaky_relu(output + image)
 
 
@@ -49,7 +53,7 @@ def double(features: int, dtype, name: str) -> ConvTranspose:
 
 
 class SkipPath(nn.Module):
-    """Brings a token grid up to the size at which it enters the decoder: 2**doublings."""
+    """Upsamples a grid of tokens by 2**doublings, the size at which it enters the decoder."""
 
     features: int
     doublings: int
@@ -57,7 +61,10 @@ class SkipPath(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, grid, *, train: bool):
+    def __call__(
+        self, grid: Float[ArrayLike, "n h w e"], *, train: bool
+    ) -> Float[Array, "n _ _ {self.features}"]:
+        """The grid of tokens, 2**doublings times as large, in `features` channels."""
         grid = double(self.features, self.dtype, "up_0")(grid)
         for index in range(1, self.doublings):
             grid = double(self.features, self.dtype, f"up_{index}")(grid)
@@ -74,7 +81,11 @@ class Decoder(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, image, skip, *, train: bool):
+    def __call__(
+        self, image: Float[ArrayLike, "n h w c"], skip: Float[ArrayLike, "n 2*h 2*w k"], *,
+        train: bool
+    ) -> Float[Array, "n 2*h 2*w {self.features}"]:
+        """The image, twice as large, in `features` channels."""
         image = double(self.features, self.dtype, "up")(image)
         image = jnp.concatenate([image, skip], axis=-1)
         block = ResidualBlock(self.features, self.axis_name, self.dtype, name="block")
@@ -91,7 +102,8 @@ class TransformerBlock(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, tokens, *, train: bool):
+    def __call__(self, tokens: Float[ArrayLike, "n p e"], *, train: bool) -> Float[Array, "n p e"]:
+        """The tokens after attention and perceptron."""
         width = tokens.shape[-1]
 
         def linear(inputs, features, name, use_bias=True):
@@ -110,7 +122,7 @@ class TransformerBlock(nn.Module):
         joint = joint.reshape(*tokens.shape[:2], 3, self.num_heads, width // self.num_heads)
         query, key, value = (joint[:, :, index] for index in range(3))
         scores = jnp.einsum("nphd,nqhd->nhpq", query, key) * query.shape[-1] ** -0.5
-        scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+        scores = at_least_float32(scores)
         attention = drop(jax.nn.softmax(scores).astype(value.dtype))
         mixed = jnp.einsum("nhpq,nqhd->nphd", attention, value).reshape(tokens.shape)
         tokens = tokens + drop(linear(mixed, width, "project"))
@@ -179,7 +191,10 @@ class UNETR(nn.Module):
         return Dropout(self.dropout, self.axis_name)(tokens, train=train)
 
     @nn.compact
-    def __call__(self, image, *, train: bool):
+    def __call__(
+        self, image: Float[ArrayLike, "n h w c"], *, train: bool
+    ) -> Float[Array, "n h w {self.num_outputs}"]:
+        """Logits of images, float32 or wider."""
         if self.hidden_size % self.num_heads:
             raise InputError(
                 f"config.model.hidden_size: got {self.hidden_size}; expected a multiple of "
@@ -214,4 +229,4 @@ class UNETR(nn.Module):
             output = decoder(output, skips[level], train=train)
         out = Conv(self.num_outputs, kernel_size=1, padding=0, dtype=self.dtype, name="out")
         output = out(output)
-        return output[:, :height, :width].astype(jnp.promote_types(output.dtype, jnp.float32))
+        return at_least_float32(output[:, :height, :width])
