@@ -138,7 +138,7 @@ def _histograms(before, after):
 def _text(config, rows, step) -> list[str]:
     origin = (f"those of train.weights ({config.train.weights})" if config.train.weights
               else f"made again from seed {config.seed}") + (
-                  ", pruned as train.prune says" if config.train.prune else "")
+                  ", pruned by train.prune" if config.train.prune else "")
     known = [r for r in rows if r["relative_distance"] == r["relative_distance"]]
     text = [
         "By relative distance, which allows for a layer's size, these moved most: "

@@ -121,7 +121,7 @@ def _text(end, logged, num_images, batch_size, optimizer, step) -> list[str]:
     first, last = list(end)[0], list(end)[-1]
     shown = ", ".join(f"{name} ({end[name]:.2g})" for name in names[:3])
     text = [
-        f"The least gradient is that of {shown}, the largest that of {largest} "
+        f"The smallest gradients are those of {shown}, the largest that of {largest} "
         f"({end[largest]:.2g}). The smallest is {ratio:.2g} of the largest: {verdict}. The layer "
         f"nearest to the image, {first}, gets {_times(end[first], end[last])} that of the last, "
         f"{last}."]

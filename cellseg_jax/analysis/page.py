@@ -55,7 +55,7 @@ def replacing(workdir, name: str):
 
 
 def write(folder: pathlib.Path, findings: Findings) -> None:
-    """Keep the findings; last, because their presence says that the analysis is whole."""
+    """Keep the findings; last, because their presence shows that the analysis is complete."""
     write_atomic(folder / FINDINGS, json.dumps(findings._asdict(), indent=1) + "\n")
 
 

@@ -120,7 +120,7 @@ def default() -> ConfigDict:
         batch_size=16,  # images per step, over all devices
         precision="float32",  # float32 | bfloat16 compute; float64 (with JAX_ENABLE_X64) for proofs
         best=("dice_mean", "max"),  # validation metric that chooses the best checkpoint
-        early_stopping=0,  # 0 = never, else as early_stopping_mode says
+        early_stopping=0,  # 0 = never, else see early_stopping_mode
         # patience: that many validations without a better score end the run. minimum: after that
         # many epochs the first validation loss that is not below the one before does.
         early_stopping_mode="patience",

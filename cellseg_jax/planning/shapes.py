@@ -27,13 +27,14 @@ from cellseg_jax.step.programs import eval_program, scoring_values
 from cellseg_jax.step.spec import make_spec, traced_values
 from cellseg_jax.step.state import init_state
 
-# TPU compilers at their quickest: several times faster, and somewhat more temporaries.
-QUICK = {"exec_time_optimization_effort": -1.0}
-SMALL_PROGRAMS = 50 * 2**20  # initialisation, samples, checkpoints: measured on a tiny run
+# Options of TPU compilers: several times faster, with somewhat more temporary memory.
+QUICK_COMPILE = {"exec_time_optimization_effort": -1.0}
+# Of initialisation, sample pictures and checkpoints; measured on a tiny run.
+SMALL_PROGRAMS_BYTES = 50 * 2**20
 
 
 class Images(NamedTuple):
-    """A dataset as far as its size in memory goes."""
+    """What decides how much memory a dataset takes."""
 
     count: int  # as they are stored
     pixels: int  # of one of them at its original size
@@ -76,7 +77,7 @@ def is_resident(config, images: Images, device_bytes: float) -> bool:
 
 
 def arguments(config, spec, mesh, images: Images, resident: bool) -> tuple:
-    """(state, source, index) of step.map_train as shapes with shardings."""
+    """(state, source, index) of step.mapped.map_train as shapes with shardings."""
     size, channels = derived.input_size(config), derived.channels(config)
     by_member, rows = NamedSharding(mesh, P("member")), NamedSharding(mesh, P("member", "data"))
     members, batch = mesh.shape["member"], config.train.batch_size
@@ -152,7 +153,8 @@ def _validation(config, spec, mesh, given, extra, quick) -> int:
 def _compiled(program, given, mesh, quick):
     tpu = mesh.devices.flat[0].platform == "tpu"
     try:
-        return program.lower(*given).compile(compiler_options=QUICK if quick and tpu else None)
+        return program.lower(*given).compile(
+            compiler_options=QUICK_COMPILE if quick and tpu else None)
     except jax.errors.JaxRuntimeError as error:
         found = exhausted(str(error))
         if found is None:
@@ -176,4 +178,4 @@ def cpu_peak(programs: Programs, config, num_devices: int, resident: bool) -> in
     streamed = 0 if resident else (3 * threads + 4) * needs.images
     saving = 3 * needs.state + needs.images  # a copy to score and save, and its bytes for the disk
     arrays = max(programs.training + streamed, programs.validation, saving)
-    return round(process_memory() + SMALL_PROGRAMS + HEAP_OVERHEAD * num_devices * arrays)
+    return round(process_memory() + SMALL_PROGRAMS_BYTES + HEAP_OVERHEAD * num_devices * arrays)

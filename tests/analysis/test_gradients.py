@@ -73,7 +73,7 @@ def test_analysis_says_how_to_log_gradients_and_reads_those_that_are(run, tmp_pa
     rows = list(csv.DictReader((tmp_path / "gradients.csv").open()))
     assert [(r["epoch"], r["layer"]) for r in rows] == [("end", name) for name in LAYERS]
     least = min(rows, key=lambda r: float(r["mean_abs_gradient"]))["layer"]
-    assert findings.text[0].startswith(f"The least gradient is that of {least} (")
+    assert findings.text[0].startswith(f"The smallest gradients are those of {least} (")
 
     lines = [{"step": 4 * e, "epoch": e, "gradients": {
         "down_0/conv": 10.0 ** -e, "bottom/conv": 0.0 if e == 2 else 0.1, "up_0": 1.0}}
