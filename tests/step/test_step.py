@@ -227,11 +227,14 @@ def test_gradients_are_summed_over_the_steps_of_an_epoch():
 
 
 @pytest.mark.slow
-def test_bfloat16_keeps_float32_parameters_and_learns():
-    config = configs_of("nesterov", "bfloat16")
-    losses, state = trajectory(config, mesh_of(1, 1))
+def test_bfloat16_keeps_float32_parameters_and_learns_as_float32_does():
+    losses, state = trajectory(configs_of("nesterov", "bfloat16"), mesh_of(1, 1))
     assert {x.dtype for x in jax.tree.leaves(state.params)} == {np.dtype("float32")}
-    assert losses[-1] < losses[0]
+    exact, _ = trajectory(configs_of("nesterov", "float32"), mesh_of(1, 1))
+    assert exact[-1] < 0.9 * exact[0]
+    # 8 bits of mantissa, 0.4 % of each activation; 1.8 % of the loss was seen after 20 steps.
+    np.testing.assert_allclose(losses, exact, rtol=0.03)
+    assert np.abs(np.subtract(losses, exact)).max() > 1e-4  # it is another precision
 
 
 @pytest.mark.slow
