@@ -76,7 +76,7 @@ finish() { # the exit code of a child, which signals to this shell do not distur
     return "$code"
 }
 
-keep_running() { # a command, again while it says that it should be
+keep_running() { # run a command again after exit code 75 or a kill
     local code left=$restarts
     listen # a background process starts without traps
     while :; do

@@ -12,7 +12,7 @@
 #   --mem=SIZE          memory of a task, such as 16gb
 #   --queue=NAME        --account=NAME
 #   --qsub=OPTION       any other word for qsub, such as --qsub=-W --qsub=umask=027; repeatable
-#   --flavour=pro|torque  whose options qsub understands (default: what qsub --version says)
+#   --flavour=pro|torque  whose options qsub understands (default: by qsub --version)
 #   --restarts=N        how often a worker that saved and stopped early (exit code 75) or was killed
 #                       is started again within one job (default 20)
 #   --dry-run           print the job scripts and what would be done
@@ -79,7 +79,7 @@ run_task() {
     task=${CELLSEG_TASK:-${PBS_ARRAY_INDEX:-${PBS_ARRAYID:-${SLURM_ARRAY_TASK_ID:-0}}}}
     exec >>"$logs/$task.log" 2>&1
     local stopped=""
-    trap 'stopped=yes' TERM # qdel, or PBS wants the machine: python has the signal too
+    trap 'stopped=yes' TERM # on qdel or preemption; python receives the signal as well
     while :; do
         status=0
         timeout --foreground --preserve-status --signal=TERM \

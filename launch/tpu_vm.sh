@@ -170,7 +170,7 @@ host_study() { # this host's folder in the bucket, workdir, command
 host_run() { # bucket, folder in it, command
     local mount=/tmp/bucket code=0
     cd cellseg_jax && mkdir -p "$mount" || exit
-    mountpoint -q "$mount" || # gcsfuse renames folders, which ends a checkpoint, only if told to
+    mountpoint -q "$mount" || # without this limit gcsfuse renames no folder, so no checkpoint ends
         gcsfuse --implicit-dirs --rename-dir-limit=1000000 "$1" "$mount" || exit
     "${@:3}" "--workdir=$mount/$2" || code=$?
     exit $((code == 1 || code == 2 ? 3 : code))
@@ -202,7 +202,7 @@ train() {
         ((hosts > 0)) || return
     fi
     for ((host = 0; host < hosts; host++)); do
-        # A folder that exists can be synchronised; and this says what was run.
+        # Creates the folder, which rsync needs, and records what was run.
         store cp "$root/$file" "$bucket/${host}_of_$hosts/" || return
         train_study "$host" "$hosts" &
         jobs+=($!)
