@@ -23,7 +23,7 @@ Time = Float[ArrayLike, "*t"]  # epochs or steps that are done
 
 
 def _is_off(value) -> bool:
-    """True for a 0 known before tracing; a traced 0 keeps its term, and its state."""
+    """Whether it is a Python 0; a traced 0 keeps its term, and its state."""
     return isinstance(value, (int, float)) and value == 0
 
 

@@ -1,8 +1,8 @@
-"""Pruning: which weights of a network go first, and how many of them are gone.
+"""Pruning: the order in which weights of a network are pruned, and the number of pruned weights.
 
-Pruned again and again without training in between, a network loses each time the least important
-of what remains. So every set of lost weights is the beginning of one order: a mask is a rank per
-weight and a count, `rank >= count`, and nested masks of any number share their ranks.
+Iterative pruning without training in between removes each time the least important of the remaining
+weights. So the pruned weights are always the first ones of one order: a mask is a rank per weight
+and a count, `rank >= count`, and nested masks of any number share their ranks.
 
 Kernels are (..., in, out); whole filters lie along the last axis.
 """
@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool
 class Method(NamedTuple):
     """How weights are ordered."""
 
-    by: str  # l1, the smallest go first; or random
+    by: str  # l1, smallest first; or random
     units: str  # weights, or whole filters
     jointly: bool  # the units of all kernels in one order, or of each kernel by itself
 
@@ -35,7 +35,7 @@ METHODS = {
 
 
 def ranks(kernels: dict, method: str, seed: int = 0) -> dict:
-    """The order in which weights go: rank r of a weight means that it goes as the r-th, from 0.
+    """The order in which weights are pruned: the weight of rank r is the r-th, from 0.
 
     Args:
       kernels: {path: (..., in, out)}; equal orders of paths give equal draws.
@@ -59,7 +59,7 @@ def ranks(kernels: dict, method: str, seed: int = 0) -> dict:
 
 
 def units(kernels: dict, method: str) -> dict:
-    """{path: how many there are of what the ranks of the method count}."""
+    """{path: number of units (weights or filters) that the ranks of the method count}."""
     how = METHODS[method]
     if how.jointly:
         return dict.fromkeys(kernels, sum(np.size(kernel) for kernel in kernels.values()))
@@ -68,7 +68,7 @@ def units(kernels: dict, method: str) -> dict:
 
 
 def counts(total: int, amount: float, iterations: int) -> list[int]:
-    """How many of `total` are gone after each iteration, which takes `amount` of what remains.
+    """How many of `total` are pruned after each iteration, which takes `amount` of the rest.
 
     1728 and 0.25: 432, 756, 999, ... as torch.nn.utils.prune rounds.
     """

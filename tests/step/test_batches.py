@@ -27,7 +27,7 @@ KINDS = {
 
 
 class FakeMember:
-    """What feed.Batches reads of a run."""
+    """What Batches reads of a run."""
 
     def __init__(self, config, arrays, start):
         self.config, self.arrays, self.step, self.num_steps = config, arrays, start, start + 3

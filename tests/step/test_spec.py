@@ -1,4 +1,4 @@
-"""The Spec: what is a value, what is structure, and that both are told apart by one table."""
+"""The Spec: which keys are values and which are structure, by one table."""
 
 import dataclasses
 
