@@ -45,7 +45,8 @@ def test_tunes_on_validation_images_alone_and_keeps_what_it_found(run, monkeypat
     options = {k.removeprefix("eval."): v for k, v in tuning["options"].items()}
     assert {k: predictor.config.eval[k] for k in options} == options
     images = tune.validation_images(predictor)
-    assert tune.Score(predictor, images, "pq", lambda done: None)({}) == pytest.approx(tuning["score"])
+    score = tune.Score(predictor, images, "pq", lambda done: None)
+    assert score({}) == pytest.approx(tuning["score"])
 
     seen.clear()
     assert tune.tune(Predictor(folder, config), "pq") == tuning and not seen
