@@ -67,10 +67,11 @@ def pytest_configure_node(node):
     node.workerinput["weekly_quarter"] = quarter(node.config)
 
 
-def pytest_report_header(config):
+def pytest_terminal_summary(terminalreporter, config):
     if config.getoption("--slow"):
         number = quarter(config)
-        return "weekly tests: " + ("all" if number is None else f"quarter {number} of 0 to 3")
+        which = "all" if number is None else f"quarter {number} of 0 to 3"
+        terminalreporter.write_line(f"weekly tests: {which}")
 
 
 def pytest_collection_modifyitems(config, items):
