@@ -26,7 +26,7 @@ from cellseg_jax.pruning import counts, prune
 from cellseg_jax.step.mapped import map_eval
 from cellseg_jax.step.mesh import all_devices, put
 from cellseg_jax.step.spec import make_spec, traced_values
-from cellseg_jax.train.states import init_program
+from cellseg_jax.train.slot_states import init_program
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("size", 64, "side of the images, pixels")

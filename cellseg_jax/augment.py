@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Key
 
 from cellseg_jax.errors import pick
-from cellseg_jax.random_words import random_words
+from cellseg_jax.random_bits import random_words
 
 WARPED = ("image", "label", "pixel_weight")
 

@@ -69,7 +69,7 @@ def main(args, overrides: list[tuple[str, str]], in_memory_pixels: int = 2**24) 
     cli.refuse_config(args, instead="pass --workdir alone, and --config.eval.KEY=VALUE to decode "
                       "in another way")
     from cellseg_jax.inference import images_in, segment
-    from cellseg_jax.inference.bands import PredictOptions
+    from cellseg_jax.inference.row_bands import PredictOptions
 
     jobs = [] if only_tunes else images_in.find(args.images, args.out)
     options = PredictOptions(args.scale, tta=args.tta, uncertain="uncertainty" in formats)

@@ -14,7 +14,7 @@ FLOORS = (
     ("errors",),
     ("files", "cli"),
     ("losses", "optim", "augment", "targets", "normalize", "crops", "pruning", "metrics",
-     "random_words", "report"),
+     "random_bits", "report"),
     ("models", "classical"),
     ("data",),
     ("config",),
@@ -27,7 +27,7 @@ FLOORS = (
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 MATHS = {"losses", "optim", "augment", "targets", "normalize", "crops", "pruning", "metrics",
-         "random_words", "models", "classical"}
+         "random_bits", "models", "classical"}
 MODULES = sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py")
 
 

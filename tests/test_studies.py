@@ -11,7 +11,7 @@ from cellseg_jax import config as config_lib
 from cellseg_jax import models, studies
 from cellseg_jax.config import derived
 from cellseg_jax.errors import InputError
-from cellseg_jax.inference import definitions
+from cellseg_jax.inference import score_definitions
 from cellseg_jax.interop import torch_weights
 from cellseg_jax.studies.study import representatives
 
@@ -49,7 +49,7 @@ def test_every_row_is_another_complete_config(name):
 @each_table
 def test_columns_have_definitions_and_the_headline_is_a_score(name):
     table = study(name)
-    assert set(table.metrics) <= set(definitions.DEFINITIONS) and table.metrics[0] != "loss"
+    assert set(table.metrics) <= set(score_definitions.DEFINITIONS) and table.metrics[0] != "loss"
     assert table.claims, "a report claims something"
     losses = {tuple(sorted(config(name, row).loss.items())) for row in table.rows}
     ranks_by_loss = "loss" in table.metrics or any(c.metric == "loss" for c in table.claims)

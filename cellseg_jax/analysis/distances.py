@@ -16,7 +16,7 @@ from cellseg_jax.inference.predictor import Predictor
 from cellseg_jax.report import figures
 from cellseg_jax.step.spec import make_spec, traced_values
 from cellseg_jax.train import initial_weights
-from cellseg_jax.train.states import init_program
+from cellseg_jax.train.slot_states import init_program
 
 BINS = 100
 COLUMNS = 4  # of the histograms

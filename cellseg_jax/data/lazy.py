@@ -26,7 +26,7 @@ import tifffile
 
 from cellseg_jax.data.decode import SIGNATURES, SUFFIXES, named
 from cellseg_jax.data.decode import whole as is_whole
-from cellseg_jax.data.planes import Plane, mapped_plane, tiff_plane
+from cellseg_jax.data.image_planes import Plane, mapped_plane, tiff_plane
 from cellseg_jax.data.read import read_image
 from cellseg_jax.errors import InputError
 

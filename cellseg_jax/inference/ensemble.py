@@ -4,7 +4,7 @@ import numpy as np
 
 from cellseg_jax.data.lazy import Image
 from cellseg_jax.errors import InputError
-from cellseg_jax.inference.bands import AS_TRAINED, PredictOptions, rechunked, row_ranges
+from cellseg_jax.inference.row_bands import AS_TRAINED, PredictOptions, rechunked, row_ranges
 
 
 def mean_of(outs, uncertain: bool) -> np.ndarray:

@@ -14,11 +14,11 @@ from cellseg_jax.config import derived
 from cellseg_jax.data.split import MIXED
 from cellseg_jax.errors import InputError
 from cellseg_jax.files import read_json, write_atomic, write_csv
-from cellseg_jax.inference.definitions import definitions_of
 from cellseg_jax.inference.measure import measure
 from cellseg_jax.inference.original_size import OriginalSize
 from cellseg_jax.inference.pictures import pictures
 from cellseg_jax.inference.predictor import Predictor
+from cellseg_jax.inference.score_definitions import definitions_of
 from cellseg_jax.inference.summary import Measured, summary
 from cellseg_jax.metrics import report_compat
 from cellseg_jax.report import panels

@@ -6,7 +6,7 @@ import numpy as np
 
 from cellseg_jax import crops, metrics
 from cellseg_jax.config import derived
-from cellseg_jax.inference.definitions import MEAN_SCORES, POOLED_SCORES
+from cellseg_jax.inference.score_definitions import MEAN_SCORES, POOLED_SCORES
 from cellseg_jax.step.mesh import fetch
 
 

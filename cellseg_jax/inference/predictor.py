@@ -14,10 +14,11 @@ from cellseg_jax.data import resize
 from cellseg_jax.data.colours import to_channels
 from cellseg_jax.data.lazy import Image, from_array
 from cellseg_jax.errors import InputError
-from cellseg_jax.inference import bands, tiles
-from cellseg_jax.inference.bands import VIEWS, PredictOptions
+from cellseg_jax.inference import row_bands, tile_blending
 from cellseg_jax.inference.ensemble import mean_of
 from cellseg_jax.inference.networks import ClassicalMethod, TrainedNetwork
+from cellseg_jax.inference.row_bands import VIEWS, PredictOptions
+from cellseg_jax.inference.tile_blending import turns, turns_back
 from cellseg_jax.runs.folder import read_config
 
 AS_TRAINED = PredictOptions()
@@ -83,7 +84,7 @@ class Predictor:
             probs = np.split(predict(np.concatenate(cells), number), len(images))
             out = [crops.from_grid(one) for one in probs]
         else:
-            images = [resize.resize_image(image, bands.scaled_size(image.shape, options.scale))
+            images = [resize.resize_image(image, row_bands.scaled_size(image.shape, options.scale))
                       for image in images]
             out = self._tiled(predict, images)
         return [resize.resize_image(one, size) for one, size in zip(out, sizes, strict=True)]
@@ -91,7 +92,7 @@ class Predictor:
     def _tiled(self, predict, images) -> list[np.ndarray]:
         if self.tile is None:
             return [predict(image[None], [n])[0] for n, image in enumerate(images)]
-        return tiles.predict_tiled(predict, images, tile=self.tile,
+        return tile_blending.predict_tiled(predict, images, tile=self.tile,
                                    overlap=self.config.eval.overlap, batch_size=self.batch_size)
 
     def bands(self, image: Image, options: PredictOptions = AS_TRAINED) -> Iterator[np.ndarray]:
@@ -103,22 +104,22 @@ class Predictor:
             yield self.image_probs(image.read(), options)
             return
         size, pixels, config = image.shape[:2], options.band_pixels, self.config.data
-        image = bands.with_channels(image, config.channels)
-        chunks = bands.row_ranges(*size, pixels)
+        image = row_bands.with_channels(image, config.channels)
+        chunks = row_bands.row_ranges(*size, pixels)
         range_ = normalize.band_ranges((image.rows(*rows) for rows in chunks), image.shape[-1],
                                        image.dtype, config.normalize)
         predict = lambda batch: self._views(batch, np.repeat(range_[None], len(batch), 0), options)
         if self._resizes(options):
-            small = bands.resized(image, config.size, pixels).rows(0, config.size[0])
+            small = row_bands.resized(image, config.size, pixels).rows(0, config.size[0])
             probs = crops.from_grid(predict(crops.to_grid(small, config.grid)))
             for rows in chunks:
                 yield resize.resize_rows(probs, size, rows, len(probs))
             return
-        image = bands.resized(image, bands.scaled_size(size, options.scale), pixels)
+        image = row_bands.resized(image, row_bands.scaled_size(size, options.scale), pixels)
         # What a network adds beyond an image is 0 after normalisation.
         fill = range_[:, 0].astype(image.dtype) if options.halo else None
         probs = self._rows_of_tiles(predict, image, fill, options.halo)
-        yield from bands.resized_bands(probs, image.shape[:2], size, pixels)
+        yield from row_bands.resized_bands(probs, image.shape[:2], size, pixels)
 
     def _rows_of_tiles(self, predict, image, fill, halo) -> Iterator[np.ndarray]:
         """Bands of the probabilities of an image at the scale that the network sees."""
@@ -128,11 +129,12 @@ class Predictor:
             tile = tuple(round_up(max(side, 4 * halo), align) for side in tile)
             plan = {"halo": halo, "align": align}
             lengths = tuple(round_up(length, align) for length in lengths)
-        rows, columns = (tiles.spread(length, side, **plan)
+        rows, columns = (tile_blending.spread(length, side, **plan)
                          for length, side in zip(lengths, tile, strict=True))
-        padded = bands.padded_rows(image, columns[-1][0] + tile[1], fill)
-        out = tiles.predict_bands(predict, padded, rows, columns, batch_size=self.batch_size)
-        return bands.cropped(out, *image.shape[:2])
+        padded = row_bands.padded_rows(image, columns[-1][0] + tile[1], fill)
+        out = tile_blending.predict_bands(
+            predict, padded, rows, columns, batch_size=self.batch_size)
+        return row_bands.cropped(out, *image.shape[:2])
 
     def check(self, options: PredictOptions) -> None:
         """InputError where the run cannot be used in that way."""
@@ -149,7 +151,7 @@ class Predictor:
 
     def _views(self, batch, ranges, options) -> np.ndarray:
         """(n, h, w, K) mean over the views; where wanted, their variance as one more output."""
-        outs = [tiles.turns_back(self.network(tiles.turns(batch, view), ranges), view)
+        outs = [turns_back(self.network(turns(batch, view), ranges), view)
                 for view in VIEWS[options.tta]]
         return mean_of(outs, options.uncertain)
 

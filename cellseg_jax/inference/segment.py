@@ -12,11 +12,11 @@ import numpy as np
 from cellseg_jax import config as config_lib
 from cellseg_jax.data import lazy
 from cellseg_jax.errors import InputError, check_choice, print_error
-from cellseg_jax.inference import images_in, outputs, stitch, tune
-from cellseg_jax.inference.bands import VIEWS, PredictOptions
+from cellseg_jax.inference import images_in, outputs, stitch_labels, tune
 from cellseg_jax.inference.ensemble import Ensemble
 from cellseg_jax.inference.outputs.tiff import BandedTiff
 from cellseg_jax.inference.predictor import Predictor, run_config
+from cellseg_jax.inference.row_bands import VIEWS, PredictOptions
 from cellseg_jax.report import terminal
 from cellseg_jax.runs.folder import TUNING_FILE
 from cellseg_jax.step.memory import peak_rss
@@ -185,11 +185,11 @@ def _decoded(run, bands, size, folder) -> np.memmap:
     """The label of an image, in a file without a name, from probabilities in bands."""
     config = run.config
     if config.data.target != "classes":
-        return stitch.stitched(
+        return stitch_labels.stitched(
             bands, size, lambda probs: run.decode(probs, min_size=0), folder,
             touching=config.eval.decode == "components" and config.data.target != "contour",
             min_size=config.eval.min_size)
-    label, row = stitch.on_disk(size, folder), 0
+    label, row = stitch_labels.on_disk(size, folder), 0
     for probs in bands:
         label[row : row + len(probs)] = run.decode(probs)
         row += len(probs)

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 
 from cellseg_jax import metrics
-from cellseg_jax.inference.definitions import MEAN_SCORES, POOLED_SCORES
 from cellseg_jax.inference.measure import Scores, summarize
+from cellseg_jax.inference.score_definitions import MEAN_SCORES, POOLED_SCORES
 
 
 class Measured(NamedTuple):

@@ -20,7 +20,7 @@ from cellseg_jax.inference.predictor import Predictor, run_config
 from cellseg_jax.interop import bioimageio, onnx, stablehlo
 from cellseg_jax.interop.onnx_graph import OPSET
 from cellseg_jax.interop.stablehlo import Program
-from cellseg_jax.interop.usage import usage
+from cellseg_jax.interop.usage_example import usage
 from cellseg_jax.normalize import RANGES, normalize
 from cellseg_jax.runs import provenance
 from cellseg_jax.runs.folder import read_config

@@ -9,7 +9,7 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import ArrayLike, Float
 
-from cellseg_jax.random_words import random_words
+from cellseg_jax.random_bits import random_words
 
 
 class Dropout(nn.Module):

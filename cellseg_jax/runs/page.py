@@ -15,7 +15,7 @@ from cellseg_jax.config import derived
 from cellseg_jax.files import read_csv, read_json, read_jsonl, write_atomic
 from cellseg_jax.report import charts, document, embedded, row_charts, svg
 from cellseg_jax.report.document import Cell, number
-from cellseg_jax.runs import again
+from cellseg_jax.runs import rerun
 from cellseg_jax.runs.folder import (
     ENVIRONMENT_FILE,
     EVAL,
@@ -82,9 +82,9 @@ def _of_run(folder, config, scores, own) -> dict:
         "changes": _changes(config),
         "whole_config": config_lib.to_json(config),
         "environment": _environment(environment, scores, folder),
-        "again": again.training(environment) if own else again.scoring(config, scores, folder),
+        "again": rerun.training(environment) if own else rerun.scoring(config, scores, folder),
         "dirty": own and environment.get("commit", "").endswith("+"),
-        "use": again.use(folder),
+        "use": rerun.use(folder),
     }
 
 

@@ -1,8 +1,8 @@
 """Studies: tables of runs. What a study file imports, and what reads such a file."""
 
-from cellseg_jax.studies.families import fractions
 from cellseg_jax.studies.file import config_of, load, rows
 from cellseg_jax.studies.grid import Grid
+from cellseg_jax.studies.row_families import fractions
 from cellseg_jax.studies.study import Claim, Study
 
 __all__ = ["Claim", "Grid", "Study", "config_of", "fractions", "load", "rows"]

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from cellseg_jax import config as config_lib
 from cellseg_jax.errors import InputError, nearest
 from cellseg_jax.runs.resources import RESOURCES
-from cellseg_jax.studies.families import FRACTION, families
 from cellseg_jax.studies.grid import Grid
+from cellseg_jax.studies.row_families import FRACTION, families
 from cellseg_jax.studies.smoke import smoke_config
 from cellseg_jax.studies.study import Claim, Study, row_config
 

@@ -14,7 +14,8 @@ from cellseg_jax.files import read_json, read_jsonl, write_atomic
 from cellseg_jax.report import charts, document, row_charts
 from cellseg_jax.report.document import Cell, number
 from cellseg_jax.runs.folder import METRICS_LOG, scores_file
-from cellseg_jax.studies import cells, learning_curve, render, stats, summary
+from cellseg_jax.studies import learning_curve, render, stats, summary
+from cellseg_jax.studies import table_cells as cells
 from cellseg_jax.studies.disagreement import disagreements, image_column, image_scores, mean
 from cellseg_jax.studies.summary import counted, headline, is_baseline, is_compared
 from cellseg_jax.studies.table import Table

@@ -13,7 +13,7 @@ from cellseg_jax.errors import InputError, pick
 from cellseg_jax.runs.folder import images_file
 from cellseg_jax.runs.resources import RESOURCES
 from cellseg_jax.studies import learning_curve, stats
-from cellseg_jax.studies.families import FRACTION, families
+from cellseg_jax.studies.row_families import FRACTION, families
 from cellseg_jax.studies.runs import Run, read, values_of
 from cellseg_jax.studies.study import Claim, Study
 

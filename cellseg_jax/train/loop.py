@@ -22,17 +22,17 @@ from cellseg_jax.errors import pick
 from cellseg_jax.report import terminal
 from cellseg_jax.step.state import check_model
 from cellseg_jax.train import preflight, preview, summary, training_data
-from cellseg_jax.train.choose import choose
+from cellseg_jax.train.choose_execution import choose
 from cellseg_jax.train.classical import begin_classical
+from cellseg_jax.train.early_stopping import learning_rate
 from cellseg_jax.train.execution import BACKENDS
 from cellseg_jax.train.interrupt import interruptible
-from cellseg_jax.train.judgement import learning_rate
 from cellseg_jax.train.progress import Progress, print_findings
 from cellseg_jax.train.queue import Queue
 from cellseg_jax.train.result import Result
 from cellseg_jax.train.run import Run, Task, Usage, is_main_process
+from cellseg_jax.train.slot_states import SlotStates
 from cellseg_jax.train.slots import Slots
-from cellseg_jax.train.states import SlotStates
 from cellseg_jax.train.training_data import TrainingData
 from cellseg_jax.train.validation import Validation
 

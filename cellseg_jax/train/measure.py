@@ -16,7 +16,7 @@ from cellseg_jax.step.batches import layout
 from cellseg_jax.step.mesh import default_mesh
 from cellseg_jax.step.spec import make_spec, traced_values
 from cellseg_jax.train.execution import Execution
-from cellseg_jax.train.states import SlotStates, init_program
+from cellseg_jax.train.slot_states import SlotStates, init_program
 
 CALL_SECONDS = 1e-3  # of a step without arithmetic
 

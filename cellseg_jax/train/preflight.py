@@ -6,14 +6,8 @@ import jax
 
 from cellseg_jax.crops import round_up
 from cellseg_jax.step import memory
-from cellseg_jax.step.memory import (
-    REMEDIES,
-    DoesNotFit,
-    exhausted,
-    refusal,
-    shard_bytes,
-)
-from cellseg_jax.train.states import SlotStates
+from cellseg_jax.step.memory import REMEDIES, DoesNotFit, exhausted, refusal, shard_bytes
+from cellseg_jax.train.slot_states import SlotStates
 
 
 def check(slots, run, validation) -> None:

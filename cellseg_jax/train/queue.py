@@ -13,10 +13,10 @@ from cellseg_jax.step.mesh import put
 from cellseg_jax.step.spec import traced_values
 from cellseg_jax.step.state import TrainState
 from cellseg_jax.train import initial_weights
-from cellseg_jax.train.judgement import learning_rate
+from cellseg_jax.train.early_stopping import learning_rate
 from cellseg_jax.train.result import Result
 from cellseg_jax.train.run import Run, Task
-from cellseg_jax.train.states import SlotStates, init_program
+from cellseg_jax.train.slot_states import SlotStates, init_program
 
 
 class Queue:

@@ -9,7 +9,7 @@ from cellseg_jax.step.mesh import fetch
 from cellseg_jax.step.state import NON_FINITE, RUNNING, TrainState
 from cellseg_jax.train.progress import Progress
 from cellseg_jax.train.run import Run
-from cellseg_jax.train.states import SlotStates
+from cellseg_jax.train.slot_states import SlotStates
 from cellseg_jax.train.training_data import TrainingData
 
 

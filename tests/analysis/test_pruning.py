@@ -23,7 +23,7 @@ from cellseg_jax.pruning import units as units_
 from cellseg_jax.step.mapped import map_eval
 from cellseg_jax.step.mesh import all_devices
 from cellseg_jax.step.spec import make_spec, traced_values
-from cellseg_jax.train import states
+from cellseg_jax.train import slot_states
 from cellseg_jax.train.initial_weights import layers_of
 
 
@@ -35,7 +35,7 @@ def untrained():
     spec, mesh = make_spec([config]), all_devices()
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     values = traced_values(config, spec)
-    state = states.init_program(spec, (32, 32, 4), everywhere)(values)
+    state = slot_states.init_program(spec, (32, 32, 4), everywhere)(values)
     network = types.SimpleNamespace(
         spec=spec, mesh=mesh,
         variables={"params": state.params, "batch_stats": state.batch_stats},

@@ -11,7 +11,7 @@ from helpers import tiny_config
 from cellseg_jax import config as config_lib
 from cellseg_jax import data, metrics, train
 from cellseg_jax.errors import InputError
-from cellseg_jax.inference import definitions, evaluate, original_size, pictures
+from cellseg_jax.inference import evaluate, original_size, pictures, score_definitions
 from cellseg_jax.inference.predictor import Predictor
 from cellseg_jax.metrics import report_compat
 from cellseg_jax.runs import page
@@ -231,7 +231,7 @@ def test_surface_and_partition_scores_equal_their_functions(run):
     names = ("hausdorff95", "surface_dice", "rand_error")
     for name, value in zip(names, mean, strict=True):
         assert scores[name] == pytest.approx(value, rel=0.02)
-    assert set(definitions.SURFACE_DEFINITIONS) <= set(scores)
+    assert set(score_definitions.SURFACE_DEFINITIONS) <= set(scores)
     evaluate.evaluate(config, folder)
 
 

@@ -19,7 +19,7 @@ from cellseg_jax.normalize import normalize
 from cellseg_jax.step.mapped import map_train
 from cellseg_jax.step.spec import make_spec, traced_values
 from cellseg_jax.step.state import NON_FINITE, RUNNING, init_state
-from cellseg_jax.train.states import QUICK_COMPILE
+from cellseg_jax.train.slot_states import QUICK_COMPILE
 
 STEPS, BATCH, SIZE, NUM_SAMPLES = 20, 8, 16, 24
 OPTIMIZERS = {

@@ -12,7 +12,7 @@ from cellseg_jax.data.synthetic import twins
 from cellseg_jax.errors import InputError
 from cellseg_jax.studies import Claim, Grid
 from cellseg_jax.studies.check import ROW_NAME
-from cellseg_jax.studies.families import families as families_
+from cellseg_jax.studies.row_families import families as families_
 from cellseg_jax.studies.smoke import prepare_smoke
 from cellseg_jax.studies.study import representatives
 

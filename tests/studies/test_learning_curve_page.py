@@ -13,8 +13,8 @@ from rich.console import Console
 
 from cellseg_jax import studies
 from cellseg_jax.studies import learning_curve, render
-from cellseg_jax.studies.families import FRACTION
 from cellseg_jax.studies.page import write_study_page
+from cellseg_jax.studies.row_families import FRACTION
 from cellseg_jax.studies.summary import summary_sentence
 from cellseg_jax.studies.table import Curve, collect
 

@@ -16,11 +16,11 @@ from cellseg_jax import studies
 from cellseg_jax.files import read_csv, write_csv
 from cellseg_jax.report import panels, row_charts
 from cellseg_jax.studies import stats
-from cellseg_jax.studies.cells import MARKS
 from cellseg_jax.studies.disagreement import PICTURED, image_scores
 from cellseg_jax.studies.page import MARKERS, write_study_page
 from cellseg_jax.studies.summary import summary_sentence
 from cellseg_jax.studies.table import collect
+from cellseg_jax.studies.table_cells import MARKS
 
 
 @pytest.fixture(scope="module")

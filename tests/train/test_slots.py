@@ -10,7 +10,7 @@ from helpers import ROOT, assert_same_run, child_environment, interrupt_at_batch
 from cellseg_jax import train
 from cellseg_jax.files import read_json, read_jsonl
 from cellseg_jax.runs import checkpoint
-from cellseg_jax.train import execution, states
+from cellseg_jax.train import execution, slot_states
 from cellseg_jax.train.execution import Execution
 
 
@@ -76,13 +76,13 @@ def test_five_runs_in_two_slots_equal_each_alone_in_float64(tmp_path, float64, b
 @pytest.mark.slow
 def test_ended_runs_make_room_without_a_recompile(tmp_path, monkeypatch):
     compiled = []
-    compile_ = states.SlotStates.compile
+    compile_ = slot_states.SlotStates.compile
 
     def counted(self, arguments):
         compiled.append(self.compiled is None)
         return compile_(self, arguments)
 
-    monkeypatch.setattr(states.SlotStates, "compile", counted)
+    monkeypatch.setattr(slot_states.SlotStates, "compile", counted)
     base = dict(optimizer__name="sgd", optimizer__momentum=0.9)
     configs = [tiny_config(**base, seed=k, train__epochs=epochs, optimizer__lr=lr)
                for k, (epochs, lr) in enumerate(((3, 1e-3), (9, 1e30), (1, 1e-3), (2, 2e-3)))]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cellseg_jax.inference.tiles import (
+from cellseg_jax.inference.tile_blending import (
     predict_bands,
     predict_tiled,
     spread,

@@ -10,7 +10,7 @@ from cellseg_jax.files import read_json
 from cellseg_jax.runs.folder import ENVIRONMENT_FILE
 from cellseg_jax.step.memory import DoesNotFit
 from cellseg_jax.step.spec import make_spec
-from cellseg_jax.train import choose
+from cellseg_jax.train import choose_execution
 from cellseg_jax.train.execution import Execution
 from cellseg_jax.train.run import Task
 
@@ -30,11 +30,12 @@ def chosen(monkeypatch, tmp_path, speeds, count=4, epochs=50):
             raise DoesNotFit("no room")
         return types.SimpleNamespace(execution=execution), speed, 1e-3
 
-    monkeypatch.setattr(choose.Trial, "measured", fake)
+    monkeypatch.setattr(choose_execution.Trial, "measured", fake)
     configs = [tiny_config(seed=k, train__epochs=epochs) for k in range(count)]
     spec = make_spec(configs)
     first = Execution("loop", 0, (1, 1), spec.inactive)
-    states = choose.fastest(spec, first, tasks_of(tmp_path, configs), data.load(configs[0].data))
+    states = choose_execution.fastest(
+        spec, first, tasks_of(tmp_path, configs), data.load(configs[0].data))
     assert not any(tmp_path.glob("?")), "no folder is opened for a measurement"
     return (states.execution.backend, states.execution.slots), measured
 
@@ -55,7 +56,7 @@ def test_the_fastest_is_taken_and_more_slots_only_where_they_gain(
 def test_little_work_is_not_measured(monkeypatch, tmp_path):
     assert chosen(monkeypatch, tmp_path, {}, count=1) == (LOOP, [])
     assert chosen(monkeypatch, tmp_path, {}, count=4, epochs=2) == (LOOP, [])
-    monkeypatch.setattr(choose, "MIN_GAIN_RATIO", 1e9)
+    monkeypatch.setattr(choose_execution, "MIN_GAIN_RATIO", 1e9)
     assert chosen(monkeypatch, tmp_path, {LOOP: 10}) == (LOOP, [LOOP])
 
 
@@ -64,21 +65,22 @@ def test_a_run_goes_on_where_it_was_begun_and_new_ones_join_it(monkeypatch, tmp_
     inactive = make_spec(configs).inactive
     new, before = (Execution(name, slots, (1, 1), inactive)
                    for name, slots in (("loop", 0), ("vmap", 2)))
-    monkeypatch.setattr(choose, "stored", lambda workdir: before if workdir.name == "1" else None)
+    monkeypatch.setattr(choose_execution, "stored",
+                        lambda workdir: before if workdir.name == "1" else None)
     tasks = tasks_of(tmp_path, configs)
-    assert choose.assigned(tasks, new) == [(before, [tasks[1], tasks[0], tasks[2]])]
+    assert choose_execution.assigned(tasks, new) == [(before, [tasks[1], tasks[0], tasks[2]])]
     requested = new._replace(backend="unroll", slots=4)
-    assert choose.assigned(tasks, requested) == [(requested, tasks)]
+    assert choose_execution.assigned(tasks, requested) == [(requested, tasks)]
     # A term that the program was compiled without cannot be switched on in it.
     clipped = tasks_of(tmp_path, [*configs[:2], tiny_config(optimizer__clip=1.0)])
-    assert choose.assigned(clipped, new) == [(before, [clipped[1]]),
+    assert choose_execution.assigned(clipped, new) == [(before, [clipped[1]]),
                                              (new, [clipped[0], clipped[2]])]
 
 
 @pytest.mark.slow
 def test_runs_train_in_the_program_that_was_measured_as_each_alone(tmp_path, monkeypatch, float64):
-    monkeypatch.setattr(choose, "MIN_GAIN_RATIO", 0)
-    monkeypatch.setattr(choose, "FASTER", 0)  # the last that is measured is taken
+    monkeypatch.setattr(choose_execution, "MIN_GAIN_RATIO", 0)
+    monkeypatch.setattr(choose_execution, "FASTER", 0)  # the last that is measured is taken
     configs = [tiny_config(seed=k, train__epochs=13, train__precision="float64") for k in (0, 1)]
     folders = [tmp_path / str(k) for k in (0, 1)]
     results = train.train(configs, folders)

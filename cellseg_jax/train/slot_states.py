@@ -9,8 +9,8 @@ computed is the back-end:
   vmap    one call for all slots, their convolutions batched: for when one small network does not
           saturate the device; on a CPU batched convolutions become slow grouped ones
 
-Which is fastest depends on network, batch and device, so it is measured (choose.py) where the
-work ahead is worth it.
+Which is fastest depends on network, batch and device, so it is measured (choose_execution.py) where
+the work ahead is worth it.
 """
 
 from collections.abc import Callable

@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 
 from cellseg_jax import targets
-from cellseg_jax.inference.stitch import Blocks, stitched
+from cellseg_jax.inference.stitch_labels import Blocks, stitched
 
 
 def bands_of(image, rng):

@@ -16,7 +16,7 @@ from cellseg_jax.train import preflight
 from cellseg_jax.train.execution import Execution, candidates, requested, stored
 from cellseg_jax.train.result import has_ended
 from cellseg_jax.train.run import Run, Task
-from cellseg_jax.train.states import SlotStates, init_program
+from cellseg_jax.train.slot_states import SlotStates, init_program
 
 FEW_STEPS = 100  # of all runs: too few to measure anything
 MIN_GAIN_RATIO = 20  # work left, in multiples of what measuring another execution costs

@@ -8,7 +8,7 @@ import pytest
 from helpers import tiny_config
 
 from cellseg_jax import optim
-from cellseg_jax.train.judgement import Judgement, judge, learning_rate, stops_early
+from cellseg_jax.train.early_stopping import Judgement, judge, learning_rate, stops_early
 
 
 def scores(dice, loss=0.5):

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from cellseg_jax.inference.bands import Rows
+from cellseg_jax.inference.row_bands import Rows
 
 
 class Blocks(NamedTuple):

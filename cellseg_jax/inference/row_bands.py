@@ -14,7 +14,7 @@ from cellseg_jax.data import resize
 from cellseg_jax.data.colours import NUM_CHANNELS, to_channels
 from cellseg_jax.data.lazy import Image
 
-VIEWS = {"": (0,), "flips": (0, 1, 2, 3), "all": tuple(range(8))}  # numbers of tiles.turns
+VIEWS = {"": (0,), "flips": (0, 1, 2, 3), "all": tuple(range(8))}  # numbers of tile_blending.turns
 
 
 class PredictOptions(NamedTuple):
