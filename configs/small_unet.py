@@ -24,7 +24,7 @@ def get_config():
     config.loss.cross_entropy = 1.0
     config.loss.renormalised = True
     config.loss.class_weights = (0.01, 1.0, 0.95)
-    config.optimizer.lr = 1e-3  # what Keras' Adam took, whatever the report's grid said
+    config.optimizer.lr = 1e-3  # Keras' default for Adam: the report's grid had no effect
     config.optimizer.weight_decay = 0.0
     config.train.epochs = 30
     config.train.batch_size = 44

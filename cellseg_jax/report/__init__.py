@@ -1,4 +1,4 @@
-"""A drawing kit that knows no subject: a page, a table or a chart gets plain values.
+"""A drawing kit without any subject: a page, a table or a chart gets plain values.
 
 - `document` renders HTML pages from Jinja2 templates, which lie beside the module of their page.
 - `charts` and `row_charts` draw the charts of pages as inline SVG with `svg`. Our own SVG, because

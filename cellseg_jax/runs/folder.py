@@ -90,7 +90,7 @@ class RunFolder:
             write_atomic(self.path / ENVIRONMENT_FILE, json.dumps(record, indent=1))
 
     def cut_logs(self, step: int) -> None:
-        """Forget logged lines after `step`, whole or half written: they will be written again."""
+        """Remove logged lines after `step`, whole or half written: they will be written again."""
         for name in LOGS if self.writer else ():
             path = self.path / name
             if path.exists():

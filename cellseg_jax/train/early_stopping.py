@@ -1,6 +1,6 @@
 """What validations decide: the best checkpoint, early stopping, a learning rate that plateaus.
 
-It lives on the host and is saved beside the state in every checkpoint. The device gets two
+The result is kept on the host and saved beside the state in every checkpoint. The device gets two
 results of it: TrainState.stop, and the learning rate among TrainState.values.
 """
 

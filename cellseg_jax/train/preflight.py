@@ -77,8 +77,8 @@ def refusing(config, key: str):
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         found = exhausted(str(error))
-        said = refusal(*found) if found else f"does not fit ({' '.join(str(error).split())[:200]})"
-        raise DoesNotFit(_advice(config, key, said)) from error
+        reason = refusal(*found) if found else f"does not fit ({' '.join(str(error).split())[:200]})"
+        raise DoesNotFit(_advice(config, key, reason)) from error
 
 
 def _new_bytes(memory) -> int:
@@ -94,10 +94,10 @@ def _check(states, held, new, config, key) -> None:
         raise DoesNotFit(_advice(config, key, refusal(held + new, has)))
 
 
-def _advice(config, key, said) -> str:
+def _advice(config, key, reason) -> str:
     section, name = key.split(".")
     what, changes = {
         "train.batch_size": ("images per step", REMEDIES),
         "eval.batch_size": ("images per validation call", "a smaller config.eval.batch_size")}[key]
-    return (f"config.{key}: {config[section][name]} {what} {said}; change to {changes} "
+    return (f"config.{key}: {config[section][name]} {what} {reason}; change to {changes} "
             "(python -m cellseg_jax.plan with the same flags computes what fits)")

@@ -1,6 +1,6 @@
 """The device's side of runs that train together: their states and the compiled step.
 
-A program has a number of slots; a run sits in one until it has ended, and the next run of the
+A program has a number of slots; a run occupies one until it has ended, and the next run of the
 queue takes its place without a recompile. An empty slot holds a stopped state. How the slots are
 computed is the back-end:
 

@@ -1,4 +1,4 @@
-"""The slots of a program: which runs sit in them, their next batches, and what is in flight."""
+"""The slots of a program: which runs occupy them, their next batches, and what is in flight."""
 
 import collections
 import functools

@@ -1,11 +1,11 @@
 """Rows of report 2 at a size that a CPU ends within the hour: 64x64, an eighth of the channels.
 
-Question: which of report 2's choices can be told from noise on a small sample?
+Question: which of report 2's choices can be distinguished from noise on a small sample?
 Run: python -m cellseg_jax.study --study=configs/studies/ebhi_cpu.py --config.data.root=DIR
 Published: as ebhi.py, at 224x224 with 64 to 1,024 channels.
 Result: 4 epochs of 230 images, 21 minutes. No norm answers "foreground" everywhere (0.764, as
 published); cross-entropy is level with Dice and Jaccard; Otsu 0.427 (published 0.446). Most of the
-rest cannot be told apart: runs of one config differ by 0.024. Table in docs/benchmarks.md.
+rest are not distinguishable: runs of one config differ by 0.024. Table in docs/benchmarks.md.
 """
 
 import pathlib

@@ -5,7 +5,7 @@ Run: python -m cellseg_jax.study --study=configs/studies/em.py --workdir=runs/em
     --config.data.root=DIR
 Own data: --config.data.name=folder with images/ and masks/ in DIR.
 Published: curves without numbers, 40 epochs, one run each; the orderings are below. They are
-about losses, which all rows share here, so that their loss compares. The report sees overfitting
+about losses, which all rows share here, so that their loss compares. The report finds overfitting
 in validation losses that rise; a run is scored at its best validation, before that, so that the
 last two columns of its curves say more about it than the table does.
 Result: not run yet.

@@ -26,7 +26,7 @@ KINDS = {
 }
 
 
-class FakeMember:
+class FakeRun:
     """What Batches reads of a run."""
 
     def __init__(self, config, arrays, start):
@@ -41,7 +41,7 @@ def test_streamed_batches_equal_what_the_device_gathers(kind):
         configs = [tiny_config(data__residence=residence, seed=seed, data__threads=1 + 2 * seed,
                                **KINDS[kind]) for seed in (0, 1)]
         arrays = data.load(configs[0].data)
-        group = [FakeMember(config, arrays, start=5) for config in configs]
+        group = [FakeRun(config, arrays, start=5) for config in configs]
         mesh = default_mesh(2, 8)
         resident = resident_source(configs[0], arrays, mesh)
         stream = Batches(2, resident, mesh)
@@ -81,7 +81,7 @@ def test_real_batches_have_the_layout(target, fit):
             for where in ("host", "device"))
         streamed.data.target = resident.data.target = target  # synthetic cells have no classes
         arrays = data.load(streamed.data)
-        mesh, member = default_mesh(1, 8), FakeMember(streamed, arrays, 0)
+        mesh, member = default_mesh(1, 8), FakeRun(streamed, arrays, 0)
         stream = Batches(1, None, mesh)
         stream.begin(0, member)
         batch, index = stream.next([0])
