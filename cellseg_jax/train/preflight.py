@@ -77,7 +77,8 @@ def refusing(config, key: str):
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         found = exhausted(str(error))
-        reason = refusal(*found) if found else f"does not fit ({' '.join(str(error).split())[:200]})"
+        text = " ".join(str(error).split())[:200]
+        reason = refusal(*found) if found else f"does not fit ({text})"
         raise DoesNotFit(_advice(config, key, reason)) from error
 
 
