@@ -64,7 +64,7 @@ def test_benchmark_uses_names_that_the_package_has(name):
                 resolve(modules[node.value.id], node.attr)
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 @pytest.mark.parametrize("name", CASES)
 def test_benchmark_prints_its_numbers(name, tmp_path):
     arguments, twin, needed, wanted = CASES[name]

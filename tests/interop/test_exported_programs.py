@@ -131,7 +131,7 @@ def network(name):
     return lambda image: module.apply(variables, image, train=False), images
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 @pytest.mark.parametrize("name", models.MODELS)
 def test_every_network_becomes_onnx(run_onnx, name):
     function, images = network(name)
@@ -143,7 +143,7 @@ def test_every_network_becomes_onnx(run_onnx, name):
     np.testing.assert_allclose(run_onnx(program, images), wanted, atol=1e-4 * np.abs(wanted).max())
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 @pytest.mark.parametrize("name", models.MODELS)
 def test_every_network_becomes_stablehlo(name):
     pytest.importorskip("flatbuffers", reason="needs the extra export")

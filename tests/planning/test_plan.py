@@ -54,7 +54,7 @@ def test_a_plan_says_what_a_small_run_needs(fitting):
     assert {"parameters", "FLOPs", "temporaries", "fits", "collectives", "speed"} <= set(names)
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_what_does_not_fit_is_refused_with_numbers_and_what_would():
     config = tiny_config(train__batch_size=64, data__count=100, data__residence="host")
     limit = 0.8 * plan(config, search=False, limit=2**40)["needs"]
@@ -71,7 +71,7 @@ def test_what_does_not_fit_is_refused_with_numbers_and_what_would():
     assert plan(largest, search=False, limit=limit)["fits"]
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 @pytest.mark.parametrize("residence", ["device", "host"])
 def test_validation_that_does_not_fit_is_told_from_training(residence):
     config = tiny_config(eval__batch_size=512, data__residence=residence)
@@ -191,7 +191,7 @@ def test_a_topology_that_is_none_is_refused(monkeypatch):
 # --- the real compilers ---------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 @needs_libtpu
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_shipped_config_fits_a_v5e(path, tmp_path):
@@ -261,9 +261,8 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", [
-    pytest.param(kind, marks=pytest.mark.slow if kind in ("resident", "streamed")
-                 else pytest.mark.weekly) for kind in KINDS])
+@pytest.mark.weekly
+@pytest.mark.parametrize("kind", KINDS)
 def test_predicted_peak_of_a_training_process_is_near_the_measured_one(kind, tmp_path):
     from cellseg_jax import config as config_lib
 

@@ -14,7 +14,7 @@ from cellseg_jax import studies
 REPEATS = {"nuclei": 2, "small_unet": 1, "ebhi": 1, "em": 1, "livecell": 1, "learning_curve": 1}
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 @pytest.mark.parametrize("name", REPEATS)
 def test_every_row_of_every_study_runs_on_twins(name, tmp_path):
     result = subprocess.run(

@@ -81,7 +81,7 @@ def test_two_processes_equal_one_and_one_goes_on(tmp_path, float64, residence):
     assert_equal_runs(tmp_path / "one", tmp_path / "two")
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_killed_in_two_processes_two_runs_of_one_program_go_on_in_one(tmp_path, float64):
     folders = [tmp_path / "m0", tmp_path / "m1"]
     run_two(tmp_path, ":".join(map(str, folders)), 3, "killed")
@@ -95,7 +95,7 @@ def test_killed_in_two_processes_two_runs_of_one_program_go_on_in_one(tmp_path, 
         assert_equal_runs(tmp_path / f"{folder.name}_alone", folder)
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 @pytest.mark.parametrize("residence", ["device", "host"])
 def test_two_members_on_two_processes_equal_each_alone(tmp_path, float64, residence):
     run_two(tmp_path, f"{tmp_path / 'm0'}:{tmp_path / 'm1'}", 2, residence)
