@@ -157,7 +157,7 @@ def test_an_ensemble_is_the_mean_of_its_runs(runs):
         Ensemble([members[0], other])
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 @pytest.mark.parametrize("model", [
     dict(name="unetr", hidden_size=32, mlp_dim=32, num_layers=1, num_heads=2, feature_size=4),
     dict(name="unet_classic", channels=(4, 8), norm="instance"),

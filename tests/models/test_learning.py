@@ -46,7 +46,7 @@ def test_network_learns_synthetic_cells(name, tmp_path):
     for precision in ("float32", "bfloat16"):
         predictor = Predictor(tmp_path / "run", cells_config(name, precision))
         arrays = data.load(config.data)
-        probs = predictor(arrays.image[:16], arrays.range(config.data.normalize)[:16])
+        probs = predictor.network(arrays.image[:16], arrays.range(config.data.normalize)[:16])
         counts = metrics.pixel_counts(arrays.label[:16, ..., None] > 0, probs > 0.5)
         dice.append(np.asarray(metrics.dice(counts)).mean())
     assert abs(dice[0] - dice[1]) < 0.01

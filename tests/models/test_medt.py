@@ -139,7 +139,7 @@ def test_medt_rejects_options_that_make_no_network(options, message):
         shapes_of(models.make("medt", num_outputs=2, **{**SMALL, **options}))
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_training_is_the_same_over_eight_devices(monkeypatch):
     """Loss, statistics and gradients in float64; the loss is summed inside. Three rows at once."""
     monkeypatch.setattr(medt, "PAIRS", 3 * 2 * 4**2)

@@ -229,7 +229,7 @@ def padded_outside(network, padding="same", odd="pad_input", depth=2, **_):
 
 
 @pytest.mark.parametrize(
-    "case", [c if c in QUICK else pytest.param(c, marks=pytest.mark.slow) for c in CLASSIC]
+    "case", [c if c in QUICK else pytest.param(c, marks=pytest.mark.weekly) for c in CLASSIC]
 )
 def test_classic_unet_training_step_matches_torch_in_float64(case):
     """Odd sizes: 33 and 45 are odd at the first pooling, 26 at the second."""
@@ -248,7 +248,7 @@ def test_classic_unet_training_step_matches_torch_in_float64(case):
             check_training_step(module, network, convert, image, outside)
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 @pytest.mark.parametrize("case", CLASSIC)
 def test_classic_unet_matches_torch(case):
     """Evaluation in float32, from weights and statistics that no default hides."""
