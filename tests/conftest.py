@@ -56,7 +56,7 @@ def pytest_xdist_auto_num_workers(config):
 
 
 def quarter(config):
-    """The quarter of weekly tests that this session runs; the workers take the controller's."""
+    """The quarter of weekly tests that pytest runs now; the workers take the controller's."""
     inputs = getattr(config, "workerinput", {})
     if "weekly_quarter" not in inputs:
         return helpers_tiers.chosen_quarter(config.getoption("--weekly"), ROOT)
