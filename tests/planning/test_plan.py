@@ -283,4 +283,6 @@ def test_predicted_peak_of_a_training_process_is_near_the_measured_one(kind, tmp
         found[what] = json.loads(done.stdout.splitlines()[-1])
     print(kind, {k: f"{v / 2**30:.2f} GiB" for k, v in found.items()})
     assert found["measure"] > 2**30  # else the interpreter hides what is wrong
-    assert found["predict"] == pytest.approx(found["measure"], rel=0.2)
+    # The plan prints an upper bound. What a process holds at once varies by a fifth between runs of
+    # the same program, with the order in which its threads give memory back.
+    assert 0.9 * found["measure"] <= found["predict"] <= 1.35 * found["measure"]
