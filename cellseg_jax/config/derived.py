@@ -6,7 +6,8 @@ from cellseg_jax.data.split import PARTS
 from cellseg_jax.errors import pick
 
 # What a validation measures; train.best and optimizer.plateau_metric name one of them.
-VALIDATION_METRICS = ("dice_mean", "iou_mean", "dice_pooled", "iou_pooled", "loss")
+VALIDATION_METRICS = ("dice_mean", "iou_mean", "dice_pooled", "iou_pooled", "loss",
+                      "accuracy_mean", "precision_mean", "recall_mean")
 
 
 def is_classical(config) -> bool:

@@ -58,7 +58,8 @@ def evaluate(config, workdir, *, split: str = "test", which: str = "best") -> di
     scored, original = _scorer(predictor, arrays), OriginalSize(predictor, arrays, indices)
     scores = scored(indices, original.add)
     measured = Measured(scores, original.counts, original.objects, original.surfaces,
-                        original.calibration, np.asarray(arrays.image_groups)[indices],
+                        original.calibration, _columns(original.soft),
+                        np.asarray(arrays.image_groups)[indices],
                         np.asarray(arrays.image_strata)[indices])
     table = image_table(arrays, indices, measured, scores.main(config))
     seconds = time.monotonic() - started
@@ -94,6 +95,12 @@ def _scorer(predictor, arrays):
                        cells)
 
     return scored
+
+
+def _columns(scores: list[dict]) -> dict[str, np.ndarray]:
+    """{name: (n, K) float64} of scores {name: (1, K)} of each image."""
+    return {name: np.concatenate([one[name] for one in scores]).astype(np.float64)
+            for name in (scores[0] if scores else ())}
 
 
 def _report2(scores) -> dict:

@@ -24,6 +24,7 @@ from cellseg_jax.step.programs import (
     eval_program,
     probs_program,
     scoring_values,
+    soft_program,
 )
 from cellseg_jax.step.spec import make_spec, traced_values
 
@@ -71,6 +72,7 @@ class TrainedNetwork:
         self.values = {k: put(v, everywhere) for k, v in values.items()}
         self.eval_step = eval_program(self.spec, self.mesh, config.eval.threshold)
         self.calibration_counts = calibration_program(self.spec)
+        self.soft_scores = soft_program(self.spec)
         self._probs = probs_program(self.spec, self.mesh)
         self.batch_size = round_up(batch_size or config.eval.batch_size, self.mesh.size)
         self.tile = derived.input_size(config)

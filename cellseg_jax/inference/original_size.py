@@ -24,6 +24,7 @@ class OriginalSize:
     Attributes:
       objects: metrics.InstanceCounts of each image; empty where labels have no instances.
       surfaces: `surface_scores` of each image; empty unless eval.surface.
+      soft: {metrics.SOFT_SCORES: (1, K)} of each image; empty if nothing learned.
       report2: report_compat.report2_scores of each image; empty unless eval.report_compat.
     """
 
@@ -32,7 +33,7 @@ class OriginalSize:
         config = predictor.config
         self._source = data.records_of(config.data) if config.data.fit != "resize" else None
         self._counts, self._calibration = [], []
-        self.objects, self.surfaces, self.report2 = [], [], []
+        self.objects, self.surfaces, self.soft, self.report2 = [], [], [], []
 
     def add(self, probs) -> None:
         """Score the next image, given its probabilities at data.size."""
@@ -50,12 +51,14 @@ class OriginalSize:
             self.surfaces.append(surface_scores(label, probs, self.predictor))
 
     def _add_as_seen(self, probs, i) -> None:
-        """Calibration and report 2's scores, which are taken at data.size."""
+        """Scores of probabilities and report 2's, which are taken at data.size."""
         config, cells = self.predictor.config, self.arrays.grid**2
         seen = crops.from_grid(self.arrays.label[i * cells : (i + 1) * cells])
-        if self.predictor.network.learned:
+        network = self.predictor.network
+        if network.learned:
             self._calibration.append(jax.device_get(
-                self.predictor.network.calibration_counts(seen[None], probs[None])))
+                network.calibration_counts(seen[None], probs[None])))
+            self.soft.append(jax.device_get(network.soft_scores(seen[None], probs[None])))
         if config.eval.report_compat:
             self.report2.append(report_compat.report2_scores(
                 seen > 0, logit(np.clip(probs[..., 0].astype(np.float64), 1e-7, 1 - 1e-7)),

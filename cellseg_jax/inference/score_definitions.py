@@ -14,6 +14,12 @@ DEFINITIONS = {
     "recall_mean": "TP/(TP+FN) per image; where nothing is true 1 if nothing is predicted, else 0, "
                    "the rule of Dice; mean of images",
     "accuracy_mean": "(TP+TN)/all per image; mean of images",
+    "conformity_pooled": "1-(FP+FN)/TP of the pixels of all images together; 1 is best, below 0 "
+                         "there are more wrong than found pixels",
+    "soft_dice_mean": "(2 sum pg + 1)/(sum p + sum g + 1) per image, of probabilities p and truth "
+                      "g of the network's outputs, at data.size; mean of images: 1 - the Dice loss "
+                      "with loss.smooth 1. Not to be compared with dice_mean",
+    "soft_jaccard_mean": "(sum pg + 1)/(sum p + sum g - sum pg + 1), as soft_dice_mean",
     "ap50": "matched objects TP/(TP+FP+FN) at IoU 0.5 or more, as in DSB 2018 and StarDist, not "
             "COCO's AP; counts of all images together",
     "ap75": "as ap50, at IoU 0.75",
@@ -31,6 +37,10 @@ DEFINITIONS = {
            "times |mean probability - share that is true|, all pixels together; 0 is best",
     "loss": "the training loss, image by image, without dropout; mean of images",
 }
+MACRO_DEFINITION = ("{} as in {}, the mean of each stratum's mean, so that each stratum (class of "
+                    "images) counts alike, whatever its number of images")
+DEFINITIONS |= {name.replace("_mean", "_macro"): MACRO_DEFINITION.format(
+    name.removesuffix("_mean"), name) for name in DEFINITIONS if name.endswith("_mean")}
 MEAN_SCORES = {name: score for name, score in metrics.PIXEL_SCORES.items()
                if f"{name}_mean" in DEFINITIONS}
 POOLED_SCORES = {name: score for name, score in metrics.PIXEL_SCORES.items()
@@ -52,7 +62,8 @@ SURFACE_DEFINITIONS = {
 }
 INTERVAL_DEFINITION = ("95 % percentile bootstrap that draws whole cases (groups of images): what "
                        "another sample of such images might give. The spread between runs with "
-                       "other seeds is not included")
+                       "other seeds is not included. A stratum without a drawn image is left "
+                       "out of the macro scores of that draw")
 CLASS_DEFINITION = {
     "classes": "means are over the classes too, without background (class 0); a class that is "
                "neither in the truth nor in the prediction of an image counts 1 there",

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 
 from cellseg_jax import metrics
-from cellseg_jax.inference.measure import Scores, summarize
-from cellseg_jax.inference.score_definitions import MEAN_SCORES, POOLED_SCORES
+from cellseg_jax.inference.measure import Scores
+from cellseg_jax.inference.pixel_summary import PixelScores, mean_intervals
 
 
 class Measured(NamedTuple):
@@ -17,8 +17,16 @@ class Measured(NamedTuple):
     objects: list  # metrics.InstanceCounts of each image
     surfaces: list[dict]  # original_size.surface_scores of each image
     calibration: list[np.ndarray]  # fields of metrics.CalibrationCounts, (n, K, bins)
+    soft: dict[str, np.ndarray]  # {metrics.SOFT_SCORES: (n, K)} at data.size
     groups: np.ndarray  # (n,) case of each image
     strata: np.ndarray  # (n,)
+
+    def main(self, config) -> PixelScores:
+        """What headline scores are made of; see Scores.main."""
+        soft = self.soft
+        if config.data.target == "classes":
+            soft = {name: values[:, 1:] for name, values in soft.items()}
+        return PixelScores(self.scores.main(config), soft, self.groups, self.strata)
 
 
 def summary(config, measured: Measured) -> dict:
@@ -33,22 +41,22 @@ def summary(config, measured: Measured) -> dict:
         "intervals_original_size": large_intervals,
         "n_groups": len(set(groups)),
         **_errors(measured.objects, np.ones(len(groups), bool)),
-        "per_class": _per_class(measured.scores.counts, groups),
-        "per_stratum": _per_stratum(measured.scores.main(config), measured),
+        "per_class": _per_class(measured),
+        "per_stratum": _per_stratum(measured.main(config), measured),
         **_calibration(measured.calibration),
     }
 
 
 def _at_data_size(config, measured: Measured) -> tuple[dict, dict]:
     """(scores, intervals) of images as the network sees them."""
-    main, groups, loss = measured.scores.main(config), measured.groups, measured.scores.loss
-    scores, intervals = summarize(main), _intervals(main, groups)
+    main, groups, loss = measured.main(config), measured.groups, measured.scores.loss
+    scores, intervals = _finite(main.scores(macro=True)), main.intervals(macro=True)
     if loss is None:
         return scores, intervals
     total = metrics.CalibrationCounts(*(c.sum(0) for c in measured.calibration))
     scores |= {"loss": float(loss.mean()),
                "ece": float(np.mean(metrics.expected_calibration_error(total)))}
-    intervals |= _mean_intervals({"loss": loss}, groups)
+    intervals |= mean_intervals({"loss": loss}, groups)
     drawn = metrics.resampled(dict(zip(total._fields, measured.calibration, strict=True)), groups)
     if drawn is not None:
         intervals["ece"] = metrics.interval(metrics.expected_calibration_error(
@@ -59,7 +67,8 @@ def _at_data_size(config, measured: Measured) -> tuple[dict, dict]:
 def _at_original_size(measured: Measured) -> tuple[dict, dict]:
     """(scores, intervals) of images at their original size, of objects and surfaces too."""
     groups, objects, surfaces = measured.groups, measured.objects, measured.surfaces
-    scores, intervals = summarize(measured.original), _intervals(measured.original, groups)
+    pixels = PixelScores(measured.original, {}, groups, measured.strata)
+    scores, intervals = _finite(pixels.scores(macro=True)), pixels.intervals(macro=True)
     if objects:
         total = metrics.InstanceCounts(*map(sum, zip(*objects, strict=True)))
         scores |= _finite(metrics.instance_scores(total))
@@ -68,27 +77,26 @@ def _at_original_size(measured: Measured) -> tuple[dict, dict]:
         columns = {name: np.array([one[name] for one in surfaces]) for name in surfaces[0]}
         scores |= _finite({name: np.mean(x[np.isfinite(x)]) if np.isfinite(x).any() else np.nan
                            for name, x in columns.items()})
-        intervals |= _mean_intervals(columns, groups)
+        intervals |= mean_intervals(columns, groups)
     return scores, intervals
 
 
-def _per_class(counts: metrics.Counts, groups) -> dict:
-    """{class: scores and intervals} of (n, K) counts."""
-    out = {}
-    for k in range(counts.tp.shape[1]):
-        column = metrics.Counts(*(c[:, k : k + 1] for c in counts))
-        out[str(k)] = {**summarize(column), "intervals": _intervals(column, groups)}
-    return out
+def _per_class(measured: Measured) -> dict:
+    """{output: scores and intervals}."""
+    pixels = PixelScores(measured.scores.counts, measured.soft, measured.groups, measured.strata)
+    columns = [pixels.of_outputs(slice(k, k + 1)) for k in range(pixels.counts.tp.shape[1])]
+    return {str(k): {**_finite(one.scores()), "intervals": one.intervals()}
+            for k, one in enumerate(columns)}
 
 
-def _per_stratum(main: metrics.Counts, measured: Measured) -> dict:
+def _per_stratum(main: PixelScores, measured: Measured) -> dict:
     """{stratum: number of images, scores, intervals, errors}."""
     out = {}
     for stratum in sorted(set(measured.strata)):
         chosen = measured.strata == stratum
-        counts = metrics.Counts(*(c[chosen] for c in main))
-        out[str(stratum)] = {"n": int(chosen.sum()), **summarize(counts),
-                             "intervals": _intervals(counts, measured.groups[chosen]),
+        images = main.of_images(chosen)
+        out[str(stratum)] = {"n": int(chosen.sum()), **_finite(images.scores()),
+                             "intervals": images.intervals(),
                              **_errors(measured.objects, chosen)}
     return out
 
@@ -112,29 +120,6 @@ def _calibration(counts) -> dict:
 def _finite(scores: dict) -> dict:
     """JSON has no NaN."""
     return {name: float(score) if np.isfinite(score) else None for name, score in scores.items()}
-
-
-def _mean_intervals(columns: dict, groups) -> dict:
-    """{name: (low, high)} of the means of (n,) scores over the images in which they are finite."""
-    out = {}
-    for name, values in columns.items():
-        finite = np.isfinite(values)
-        sums = metrics.resampled({"sum": np.where(finite, values, 0), "n": finite}, groups)
-        if sums is not None:
-            with np.errstate(invalid="ignore"):  # no image drawn has a finite score
-                out[name] = metrics.interval(sums["sum"] / sums["n"])
-    return out
-
-
-def _intervals(counts: metrics.Counts, groups) -> dict:
-    """Intervals of the scores of `summarize`, of (n, K) counts."""
-    out = _mean_intervals({f"{name}_mean": score(counts).mean(-1)
-                           for name, score in MEAN_SCORES.items()}, groups)
-    sums = metrics.resampled(counts._asdict(), groups)
-    if sums is not None:
-        out |= {f"{name}_pooled": metrics.interval(score(metrics.Counts(**sums)).mean(-1))
-                for name, score in POOLED_SCORES.items()}
-    return out
 
 
 def _object_intervals(objects, groups) -> dict:

@@ -40,6 +40,7 @@ from cellseg_jax.metrics.pixel import (
     recall,
 )
 from cellseg_jax.metrics.probability import (
+    SOFT_SCORES,
     CalibrationCounts,
     calibration_counts,
     expected_calibration_error,
@@ -50,6 +51,7 @@ from cellseg_jax.metrics.surface import hausdorff95, surface_dice
 
 __all__ = [
     "PIXEL_SCORES",
+    "SOFT_SCORES",
     "THRESHOLDS",
     "CalibrationCounts",
     "Counts",

@@ -50,6 +50,9 @@ def soft_jaccard(target: Maps, probs: Maps, *, smooth: float = 1.0) -> Float[Arr
     return (both + smooth) / (either - both + smooth)
 
 
+SOFT_SCORES = {"soft_dice": soft_dice, "soft_jaccard": soft_jaccard}
+
+
 class CalibrationCounts(NamedTuple):
     """Pixels by predicted probability, each (N, K, bins). They add over images."""
 

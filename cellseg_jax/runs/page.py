@@ -115,6 +115,8 @@ def _curves(log, scores, config) -> list[tuple[str, str]]:
         "Loss": [get("train_loss", "train"), get("val_loss", "validation")],
         "Validation Dice": [get("val_dice_mean", "mean of images"),
                             get("val_dice_pooled", "pooled pixels")],
+        "Validation accuracy, precision and recall": [
+            get(f"val_{name}_mean", name) for name in ("accuracy", "precision", "recall")],
         f"Learning rate ({config.optimizer.schedule})": [get("lr", "learning rate")],
     }
     drawn = [(title, charts.curves(title, x_key, series, mark)) for title, series in shown.items()]

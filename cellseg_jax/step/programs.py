@@ -16,7 +16,7 @@ from cellseg_jax.step.mapped import map_eval, map_probs
 from cellseg_jax.step.spec import Spec, traced_values
 from cellseg_jax.step.state import TrainState, init_state
 
-MAX_PROGRAMS = 64  # kept; a network in use has four
+MAX_PROGRAMS = 64  # kept; a network in use has five
 
 
 @functools.lru_cache(maxsize=MAX_PROGRAMS)
@@ -42,6 +42,11 @@ def calibration_program(spec: Spec) -> Callable:
     return cached(_calibration, scoring_spec(spec))
 
 
+def soft_program(spec: Spec) -> Callable:
+    """The compiled metrics.SOFT_SCORES of (label, probs), one for all runs of a target."""
+    return cached(_soft, scoring_spec(spec))
+
+
 def abstract_state(config, spec: Spec, image_shape: tuple[int, int, int]) -> TrainState:
     """The shapes of a run's state, for images (H, W, C)."""
     dtypes = tuple(sorted((k, v.dtype) for k, v in traced_values(config, spec).items()))
@@ -62,6 +67,11 @@ def scoring_values(values: dict) -> dict:
 
 def _calibration(spec: Spec) -> Callable:
     return jax.jit(lambda label, probs: metrics.calibration_counts(spec.encode(label), probs))
+
+
+def _soft(spec: Spec) -> Callable:
+    return jax.jit(lambda label, probs: {
+        name: score(spec.encode(label), probs) for name, score in metrics.SOFT_SCORES.items()})
 
 
 def _abstract_state(spec: Spec, image_shape, dtypes: tuple[tuple[str, np.dtype], ...]):

@@ -58,6 +58,28 @@ def test_scores_equal_a_loop_over_single_images(run, where):
     assert 0 < dice < 1
 
 
+def test_soft_scores_and_macros_equal_a_loop_over_single_images(run):
+    config, folder, result = run
+    arrays, predictor = data.load(config.data), Predictor(folder, config)
+    soft = []
+    for i in data.split_of(config.data, arrays)["test"]:
+        probs = predictor.network(arrays.image[i][None], arrays.range("minmax")[i][None])[0, ..., 0]
+        true = arrays.label[i] > 0
+        both, either = probs[true].sum(), probs.sum() + true.sum()
+        soft.append(((2 * both + 1) / (either + 1), (both + 1) / (either - both + 1)))
+    scores, small = np.mean(soft, 0), result["metrics"]
+    assert small["soft_dice_mean"] == pytest.approx(scores[0], abs=2e-4)
+    assert small["soft_jaccard_mean"] == pytest.approx(scores[1], abs=2e-4)
+    strata = result["per_stratum"].values()
+    assert len(strata) > 1
+    for name in ("dice", "precision", "soft_dice"):
+        mean = np.mean([one[f"{name}_mean"] for one in strata])
+        assert small[f"{name}_macro"] == pytest.approx(mean, abs=1e-12)
+    assert set(small) - {"loss", "ece"} >= {f"{name}_macro" for name in (
+        "dice", "iou", "precision", "recall", "accuracy", "soft_dice", "soft_jaccard")}
+    assert set(small) <= set(result["definitions"])
+
+
 def test_table_and_json_agree(run):
     config, folder, result = run
     lines = (folder / "eval/test_images.csv").read_text().splitlines()

@@ -28,7 +28,7 @@ def read(folder):
 def test_page_holds_all_of_a_finished_run(tmp_path):
     fake_run.make(tmp_path / "unet_adam")
     text, shown, tags = read(tmp_path / "unet_adam")
-    assert tags.count("img") == 4 and tags.count("svg") == 6
+    assert tags.count("img") == 4 and tags.count("svg") == 7
     for part in ("unet_adam", "unet trained with adam", "learning rate 0.001", "Worst predictions",
                  "Median predictions", "Best predictions", "1,005", "spurious", "draws whole cases",
                  "Expected calibration error", "python -m cellseg_jax.predict", "0.680–0.740",
@@ -44,7 +44,7 @@ def test_page_holds_all_of_a_finished_run(tmp_path):
 def test_page_before_evaluation_and_before_training(tmp_path):
     fake_run.make(tmp_path / "a", evaluated=False)
     _, shown, tags = read(tmp_path / "a")
-    assert tags.count("svg") == 3 and "img" not in tags and "Scores" not in shown
+    assert tags.count("svg") == 4 and "img" not in tags and "Scores" not in shown
     (tmp_path / "b").mkdir()
     (tmp_path / "b/config.json").write_text((tmp_path / "a/config.json").read_text())
     _, shown, tags = read(tmp_path / "b")

@@ -66,7 +66,8 @@ def test_run_leaves_the_promised_files(config_file, tmp_path):
     assert len(gradients) == 6 and min(gradients[-1]["gradients"].values()) > 0
     lines = read_jsonl(workdir / "metrics.jsonl")
     assert [s["step"] for s in lines] == [4, 8, 12, 16, 20, 24]
-    assert all(0 <= s["val_dice_mean"] <= 1 for s in lines)
+    assert all(0 <= s[f"val_{name}_mean"] <= 1 for s in lines
+               for name in ("dice", "accuracy", "precision", "recall"))
     scores = json.loads((workdir / "eval/test.json").read_text())
     assert scores["n_images"] == 4 and scores["metrics"].keys() >= {
         "dice_mean", "dice_pooled", "iou_mean"}
