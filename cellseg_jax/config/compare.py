@@ -7,6 +7,10 @@ from ml_collections import ConfigDict
 
 from cellseg_jax.config.defaults import FREE_KEYS, VALUE_KEYS
 
+# Keys that came after the first runs, with the value that all runs had before. At that value they
+# are left out of `identity`, so that a run keeps the hash that its scores were stored with.
+LATER_KEYS = {"data.only_size": (), "data.mix_copies": True, "data.blank_images": 0}
+
 
 def flatten(config) -> dict:
     """{dotted key: value} of all leaves."""
@@ -27,7 +31,8 @@ def diff(config, other) -> dict:
 
 def identity(config) -> str:
     """A hash of all keys that decide what a run computes."""
-    kept = {k: v for k, v in flatten(config).items() if not k.startswith(FREE_KEYS)}
+    kept = {k: v for k, v in flatten(config).items()
+            if not k.startswith(FREE_KEYS) and (k not in LATER_KEYS or v != LATER_KEYS[k])}
     text = json.dumps(sorted(kept.items()))
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 

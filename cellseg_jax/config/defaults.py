@@ -55,6 +55,7 @@ def default() -> ConfigDict:
     config.data = dict(
         name="dsb2018",
         root="",  # the unpacked dataset
+        only_size=(),  # (height, width): read only images of exactly that many pixels; () = all
         size=(512, 512),  # height, width of the network's input (grid = 1), pixels
         fit="resize",  # how an image comes to that size: resize | center_crop | random_crop | pad
         grid=1,  # patches per side that the fitted image is cut into, without overlap
@@ -77,6 +78,8 @@ def default() -> ConfigDict:
         oversample=0.0,  # share of training rows that are sure to hold foreground
         copies=0,  # augmented variants of each training sample, always the same ones; 0 = online
         mix=(),  # other datasets to train on too, as "bbbc039:DIR"
+        mix_copies=True,  # with copies: augmented variants of the images of mix too
+        blank_images=0,  # background-only images of data.size to train on too: black, never copied
         cache="",  # folder of decoded images; "" = the user's cache folder
         threads=2,  # reader threads of the streamed path
         residence="auto",  # device | host: where the decoded images lie; auto = device if they fit

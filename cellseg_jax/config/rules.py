@@ -63,6 +63,13 @@ def _data(c, rule):
     rule(c.data.copies >= 0, "data.copies", "at least 0")
     rule(not c.data.copies or any(c.augment[name][0] for name in augment.AUGMENTATIONS),
          "data.copies", "0 without an augmentation (augment.*) that makes the copies differ")
+    rule(len(c.data.only_size) in (0, 2) and min(c.data.only_size, default=1) > 0,
+         "data.only_size", "() or (height, width) in pixels")
+    rule(c.data.mix_copies or (c.data.mix and c.data.copies), "data.mix_copies",
+         "True, the default, since nothing reads it without data.mix and data.copies")
+    rule(c.data.blank_images >= 0, "data.blank_images", "at least 0")
+    rule(c.data.blank_images == 0 or c.data.keep_blank, "data.blank_images",
+         "0 with data.keep_blank=False, which leaves out what has no foreground")
     for text in c.data.mix:
         pick(data.DATASETS, str(text).partition(":")[0], "config.data.mix")
     kind = c.data.get("labels", "instances")

@@ -15,6 +15,9 @@ from cellseg_jax.errors import InputError
 # What users of other frameworks call our keys.
 SYNONYMS = {"learning_rate": "lr", "beta1": "b1", "beta2": "b2", "num_epochs": "epochs"}
 
+# Of keys whose default is an empty tuple.
+EXAMPLES = {"data.mix": "('bbbc039:DIR',)", "data.only_size": "(512, 640)"}
+
 
 def set_value(config: ConfigDict, key: str, value) -> None:
     """config.<key> = value.
@@ -39,8 +42,7 @@ def set_value(config: ConfigDict, key: str, value) -> None:
     if type(value) is not type(old) or (
             old and isinstance(old, tuple) and not _same_types(old, value)):
         pair = key.removeprefix("augment.") in augment.AUGMENTATIONS
-        example = ("(probability, strength)" if pair else
-                   "('bbbc039:DIR',)" if key == "data.mix" else repr(old))
+        example = ("(probability, strength)" if pair else EXAMPLES.get(key, repr(old)))
         raise InputError(f"config.{key}: got {value!r}; expected {_type_text(old)} such as "
                          f"{example}")
     if node[leaf] != value:  # unlocking is slow, and most keys of a study's rows stay

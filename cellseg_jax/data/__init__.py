@@ -13,7 +13,7 @@ import sys
 
 import numpy as np
 
-from cellseg_jax.data import split, synthetic
+from cellseg_jax.data import select, split, synthetic
 from cellseg_jax.data.arrays import Arrays
 from cellseg_jax.data.cache import CacheOptions, open_cache
 from cellseg_jax.data.datasets import bbbc039, ctc, dsb2018, ebhi_seg, folder, isbi2012, livecell
@@ -55,9 +55,12 @@ def published(name: str) -> tuple[int | None, int | None]:
 def records_of(data_config) -> Records:
     """The samples of config.data, not yet decoded, sorted by name, then those of data.mix.
 
-    A dataset that is mixed in, "bbbc039:DIR", has its default options; all of it is for training.
+    Of the dataset itself those of data.only_size, if set. A dataset that is mixed in,
+    "bbbc039:DIR", has its default options; all of it is for training, as are data.blank_images.
     """
     records = _records(data_config["name"], data_config["root"], _chosen(data_config))
+    if data_config["only_size"]:
+        records = select.of_size(records, tuple(data_config["only_size"]))
     for text in data_config["mix"]:
         name, _, root = text.partition(":")
         pick(DATASETS, name, "config.data.mix")
@@ -70,7 +73,8 @@ def records_of(data_config) -> Records:
         records = Records(
             [*records, *(r._replace(name=prefix + r.name, group=prefix + r.group, part="train")
                          for r in mixed)], (*records.findings, *mixed.findings))
-    return records
+    blank = select.blank(data_config["blank_images"], tuple(data_config["size"]))
+    return Records([*records, *blank], records.findings)
 
 
 def load(data_config, progress=None, records: Records | None = None) -> Arrays:
@@ -95,7 +99,8 @@ def load(data_config, progress=None, records: Records | None = None) -> Arrays:
     if records is not None:
         return open_cache(records, options, directory, progress)
     names = [data_config["name"], *(text.partition(":")[0] for text in data_config["mix"])]
-    key = (repr((options, os.path.abspath(directory), data_config["root"], os.getcwd())),
+    chosen = [data_config[key] for key in ("root", "only_size", "blank_images")]
+    key = (repr((options, os.path.abspath(directory), chosen, os.getcwd())),
            *map(DATASETS.get, names))
     if key in _LOADED:
         arrays, states = _LOADED.pop(key)
@@ -140,6 +145,13 @@ def split_of(data_config, arrays: Arrays) -> dict:
     if not data_config["keep_blank"]:
         parts["train"] = parts["train"][arrays.foreground[parts["train"]] > 0]
     return parts
+
+
+def never_copied(data_config, arrays: Arrays) -> np.ndarray:
+    """(n,) bool: the samples that data.copies makes no augmented variants of."""
+    prefix = f"{split.MIXED}" if not data_config["mix_copies"] else select.BLANK
+    return np.repeat([name.startswith((prefix, select.BLANK)) for name in arrays.image_names],
+                     arrays.grid**2)
 
 
 def _records(name, root, chosen) -> Records:

@@ -26,6 +26,7 @@ class Sampling(NamedTuple):
     """How an epoch draws samples and windows."""
 
     copies: int = 0  # augmented variants of each sample beside itself
+    left_out: np.ndarray | None = None  # (n, copies + 1) bool: variants that are not drawn
     # (n,) names; given, an epoch draws with replacement, each stratum equally often (weights 1 /
     # count).
     strata: Sequence[str] | None = None
@@ -52,9 +53,11 @@ class Order:
     """
 
     def __init__(self, train, seed: int, batch_size: int, sampling: Sampling = PLAIN):
-        copies, strata, oversample, foreground, crops = sampling
+        copies, left_out, strata, oversample, foreground, crops = sampling
         train = np.asarray(train)
         pool = (train[:, None] * (copies + 1) + np.arange(copies + 1)).reshape(-1)
+        if left_out is not None:
+            pool = pool[~left_out.reshape(-1)[pool]]
         if not 1 <= batch_size <= len(pool):
             raise InputError(f"config.train.batch_size: got {batch_size}; expected 1 to "
                              f"{len(pool)}, the number of training images")
@@ -135,8 +138,17 @@ def order_of(config, arrays, train) -> Order:
     if options.fit == "random_crop":
         crops = Crops(tuple(options.size), arrays.original_sizes, arrays.tables["anchors"])
     return Order(train, config.seed, config.train.batch_size, Sampling(
-        copies=options.copies, strata=arrays.strata if options.balance else None,
+        copies=options.copies, left_out=_left_out(config, arrays),
+        strata=arrays.strata if options.balance else None,
         oversample=options.oversample, foreground=arrays.foreground, crops=crops))
+
+
+def _left_out(config, arrays) -> np.ndarray | None:
+    """(n, copies + 1) bool: augmented variants of what is not augmented; None: there is none."""
+    single = data.never_copied(config.data, arrays)
+    if not config.data.copies or not single.any():
+        return None
+    return single[:, None] & (np.arange(config.data.copies + 1) > 0)
 
 
 def indices(config, step: int) -> np.ndarray:

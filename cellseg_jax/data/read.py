@@ -10,7 +10,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from cellseg_jax.data.decode import count_pages, decode, kind_of, open_tiff, whole
+from cellseg_jax.data.decode import count_pages, decode, kind_of, named, open_tiff, whole
 from cellseg_jax.data.dependencies import depends_on
 from cellseg_jax.errors import InputError
 
@@ -87,6 +87,19 @@ def read_mask(path, page=None) -> np.ndarray:
 def num_pages(path) -> int:
     """2-D pages of a TIFF, without decoding them; 1 of any other file."""
     return open_tiff(path, count_pages) if kind_of(path) == "TIFF" else 1
+
+
+def image_size(path) -> tuple[int, int]:
+    """Height and width of an image file (of the first page of a TIFF), from its header alone."""
+    path = pathlib.Path(path)
+    if kind_of(path) == "TIFF":
+        return open_tiff(path, lambda tiff: tiff.pages[0].shape[:2])
+
+    def size():
+        with Image.open(path) as image:
+            return image.size[::-1]
+
+    return named(path, size)
 
 
 def check_size(mask_path, mask: np.ndarray, image_path, image: np.ndarray) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from cellseg_jax.data.quality.duplicates import MAX_IMAGES, THRESHOLD, Pairs, near_duplicates
 from cellseg_jax.data.records import Finding, some
+from cellseg_jax.data.select import BLANK
 from cellseg_jax.data.split import MIXED, PARTS
 from cellseg_jax.errors import InputError
 
@@ -49,7 +50,8 @@ def of_samples(arrays, *, num_classes=None) -> list[Finding]:
         if chosen.any():  # a few may be the truth; if most are, something went wrong
             found.append(Finding("warning" if chosen.mean() > 0.5 else "note", ROOT,
                                  f"{_of(chosen)} masks {what}: {some(names[chosen])}"))
-    constant = np.array([_is_constant(image) for image in arrays.image])
+    constant = np.array([_is_constant(image) and not name.startswith(BLANK)
+                         for name, image in zip(names, arrays.image, strict=True)])
     if constant.any():
         found.append(Finding("warning", ROOT, f"{_of(constant)} images have one value everywhere, "
                              f"they show nothing: {some(names[constant])}; export "
