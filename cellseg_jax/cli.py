@@ -26,7 +26,7 @@ BACKENDS = {"cpu": "cpu", "gpu": "gpu", "cuda": "gpu", "tpu": "tpu"}  # what JAX
 
 
 def parse(argv: list[str], define: Callable) -> tuple[flags.FlagValues, list[tuple[str, str]]]:
-    """(flags, config overrides) of a command line; InputError for anything unknown."""
+    """(flags, config overrides) of a command line; InputError for anything unknown, or a URL."""
     values = flags.FlagValues()
     string(values, "config", "a config file, FILE.py or FILE.py:ROW")
     define(values)
@@ -46,6 +46,8 @@ def parse(argv: list[str], define: Callable) -> tuple[flags.FlagValues, list[tup
         raise InputError(str(error).replace("FATAL Flags parsing error: ", "")) from error
     if stray:
         raise InputError(f"{stray[0]!r}: not a flag; flags start with --, as --config=FILE")
+    for name in values:
+        errors.refuse_urls(values[name].value, f"--{name}")
     return values, overrides
 
 

@@ -1,6 +1,7 @@
 """What a user did wrong, in one line, and the one way to look up a name in a table."""
 
 import difflib
+import re
 import sys
 from collections.abc import Iterable, Mapping
 
@@ -11,6 +12,18 @@ class InputError(ValueError):
     The line names where (file or config key), what was found, what was expected and how to
     fix it: "config.data.root: folder 'x' does not exist; pass --config.data.root=DIR".
     """
+
+
+def refuse_urls(value, key: str) -> None:
+    """InputError if a text, or one in a tuple, holds a URL: all files are read and written locally.
+
+    `pathlib` would make the local folder "gs:" of it.
+    """
+    for text in value if isinstance(value, (tuple, list)) else (value,):
+        if isinstance(text, str) and re.search(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
+            raise InputError(f"{key}: got {text!r}; expected a path of this machine: mount the "
+                             "bucket with gcsfuse, or copy it with gcloud storage rsync "
+                             "(launch/tpu_vm.sh does so)")
 
 
 def nearest(name: str, choices) -> str:

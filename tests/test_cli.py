@@ -1,14 +1,16 @@
-"""What commands share: help without JAX, signals, --device and --memory before JAX starts."""
+"""What commands share: help without JAX, signals, no URLs, --device and --memory before JAX."""
 
+import importlib
 import os
 import signal
 import subprocess
 import sys
 
 import pytest
-from helpers import ROOT, child_environment
+from helpers import ROOT, child_environment, tiny_config
 
-from cellseg_jax import cli
+from cellseg_jax import cli, train
+from cellseg_jax import config as config_lib
 from cellseg_jax.errors import InputError
 from cellseg_jax.inference.outputs import FORMATS
 
@@ -92,3 +94,56 @@ def test_flags_are_typed_and_known(words, message):
     assert args.count == 3 and overrides == [("a.b", "4"), ("c", "false")]
     with pytest.raises(InputError, match=message):
         cli.parse(["x", *words], define)
+
+
+CONFIG = f"--config={ROOT}/configs/quickstart.py"
+RUN = [CONFIG, "--workdir=run"]
+STUDY = f"--study={ROOT}/configs/studies/nuclei.py"
+
+
+@pytest.mark.parametrize("command, words, key", [
+    ("main", [CONFIG, "--workdir=gs://b/x"], "--workdir"),
+    ("main", ["--mode=eval", "--workdir=gs://b/x"], "--workdir"),
+    ("main", ["--config=https://b/x.py", "--workdir=run"], "--config"),
+    ("main", [*RUN, "--config.data.root=gs://b/x"], "config.data.root"),
+    ("main", [*RUN, "--config.data.cache=s3://b/x"], "config.data.cache"),
+    ("main", [*RUN, "--config.data.split=gs://b/split.json"], "config.data.split"),
+    ("main", [*RUN, "--config.data.mix=('bbbc039:gs://b/x',)"], "config.data.mix"),
+    ("main", [*RUN, "--config.train.weights=https://b/x.pt"], "config.train.weights"),
+    ("study", [STUDY, "--workdir=gs://b/x"], "--workdir"),
+    ("study", ["--study=gs://b/x.py"], "--study"),
+    ("study", [STUDY, "--workdir=s", "--config.data.root=gs://b/x"], "config.data.root"),
+    ("predict", ["--workdir=run,gs://b/x", "--images=i", "--out=o"], "--workdir"),
+    ("predict", ["--workdir=run", "--images=i", "--images=http://b/*.tif", "--out=o"], "--images"),
+    ("predict", ["--workdir=run", "--images=i", "--out=gs://b/x"], "--out"),
+    ("doctor", [CONFIG, "--out=gs://b/x.html"], "--out"),
+    ("doctor", [CONFIG, "--config.data.root=gs://b/x"], "config.data.root"),
+    ("plan", [CONFIG, "--json=gs://b/x.json"], "--json"),
+    ("plan", [CONFIG, "--config.data.root=gs://b/x"], "config.data.root"),
+    ("analyze", ["--workdir=gs://b/x", "--analysis=weights"], "--workdir"),
+    ("export", ["--workdir=gs://b/x", "--format=onnx"], "--workdir"),
+    ("export", ["--workdir=run", "--format=onnx", "--out=gs://b/x"], "--out"),
+    ("data.synthetic.__main__", ["--like=livecell", "--out=gs://b/x"], "--out"),
+])
+def test_a_url_is_refused_before_anything_is_written(tmp_path, monkeypatch, capsys, command, words,
+                                                     key):
+    monkeypatch.chdir(tmp_path)
+    module = importlib.import_module(f"cellseg_jax.{command}")
+    assert cli.run_command(module.main, module.define_flags, [command, *words]) == 2
+    line, = capsys.readouterr().err.splitlines()
+    assert "://b/" in line and "gcsfuse" in line and "gcloud storage rsync" in line
+    # A message on a study's base begins with the study's file.
+    assert f"{key}: got " in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_url_is_refused_in_a_config_file_and_in_python(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "far.py").write_text(
+        "from cellseg_jax.config import default\n\ndef get_config():\n"
+        "    config = default()\n    config.data.root = 'gs://b/x'\n    return config\n")
+    with pytest.raises(InputError, match="config.data.root: got 'gs://b/x'"):
+        config_lib.load("far.py")
+    with pytest.raises(InputError, match="workdirs: got 'gs://b/x'"):
+        train.train([tiny_config()], ["gs://b/x"])
+    assert [path.name for path in tmp_path.iterdir()] == ["far.py"]

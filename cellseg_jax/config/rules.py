@@ -12,7 +12,7 @@ from cellseg_jax.config.derived import (
 )
 from cellseg_jax.data import resize
 from cellseg_jax.data.colours import NUM_CHANNELS
-from cellseg_jax.errors import InputError, pick
+from cellseg_jax.errors import InputError, pick, refuse_urls
 
 
 def check(config, default) -> None:
@@ -25,6 +25,7 @@ def check(config, default) -> None:
             raise InputError(f"config.{key}: got {flat[key]!r}; expected {expected}")
 
     for key, value in flat.items():
+        refuse_urls(value, f"config.{key}")
         if isinstance(value, float):
             rule(math.isfinite(value), key, "a finite number")
     rule(0 <= config.seed < 2**32, "seed", "an integer from 0 to 2**32 - 1")

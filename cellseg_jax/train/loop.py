@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from cellseg_jax import config as config_lib
 from cellseg_jax.config import derived
-from cellseg_jax.errors import pick
+from cellseg_jax.errors import pick, refuse_urls
 from cellseg_jax.report import terminal
 from cellseg_jax.step.state import check_model
 from cellseg_jax.train import preflight, preview, summary, training_data
@@ -52,6 +52,7 @@ def train(configs: Sequence[ConfigDict], workdirs: Sequence[str], *, mesh=None, 
     Raises: InputError for what the user has to change: config, data, folder, memory.
     """
     configs = [config_lib.complete(c) for c in configs]
+    refuse_urls(workdirs, "workdirs")
     if len(configs) != len(workdirs) or len(set(map(str, workdirs))) != len(workdirs):
         raise ValueError(f"{len(configs)} configs need as many distinct workdirs: {workdirs}")
     if backend:
