@@ -23,6 +23,8 @@ import pytest
 import slurm
 from helpers import ROOT, child_environment, run_command
 
+from cellseg_jax.runs.resources import RESOURCES
+
 LAUNCH = ROOT / "launch"
 # Twelve runs of STEPS steps; a run is done when its `state` says so.
 WORKER = f"""#!{sys.executable} -IS
@@ -467,5 +469,4 @@ def test_slurm_array_of_a_real_study_survives(place, cluster):
 def scores(workdir):
     """The lines of table.csv but for those on what a run costs."""
     with open(workdir / "table.csv") as file:
-        return [row for row in csv.DictReader(file)
-                if row["metric"] not in ("train_seconds", "cpu_seconds", "peak_memory_gib")]
+        return [row for row in csv.DictReader(file) if row["metric"] not in RESOURCES]

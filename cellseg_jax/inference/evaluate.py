@@ -14,7 +14,7 @@ from cellseg_jax.config import derived
 from cellseg_jax.data.split import MIXED
 from cellseg_jax.errors import InputError
 from cellseg_jax.files import read_json, write_atomic, write_csv
-from cellseg_jax.inference.measure import measure
+from cellseg_jax.inference.measure import TimedStep, measure
 from cellseg_jax.inference.original_size import OriginalSize
 from cellseg_jax.inference.pictures import pictures
 from cellseg_jax.inference.predictor import Predictor
@@ -55,13 +55,17 @@ def evaluate(config, workdir, *, split: str = "test", which: str = "best") -> di
     name = result_name(workdir, config, split, arrays.fingerprint)
     indices = images_of(config, arrays, split)
     predictor = Predictor(workdir, config, which)
-    scored, original = _scorer(predictor, arrays), OriginalSize(predictor, arrays, indices)
+    timed = TimedStep(predictor.network.eval_step)
+    scored, original = _scorer(predictor, arrays, timed), OriginalSize(predictor, arrays, indices)
     scores = scored(indices, original.add)
+    if len(timed.seconds) == 1:
+        scored(indices, None)  # the first batch includes compilation
     measured = Measured(scores, original.counts, original.objects, original.surfaces,
                         original.calibration, _columns(original.soft),
                         np.asarray(arrays.image_groups)[indices],
                         np.asarray(arrays.image_strata)[indices])
     table = image_table(arrays, indices, measured, scores.main(config))
+    ms_per_image = timed.ms_per_row() * arrays.grid**2
     seconds = time.monotonic() - started
     result = {
         "name": name,
@@ -76,6 +80,7 @@ def evaluate(config, workdir, *, split: str = "test", which: str = "best") -> di
         "cpu_seconds": time.process_time() - cpu_started,
         "peak_rss": peak_rss(),
         "images_per_second": len(indices) / seconds,
+        "ms_per_image": ms_per_image,
     }
     drawn = pictures(predictor, arrays, indices, [row["dice"] for row in table], scored)
     if jax.process_index() == 0:
@@ -83,7 +88,7 @@ def evaluate(config, workdir, *, split: str = "test", which: str = "best") -> di
     return result
 
 
-def _scorer(predictor, arrays):
+def _scorer(predictor, arrays, eval_step):
     """(image indices, keep_probs) -> measure.Scores of these images."""
     config, network, cells = predictor.config, predictor.network, arrays.grid**2
     resident = resident_source(config, arrays, network.mesh)
@@ -91,7 +96,7 @@ def _scorer(predictor, arrays):
     def scored(images, keep_probs):
         rows = (images[:, None] * cells + np.arange(cells)).reshape(-1)
         batches = eval_batches(config, arrays, rows, network.mesh, resident)
-        return measure(network.eval_step, network.values, network.variables, batches, keep_probs,
+        return measure(eval_step, network.values, network.variables, batches, keep_probs,
                        cells)
 
     return scored

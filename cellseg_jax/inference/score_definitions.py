@@ -60,6 +60,7 @@ SURFACE_DEFINITIONS = {
     "variation_of_information": "H(prediction|truth) + H(truth|prediction) of the same partitions, "
                                 "bits; mean of images with cells",
 }
+SCORES = (*DEFINITIONS, *SURFACE_DEFINITIONS, *report_compat.REPORT2_DEFINITIONS)  # all names
 INTERVAL_DEFINITION = ("95 % percentile bootstrap that draws whole cases (groups of images): what "
                        "another sample of such images might give. The spread between runs with "
                        "other seeds is not included. A stratum without a drawn image is left "

@@ -11,7 +11,7 @@ class Resource(NamedTuple):
     definition: str
 
 
-RESOURCES = {  # key in result.json -> how it is shown
+RESOURCES = {  # key in result.json, the last in eval/test.json -> how it is shown
     "train_seconds": Resource(
         "minutes", 60, "time in training, without compilation; of runs that train in one "
         "program, each one's share"),
@@ -20,4 +20,7 @@ RESOURCES = {  # key in result.json -> how it is shown
     "peak_memory_gib": Resource(
         "GiB", 1, "GiB, the largest use of the process that trained (on an accelerator of "
         "the device) until then, so that later rows of one process may show earlier ones'"),
+    "ms_per_image": Resource(
+        "ms per image", 1, "milliseconds of the network per test image in batches of "
+        "eval.batch_size, the median of the batches but the first"),
 }

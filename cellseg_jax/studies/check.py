@@ -7,11 +7,13 @@ from collections.abc import Mapping
 
 from cellseg_jax import config as config_lib
 from cellseg_jax.errors import InputError, nearest
+from cellseg_jax.inference.score_definitions import SCORES
 from cellseg_jax.runs.resources import RESOURCES
+from cellseg_jax.studies.course import COURSE
 from cellseg_jax.studies.grid import Grid
 from cellseg_jax.studies.row_families import FRACTION, families
 from cellseg_jax.studies.smoke import smoke_config
-from cellseg_jax.studies.study import Claim, Study, row_config
+from cellseg_jax.studies.study import Claim, Study, metrics_of, row_config
 
 ROW_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,119}")  # a folder on every system
 RESERVED_FOLDERS = ("logs", "twins")  # beside the rows: of the launchers, of --smoke
@@ -109,12 +111,26 @@ def _check_references(study) -> None:
 
 def _check_claims(study) -> None:
     for i, claim in enumerate(study.claims):
+        where = f"CLAIMS[{i}]"
         for row in (*claim.better, *claim.worse):
-            _check_row_exists(study, row, f"CLAIMS[{i}]")
-        _check_metric_exists(study, claim.metric or study.metrics[0], f"CLAIMS[{i}]")
+            _check_row_exists(study, row, where)
+        for metric in metrics_of(study, claim):
+            _check_metric_known(study, metric, where)
         if not claim.better or not claim.worse or claim.equal_within < 0:
-            raise InputError(f"CLAIMS[{i}]: expected rows on both sides and equal_within of at "
-                             "least 0")
+            raise InputError(f"{where}: expected rows on both sides and equal_within of at least 0")
+        if claim.every and claim.matched:
+            raise InputError(f"{where}: every compares all pairs of rows, matched those at the "
+                             "same place; expected one of the two")
+        if claim.matched and len(claim.better) != len(claim.worse):
+            raise InputError(f"{where}: matched compares rows at the same place, but there are "
+                             f"{len(claim.better)} and {len(claim.worse)}")
+
+
+def _check_metric_known(study, metric, where) -> None:
+    """A column, a score, a cost, or one of the course of training; of one stratum too."""
+    known = (*study.metrics, *RESOURCES, *COURSE, *SCORES)
+    if metric.partition("[")[0] not in {name.partition("[")[0] for name in known}:
+        raise InputError(f"{where}: there is no metric {metric!r}{nearest(metric, known)}")
 
 
 def _check_learning_curve(study) -> None:

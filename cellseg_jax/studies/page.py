@@ -40,7 +40,7 @@ def write_study_page(table: Table, path) -> None:
         study=table.study, metric=headline(table), answer=summary.summary_sentence(table),
         done=summary.done_sentence(table), alpha=stats.ALPHA, min_pairs=stats.MIN_PAIRS,
         cards=_cards(table), learning_curves=[_learning_curve(c) for c in table.curves],
-        forest=_forest(table), claims=[cells.judged_claim(table, *claim) for claim in table.claims],
+        forest=_forest(table), claims=[cells.judged_claim(table, one) for one in table.claims],
         all_rows=_table(table), published=_published(table), cost=_cost(table),
         curves=_curves(table, shown), parts_of=_parts(table, results),
         column=column, distributions=_distributions(table, shown, images),
@@ -77,7 +77,7 @@ def _noise(table):
 
 def _learning_curve(curve) -> dict:
     """Scores over the number of training images, what was fitted, and its sentences."""
-    band, best = None, 1.0 if curve.metric not in stats.LOWER_IS_BETTER else 0.0
+    band, best = None, 1.0 if stats.larger_is_better(curve.metric) else 0.0
     if curve.fit is not None:
         sizes = render.curve_sizes(curve)
         score, low, high = learning_curve.predict(curve.fit, sizes)
@@ -100,7 +100,7 @@ def _forest(table) -> dict | None:
         return None
     rows = sorted(_strongest(table, rows), key=lambda row: -row.compared[metric].difference)
     word = lambda row: row.verdicts.get(metric) or "too few repeats"
-    side = "left" if metric in stats.LOWER_IS_BETTER else "right"
+    side = "right" if stats.larger_is_better(metric) else "left"
     return {"strip": noise is not None, "chart": row_charts.differences(
         "Differences to the baseline", f"{metric} minus the baseline's; {side} is better",
         [row_charts.Difference(row.name, row.compared[metric].difference,

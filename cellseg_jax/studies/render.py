@@ -18,9 +18,12 @@ from cellseg_jax.runs.resources import RESOURCES
 from cellseg_jax.studies import learning_curve
 from cellseg_jax.studies.sentences import (
     CODE_MARK,
+    compared_text,
     curve_sentences,
     curve_sizes,
+    difference_text,
     number_text,
+    repeats_text,
     sentences,
 )
 
@@ -158,7 +161,7 @@ def show(table, console: Console | None = None) -> None:
     _print(console, table.study.title, head, rows)
     if table.claims:
         head, rows = _claims(table)
-        chosen = (3, 0, 1, 2) if wide else (3, 0)
+        chosen = (3, 0, 2, 4) if wide else (3, 0)
         _print(console, "claims", [head[i] for i in chosen],
                [[_Cell(row[i]) for i in chosen] for row in rows])
     for line in (*(line for curve in table.curves for line in curve_sentences(curve)),
@@ -191,7 +194,7 @@ def _cells(table, metrics=None, differences=True, spread=True):
             _Cell(number_text(row.reference.get(m, math.nan)))]
         marked = any(run.mark == "other code" for run in row.runs)
         cells = [_Cell(row.name + CODE_MARK * marked), score(headline), *reference(headline)]
-        cells += [_Cell(_difference(row.compared[headline]))] * differences
+        cells += [_Cell(difference_text(row.compared[headline]))] * differences
         cells.append(_Cell("(baseline)" if row.name == table.study.baseline else
                            "no result" if not _count(row, headline) else row.verdicts[headline]))
         for metric in others:
@@ -203,9 +206,9 @@ def _cells(table, metrics=None, differences=True, spread=True):
 
 def _claims(table):
     """The head and the texts of the table of claims."""
-    return ["claim", "metric", "difference [95 %]", "judged"], [
-        [claim.text, claim.metric or table.study.metrics[0],
-         _difference(one), word] for claim, word, one in table.claims]
+    return ["claim", "compared", "difference [95 %]", "judged", "repeats to decide"], [
+        [one.claim.text, *compared_text(table.study, one), one.judgement, repeats_text(one.needed)]
+        for one in table.claims]
 
 
 def _comparisons(table):
@@ -218,8 +221,8 @@ def _comparisons(table):
             one, images = row.compared[metric], row.per_image[metric]
             if one:
                 rows.append([
-                    row.name, metric, _difference(one), number_text(one.effect_size, 2),
-                    _p(row.adjusted_p[metric]), row.verdicts[metric], _difference(images),
+                    row.name, metric, difference_text(one), number_text(one.effect_size, 2),
+                    _p(row.adjusted_p[metric]), row.verdicts[metric], difference_text(images),
                     _p(images.p if images else math.nan)])
     return head, rows
 
@@ -251,15 +254,6 @@ def _cost(row, metric, per, spread) -> str:
     if spread and not math.isnan(sd):
         return f"{mean:.{digits}f} ± {sd:.{digits}f}"
     return number_text(mean, digits)
-
-
-def _difference(one) -> str:
-    """'+0.018 [+0.010, +0.026]'."""
-    if one is None or math.isnan(one.difference):
-        return "-"
-    digits = 3 if max(map(abs, (one.difference, *one.interval))) < 10 else 1
-    text, low, high = (f"{x:+.{digits}f}" for x in (one.difference, *one.interval))
-    return text if math.isnan(one.interval[0]) else f"{text} [{low}, {high}]"
 
 
 def _p(value) -> str:

@@ -28,6 +28,7 @@ from cellseg_jax.runs.folder import (
     scores_file,
 )
 from cellseg_jax.runs.resources import RESOURCES
+from cellseg_jax.studies.course import course
 from cellseg_jax.studies.file import config_of
 from cellseg_jax.studies.grid import Grid
 
@@ -50,6 +51,7 @@ class Run(NamedTuple):
     train_seconds: float  # this run's share; NaN = not known
     cpu_seconds: float
     peak_memory_gib: float
+    ms_per_image: float
     code: str  # hash of the modules that decide numbers
     commit: str
     fingerprint: str  # of the data
@@ -111,7 +113,7 @@ def values_of(runs, metric) -> np.ndarray:
 
 def _no_run(name, repeat, workdir) -> Run:
     folder = str(workdir / name / str(repeat))
-    return Run(name, repeat, folder, "missing", {}, 0, UNKNOWN, UNKNOWN, UNKNOWN, "", "", "")
+    return Run(name, repeat, folder, "missing", {}, 0, *[UNKNOWN] * len(RESOURCES), "", "", "")
 
 
 def _read_row(study, name, repeats, workdir, smoke, left_out) -> list[Found]:
@@ -149,15 +151,28 @@ def _read(run, expected, full_config, left_out) -> Found:
         status = "done"  # there was nothing to train
     if status in ("done", "stopped early") and not test:
         status = "unfinished"
-    number = lambda key: UNKNOWN if result.get(key) is None else float(result[key])
-    scores = {k: UNKNOWN if v is None else float(v) for part in (
-        "report2", "metrics_original_size", "metrics") for k, v in test.get(part, {}).items()}
+    used = {**result, "ms_per_image": test.get("ms_per_image")}
+    number = lambda key: UNKNOWN if used.get(key) is None else float(used[key])
+    scores = _scores(test)
+    if scores:
+        scores |= course(read_jsonl(folder / METRICS_LOG, []), test)
     run = run._replace(
         status=status, scores=scores, step=result.get("step") or _last_step(folder),
         mark="other config" if changed else "",
         code=environment.get("code", ""), commit=environment.get("commit", ""),
         fingerprint=environment.get("data_fingerprint", ""), **{k: number(k) for k in RESOURCES})
     return Found(run, expected, environment, test, split)
+
+
+def _scores(test) -> dict[str, float]:
+    """{metric: value} of eval/test.json; "dice_mean[stained]" is of one stratum, [0] of a class."""
+    found = {k: v for part in ("report2", "metrics_original_size", "metrics")
+             for k, v in test.get(part, {}).items()}
+    for part in ("per_class", "per_stratum"):
+        for name, scores in test.get(part, {}).items():
+            found |= {f"{k}[{name}]": v for k, v in scores.items()
+                      if v is None or type(v) in (int, float)}
+    return {k: UNKNOWN if v is None else float(v) for k, v in found.items()}
 
 
 def _json(path) -> dict:
@@ -303,7 +318,9 @@ def _note_unknown_metrics(study, found, notes) -> None:
     known = {k for one in _each(found) for k in one.run.scores}
     unknown = [m for m in study.metrics if known and m not in known and m not in RESOURCES]
     if unknown:
-        notes.append(f"no run has {', '.join(unknown)}; there are {', '.join(sorted(known))}")
+        shown = sorted(k for k in known if "[" not in k)
+        notes.append(f"no run has {', '.join(unknown)}; there are {', '.join(shown)}, and of "
+                     "strata such as 'dice_mean[NAME]'")
 
 
 def _note_equal_repeats(study, found, notes) -> None:

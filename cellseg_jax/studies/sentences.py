@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from cellseg_jax.studies import learning_curve, stats
+from cellseg_jax.studies.study import metrics_of
 
 CODE_MARK = "†"  # beside a row with runs of other code
 MOST_TIES = 5  # rows that are named as not distinguishable from the best
@@ -35,11 +36,16 @@ def sentences(table) -> list[str]:
     if absent:
         out.append(f"{absent} of the table's {repeats * len(table.rows)} runs are missing or do "
                    "not count.")
-    judged = sum(one is not None and one.n >= stats.MIN_PAIRS for _, _, one in table.claims)
+    judged = sum(one.comparison is not None and one.comparison.n >= stats.MIN_PAIRS
+                 for one in table.claims)
     if judged:
         out.append("Claims are judged by the same test, corrected for the "
                    f"{plural(judged, 'claim')} that have {stats.MIN_PAIRS} repeats; undecided is "
-                   "neither shown nor refuted.")
+                   "neither shown nor refuted. Repeats to decide: so many decide a claim 8 times "
+                   "in 10, if what was seen is the truth.")
+        if any(one.claim.every or one.claim.matched for one in table.claims):
+            out.append("Claims over several pairs of rows hold if every pair does; shown is the "
+                       "pair that decides.")
     out += _noise(table, metric) + _best(table, metric) + _needed(table, metric)
     if any(run.mark == "other code" for row in table.rows for run in row.runs):
         out.append(f"{CODE_MARK} marks rows with runs of other code, see the notes.")
@@ -169,3 +175,32 @@ def number_text(value: float, digits: int = 3) -> str:
 def plural(n: int, what: str) -> str:
     """"1 row", "3 rows"."""
     return f"{n} {what}" + "s" * (n != 1)
+
+
+def compared_text(study, one) -> tuple[str, str]:
+    """What a claims.JudgedClaim compares, and by which measure: "a - b" and "dice_mean: ..."."""
+    claim, (metric, worse) = one.claim, metrics_of(study, one.claim)
+    sides = one.pair if one.pair[0] else (" + ".join(claim.better), " + ".join(claim.worse))
+    how = f", the deciding of {plural(pairs_of(claim), 'pair')}" if one.pair[0] else ""
+    within = f", equal within {claim.equal_within:g}" if claim.equal_within else ""
+    by = metric if worse == metric else f"{metric} against {worse}"
+    return f"{sides[0]} against {sides[1]}{how}", f"{by}{within}: {difference_text(one.comparison)}"
+
+
+def pairs_of(claim) -> int:
+    """How many pairs of rows a claim compares."""
+    return len(claim.better) * (1 if claim.matched else len(claim.worse))
+
+
+def repeats_text(needed: float) -> str:
+    """The repeats that decide a claim, "" where it is decided or nothing is known."""
+    return "" if math.isnan(needed) else "no number" if math.isinf(needed) else f"{needed}"
+
+
+def difference_text(one) -> str:
+    """'+0.018 [+0.010, +0.026]' of a stats.Comparison, "-" where it is not known."""
+    if one is None or math.isnan(one.difference):
+        return "-"
+    digits = 3 if max(map(abs, (one.difference, *one.interval))) < 10 else 1
+    text, low, high = (f"{x:+.{digits}f}" for x in (one.difference, *one.interval))
+    return text if math.isnan(one.interval[0]) else f"{text} [{low}, {high}]"

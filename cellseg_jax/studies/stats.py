@@ -25,7 +25,8 @@ MIN_PAIRS = 3  # two differences give no usable spread: significance would need 
 ROUNDING = 1e-9
 LOWER_IS_BETTER = frozenset({
     "loss", "ece", "train_seconds", "cpu_seconds", "peak_memory_gib", "hausdorff95",
-    "rand_error", "variation_of_information", "information_error"})
+    "rand_error", "variation_of_information", "information_error", "ms_per_image",
+    "epochs_to_95", "train_loss", "val_loss", "val_loss_rise", "val_loss_spread", "loss_gap"})
 VERDICTS = ("better", "worse", "not distinguishable", "too few repeats")
 JUDGEMENTS = ("supported", "contradicted", "undecided")
 
@@ -223,35 +224,45 @@ def verdict(comparison: Comparison | None, adjusted_p: float,
     return "better" if (comparison.difference > 0) == larger_is_better else "worse"
 
 
-def claim_p(comparison: Comparison | None, equal_within: float = 0.0) -> float:
-    """The p-value a claim is judged by; NaN if it cannot be judged.
+def p_of_claim(comparison: Comparison | None, equal_within: float = 0.0,
+               larger_is_better: bool = True) -> tuple[float, float]:
+    """(p that the first is better, p that it is worse); NaN where neither can be judged.
 
-    An ordering has the two-sided p of the comparison. "No difference larger than equal_within" has
-    the smaller of two: that of two one-sided tests (it is true), and that of a difference beyond
-    the bound (it is false). Only one of these null hypotheses can hold, so alpha is kept.
+    Both are two-sided p-values, and the one of the direction that was not seen is 1. With
+    equal_within they are (p that the true difference is no larger, p that it is): two one-sided
+    tests and their opposite. Only one of the two null hypotheses can be false, so that alpha is
+    kept by judging with the smaller.
 
     Source: Schuirmann 1987, two one-sided tests.
     """
     if comparison is None or comparison.n < MIN_PAIRS or math.isnan(comparison.p):
-        return math.nan
-    return min(_equality(comparison, equal_within)) if equal_within else comparison.p
-
-
-def judge(comparison: Comparison | None, adjusted_p: float, *, larger_is_better: bool = True,
-          equal_within: float = 0.0) -> str:
-    """One of JUDGEMENTS on a claim that the first is better, or that both are equal.
-
-    Args:
-      adjusted_p: `claim_p`, adjusted by `holm` over the claims.
-      equal_within: > 0: the claim is that the true difference is no larger than this.
-    """
-    if comparison is None or math.isnan(adjusted_p) or adjusted_p >= ALPHA:
-        return "undecided"
+        return math.nan, math.nan
     if equal_within:
-        equal, beyond = _equality(comparison, equal_within)
-        return "supported" if equal < beyond else "contradicted"
-    word = verdict(comparison, adjusted_p, larger_is_better)
-    return {"better": "supported", "worse": "contradicted"}.get(word, "undecided")
+        return _equality(comparison, equal_within)
+    better = (comparison.difference > 0) == larger_is_better
+    return (comparison.p, 1.0) if better else (1.0, comparison.p)
+
+
+def larger_is_better(metric: str) -> bool:
+    """Of a metric, also of one class or stratum, "dice_mean[stained]"."""
+    return metric.partition("[")[0] not in LOWER_IS_BETTER
+
+
+def margin(comparison: Comparison, equal_within: float = 0.0,
+           larger_is_better: bool = True) -> float:
+    """How far the mean difference lies on the claimed side; below 0 on the other one."""
+    if equal_within:
+        return equal_within - abs(comparison.difference)
+    return comparison.difference if larger_is_better else -comparison.difference
+
+
+def sd_of(comparison: Comparison, test_train_ratio: float = 0.0) -> float:
+    """The standard deviation of the differences of a `paired` comparison."""
+    if comparison.n < 2:
+        return math.nan
+    half = comparison.interval[1] - comparison.difference
+    quantile = float(stats.t.ppf(1 - ALPHA / 2, comparison.n - 1))
+    return half / quantile / math.sqrt(1 / comparison.n + test_train_ratio)
 
 
 def _equality(comparison, within) -> tuple[float, float]:

@@ -17,7 +17,8 @@ from cellseg_jax.studies.grid import Grid
 class Claim(NamedTuple):
     """An ordering that a report states: the mean of `better` is ahead of the mean of `worse`.
 
-    Ahead is below where the metric is a loss, time or memory.
+    Ahead is below where the metric is a loss, time or memory. A metric may be of one stratum or
+    class, "dice_mean[stained]", or of the course of training (studies.course).
     """
 
     text: str  # in the report's words, short
@@ -25,6 +26,9 @@ class Claim(NamedTuple):
     worse: tuple[str, ...]
     metric: str = ""  # "" = the study's headline metric
     equal_within: float = 0.0  # > 0: the claim is "no difference larger than this"
+    every: bool = False  # "best", "worst": each row of better is ahead of each row of worse
+    matched: bool = False  # each row of better is ahead of the row of worse at its place
+    worse_metric: str = ""  # of the rows of worse, where another one is meant
 
 
 class Study(NamedTuple):
@@ -43,6 +47,12 @@ class Study(NamedTuple):
     smoke: dict
     path: str = ""  # of the file
     learning_curve: Mapping = {}  # metric and targets, or nothing
+
+
+def metrics_of(study: Study, claim: Claim) -> tuple[str, str]:
+    """The metrics of both sides of a claim."""
+    metric = claim.metric or study.metrics[0]
+    return metric, claim.worse_metric or metric
 
 
 def row_config(base: ConfigDict, table: Mapping, row: str) -> ConfigDict:

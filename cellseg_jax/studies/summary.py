@@ -63,7 +63,7 @@ def _verdicts(table, metric, compared) -> list[str]:
 
 def claims_sentence(table) -> str:
     """How many of the published claims the runs support, "" where there is none."""
-    judged = Counter(word for _, word, _ in table.claims)
+    judged = Counter(one.judgement for one in table.claims)
     numbers = ", ".join(f"{judged[word]} {word}" for word in stats.JUDGEMENTS if judged[word])
     return f"Of {count(len(table.claims), 'published claim')}: {numbers}." if numbers else ""
 

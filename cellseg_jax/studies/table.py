@@ -13,9 +13,11 @@ from cellseg_jax.errors import InputError, pick
 from cellseg_jax.runs.folder import images_file
 from cellseg_jax.runs.resources import RESOURCES
 from cellseg_jax.studies import learning_curve, stats
+from cellseg_jax.studies.claims import JudgedClaim, judge_claims
+from cellseg_jax.studies.course import COURSE, LOSS_METRICS
 from cellseg_jax.studies.row_families import FRACTION, families
 from cellseg_jax.studies.runs import Run, read, values_of
-from cellseg_jax.studies.study import Claim, Study
+from cellseg_jax.studies.study import Study, metrics_of
 
 DETECTABLE = (0.005, 0.01, 0.02)  # differences of a score: how many repeats find them?
 SPLIT_SEED = "data.split_seed"
@@ -55,7 +57,7 @@ class Table(NamedTuple):
     study: Study
     workdir: str
     rows: list[Row]  # of a Grid, those with a folder or a published value
-    claims: list[tuple[Claim, str, stats.Comparison | None]]  # of stats.JUDGEMENTS
+    claims: list[JudgedClaim]
     noise: dict[str, stats.Noise]  # {metric: spread of runs of the same config}
     notes: list[str]  # a sentence each that a reader needs beside the numbers
     missing: list[str]  # "row/repeat: why it does not count"
@@ -94,15 +96,23 @@ def collect(study, workdir, *, rows=None, repeats=None, smoke=False) -> Table:
         notes = [*notes, "All repeats train on the same images (VARIES has no data.split_seed): "
                          "intervals of the learning curve leave out which images were drawn."]
     return Table(
-        study, str(workdir), made, _claims(study, found, ratio),
+        study, str(workdir), made, judge_claims(study, found, ratio),
         {m: stats.noise_floor([values[name][m] for name in found]) for m in metrics},
         notes, missing, metrics,
-        definitions | {name: one.definition for name, one in RESOURCES.items()},
+        _definitions(definitions, metrics),
         {m: best for m in metrics if (best := _best(study, m, made, ratio))},
         _needed(study, made, values[study.baseline], ratio), ratio,
         tuple(_curve(study, name, {row: found[row] for row in rows}, ratio)
               for name, rows in families(study, found).items())
         if study.learning_curve else ())
+
+
+def _definitions(stored, metrics) -> dict[str, str]:
+    """{metric: text} of all columns; of one stratum or class as of all."""
+    known = {**stored, **COURSE, **{name: one.definition for name, one in RESOURCES.items()}}
+    parts = {m: m.partition("[") for m in metrics if "[" in m}
+    return known | {m: f"{known[base]}; of {part.rstrip(']')} alone"
+                    for m, (base, _, part) in parts.items() if base in known}
 
 
 def _row(study, name, found, values, ratio) -> Row:
@@ -137,7 +147,7 @@ def _with_verdicts(study, rows, found) -> list[Row]:
         p = {m: adjusted[m].get(row.name, math.nan) for m in row.compared}
         out.append(row._replace(
             adjusted_p=p,
-            verdicts={m: stats.verdict(one, p[m], m not in stats.LOWER_IS_BETTER) if one else ""
+            verdicts={m: stats.verdict(one, p[m], stats.larger_is_better(m)) if one else ""
                       for m, one in row.compared.items()},
             per_image={m: _per_image(images[row.name], images[study.baseline], m) if one else None
                        for m, one in row.compared.items()}))
@@ -194,24 +204,6 @@ def _per_image(mine, base, metric) -> stats.Comparison | None:
     return stats.per_image(mean(x), mean(y), groups[kept][first])
 
 
-def _claims(study, found, ratio) -> list:
-    """Every claim with its judgement; several rows on a side are averaged within each repeat."""
-    compared = []
-    for claim in study.claims:
-        metric = claim.metric or study.metrics[0]
-        sides = [[values_of(found[n], metric) for n in rows if n in found]
-                 for rows in (claim.better, claim.worse)]
-        whole = all(n in found for n in (*claim.better, *claim.worse))
-        compared.append(stats.paired(*(np.mean(side, 0) for side in sides),
-                                     test_train_ratio=ratio) if whole else None)
-    adjusted = stats.holm([stats.claim_p(one, claim.equal_within)
-                           for one, claim in zip(compared, study.claims, strict=True)])
-    return [(claim, stats.judge(
-        one, p, equal_within=claim.equal_within,
-        larger_is_better=(claim.metric or study.metrics[0]) not in stats.LOWER_IS_BETTER), one)
-        for claim, one, p in zip(study.claims, compared, adjusted.tolist(), strict=True)]
-
-
 def _best(study, metric, rows, ratio) -> tuple[str, tuple[str, ...]] | None:
     """The row of the best mean, and the rows that no paired test distinguishes from it.
 
@@ -220,7 +212,7 @@ def _best(study, metric, rows, ratio) -> tuple[str, tuple[str, ...]] | None:
     rows = [row for row in rows if np.isfinite(row.mean[metric])]
     if not rows or not _same_loss(study, metric, [row.name for row in rows]):
         return None
-    up = metric not in stats.LOWER_IS_BETTER
+    up = stats.larger_is_better(metric)
     best = (max if up else min)(rows, key=lambda row: row.mean[metric])
     def beaten(row):
         one = stats.paired(best.values[metric], row.values[metric], test_train_ratio=ratio)
@@ -256,7 +248,7 @@ def _curve(study, name, found, ratio) -> Curve:
     rows = list(found)
     curve = Curve(name, metric, [(rows[k], int(r), int(images[k, r]), float(scores[k, r]))
                                  for k, r in np.argwhere(known)], math.nan, None, "", {})
-    larger = metric not in stats.LOWER_IS_BETTER
+    larger = stats.larger_is_better(metric)
     best = 1.0 if larger else 0.0
     beyond = any((score > best) == larger and score != best for *_, score in curve.points)
     try:
@@ -285,8 +277,8 @@ def _test_train_ratio(study, found) -> float:
 
 
 def _same_loss(study, metric, names) -> bool:
-    """Whether a metric may rank these rows: any but "loss", and that if they train with one."""
-    return metric != "loss" or not _loss_keys(study, names)
+    """Whether a metric may rank these rows: any but a loss, and that if they train with one."""
+    return metric.partition("[")[0] not in LOSS_METRICS or not _loss_keys(study, names)
 
 
 def _loss_keys(study, names) -> list[str]:
@@ -299,13 +291,21 @@ def _loss_keys(study, names) -> list[str]:
 
 def _refuse_losses(study, names) -> None:
     """InputError where the headline or a claim ranks rows by losses that are not one loss."""
-    ranked = [("METRICS", names)] if study.metrics[0] == "loss" else []
-    ranked += [(f"CLAIMS[{i}]", (*claim.better, *claim.worse))
-               for i, claim in enumerate(study.claims)
-               if (claim.metric or study.metrics[0]) == "loss"]
-    for where, compared in ranked:
+    ranked = [("METRICS", study.metrics[0], names)]
+    ranked += [(f"CLAIMS[{i}]", metrics_of(study, claim)[0], rows)
+               for i, claim in enumerate(study.claims) for rows in _compared_rows(claim)]
+    for where, metric, compared in ranked:
+        if metric.partition("[")[0] not in LOSS_METRICS:
+            continue
         keys = _loss_keys(study, compared)
         if keys:
-            raise InputError(f"{study.name}: {where} ranks rows by loss, but rows differ in "
+            raise InputError(f"{study.name}: {where} ranks rows by {metric}, but rows differ in "
                              f"{', '.join(keys)}, and different losses do not compare; rank by a "
                              "score such as 'dice_mean'")
+
+
+def _compared_rows(claim) -> list[tuple[str, ...]]:
+    """Groups of rows that a claim compares with one another."""
+    if claim.matched:
+        return list(zip(claim.better, claim.worse, strict=True))
+    return [(*claim.better, *claim.worse)]

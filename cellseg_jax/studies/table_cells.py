@@ -5,7 +5,8 @@ from collections import Counter
 
 from cellseg_jax.report.document import NONE, Cell, number, soft
 from cellseg_jax.runs.resources import RESOURCES
-from cellseg_jax.studies.summary import counted, headline, is_baseline
+from cellseg_jax.studies.sentences import compared_text, repeats_text
+from cellseg_jax.studies.summary import counted, is_baseline
 
 MARKS = {"better": "\u25b2", "worse": "\u25bc", "not distinguishable": "\u25cf",
          "too few repeats": "\u25c7"}
@@ -65,11 +66,9 @@ def comparison(table, row, metric) -> list:
             number(row.adjusted_p.get(metric), ".3g")]
 
 
-def judged_claim(table, claim, word, compared) -> tuple[Cell, Cell]:
-    """The verdict on a claim, and its text over what was compared."""
-    within = f", equal within {claim.equal_within:g}" if claim.equal_within else ""
-    sides = soft(f"{' + '.join(claim.better)} against {' + '.join(claim.worse)}")
-    values = " ".join(filter(None, difference(compared)))
+def judged_claim(table, one) -> tuple[Cell, str, Cell]:
+    """Verdict of a claims.JudgedClaim, repeats to decide it, its text over what is compared."""
+    claim, word = one.claim, one.judgement
     return (Cell(f"{CLAIM_MARKS[word]}\u00a0{word}", kind=f"v {word}"),
-            Cell(claim.text, below=(  # added to Markup, a text is escaped
-                sides + f" in {claim.metric or headline(table)}{within}: {values}",)))
+            repeats_text(one.needed) or NONE,
+            Cell(claim.text, below=tuple(map(soft, compared_text(table.study, one)))))

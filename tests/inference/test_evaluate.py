@@ -11,7 +11,13 @@ from helpers import tiny_config
 from cellseg_jax import config as config_lib
 from cellseg_jax import data, metrics, train
 from cellseg_jax.errors import InputError
-from cellseg_jax.inference import evaluate, original_size, pictures, score_definitions
+from cellseg_jax.inference import (
+    evaluate,
+    measure,
+    original_size,
+    pictures,
+    score_definitions,
+)
 from cellseg_jax.inference.predictor import Predictor
 from cellseg_jax.metrics import report_compat
 from cellseg_jax.runs import page
@@ -27,6 +33,20 @@ def run(tmp_path_factory):
     config = tiny_config(train__epochs=6, data__split=(0.6, 0.08, 0.32), data__cache=str(folder))
     train.train([config], [folder / "run"])
     return config, folder / "run", evaluate.evaluate(config, folder / "run")
+
+
+def test_time_per_image_leaves_out_the_first_batch(monkeypatch):
+    clock = iter([0.0, 9.0, 10.0, 10.4, 20.0, 20.8, 30.0, 30.4])  # 9 s with compilation
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    timed = measure.TimedStep(lambda values, variables, batch: {"loss": batch["image"]})
+    for _ in range(4):
+        assert timed(None, None, {"image": np.ones((8, 2, 2, 1))})["loss"].shape == (8, 2, 2, 1)
+    assert timed.ms_per_row() == pytest.approx(400 / 8)
+
+
+def test_time_per_image_is_below_the_time_of_everything(run):
+    result = run[2]
+    assert 0 < result["ms_per_image"] < 1e3 * result["seconds"] / result["n_images"]
 
 
 def dice_and_iou(truth, pred):

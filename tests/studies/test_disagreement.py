@@ -13,7 +13,7 @@ def test_pictures_of_names_that_begin_alike_are_left_out(tmp_path):
     folder.mkdir(parents=True)
     for name in (long, "y.png"):
         Image.new("RGB", (40, 20)).save(folder / f"00_worst_dice0.5_{name}.png")
-    run = Run("row", 0, str(tmp_path), "done", {"dice_mean": 0.5}, 1, 1, 1, 1, "", "", "")
+    run = Run("row", 0, str(tmp_path), "done", {"dice_mean": 0.5}, 1, 1, 1, 1, 1, "", "", "")
     row = Row("row", {}, [run], *[{}] * 8)
     found = pictures(row_table(row), {long + "a", "b/" + long + "c", "d/y.png"})
     assert set(found) == {"d/y.png"}

@@ -16,6 +16,7 @@ from cellseg_jax import studies
 from cellseg_jax.files import read_csv, write_csv
 from cellseg_jax.report import panels, row_charts
 from cellseg_jax.studies import stats
+from cellseg_jax.studies.claims import JudgedClaim
 from cellseg_jax.studies.disagreement import PICTURED, image_scores
 from cellseg_jax.studies.page import MARKERS, write_study_page
 from cellseg_jax.studies.summary import summary_sentence
@@ -135,7 +136,8 @@ def hostile_study(folder, word, file):
     table = table._replace(
         study=study, notes=[word], missing=[word],
         rows=[row._replace(changes=study.rows[row.name]) for row in table.rows],
-        claims=[(study.claims[0], "undecided", table.rows[1].compared["dice_mean"])])
+        claims=[JudgedClaim(study.claims[0], "undecided", table.rows[1].compared["dice_mean"],
+                            (file, word), 7)])
     write_study_page(table, runs / "report.html")
     return (runs / "report.html").read_text()
 

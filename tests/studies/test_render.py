@@ -125,8 +125,9 @@ def test_latex_rows_have_as_many_cells_as_columns(table):
     for columns, body in tabular.findall(text):
         rows = [line for line in body.splitlines() if line.endswith(r"\\")]
         assert {len(re.split(r"(?<!\\)&", row)) for row in rows} == {len(columns)}
-    claim = table.claims[0][0]._replace(text="[sic] augmentation helps")
-    starred = render.latex(table._replace(claims=[(claim, *table.claims[0][1:])]))
+    claim = table.claims[0]
+    claim = claim._replace(claim=claim.claim._replace(text="[sic] augmentation helps"))
+    starred = render.latex(table._replace(claims=[claim]))
     assert "{}[sic]" in starred  # else an option of the row before
     assert r"\toprule" in text and r"\textbf{0." in text and text.count(r"\begin{table}") == 2
 

@@ -63,7 +63,7 @@ def test_without_spread_nothing_crashes_and_nothing_wins(a, b, p, word):
     one = stats.paired(a, b)
     assert one.p == pytest.approx(p, nan_ok=True)
     assert stats.verdict(one, one.p) == word
-    assert stats.judge(one, stats.claim_p(one)) == "undecided"
+    assert not min(stats.p_of_claim(one)) < stats.ALPHA
 
 
 def test_paired_rejects_other_lengths():
@@ -181,28 +181,37 @@ def test_verdict_has_the_sign_of_the_difference():
     assert stats.verdict(None, math.nan) == "too few repeats"
 
 
-def test_claims_are_judged():
-    word = lambda d, **options: stats.judge(
-        one := stats.paired(d, np.zeros(len(d))),
-        stats.claim_p(one, options.get("equal_within", 0.0)), **options)
+def test_p_of_a_claim_is_that_of_its_direction():
+    word = lambda d, *options: next((
+        word for word, p in zip(stats.JUDGEMENTS, stats.p_of_claim(
+            stats.paired(d, np.zeros(len(d))), *options), strict=False) if p < stats.ALPHA),
+        "undecided")
     spread = 0.002 * np.linspace(-1, 1, 6)
     assert word(0.03 + spread) == "supported" and word(spread - 0.03) == "contradicted"
     assert word(spread) == "undecided"
-    assert word(spread - 0.03, larger_is_better=False) == "supported"
-    assert word(spread, equal_within=0.01) == "supported"
-    assert word(0.03 + spread, equal_within=0.01) == "contradicted"
-    assert word(0.009 + spread, equal_within=0.01) == "undecided"
-    assert word(np.zeros(4), equal_within=0.01) == "supported"
-    assert word(np.full(4, 0.005), equal_within=0.01) == "undecided"  # copies of one run
-    assert word(spread[:2], equal_within=0.01) == "undecided"
-    assert stats.judge(None, math.nan) == "undecided"
+    assert word(spread - 0.03, 0.0, False) == "supported"
+    assert word(spread, 0.01) == "supported"
+    assert word(0.03 + spread, 0.01) == "contradicted"
+    assert word(0.009 + spread, 0.01) == "undecided"
+    assert word(np.zeros(4), 0.01) == "supported"
+    assert word(np.full(4, 0.005), 0.01) == "undecided"  # copies of one run
+    assert word(spread[:2], 0.01) == "undecided"
+    assert np.isnan(stats.p_of_claim(None)).all()
+
+
+def test_sd_of_a_comparison_is_that_of_its_differences():
+    for ratio in (0.0, 0.125):
+        one = stats.paired(A, B, test_train_ratio=ratio)
+        assert stats.sd_of(one, ratio) == pytest.approx((A - B).std(ddof=1))
+    assert math.isnan(stats.sd_of(stats.paired([0.8], [0.7])))
 
 
 def test_equality_equals_two_one_sided_tests_of_scipy():
     d, within = A - B, 0.02
     low = scipy_stats.ttest_1samp(d, -within, alternative="greater").pvalue
     high = scipy_stats.ttest_1samp(d, within, alternative="less").pvalue
-    assert stats.claim_p(stats.paired(A, B), within) == pytest.approx(max(low, high), rel=1e-9)
+    assert stats.p_of_claim(stats.paired(A, B), within)[0] == pytest.approx(max(low, high),
+                                                                            rel=1e-9)
 
 
 # --- how often a table is wrong ------------------------------------------------------------------

@@ -57,7 +57,8 @@ def test_numbers_are_those_of_the_files(whole):
     assert row.runs[0].scores["seg"] == tests[0]["metrics_original_size"]["seg"]
     assert math.isnan(row.runs[0].scores["ap50"])
     assert row.runs[0].train_seconds == row.values["train_seconds"][0] > 0
-    assert table.metrics == (*study.metrics, "train_seconds", "cpu_seconds", "peak_memory_gib")
+    assert table.metrics == (*study.metrics, "train_seconds", "cpu_seconds", "peak_memory_gib",
+                             "ms_per_image")
     assert table.missing == [] and row.reference == {"dice_mean": 0.82}
 
 
@@ -77,11 +78,11 @@ def test_comparisons_are_paired_by_repeat_and_adjusted_over_rows(whole):
 
 def test_claims_are_judged_and_factors_averaged(whole):
     table = whole[0]
-    assert [word for _, word, _ in table.claims] == [
+    assert [one.judgement for one in table.claims] == [
         "supported", "undecided", "contradicted", "supported"]
     values = {row.name: row.values["dice_mean"] for row in table.rows}
     factor = (values["unet_adam"] + values["unet_sgd"]) / 2
-    assert table.claims[0][2] == stats.paired(factor, values["unet_no_augment"])
+    assert table.claims[0].comparison == stats.paired(factor, values["unet_no_augment"])
 
 
 def test_noise_floor_leaves_out_what_has_no_noise(whole):
@@ -251,7 +252,7 @@ def test_an_empty_folder_gives_an_empty_table(tmp_path):
     table = collect(study, tmp_path / "none")
     assert [row.name for row in table.rows] == list(study.rows)
     assert table.missing[0] == "unet_adam: no run" and len(table.missing) == 5
-    assert {word for _, word, _ in table.claims} == {"undecided"} and table.best == {}
+    assert {one.judgement for one in table.claims} == {"undecided"} and table.best == {}
 
 
 def test_a_grid_of_thousands_with_few_runs_is_fast(tmp_path):
@@ -308,7 +309,7 @@ def test_claims_on_costs_know_that_less_is_better(whole):
     claims = [studies.Claim("wide takes longer", ("unet_adam",), ("unet_wide",), "train_seconds"),
               studies.Claim("no, it is fast", ("unet_wide",), ("unet_adam",), "train_seconds")]
     table = collect(study._replace(claims=tuple(claims)), folder)
-    assert [word for _, word, _ in table.claims] == ["supported", "contradicted"]
+    assert [one.judgement for one in table.claims] == ["supported", "contradicted"]
 
 
 def test_ranking_by_losses_that_differ_is_refused(small):
@@ -341,3 +342,36 @@ def test_unknown_metric_is_named_with_those_there_are(small):
     study, folder = small
     table = collect(study._replace(metrics=("dice",)), folder)
     assert any("no run has dice; there are ap50, dice_mean" in note for note in table.notes)
+
+
+def test_scores_of_strata_classes_and_the_course_are_columns(two_rows):
+    study, folder = two_rows
+    metrics = ("dice_mean", "dice_mean[light]", "dice_mean[0]", "epochs_to_95", "val_loss_rise")
+    strata = json.loads((folder / "unet_sgd/0/eval/test.json").read_text())["per_stratum"]
+    stratum = next(iter(strata))
+    metrics = tuple(m.replace("light", stratum) for m in metrics)
+    claim = studies.Claim("one stratum is harder", ("unet_sgd",), ("unet_sgd",), metrics[1],
+                          worse_metric="dice_mean")
+    table = collect(study._replace(metrics=metrics, claims=(claim,)), folder)
+    row = row_of(table, "unet_sgd")
+    assert row.values[metrics[1]][0] == strata[stratum]["dice_mean"]
+    assert row.values["dice_mean[0]"].tolist() == row.values["dice_mean"].tolist()
+    epochs = [json.loads(line) for line in
+              (folder / "unet_sgd/0/metrics.jsonl").read_text().splitlines()]
+    best = max(line["val_dice_mean"] for line in epochs)
+    first = next(line["epoch"] for line in epochs if line["val_dice_mean"] >= 0.95 * best)
+    assert row.values["epochs_to_95"][0] == first
+    assert table.definitions[metrics[1]].endswith(f"; of {stratum} alone")
+    assert table.definitions["epochs_to_95"] and not table.notes
+    assert table.claims[0].comparison == stats.paired(row.values[metrics[1]],
+                                                      row.values["dice_mean"])
+
+
+def test_course_of_losses_that_differ_is_not_ranked(small):
+    study, folder = small
+    rows = {"unet_adam": {}, "unet_sgd": {"loss.dice": 0.0, "loss.bce": 1.0}}
+    claim = studies.Claim("", ("unet_sgd",), ("unet_adam",), "val_loss_rise")
+    with pytest.raises(InputError, match=r"CLAIMS\[0\] ranks rows by val_loss_rise, but rows"):
+        collect(study._replace(rows=rows, claims=(claim,)), folder)
+    # A score of the course is of Dice, whatever the loss.
+    collect(study._replace(rows=rows, claims=(claim._replace(metric="epochs_to_95"),)), folder)
