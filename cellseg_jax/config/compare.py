@@ -9,7 +9,8 @@ from cellseg_jax.config.defaults import FREE_KEYS, VALUE_KEYS
 
 # Keys that came after the first runs, with the value that all runs had before. At that value they
 # are left out of `identity`, so that a run keeps the hash that its scores were stored with.
-LATER_KEYS = {"data.only_size": (), "data.mix_copies": True, "data.blank_images": 0}
+LATER_KEYS = {"data.only_size": (), "data.mix_copies": True, "data.blank_images": 0,
+              "data.split_by": "group"}
 
 
 def flatten(config) -> dict:
@@ -31,8 +32,9 @@ def diff(config, other) -> dict:
 
 def identity(config) -> str:
     """A hash of all keys that decide what a run computes."""
+    later = {k: json.dumps(v) for k, v in LATER_KEYS.items()}  # a config.json has lists for tuples
     kept = {k: v for k, v in flatten(config).items()
-            if not k.startswith(FREE_KEYS) and (k not in LATER_KEYS or v != LATER_KEYS[k])}
+            if not k.startswith(FREE_KEYS) and later.get(k) != json.dumps(v)}
     text = json.dumps(sorted(kept.items()))
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 

@@ -25,6 +25,7 @@ TRACED = {
 VALUE_KEYS = (
     *TRACED,
     "data.split",
+    "data.split_by",
     "data.split_seed",
     "data.train_fraction",
     "data.keep_blank",
@@ -70,6 +71,9 @@ def default() -> ConfigDict:
         # Fractions (train, validation, test); or "official", the dataset's own; or a file with
         # the names of each part, such as another run's split.json.
         split=(0.8, 0.1, 0.1),
+        # What fractions place as a whole: group (a case stays together) | image. By image, other
+        # images of the test cases are trained on, and scores are too high: it shows by how much.
+        split_by="group",
         split_seed=0,
         # Share of the training images that is used: 0.5 for a learning curve. Smaller shares lie
         # within larger ones.

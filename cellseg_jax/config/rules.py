@@ -44,6 +44,7 @@ def _data(c, rule):
     pick(normalize.RANGES, c.data.normalize, "config.data.normalize")
     pick(targets.TARGETS, c.data.target, "config.data.target")
     _one_of(c, "data", "residence", ("auto", "device", "host"))
+    _one_of(c, "data", "split_by", ("group", "image"))
     rule(len(c.data.size) == 2 and min(c.data.size) > 0, "data.size", "(height, width) in pixels")
     if isinstance(c.data.split, str):
         rule(c.data.split, "data.split", "fractions, 'official', or a file such as split.json")

@@ -121,13 +121,14 @@ def load(data_config, progress=None, records: Records | None = None) -> Arrays:
 
 
 def split_of(data_config, arrays: Arrays) -> dict:
-    """{"train", "val", "test"}: indices of samples, by config.data.split and split_seed.
+    """{"train", "val", "test"}: indices of samples, by config.data.split, split_by, split_seed.
 
     Patches follow their image. Of the training images train_fraction is used, and all that
     data.mix adds. With keep_blank=False training leaves out samples without foreground.
     """
     how, seed = data_config["split"], data_config["split_seed"]
-    groups, strata = arrays.image_groups, arrays.image_strata
+    by = {"group": arrays.image_groups, "image": arrays.image_names}
+    groups, strata = by[data_config["split_by"]], arrays.image_strata
     fixed = [part if name.startswith(split.MIXED) else ""
              for name, part in zip(arrays.image_names, arrays.image_parts, strict=True)]
     if how == "official":

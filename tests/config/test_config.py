@@ -1,8 +1,11 @@
 """Config: overrides, types, rules, and messages that save the search."""
 
+import json
+
 import pytest
 
 from cellseg_jax import config as config_lib
+from cellseg_jax.config import compare
 from cellseg_jax.errors import InputError
 
 QUICKSTART = """
@@ -51,6 +54,20 @@ def test_identity_ignores_where_the_data_lies_and_nothing_else(file):
     base = config_lib.identity(config_lib.load(file))
     assert config_lib.identity(config_lib.load(file, [("data.cache", "elsewhere")])) == base
     assert config_lib.identity(config_lib.load(file, [("seed", "1")])) != base
+
+
+def test_identity_of_a_run_made_before_a_key_came_is_that_of_its_default(file):
+    config = config_lib.load(file)
+    before = config_lib.flatten(config)
+    for key, value in compare.LATER_KEYS.items():
+        assert before.pop(key) == value
+    assert config_lib.identity(before) == config_lib.identity(config)
+    stored = json.loads(config_lib.to_json(config))  # where tuples are lists
+    assert config_lib.identity(stored) == config_lib.identity(config)
+    by_image = config_lib.load(file, [("data.split_by", "image")])
+    assert config_lib.identity(by_image) != config_lib.identity(config)
+    with pytest.raises(InputError, match="config.data.split_by"):
+        config_lib.load(file, [("data.split_by", "case")])
 
 
 @pytest.mark.parametrize("override,words", [

@@ -2,6 +2,7 @@ import dataclasses
 import json
 import os
 import shutil
+import types
 
 import imageio.v3 as iio
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from helpers import data_config
 
 from cellseg_jax import crops, data
-from cellseg_jax.data import dependencies
+from cellseg_jax.data import dependencies, split
 from cellseg_jax.data.synthetic import twins
 from cellseg_jax.errors import InputError
 
@@ -38,6 +39,23 @@ def test_load_and_split_synthetic(config):
     assert [len(part) for part in parts.values()] == [6, 3, 3]
     assert data.load(config | {"looks": ["stained"]}).strata == ("stained",) * 12
     assert data.load(config | {"seed": 1}).fingerprint != arrays.fingerprint
+
+
+@pytest.mark.parametrize("fraction", [1.0, 0.5])
+def test_a_split_by_image_parts_cases_and_one_by_group_does_not(config, fraction):
+    cases = [f"case {n // 4}" for n in range(40)]
+    arrays = types.SimpleNamespace(
+        image_names=[f"{n:02}" for n in range(40)], image_groups=cases,
+        image_strata=["all"] * 40, image_parts=[""] * 40, grid=1)
+    parts_of = lambda by: data.split_of(config | {"split_by": by, "train_fraction": fraction},
+                                        arrays)
+    torn = lambda parts: len({cases[i] for i in parts["train"]} & {cases[i] for i in parts["test"]})
+    group, image = parts_of("group"), parts_of("image")
+    assert torn(group) == 0 and torn(image) > 3
+    assert [len(part) for part in image.values()] == [20 * fraction, 10, 10]
+    again = split.split(arrays.image_names, arrays.image_strata, fractions=config["split"],
+                        seed=config["split_seed"])
+    assert image["test"].tolist() == again["test"].tolist()
 
 
 def test_patches_follow_their_image(config):
