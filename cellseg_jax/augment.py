@@ -13,17 +13,33 @@ identity; a probability that is the Python number 0 compiles nothing.
 Functions are named as what they do; the keys of GEOMETRIC and INTENSITY are those of a config.
 """
 
+import math
 import zlib
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, Key
+from jaxtyping import Array, ArrayLike, Float, Integer, Key
 
 from cellseg_jax.errors import pick
 from cellseg_jax.random_bits import random_words
 
 WARPED = ("image", "label", "pixel_weight")
+COPY_FOLD = 2**32 - 1  # folded into the seed for stored variants; no step is that late
+
+
+def variant_key(seed: ArrayLike, sample: ArrayLike, copy: ArrayLike) -> Key[Array, ""]:
+    """The key of a stored variant: of the run's seed, a sample (or image), and the copy."""
+    variants = jax.random.fold_in(jax.random.key(jnp.asarray(seed, jnp.uint32)), COPY_FOLD)
+    return jax.random.fold_in(jax.random.fold_in(variants, sample), copy)
+
+
+class Patch(NamedTuple):
+    """One patch of an image that is augmented as a whole and cut afterwards, as crops.to_grid."""
+
+    grid: int  # patches along each side of the image
+    first: Integer[ArrayLike, ""]  # number of the image's first patch among all that are stored
+    cell: Integer[ArrayLike, ""]  # of the patch in its image, column after column
 
 
 class Draw(NamedTuple):
@@ -339,11 +355,14 @@ def _mirrored(place, n):
     return jnp.clip(jnp.where(place > n - 1, period - place, place), 0, n - 1)
 
 
-def _input_places(key, active, settings, size):
-    """Where each pixel of the output comes from: (y, x), each (H, W) float32, anywhere."""
+def _input_places(key, active, settings, size, part):
+    """Where each pixel of the output comes from: (y, x), each (H, W) float32, anywhere.
+
+    `part` takes, from rows (H, 1), columns (1, W) or fields (H, W) of the image, those wanted.
+    """
     centre = [(n - 1) / 2 for n in size]
     y, x = (jnp.arange(n, dtype=jnp.float32) - c for n, c in zip(size, centre, strict=True))
-    y, x = y[:, None], x[None, :]
+    y, x = part(y[:, None]), part(x[None, :])
     matrix, moved_by = jnp.eye(2, dtype=jnp.float32), jnp.zeros(2, jnp.float32)
     draws = _draws(key, active, settings)
     for name in reversed(active):  # from the output back to the input
@@ -351,7 +370,7 @@ def _input_places(key, active, settings, size):
         if name == "elastic":
             sigma = settings.get("elastic_sigma", OPTIONS["elastic_sigma"])
             down, right = elastic(draw, strength, size, sigma)
-            y, x = y + down, x + right
+            y, x = y + part(down), x + part(right)
         elif name == "shift":
             moved_by = jnp.stack(shift(draw, strength, size))
         else:
@@ -368,8 +387,10 @@ def _read(flat, row):
     return flat.at[row].get(mode="promise_in_bounds")  # without a check of the bounds
 
 
-def _corners(y, x, size):
+def _corners(y, x, size, number):
     """The pixels around places: flat numbers of the four and of the nearest, and fractions.
+
+    `number` gives the flat number of the pixel in row y and column x.
 
     Returns: [top left, top right, bottom left, bottom right], the nearest, each (H, W) uint32; and
       how far down and right of the first the place is, each (H, W, 1) in [0, 1).
@@ -379,8 +400,8 @@ def _corners(y, x, size):
     down, right = y - top, x - left
     edges = [(near.astype(jnp.uint32), jnp.minimum(near + 1, n - 1).astype(jnp.uint32))
              for near, n in ((top, size[0]), (left, size[1]))]
-    corners = [edges[0][i] * size[1] + edges[1][j] for i in (0, 1) for j in (0, 1)]
-    nearest = jnp.where(down < 0.5, *edges[0]) * size[1] + jnp.where(right < 0.5, *edges[1])
+    corners = [number(edges[0][i], edges[1][j]) for i in (0, 1) for j in (0, 1)]
+    nearest = number(jnp.where(down < 0.5, *edges[0]), jnp.where(right < 0.5, *edges[1]))
     # The barrier computes these once for all that is read, in loops that vectorise.
     return jax.lax.optimization_barrier((corners, nearest, down[..., None], right[..., None]))
 
@@ -392,7 +413,29 @@ def _interpolated(flat, corners, down, right):
     return upper + down * (lower - upper)
 
 
-def warp(key: Key[Array, ""], sample: dict, settings: dict) -> dict:
+def _reading(shape, patch):
+    """How warped pixels of (H, W) are read: the size of the whole image, `part`, `number`.
+
+    See _input_places and _corners. The height and width of the output are `shape`.
+    """
+    if patch is None:
+        return shape, lambda x: x, lambda y, x: y * shape[1] + x
+    (height, width), grid = shape, patch.grid
+    column, row = patch.cell // grid, patch.cell % grid
+
+    def part(x):
+        start = [row * height if x.shape[0] > 1 else 0, column * width if x.shape[1] > 1 else 0]
+        return jax.lax.dynamic_slice(
+            x, start, (min(height, x.shape[0]), min(width, x.shape[1])))
+
+    def number(y, x):
+        cell = patch.first + x // width * grid + y // height
+        return (cell * height + y % height) * width + x % width
+
+    return (grid * height, grid * width), part, number
+
+
+def warp(key: Key[Array, ""], sample: dict, settings: dict, patch: Patch | None = None) -> dict:
     """One sample, its pixels moved by the GEOMETRIC augmentations of `settings`.
 
     All of them make one map from the pixels of the output to places in the input, read once:
@@ -405,29 +448,35 @@ def warp(key: Key[Array, ""], sample: dict, settings: dict) -> dict:
       sample: "image" (H, W, C) integer or float, and maybe "label" (H, W) and "pixel_weight"
         (H, W); other entries pass through.
       settings: see the module; names of INTENSITY are for `intensity`.
+      patch: given, the pixels of the sample are the patches (p, h, w, ...) of some images, and the
+        result is this patch of its warped image, (h, w, ...).
     Returns: the sample with the same shapes. Label and pixel_weight keep their dtype; so does the
       image where pixels are moved as they are, otherwise it is float32, in the same units and
       not rounded.
     Raises: InputError for an unknown name; ValueError for a Python strength without a meaning,
       such as 90 degrees for an image that is not square (see `check`).
     """
-    size = sample["image"].shape[:2]
+    axes = 2 if patch is None else 3  # those of pixels, the first of them of patches
+    shape = sample["image"].shape[axes - 2 : axes]
+    size, part, number = _reading(shape, patch)
     active = _active(settings, GEOMETRIC, size)
-    if not active:
-        return sample
-    y, x = _input_places(key, active, settings, size)
     moved = {name: jnp.asarray(sample[name]) for name in WARPED if name in sample}
-    flat = {name: pixels.reshape(size[0] * size[1], -1) for name, pixels in moved.items()}
+    if not active:
+        return sample if patch is None else sample | {
+            name: pixels[patch.first + patch.cell] for name, pixels in moved.items()}
+    y, x = _input_places(key, active, settings, size, part)
+    flat = {name: pixels.reshape(math.prod(pixels.shape[:axes]), -1)
+            for name, pixels in moved.items()}
     if set(active) <= set(WHOLE_PIXEL):
-        row = y.astype(jnp.uint32) * size[1] + x.astype(jnp.uint32)
-        return sample | {name: _read(flat[name], row).reshape(pixels.shape)
+        row = number(y.astype(jnp.uint32), x.astype(jnp.uint32))
+        return sample | {name: _read(flat[name], row).reshape(shape + pixels.shape[axes:])
                          for name, pixels in moved.items()}
-    corners, nearest, down, right = _corners(y, x, size)
+    corners, nearest, down, right = _corners(y, x, size, number)
     for name, pixels in moved.items():
         value = (_read(flat[name], nearest) if name == "label" else
                  _interpolated(flat[name], corners, down, right))
         dtype = jnp.float32 if name == "image" else pixels.dtype
-        moved[name] = value.astype(dtype).reshape(pixels.shape)
+        moved[name] = value.astype(dtype).reshape(shape + pixels.shape[axes:])
     return sample | jax.lax.optimization_barrier(moved)
 
 

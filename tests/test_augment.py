@@ -11,7 +11,7 @@ import skimage.exposure
 import skimage.filters
 from scipy import ndimage
 
-from cellseg_jax import augment
+from cellseg_jax import augment, crops
 from cellseg_jax.augment import AUGMENTATIONS, GEOMETRIC, INTENSITY, Draw
 
 POSES = {"flip_horizontal": (0.5, 1.0), "flip_vertical": (0.5, 1.0), "turn": (0.5, 3.0)}
@@ -400,3 +400,26 @@ def test_preset_of_em_grows_with_the_image():
     assert augment.preset("em", (256, 256))["elastic_sigma"] == pytest.approx(20.48)
     with pytest.raises(ValueError, match="did you mean livecell"):
         augment.preset("livecel", (8, 8))
+
+
+@pytest.mark.parametrize("settings", [
+    {"flip_horizontal": (1, 1), "flip_vertical": (0.5, 1), "turn": (0.5, 2)},
+    {"rotation": (1, 180), "zoom_in": (1, 0.5), "shift": (1, 0.3)},
+    {"shear": (1, 20), "elastic": (1, 60), "elastic_sigma": 4.0}, {}])
+def test_a_patch_is_cut_from_the_warped_image(settings):
+    """Of two stored images the second: every patch is that of crops.to_grid, up to rounding."""
+    first = start_of((24, 36))
+    images = [first, {name: values[::-1, ::-1] for name, values in first.items()}]
+    stored = {name: np.concatenate([crops.to_grid(one[name], 3) for one in images])
+              for name in images[0]}
+    whole = jax.jit(lambda key: augment.warp(key, images[1], settings))(KEY)
+    cut = jax.jit(jax.vmap(lambda cell: augment.warp(
+        KEY, stored, settings, augment.Patch(3, jnp.uint32(9), cell))))(jnp.arange(9))
+    for name, values in whole.items():
+        expected = crops.to_grid(np.asarray(values), 3)
+        assert cut[name].dtype == values.dtype
+        if name == "label":  # rounding may decide which of two pixels is nearer
+            assert (np.asarray(cut[name]) != expected).mean() < 0.005
+        else:
+            np.testing.assert_allclose(np.asarray(cut[name], np.float32), expected,
+                                       rtol=2e-3 if name == "pixel_weight" else 1e-5, atol=1e-3)

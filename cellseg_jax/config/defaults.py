@@ -60,6 +60,9 @@ def default() -> ConfigDict:
         size=(512, 512),  # height, width of the network's input (grid = 1), pixels
         fit="resize",  # how an image comes to that size: resize | center_crop | random_crop | pad
         grid=1,  # patches per side that the fitted image is cut into, without overlap
+        # Rotation and the other augment.GEOMETRIC move the pixels of the whole fitted image, which
+        # is cut into patches afterwards; False: the pixels of each patch by itself.
+        augment_before_grid=False,
         keep_blank=True,  # train on patches and images without foreground too
         channels="rgba",  # gray | rgb | rgba
         normalize="minmax",  # which range of the whole image becomes [0, 1]

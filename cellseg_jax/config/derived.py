@@ -34,6 +34,11 @@ def input_size(config) -> tuple[int, int]:
     return tuple(n // config.data.grid for n in config.data.size)
 
 
+def augmented_size(config) -> tuple[int, int]:
+    """Height and width of what geometric augmentations move: the network's input, or an image."""
+    return tuple(config.data.size) if config.data.augment_before_grid else input_size(config)
+
+
 def target_options(config) -> dict:
     """What targets.TARGETS[...].encode reads beside the label."""
     return {"num_classes": config.data.num_classes, "contour_width": config.data.contour_width}

@@ -5,8 +5,8 @@ import math
 from cellseg_jax import augment, data, losses, normalize, optim, pruning, targets
 from cellseg_jax.config.derived import (
     VALIDATION_METRICS,
+    augmented_size,
     has_part,
-    input_size,
     is_classical,
     num_outputs,
 )
@@ -58,6 +58,8 @@ def _data(c, rule):
          f"a divisor of data.size {c.data.size}")
     rule(c.data.grid == 1 or c.data.fit != "random_crop", "data.grid",
          "1 with data.fit='random_crop'")
+    rule(not c.data.augment_before_grid or any(c.augment[k][0] for k in augment.GEOMETRIC),
+         "data.augment_before_grid", "False without a geometric augmentation (augment.*)")
     rule(c.data.contour_width >= 1, "data.contour_width", "at least 1 pixel")
     rule(c.data.weight_w0 >= 0, "data.weight_w0", "at least 0")
     rule(c.data.weight_sigma > 0, "data.weight_sigma", "above 0 pixels")
@@ -84,17 +86,18 @@ def _data(c, rule):
 
 
 def _augment(c, rule):
+    size = augmented_size(c)
     for name in augment.AUGMENTATIONS:
         value = c.augment[name]
         rule(len(value) == 2 and 0 <= value[0] <= 1, f"augment.{name}",
              "(probability from 0 to 1, strength)")
-        expected = augment.check(name, value[1], input_size(c)) if value[0] else ""
+        expected = augment.check(name, value[1], size) if value[0] else ""
         rule(not expected, f"augment.{name}", expected)
     used = [name for name in augment.INTENSITY if c.augment[name][0]]
     rule(c.data.normalize != "symmetric" or not used, "data.normalize",
          f"another range with augment.{''.join(used[:1])}, which takes pixels of about 0 to 1")
     if c.augment.elastic[0]:
-        expected = augment.check("elastic_sigma", c.augment.elastic_sigma, input_size(c))
+        expected = augment.check("elastic_sigma", c.augment.elastic_sigma, size)
         rule(not expected, "augment.elastic_sigma", expected)
 
 

@@ -143,7 +143,9 @@ def split_of(data_config, arrays: Arrays) -> dict:
         keep=np.array(fixed) != "")
     cells = np.arange(arrays.grid**2, dtype=np.int32)
     parts = {name: (i[:, None] * len(cells) + cells).reshape(-1) for name, i in parts.items()}
-    if not data_config["keep_blank"]:
+    # Patches of augmented images are blank where others are: data.order leaves them out.
+    if not data_config["keep_blank"] and not (
+            data_config["augment_before_grid"] and data_config["copies"]):
         parts["train"] = parts["train"][arrays.foreground[parts["train"]] > 0]
     return parts
 

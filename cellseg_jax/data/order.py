@@ -9,6 +9,7 @@ import ml_collections
 import numpy as np
 
 from cellseg_jax import data
+from cellseg_jax.data import variants
 from cellseg_jax.errors import InputError
 
 STEPS = 2**41  # Philox keys (seed, epoch) are far below; splits have 2**40
@@ -31,8 +32,10 @@ class Sampling(NamedTuple):
     # count).
     strata: Sequence[str] | None = None
     oversample: float = 0.0  # share of the rows that are sure to hold foreground, if there is some
-    foreground: np.ndarray | None = None  # (n,) share of foreground, read by `oversample`
+    # (n,) or, of each variant, (n, copies + 1): share of foreground, read by `oversample`.
+    foreground: np.ndarray | None = None
     crops: Crops | None = None  # where windows are drawn, if they are
+    whole_images: bool = False  # whether a patch is read with all patches of its image
 
 
 PLAIN = Sampling()  # each sample once
@@ -53,7 +56,7 @@ class Order:
     """
 
     def __init__(self, train, seed: int, batch_size: int, sampling: Sampling = PLAIN):
-        copies, left_out, strata, oversample, foreground, crops = sampling
+        copies, left_out, strata, oversample, foreground, crops, whole_images = sampling
         train = np.asarray(train)
         pool = (train[:, None] * (copies + 1) + np.arange(copies + 1)).reshape(-1)
         if left_out is not None:
@@ -62,7 +65,7 @@ class Order:
             raise InputError(f"config.train.batch_size: got {batch_size}; expected 1 to "
                              f"{len(pool)}, the number of training images")
         self.pool, self.seed, self.batch_size, self.copies = pool, seed, batch_size, copies
-        self.oversample, self.crops = oversample, crops
+        self.oversample, self.crops, self.whole_images = oversample, crops, whole_images
         self.steps_per_epoch = len(pool) // batch_size
         self.strata = None
         if strata is not None:
@@ -70,7 +73,9 @@ class Order:
             self.strata = [pool[stratum == k] for k in range(stratum.max() + 1)]
         self.certain = None
         if oversample and crops is None:
-            self.certain = pool[foreground[pool // (copies + 1)] > 0]
+            of_variants = np.broadcast_to(
+                foreground.reshape(len(foreground), -1), (len(foreground), copies + 1))
+            self.certain = pool[of_variants.reshape(-1)[pool] > 0]
         self._epoch = functools.lru_cache(maxsize=4)(self._drawn)  # readers straddle epochs
 
     def __call__(self, step: int) -> np.ndarray:
@@ -134,16 +139,22 @@ def _unit(words):
 def order_of(config, arrays, train) -> Order:
     """The Order of a run over the training samples `train` of its arrays."""
     options = config.data
-    crops = None
+    crops, foreground, left_out = None, arrays.foreground, _not_copied(config, arrays)
+    if options.augment_before_grid and options.copies and (
+            options.oversample or not options.keep_blank):
+        foreground = variants.foreground(config, arrays, train)
+        if not options.keep_blank:
+            left_out = (foreground == 0) | (False if left_out is None else left_out)
     if options.fit == "random_crop":
         crops = Crops(tuple(options.size), arrays.original_sizes, arrays.tables["anchors"])
     return Order(train, config.seed, config.train.batch_size, Sampling(
-        copies=options.copies, left_out=_left_out(config, arrays),
+        copies=options.copies, left_out=left_out,
         strata=arrays.strata if options.balance else None,
-        oversample=options.oversample, foreground=arrays.foreground, crops=crops))
+        oversample=options.oversample, foreground=foreground, crops=crops,
+        whole_images=options.augment_before_grid and options.grid > 1))
 
 
-def _left_out(config, arrays) -> np.ndarray | None:
+def _not_copied(config, arrays) -> np.ndarray | None:
     """(n, copies + 1) bool: augmented variants of what is not augmented; None: there is none."""
     single = data.never_copied(config.data, arrays)
     if not config.data.copies or not single.any():
@@ -157,6 +168,7 @@ def indices(config, step: int) -> np.ndarray:
     Opens the data once per config, later calls only look up.
     """
     key = {"data": config.data.to_dict(), "seed": config.seed,
+           "augment": config.augment.to_dict() if "augment" in config else {},
            "train": {"batch_size": config.train.batch_size}}
     return _order(json.dumps(key, sort_keys=True))(step)
 

@@ -25,7 +25,8 @@ def train_batches(arrays: Arrays, order: Order, *, normalize: str, start: int, s
     """
     def read(step):
         chosen = {name: values[rows] for name, values in order.rows(step).items()}
-        return take(arrays, chosen, normalize, order.crops and order.crops.window)
+        return take(arrays, chosen, normalize, order.crops and order.crops.window,
+                    order.whole_images)
 
     return _read(grain.MapDataset.range(start, stop).map(read), threads)
 
@@ -44,9 +45,12 @@ def eval_batches(arrays: Arrays, indices: np.ndarray, *, normalize: str, batch_s
         threads)
 
 
-def take(arrays: Arrays, rows: dict, normalize: str, window=None) -> dict[str, np.ndarray]:
+def take(arrays: Arrays, rows: dict, normalize: str, window=None,
+         whole_images: bool = False) -> dict[str, np.ndarray]:
     """A batch of samples, or of windows of them where rows have places (see Order.rows).
 
+    Args:
+      whole_images: read all patches of each sample's image, (n, grid**2, H, W, ...).
     Returns: image (n, H, W, C), label (n, H, W) int32, range (n, C, 2), weight (n,) ones, with
       some targets pixel_weight (n, H, W) float16, and the rows but for their places.
     """
@@ -57,9 +61,11 @@ def take(arrays: Arrays, rows: dict, normalize: str, window=None) -> dict[str, n
             for i, (top, left) in zip(sample, rows["place"], strict=True)])
         taken = {name: x[pixels] for name, x in arrays.flat.items()}
     else:
-        taken = {"image": arrays.image[sample], "label": arrays.label[sample]}
+        cells = arrays.grid**2
+        which = (sample // cells * cells)[:, None] + np.arange(cells) if whole_images else sample
+        taken = {"image": arrays.image[which], "label": arrays.label[which]}
         if arrays.pixel_weight is not None:
-            taken["pixel_weight"] = arrays.pixel_weight[sample]
+            taken["pixel_weight"] = arrays.pixel_weight[which]
     return {
         **{name: np.asarray(x) for name, x in taken.items()},
         "label": np.asarray(taken["label"], np.int32),

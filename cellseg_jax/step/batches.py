@@ -52,9 +52,16 @@ def index_layout(config) -> dict:
 
 
 def layout(config) -> dict:
-    """What train_step takes: the sample, its weight, and its row but for the place."""
+    """What train_step takes: the sample, its weight, and its row but for the place.
+
+    Of images that are augmented before they are cut, a sample has all patches.
+    """
     rows = {k: v for k, v in index_layout(config).items() if k != "place"}
-    return sample_layout(config) | {"weight": ((), np.float32)} | rows
+    sample = sample_layout(config)
+    if config.data.augment_before_grid and config.data.grid > 1:
+        sample |= {k: ((config.data.grid**2, *shape), dtype)
+                   for k, (shape, dtype) in sample.items() if k in PIXELS}
+    return sample | {"weight": ((), np.float32)} | rows
 
 
 def eval_layout(config, resident: bool) -> dict:

@@ -39,7 +39,7 @@ def map_train(spec: Spec, mesh: Mesh, members: str = "vmap") -> Callable:
     def per_device(state, source, index):
         def member(state, batch, index):
             if index is not None:
-                batch = gather(source, index, spec.window)
+                batch = gather(source, index, spec.window, spec.grid)
             return train_step(spec, state, batch)
 
         batch = source if index is None else None
@@ -56,8 +56,10 @@ def map_train(spec: Spec, mesh: Mesh, members: str = "vmap") -> Callable:
     return jax.jit(mapped, donate_argnums=0, out_shardings=NamedSharding(mesh, P("member")))
 
 
-def gather(source: dict, index: dict, window: tuple[int, int] | None) -> dict:
+def gather(source: dict, index: dict, window: tuple[int, int] | None, grid: int = 1) -> dict:
     """The batch of resident samples, or of windows of them where the index has places.
+
+    With a grid (of Spec) the pixels are those of all samples, of which augmentation reads.
 
     Args:
       source: Resident.train.
@@ -66,6 +68,8 @@ def gather(source: dict, index: dict, window: tuple[int, int] | None) -> dict:
     """
     rows = {k: v for k, v in index.items() if k != "place"}
     rows["weight"] = jnp.ones(index["id"].shape, jnp.float32)
+    if grid > 1:
+        return rows | source | {"range": source["range"][index["id"]]}
     if "place" not in index:
         return rows | {k: v[index["id"]] for k, v in source.items()}
     pixels = jax.vmap(lambda i, place: crops.rows(

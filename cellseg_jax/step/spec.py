@@ -41,6 +41,7 @@ class Spec:
     target: str
     target_options: FrozenDict  # num_classes, contour_width
     window: tuple[int, int] | None  # of random crops
+    grid: int  # patches per side that images are cut into after augmentation; 1: not cut there
     remat: bool
     logged_layers: tuple[models.Layer, ...]  # whose gradients are summed up: train.log_gradients
     dtype: np.dtype  # of image, parameters and loss
@@ -118,6 +119,7 @@ def make_spec(configs) -> Spec:
         target=config.data.target,
         target_options=FrozenDict(derived.target_options(config)),
         window=config.data.size if config.data.fit == "random_crop" else None,
+        grid=config.data.grid if config.data.augment_before_grid else 1,
         remat=config.train.remat,
         logged_layers=_logged_layers(config, model),
         dtype=np.dtype("float64" if config.train.precision == "float64" else "float32"),

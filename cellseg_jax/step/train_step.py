@@ -22,7 +22,6 @@ from cellseg_jax.step.spec import Spec
 from cellseg_jax.step.state import NON_FINITE, RUNNING, TrainState
 
 REMAT_SAVES = ("conv_general_dilated", "dot_general")  # kept for the backward pass with train.remat
-COPY_FOLD = 2**32 - 1  # folded into the seed for stored variants; no step is that late
 
 
 def train_step(spec: Spec, state: TrainState, batch: dict) -> tuple[TrainState, dict]:
@@ -39,8 +38,8 @@ def train_step(spec: Spec, state: TrainState, batch: dict) -> tuple[TrainState, 
 
     Args:
       batch: image (n, H, W, C) uint8|uint16, label (n, H, W) int, range (n, C, 2), weight (n,),
-        id (n,); with some targets pixel_weight (n, H, W), with copies copy (n,). See
-        step.batches.layout.
+        id (n,); with some targets pixel_weight (n, H, W), with copies copy (n,); with
+        spec.grid see `augmented`. See step.batches.layout.
     Returns: the new state and {"loss", "lr", "grad_norm", "stop"}, each ().
     """
     hparams = spec.hparams(state.values)
@@ -75,33 +74,51 @@ def augmented(spec: Spec, hparams: dict, key: Key[Array, ""], batch: dict,
     """The batch as the network trains on it: warped, normalised, recoloured.
 
     Rows of a batch with copies are stored variants: their draws are keyed by sample and copy
-    alone, and copy 0 is left as it is.
+    alone, and copy 0 is left as it is. With spec.grid, geometric augmentations move the whole image
+    that a row is a patch of: all patches of a variant then share its draws.
 
     Args:
       hparams: of spec.hparams.
       key: of this step.
-      batch: see train_step.
+      batch: see train_step; with spec.grid, pixels have all patches of each row's image
+        (n, grid**2, H, W, ...), or are those of all samples, as in step.mapped.gather.
       row: number of each row in the global batch.
     Returns: the batch, its image (n, H, W, C) of spec.dtype, about in [0, 1].
     """
     settings, options = _augmentations(spec, hparams)
     if not settings:
         return {**batch, "image": normalize(batch["image"], batch["range"], spec.dtype)}
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, row)
+    cells = spec.grid**2
+    keys = warp_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, row)
     applies = jnp.ones(row.shape, jnp.float32)
     if "copy" in batch:
-        keys, applies = _variant_keys(hparams["seed"], batch), batch["copy"] > 0
-        applies = applies.astype(jnp.float32)
-    pixels = {k: batch[k] for k in PIXELS if k in batch}
+        keys, warp_keys = (_variant_keys(hparams["seed"], sample, batch["copy"])
+                           for sample in (batch["id"], batch["id"] // cells))
+        applies = (batch["copy"] > 0).astype(jnp.float32)
+    pixels, rows = {k: batch[k] for k in PIXELS if k in batch}, ()
+    if cells > 1:
+        pixels, first = _patches(pixels, batch["id"], cells)
+        rows = first.astype(jnp.uint32), batch["id"] % cells
 
-    def one(key, applies, sample, range_):
+    def one(keys, applies, range_, sample, rows):
+        key, warp_key = keys
         chosen = {name: (probability * applies, strength)
                   for name, (probability, strength) in settings.items()}
-        sample = augment.warp(key, sample, chosen | options)
+        patch = augment.Patch(spec.grid, *rows) if rows else None
+        sample = augment.warp(warp_key, sample, chosen | options, patch)
         image = normalize(sample["image"], range_, spec.dtype)
         return {**sample, "image": augment.intensity(key, image, chosen)}
 
-    return {**batch, **jax.vmap(one)(keys, applies, pixels, batch["range"])}
+    mapped = jax.vmap(one, (0, 0, 0, None if rows else 0, 0))
+    return {**batch, **mapped((keys, warp_keys), applies, batch["range"], pixels, rows)}
+
+
+def _patches(pixels, sample, cells):
+    """Pixels as patches (m, h, w, ...), and the number of the first patch of each row's image."""
+    if pixels["label"].ndim == 3:  # all samples
+        return pixels, sample // cells * cells
+    return ({k: v.reshape(-1, *v.shape[2:]) for k, v in pixels.items()},
+            jnp.arange(len(sample)) * cells)
 
 
 def _augmentations(spec, hparams) -> tuple[dict, dict]:
@@ -113,11 +130,9 @@ def _augmentations(spec, hparams) -> tuple[dict, dict]:
             {name: active[name] for name in augment.OPTIONS if name in active})
 
 
-def _variant_keys(seed, batch):
-    """(n,) keys of stored variants: of the seed, the sample and the number of the copy."""
-    variants = jax.random.fold_in(jax.random.key(seed.astype(jnp.uint32)), COPY_FOLD)
-    fold = jax.random.fold_in
-    return jax.vmap(lambda id_, copy: fold(fold(variants, id_), copy))(batch["id"], batch["copy"])
+def _variant_keys(seed, sample, copy):
+    """(n,) keys of stored variants."""
+    return jax.vmap(augment.variant_key, (None, 0, 0))(seed, sample, copy)
 
 
 def gradients(spec: Spec, hparams: dict, state: TrainState, key: Key[Array, ""],

@@ -26,7 +26,8 @@ def measured_step(config) -> float:
 
     Without augmentation, which takes a sixth of a step but as long to compile as the network.
     """
-    config = config_lib.changed(config, {"data.copies": 0} | {
+    config = config_lib.changed(config, {
+        "data.copies": 0, "data.mix_copies": True, "data.augment_before_grid": False} | {
         f"augment.{name}": (0.0, 1.0) for name in augment.AUGMENTATIONS})
     spec = make_spec([config])
     mesh = default_mesh(1, config.train.batch_size)

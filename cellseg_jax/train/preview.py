@@ -31,7 +31,8 @@ def augmented_sheet(config, arrays, order, augmented: Callable) -> UInt8[np.ndar
     rows = {name: x[:COUNT] for name, x in order.rows(0).items()}
     window = config.data.size if "place" in rows else None
     batch = pipeline.take(arrays, rows, config.data.normalize, window)
-    made = augmented(config, batch)
+    made = augmented(config, pipeline.take(
+        arrays, rows, config.data.normalize, window, order.whole_images))
     shown = np.asarray(np.clip(made["image"], 0, 1) * 255, np.uint8)
     before = [panels.overlay(*pair) for pair in zip(batch["image"], batch["label"], strict=True)]
     after = [panels.overlay(*pair)

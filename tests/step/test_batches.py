@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 from helpers import tiny_config
 
-from cellseg_jax import data, targets
-from cellseg_jax.data import order
+from cellseg_jax import augment, crops, data, targets
+from cellseg_jax.data import order, variants
 from cellseg_jax.step import batches as batches_lib
+from cellseg_jax.step import train_step
 from cellseg_jax.step.batches import Batches, resident_source
 from cellseg_jax.step.mapped import gather as gather_
 from cellseg_jax.step.mesh import default_mesh
+from cellseg_jax.step.spec import make_spec, traced_values
 
 KINDS = {
     "whole": {},
@@ -98,3 +100,49 @@ def test_real_batches_have_the_layout(target, fit):
         for one in (None, stored):
             batch = next(batches_lib.eval_batches(streamed, arrays, np.arange(8), mesh, one))
             assert_layout(batch, batches_lib.eval_layout(streamed, one is not None), (8,))
+
+
+@pytest.mark.parametrize("copies", [0, 2])
+def test_patches_of_augmented_images(copies):
+    """Streamed and resident alike: every row is the patch that is cut from its augmented image."""
+    made, options = {}, dict(
+        data__size=(48, 32), data__grid=2, data__copies=copies, data__augment_before_grid=True,
+        augment__rotation=(0.9, 180.0), augment__brightness=(0.5, 0.3), data__target="boundary")
+    for residence in ("device", "host"):
+        config = tiny_config(data__residence=residence, **options)
+        arrays, mesh = data.load(config.data), default_mesh(1, 8)
+        member, spec = FakeRun(config, arrays, start=3), make_spec([config])
+        stream = Batches(1, resident_source(config, arrays, mesh), mesh)
+        stream.begin(0, member)
+        batch, index = stream.next([0])
+        if index is None:
+            assert_layout(batch, batches_lib.layout(config), (1, 8))
+            batch = {k: v[0] for k, v in batch.items()}
+        else:
+            batch = gather_(batch, {k: v[0] for k, v in index.items()}, None, spec.grid)
+        hparams = spec.hparams(traced_values(config, spec))
+        made[residence] = jax.device_get(jax.jit(
+            lambda batch, spec=spec, hparams=hparams: train_step.augmented(
+                spec, hparams, jax.random.key(1), batch, np.arange(8)))(batch))
+    for name in ("image", "label", "pixel_weight", "id"):
+        np.testing.assert_array_equal(made["device"][name], made["host"][name], err_msg=name)
+    rows, settings = made["host"], {name: tuple(config.augment[name])
+                                    for name in ("flip_horizontal", "rotation")}
+    for n, sample in enumerate(rows["id"]):
+        image, cell = divmod(sample, 4)
+        key = (augment.variant_key(config.seed, image, rows["copy"][n]) if copies
+               else jax.random.fold_in(jax.random.key(1), n))
+        chosen = settings if not copies or rows["copy"][n] else {}
+        whole = {name: crops.from_grid(getattr(arrays, name)[4 * image : 4 * image + 4])
+                 for name in ("image", "label", "pixel_weight")}
+        label = crops.to_grid(np.asarray(augment.warp(key, whole, chosen)["label"]), 2)[cell]
+        assert (rows["label"][n] != label).mean() < 0.01  # rounding at half a pixel
+    if copies:
+        config = tiny_config(**options | dict(data__keep_blank=False))
+        found = order.order_of(config, arrays, data.split_of(config.data, arrays)["train"])
+        share = variants.foreground(config, arrays, np.arange(arrays.num_samples))
+        samples = [np.divmod(found(step), copies + 1) for step in range(found.steps_per_epoch)]
+        assert all((share[sample, copy] > 0).all() for sample, copy in samples)
+        for n, (sample, copy) in enumerate(zip(rows["id"], rows["copy"], strict=True)):
+            assert abs(share[sample, copy] - (rows["label"][n] > 0).mean()) < 0.005
+        assert (share[:, 0] == arrays.foreground).all()
