@@ -15,12 +15,15 @@ from cellseg_jax.crops import mirrored
 def tile_starts(length: int, tile: int, overlap: float) -> list[int]:
     """Where tiles begin so that they cover 0..length with at least the overlap asked for.
 
-    The fewest tiles that do, spread evenly. An axis no longer than a tile has one tile.
+    The fewest tiles that do, spread evenly. An axis no longer than a tile has one tile. With
+    overlap 0 tiles lie side by side, so that each pixel is of one tile, as in crops.to_grid; the
+    last may reach beyond the length.
 
     Args:
       length, tile: pixels.
       overlap: share of a tile, in [0, 1).
-    Returns: rising starts, the first 0, the last length - tile (or 0).
+    Returns: rising starts, the first 0, the last length - tile (or 0); with overlap 0 multiples of
+      the tile.
     Raises: ValueError for an overlap outside [0, 1).
     """
     if not 0 <= overlap < 1:
@@ -28,6 +31,8 @@ def tile_starts(length: int, tile: int, overlap: float) -> list[int]:
     rest = length - tile
     if rest <= 0:
         return [0]
+    if overlap == 0:
+        return list(range(0, length, tile))
     stride = max(1, math.floor(tile * (1 - overlap)))
     steps = -(-rest // stride)
     return [i * rest // steps for i in range(steps + 1)]
@@ -56,7 +61,8 @@ def spread(length: int, tile: int, *, overlap: float = 0.0, halo: int = 0, align
       length, tile: pixels; with a halo, multiples of align.
       overlap: share of a tile, in [0, 1); not read with a halo.
     Returns: [(start, (tile,) float64 weights)]; on each pixel the weights sum to 1. The last
-      tile ends at the image's end, or beyond it where the image is shorter than a tile.
+      tile ends at the image's end, or beyond it where the image is shorter than a tile or tiles
+      neither overlap nor have a halo.
     Raises: ValueError for a halo that leaves nothing of a tile.
     """
     if not halo:
@@ -83,8 +89,8 @@ def spread(length: int, tile: int, *, overlap: float = 0.0, halo: int = 0, align
 def predict_tiled(predict_fn, images, *, tile, overlap: float, batch_size: int) -> list[np.ndarray]:
     """Predictions for every pixel of images of any sizes, from a network that takes tiles.
 
-    Images smaller than a tile are reflected at their lower and right edges, and batches hold
-    tiles of several images.
+    Where tiles reach beyond an image, it is reflected at its lower and right edges, and batches
+    hold tiles of several images.
 
     Args:
       predict_fn: (n, h, w, C) tiles, n <= batch_size, and (n,) numbers of their images ->

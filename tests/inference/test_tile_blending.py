@@ -17,7 +17,8 @@ OVERLAPS = pytest.mark.parametrize("overlap", [0.0, 0.25, 0.6])
 
 
 def test_tile_starts_equal_hand_value():
-    assert tile_starts(10, 4, 0.0) == [0, 3, 6]
+    assert tile_starts(10, 4, 0.0) == [0, 4, 8]  # the last reaches beyond
+    assert tile_starts(10, 4, 0.2) == [0, 3, 6]
     assert tile_starts(10, 4, 0.5) == [0, 2, 4, 6]
     assert tile_starts(12, 4, 0.0) == [0, 4, 8]
     assert tile_starts(4, 4, 0.5) == [0] == tile_starts(3, 4, 0.5)
@@ -28,7 +29,8 @@ def test_tile_starts_equal_hand_value():
 def test_tile_starts_cover_with_the_overlap_asked_for(tile, overlap):
     for length in range(1, 150):
         starts = tile_starts(length, tile, overlap)
-        assert starts[0] == 0 and starts[-1] == max(0, length - tile)
+        last = max(0, length - tile) if overlap else (length - 1) // tile * tile
+        assert starts[0] == 0 and starts[-1] == last
         gaps = np.diff(starts)
         assert (gaps > 0).all() and (gaps <= max(1, tile * (1 - overlap))).all()
 
@@ -37,7 +39,8 @@ def test_tile_starts_cover_with_the_overlap_asked_for(tile, overlap):
 @pytest.mark.parametrize("length", [1, 8, 50, 133])
 def test_blending_weights_are_smooth_and_sum_to_one(length, overlap):
     tiles = spread(length, 20, overlap=overlap)
-    total = np.zeros(max(length, 20))
+    total = np.zeros(tiles[-1][0] + 20)
+    assert len(total) >= length
     for start, weights in tiles:
         assert (weights > 0).all() and weights.shape == (20,)
         total[start : start + 20] += weights
@@ -45,6 +48,23 @@ def test_blending_weights_are_smooth_and_sum_to_one(length, overlap):
     first = tiles[0][1]
     if len(tiles) > 1 and overlap:  # 1 where it is alone, then falling
         assert first[0] == 1 and (np.diff(first) <= 1e-12).all() and first[-1] < 0.1
+
+
+@pytest.mark.parametrize("size", [(24, 40), (29, 33), (5, 8)])
+def test_without_overlap_predictions_are_a_loop_over_grid_cells(size):
+    """Every cell alone, whatever the network: in images that tiles do not divide, mirrored ones."""
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(*size, 2)).astype(np.float32)
+    network = lambda tiles: tiles[..., :1] * tiles.mean((1, 2), keepdims=True)[..., 1:]
+    padded = np.pad(image, ((0, -size[0] % 8), (0, -size[1] % 8), (0, 0)), mode="reflect")
+    expected = np.zeros((*padded.shape[:2], 1), np.float32)
+    for y in range(0, size[0], 8):
+        for x in range(0, size[1], 8):
+            cell = padded[y : y + 8, x : x + 8]
+            expected[y : y + 8, x : x + 8] = network(cell[None])[0]
+    found, = predict_tiled(lambda tiles, n: network(tiles), [image], tile=(8, 8), overlap=0.0,
+                           batch_size=3)
+    np.testing.assert_array_equal(found, expected[: size[0], : size[1]])
 
 
 @pytest.mark.parametrize("length", [16, 64, 96, 160, 400])
