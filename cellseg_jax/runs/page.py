@@ -239,7 +239,7 @@ def _environment(environment, scores, folder) -> list[tuple[str, str]]:
              if s.get("images_per_second")]
     if rows and speed:
         rows.append(("training speed", f"{sorted(speed)[len(speed) // 2]:.4g} images/s (median)"))
-    if rows and scores.get("ms_per_image"):  # not in runs scored before it was taken
+    if rows and scores and scores.get("ms_per_image"):  # not in runs scored before it was taken
         rows.append(("network", f"{scores['ms_per_image']:.4g} ms per test image"))
     if rows and scores:
         rows.append(("evaluation", f"{scores['seconds']:.1f} s, {scores['images_per_second']:.4g} "
