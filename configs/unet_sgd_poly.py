@@ -3,7 +3,7 @@
 Question: does lowering the rate every epoch help?
 Run: python -m cellseg_jax.main --config=configs/unet_sgd_poly.py --config.data.root=DIR
 Published: mean Dice 0.82, IoU 0.71 (one run; epochs, batch size and split unstated).
-Result: not run yet.
+Result: docs/results/nuclei.md, at 96x96; not run at this size.
 """
 
 from cellseg_jax.config import default

@@ -122,6 +122,19 @@ def test_a_study_runs_is_done_and_grows(file, tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_a_row_starts_from_the_same_repeat_of_another_row(file, tmp_path, capsys):
+    file.write_text(FILE.replace('"slow": {', '"second": {"train.weights": "row:base", '
+                                 '"optimizer.lr": 1e-30, "optimizer.weight_decay": 0.0},\n'
+                                 '    "slow": {'))
+    folder = tmp_path / "rates"
+    assert run(f"--study={file}", f"--workdir={folder}", "--rows=second,base") == 0
+    assert "in 2 programs" in capsys.readouterr().err  # the rows differ in values alone
+    scores = {row: [json.loads((folder / row / r / "eval/test.json").read_text())["metrics"]
+                    for r in "01"] for row in ("base", "second")}
+    assert scores["base"] == scores["second"] and scores["base"][0] != scores["base"][1]
+
+
+@pytest.mark.slow
 def test_tasks_share_the_runs_and_a_bad_row_stops_no_other(file, tmp_path, capsys):
     file.write_text(FILE.replace('"slow": {', '"pretrained": {"train.weights": "gone.pt"},\n'
                                  '    "slow": {'))

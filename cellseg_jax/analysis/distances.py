@@ -23,7 +23,7 @@ COLUMNS = 4  # of the histograms
 SHRUNK = 0.7  # norm after / norm before, below which the text names a layer as shrunk
 
 
-def initial_params(config) -> dict:
+def initial_params(config, workdir) -> dict:
     """The parameters of step 0 of a run, as numpy arrays: of its seed, or of train.weights.
 
     Bit for bit those that the run began with, on the same kind of device.
@@ -34,7 +34,8 @@ def initial_params(config) -> dict:
     state = jax.device_get(init(traced_values(config, spec)))
     params = state.params
     if config.train.weights:
-        found = initial_weights.read(config, {"params": params, "batch_stats": state.batch_stats})
+        found = initial_weights.read(
+            config, {"params": params, "batch_stats": state.batch_stats}, workdir)
         params = jax.tree.map(lambda old, new: np.asarray(new, old.dtype), params, found["params"])
     return initial_weights.pruned(config, params)
 
@@ -62,7 +63,7 @@ def distances(before: dict, after: dict) -> dict[str, tuple[float, float]]:
 def analyse(workdir, config, folder) -> Findings:
     """Distance of each kernel to its initial values, with histograms."""
     predictor = Predictor(workdir, config)
-    before = kernels(config, initial_params(config))
+    before = kernels(config, initial_params(config, workdir))
     after = kernels(config, predictor.network.variables["params"])
     moved = distances(before, after)
     rows = [{

@@ -116,7 +116,8 @@ def targets_of(experiments, layers, config, predictor) -> list[tuple[str, str, l
     moved = []
     if any(which in ("top1", "top2") for _, which in experiments):
         before, after = (distances.kernels(config, params) for params in (
-            distances.initial_params(config), predictor.network.variables["params"]))
+            distances.initial_params(config, predictor.workdir),
+            predictor.network.variables["params"]))
         far = distances.distances(before, after)
         moved = sorted(range(len(layers)), key=lambda n: -far[layers[n].name][0])
     everything, targets = list(range(len(layers))), []

@@ -135,7 +135,8 @@ def default() -> ConfigDict:
         # many epochs the first validation loss that is not below the one before does.
         early_stopping_mode="patience",
         checkpoint_minutes=10.0,  # between timed saves
-        # To start from: a file of PyTorch weights (.pt, .npz, .safetensors) or the folder of a run.
+        # To start from: a file of PyTorch weights (.pt, .npz, .safetensors), the folder of a run,
+        # or in a study row:NAME, the run of the same repeat of another row.
         weights="",
         # Of the weights of the convolutions that it starts from, some are set to 0 and stay 0: the
         # share of what remains that each of prune_iterations takes, as `analyze --analysis=pruning`

@@ -71,7 +71,20 @@ def _check_rows(study) -> None:
         if other != row:
             raise InputError(f"ROWS[{row!r}]: differs from {other!r} in capitals alone, which is "
                              "one folder on some systems; rename one")
-        smoke_config(row_config(study.base, table, row), study.smoke, row)
+        config = smoke_config(row_config(study.base, table, row), study.smoke, row)
+        _check_first_row(study, row, config.train.weights)
+
+
+def _check_first_row(study, row, weights) -> None:
+    """A row that starts from another one's weights names a row that does not do so itself."""
+    kind, _, first = weights.partition(":")
+    if kind != "row":
+        return
+    where = f"ROWS[{row!r}]: train.weights"
+    _check_row_exists(study, first, where)
+    if row_config(study.base, study.rows, first).train.weights.startswith("row:"):
+        raise InputError(f"{where}: {first!r} starts from another row itself; expected a row that "
+                         "does not")
 
 
 def _check_repeats_and_metrics(study) -> None:

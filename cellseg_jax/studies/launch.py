@@ -140,7 +140,7 @@ def is_done(config: ConfigDict, folder: pathlib.Path) -> bool:
 
 
 def _programs(study, workdir, rows, repeats, smoke) -> list[list[PlannedRun]]:
-    """All runs, those that train in one program together."""
+    """All runs, those that train in one program together; last those that start from a row's."""
     groups = {}
     for row in study.rows if rows is None else rows:
         for repeat, config in enumerate(run_configs(study, row, repeats, smoke=smoke)):
@@ -150,9 +150,10 @@ def _programs(study, workdir, rows, repeats, smoke) -> list[list[PlannedRun]]:
                     check_continues(folder, config)
                 except InputError as error:
                     raise InputError(f"row {row}, repeat {repeat}: {error}") from error
-            groups.setdefault(config_lib.program_key(config), []).append(
+            starts_from_row = config.train.weights.startswith("row:")
+            groups.setdefault((starts_from_row, config_lib.program_key(config)), []).append(
                 PlannedRun(config, folder))
-    return list(groups.values())
+    return [groups[key] for key in sorted(groups, key=lambda key: key[0])]
 
 
 def _not_done(programs, task) -> tuple[list[list[PlannedRun]], int]:

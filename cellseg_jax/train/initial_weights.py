@@ -1,6 +1,7 @@
 """What a run starts from: another run's weights or a PyTorch network's, or its own; pruned ones."""
 
 import pathlib
+import re
 
 import jax
 import numpy as np
@@ -20,8 +21,26 @@ from cellseg_jax.step.state import TrainState
 KEY = "config.train.weights"
 
 
-def read(config, wanted: dict) -> dict:
+OF_ROW = re.compile(r"row:(.+)")
+
+
+def weights_path(config, workdir) -> pathlib.Path:
+    """The file or folder of train.weights.
+
+    "row:NAME" is another row's run of the same repeat: workdir is STUDY/<row>/<repeat>.
+    """
+    row = OF_ROW.fullmatch(config.train.weights)
+    if row:
+        workdir = pathlib.Path(workdir)
+        return workdir.parent.parent / row[1] / workdir.name
+    return pathlib.Path(config.train.weights).expanduser()
+
+
+def read(config, wanted: dict, workdir) -> dict:
     """{"params", "batch_stats"} of numpy arrays with the shapes of `wanted`.
+
+    Args:
+      workdir: of the run, see `weights_path`.
 
     A run's folder gives the weights that it would be scored with (its best checkpoint). A file
     is one that interop.load_weights reads, from a network that interop.SOURCES knows; the options
@@ -29,7 +48,7 @@ def read(config, wanted: dict) -> dict:
 
     Raises: InputError where a weight is missing or has another shape.
     """
-    path = pathlib.Path(config.train.weights).expanduser()
+    path = weights_path(config, workdir)
     if path.is_dir():
         found = _of_run(path, config)
     elif path.is_file():
@@ -40,7 +59,8 @@ def read(config, wanted: dict) -> dict:
             torch_weights.source_of(state_dict, config.model.name), state_dict, **options)
     else:
         raise InputError(f"{KEY}: no file or folder {str(path)!r}; expected .pt, .npz or "
-                         ".safetensors, or the folder of a run")
+                         ".safetensors, the folder of a run, or in a study row:NAME of another "
+                         "row, which is run first")
     found.setdefault("batch_stats", {})
     there, here = (dict(_leaves(tree)) for tree in (found, wanted))
     for name in [*here, *there]:
@@ -51,7 +71,7 @@ def read(config, wanted: dict) -> dict:
     return found
 
 
-def apply(config, state: TrainState, sharding) -> TrainState:
+def apply(config, state: TrainState, sharding, workdir) -> TrainState:
     """A fresh state with the weights of train.weights in place of random ones, pruned.
 
     Raises: InputError as `read`.
@@ -60,7 +80,7 @@ def apply(config, state: TrainState, sharding) -> TrainState:
         return state
     found = wanted = {"params": state.params, "batch_stats": state.batch_stats}
     if config.train.weights:
-        found = read(config, wanted)
+        found = read(config, wanted, workdir)
     found = {**found, "params": pruned(config, found["params"])}
     found = jax.tree.map(lambda old, new: put(np.asarray(new, old.dtype), sharding), wanted, found)
     ema = found["params"] if state.weights == "ema" else state.ema

@@ -72,7 +72,8 @@ class Queue:
         values = {k: put(v, everywhere) for k, v in values.items()}
         state = run.restore(abstract(jax.eval_shape(self._init, values), everywhere))
         if state is None:
-            return initial_weights.apply(run.config, self._init(values), everywhere)
+            return initial_weights.apply(run.config, self._init(values), everywhere,
+                                         run.task.workdir)
         lr = np.asarray(learning_rate(run.judgement, run.config), values["lr"].dtype)
         return state.replace(values={**values, "lr": put(lr, everywhere)},
                              stop=put(np.asarray(run.stop, state.stop.dtype), everywhere))

@@ -34,16 +34,16 @@ def assert_equal(params, other):
 
 def test_initial_params_equal_those_of_step_0_bit_for_bit(runs):
     config, folder = runs["still"]
-    assert_equal(distances.initial_params(config), params_of(folder, config))
+    assert_equal(distances.initial_params(config, folder), params_of(folder, config))
     moved = params_of(runs["moved"][1], runs["moved"][0])
     assert not np.array_equal(moved["up_0"]["kernel"],
-                              distances.initial_params(config)["up_0"]["kernel"])
+                              distances.initial_params(config, folder)["up_0"]["kernel"])
 
 
 def test_initial_params_are_those_that_the_run_was_given(runs):
     config, folder = runs["moved"]
     other = tiny_config(train__weights=str(folder), data__cache=config.data.cache)
-    assert_equal(distances.initial_params(other), params_of(folder, config))
+    assert_equal(distances.initial_params(other, folder), params_of(folder, config))
 
 
 def test_distances_equal_numpy():
@@ -67,7 +67,7 @@ def test_analysis_lists_layers_in_order_and_names_those_that_moved_most(runs, tm
     rows = list(csv.DictReader((tmp_path / "weights.csv").open()))
     assert [row["layer"] for row in rows] == ["down_0/conv", "bottom/conv", "up_0"]
     after = np.asarray(params_of(folder, config)["bottom"]["conv"]["kernel"])
-    before = distances.initial_params(config)["bottom"]["conv"]["kernel"]
+    before = distances.initial_params(config, folder)["bottom"]["conv"]["kernel"]
     assert float(rows[1]["l2_distance"]) == pytest.approx(np.linalg.norm(after - before), abs=1e-6)
     assert float(rows[1]["sd_after"]) == pytest.approx(np.std(after), abs=1e-6)
     most = max(rows, key=lambda row: float(row["relative_distance"]))["layer"]

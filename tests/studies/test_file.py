@@ -132,6 +132,10 @@ def test_smoke_is_a_value_or_a_function_and_skips_what_other_models_have(study_f
     ('CLAIMS = (Claim("t", "slow", "base", worse_metric="epochs_to"),)',
      "no metric 'epochs_to'; did you mean epochs_to_95"),
     ('CLAIMS = (Claim("t", "slow", ()),)', r"CLAIMS\[0\]: expected rows on both sides"),
+    ('ROWS["b"] = {"train.weights": "row:bse"}', r"ROWS\['b'\]: train.weights: there is no row "
+     "'bse'; did you mean base"),
+    ('ROWS |= {"b": {"train.weights": "row:c"}, "c": {"train.weights": "row:base"}}',
+     r"ROWS\['b'\]: train.weights: 'c' starts from another row itself"),
     ('SMOKE = {"train.stps": 2}', r"SMOKE of row 'base': config\.train\.stps: no such key"),
     ('SMOKE = {"model.hiden_size": lambda n: 2}', r"SMOKE of row 'base': config\.model\.hiden"),
     ("1 / 0", r"own\.py line \d+: division by zero"),

@@ -41,6 +41,16 @@ def test_a_run_starts_from_another_runs_best_weights(tmp_path):
         np.testing.assert_array_equal(one, other)  # the averaged ones: what the run is scored by
 
 
+def test_another_row_of_a_study_is_the_run_of_the_same_repeat(tmp_path):
+    of = lambda weights: str(initial_weights.weights_path(
+        tiny_config(train__weights=weights), tmp_path / "augmented/3"))
+    assert of("row:plain") == str(tmp_path / "plain/3")
+    assert of(str(tmp_path / "file.pt")) == str(tmp_path / "file.pt")
+    config = tiny_config(train__weights="row:plain")
+    with pytest.raises(InputError, match=r"plain/3'; expected .* row:NAME .* which is run first"):
+        initial_weights.read(config, wanted(config), tmp_path / "augmented/3")
+
+
 def test_weights_of_a_file_and_what_does_not_fit(tmp_path):
     state, image, _ = golden("milesial")
     np.savez(tmp_path / "weights.npz", **state)
@@ -51,18 +61,21 @@ def test_weights_of_a_file_and_what_does_not_fit(tmp_path):
     complete.train.weights = str(tmp_path / "weights.npz")
     complete = config.complete(complete)
     expected = interop.from_torch(source, state, **options)
-    found = initial_weights.read(complete, expected)
+    found = initial_weights.read(complete, expected, tmp_path)
     for one, other in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
         np.testing.assert_array_equal(one, other)
     with pytest.raises(InputError, match=r"train.weights: params/.* has shape .* in this run"):
-        initial_weights.read(complete, wanted(complete))  # one output, where the file has two
+        # one output, where the file has two
+        initial_weights.read(complete, wanted(complete), tmp_path)
     with pytest.raises(InputError, match="train.weights: names such as .* becomes unet; .*monai"):
-        initial_weights.read(tiny_config(train__weights=str(tmp_path / "weights.npz")), expected)
+        initial_weights.read(tiny_config(train__weights=str(tmp_path / "weights.npz")),
+                             expected, tmp_path)
     (tmp_path / "empty").mkdir()
     for path, message in (("nowhere.npz", "config.train.weights: no file or folder"),
                           ("empty", "empty.*config.json|no run")):
         with pytest.raises(InputError, match=message):
-            initial_weights.read(tiny_config(train__weights=str(tmp_path / path)), expected)
+            initial_weights.read(tiny_config(train__weights=str(tmp_path / path)), expected,
+                                 tmp_path)
 
 
 def test_a_run_starts_pruned():
@@ -127,7 +140,7 @@ def test_a_pruned_run_that_is_interrupted_goes_on_bit_for_bit_and_keeps_its_zero
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
     params = Predictor(tmp_path / "cut", complete, "last").network.variables["params"]
     zeros, begun = (traverse_util.flatten_dict(jax.tree.map(lambda x: np.asarray(x) == 0, tree))
-                    for tree in (params, beginnings.initial_params(complete)))
+                    for tree in (params, beginnings.initial_params(complete, tmp_path / "cut")))
     pruned = 0
     for layer in initial_weights.layers_of(complete):
         if layer.kind == "conv":
