@@ -17,6 +17,7 @@ from cellseg_jax.files import read_json, write_atomic, write_csv
 from cellseg_jax.inference.measure import TimedStep, measure
 from cellseg_jax.inference.original_size import OriginalSize
 from cellseg_jax.inference.pictures import pictures
+from cellseg_jax.inference.pixel_summary import macro_mean
 from cellseg_jax.inference.predictor import Predictor
 from cellseg_jax.inference.score_definitions import definitions_of
 from cellseg_jax.inference.summary import Measured, summary
@@ -72,7 +73,7 @@ def evaluate(config, workdir, *, split: str = "test", which: str = "best") -> di
         "split": split,
         "n_images": len(indices),
         **summary(config, measured),
-        **_report2(original.report2),
+        **_report2(original.report2, measured.strata),
         "definitions": definitions_of(config, measured, bool(original.report2)),
         **({} if name == split else other_data(workdir, config, arrays, indices)),
         **made_by(config, predictor.step, arrays.fingerprint),
@@ -108,11 +109,11 @@ def _columns(scores: list[dict]) -> dict[str, np.ndarray]:
             for name in (scores[0] if scores else ())}
 
 
-def _report2(scores) -> dict:
-    """The means of report 2's scores, where they were taken."""
+def _report2(scores, strata) -> dict:
+    """The means over strata of report 2's scores of images, where they were taken."""
     if not scores:
         return {}
-    return {"report2": {name: float(np.mean([one[name] for one in scores]))
+    return {"report2": {name: float(macro_mean(np.array([one[name] for one in scores]), strata))
                         for name in report_compat.REPORT2_DEFINITIONS}}
 
 

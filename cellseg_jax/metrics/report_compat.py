@@ -15,7 +15,8 @@ from scipy.special import expit
 from cellseg_jax.metrics.pixel import Counts
 
 REPORT2_DEFINITIONS = {
-    "report2_accuracy": "report 2's accuracy: of dithered predictions; with BCE, of raw logits",
+    "report2_accuracy": "report 2's accuracy: of dithered predictions; with BCE, of raw logits; "
+                        "the mean of each stratum's mean, as all of these",
     "report2_precision": "report 2's precision, WRONG: truth and prediction swapped, so it is the "
                          "recall; of dithered predictions; with BCE, of raw logits",
     "report2_recall": "report 2's recall, WRONG: truth and prediction swapped, so it is the "
