@@ -94,7 +94,7 @@ def _cost(config, row, runs, notes) -> Cost:
 def _training_samples(config, notes) -> int:
     """Samples of an epoch, by the number of files; blank ones that are left out are not known."""
     options = config.data
-    count = options.count if options.name == "synthetic" else _listed(options.name, options.root)
+    count = options.count if options.name == "synthetic" else _listed(options)
     if count == 0:
         count = data.published(options.name)[0] or 100
         notes.append(f"{options.name}: no data at {options.root or 'config.data.root'}; counted as "
@@ -102,11 +102,10 @@ def _training_samples(config, notes) -> int:
     return derived.training_samples(config, count)
 
 
-@functools.lru_cache(maxsize=64)
-def _listed(name, root) -> int:
-    """Images of a dataset, 0 where it cannot be listed."""
+def _listed(options) -> int:
+    """Images of config.data, without mixed ones; 0 where it cannot be listed."""
     try:
-        return len(data.records_of({**data.options(name), "name": name, "root": root, "mix": ()}))
+        return len(data.records_of({**options, "mix": (), "blank_images": 0}))
     except InputError:
         return 0
 
