@@ -1,33 +1,38 @@
 #!/usr/bin/env bash
 # Train on a Cloud TPU from your own machine: create it, copy the code, run on every host of the
-# slice, start again after a pre-emption, fetch the results from a bucket, delete the TPU.
+# slice, go on after a pre-emption, fetch the results from a bucket, delete the TPU.
 #
 #   launch/tpu_vm.sh --study=FILE --workdir=DIR --bucket=gs://BUCKET/PATH --name=NAME --zone=ZONE
 #                    --type=v5litepod-8 --version=v2-alpha-tpuv5-lite [options] [-- more flags]
 #
 #   --study=FILE     a study of this repository: host i of n trains what --task=i/n names, alone
-#   --config=FILE    instead: one run over all hosts of the slice (cellseg_jax.main --distributed);
-#                    its workdir lies in the bucket, which gcsfuse mounts
-#   --bucket=URL     where the workdirs are kept between machines, one folder for each host
+#   --config=FILE    instead: one run (cellseg_jax.main), over all hosts of the slice
+#   --bucket=URL     where the workdir is kept between machines; each host of a study has a folder
 #   --data=URL       images, copied to DATA beside the code: pass -- --config.data.root=DATA too
 #   --spot           pre-emptible; --queued: wait in the queue of queued resources
 #   --project=NAME   the project, if it is not gcloud's default
-#   --setup=COMMAND  how a host installs the code (default: a venv of python3, which must be 3.11+)
-#   --restarts=N     how often it goes on after a pre-emption or a broken connection (default 30)
-#   --wait=S         seconds between two looks at what is awaited (default 60)
+#   --setup=COMMAND  how a host installs the code into .venv (default: uv, with Python 3.12)
+#   --restarts=N     how often it goes on after a pre-emption, exit code 75 and the like (default 30)
+#   --wait=S         seconds between two looks at the TPU (default 60)
+#   --sync=S         seconds between two uploads of the workdir (default 300)
 #   --keep           do not delete the TPU at the end
-#   --dry-run        print what would be done
+#   --dry-run        print what would be done, on a slice of one host
 #
-# PYTHON is the interpreter here (default python), for the tables of a study at the end.
+# The run does not end with this script or its connection: the same command finds it again. The TPU
+# is deleted only after every host has answered that nothing runs there.
+#
+# Exit codes: 0 done; 1 the program failed; 2 wrong options; 3 the TPU cannot be created or set up,
+# which is not tried twice; 75 stopped, or no restart is left. PYTHON is the interpreter here
+# (default python), for the tables of a study at the end.
 
-set -euo pipefail
+set -uo pipefail
 
-stop() { echo "error: tpu_vm.sh: $1" >&2; exit 2; }
+leave() { echo "error: tpu_vm.sh: $2" >&2; exit "$1"; }
+stop() { leave 2 "$1"; }
 number() { [[ $2 =~ ^[0-9]+$ ]] || stop "$1=$2: expected a whole number"; }
 
-study="" config="" workdir="" bucket="" data="" name="" type="" version="" restarts=30 pause=60
-spot="" queued="" keep="" dry="" place=()
-setup='python3 -m venv .venv && .venv/bin/pip install -q -e ".[tpu]"'
+study="" config="" workdir="" bucket="" data="" name="" type="" version="" setup=""
+restarts=30 pause=60 sync=300 spot="" queued="" keep="" dry="" place=()
 for word in "$@"; do
     [[ $word == -- ]] && break
     shift
@@ -40,6 +45,7 @@ for word in "$@"; do
         --data=gs://?*) data=${value%/} ;;
         --name=?*) name=$value ;;
         --zone=?* | --project=?*) place+=("$word") ;;
+        --type=tpu7x*) stop "$word: the Cloud TPU API ends at v6e; use Compute Engine or GKE" ;;
         --type=?*) type=$value ;;
         --version=?*) version=$value ;;
         --setup=?*) setup=$value ;;
@@ -48,6 +54,7 @@ for word in "$@"; do
         --keep) keep=yes ;;
         --restarts=*) restarts=$value; number --restarts "$value" ;;
         --wait=*) pause=$value; number --wait "$value" ;;
+        --sync=*) sync=$value; number --sync "$value" ;;
         --dry-run) dry=yes ;;
         --help | -h) sed -n '2,/^$/s/^# \{0,1\}//p' "$0"; exit 0 ;;
         *) stop "$word: not an option with such a value; see --help (further flags follow --)" ;;
@@ -62,7 +69,7 @@ done
 [[ " ${place[*]-}" == *" --zone="* ]] || stop "--zone is missing; see --help"
 [[ $workdir != /* ]] || stop "--workdir=$workdir: expected a relative path, such as runs/nuclei"
 root=$(cd "$(dirname "$0")/.." && pwd)
-file=$(realpath --relative-to="$root" "${study:-$config}")
+file=$(realpath --relative-to="$root" "${study:-$config}") || exit
 [[ $file != ../* && ($dry || -f $root/$file) ]] ||
     stop "${study:-$config}: no file of this repository, which is what a host has"
 
@@ -70,7 +77,7 @@ file=$(realpath --relative-to="$root" "${study:-$config}")
 
 show() { printf '%q ' "$@"; }
 tpus() { # a gcloud command on this TPU, or what it would be
-    local words=(gcloud compute tpus "$1" "$2" "${@:3}" "${place[@]}")
+    local words=(gcloud compute tpus "$1" "$2" "${@:3}" "${place[@]}" --quiet)
     if [[ $dry ]]; then show "${words[@]}" && echo; else "${words[@]}"; fi
 }
 
@@ -90,9 +97,9 @@ create() {
 
 delete() {
     if [[ $queued ]]; then
-        tpus queued-resources delete "$name" --force --quiet
+        tpus queued-resources delete "$name" --force
     else
-        tpus tpu-vm delete "$name" --quiet
+        tpus tpu-vm delete "$name"
     fi
 }
 
@@ -103,117 +110,160 @@ state() { # of the TPU; of its place in the queue while there is none; ABSENT
     echo ABSENT
 }
 
-on() { # host (or all), command
+on() { # host, command
     if [[ $dry ]]; then # not in one line
-        show gcloud compute tpus tpu-vm ssh "$name" "--worker=$1" "${place[@]}"
+        show gcloud compute tpus tpu-vm ssh "$name" "--worker=$1" "${place[@]}" --quiet
         printf -- "--command='\n%s\n'\n" "$2"
-    else
-        tpus tpu-vm ssh "$name" "--worker=$1" "--command=$2"
+    else # a dead connection must end, for the next look
+        tpus tpu-vm ssh "$name" "--worker=$1" "--command=$2" '--ssh-flag=-o ServerAliveInterval=30'
     fi
 }
 
+again() { # why: one restart less; false if none is left
+    ((left > 0)) || { echo "tpu_vm.sh: $1; no restart is left" >&2; return 1; }
+    echo "tpu_vm.sh: $1; going on, $((left -= 1)) more times" >&2
+    sleep "$pause"
+}
+
 await_ready() {
-    local now before="" tries=$restarts
+    local now said final
     while :; do
         now=$(state)
         [[ $now == "$before" ]] || echo "tpu_vm.sh: $name is $now" >&2
         before=$now
         case $now in
             READY) return ;;
-            ABSENT) ((tries-- > 0)) || stop "$name cannot be created"; create || sleep "$pause" ;;
-            PREEMPTED | TERMINATED | STOPPED | SUSPENDED | FAILED) delete || sleep "$pause" ;;
+            ABSENT)
+                said=$(create 2>&1) && continue
+                echo "$said" >&2
+                final=$(grep -m 1 -iE 'quota.*exceed|exceed.*quota|PERMISSION_DENIED|INVALID_ARGU' \
+                    <<<"$said") && leave 3 "$name cannot be created: $final"
+                again "$name could not be created" || exit 75
+                ;;
+            PREEMPTED | TERMINATED | STOPPED | SUSPENDED)
+                delete || again "$name could not be deleted" || exit 75
+                ;;
+            FAILED) # of the queue, for good
+                delete
+                again "the queue refused $name" || exit 75
+                ;;
             *) sleep "$pause" ;;
         esac
     done
 }
 
-# --- what a host does ----------------------------------------------------------------------------
+# --- the hosts -----------------------------------------------------------------------------------
 
-install() {
-    local code=cellseg_jax.tgz folder=""
-    if [[ $dry ]]; then
-        echo "# $code: the files of $root that git does not ignore"
-    else
-        folder=$(mktemp -d)
-        code=$folder/$code
-        (cd "$root" && git ls-files -z --cached --others --exclude-standard |
-            tar --null --files-from=- --ignore-failed-read -czf "$code") || return
-    fi
-    tpus tpu-vm scp "$code" "$name:" --worker=all || return
-    rm -rf "$folder"
-    on all "mkdir -p cellseg_jax && tar -xzf cellseg_jax.tgz -C cellseg_jax && cd cellseg_jax && \
-$setup${data:+ && mkdir -p DATA && gcloud storage rsync --recursive $(show "$data")DATA}"
+flags=("$@") hosts=1 left=$restarts before="" shown=""
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+# What tpu_host.sh has to know.
+facts=("KIND=$([[ $study ]] && echo study || echo config)" "FILE=$file" "WORKDIR=$workdir"
+    "BUCKET=$bucket" "DATA=$data" "INSTALL=$setup" "SYNC=$sync")
+
+host_script() { # host, what it shall do: the command that does so
+    echo "[ -f cellseg_jax/launch/tpu_host.sh ] || { echo none; exit; }; cd cellseg_jax && \
+$(show env "HOST=$1" "HOSTS=$hosts" "${facts[@]}" bash launch/tpu_host.sh "${@:2}")"
 }
 
-# The next two run on a host. They end with 3 where the program failed, to tell this from a
-# connection or a machine that did.
-host_study() { # this host's folder in the bucket, workdir, command
-    local bucket=$1 workdir=$2 code=75 python sync
-    cd cellseg_jax && mkdir -p "$workdir" || exit
-    gcloud storage rsync --recursive "$bucket" "$workdir" || exit
-    upload() { # older checkpoints stay there: one serves if the last upload was cut off
-        gcloud storage rsync --recursive --exclude='.*orbax-checkpoint-tmp.*' "$workdir" "$bucket"
-    }
-    "${@:3}" &
-    python=$!
-    trap 'kill -TERM "$python"' TERM HUP
-    while sleep 300; do upload; done >/dev/null 2>&1 &
-    sync=$!
-    while kill -0 "$python" 2>/dev/null; do wait "$python"; done
-    wait "$python"
-    code=$?
-    kill "$sync"
-    upload
-    exit $((code == 1 || code == 2 ? 3 : code))
-}
-
-host_run() { # bucket, folder in it, command
-    local mount=/tmp/bucket code=0
-    cd cellseg_jax && mkdir -p "$mount" || exit
-    mountpoint -q "$mount" || # without this limit gcsfuse renames no folder, so no checkpoint ends
-        gcsfuse --implicit-dirs --rename-dir-limit=1000000 "$1" "$mount" || exit
-    "${@:3}" "--workdir=$mount/$2" || code=$?
-    exit $((code == 1 || code == 2 ? 3 : code))
-}
-
-train_study() { # host, hosts
-    local alone=()
-    # A host of a larger slice would wait for the others.
-    (($2 > 1)) && alone=(env "TPU_PROCESS_BOUNDS=1,1,1" "TPU_CHIPS_PER_PROCESS_BOUNDS=2,2,1")
-    on "$1" "$(declare -f host_study)
-host_study $(show "$bucket/$1_of_$2" "$workdir" "${alone[@]}" .venv/bin/python \
-        -m cellseg_jax.study "--study=$file" "--workdir=$workdir" "${flags[@]}" "--task=$1/$2")"
-}
-
-train_run() {
-    local path=${bucket#gs://}/
-    local folder=${path#*/}
-    on all "$(declare -f host_run)
-host_run $(show "${path%%/*}" "${folder%/}" .venv/bin/python -m cellseg_jax.main \
-        "--config=$file" --distributed "${flags[@]}")"
-}
-
-train() {
-    local host code=0 jobs=()
-    if [[ $config ]]; then train_run; return; fi
-    if [[ $dry ]]; then echo "# on host i of n, with --task=i/n:"; else
-        hosts=$(tpus tpu-vm describe "$name" \
-            '--format=value[delimiter=" "](networkEndpoints[].ipAddress)' | wc -w)
-        ((hosts > 0)) || return
-    fi
+each() { # what tpu_host.sh shall do, on all hosts at once: prints into $scratch/HOST; false if one fails
+    local host job jobs=() code=0
     for ((host = 0; host < hosts; host++)); do
-        # Creates the folder, which rsync needs, and records what was run.
-        store cp "$root/$file" "$bucket/${host}_of_$hosts/" || return
-        train_study "$host" "$hosts" &
+        if [[ $dry ]]; then on "$host" "$(host_script "$host" "$@")"; continue; fi
+        on "$host" "$(host_script "$host" "$@")" >"$scratch/$host" &
         jobs+=($!)
     done
     for job in "${jobs[@]}"; do wait "$job" || code=$?; done
     return "$code"
 }
 
-finish() {
+look() { # ask all hosts: how many are running, the codes of those that ended; false without an answer
+    local host answer line
+    running=0 ended=()
+    each state
+    for ((host = 0; host < hosts; host++)); do
+        answer=$(tail -n 1 "$scratch/$host")
+        case $answer in
+            running) ((running += 1)) ;;
+            "ended "*) ended[host]=${answer#ended } ;;
+            none) ;;
+            *) return 72 ;;
+        esac
+    done
+    line=$(head -n -1 "$scratch/0")
+    [[ $line == "$shown" ]] || echo "host 0: $line" >&2
+    shown=$line
+}
+
+install() {
+    local code=cellseg_jax.tgz host failed
+    if [[ $dry ]]; then
+        echo "# $code: the files of $root that git does not ignore"
+    else
+        code=$scratch/$code
+        (cd "$root" && git ls-files -z --cached --others --exclude-standard |
+            tar --null --files-from=- --ignore-failed-read -czf "$code") || return 3
+    fi
+    tpus tpu-vm scp "$code" "$name:" --worker=all || return 72
+    on all "mkdir -p cellseg_jax && tar -xzf cellseg_jax.tgz -C cellseg_jax" || return 72
+    each setup && return
+    for ((host = 0; host < hosts; host++)); do
+        failed=$(grep '^setup failed: ' "$scratch/$host") || continue
+        echo "error: tpu_vm.sh: host $host: $failed" >&2
+        return 3
+    done
+    return 72
+}
+
+judge() { # of a run that has ended on all hosts; what must not be deleted comes first
+    local host code result=0
+    for ((host = 0; host < hosts; host++)); do
+        code=${ended[host]-75} # without a code it was killed
+        case $code in
+            0) continue ;;
+            1 | 2 | 3)
+                on "$host" 'tail -n 20 cellseg_jax/.run/log' >&2
+                echo "error: tpu_vm.sh: host $host ended with exit code $code" >&2
+                code=$((code == 3 ? 3 : 1))
+                ;;
+            73 | 74) return "$code" ;;
+            *) code=75 ;;
+        esac
+        ((result && result < code)) || result=$code
+    done
+    return "$result"
+}
+
+poll() { # until no host runs
+    local silent=0
+    while :; do
+        if look; then
+            silent=0
+            ((running)) || break
+            # The others of one run wait for the host that ended.
+            if [[ $config ]] && ((running < hosts)); then each stop; fi
+        else
+            [[ $(state) == READY ]] || return 70
+            ((silent++ < restarts)) || return 72
+        fi
+        sleep "$pause"
+    done
+    judge
+}
+
+attempt() { # 0 done, 1 and 3 as this script; 70 to 75: see why
+    hosts=$(tpus tpu-vm describe "$name" \
+        '--format=value[delimiter=" "](networkEndpoints[].ipAddress)' | wc -w)
+    ((hosts > 0)) || return 72
+    look || return
+    ((running)) || install || return
+    # A host on which the run goes on is left alone.
+    if [[ $study ]] || ((running == 0)); then each start "${flags[@]}" || return 72; fi
+    poll
+}
+
+fetch() { # the results, and the tables
     local host
-    [[ $keep ]] || delete
     [[ $dry ]] || mkdir -p "$workdir"
     if [[ $config ]]; then
         store rsync --recursive "$bucket" "$workdir"
@@ -227,27 +277,33 @@ finish() {
     if [[ $dry ]]; then show "${tables[@]}" && echo; else "${tables[@]}"; fi
 }
 
-flags=("$@") hosts=1
 if [[ $dry ]]; then
     create
     install
-    train
-    echo "# again from the top, at most $restarts times, after a pre-emption, exit code 75 or a" \
-        "broken connection; then"
-    finish
+    each start "${flags[@]}"
+    each state
+    echo "# every $pause s, until it has ended; again from the top, at most $restarts times, after" \
+        "a pre-emption, exit code 75 or a broken connection; then"
+    [[ $keep ]] || delete
+    fetch
     exit 0
 fi
 command -v gcloud >/dev/null || stop "gcloud is not on PATH"
 trap 'kill $(jobs -p) 2>/dev/null
-    echo "tpu_vm.sh: stopped; $name may still run and cost: the same command goes on" >&2
-    exit 75' INT TERM
-for ((left = restarts; ; left--)); do
-    code=0
+    leave 75 "stopped; $name may go on, and costs: the same command finds it again"' INT TERM
+why=([70]="$name was taken away" [72]="$name does not answer" [73]="another process has the run"
+    [74]="results could not be uploaded" [75]="the run was stopped")
+while :; do
     await_ready
-    install && train || code=$?
-    ((code == 0 || code == 3 || left == 0)) && break
-    echo "tpu_vm.sh: exit code $code; going on, $left more times" >&2
-    sleep "$pause"
+    attempt
+    code=$?
+    ((code < 70)) || again "${why[code]}" || break
+    ((code < 70)) && break
 done
-finish || code=$?
-exit $((code == 3 ? 1 : code))
+case $code in
+    70 | 72 | 73 | 74) leave 75 "$name is not deleted and may cost: the same command goes on" ;;
+esac
+[[ $keep ]] || delete || echo "tpu_vm.sh: $name could not be deleted, and costs" >&2
+((code == 3)) && exit 3
+fetch || code=$((code == 0 ? 1 : code))
+exit "$code"

@@ -4,7 +4,9 @@ Workers are a stand-in for cellseg_jax.study here (no JAX, a second each): it ke
 promises, which are a lock, progress that is saved on SIGTERM, exit code 75, and tables on request.
 """
 
+import contextlib
 import csv
+import fcntl
 import itertools
 import json
 import math
@@ -18,11 +20,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from typing import NamedTuple
 
 import pytest
 import slurm
 from helpers import ROOT, child_environment, run_command
 
+from cellseg_jax.runs import lock
 from cellseg_jax.runs.resources import RESOURCES
 
 LAUNCH = ROOT / "launch"
@@ -42,6 +46,7 @@ if "collect" in options:
     sys.exit(0)
 stopped = []
 signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
+fail = os.environ.get("FAIL")
 task, tasks = map(int, options["task"].split("/")) if "task" in options else (0, 1)
 for name in names[task::tasks]:
     folder = workdir / name
@@ -56,12 +61,17 @@ for name in names[task::tasks]:
     if step == steps:
         continue
     (folder / "starts").open("a").write("x")
+    if fail == "one worker" and task == 1:
+        sys.exit("chip 3 is broken")
     while step < steps:
         step, score = step + 1, (31 * score + step + len(name) + int(name[3:])) % 9973
         time.sleep(float(os.environ.get("PAUSE", "0.05")))
         if stopped or step % 10 == 0 or step == steps:
             (folder / "new").write_text(f"{{step}} {{score}}")
             (folder / "new").replace(state)
+        while fail == "preempted" and step == 10 and not (
+                pathlib.Path(os.environ["HERE"]) / "taken").exists():
+            time.sleep(0.02)
         if stopped:
             sys.exit(75)
 """
@@ -128,6 +138,7 @@ def test_help_names_every_option(place, name):
     ("tpu_vm.sh", [*TPU, "--config=a.py"], "--study and --config: expected one"),
     ("tpu_vm.sh", [*TPU, "--workdir=/runs"], "--workdir=/runs: expected a relative path"),
     ("tpu_vm.sh", TPU, "nuclei.py: no file of this repository"),
+    ("tpu_vm.sh", [*TPU, "--type=tpu7x-8"], "the Cloud TPU API ends at v6e"),
 ])
 def test_bad_options_are_one_line(place, name, arguments, message):
     done = launch(name, *arguments, cwd=place, CUDA_VISIBLE_DEVICES="")
@@ -139,12 +150,13 @@ def test_bad_options_are_one_line(place, name, arguments, message):
     ("tpu_vm.sh", [*TPU[2:], "--spot", f"--study={ROOT}/configs/quickstart.py"],
      ["gcloud compute tpus tpu-vm create me --version=v2 --accelerator-type=v5litepod-8 --spot",
       "scp cellseg_jax.tgz me: --worker=all", "ssh me --worker=0 --zone=z",
-      "host_study gs://cells/nuclei/0_of_1 a\\ b/runs .venv/bin/python -m cellseg_jax.study",
-      "tpu-vm delete me --quiet", "--collect"]),
+      "env HOST=0 HOSTS=1 KIND=study FILE=configs/quickstart.py WORKDIR=a\\ b/runs "
+      "BUCKET=gs://cells/nuclei", "bash launch/tpu_host.sh setup", "bash launch/tpu_host.sh start",
+      "tpu-vm delete me --zone=z --quiet", "--collect"]),
     ("tpu_vm.sh", [*TPU[2:], "--queued", f"--config={ROOT}/configs/quickstart.py"],
      ["queued-resources create me --node-id=me --runtime-version=v2", "ssh me --worker=all",
-      "host_run cells nuclei .venv/bin/python -m cellseg_jax.main", "--distributed",
-      "queued-resources delete me --force --quiet", "rsync --recursive gs://cells/nuclei a"]),
+      "KIND=config", "queued-resources delete me --force --zone=z --quiet",
+      "rsync --recursive gs://cells/nuclei a"]),
     ("local.sh", [], ["python -m cellseg_jax.study --study=nuclei.py --workdir=a\\ b/runs"]),
     ("local.sh", ["--per-gpu", "--", "--rows=x"],
      ["CUDA_VISIBLE_DEVICES=7", "--rows=x --task=1/2", "--rows=x --collect"]),
@@ -215,27 +227,43 @@ def test_local_passes_signals_on_once(place, arguments, workers, number):
     assert calls.count("saved") == workers and len(calls) == 2 * workers  # no tables either
 
 
-# --- a TPU that is taken away --------------------------------------------------------------------
+# --- a TPU and all that can go wrong with it -----------------------------------------------------
 
-# Machines and the bucket are folders. The first training ends with SIGTERM, as a pre-emption does.
+# Machines and the bucket are folders, the machine's processes those in its lock. FAIL names what
+# goes wrong; `polls` counts the looks at host 0.
 GCLOUD = f"""#!{sys.executable} -IS
-import os, pathlib, re, shutil, signal, subprocess, sys, time
+import fcntl, os, pathlib, shutil, signal, subprocess, sys, time
 
-here, words = pathlib.Path(__file__).parent, sys.argv[1:]
+here, words, fail = pathlib.Path(__file__).parent, sys.argv[1:], os.environ["FAIL"]
 options = dict(w.lstrip("-").partition("=")[::2] for w in words if w.startswith("--"))
 with open(here / "calls", "a") as calls:
     calls.write(" ".join(words).replace("\\n", " ") + "\\n")
 state, waiting = here / "state", here / "waiting"
+machines = [here / f"machine{{k}}" for k in range(int(os.environ["HOSTS_OF_TPU"]))]
 folder = lambda url: url.replace("gs://", f"{{here}}/gs/")
 if words[:2] == ["storage", "rsync"]:
     source, target = (folder(w) for w in words[2:] if not w.startswith("--"))
+    if not os.path.isdir(source):
+        sys.exit(f"ERROR: (gcloud.storage.rsync) {{words[3]}} does not exist.")
+    if fail == "upload" and "/gs/" in target:
+        sys.exit("ERROR: (gcloud.storage.rsync) HTTPError 503")
     pathlib.Path(target).mkdir(parents=True, exist_ok=True)
     sys.exit(subprocess.run(["cp", "--recursive", "--update", f"{{source}}/.", target]).returncode)
 if words[:2] == ["storage", "cp"]:
     pathlib.Path(folder(words[3])).mkdir(parents=True, exist_ok=True)
     sys.exit(bool(shutil.copy(words[2], folder(words[3]))) - 1)
 verb = words[3]
-machines = [here / "machine0", here / "machine1"]
+
+def pids():
+    return [int(p.read_text()) for p in here.glob("machine*/cellseg_jax/.run/pid")]
+
+def stop(number):
+    for pid in pids():
+        try:
+            os.killpg(os.getpgid(pid), number)
+        except ProcessLookupError:
+            pass
+
 if words[2:4] == ["queued-resources", "create"]:
     waiting.touch()
 elif words[2:4] == ["queued-resources", "describe"]:
@@ -245,62 +273,272 @@ elif words[2:4] == ["queued-resources", "describe"]:
     print("WAITING_FOR_RESOURCES")
     verb = "create"
 if verb == "create" and not waiting.exists():
+    if fail == "quota":
+        sys.exit("ERROR: (gcloud.compute.tpus.tpu-vm.create) {{\\n  'code': 8,\\n  'message': "
+                 "'Quota limit TPUV5sLitepod has been exceeded. Limit: 0 in zone z.'\\n}}")
+    if fail == "capacity" and len((here / "calls").read_text().split(" create ")) < 4:
+        sys.exit("ERROR: There is no more capacity in the zone z")
     for machine in machines:
         machine.mkdir()
     state.write_text("READY")
 elif verb == "delete":
+    for lock in here.glob("machine*/cellseg_jax/.run/lock"):
+        try:
+            fcntl.flock(lock.open(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if state.read_text() == "READY":
+                (here / "deleted under a run").touch()
+    stop(signal.SIGKILL)
     for machine in machines:
         shutil.rmtree(machine)
     state.unlink()
 elif verb == "describe" and words[2] == "tpu-vm":
     if not state.exists():
         sys.exit("NOT_FOUND")
-    print("10.0.0.2 10.0.0.3" if "networkEndpoints" in options["format"] else state.read_text())
+    asked = "networkEndpoints" in options["format"]
+    print(" ".join("10.0.0.2" for _ in machines) if asked else state.read_text())
 elif verb == "scp":
     for machine in machines:
         shutil.copy(words[4], machine)
 elif verb == "ssh":
+    if state.read_text() != "READY":
+        sys.exit(255)
+    command = options["command"]
+    if command.endswith(" state ") and options["worker"] == "0":
+        with open(here / "polls", "a") as polls:
+            polls.write("x")
+    looks = len((here / "polls").read_text()) if (here / "polls").exists() else 0
+    if fail == "preempted" and looks == 4 and not (here / "taken").exists():
+        while len(list(here.glob("gs/cells/nuclei/*/row*/state"))) < len(machines):
+            time.sleep(0.02)
+        (here / "taken").touch()
+        state.write_text("PREEMPTED")
+        stop(signal.SIGKILL)
+        sys.exit(255)
+    if command.endswith(" state ") and (fail == "dropped" and 2 <= looks < 5
+                                        or fail == "unreachable" and 2 <= looks):
+        sys.exit(255)
     chosen = machines if options["worker"] == "all" else [machines[int(options["worker"])]]
     for machine in chosen:
-        shell = subprocess.Popen(["bash", "-c", options["command"]], cwd=machine,
-                                 start_new_session=True)
-        if "host_study" in options["command"] and not (here / "taken").exists():
-            while not list(machine.glob("cellseg_jax/runs/*/state")):
-                time.sleep(0.02)
-            time.sleep(0.1)
-            (here / "taken").touch()
-            state.write_text("PREEMPTED")
-            os.killpg(shell.pid, signal.SIGTERM)
-        if shell.wait():
-            sys.exit(shell.returncode)
+        code = subprocess.run(["bash", "-c", command], cwd=machine, start_new_session=True,
+                              env=os.environ | {{"HERE": str(here)}}).returncode
+        if fail == "dropped" and " start" in command:
+            sys.exit(255)
+        if code:
+            sys.exit(code)
 """
+UV = """#!/bin/bash
+[[ $FAIL == "no python" ]] && {
+    echo "error: No interpreter found for Python 3.12 in managed installations or search path" >&2
+    exit 2
+}
+[[ "$*" == "pip install --quiet -e .[tpu]" ]] && exit
+[[ "$*" == "venv --quiet --allow-existing --python 3.12 .venv" ]] || exit 9
+mkdir -p .venv/bin && cp python .venv/bin
+"""
+GCSFUSE = """#!/bin/bash
+rmdir "${*: -1}" && ln -s "$HERE/gs/${*: -2:1}" "${*: -1}"
+"""
+# Stands for cellseg_jax.main: FAIL names what goes wrong in it.
+MAIN = """#!/bin/bash
+[[ "$*" =~ --workdir=([^ ]*) ]]
+workdir=${BASH_REMATCH[1]}
+echo x >>"$workdir/starts"
+echo "$*" >>"$workdir/words"
+starts=$(wc -l <"$workdir/starts")
+if [[ $FAIL == "in use" ]] && ((starts < 2)) || [[ $FAIL == "in use for ever" ]]; then
+    echo "error: --workdir: $workdir is in use by pid 1 on other; wait for it" >&2
+    exit 2
+fi
+if [[ $FAIL == "one worker" ]]; then
+    [[ $PWD == *machine1/* ]] && { echo "error: chip 3 is broken" >&2; exit 1; }
+    trap 'echo saved >"$workdir/saved"; kill $!; exit 75' TERM
+    sleep 30 & wait
+fi
+((starts == 1)) && [[ $FAIL == "saved" ]] && exit 75
+if [[ $FAIL == "dropped" || $FAIL == "unreachable" ]]; then # until `go` looks were taken
+    until [[ -e $HERE/go ]] && (($(wc -c <"$HERE/polls") >= $(<"$HERE/go"))); do sleep 0.05; done
+fi
+exit 0
+"""
+
+
+class Launched(NamedTuple):
+    """What came of a launcher, and of its TPU."""
+
+    code: int
+    lines: list[str]  # what the launcher printed of its own, beside the states of the TPU
+    calls: list[str]
+    cloud: pathlib.Path  # the folder of the machines and the bucket
+
+    def count(self, *words):
+        return sum(all(w in call for w in words) for call in self.calls)
+
+    @property
+    def tries(self):
+        """(machines made, installations, machines deleted)"""
+        return self.count(" create me"), self.count("scp"), self.count(" delete me")
+
+
+@pytest.fixture
+def tpu(place):
+    """tpu_vm.sh in a repository of its own, with stand-ins for gcloud and for a host's tools."""
+    shutil.copytree(LAUNCH, place / "launch")
+    subprocess.run(["git", "init", "-q", place], check=True)
+    cloud = place.parent / "bin"
+    cloud.mkdir()
+
+    def run(*options, fail="", hosts=1, gcsfuse=False, **environment):
+        if any(option.startswith("--config=") for option in options):
+            (place / "python").write_text(MAIN)
+        tools = {"gcloud": GCLOUD, "uv": UV} | ({"gcsfuse": GCSFUSE} if gcsfuse else {})
+        for name, text in tools.items():
+            (cloud / name).write_text(text)
+            (cloud / name).chmod(0o755)
+        environment = {**os.environ, "PYTHON": "./python", "STEPS": "8", "PAUSE": "0.005",
+                       "PATH": f"{cloud}:{os.environ['PATH']}", "FAIL": fail,
+                       "HOSTS_OF_TPU": str(hosts), "GRACE": "60"} | environment
+        done = subprocess.run(
+            ["launch/tpu_vm.sh", *TPU[2:], "--workdir=runs", "--wait=0", *options], cwd=place,
+            env=environment, capture_output=True, text=True, timeout=60)
+        assert not (cloud / "deleted under a run").exists()
+        return Launched(done.returncode, [line for line in done.stderr.splitlines()
+                                          if "tpu_vm.sh: " in line
+                                          and not re.search(" me is [A-Z_]+$", line)],
+                        (cloud / "calls").read_text().splitlines(), cloud)
+
+    yield run
+    for pid in cloud.glob("machine*/cellseg_jax/.run/pid"):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(os.getpgid(int(pid.read_text())), signal.SIGKILL)
+
+
+STUDY_RUN, MAIN_RUN = "--study=nuclei.py", "--config=nuclei.py"
+TOO_OLD = "ERROR: Package 'cellseg-jax' requires a different Python: 3.10.12 not in '>=3.11'"
+
+
+@pytest.mark.parametrize("options, condition, message", [
+    ([STUDY_RUN, f'--setup=echo "{TOO_OLD}" >&2; echo "[notice] upgrade pip"; false'], {},
+     re.escape(f"host 0: setup failed: {TOO_OLD} [notice] upgrade pip")),
+    ([STUDY_RUN], {"fail": "no python"},
+     "host 0: setup failed: error: No interpreter found for Python 3.12 in .*"),
+    ([STUDY_RUN, "--setup=cargo-of-nobody build"], {},
+     "host 0: setup failed: .*cargo-of-nobody: command not found"),
+    ([STUDY_RUN, "--data=gs://nowhere/x"], {},
+     "host 0: setup failed: ERROR: .* gs://nowhere/x does not exist."),
+    ([MAIN_RUN], {"hosts": 2},
+     "host 0: setup failed: gcsfuse is missing on the host: a run over several hosts needs it .*"),
+])
+def test_a_setup_that_cannot_work_is_tried_once(tpu, options, condition, message):
+    done = tpu(*options, **condition)
+    assert done.code == 3 and done.tries == (1, 1, 1)
+    assert re.fullmatch(f"error: tpu_vm.sh: {message}", done.lines[-1]), done.lines
+    assert not done.count(" start ") and not done.count("going on")
+
+
+def test_no_quota_is_not_asked_for_twice(tpu):
+    done = tpu(STUDY_RUN, fail="quota")
+    assert done.code == 3 and done.tries == (1, 0, 0)
+    assert re.fullmatch("error: tpu_vm.sh: me cannot be created: .*Quota limit .* has been "
+                        "exceeded.*", done.lines[-1])
+
+
+@pytest.mark.parametrize("restarts, code, tries", [(2, 0, (3, 1, 1)), (1, 75, (2, 0, 0))])
+def test_no_capacity_is_waited_for(tpu, restarts, code, tries):
+    done = tpu(MAIN_RUN, f"--restarts={restarts}", fail="capacity")
+    assert done.code == code and done.tries == tries
+    assert "tpu_vm.sh: me could not be created; going on, 0 more times" in done.lines
+
+
+def starts(place):
+    """How often Python was started on the run of the bucket."""
+    return len((place.parent / "bin/gs/cells/nuclei/starts").read_text().split())
+
+
+def test_one_host_needs_no_gcsfuse(place, tpu):
+    done = tpu(MAIN_RUN, "--", "--config.train.epochs=2")
+    assert done.code == 0 and done.tries == (1, 1, 1) and done.lines == []
+    assert (place / "runs/words").read_text() == (
+        "-m cellseg_jax.main --config=nuclei.py --workdir=runs --config.train.epochs=2\n")
+
+
+def test_several_hosts_run_the_same_command_in_one_folder(place, tpu):
+    done = tpu(MAIN_RUN, hosts=2, gcsfuse=True)
+    assert done.code == 0 and done.tries == (1, 1, 1)
+    assert (place / "runs/words").read_text() == 2 * (
+        "-m cellseg_jax.main --config=nuclei.py --workdir=.run/bucket/nuclei --distributed\n")
+
+
+def test_a_broken_connection_neither_stops_nor_doubles_the_run(place, tpu):
+    (place.parent / "bin/go").write_text("7")
+    done = tpu(MAIN_RUN, fail="dropped")
+    assert done.code == 0 and done.tries == (1, 1, 1) and starts(place) == 1
+    assert "tpu_vm.sh: me does not answer; going on, 29 more times" in done.lines
+
+
+def test_a_tpu_that_does_not_answer_is_not_deleted_but_found_again(place, tpu):
+    done = tpu(MAIN_RUN, "--restarts=1", fail="unreachable")
+    assert done.code == 75 and done.tries == (1, 1, 0)
+    assert done.lines[-1] == ("error: tpu_vm.sh: me is not deleted and may cost: the same command "
+                              "goes on")
+    with (done.cloud / "machine0/cellseg_jax/.run/lock").open() as lock, pytest.raises(OSError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the run goes on
+    (done.cloud / "go").write_text(str(len((done.cloud / "polls").read_text()) + 2))
+    done = tpu(MAIN_RUN)
+    assert done.code == 0 and done.tries == (1, 1, 1) and starts(place) == 1
+
+
+@pytest.mark.parametrize("fail, restarts, code, tries, started, message", [
+    ("saved", 2, 0, (1, 2, 1), 2, "the run was stopped; going on, 1 more times"),
+    ("saved", 0, 75, (1, 1, 1), 1, "the run was stopped; no restart is left"),
+    ("in use", 1, 0, (1, 2, 1), 2, "another process has the run; going on, 0 more times"),
+    ("in use for ever", 1, 75, (1, 2, 0), 2, "me is not deleted and may cost: .*"),
+])
+def test_a_run_that_ended_before_its_end_is_started_again(place, tpu, fail, restarts, code, tries,
+                                                      started, message):
+    done = tpu(MAIN_RUN, f"--restarts={restarts}", "--sync=1", fail=fail)
+    assert (done.code, done.tries, starts(place)) == (code, tries, started), done.lines
+    assert re.fullmatch(f"(error: )?tpu_vm.sh: {message}", done.lines[-1]), done.lines
+
+
+def test_the_lock_is_known_by_its_message(tmp_path):
+    """tpu_host.sh looks for these words in what a run prints last."""
+    with lock.Lock(tmp_path), pytest.raises(lock.InUse, match=" is in use by pid "):
+        lock.Lock(tmp_path)
+    assert "' is in use by '" in (LAUNCH / "tpu_host.sh").read_text()
+
+
+def test_results_that_were_not_uploaded_are_not_deleted(tpu):
+    done = tpu(MAIN_RUN, "--restarts=1", fail="upload")
+    assert done.code == 75 and done.tries == (1, 2, 0)
+    assert "tpu_vm.sh: results could not be uploaded; going on, 0 more times" in done.lines
+
+
+def test_a_worker_that_fails_stops_the_others_of_its_run(place, tpu):
+    done = tpu(MAIN_RUN, fail="one worker", hosts=2, gcsfuse=True)
+    assert done.code == 1 and done.tries == (1, 1, 1)
+    assert done.lines[-1] == "error: tpu_vm.sh: host 1 ended with exit code 1"
+    assert (place / "runs/saved").exists()
+
+
+def test_a_share_that_fails_leaves_the_others_alone(place, tpu):
+    done = tpu(STUDY_RUN, fail="one worker", hosts=2)
+    assert done.code == 1 and done.tries == (1, 1, 1)
+    assert done.lines[-1] == "error: tpu_vm.sh: host 1 ended with exit code 1"
+    finished = sorted(path.parent.name for path in place.glob("runs/row*/state"))
+    assert finished == [f"row{k:02d}" for k in range(0, 12, 2)]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("queued", [[], ["--queued"]])
-def test_tpu_goes_on_after_preemption(place, queued):
-    shutil.copytree(LAUNCH, place / "launch")
-    subprocess.run(["git", "init", "-q", place], check=True)
-    (place.parent / "bin").mkdir()
-    gcloud = place.parent / "bin/gcloud"
-    gcloud.write_text(GCLOUD)
-    gcloud.chmod(0o755)
-    environment = {**os.environ, "PYTHON": "./python", "STEPS": "12", "PAUSE": "0.005",
-                   "PATH": f"{gcloud.parent}:{os.environ['PATH']}"}
-    done = subprocess.run(
-        ["launch/tpu_vm.sh", *TPU, "--workdir=runs", "--wait=0", "--spot", *queued,
-         "--setup=mkdir -p .venv/bin && cp python .venv/bin"],
-        cwd=place, env=environment, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    calls = (gcloud.parent / "calls").read_text().splitlines()
-    count = lambda *words: sum(all(w in call for w in words) for call in calls)
-    assert count("create me") == count("delete me") == count("scp", "--worker=all") == 2
-    assert count("ssh", "tar -xzf", "--worker=all") == 2
-    assert count("ssh", "host_study gs://cells/nuclei/1_of_2", "TPU_PROCESS_BOUNDS") == 2
-    assert not (gcloud.parent / "state").exists()
+def test_tpu_goes_on_after_preemption(place, tpu, queued):
+    done = tpu(STUDY_RUN, "--spot", "--sync=1", *queued, fail="preempted", hosts=2, STEPS="12")
+    assert done.code == 0 and done.tries == (2, 2, 2), done.lines
+    assert done.lines == ["tpu_vm.sh: me was taken away; going on, 29 more times"]
+    assert not (done.cloud / "state").exists()
     assert (place / "runs/table.csv").read_text() == undisturbed(place, 12)
-    # The second machine went on where the first ones stopped, and began nothing anew.
-    assert sum(len(p.read_text()) for p in place.glob("runs/*/starts")) in (13, 14)
+    # The second machines went on where the first ones were in their first run, and that alone.
+    assert sum(len(p.read_text()) for p in place.glob("runs/*/starts")) == 14
 
 
 # --- a real Slurm --------------------------------------------------------------------------------

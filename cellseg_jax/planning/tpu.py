@@ -20,7 +20,8 @@ class Generation(NamedTuple):
 
 
 # The runtime of a real v4 may show one device per chip.
-# Source: cloud.google.com/tpu/docs/system-architecture-tpu-vm.
+# Source: cloud.google.com/tpu/docs/system-architecture-tpu-vm. launch/tpu_vm.sh reaches up to v6e:
+# the Cloud TPU API is in maintenance and does not support tpu7x and later.
 GENERATIONS = {
     "v2": Generation(8, 22.5, 124, 2, 2),
     "v3": Generation(16, 61.5, 164, 2, 2),
