@@ -120,7 +120,8 @@ work() { # detached
     wait "$python"
     code=$?
     [[ ! $sync ]] || kill "$sync"
-    ((code != 2)) || ! tail -n 5 "$LOG" | grep -q ' is in use by ' || code=73
+    # A run ends with 2 then, a study with 75.
+    if ((code == 2 || code == 75)) && grep -q ' is in use by ' "$LOG"; then code=73; fi
     [[ $mounted ]] || upload || code=74
     end "$code"
 }

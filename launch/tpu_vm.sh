@@ -297,8 +297,7 @@ while :; do
     await_ready
     attempt
     code=$?
-    ((code < 70)) || again "${why[code]}" || break
-    ((code < 70)) && break
+    if ((code < 70)) || ! again "${why[code]}"; then break; fi
 done
 case $code in
     70 | 72 | 73 | 74) leave 75 "$name is not deleted and may cost: the same command goes on" ;;

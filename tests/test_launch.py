@@ -355,6 +355,7 @@ if [[ $FAIL == "one worker" ]]; then
     trap 'echo saved >"$workdir/saved"; kill $!; exit 75' TERM
     sleep 30 & wait
 fi
+[[ $FAIL == "row in use" ]] && { echo "--workdir: row is in use by pid 1"; echo done; exit 75; }
 ((starts == 1)) && [[ $FAIL == "saved" ]] && exit 75
 if [[ $FAIL == "dropped" || $FAIL == "unreachable" ]]; then # until `go` looks were taken
     until [[ -e $HERE/go ]] && (($(wc -c <"$HERE/polls") >= $(<"$HERE/go"))); do sleep 0.05; done
@@ -492,6 +493,7 @@ def test_a_tpu_that_does_not_answer_is_not_deleted_but_found_again(place, tpu):
     ("saved", 2, 0, (1, 2, 1), 2, "the run was stopped; going on, 1 more times"),
     ("saved", 0, 75, (1, 1, 1), 1, "the run was stopped; no restart is left"),
     ("in use", 1, 0, (1, 2, 1), 2, "another process has the run; going on, 0 more times"),
+    ("row in use", 0, 75, (1, 1, 0), 1, "me is not deleted and may cost: .*"),
     ("in use for ever", 1, 75, (1, 2, 0), 2, "me is not deleted and may cost: .*"),
 ])
 def test_a_run_that_ended_before_its_end_is_started_again(place, tpu, fail, restarts, code, tries,
@@ -502,7 +504,7 @@ def test_a_run_that_ended_before_its_end_is_started_again(place, tpu, fail, rest
 
 
 def test_the_lock_is_known_by_its_message(tmp_path):
-    """tpu_host.sh looks for these words in what a run prints last."""
+    """tpu_host.sh looks for these words in what a run prints."""
     with lock.Lock(tmp_path), pytest.raises(lock.InUse, match=" is in use by pid "):
         lock.Lock(tmp_path)
     assert "' is in use by '" in (LAUNCH / "tpu_host.sh").read_text()
