@@ -42,11 +42,12 @@ LONGEST = ("studies/test_smoke.py", "train/test_train.py", "parity/test_models.p
 
 def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true",
-                     help="run the tests marked slow too, and a quarter of those marked weekly")
-    parser.addoption("--weekly", default="commit", choices=["commit", "all", "0", "1", "2", "3"],
-                     help="with --slow, the weekly tests to run: the quarter of the commit (the "
-                     "number of commits modulo 4; all of them without git history), all, or the "
-                     "quarter of this number")
+                     help="run the tests marked slow too, and a part of those marked weekly")
+    parts = map(str, range(helpers_tiers.PARTS))
+    parser.addoption("--weekly", default="commit", choices=["commit", "all", *parts],
+                     help="with --slow, the weekly tests to run: the part of the commit (the "
+                     "number of commits modulo that of parts; all without git history), all, or "
+                     "the part of this number")
 
 
 def pytest_xdist_auto_num_workers(config):
@@ -55,34 +56,34 @@ def pytest_xdist_auto_num_workers(config):
     return 0 if named else min(os.cpu_count() or 1, 8)
 
 
-def quarter(config):
-    """The quarter of weekly tests that pytest runs now; the workers take the controller's."""
+def part(config):
+    """The part of the weekly tests that pytest runs now; the workers take the controller's."""
     inputs = getattr(config, "workerinput", {})
-    if "weekly_quarter" not in inputs:
-        return helpers_tiers.chosen_quarter(config.getoption("--weekly"), ROOT)
-    return inputs["weekly_quarter"]
+    if "weekly_part" not in inputs:
+        return helpers_tiers.chosen_part(config.getoption("--weekly"), ROOT)
+    return inputs["weekly_part"]
 
 
 def pytest_configure_node(node):
-    node.workerinput["weekly_quarter"] = quarter(node.config)
+    node.workerinput["weekly_part"] = part(node.config)
 
 
 def pytest_terminal_summary(terminalreporter, config):
     if config.getoption("--slow"):
-        number = quarter(config)
-        which = "all" if number is None else f"quarter {number} of 0 to 3"
+        number = part(config)
+        which = "all" if number is None else f"part {number} of 0 to {helpers_tiers.PARTS - 1}"
         terminalreporter.write_line(f"weekly tests: {which}")
 
 
 def pytest_collection_modifyitems(config, items):
-    slow, number = config.getoption("--slow"), quarter(config) if config.getoption("--slow") else 0
+    slow, number = config.getoption("--slow"), part(config) if config.getoption("--slow") else 0
     first = {ROOT / "tests" / name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: first.get(item.path, len(first)))
     for item in items:
         if "/parity/" in item.nodeid:
             item.add_marker("parity")
         marks = {mark.name for mark in item.iter_markers()}
-        reason = helpers_tiers.reason_to_skip(marks, item.nodeid, slow=slow, quarter=number)
+        reason = helpers_tiers.reason_to_skip(marks, item.nodeid, slow=slow, part=number)
         if reason:
             item.add_marker(pytest.mark.skip(reason=reason))
 

@@ -1,9 +1,9 @@
-"""Which tests a commit runs: every weekly test once in four commits, and never by chance."""
+"""Which tests a commit runs: every weekly test once in PARTS commits, and never by chance."""
 
 import subprocess
 
 import pytest
-from helpers_tiers import chosen_quarter, quarter_of, quarter_of_commit, reason_to_skip
+from helpers_tiers import PARTS, chosen_part, part_of, part_of_commit, reason_to_skip
 
 IDS = [f"tests/train/test_train.py::test_claim_{k}" for k in range(400)]
 
@@ -13,34 +13,34 @@ def git(folder, *words):
                    check=True, capture_output=True)
 
 
-def test_four_commits_in_a_row_run_every_weekly_test_once():
-    runs = [[i for i in IDS if not reason_to_skip({"weekly"}, i, slow=True, quarter=q)]
-            for q in range(4)]
+def test_so_many_commits_in_a_row_run_every_weekly_test_once():
+    runs = [[i for i in IDS if not reason_to_skip({"weekly"}, i, slow=True, part=part)]
+            for part in range(PARTS)]
     assert sorted(sum(runs, [])) == sorted(IDS)
-    assert all(70 < len(run) < 130 for run in runs)  # about a quarter each
-    assert quarter_of(IDS[0]) == 0  # the same on every machine, in every process
+    assert all(30 < len(run) < 75 for run in runs)  # about 50 each
+    assert part_of(IDS[0]) == 0  # the same on every machine, in every process
 
 
-@pytest.mark.parametrize("marks, slow, quarter, runs", [
+@pytest.mark.parametrize("marks, slow, part, runs", [
     (set(), False, None, True), ({"slow"}, False, None, False), ({"slow"}, True, 0, True),
     ({"weekly"}, False, None, False), ({"weekly"}, True, None, True), ({"weekly"}, True, 0, True),
     ({"weekly"}, True, 1, False), ({"slow", "weekly"}, True, 1, False)])
-def test_a_test_runs_by_its_marks(marks, slow, quarter, runs):
-    assert (reason_to_skip(marks, IDS[0], slow=slow, quarter=quarter) == "") == runs
+def test_a_test_runs_by_its_marks(marks, slow, part, runs):
+    assert (reason_to_skip(marks, IDS[0], slow=slow, part=part) == "") == runs
 
 
-def test_the_quarter_is_the_number_of_commits_modulo_four(tmp_path):
-    assert quarter_of_commit(tmp_path) is None and chosen_quarter("commit", tmp_path) is None
+def test_the_part_is_the_number_of_commits_modulo_parts(tmp_path):
+    assert part_of_commit(tmp_path) is None and chosen_part("commit", tmp_path) is None
     git(tmp_path, "init", "-q", "whole")
-    assert quarter_of_commit(tmp_path / "whole") is None  # no commit yet
-    for number in range(1, 6):
+    assert part_of_commit(tmp_path / "whole") is None  # no commit yet
+    for number in range(1, 10):
         git(tmp_path / "whole", "commit", "-q", "--allow-empty", "-m", "x")
-        assert quarter_of_commit(tmp_path / "whole") == number % 4
-    assert chosen_quarter("commit", tmp_path / "whole") == 1
+        assert part_of_commit(tmp_path / "whole") == number % PARTS
+    assert chosen_part("commit", tmp_path / "whole") == 1
     git(tmp_path, "clone", "-q", "--depth=1", f"file://{tmp_path}/whole", "shallow")
-    assert quarter_of_commit(tmp_path / "shallow") is None  # its count would never change
-    assert chosen_quarter("all", tmp_path / "whole") is None
-    assert chosen_quarter("3", tmp_path / "whole") == 3
+    assert part_of_commit(tmp_path / "shallow") is None  # its count would never change
+    assert chosen_part("all", tmp_path / "whole") is None
+    assert chosen_part("3", tmp_path / "whole") == 3
 
 
 def test_the_files_that_are_begun_first_exist(request):

@@ -16,7 +16,7 @@ from cellseg_jax import metrics
 from cellseg_jax.data.synthetic import cells
 from cellseg_jax.metrics.report_compat import dithered
 
-COUNTS = [300, pytest.param(10_000, marks=pytest.mark.slow)]
+COUNTS = [300, pytest.param(10_000, marks=pytest.mark.weekly)]
 
 
 def random_masks(count, size=16):
