@@ -400,8 +400,8 @@ def tpu(place):
                        "PATH": f"{cloud}:{os.environ['PATH']}", "FAIL": fail,
                        "HOSTS_OF_TPU": str(hosts), "GRACE": "60"} | environment
         done = subprocess.run(
-            ["launch/tpu_vm.sh", *TPU[2:], "--workdir=runs", "--wait=0", *options], cwd=place,
-            env=environment, capture_output=True, text=True, timeout=60)
+            ["launch/tpu_vm.sh", *TPU[2:], "--workdir=runs", "--wait=0", "--sync=9", *options],
+            cwd=place, env=environment, capture_output=True, text=True, timeout=60)
         assert not (cloud / "deleted under a run").exists()
         return Launched(done.returncode, [line for line in done.stderr.splitlines()
                                           if "tpu_vm.sh: " in line
