@@ -26,7 +26,7 @@ from cellseg_jax.planning.target import LOCAL, Target
 from cellseg_jax.planning.tpu import generation_of
 from cellseg_jax.report import terminal
 from cellseg_jax.step.memory import GIB, all_reduced, flops, refusal
-from cellseg_jax.step.mesh import check_mesh
+from cellseg_jax.step.mesh import unused
 from cellseg_jax.step.state import check_model
 from cellseg_jax.train import measure
 
@@ -45,7 +45,7 @@ def plan(config, topology: str = LOCAL, *, search: bool = True, limit: float | N
       search: find the largest batch that fits, too.
       limit: bytes of a device, instead of what it has.
     Raises: InputError for a method without training, a network that cannot be built, or a
-      topology that does not exist or over which the batch does not divide.
+      topology that does not exist.
     """
     if derived.is_classical(config):
         raise InputError(f"config.model.name: {config.model.name} learns nothing, so there is "
@@ -53,15 +53,15 @@ def plan(config, topology: str = LOCAL, *, search: bool = True, limit: float | N
     check_model(config)
     target = Target(topology, limit)
     images, notes = images_of(config)
-    mesh = target.mesh(config.train.batch_size)
-    check_mesh(config, mesh)
+    mesh = target.mesh(config)
+    too_few = unused(config, mesh.size, len(target.devices))
     limit, source = target.limit(mesh.size)
     resident = shapes.is_resident(config, images, limit)
     out = {
         "model": config.model.name, "topology": topology, "devices": mesh.size,
         "device": mesh.devices.flat[0].device_kind, "batch_size": config.train.batch_size,
         "limit": limit, "limit_source": source, "residence": "device" if resident else "host",
-        "images": images.count, "notes": notes,
+        "images": images.count, "notes": [*notes, *filter(None, [too_few])],
     }
     began = time.monotonic()
     terminal.progress_line(f"compiling the train step and the validation for {mesh.size} "
@@ -92,8 +92,7 @@ def _what_fits(search, programs, num_devices, find_batch) -> dict:
         search = dataclasses.replace(
             search, config=config_lib.changed(config, {"eval.batch_size": size} if size else {}))
     if find_batch:
-        out["largest_batch"] = out.get("largest_eval_batch", 1) and largest_training_batch(
-            search, num_devices)
+        out["largest_batch"] = out.get("largest_eval_batch", 1) and largest_training_batch(search)
     if programs.needs > search.limit:
         out["key"] = "config.eval.batch_size" if training_fits else "config.train.batch_size"
         out["alternatives"] = alternatives(search, config, training_fits)

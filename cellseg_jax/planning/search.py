@@ -86,15 +86,17 @@ def largest_eval_batch(search: Search, num_devices: int) -> int | None:
         search.limit, unit=num_devices, at=size // 2, most=size, deadline=search.deadline)
 
 
-def largest_training_batch(search: Search, num_devices: int) -> int | None:
-    """The largest train.batch_size that fits and leaves room for the validation of the config."""
+def largest_training_batch(search: Search) -> int | None:
+    """The largest train.batch_size that fits on all devices beside the config's validation."""
     config, images, resident, target = search.config, search.images, search.resident, search.target
     at = config.train.batch_size
     now = target.compiled(config, images, resident, exact=False, training=False).validation
     # While a run validates, the next batch of a stream is in memory.
-    batch = 0 if resident else shapes.batch_bytes(config, images, target.mesh(at))
+    mesh, num_devices = target.mesh(config), len(target.devices)
+    batch = 0 if resident else shapes.batch_bytes(config, images, mesh)
+    larger = lambda n: batch * (n * mesh.size - at * num_devices) // (at * num_devices)
     return largest_batch(
-        lambda n: max(now and now + batch * (n - at) // at,
+        lambda n: max(now and now + larger(n),
                       search.needs({"train.batch_size": n}, validation=False)),
         search.limit, unit=num_devices * config.optimizer.accumulate, at=at,
         most=derived.training_samples(config, images.count), deadline=search.deadline)
@@ -109,6 +111,7 @@ def alternatives(search: Search, original: ConfigDict, training_fits: bool) -> l
     """
     target, found = search.target, []
     batch_size, num_devices = original.train.batch_size, len(target.devices)
+    rows = batch_size // target.mesh(original).shape["data"]  # on each device
     smaller = ({} if search.config.eval.batch_size == original.eval.batch_size
                else {"eval.batch_size": search.config.eval.batch_size})
 
@@ -132,7 +135,7 @@ def alternatives(search: Search, original: ConfigDict, training_fits: bool) -> l
         if not search.out_of_time:
             try_change(change)
     for n in MICRO_BATCHES:
-        if (n > original.optimizer.accumulate and batch_size // num_devices % n == 0
+        if (n > original.optimizer.accumulate and rows % n == 0
                 and not search.out_of_time and try_change({"optimizer.accumulate": n})):
             break
     for slice_ in () if target.is_local else larger_slices(

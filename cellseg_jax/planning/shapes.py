@@ -3,13 +3,11 @@
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from cellseg_jax.config import derived
 from cellseg_jax.crops import round_up
-from cellseg_jax.errors import InputError
 from cellseg_jax.step import batches
 from cellseg_jax.step.mapped import map_train
 from cellseg_jax.step.memory import (
@@ -55,15 +53,6 @@ class Programs(NamedTuple):
 
 
 # --- shapes in place of arrays --------------------------------------------------------------------
-
-
-def mesh_of(devices, batch_size: int) -> Mesh:
-    """A mesh of all devices along the batch, as one run has it. Raises InputError."""
-    if batch_size % len(devices):
-        raise InputError(f"config.train.batch_size: got {batch_size}; expected a multiple of the "
-                         f"{len(devices)} devices, or a smaller topology")
-    return Mesh(np.asarray(devices).reshape(1, -1), ("member", "data"),
-                axis_types=(AxisType.Auto,) * 2)
 
 
 def is_resident(config, images: Images, device_bytes: float) -> bool:

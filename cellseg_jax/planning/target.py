@@ -28,11 +28,9 @@ class Target:
         self.is_local = topology == LOCAL
         self.devices = jax.devices() if self.is_local else tpu_devices(topology)
 
-    def mesh(self, batch_size: int):
-        """The mesh that a run with this batch has. Raises InputError if it does not divide."""
-        if self.is_local:
-            return default_mesh(1, batch_size)
-        return shapes.mesh_of(self.devices, batch_size)
+    def mesh(self, config):
+        """The mesh that a run with this config has by default."""
+        return default_mesh(1, config.train.batch_size, config.optimizer.accumulate, self.devices)
 
     def limit(self, num_devices: int) -> tuple[float, str]:
         """(bytes per device, where the number comes from) if so many devices are used."""
@@ -51,7 +49,8 @@ class Target:
           exact: compile at the default level even where the quick one is far from fitting.
           parts: training or validation = False, of shapes.compiled_programs.
         """
-        limit, mesh = self.limit(len(self.devices))[0], self.mesh(config.train.batch_size)
+        mesh = self.mesh(config)
+        limit = self.limit(mesh.size)[0]
         for quick in ((False,) if self.is_local else (True, False)):
             programs = shapes.compiled_programs(
                 config, mesh, images, resident=resident, quick=quick, **parts)

@@ -1,11 +1,15 @@
 """How the per-device steps are mapped over members and devices.
 
-This is the pmapped step in the terms of today's JAX, which itself implements pmap as
-jit(shard_map(...)). A step is written once, for the rows of one device. `jax.shard_map` maps it
-over a mesh with the axes ("member", "data"): members are independent runs that share one compiled
-program, data is the batch; inside, members of one device are vmapped or unrolled. Collectives
-(psum over "data") are explicit, so that each device does what is written. Sharding annotations on
-jit in place of shard_map would not do: XLA rejects vmapped convolutions that are sharded so.
+This is the pmapped step. A step is written once, for the rows of one device; `jax.shard_map` maps
+it over a mesh of devices with the axes ("member", "data"), and `jax.jit` compiles the whole into
+one program. Members are independent runs that share the program, data is the batch; inside,
+members of one device are vmapped or unrolled. Collectives (psum over "data") are written out, so
+that each device does what is written.
+
+`jax.pmap` is not called. In today's JAX it is itself jit(shard_map(...)), over one axis and all
+devices that it is given; it has no second axis for members, no mesh that leaves devices out where
+a batch does not divide, and its arrays carry a leading axis of devices. Sharding annotations on
+jit alone would not do either: XLA rejects vmapped convolutions that are sharded so.
 """
 
 from collections.abc import Callable

@@ -1,34 +1,59 @@
 """Meshes of devices, and transfer to and from them."""
 
-import math
-
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, Mesh, Sharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, Sharding
 from jaxtyping import Array, ArrayLike, Shaped
 
 from cellseg_jax.errors import InputError
 
+AXES = ("member", "data")
+
 # --- meshes ---------------------------------------------------------------------------------------
 
 
-def default_mesh(num_members: int, batch_size: int) -> Mesh:
-    """All devices: over the batch, and over members where the batch does not divide.
+def mesh_shape(num_members: int, batch_size: int, accumulate: int, num_devices: int,
+               num_processes: int = 1) -> tuple[int, int]:
+    """How many devices work along ("member", "data"): as many as the work divides over.
 
-    Raises: InputError if there are too few members for that.
+    Every device gets equally many rows of each micro-batch, since batch norm would see padding,
+    and every process owns equally many of the devices. Where the members do not suffice for that,
+    some slots of the axis "member" stay empty.
+
+    Args:
+      num_members: runs that share the program.
+      batch_size: images per step, a multiple of `accumulate`.
     """
-    devices = jax.device_count()
-    data_devices = devices if batch_size % devices == 0 else math.gcd(batch_size, devices)
-    member_devices = devices // data_devices
-    if num_members < member_devices:
-        raise InputError(f"config.train.batch_size: got {batch_size}; expected a multiple of the "
-                         f"{devices} devices")
-    return make_mesh(member_devices, data_devices)
+    rows = batch_size // accumulate
+    shapes = [(member, data) for data in range(1, min(rows, num_devices) + 1) if rows % data == 0
+              for member in range(1, num_devices // data + 1) if member * data % num_processes == 0]
+    return max(shapes, key=lambda shape: (min(shape[0], num_members) * shape[1], shape[1],
+                                          -shape[0]))
 
 
-def check_mesh(config, mesh: Mesh) -> None:
-    """Raise InputError where the batch does not divide over the mesh."""
+def default_mesh(num_members: int, batch_size: int, accumulate: int = 1, devices=None) -> Mesh:
+    """The mesh of `mesh_shape` on the devices, by default all devices of all processes."""
+    devices = jax.devices() if devices is None else devices
+    processes = {device.process_index for device in devices}
+    return make_mesh(*mesh_shape(num_members, batch_size, accumulate, len(devices),
+                                 len(processes)), devices)
+
+
+def unused(config, used: int, found: int) -> str:
+    """Why a batch leaves some of the devices without work and how to use all; "" if it does not."""
+    multiple = found * config.optimizer.accumulate
+    if used >= found or config.train.batch_size % multiple == 0:
+        return ""
+    return (f"{used} of {found} devices are used, since batches of {config.train.batch_size} do "
+            f"not divide over more: make config.train.batch_size a multiple of {multiple} to use "
+            "all")
+
+
+def check_mesh(config, mesh: Mesh | AbstractMesh) -> None:
+    """InputError if a mesh that was given cannot train the config."""
+    if tuple(mesh.axis_names) != AXES:
+        raise InputError(f"mesh: got the axes {tuple(mesh.axis_names)}; expected {AXES}")
     data_devices, rest = mesh.shape["data"], config.train.batch_size % mesh.shape["data"]
     if rest:
         raise InputError(f"config.train.batch_size: got {config.train.batch_size}; expected a "
@@ -37,15 +62,28 @@ def check_mesh(config, mesh: Mesh) -> None:
     if rows % config.optimizer.accumulate:
         raise InputError(f"config.optimizer.accumulate: got {config.optimizer.accumulate}; "
                          f"expected a divisor of the {rows} images that each device gets per step")
+    if mesh.size % jax.process_count():
+        raise InputError(f"mesh: got {mesh.size} devices; expected a multiple of the "
+                         f"{jax.process_count()} processes")
 
 
-def make_mesh(member: int, data: int) -> Mesh:
-    """The first member * data devices along the axes ("member", "data")."""
-    return jax.make_mesh((member, data), ("member", "data"), axis_types=(AxisType.Auto,) * 2)
+def make_mesh(member: int, data: int, devices=None) -> Mesh:
+    """member * data devices along the axes ("member", "data"), equally many of each process."""
+    chosen = of_each_process(jax.devices() if devices is None else devices, member * data)
+    return Mesh(np.asarray(chosen).reshape(member, data), AXES, axis_types=(AxisType.Auto,) * 2)
+
+
+def of_each_process(devices, count: int) -> list:
+    """`count` of the devices, in the order of their processes: a process reads contiguous rows."""
+    by_process = {}
+    for device in devices:
+        by_process.setdefault(device.process_index, []).append(device)
+    share = count // len(by_process)
+    return [device for _, own in sorted(by_process.items()) for device in own[:share]]
 
 
 def all_devices() -> Mesh:
-    """Every device along the batch, for evaluation."""
+    """Every device along the batch, for evaluation, which pads it by rows of weight 0."""
     return make_mesh(1, jax.device_count())
 
 

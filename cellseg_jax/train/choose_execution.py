@@ -10,7 +10,7 @@ from cellseg_jax.runs import checkpoint
 from cellseg_jax.runs.folder import CHECKPOINTS
 from cellseg_jax.step.batches import Batches, resident_source
 from cellseg_jax.step.memory import DoesNotFit
-from cellseg_jax.step.mesh import check_mesh, default_mesh, make_mesh
+from cellseg_jax.step.mesh import check_mesh, default_mesh
 from cellseg_jax.step.spec import Spec, make_spec, traced_values
 from cellseg_jax.train import preflight
 from cellseg_jax.train.execution import Execution, candidates, requested, stored
@@ -32,14 +32,15 @@ def choose(tasks: list[Task], arrays, mesh, backend: str, slots: int,
     Args:
       tasks: of one config.program_key.
       mesh, backend, slots: as train.train has them.
-    Raises: InputError where the batch does not divide over the devices; DoesNotFit.
+    Raises: InputError where the batch does not divide over a mesh that is given; DoesNotFit.
     """
     config = tasks[0].config
     spec = make_spec([task.config for task in tasks])
-    mesh = mesh or default_mesh(len(tasks), config.train.batch_size)
+    if mesh is None:
+        mesh = default_mesh(len(tasks), config.train.batch_size, config.optimizer.accumulate)
+    check_mesh(config, mesh)
     new = requested(backend, slots, mesh, len(tasks), spec.inactive)
     for execution, queue in assigned(tasks, new):
-        check_mesh(queue[0].config, make_mesh(*execution.mesh))
         own = spec.replace(inactive=execution.zeros)
         yield (SlotStates(own, execution) if execution.slots
                else fastest(own, execution, queue, arrays)), queue
@@ -48,13 +49,15 @@ def choose(tasks: list[Task], arrays, mesh, backend: str, slots: int,
 def assigned(tasks: list[Task], new: Execution) -> list[tuple[Execution, list[Task]]]:
     """Each execution and its tasks: where a run was begun, if it may go on there, else `new`.
 
-    Tasks that were not begun join those that were, where these are all in one execution.
+    Tasks that were not begun join those that were, where these are all in one execution. So do
+    those that have ended, which compute nothing.
     """
     inactive = {task.number: set(make_spec([task.config]).inactive) for task in tasks}
     fits = lambda task, execution: inactive[task.number] >= set(execution.zeros)
     begun, fresh = {}, []
     for task in tasks:
-        before = None if new.slots else stored(task.workdir)
+        open_end = not new.slots and not has_ended(task.workdir, task.config)
+        before = stored(task.workdir) if open_end else None
         if before and fits(task, before):
             begun.setdefault(before, []).append(task)
         else:

@@ -1,6 +1,5 @@
 """How runs that share a compiled program are computed: back-end, slots and mesh."""
 
-import math
 import pathlib
 from typing import NamedTuple
 
@@ -63,18 +62,19 @@ def candidates(first: Execution, num_runs: int) -> list[Execution]:
 
 
 def stored(workdir: pathlib.Path) -> Execution | None:
-    """The execution that a run was begun in, if these devices can go on in it."""
+    """The execution that a run was begun in, if there are as many devices as then."""
     record = read_json(workdir / ENVIRONMENT_FILE, {}).get("program", {})
     if not record.keys() >= set(Execution._fields):
         return None
     found = Execution(record["backend"], record["slots"], tuple(record["mesh"]),
                       tuple(record["zeros"]))
-    before, now = math.prod(found.mesh), jax.device_count()
-    if before > now:
-        terminal.log(f"{workdir}: started on {before} devices, resumed on {now}; results agree "
-                     "to rounding")
-        return None
-    return found
+    before = len(record.get("devices", ())), record.get("processes", 1)
+    now = jax.device_count(), jax.process_count()
+    if before == now:
+        return found
+    terminal.log("{}: started on {} devices of {} processes, resumed on {} of {}; results agree "
+                 "to rounding".format(workdir, *before, *now))
+    return None
 
 
 def _batched() -> str:

@@ -42,10 +42,11 @@ def train(configs: Sequence[ConfigDict], workdirs: Sequence[str], *, mesh=None, 
     """Train every config into its workdir, or continue there; SIGTERM and Ctrl-C save and stop.
 
     Runs that have ended are left as they are. Runs that were begun go on in the program that they
-    were begun in, where the devices are the same.
+    were begun in, where there are as many devices as then.
 
     Args:
-      mesh: jax.sharding.Mesh with axes ("member", "data"); default: all devices.
+      mesh: jax.sharding.Mesh with axes ("member", "data"); default: as many devices as the
+        batch divides over, see step.mesh.mesh_shape.
       backend: execution.BACKENDS; "" = by measurement, where that is worth its time.
       slots: runs under way at once; 0 = by measurement.
     Returns: a Result per config, in order.

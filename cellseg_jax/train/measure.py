@@ -22,7 +22,7 @@ CALL_SECONDS = 1e-3  # of a step without arithmetic
 
 
 def measured_step(config) -> float:
-    """Seconds of one training step of a config on all devices, on made-up images.
+    """Seconds of one training step of a config on the devices of a run, on made-up images.
 
     Without augmentation, which takes a sixth of a step but as long to compile as the network.
     """
@@ -30,8 +30,8 @@ def measured_step(config) -> float:
         "data.copies": 0, "data.mix_copies": True, "data.augment_before_grid": False} | {
         f"augment.{name}": (0.0, 1.0) for name in augment.AUGMENTATIONS})
     spec = make_spec([config])
-    mesh = default_mesh(1, config.train.batch_size)
-    execution = Execution("loop", 1, (1, mesh.shape["data"]), spec.inactive)
+    mesh = default_mesh(1, config.train.batch_size, config.optimizer.accumulate).devices.shape
+    execution = Execution("loop", mesh[0], mesh, spec.inactive)
     return _median_seconds(synthetic_step(config, spec, execution))
 
 

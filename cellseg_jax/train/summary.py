@@ -4,6 +4,7 @@ import jax
 
 from cellseg_jax import config as config_lib
 from cellseg_jax.data.split import PARTS
+from cellseg_jax.step.mesh import unused
 from cellseg_jax.train.run import Run
 from cellseg_jax.train.slots import Slots
 
@@ -22,10 +23,17 @@ def rows(run: Run, slots: Slots) -> list[tuple[str, str]]:
                  f"{'x'.join(map(str, arrays.image.shape[1:]))} {arrays.image.dtype}, "
                  f"on the {slots.residence}"),
         ("network", f"{config.model.name}: {parameters // states.execution.width:,} parameters"),
-        ("devices", f"{len(devices)} {devices[0].device_kind}; {states.execution}"),
+        ("devices", "; ".join(filter(None, (
+            f"{len(devices)} {devices[0].device_kind}", _unused(run.config, slots),
+            str(states.execution))))),
         ("length", f"{run.num_steps} steps of {config.train.batch_size} images"
                    + (f", continuing at step {run.step}" if run.step else "")),
         *_cost(states.compiled)]
+
+
+def _unused(config, slots) -> str:
+    member, data = slots.states.execution.mesh
+    return unused(config, min(member, slots.progress.num_runs) * data, jax.device_count())
 
 
 def _cost(compiled) -> list[tuple[str, str]]:

@@ -157,11 +157,6 @@ def test_averaged_weights_are_what_is_validated_kept_and_predicts(tmp_path):
     assert max(jax.tree.leaves(difference)) > 1e-3
 
 
-def test_micro_batches_that_do_not_divide_on_the_devices_are_refused(tmp_path):
-    with pytest.raises(InputError, match="config.optimizer.accumulate: got 2.*1 images"):
-        train.train([tiny_config(optimizer__accumulate=2)], [tmp_path / "run"])
-
-
 def test_minimum_reading_of_early_stopping_is_at_the_first_loss_not_below_the_one_before(
         tmp_path, monkeypatch):
     losses = iter((0.5, 0.6, 0.4, 0.3, 0.3, 0.1))
@@ -395,11 +390,6 @@ def test_a_run_of_another_host_is_in_use_while_its_heart_beats(tmp_path, monkeyp
             time.sleep(0.01)
         assert lock.stat().st_mtime > 1e9
     assert lock.read_text() == ""
-
-
-def test_batch_that_does_not_divide_over_the_devices_is_refused(tmp_path):
-    with pytest.raises(InputError, match="config.train.batch_size: got 6.*8 devices"):
-        train.train([tiny_config(train__batch_size=6)], [tmp_path / "run"])
 
 
 def test_batch_larger_than_the_training_split_is_refused(tmp_path):
