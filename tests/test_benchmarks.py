@@ -18,6 +18,8 @@ CASES = {
     "augment": ("--cases=none,elastic --size=32 --rounds=1", "", (),
                 rf"elastic +{NUMBER} +-?{NUMBER}%"),
     "classical_ebhi": ("", "ebhi_seg", (), rf"\| otsu \| {NUMBER} \|"),
+    "grain_readers": ("--count=8 --size=32 --rounds=1", "dsb2018", (),
+                      rf"rows of a step: {NUMBER} us by grain, {NUMBER} us without"),
     "input_pipeline": ("--count=8 --size=32 --epochs=2 --batch_size=4", "dsb2018",
                        ("torch", "albumentations", "cv2"), rf"cached peer, later epochs: {NUMBER}"),
     "member_convolution": ("--quick", "", (), rf"4 channels, 8x8, K = 2: one by one {NUMBER}"),

@@ -14,11 +14,9 @@
 """
 
 import collections
-import concurrent.futures
 import dataclasses
 import functools
 import hashlib
-import itertools
 import json
 import os
 import pathlib
@@ -41,7 +39,7 @@ from cellseg_jax.normalize import RANGES, image_ranges
 from cellseg_jax.targets import TARGETS
 
 VERSION = 2  # of decoding, resizing, ranges and layout: raise it when any of them changes
-THREADS = 2
+THREADS = 2  # that read and decode
 MAX_ERRORS = 10  # bad files named at once
 ANCHORS = 64  # foreground pixels kept per image, for crops that are sure to hold a cell
 
@@ -176,11 +174,9 @@ def _anchors(label) -> np.ndarray:
 def _write(folder, records, decode, fingerprint, grid, progress) -> None:
     files, tables = {}, collections.defaultdict(list)
     sizes, strata, findings, errors = [], [], [], []
-    for done, future in enumerate(_in_order(decode, records), 1):
-        try:
-            one = future.result()
-        except InputError as error:
-            errors.append((records[done - 1].name, error))
+    for done, one in enumerate(in_order(decode, records), 1):
+        if isinstance(one, InputError):
+            errors.append((records[done - 1].name, one))
             if len(errors) == MAX_ERRORS:
                 break
             continue
@@ -213,15 +209,18 @@ def _write(folder, records, decode, fingerprint, grid, progress) -> None:
     (folder / "meta.json").write_text(json.dumps(meta))
 
 
-def _in_order(function, items) -> Iterator[concurrent.futures.Future]:
-    """Futures of function(item) in the order of the items, a few ahead of the consumer."""
-    items = iter(items)
-    with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
-        ahead = collections.deque(
-            pool.submit(function, item) for item in itertools.islice(items, 2 * THREADS))
-        while ahead:
-            yield ahead.popleft()
-            ahead.extend(pool.submit(function, item) for item in itertools.islice(items, 1))
+def in_order(function, items) -> Iterator:
+    """function(item), or its InputError, in the order of the items; grain reads a few ahead."""
+    import grain  # only here: it takes 0.3 s to import, and most commands find a cache
+
+    def read(item):
+        try:
+            return function(item)
+        except InputError as error:  # if raised, it would end the readers
+            return error
+
+    options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=2 * THREADS)
+    return iter(grain.MapDataset.source(items).map(read).to_iter_dataset(options))
 
 
 def _is_complete(folder: pathlib.Path) -> bool:

@@ -1,7 +1,8 @@
-"""Batches streamed by reader threads, where the data does not live on the device.
+"""The input of training as grain datasets: which samples a step reads, and their pixels.
 
-The position in the data is the step: a stream starts at any step and keeps no state. Batches
-equal what the device gathers by the same indices.
+Element k of a dataset is the batch of step k, so that a run begins at any step and there is no
+position to save. Where the decoded images lie on the device, it is sent the rows of a step and
+gathers their pixels itself; else reader threads stream them. Both give equal batches.
 """
 
 from collections.abc import Iterator
@@ -14,6 +15,11 @@ from cellseg_jax.data.arrays import Arrays
 from cellseg_jax.data.order import Order
 
 
+def train_rows(order: Order, stop: int) -> grain.MapDataset:
+    """The rows of the batches of steps 0 .. stop - 1: see Order.rows."""
+    return grain.MapDataset.range(stop).map(order.rows)
+
+
 def train_batches(arrays: Arrays, order: Order, *, normalize: str, start: int, stop: int,
                   rows: slice = slice(None), threads: int = 2) -> Iterator[dict[str, np.ndarray]]:
     """The batches of steps start .. stop - 1.
@@ -23,12 +29,12 @@ def train_batches(arrays: Arrays, order: Order, *, normalize: str, start: int, s
       rows: of the global batch, what this process reads.
       threads: readers; the batches do not depend on their number.
     """
-    def read(step):
-        chosen = {name: values[rows] for name, values in order.rows(step).items()}
+    def read(chosen):
+        chosen = {name: values[rows] for name, values in chosen.items()}
         return take(arrays, chosen, normalize, order.crops and order.crops.window,
                     order.whole_images)
 
-    return _read(grain.MapDataset.range(start, stop).map(read), threads)
+    return _read(train_rows(order, stop)[start:].map(read), threads)
 
 
 def eval_batches(arrays: Arrays, indices: np.ndarray, *, normalize: str, batch_size: int,

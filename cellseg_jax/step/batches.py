@@ -1,7 +1,8 @@
 """Batches: their layout, and how decoded images reach the devices.
 
-A dataset that fits in device memory is copied to every device, and a step gathers its rows; else
-grain streams them. Both give equal batches.
+grain gives the rows of each step (data.pipeline). A dataset that fits in device memory is copied to
+every device, and the step gathers its rows; else grain streams their pixels. Both give equal
+batches.
 """
 
 from collections.abc import Iterator
@@ -164,9 +165,9 @@ class Batches:
 
     def begin(self, slot: int, member) -> None:
         """Give the slot to a run (train.run.Run): arrays, order, config, step, num_steps."""
-        self.members[slot] = member
-        if self.resident is None:
-            self.streams[slot], self.last[slot] = self._stream(member), (-1, None)
+        self.members[slot], self.last[slot] = member, (-1, None)
+        self.streams[slot] = (self._stream(member) if self.resident is None else
+                              pipeline.train_rows(member.order, member.num_steps))
 
     def next(self, slots) -> tuple[dict, dict | None]:
         """What the step of these slots takes: (source, index) of step.map_train."""
@@ -182,8 +183,8 @@ class Batches:
     # their states do not change.
 
     def _indices(self, slot):
-        member = self.members[slot] or next(m for m in self.members if m)
-        return member.order.rows(min(member.step, member.num_steps - 1))
+        slot = next(s for s in (slot, *range(len(self.members))) if self.members[s])
+        return self.streams[slot][min(self.members[slot].step, self.members[slot].num_steps - 1)]
 
     def _read(self, slot):
         member = self.members[slot]

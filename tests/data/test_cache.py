@@ -150,6 +150,24 @@ def test_open_cache_names_all_bad_files(root, tmp_path):
     assert not list((tmp_path / "cache").glob("*.tmp*"))
 
 
+def test_items_are_read_in_order_and_a_bad_one_is_its_error():
+    def read(item):
+        time.sleep(0.01 * (item % 2))
+        if item == 2:
+            raise InputError("two is bad")
+        return 10 * item
+
+    found = list(cache.in_order(read, list(range(5))))
+    assert [one for one in found if not isinstance(one, InputError)] == [0, 10, 30, 40]
+    assert str(found[2]) == "two is bad"
+
+    def broken(item):
+        raise MemoryError("of the machine")
+
+    with pytest.raises(MemoryError, match="of the machine"):
+        next(cache.in_order(broken, [1]))
+
+
 def test_open_cache_says_when_it_stopped_counting(root, tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "MAX_ERRORS", 2)
     for name in ("s1", "s4", "s5"):
