@@ -80,7 +80,7 @@ def _data(c, rule):
     if c.data.target == "classes" and kind != "classes":
         raise InputError(f"config.data.target: got 'classes' where the labels of {c.data.name} "
                          f"are {kind}; expected 'foreground', or a dataset whose masks hold "
-                         "classes (data.name=folder with data.labels=classes)")
+                         "classes (data.labels=classes of ebhi_seg or folder)")
     rule(c.data.num_classes >= 2, "data.num_classes", "at least 2, background included")
     rule(c.data.threads >= 1, "data.threads", "at least 1")
 

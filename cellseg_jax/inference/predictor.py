@@ -169,7 +169,7 @@ class Predictor:
         """Of (1, K): Scores.main of one (H, W) label and its (H, W, K) probabilities."""
         target, threshold = targets.TARGETS[self.config.data.target], self.config.eval.threshold
         if self.config.data.target == "classes":
-            truth = self.network.spec.encode(label)[..., 1:]
-            return metrics.pixel_counts(truth[None], target.mask(probs, threshold)[None, ..., 1:])
+            truth = self.network.spec.encode(label[None])[..., 1:]
+            return metrics.pixel_counts(truth, target.mask(probs, threshold)[None, ..., 1:])
         return metrics.pixel_counts(label[None, ..., None] > 0,
                                     target.cell_mask(probs, threshold)[None])

@@ -3,6 +3,8 @@
 Question: which choices of training and network matter, and which of the ranks are noise?
 Run: python -m cellseg_jax.study --study=configs/studies/ebhi.py --workdir=runs/ebhi
     --config.data.root=DIR
+Task: six classes of tissue are --config.data.labels=classes --config.data.target=classes
+    --config.data.num_classes=7 --config.eval.report_compat=False of configs/ebhi_unet.py.
 Own data: --config.data.name=folder with images/ and masks/ in DIR. The row `pretrained` reads
 weights/unet-e012d006.pt, the brain MRI weights of torch.hub's mateuszbuda/
 brain-segmentation-pytorch.

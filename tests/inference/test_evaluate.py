@@ -6,10 +6,11 @@ import types
 
 import numpy as np
 import pytest
-from helpers import tiny_config
+from helpers import ROOT, tiny_config
 
 from cellseg_jax import config as config_lib
 from cellseg_jax import data, metrics, train
+from cellseg_jax.data.synthetic import twins
 from cellseg_jax.errors import InputError
 from cellseg_jax.inference import (
     evaluate,
@@ -211,6 +212,34 @@ def test_intervals_errors_and_calibration_fit_the_scores(run):
         "pixels", "probs", "true")))
     assert bins.pixels.shape == (1, 15) and bins.pixels.sum() == len(rows) * 32 * 32
     assert metrics.expected_calibration_error(bins) == pytest.approx(result["metrics"]["ece"])
+
+
+def test_the_six_tissue_classes_of_ebhi_seg_are_segmented(tmp_path):
+    twins.write("ebhi_seg", tmp_path / "twin", count=5, size=(56, 56))
+    config = config_lib.load(str(ROOT / "configs/ebhi_unet.py"), [
+        ("data.root", str(tmp_path / "twin")), ("data.cache", str(tmp_path)),
+        ("data.labels", "classes"), ("data.target", "classes"), ("data.num_classes", "7"),
+        ("data.size", "(32, 32)"), ("data.split", "(0.5, 0.25, 0.25)"),
+        ("model.channels", "(4, 8)"), ("train.steps", "40"), ("train.batch_size", "8"),
+        ("eval.report_compat", "False")])
+    run_folder = tmp_path / "run"
+    assert train.train([config], [run_folder])[0].status == "done"
+    result = evaluate.evaluate(config, run_folder)
+    arrays, predictor = data.load(config.data), Predictor(run_folder, config)
+    assert set(np.unique(arrays.label)) == set(range(7))
+    counts = np.zeros((7, 3))  # tp, fp, fn
+    for i in data.split_of(config.data, arrays)["test"]:
+        probs = predictor.network(arrays.image[i][None], arrays.range("dtype")[i][None])[0]
+        found, true = probs.argmax(-1), arrays.label[i]
+        for k in range(7):
+            counts[k] += [((found == k) & (true == k)).sum(), ((found == k) & (true != k)).sum(),
+                          ((found != k) & (true == k)).sum()]
+    for k, (tp, fp, fn) in enumerate(counts):
+        dice = 2 * tp / (2 * tp + fp + fn) if tp + fp + fn else 1.0
+        assert result["per_class"][str(k)]["dice_pooled"] == pytest.approx(dice, abs=2e-3)
+    tissue = [result["per_class"][str(k)]["dice_pooled"] for k in range(1, 7)]
+    assert result["metrics"]["dice_pooled"] == pytest.approx(np.mean(tissue))
+    assert result["metrics"]["soft_dice_macro"] > 0 and "report2" not in result
 
 
 OTHER = [("data.count", "9"), ("data.image_size", "(40, 48)")]

@@ -29,7 +29,8 @@ PAIRS = {"Adenocarcinoma": 795, "High-grade IN": 186, "Low-grade IN": 637, "Norm
          "Polyp": 474, "Serrated adenoma": 58}  # 2,226; with the two below 2,228 images
 KNOWN_WITHOUT_LABEL = ("Low-grade IN/GT2012149-2-400-001.png",
                        "Low-grade IN/GTGT2012149-2-400-001.png")
-LABELS = {"binary": "1 where the label is above the threshold"}
+LABELS = {"binary": "1 where the label is above the threshold",
+          "classes": "the number of the class there: its place in PAIRS, from 1"}
 CASE = re.compile("[0-9]{7}")
 
 
@@ -41,7 +42,9 @@ def records(root, labels="binary", classes=(), threshold=127) -> Records:
 
     Args:
       root: the folder with a folder per class.
-      labels: binary, the only kind there is: 1 where label > threshold, 0 elsewhere.
+      labels: of LABELS; 0 elsewhere. With classes, data.target="classes" and data.num_classes=7
+        segment the six classes of tissue. An image has tissue of its own class alone, so that
+        scores by image are 1 for the classes that it neither has nor gets: see dice_pooled.
       classes: names of class folders to read; () for all six.
       threshold: 0 .. 254. 127 takes the middle of the anti-aliased edges, 0 all of them and
         254 none; a few Adenocarcinoma labels are 253 throughout and empty then.
@@ -72,7 +75,7 @@ def records(root, labels="binary", classes=(), threshold=127) -> Records:
                          "expected <class>/label/<name>.png for every <class>/image/<name>.png")
     return Records(
         (Record(_name(path).removesuffix(path.suffix), _case(path), (path, label_of[path]),
-                functools.partial(_read, path, label_of[path], threshold))
+                functools.partial(_read, path, label_of[path], threshold, labels))
          for path in sorted(pairs, key=_name)),
         [*(Finding("warning", str(root / name), "class folder not found") for name in missing),
          *_findings(root, chosen, files, images, pairs, label_files - set(label_of.values()))])
@@ -118,7 +121,7 @@ def _findings(root, chosen, files, images, pairs, lone_labels):
                       + ", ".join(f"{name} {counts[name]} of {expected[name]}" for name in chosen))
 
 
-def _read(image_path, label_path, threshold) -> Sample:
+def _read(image_path, label_path, threshold, labels) -> Sample:
     image, label = read_image(image_path), read_mask(label_path)
     check_size(label_path, label, image_path, image)
     low, high = label.min(), label.max()
@@ -129,5 +132,7 @@ def _read(image_path, label_path, threshold) -> Sample:
     if low == high:
         findings = Finding("note", str(label_path), f"label is constant, all {low}: scores of the "
                            f"{'background' if low > threshold else 'foreground'} have no pixel"),
-    return Sample(image, (label[..., 0] > threshold).astype(np.int32),
-                  image_path.parent.parent.name, findings)
+    stratum = image_path.parent.parent.name
+    value = 1 if labels == "binary" else 1 + list(PAIRS).index(stratum)
+    return Sample(image, np.where(label[..., 0] > threshold, np.int32(value), np.int32(0)),
+                  stratum, findings)

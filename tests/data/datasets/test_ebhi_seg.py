@@ -61,6 +61,18 @@ def test_records_threshold_label(root, threshold, foreground):
     assert label.sum() == foreground and set(np.unique(label)) == {0, 1}
 
 
+def test_records_number_the_class_of_the_tissue(root):
+    binary, classes = ebhi_seg.records(root), ebhi_seg.records(root, labels="classes")
+    for one, other in zip(binary, classes, strict=True):
+        label = other.read().label
+        number = 1 + sorted(ebhi_seg.PAIRS).index(other.name.split("/")[0])
+        assert label.dtype == np.int32
+        np.testing.assert_array_equal(label, one.read().label * number)
+    assert {int(r.read().label.max()) for r in classes} == {3, 5}
+    with pytest.raises(InputError, match="config.data.labels"):
+        ebhi_seg.records(root, labels="instances")
+
+
 def test_records_choose_classes(root):
     records = ebhi_seg.records(root, classes=("Polyp",))
     assert [r.name for r in records] == ["Polyp/GT2012149-1-400-001"]
