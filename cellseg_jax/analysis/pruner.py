@@ -122,17 +122,13 @@ class Pruner:
         out, work = [], {}
         for number, (method, which, chosen) in enumerate(targets):
             how = pruning.METHODS[method]
-            kernels = {self.paths[i]: self.kernels[self.paths[i]] for i in chosen}
-            gone = np.zeros((levels, len(self.paths)), np.int32)
-            for i in chosen:
-                gone[1:, i] = pruning.counts(
-                    pruning.units(kernels, method)[self.paths[i]], amount, iterations)
+            gone = self._gone(method, chosen, amount, iterations)
             drawn = seeds if how.by == "random" else seeds[:1]
             out.append(Series(
                 f"{method}:{which}",
                 "all" if which == "all" else " + ".join(self.layers[i].name for i in chosen),
                 np.zeros((levels, len(drawn)), np.int64),
-                sum(kernel.size for kernel in kernels.values()),
+                sum(self.kernels[self.paths[i]].size for i in chosen),
                 metrics.Counts(*np.zeros((4, levels, len(drawn), n, k)))))
             for mask, seed in enumerate(drawn):
                 key = (method, seed, tuple(chosen) if how.jointly else None)
@@ -140,6 +136,28 @@ class Pruner:
                     MaskedCopy(number, level, mask, gone[level], tuple(chosen))
                     for level in range(1, levels))
         return out, work
+
+    def _gone(self, method, chosen, amount, iterations):
+        """(levels, layers) int32: how many ranks each layer has lost at each level."""
+        kernels = {self.paths[i]: self.kernels[self.paths[i]] for i in chosen}
+        gone = np.zeros((iterations + 1, len(self.paths)), np.int32)
+        for i in chosen:
+            gone[1:, i] = pruning.counts(
+                pruning.units(kernels, method)[self.paths[i]], amount, iterations)
+        return gone
+
+    def variables_at(self, target, amount: float, level: int, seed: int) -> dict:
+        """The variables of the network that `series` scores at one level of a target's mask."""
+        method, _, chosen = target
+        ranks = self.ranks(method, seed, chosen if pruning.METHODS[method].jointly else None)
+        gone = self._gone(method, chosen, amount, max(level, 1))[level]
+        variables = self.predictor.network.variables
+        return {**variables, "params": pruning.prune(
+            variables["params"], ranks, dict(zip(self.paths, gone, strict=True)))}
+
+    def kernels_of(self, params) -> dict:
+        """{path: kernel} of other parameters, as numpy."""
+        return kernels_at(params, self.paths)
 
     def score(self, ranks, gone, progress=lambda count: None, *, variables=None, width=0
               ) -> metrics.Counts:

@@ -12,7 +12,7 @@ import numpy as np
 
 from cellseg_jax import config as config_lib
 from cellseg_jax import data, metrics, models, pruning, train
-from cellseg_jax.analysis import distances, pruning_figures, pruning_text
+from cellseg_jax.analysis import distances, pruning_figures, pruning_pictures, pruning_text
 from cellseg_jax.analysis.page import Findings
 from cellseg_jax.analysis.pruner import Pruner, SplitImages, kernels_at
 from cellseg_jax.analysis.pruning_series import Series, class_rows, classes_of, score_rows
@@ -66,8 +66,9 @@ def analyse(workdir, config, folder, **options) -> Findings | None:
     predictor = Predictor(workdir, config)
     part = split_images(config, predictor, options.split)
     pruner = Pruner(predictor, layers, part)
-    series = pruner.series(targets_of(experiments, layers, config, predictor), options.amount,
-                           options.iterations, range(config.seed, config.seed + options.masks))
+    targets = targets_of(experiments, layers, config, predictor)
+    series = pruner.series(targets, options.amount, options.iterations,
+                           range(config.seed, config.seed + options.masks))
     if options.finetune_epochs:
         tuned = finetuned(config, workdir, folder, pruner, series, options)
         if tuned is None:
@@ -81,7 +82,8 @@ def analyse(workdir, config, folder, **options) -> Findings | None:
     return Findings(
         "Pruning",
         pruning_text.sentences(series, classes, groups, sizes, options, pruner.how),
-        pruning_figures.draw(folder, series, classes, groups, sizes),
+        pruning_figures.draw(folder, series, classes, groups, sizes)
+        + pruning_pictures.draw(folder, pruner, targets[0], series[0], options.amount, config.seed),
         [("classes.csv", "Dice of each class against sparsity, with intervals; drop is the loss "
                          "against the network without pruning"),
          ("pruning.csv", "All scores of each experiment, layer, level, mask and class")])

@@ -13,7 +13,13 @@ from helpers import tiny_config
 from cellseg_jax import config as config_lib
 from cellseg_jax import data, metrics, train
 from cellseg_jax.analysis import pruner as pruner_lib
-from cellseg_jax.analysis import pruning, pruning_figures, pruning_series, pruning_text
+from cellseg_jax.analysis import (
+    pruning,
+    pruning_figures,
+    pruning_pictures,
+    pruning_series,
+    pruning_text,
+)
 from cellseg_jax.errors import InputError
 from cellseg_jax.inference import evaluate, measure
 from cellseg_jax.inference.predictor import Predictor
@@ -102,6 +108,33 @@ def test_masked_copies_in_one_program_equal_one_by_one(untrained, monkeypatch):
     assert len({float(one.dice().mean()) for one in series}) > 2  # pruning is seen
     for one in series:
         assert (one.zeros[0] == 0).all() and (np.diff(one.zeros, axis=0) >= 0).all()
+
+
+@pytest.mark.parametrize("prune", ["l1_layers:all", "l1_grouped:all", "random_filters:each"])
+def test_pictures_are_of_the_network_that_is_scored(untrained, tmp_path, prune):
+    """Predicted again with the pruned weights, each drawn image has the Dice of its series."""
+    layers = pruning.chosen_layers(untrained.config, "conv")
+    pruner = pruner_lib.Pruner(untrained, layers,
+                               pruning.split_images(untrained.config, untrained, "test"))
+    targets = pruning.targets_of(
+        pruning.parse_experiments(prune, [layer.name for layer in layers]), layers,
+        untrained.config, untrained)
+    series = pruner.series(targets, 0.4, 3, [5])
+    target, one, images = targets[-1], series[-1], [3, 0]
+    for level in range(4):
+        variables = pruner.variables_at(target, 0.4, level, 5)
+        assert sum((x == 0).sum() for x in pruner.kernels_of(variables["params"]).values()) == (
+            one.zeros[level, 0])
+        for n, probs in zip(images, pruning_pictures.probs_of(pruner, variables, images),
+                            strict=True):
+            _, label = pruning_pictures._as_seen(pruner.part, n)
+            assert probs.shape == (64, 64, 1) and label.shape == (64, 64)
+            found, true = probs[..., 0] > 0.5, label > 0
+            dice = 2 * (found & true).sum() / max(found.sum() + true.sum(), 1)
+            assert one.dice()[level, 0, n, 0] == pytest.approx(dice, abs=1e-6)
+    untrained.decode = lambda probs: (probs[..., 0] > 0.5).astype(np.int32)
+    drawn = pruning_pictures.draw(tmp_path, pruner, target, one, 0.4, 5)
+    assert all((tmp_path / name).stat().st_size > 2000 for name, _ in drawn) and len(drawn) == 2
 
 
 @pytest.mark.slow
