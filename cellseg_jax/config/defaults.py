@@ -155,7 +155,7 @@ def default() -> ConfigDict:
         decode="watershed",  # how a mask becomes instances: components | watershed
         watershed_h=1.0,  # pixels a neck must be thinner than a cell to be cut; larger cuts less
         min_size=0,  # pixels; smaller instances are dropped
-        overlap=0.25,  # of neighbouring tiles, as a fraction of the tile; 0: side by side, not blended
+        overlap=0.25,  # of neighbouring tiles, as a fraction of the tile; 0: side by side
         report_compat=False,  # also report 2's scores with its mistakes, labelled; one output only
         # Also Hausdorff distance, surface Dice, Rand error and variation of information, which take
         # long: the tolerance of surface Dice in pixels; 0 = none of them.

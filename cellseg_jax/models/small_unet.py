@@ -11,16 +11,21 @@ from typing import Any
 from flax import linen as nn
 from jaxtyping import Array, ArrayLike, Float
 
+from cellseg_jax.errors import pick
 from cellseg_jax.models.conv import Conv, ConvTranspose, at_least_float32
 from cellseg_jax.models.dropout import Dropout
 from cellseg_jax.models.norm import BatchNorm
 from cellseg_jax.models.resample import max_pool, pad_to_multiple
 
+ACTIVATIONS = {"relu": nn.relu, "elu": nn.elu, "leaky_relu": nn.leaky_relu, "tanh": nn.tanh}
+
 
 class KerasBlock(nn.Module):
-    """Twice: 3x3 convolution, batch norm, ReLU."""
+    """Twice: 3x3 convolution, batch norm, activation."""
 
     features: int
+    batch_norm: bool
+    activation: str
     axis_name: str | None
     dtype: Any
 
@@ -29,14 +34,18 @@ class KerasBlock(nn.Module):
         self, image: Float[ArrayLike, "n h w c"], *, train: bool
     ) -> Float[Array, "n h w {self.features}"]:
         """The image in `features` channels."""
+        activate = pick(ACTIVATIONS, self.activation, "config.model.activation")
         for index in (1, 2):
             conv = Conv(
                 self.features, dtype=self.dtype, weights_init="glorot", name=f"conv_{index}"
             )
-            norm = BatchNorm(
-                self.axis_name, momentum=0.01, epsilon=1e-3, dtype=self.dtype, name=f"norm_{index}"
-            )
-            image = nn.relu(norm(conv(image, bias_gradient=not train), train=train))
+            # A bias before a batch norm has no effect in training.
+            image = conv(image, bias_gradient=not (train and self.batch_norm))
+            if self.batch_norm:
+                norm = BatchNorm(self.axis_name, momentum=0.01, epsilon=1e-3, dtype=self.dtype,
+                                 name=f"norm_{index}")
+                image = norm(image, train=train)
+            image = activate(image)
         return image
 
 
@@ -51,6 +60,8 @@ class SmallUNet(nn.Module):
       num_outputs: K, channels of the logits.
       channels: features per level, top first; the last are the bottom's.
       dense: False leaves out the dense layers of 32 and 64 ("no fully connected").
+      batch_norm: False leaves out all batch norms.
+      activation: of the blocks: relu | elu | leaky_relu | tanh. Dense layers have ReLU.
       dropout: rate after every pooling and every sum; may be traced.
       axis_name: mesh axis that shares the batch, used in training.
       dtype: of the computation; None follows image and parameters.
@@ -59,6 +70,8 @@ class SmallUNet(nn.Module):
     num_outputs: int
     channels: Sequence[int] = (16, 32, 32)
     dense: bool = True
+    batch_norm: bool = True
+    activation: str = "relu"
     dropout: Any = 0.3
     axis_name: str | None = None
     dtype: Any = None
@@ -73,7 +86,8 @@ class SmallUNet(nn.Module):
         image = pad_to_multiple(image, 2 ** len(levels))
 
         def block(image, features, name):
-            return KerasBlock(features, self.axis_name, self.dtype, name=name)(image, train=train)
+            return KerasBlock(features, self.batch_norm, self.activation, self.axis_name,
+                              self.dtype, name=name)(image, train=train)
 
         def drop(image):
             return Dropout(self.dropout, self.axis_name)(image, train=train)

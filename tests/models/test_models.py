@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 from cellseg_jax import models
 from cellseg_jax.errors import InputError
 from cellseg_jax.models.dropout import Dropout
+from cellseg_jax.models.small_unet import KerasBlock
 
 SMALL = {
     "unet": dict(channels=(4, 8, 16)),
@@ -102,6 +103,8 @@ KERAS_UNET = 31031685 - (9 * 64 * 2 + 2) - (2 + 1) + (64 * 2 + 2)
         ("unet_classic", 1, 2, dict(norm="none", padding="valid"), KERAS_UNET),
         ("small_unet", 1, 3, {}, SMALL_UNET + dense(16, 32, 64, 3)),
         ("small_unet", 1, 3, dict(dense=False), SMALL_UNET + dense(16, 3)),
+        ("small_unet", 1, 3, dict(batch_norm=False),
+         SMALL_UNET - 2 * 2 * (16 + 32 + 32 + 32 + 16) + dense(16, 32, 64, 3)),
         ("unet_add", 1, 3, {}, UNET_ADD + dense(16, 32, 64, 3)),
         ("simple_conv", 1, 3, {}, 16 * 32 + 32 + 16 * 32 * 64 + 64 + dense(64, 32, 64, 3)),
     ],
@@ -388,3 +391,25 @@ def test_receptive_field_is_what_a_brighter_pixel_changes(name, options, size):
 def test_receptive_field_of_all_of_the_image_is_none():
     options = dict(channels=(2, 2), norm="instance")
     assert models.receptive_field("unet_classic", largest=64, **options) is None
+
+
+@pytest.mark.parametrize("activation", ["relu", "elu", "leaky_relu", "tanh"])
+def test_blocks_of_small_unet_are_without_norm_what_flax_computes(activation):
+    """Two convolutions, each followed by the activation; their biases learn."""
+    block = KerasBlock(4, False, activation, None, None)
+    image = picture(1, 6, 8)
+    variables = block.init(jax.random.key(0), image, train=True)
+    expected = image
+    for index in (1, 2):
+        kernel, bias = (variables["params"][f"conv_{index}"][name] for name in ("kernel", "bias"))
+        expected = getattr(jax.nn, activation)(jax.lax.conv_general_dilated(
+            expected, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")) + bias)
+    out = block.apply(variables, image, train=True)
+    np.testing.assert_allclose(out, expected, atol=1e-5)
+    gradient = jax.grad(lambda v: block.apply(v, image, train=True).sum())(variables)
+    assert jnp.abs(gradient["params"]["conv_1"]["bias"]).max() > 0
+
+
+def test_an_unknown_activation_is_named():
+    with pytest.raises(InputError, match="config.model.activation: .*relu6"):
+        variables_of(models.make("small_unet", num_outputs=1, activation="relu6"))

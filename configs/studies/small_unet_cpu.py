@@ -1,0 +1,46 @@
+"""Rows of report 1 on 13 images of its size, 512x640, at a size for two CPU cores.
+
+Question: which of report 1's choices can be distinguished from noise on 9 training images?
+Run: python -m cellseg_jax.study --study=configs/studies/small_unet_cpu.py --config.data.root=DIR
+Own data: DIR is stage1_train of dsb2018, of which 13 images are fluorescence of exactly 512x640:
+9 for training and 4 for the test, as many as the report has, other ones in each repeat.
+Published: as small_unet.py. Pixels, patches, network and loss are the report's. There is 1 augmented
+variant of each image instead of 10, 2 epochs instead of 30, and batches of 11 instead of 44, which
+make 838 steps of `base` (there 21,120). `augment_none_330` has as many steps as `base`. Whole
+images, of which an epoch is a single step, are left out.
+Result: in docs/results/small_unet.md.
+"""
+
+import pathlib
+
+from cellseg_jax import config, studies
+
+FULL = studies.load(pathlib.Path(__file__).with_name("small_unet.py"))
+CHOSEN = ("base", "augment_none", "augment_none_330", "patch_64x80", "no_blanks", "blank_image",
+          "weights_equal", "no_dense", "conv_model", "sgd")
+
+
+def _of_chosen_rows(claim):
+    """The claim about the chosen rows alone; None where one side has none of them."""
+    pairs = [(better, worse) for better, worse in zip(claim.better, claim.worse, strict=False)
+             if {better, worse} <= {*CHOSEN}]
+    sides = (zip(*pairs, strict=True) if claim.matched else
+             [[row for row in rows if row in CHOSEN] for rows in (claim.better, claim.worse)])
+    better, worse = map(tuple, tuple(sides) or ((), ()))
+    return claim._replace(better=better, worse=worse) if better and worse else None
+
+
+EPOCHS = 2
+TITLE = f"{FULL.title}, small"
+BASE = config.changed(FULL.base, {
+    "data.name": "dsb2018", "data.only_size": (512, 640), "data.train_fraction": 1.0,
+    "data.split": (0.7, 0.0, 0.3), "data.copies": 1, "train.epochs": EPOCHS,
+    "train.batch_size": 11})
+ROWS = {row: FULL.rows[row] for row in CHOSEN}
+ROWS["augment_none_330"] = {**ROWS["augment_none"], "train.epochs": 2 * EPOCHS}
+REFERENCE = {row: FULL.reference[row] for row in CHOSEN if row in FULL.reference}
+CLAIMS = tuple(filter(None, map(_of_chosen_rows, FULL.claims)))
+REPEATS, VARIES, METRICS = 5, FULL.varies, FULL.metrics
+BASELINE, SMOKE = FULL.baseline, {**FULL.smoke, "data.only_size": ()}
+
+get_config = studies.rows(BASE, ROWS)
