@@ -1,13 +1,14 @@
 """Rows of report 1 on 13 images of its size, 512x640, at a size for two CPU cores.
 
 Question: which of report 1's choices can be distinguished from noise on 9 training images?
-Run: python -m cellseg_jax.study --study=configs/studies/small_unet_cpu.py --config.data.root=DIR
+Run: python -m cellseg_jax.study --study=configs/studies/small_unet_cpu.py
+    --workdir=runs/small_unet_cpu --config.data.root=DIR
 Own data: DIR is stage1_train of dsb2018, of which 13 images are fluorescence of exactly 512x640:
 9 for training and 4 for the test, as many as the report has, other ones in each repeat.
-Published: as small_unet.py. Pixels, patches, network and loss are the report's. There is 1 augmented
-variant of each image instead of 10, 2 epochs instead of 30, and batches of 11 instead of 44, which
-make 838 steps of `base` (there 21,120). `augment_none_330` has as many steps as `base`. Whole
-images, of which an epoch is a single step, are left out.
+Published: as small_unet.py. Pixels, patches, network and loss are the report's. There is one
+augmented variant of each image instead of 10, 2 epochs instead of 30, and batches of 11 instead of
+44: 838 steps of `base`, of which the report has 21,120. `augment_none_330` has as many steps as
+`base`. Whole images, of which an epoch is a single step, are left out.
 Result: in docs/results/small_unet.md.
 """
 

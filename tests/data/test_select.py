@@ -97,15 +97,3 @@ def test_images_without_copies_are_drawn_once_an_epoch(tmp_path, mix_copies, bla
 def test_rules_of_the_choice(key, value):
     with pytest.raises(InputError, match=f"config.{key}: got"):
         config_lib.changed(config_lib.default(), {key: value})
-
-
-def test_new_keys_at_their_defaults_leave_the_identity_of_a_run():
-    """The hash is that of the config without these keys, as runs before them have it."""
-    config = config_lib.complete(config_lib.default())
-    older = config.copy_and_resolve_references().unlock()
-    for key in config_lib.compare.LATER_KEYS:
-        section, leaf = key.split(".")
-        del older[section][leaf]
-    assert config_lib.identity(older) == config_lib.identity(config)
-    other = config_lib.changed(config, {"data.only_size": (512, 640)})
-    assert config_lib.identity(other) != config_lib.identity(config)
