@@ -56,6 +56,11 @@ ROWS = {
     "unet_adam_joint": {"data.normalize": "minmax_joint"},
     "unetr_sgd_joint": {**TABLE["unetr_sgd"], "data.normalize": "minmax_joint"},
     "unet_adam_balanced": {"data.balance": True},  # modalities equally often
+    # Later networks, with their own optimisers' settings.
+    "segformer": {"model.name": "segformer", "optimizer.name": "adamw", "optimizer.lr": 1e-3,
+                  "optimizer.weight_decay": 1e-2, **SCHEDULES["_poly"]},
+    "unet_plan": {"model.name": "unet_plan", **OPTIMIZERS["sgd"], "optimizer.lr": 1e-2,
+                  **SCHEDULES["_poly"], **BATCH_4},
 }
 REFERENCE = {
     "unet_adam": {"dice_mean": 0.82, "iou_mean": 0.73},

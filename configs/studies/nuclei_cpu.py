@@ -18,7 +18,8 @@ SMALL_UNETR = {"model.hidden_size": 96, "model.mlp_dim": 192, "model.num_heads":
                "model.num_layers": 4, "model.feature_size": 4, "train.batch_size": 8}
 # Both networks have one batch here, and there are too few epochs to warm up in.
 LEFT_OUT = ("unet_adam_batch_4", "unet_sgd_batch_4", "unetr_adam_warmup",
-            "unetr_adam_3e-4_warmup", "unetr_sgd_1e-3", "unetr_sgd_joint", "unet_adam_1e-3")
+            "unetr_adam_3e-4_warmup", "unetr_sgd_1e-3", "unetr_sgd_joint", "unet_adam_1e-3",
+            "segformer", "unet_plan")
 
 TITLE = f"{FULL.title}, small"
 BASE = config.changed(FULL.base, {
