@@ -3,6 +3,6 @@
 from cellseg_jax.studies.file import config_of, load, rows
 from cellseg_jax.studies.grid import Grid
 from cellseg_jax.studies.row_families import fractions
-from cellseg_jax.studies.study import Claim, Study
+from cellseg_jax.studies.study import Claim, Study, claims_about
 
-__all__ = ["Claim", "Grid", "Study", "config_of", "fractions", "load", "rows"]
+__all__ = ["Claim", "Grid", "Study", "claims_about", "config_of", "fractions", "load", "rows"]

@@ -55,6 +55,23 @@ def metrics_of(study: Study, claim: Claim) -> tuple[str, str]:
     return metric, claim.worse_metric or metric
 
 
+def claims_about(claims, rows) -> tuple[Claim, ...]:
+    """Claims reduced to some rows, without those that have none of them on one side.
+
+    For a study of a part of another one's rows.
+    """
+    kept = []
+    for claim in claims:
+        sides = claim.better, claim.worse
+        if claim.matched:
+            pairs = [pair for pair in zip(*sides, strict=True) if {*pair} <= {*rows}]
+            sides = tuple(zip(*pairs, strict=True)) or ((), ())
+        better, worse = (tuple(row for row in side if row in rows) for side in sides)
+        if better and worse:
+            kept.append(claim._replace(better=better, worse=worse))
+    return tuple(kept)
+
+
 def row_config(base: ConfigDict, table: Mapping, row: str) -> ConfigDict:
     """The complete config of a row before repeats.
 

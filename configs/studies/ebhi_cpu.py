@@ -4,10 +4,11 @@ channels, 230 images.
 Question: which of report 2's choices can be distinguished from noise on a small sample, and how
 much do cases on both sides of the split flatter? A fifth of the images is for testing, since a
 class has 21 to 56 of them.
-Run: python -m cellseg_jax.study --study=configs/studies/ebhi_cpu.py --config.data.root=DIR
+Run: python -m cellseg_jax.study --study=configs/studies/ebhi_cpu.py --workdir=runs/ebhi_cpu
+    --config.data.root=DIR
 Published: as ebhi.py, at 224x224 with 64 to 1,024 channels. Here training draws another window of
 each image in every epoch; validation and scores are of the middle one.
-Result: not run at this size.
+Result: docs/results/ebhi.md.
 """
 
 import pathlib
@@ -18,22 +19,13 @@ FULL = studies.load(pathlib.Path(__file__).with_name("ebhi.py"))
 CHOSEN = ("unet_final", "norm_none", "adam_batch", "unet_0_2", "optimizer_sgd", "loss_jaccard",
           "loss_cross_entropy", "not_balanced", "no_augmentation", "split_by_image", "otsu")
 
-
-
-def _of_chosen(claim):
-    """A claim about every pair is kept for the chosen rows, others only as a whole."""
-    better, worse = ([row for row in rows if row in CHOSEN] for rows in (claim.better, claim.worse))
-    whole = len(better) + len(worse) == len(claim.better) + len(claim.worse)
-    return claim._replace(better=better, worse=worse if claim.every or whole else ())
-
-
 TITLE = f"{FULL.title}, small"
 BASE = config.changed(FULL.base, {
     "data.fit": "random_crop", "data.size": (96, 96), "data.split": (0.7, 0.1, 0.2),
     "model.channels": (8, 16, 32, 64, 128), "train.epochs": 8})
 ROWS = {row: FULL.rows[row] for row in CHOSEN}
 REFERENCE = {row: FULL.reference[row] for row in CHOSEN if row in FULL.reference}
-CLAIMS = tuple(kept for kept in map(_of_chosen, FULL.claims) if kept.better and kept.worse)
+CLAIMS = studies.claims_about(FULL.claims, ROWS)
 REPEATS, VARIES, METRICS = 5, FULL.varies, FULL.metrics
 BASELINE, SMOKE = FULL.baseline, FULL.smoke
 

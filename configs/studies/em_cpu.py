@@ -24,7 +24,7 @@ BASE = config.changed(FULL.base, {
     "model.channels": (6, 12, 24, 48, 96)})
 ROWS = {row: {**changes, **(DEPTH_3 if "model.channels" in changes else {})}
         for row, changes in FULL.rows.items() if row not in LEFT_OUT}
-REFERENCE, CLAIMS, REPEATS = FULL.reference, FULL.claims, 5
+REFERENCE, CLAIMS, REPEATS = FULL.reference, studies.claims_about(FULL.claims, ROWS), 5
 VARIES, METRICS, BASELINE, SMOKE = FULL.varies, FULL.metrics, FULL.baseline, FULL.smoke
 
 get_config = studies.rows(BASE, ROWS)

@@ -23,7 +23,7 @@ BASE = config.changed(FULL.base, {
     **AUGMENT, "data.size": SIZE, "data.split": (0.6, 0.2, 0.2), "eval.overlap": 0.0,
     "model.channels": (6, 12, 24, 48, 96), "optimizer.lr": 1e-3})
 ROWS = {row: changes for row, changes in FULL.rows.items() if row != "exponential"}
-REFERENCE, CLAIMS, REPEATS = FULL.reference, FULL.claims, 5
+REFERENCE, CLAIMS, REPEATS = FULL.reference, studies.claims_about(FULL.claims, ROWS), 5
 VARIES, METRICS = ("seed", "data.split_seed"), FULL.metrics
 BASELINE, SMOKE = FULL.baseline, FULL.smoke
 

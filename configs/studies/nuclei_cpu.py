@@ -29,7 +29,7 @@ BASE = config.changed(FULL.base, {
 ROWS = {row: {**changes, **(SMALL_UNETR if row.startswith("unetr") else {})}
         for row, changes in FULL.rows.items() if row not in LEFT_OUT}
 REFERENCE, REPEATS = FULL.reference, 5
-CLAIMS = tuple(claim for claim in FULL.claims if not {*claim.better, *claim.worse} & {*LEFT_OUT})
+CLAIMS = studies.claims_about(FULL.claims, ROWS)
 VARIES, METRICS, BASELINE, SMOKE = FULL.varies, FULL.metrics, FULL.baseline, FULL.smoke
 
 get_config = studies.rows(BASE, ROWS)

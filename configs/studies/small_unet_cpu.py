@@ -20,18 +20,8 @@ FULL = studies.load(pathlib.Path(__file__).with_name("small_unet.py"))
 CHOSEN = ("base", "augment_none", "augment_none_330", "patch_64x80", "no_blanks", "blank_image",
           "weights_equal", "no_dense", "conv_model", "sgd")
 
-
-def _of_chosen_rows(claim):
-    """The claim about the chosen rows alone; None where one side has none of them."""
-    pairs = [(better, worse) for better, worse in zip(claim.better, claim.worse, strict=False)
-             if {better, worse} <= {*CHOSEN}]
-    sides = (zip(*pairs, strict=True) if claim.matched else
-             [[row for row in rows if row in CHOSEN] for rows in (claim.better, claim.worse)])
-    better, worse = map(tuple, tuple(sides) or ((), ()))
-    return claim._replace(better=better, worse=worse) if better and worse else None
-
-
 EPOCHS = 2
+
 TITLE = f"{FULL.title}, small"
 BASE = config.changed(FULL.base, {
     "data.name": "dsb2018", "data.only_size": (512, 640), "data.train_fraction": 1.0,
@@ -40,7 +30,7 @@ BASE = config.changed(FULL.base, {
 ROWS = {row: FULL.rows[row] for row in CHOSEN}
 ROWS["augment_none_330"] = {**ROWS["augment_none"], "train.epochs": 2 * EPOCHS}
 REFERENCE = {row: FULL.reference[row] for row in CHOSEN if row in FULL.reference}
-CLAIMS = tuple(filter(None, map(_of_chosen_rows, FULL.claims)))
+CLAIMS = studies.claims_about(FULL.claims, ROWS)
 REPEATS, VARIES, METRICS = 5, FULL.varies, FULL.metrics
 BASELINE, SMOKE = FULL.baseline, {**FULL.smoke, "data.only_size": ()}
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from cellseg_jax.studies import Claim, stats
+from cellseg_jax.studies import Claim, claims_about, stats
 from cellseg_jax.studies.claims import judge_claims
 from cellseg_jax.studies.course import course
 from cellseg_jax.studies.runs import Found, Run
@@ -107,6 +107,16 @@ def test_repeats_that_decide_are_those_of_the_power_of_the_test():
     noisy["c"] = 0.799 + 10 * OTHER
     assert judged(noisy, Claim("", ("a",), ("b", "c"), every=True))[0].needed > one.needed
     assert math.isinf(judged({"a": SPREAD, "b": SPREAD[::-1]}, Claim("", ("a",), ("b",)))[0].needed)
+
+
+def test_claims_about_some_rows_are_those_that_still_compare_something():
+    claims = (Claim("mean", ("a", "b"), ("c", "x")), Claim("gone", ("a",), ("x",)),
+              Claim("best", ("a",), ("b", "x", "c"), every=True),
+              Claim("pairs", ("a", "x", "b"), ("b", "c", "c"), matched=True),
+              Claim("no pair", ("a", "x"), ("x", "b"), matched=True))
+    assert claims_about(claims, ("a", "b", "c")) == (
+        claims[0]._replace(worse=("c",)), claims[2]._replace(worse=("b", "c")),
+        claims[3]._replace(better=("a", "b"), worse=("b", "c")))
 
 
 # --- how often a claim on equal rows is judged ----------------------------------------------------
