@@ -34,6 +34,8 @@ from cellseg_jax.studies.grid import Grid
 
 # Keys of eval that change scores.
 SCORING = ("threshold", "decode", "watershed_h", "min_size", "overlap")
+# Keys that decide which images there are, beside the options of the dataset.
+DATA_KEYS = ("data.name", "data.only_size", "data.mix", "data.blank_images")
 UNKNOWN = math.nan
 SHOWN = 6  # runs that a note names, SHOWN_CHANGES of a config
 SHOWN_CHANGES = 3
@@ -267,7 +269,7 @@ def _mark_data(found, study, notes) -> dict:
     """Runs that should share data with others and do not are marked and named; no longer count."""
     shared = config_lib.default().data
     def source(one):
-        return repr([(k, v) for k, v in one.config.items() if k in ("data.name", "data.mix") or (
+        return repr([(k, v) for k, v in one.config.items() if k in DATA_KEYS or (
             k.startswith("data.") and k.removeprefix("data.") not in shared)])
     prints = collections.defaultdict(collections.Counter)
     baseline_first = sorted(found, key=lambda name: name != study.baseline)  # it wins a tie

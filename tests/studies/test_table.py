@@ -143,6 +143,24 @@ def test_what_does_not_count_is_named(small, what, missing, note):
     assert len(table.notes) == bool(note) and all(re.match(note, line) for line in table.notes)
 
 
+def test_rows_that_add_images_have_data_of_their_own(small):
+    study, folder = small
+    added = {"data.blank_images": 1}
+    study = study._replace(rows={**study.rows, "unet_sgd": {**study.rows["unet_sgd"], **added}})
+    for repeat in range(3):
+        run = folder / f"unet_sgd/{repeat}"
+        helpers.damage(run, "data")
+        config = config_lib.changed(
+            config_lib.from_json((run / "config.json").read_text()), added)
+        (run / "config.json").write_text(config_lib.to_json(config))
+        test = json.loads((run / "eval/test.json").read_text())
+        test |= {"config_hash": config_lib.identity(config), "data_fingerprint": "cd" * 16}
+        (run / "eval/test.json").write_text(json.dumps(test))
+    table = collect(study, folder)
+    assert not table.missing and not [note for note in table.notes if "left out" in note]
+    assert row_of(table, "unet_sgd").compared["dice_mean"].n == 3
+
+
 def test_any_damaged_file_is_one_note(small):
     study, folder = small
     study = study._replace(rows={"unet_adam": {}}, repeats=1)
