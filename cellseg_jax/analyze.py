@@ -1,4 +1,4 @@
-"""Analyse a trained run: which layers matter, how far they moved, what they respond to.
+"""Analyse trained runs: which layers matter, how far they moved, what they respond to.
 
     python -m cellseg_jax.analyze --workdir=runs/NAME --analysis=pruning,weights,gradients,filters
         [--split=test] [--config.data.root=DIR]
@@ -12,10 +12,14 @@
              over training
   filters    filters, activation maps, and where a transformer attends
 
-Tables and pictures lie in analysis/ of the run; analysis.html shows them all. Exit codes: 0 done,
+Tables and pictures lie in analysis/ of the run; analysis.html shows them all. --workdir takes the
+folder of a row of a study too, for all its repeats, and several with commas between: pruning then
+also leaves pruning_rows.csv and .png beside the rows, with mean and spread over the repeats, and
+which row loses more than the first. Exit codes: 0 done,
 75 stopped by SIGTERM while fine-tuning, after saving (start it again), 2 bad input.
 """
 
+import pathlib
 import sys
 
 from absl import flags
@@ -30,7 +34,8 @@ OPTIONS = {  # the flags that each analysis reads
 
 def define_flags(values: flags.FlagValues) -> None:
     """The flags of this command."""
-    cli.string(values, "workdir", "the folder of a trained run")
+    cli.string(values, "workdir", "the folder of a trained run, or of a row of a study; several "
+               "with commas between")
     cli.string(values, "analysis", f"{', '.join(OPTIONS)}; several with commas between")
     cli.string(values, "split", "whose images pruning and filters use: train | val | test", "test")
     cli.string(values, "prune", "experiments HOW:LAYERS, with commas between. HOW: l1 or random, "
@@ -48,15 +53,28 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def main(args, overrides: list[tuple[str, str]]) -> int:
-    """The analyses of one run; returns the exit code."""
+    """The analyses of some runs; returns the exit code."""
     names = _names(args)
     from cellseg_jax import analysis
     from cellseg_jax.data.split import PARTS
+    from cellseg_jax.report import terminal
+    from cellseg_jax.studies import pruned_rows
 
     cli.check_choice(args, "split", PARTS)
     options = {name: {option: args[option].value for option in OPTIONS[name]
                       if args[option].value != ""} for name in names}
-    return 0 if analysis.run(args.workdir, overrides, options) else cli.INTERRUPTED
+    folders = [pathlib.Path(folder) for folder in args.workdir.split(",") if folder]
+    rows = {folder.name: pruned_rows.runs_of(folder) for folder in folders}
+    runs = [run for of_row in rows.values() for run in of_row]
+    for run in runs:
+        if not analysis.run(run, overrides, options):
+            return cli.INTERRUPTED
+    if "pruning" in names and len(runs) > 1:
+        beside = folders[0].resolve().parent
+        for sentence in pruned_rows.write(rows, beside):
+            terminal.log(sentence)
+        terminal.log(f"rows: {beside / 'pruning_rows.csv'}")
+    return 0
 
 
 def _names(args) -> list[str]:

@@ -25,7 +25,7 @@ def draw(folder, pruner, target, one, amount: float, seed: int) -> list[tuple[st
     figures.save(_predictions(pruner, one, variables, levels), folder / "pruned_predictions.png")
     return [("pruned_filters.png",
              f"Filters of the first layers before (above) and after pruning ({one.experiment}, "
-             f"sparsity {shares[1]:.2f}), the largest first; grey is 0"),
+             f"sparsity {shares[1]:.2f}), the largest first; white is 0"),
             ("pruned_predictions.png",
              f"What the network predicts as it is pruned ({one.experiment}, mask 0), of the images "
              "whose Dice is closest to the median without pruning")]
