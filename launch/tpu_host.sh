@@ -3,7 +3,8 @@
 #
 #   tpu_host.sh setup            install; prints "setup failed: REASON" where that cannot work
 #   tpu_host.sh start [FLAG ...] start the run, unless one goes on here, and return at once
-#   tpu_host.sh state            the log's last line, then "running", "ended CODE" or "none"
+#   tpu_host.sh state            the log's last line; then "running", "ended CODE" or "none", or
+#                                "other COMMAND" where another one runs or has its results here
 #   tpu_host.sh stop             let the run save and end
 #
 # The run is detached, so that it does not end with the connection that started it. All its
@@ -12,12 +13,13 @@
 # another process has the run, 74 the results could not be uploaded.
 #
 # Environment: HOST of HOSTS, KIND (study or config), FILE, WORKDIR, BUCKET, DATA (a URL or empty),
-# INSTALL (a command or empty), SYNC (seconds between two uploads).
+# INSTALL (a command or empty), SYNC (seconds between two uploads), COMMAND (all of these that make
+# a run what it is, with its flags: for messages, and to tell two runs apart).
 
 set -uo pipefail
 mkdir -p .run
 GRACE=${GRACE:-300} # seconds to save in
-LOCK=.run/lock PID=.run/pid CODE=.run/code LOG=.run/log MOUNT=.run/bucket
+LOCK=.run/lock PID=.run/pid CODE=.run/code LOG=.run/log MOUNT=.run/bucket THIS=.run/command
 
 folder=${BUCKET-}
 [[ ${KIND-} == study ]] && folder+=/${HOST}_of_$HOSTS # each host has its own
@@ -30,8 +32,9 @@ mounted=""
 fail() { echo "setup failed: $1"; exit 3; }
 
 try() { # a command; where it fails, its last words from the last error on, in one line
-    "$@" 2>&1 | tee .run/setup.log >&2 && return
-    fail "$(tail -n 30 .run/setup.log | awk '
+    local said # in no file: the disk may be full
+    said=$("$@" 2>&1 | tee >(cat >&2)) && return
+    fail "$(tail -n 30 < <(echo "$said") | awk '
         tolower($0) ~ /^ *(error|fatal|e:|×)|not found/ { text = "" }
         { gsub(/[[:space:]]+/, " "); text = text " " $0 }
         END { print substr(text, 2, 400) }')"
@@ -63,6 +66,7 @@ start() {
     exec 9>"$LOCK"
     flock -n 9 || return 0
     rm -f "$CODE" "$PID" .run/stopping
+    echo "$COMMAND" >"$THIS" || return
     setsid nohup bash "$0" work "$@" </dev/null >"$LOG" 2>&1 &
 }
 
@@ -82,7 +86,9 @@ open_workdir() {
         path=$MOUNT/${path#*/}
         WORKDIR=${path%/}
     else
-        mkdir -p "$WORKDIR" && gcloud storage rsync --recursive "$folder" "$WORKDIR"
+        # What is newer here was not uploaded before a run was killed.
+        mkdir -p "$WORKDIR" && gcloud storage rsync --recursive --skip-if-dest-has-newer-mtime \
+            "$folder" "$WORKDIR"
     fi
 }
 
@@ -128,9 +134,14 @@ work() { # detached
 
 state() {
     [[ ! -f $LOG ]] || tail -n 1 "$LOG" | cut -c 1-200
-    if ! flock -n "$LOCK" true; then echo running
-    elif [[ -f $CODE ]]; then echo "ended $(<"$CODE")"
-    else echo none; fi
+    local now=none
+    if ! flock -n "$LOCK" true; then now=running
+    elif [[ -f $CODE ]]; then now="ended $(<"$CODE")"; fi
+    # Results that were not uploaded are on this machine alone.
+    if [[ $now == running || $now == "ended 74" ]] && [[ $COMMAND != "$(<"$THIS")" ]]; then
+        now="other $(<"$THIS")"
+    fi
+    echo "$now"
 }
 
 stop() { # asked again after GRACE seconds, by force: it may wait for another host

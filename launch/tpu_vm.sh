@@ -18,8 +18,9 @@
 #   --keep           do not delete the TPU at the end
 #   --dry-run        print what would be done, on a slice of one host
 #
-# The run does not end with this script or its connection: the same command finds it again. The TPU
-# is deleted only after every host has answered that nothing runs there.
+# The run does not end with this script or its connection: the same command finds it again, another
+# one is refused while it runs. The TPU is deleted only after every host has answered that nothing
+# runs there.
 #
 # Exit codes: 0 done; 1 the program failed; 2 wrong options; 3 the TPU cannot be created or set up,
 # which is not tried twice; 75 stopped, or no restart is left. PYTHON is the interpreter here
@@ -157,24 +158,28 @@ await_ready() {
 flags=("$@") hosts=1 left=$restarts before="" shown=""
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
+kind=$([[ $study ]] && echo study || echo config)
+command=$(show "--$kind=$file" "--workdir=$workdir" "--bucket=$bucket" ${data:+"--data=$data"} \
+    ${1+-- "$@"})
+command=${command% }
 # What tpu_host.sh has to know.
-facts=("KIND=$([[ $study ]] && echo study || echo config)" "FILE=$file" "WORKDIR=$workdir"
-    "BUCKET=$bucket" "DATA=$data" "INSTALL=$setup" "SYNC=$sync")
+facts=("KIND=$kind" "FILE=$file" "WORKDIR=$workdir" "BUCKET=$bucket" "DATA=$data"
+    "INSTALL=$setup" "SYNC=$sync" "COMMAND=$command")
 
-host_script() { # host, what it shall do: the command that does so
-    echo "[ -f cellseg_jax/launch/tpu_host.sh ] || { echo none; exit; }; cd cellseg_jax && \
-$(show env "HOST=$1" "HOSTS=$hosts" "${facts[@]}" bash launch/tpu_host.sh "${@:2}")"
-}
-
-each() { # what tpu_host.sh shall do, on all hosts at once: prints into $scratch/HOST; false if one fails
+all() { # a command for all hosts at once: prints into $scratch/HOST; false if it fails on one
     local host job jobs=() code=0
     for ((host = 0; host < hosts; host++)); do
-        if [[ $dry ]]; then on "$host" "$(host_script "$host" "$@")"; continue; fi
-        on "$host" "$(host_script "$host" "$@")" >"$scratch/$host" &
+        if [[ $dry ]]; then on "$host" "export HOST=$host HOSTS=$hosts; $1"; continue; fi
+        on "$host" "export HOST=$host HOSTS=$hosts; $1" >"$scratch/$host" &
         jobs+=($!)
     done
     for job in "${jobs[@]}"; do wait "$job" || code=$?; done
     return "$code"
+}
+
+each() { # what tpu_host.sh shall do on all hosts
+    all "[ -f cellseg_jax/launch/tpu_host.sh ] || { echo none; exit; }; cd cellseg_jax && \
+$(show env "${facts[@]}" bash launch/tpu_host.sh "$@")"
 }
 
 look() { # ask all hosts: how many are running, the codes of those that ended; false without an answer
@@ -186,6 +191,10 @@ look() { # ask all hosts: how many are running, the codes of those that ended; f
         case $answer in
             running) ((running += 1)) ;;
             "ended "*) ended[host]=${answer#ended } ;;
+            "other "*)
+                leave 2 "$name still has the run of ${answer#other }; not started: $command; use \
+another --name, or wait for the first"
+                ;;
             none) ;;
             *) return 72 ;;
         esac
@@ -195,8 +204,23 @@ look() { # ask all hosts: how many are running, the codes of those that ended; f
     shown=$line
 }
 
+refused() { # of what ran on all hosts: 3 and its reason if a host says so, 72 if one is silent
+    local host failed
+    for ((host = 0; host < hosts; host++)); do
+        failed=$(grep '^setup failed: ' "$scratch/$host") || continue
+        echo "error: tpu_vm.sh: host $host: $failed" >&2
+        return 3
+    done
+    return 72
+}
+
+try() { # a command for all hosts, which report it where it fails
+    all "said=\$({ $1; } 2>&1) ||
+        { echo \"setup failed: \$said\" | head -n 3 | paste -sd' '; exit 3; }" || refused
+}
+
 install() {
-    local code=cellseg_jax.tgz host failed
+    local code=cellseg_jax.tgz
     if [[ $dry ]]; then
         echo "# $code: the files of $root that git does not ignore"
     else
@@ -204,15 +228,12 @@ install() {
         (cd "$root" && git ls-files -z --cached --others --exclude-standard |
             tar --null --files-from=- --ignore-failed-read -czf "$code") || return 3
     fi
-    tpus tpu-vm scp "$code" "$name:" --worker=all || return 72
-    on all "mkdir -p cellseg_jax && tar -xzf cellseg_jax.tgz -C cellseg_jax" || return 72
-    each setup && return
-    for ((host = 0; host < hosts; host++)); do
-        failed=$(grep '^setup failed: ' "$scratch/$host") || continue
-        echo "error: tpu_vm.sh: host $host: $failed" >&2
-        return 3
-    done
-    return 72
+    if ! tpus tpu-vm scp "$code" "$name:" --worker=all; then # the connection, or a full disk
+        try "head -c $(stat -c %s "$code") /dev/zero >cellseg_jax.tgz" || return
+        return 72
+    fi
+    try "mkdir -p cellseg_jax && tar -xzf cellseg_jax.tgz -C cellseg_jax" || return
+    each setup || refused
 }
 
 judge() { # of a run that has ended on all hosts; what must not be deleted comes first
@@ -252,11 +273,15 @@ poll() { # until no host runs
 }
 
 attempt() { # 0 done, 1 and 3 as this script; 70 to 75: see why
+    local code=0
     hosts=$(tpus tpu-vm describe "$name" \
         '--format=value[delimiter=" "](networkEndpoints[].ipAddress)' | wc -w)
     ((hosts > 0)) || return 72
     look || return
-    ((running)) || install || return
+    ((running)) || install || code=$?
+    # Results that are on this machine alone outweigh what is wrong with it.
+    ((code)) && [[ " ${ended[*]-} " == *" 74 "* ]] && code=74
+    ((code)) && return "$code"
     # A host on which the run goes on is left alone.
     if [[ $study ]] || ((running == 0)); then each start "${flags[@]}" || return 72; fi
     poll

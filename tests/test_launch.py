@@ -150,11 +150,11 @@ def test_bad_options_are_one_line(place, name, arguments, message):
     ("tpu_vm.sh", [*TPU[2:], "--spot", f"--study={ROOT}/configs/quickstart.py"],
      ["gcloud compute tpus tpu-vm create me --version=v2 --accelerator-type=v5litepod-8 --spot",
       "scp cellseg_jax.tgz me: --worker=all", "ssh me --worker=0 --zone=z",
-      "env HOST=0 HOSTS=1 KIND=study FILE=configs/quickstart.py WORKDIR=a\\ b/runs "
+      "export HOST=0 HOSTS=1;", "env KIND=study FILE=configs/quickstart.py WORKDIR=a\\ b/runs "
       "BUCKET=gs://cells/nuclei", "bash launch/tpu_host.sh setup", "bash launch/tpu_host.sh start",
       "tpu-vm delete me --zone=z --quiet", "--collect"]),
     ("tpu_vm.sh", [*TPU[2:], "--queued", f"--config={ROOT}/configs/quickstart.py"],
-     ["queued-resources create me --node-id=me --runtime-version=v2", "ssh me --worker=all",
+     ["queued-resources create me --node-id=me --runtime-version=v2", "tar -xzf cellseg_jax.tgz",
       "KIND=config", "queued-resources delete me --force --zone=z --quiet",
       "rsync --recursive gs://cells/nuclei a"]),
     ("local.sh", [], ["python -m cellseg_jax.study --study=nuclei.py --workdir=a\\ b/runs"]),
@@ -231,101 +231,108 @@ def test_local_passes_signals_on_once(place, arguments, workers, number):
 
 # Machines and the bucket are folders, the machine's processes those in its lock. FAIL names what
 # goes wrong; `polls` counts the looks at host 0.
-GCLOUD = f"""#!{sys.executable} -IS
-import fcntl, os, pathlib, shutil, signal, subprocess, sys, time
+GCLOUD = r"""#!/bin/bash
+export HERE=${0%/*}
+fail() { echo "ERROR: $1" >&2; exit "${2-1}"; }
+path() { echo "${1/#gs:\/\//$HERE/gs/}"; }
+echo "${*//$'\n'/ }" >>"$HERE/calls"
+if [[ $2 == rsync ]]; then
+    urls=() update=()
+    for word in "${@:3}"; do
+        case $word in
+            --skip-if-dest-has-newer-mtime) update=(--update) ;;
+            --*) ;;
+            *) urls+=("$word") ;;
+        esac
+    done
+    from=$(path "${urls[0]}") to=$(path "${urls[1]}")
+    [[ -d $from ]] || fail "(gcloud.storage.rsync) ${urls[0]} does not exist."
+    [[ $FAIL == upload && $to == */gs/* ]] && fail "(gcloud.storage.rsync) HTTPError 503"
+    mkdir -p "$to"
+    exec cp -r --preserve=timestamps "${update[@]}" "$from/." "$to"
+elif [[ $2 == cp ]]; then
+    [[ $FAIL == upload && -e runs/starts ]] && (($(wc -l <runs/starts) == 3)) &&
+        fail "(gcloud.storage.cp) HTTPError 403"
+    to=$(path "$4")
+    mkdir -p "$to"
+    exec cp "$3" "$to"
+fi
 
-here, words, fail = pathlib.Path(__file__).parent, sys.argv[1:], os.environ["FAIL"]
-options = dict(w.lstrip("-").partition("=")[::2] for w in words if w.startswith("--"))
-with open(here / "calls", "a") as calls:
-    calls.write(" ".join(words).replace("\\n", " ") + "\\n")
-state, waiting = here / "state", here / "waiting"
-machines = [here / f"machine{{k}}" for k in range(int(os.environ["HOSTS_OF_TPU"]))]
-folder = lambda url: url.replace("gs://", f"{{here}}/gs/")
-if words[:2] == ["storage", "rsync"]:
-    source, target = (folder(w) for w in words[2:] if not w.startswith("--"))
-    if not os.path.isdir(source):
-        sys.exit(f"ERROR: (gcloud.storage.rsync) {{words[3]}} does not exist.")
-    if fail == "upload" and "/gs/" in target:
-        sys.exit("ERROR: (gcloud.storage.rsync) HTTPError 503")
-    pathlib.Path(target).mkdir(parents=True, exist_ok=True)
-    sys.exit(subprocess.run(["cp", "--recursive", "--update", f"{{source}}/.", target]).returncode)
-if words[:2] == ["storage", "cp"]:
-    pathlib.Path(folder(words[3])).mkdir(parents=True, exist_ok=True)
-    sys.exit(bool(shutil.copy(words[2], folder(words[3]))) - 1)
-verb = words[3]
-
-def pids():
-    return [int(p.read_text()) for p in here.glob("machine*/cellseg_jax/.run/pid")]
-
-def stop(number):
-    for pid in pids():
-        try:
-            os.killpg(os.getpgid(pid), number)
-        except ProcessLookupError:
-            pass
-
-if words[2:4] == ["queued-resources", "create"]:
-    waiting.touch()
-elif words[2:4] == ["queued-resources", "describe"]:
-    if not waiting.exists():
-        sys.exit("NOT_FOUND")
-    waiting.unlink()
-    print("WAITING_FOR_RESOURCES")
-    verb = "create"
-if verb == "create" and not waiting.exists():
-    if fail == "quota":
-        sys.exit("ERROR: (gcloud.compute.tpus.tpu-vm.create) {{\\n  'code': 8,\\n  'message': "
-                 "'Quota limit TPUV5sLitepod has been exceeded. Limit: 0 in zone z.'\\n}}")
-    if fail == "capacity" and len((here / "calls").read_text().split(" create ")) < 4:
-        sys.exit("ERROR: There is no more capacity in the zone z")
-    for machine in machines:
-        machine.mkdir()
-    state.write_text("READY")
-elif verb == "delete":
-    for lock in here.glob("machine*/cellseg_jax/.run/lock"):
-        try:
-            fcntl.flock(lock.open(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            if state.read_text() == "READY":
-                (here / "deleted under a run").touch()
-    stop(signal.SIGKILL)
-    for machine in machines:
-        shutil.rmtree(machine)
-    state.unlink()
-elif verb == "describe" and words[2] == "tpu-vm":
-    if not state.exists():
-        sys.exit("NOT_FOUND")
-    asked = "networkEndpoints" in options["format"]
-    print(" ".join("10.0.0.2" for _ in machines) if asked else state.read_text())
-elif verb == "scp":
-    for machine in machines:
-        shutil.copy(words[4], machine)
-elif verb == "ssh":
-    if state.read_text() != "READY":
-        sys.exit(255)
-    command = options["command"]
-    if command.endswith(" state ") and options["worker"] == "0":
-        with open(here / "polls", "a") as polls:
-            polls.write("x")
-    looks = len((here / "polls").read_text()) if (here / "polls").exists() else 0
-    if fail == "preempted" and looks == 4 and not (here / "taken").exists():
-        while len(list(here.glob("gs/cells/nuclei/*/row*/state"))) < len(machines):
-            time.sleep(0.02)
-        (here / "taken").touch()
-        state.write_text("PREEMPTED")
-        stop(signal.SIGKILL)
-        sys.exit(255)
-    if command.endswith(" state ") and (fail == "dropped" and 2 <= looks < 5
-                                        or fail == "unreachable" and 2 <= looks):
-        sys.exit(255)
-    chosen = machines if options["worker"] == "all" else [machines[int(options["worker"])]]
-    for machine in chosen:
-        code = subprocess.run(["bash", "-c", command], cwd=machine, start_new_session=True,
-                              env=os.environ | {{"HERE": str(here)}}).returncode
-        if fail == "dropped" and " start" in command:
-            sys.exit(255)
-        if code:
-            sys.exit(code)
+cd "$HERE" || exit
+end_all() { # as the machine itself ends
+    local file group
+    for file in machine*/cellseg_jax/.run/pid; do
+        read -r _ _ _ _ group _ <"/proc/$(<"$file")/stat" && kill -KILL -- "-$group"
+    done 2>/dev/null
+}
+create() {
+    [[ $FAIL == quota ]] && fail "(gcloud.compute.tpus.tpu-vm.create) {
+  'code': 8,
+  'message': 'Quota limit TPUV5sLitepod has been exceeded. Limit: 0 in zone z.'
+}"
+    [[ $FAIL == capacity ]] && (($(grep -c ' create ' calls) < 3)) &&
+        fail "There is no more capacity in the zone z"
+    for ((k = 0; k < HOSTS_OF_TPU; k++)); do mkdir "machine$k"; done
+    echo READY >state
+}
+for word in "$@"; do
+    case $word in
+        --worker=*) worker=${word#*=} ;;
+        --command=*) command=${word#*=} ;;
+    esac
+done
+case "$3 $4" in
+    "queued-resources create") touch waiting ;;
+    "queued-resources describe")
+        [[ -e waiting ]] || fail NOT_FOUND
+        rm waiting
+        echo WAITING_FOR_RESOURCES
+        create
+        ;;
+    "tpu-vm create") create ;;
+    *" delete")
+        for lock in machine*/cellseg_jax/.run/lock; do
+            [[ -e $lock && $(<state) == READY ]] && ! flock -n "$lock" true &&
+                touch "deleted under a run"
+        done
+        end_all
+        rm -r machine* state
+        ;;
+    "tpu-vm describe")
+        [[ -e state ]] || fail NOT_FOUND
+        if [[ $* == *networkEndpoints* ]]; then printf '10.0.0.2 %.0s' machine*
+        else cat state; fi
+        ;;
+    "tpu-vm scp")
+        [[ $FAIL == "no room" ]] && ln -sf /dev/full "machine$((HOSTS_OF_TPU - 1))/cellseg_jax.tgz"
+        [[ $FAIL == "no room" || $FAIL == "broken upload" && ! -e broken ]] &&
+            touch broken && fail "scp: Connection closed"
+        for machine in machine*; do cp "$5" "$machine"; done
+        ;;
+    "tpu-vm ssh")
+        [[ $(<state) == READY ]] || exit 255
+        asked=""
+        [[ $command == *" state " ]] && asked=yes
+        [[ $asked && $worker == 0 ]] && echo -n x >>polls
+        looks=$(wc -c <polls)
+        if [[ $FAIL == preempted && ! -e taken ]] && ((looks == 4)); then
+            until (($(ls gs/cells/nuclei/*/row*/state 2>/dev/null | wc -l) == HOSTS_OF_TPU)); do
+                sleep 0.02
+            done
+            touch taken
+            echo PREEMPTED >state
+            end_all
+            exit 255
+        fi
+        if [[ $asked ]] && ((looks >= 2)); then
+            [[ $FAIL == unreachable || $FAIL == dropped && looks -lt 5 ]] && exit 255
+        fi
+        limited="trap '' XFSZ; ulimit -f 0; tar -x"
+        [[ $FAIL == "no room to unpack" ]] && command=${command/tar -x/"$limited"}
+        [[ $FAIL == dropped && $command == *"tpu_host.sh start"* ]] && command+="; exit 255"
+        cd "machine$worker" && exec bash -c "$command"
+        ;;
+esac
 """
 UV = """#!/bin/bash
 [[ $FAIL == "no python" ]] && {
@@ -429,12 +436,21 @@ TOO_OLD = "ERROR: Package 'cellseg-jax' requires a different Python: 3.10.12 not
      "host 0: setup failed: ERROR: .* gs://nowhere/x does not exist."),
     ([MAIN_RUN], {"hosts": 2},
      "host 0: setup failed: gcsfuse is missing on the host: a run over several hosts needs it .*"),
+    ([STUDY_RUN], {"fail": "no room", "hosts": 2},
+     "host 1: setup failed: head: error writing .*: No space left on device"),
+    ([STUDY_RUN], {"fail": "no room to unpack"}, "host 0: setup failed: tar: .*File too large"),
 ])
 def test_a_setup_that_cannot_work_is_tried_once(tpu, options, condition, message):
     done = tpu(*options, **condition)
     assert done.code == 3 and done.tries == (1, 1, 1)
     assert re.fullmatch(f"error: tpu_vm.sh: {message}", done.lines[-1]), done.lines
     assert not done.count(" start ") and not done.count("going on")
+
+
+def test_an_upload_that_breaks_is_tried_again(tpu):
+    done = tpu(MAIN_RUN, fail="broken upload")
+    assert done.code == 0 and done.tries == (1, 2, 1)
+    assert done.lines == ["tpu_vm.sh: me does not answer; going on, 29 more times"]
 
 
 def test_no_quota_is_not_asked_for_twice(tpu):
@@ -477,6 +493,18 @@ def test_a_broken_connection_neither_stops_nor_doubles_the_run(place, tpu):
     assert "tpu_vm.sh: me does not answer; going on, 29 more times" in done.lines
 
 
+def assert_refused(done, running, file, *more):
+    """That another command has the TPU, in one line that names both."""
+    workdir = "b\\\\ c" if "--workdir=b c" in more else "runs"
+    flags = re.escape("".join(f" {word}" for word in more if "--workdir" not in word))
+    assert done.code == 2 and len(done.lines) == 1
+    assert re.fullmatch(
+        f"error: tpu_vm.sh: me still has the run of {running} --workdir=runs "
+        f"--bucket=gs://cells/nuclei; not started: {file} --workdir={workdir} "
+        f"--bucket=gs://cells/nuclei{flags}; use another --name, or wait for the first",
+        done.lines[0]), done.lines
+
+
 def test_a_tpu_that_does_not_answer_is_not_deleted_but_found_again(place, tpu):
     done = tpu(MAIN_RUN, "--restarts=1", fail="unreachable")
     assert done.code == 75 and done.tries == (1, 1, 0)
@@ -484,6 +512,10 @@ def test_a_tpu_that_does_not_answer_is_not_deleted_but_found_again(place, tpu):
                               "goes on")
     with (done.cloud / "machine0/cellseg_jax/.run/lock").open() as lock, pytest.raises(OSError):
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the run goes on
+    for other in ([MAIN_RUN, "--workdir=b c"], [MAIN_RUN, "--", "--config.seed=2"]):
+        refused = tpu(*other)
+        assert_refused(refused, MAIN_RUN, *other)
+        assert refused.tries == (1, 1, 0)
     (done.cloud / "go").write_text(str(len((done.cloud / "polls").read_text()) + 2))
     done = tpu(MAIN_RUN)
     assert done.code == 0 and done.tries == (1, 1, 1) and starts(place) == 1
@@ -510,10 +542,19 @@ def test_the_lock_is_known_by_its_message(tmp_path):
     assert "' is in use by '" in (LAUNCH / "tpu_host.sh").read_text()
 
 
-def test_results_that_were_not_uploaded_are_not_deleted(tpu):
-    done = tpu(MAIN_RUN, "--restarts=1", fail="upload")
-    assert done.code == 75 and done.tries == (1, 2, 0)
+def test_results_that_were_not_uploaded_are_not_deleted(place, tpu):
+    older = place.parent / "bin/gs/cells/nuclei/starts"
+    older.parent.mkdir(parents=True)
+    older.write_text("x\n")
+    os.utime(older, (0, 0))
+    done = tpu(MAIN_RUN, "--restarts=2", fail="upload")
+    assert done.code == 75 and done.tries == (1, 3, 0)  # the third setup fails
     assert "tpu_vm.sh: results could not be uploaded; going on, 0 more times" in done.lines
+    results = done.cloud / "machine0/cellseg_jax/runs"
+    assert (results / "starts").read_text() == "x\nx\nx\n"  # older ones did not replace them
+    refused = tpu(STUDY_RUN)
+    assert_refused(refused, MAIN_RUN, STUDY_RUN)
+    assert refused.tries == (1, 3, 0)
 
 
 def test_a_worker_that_fails_stops_the_others_of_its_run(place, tpu):
