@@ -14,8 +14,8 @@
 
 Tables and pictures lie in analysis/ of the run; analysis.html shows them all. --workdir takes the
 folder of a row of a study too, for all its repeats, and several with commas between: pruning then
-also leaves pruning_rows.csv and .png beside the rows, with mean and spread over the repeats, and
-which row loses more than the first. Exit codes: 0 done,
+also leaves pruning_rows.csv and .png beside the rows, with mean and spread over the repeats,
+which row loses more than the first, and which class first. Exit codes: 0 done,
 75 stopped by SIGTERM while fine-tuning, after saving (start it again), 2 bad input.
 """
 

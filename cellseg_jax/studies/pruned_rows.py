@@ -42,7 +42,7 @@ def runs_of(folder) -> list[pathlib.Path]:
 
 
 def write(rows: dict[str, list[pathlib.Path]], folder) -> list[str]:
-    """Write pruning_rows.csv, pruning_rows_compared.csv and pruning_rows.png; sentences on them.
+    """Write pruning_rows.csv, _compared.csv, _classes.csv and .png; sentences on them.
 
     Args:
       rows: {row: its analysed runs by repeat}; the others are compared with the first.
@@ -59,6 +59,10 @@ def write(rows: dict[str, list[pathlib.Path]], folder) -> list[str]:
             compared += compare(read(mine), read(base), _test_train_ratio(base), other, first)
     if compared:
         write_csv(folder / "pruning_rows_compared.csv", compared)
+    classes = [line for row, found in curves.items()
+               for line in compare_classes(found, _test_train_ratio(rows[row]), row)]
+    if classes:
+        write_csv(folder / "pruning_rows_classes.csv", classes)
     return [_sentence(line) for line in compared if line["class"] == EVERYTHING]
 
 
@@ -93,6 +97,29 @@ def compare(curves, base, ratio, row, base_row) -> list[dict]:
             a, b = (x[experiment].lost(name)[:, 1:].mean(1) for x in (curves, base))
             tests.append(stats.paired(a, b, test_train_ratio=ratio))
             lines.append({"row": row, "base": base_row, "experiment": experiment, "class": name})
+    return _judged(lines, tests)
+
+
+def compare_classes(curves, ratio, row) -> list[dict]:
+    """A row per experiment and class: the Dice that it loses more than the other classes, first.
+
+    That is at the first level, over the repeats of one row; p is adjusted over all of them.
+    """
+    lines, tests = [], []
+    for experiment, one in curves.items():
+        first = {name: one.lost(name)[:, 1] for name in one.dice if name != EVERYTHING}
+        for name, mine in first.items() if len(first) > 1 else ():
+            others = np.array([lost for other, lost in first.items() if other != name])
+            known = np.isfinite(others)
+            mean = np.where(known, others, 0).sum(0) / np.maximum(known.sum(0), 1)
+            tests.append(stats.paired(mine, np.where(known.any(0), mean, np.nan),
+                                      test_train_ratio=ratio))
+            lines.append({"row": row, "experiment": experiment, "class": name})
+    return _judged(lines, tests)
+
+
+def _judged(lines, tests) -> list[dict]:
+    """The lines with their comparisons, judged with Holm's correction over all of them."""
     adjusted = stats.holm([test.p for test in tests])
     return [{**line, "repeats": test.n, "lost_more": test.difference, "low": test.interval[0],
              "high": test.interval[1], "p": test.p, "p_adjusted": float(p),

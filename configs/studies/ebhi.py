@@ -21,8 +21,8 @@ conformity_pooled is finite.
 No claims here: "best trade-off" of unet_13_1 (no number), improvements "within [.05, .06]" (the
 order is judged, not the size), early stopping 3 with batch and instance norm, transformations and
 the pretrained network (curves without a statement), and what `analyze --analysis=pruning` judges:
-every block matters, Adenocarcinoma and High-grade IN suffer first; of all repeats of the folders
-unet_final,unet_9_2 also that the simpler network suffers more.
+every block matters; over all repeats of the folders unet_final,unet_9_2, Adenocarcinoma and
+High-grade IN suffer first, and the simpler network suffers more.
 Ranks by loss across Dice, Jaccard and cross-entropy compare different things.
 Result: not run at this size; ebhi_cpu.py has some of its rows, small.
 """

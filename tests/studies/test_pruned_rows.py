@@ -35,6 +35,7 @@ def test_means_and_spreads_equal_hand_values(tmp_path):
     assert pruned_rows.runs_of(tmp_path / "none") == [tmp_path / "none"]
     assert pruned_rows.write({"a": runs}, tmp_path) == []
     lines = {(line["class"], line["level"]): line for line in table(tmp_path / "pruning_rows.csv")}
+    assert not (tmp_path / "pruning_rows_classes.csv").exists()  # one class alone
     assert len(lines) == 6 and not (tmp_path / "pruning_rows_compared.csv").exists()
     last = lines["all", "2"]
     assert float(last["sparsity"]) == 0.5 and last["repeats"] == "3"
@@ -63,6 +64,19 @@ def test_a_row_that_loses_more_is_found_repeat_by_repeat(tmp_path, extra, expect
     assert float(line["p_adjusted"]) >= float(line["p"])
     assert other["class"] == "Polyp" and float(other["lost_more"]) == pytest.approx(
         2 * slow.difference)
+
+
+def test_the_class_that_loses_first_is_found_over_repeats(tmp_path):
+    steps = (0.10, 0.12, 0.09, 0.13, 0.11)
+    runs = make_row(tmp_path / "a", steps, ("all", "Normal", "Polyp", "Adenocarcinoma"))
+    pruned_rows.write({"a": runs}, tmp_path)
+    lines = {line["class"]: line for line in table(tmp_path / "pruning_rows_classes.csv")}
+    # A class loses 2, 3 or 4 steps at the first level.
+    assert float(lines["Adenocarcinoma"]["lost_more"]) == pytest.approx(1.5 * np.mean(steps))
+    assert float(lines["Normal"]["lost_more"]) == pytest.approx(-1.5 * np.mean(steps))
+    assert float(lines["Polyp"]["lost_more"]) == pytest.approx(0, abs=1e-12)
+    assert {name: line["judged"] for name, line in lines.items()} == {
+        "Adenocarcinoma": "supported", "Normal": "contradicted", "Polyp": "undecided"}
 
 
 def test_only_repeats_that_both_rows_have_are_compared(tmp_path):
