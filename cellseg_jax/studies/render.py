@@ -161,7 +161,7 @@ def show(table, console: Console | None = None) -> None:
     _print(console, table.study.title, head, rows)
     if table.claims:
         head, rows = _claims(table)
-        chosen = (3, 0, 2, 4) if wide else (3, 0)
+        chosen = (4, 0, 2, 3, 5) if wide else (4, 0)
         _print(console, "claims", [head[i] for i in chosen],
                [[_Cell(row[i]) for i in chosen] for row in rows])
     for line in (*(line for curve in table.curves for line in curve_sentences(curve)),
@@ -206,7 +206,7 @@ def _cells(table, metrics=None, differences=True, spread=True):
 
 def _claims(table):
     """The head and the texts of the table of claims."""
-    return ["claim", "compared", "difference [95 %]", "judged", "repeats to decide"], [
+    return ["claim", "compared", "metric", "difference [95 %]", "judged", "repeats to decide"], [
         [one.claim.text, *compared_text(table.study, one), one.judgement, repeats_text(one.needed)]
         for one in table.claims]
 

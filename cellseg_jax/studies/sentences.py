@@ -177,14 +177,14 @@ def plural(n: int, what: str) -> str:
     return f"{n} {what}" + "s" * (n != 1)
 
 
-def compared_text(study, one) -> tuple[str, str]:
-    """What a claims.JudgedClaim compares, and by which measure: "a - b" and "dice_mean: ..."."""
+def compared_text(study, one) -> tuple[str, str, str]:
+    """What a claims.JudgedClaim compares, in which measure, and the difference."""
     claim, (metric, worse) = one.claim, metrics_of(study, one.claim)
     sides = one.pair if one.pair[0] else (" + ".join(claim.better), " + ".join(claim.worse))
     how = f", the deciding of {plural(pairs_of(claim), 'pair')}" if one.pair[0] else ""
     within = f", equal within {claim.equal_within:g}" if claim.equal_within else ""
     by = metric if worse == metric else f"{metric} against {worse}"
-    return f"{sides[0]} against {sides[1]}{how}", f"{by}{within}: {difference_text(one.comparison)}"
+    return f"{sides[0]} against {sides[1]}{how}", by + within, difference_text(one.comparison)
 
 
 def pairs_of(claim) -> int:

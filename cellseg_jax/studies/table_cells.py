@@ -69,6 +69,7 @@ def comparison(table, row, metric) -> list:
 def judged_claim(table, one) -> tuple[Cell, str, Cell]:
     """Verdict of a claims.JudgedClaim, repeats to decide it, its text over what is compared."""
     claim, word = one.claim, one.judgement
+    sides, metric, difference = compared_text(table.study, one)
     return (Cell(f"{CLAIM_MARKS[word]}\u00a0{word}", kind=f"v {word}"),
             repeats_text(one.needed) or NONE,
-            Cell(claim.text, below=tuple(map(soft, compared_text(table.study, one)))))
+            Cell(claim.text, below=(soft(sides), soft(f"{metric}: {difference}"))))
