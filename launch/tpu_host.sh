@@ -34,7 +34,7 @@ fail() { echo "setup failed: $1"; exit 3; }
 try() { # a command; where it fails, its last words from the last error on, in one line
     local said # in no file: the disk may be full
     said=$("$@" 2>&1 | tee >(cat >&2)) && return
-    fail "$(tail -n 30 < <(echo "$said") | awk '
+    fail "$(echo "$said" | tail -n 30 | awk '
         tolower($0) ~ /^ *(error|fatal|e:|×)|not found/ { text = "" }
         { gsub(/[[:space:]]+/, " "); text = text " " $0 }
         END { print substr(text, 2, 400) }')"

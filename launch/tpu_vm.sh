@@ -12,7 +12,7 @@
 #   --spot           pre-emptible; --queued: wait in the queue of queued resources
 #   --project=NAME   the project, if it is not gcloud's default
 #   --setup=COMMAND  how a host installs the code into .venv (default: uv, with Python 3.12)
-#   --restarts=N     how often it goes on after a pre-emption, exit code 75 and the like (default 30)
+#   --restarts=N     how often to try again after a pre-emption, exit code 75 and so on (default 30)
 #   --wait=S         seconds between two looks at the TPU (default 60)
 #   --sync=S         seconds between two uploads of the workdir (default 300)
 #   --keep           do not delete the TPU at the end
@@ -77,14 +77,8 @@ file=$(realpath --relative-to="$root" "${study:-$config}") || exit
 # --- gcloud --------------------------------------------------------------------------------------
 
 show() { printf '%q ' "$@"; }
-tpus() { # a gcloud command on this TPU, or what it would be
-    local words=(gcloud compute tpus "$1" "$2" "${@:3}" "${place[@]}" --quiet)
-    if [[ $dry ]]; then show "${words[@]}" && echo; else "${words[@]}"; fi
-}
-
-store() { # a gcloud command on the bucket
-    if [[ $dry ]]; then show gcloud storage "$@" && echo; else gcloud storage "$@"; fi
-}
+run() { if [[ $dry ]]; then show "$@" && echo; else "$@"; fi; }
+tpus() { run gcloud compute tpus "$@" "${place[@]}" --quiet; }
 
 create() {
     local options=("--accelerator-type=$type" ${spot:+--spot})
@@ -122,7 +116,7 @@ on() { # host, command
 
 again() { # why: one restart less; false if none is left
     ((left > 0)) || { echo "tpu_vm.sh: $1; no restart is left" >&2; return 1; }
-    echo "tpu_vm.sh: $1; going on, $((left -= 1)) more times" >&2
+    echo "tpu_vm.sh: $1; trying again, $((left -= 1)) restarts left" >&2
     sleep "$pause"
 }
 
@@ -291,15 +285,14 @@ fetch() { # the results, and the tables
     local host
     [[ $dry ]] || mkdir -p "$workdir"
     if [[ $config ]]; then
-        store rsync --recursive "$bucket" "$workdir"
+        run gcloud storage rsync --recursive "$bucket" "$workdir"
         return
     fi
     for ((host = 0; host < hosts; host++)); do
-        store rsync --recursive "$bucket/${host}_of_$hosts" "$workdir"
+        run gcloud storage rsync --recursive "$bucket/${host}_of_$hosts" "$workdir"
     done
-    local tables=("${PYTHON:-python}" -m cellseg_jax.study "--study=$study" "--workdir=$workdir"
-        "${flags[@]}" --collect)
-    if [[ $dry ]]; then show "${tables[@]}" && echo; else "${tables[@]}"; fi
+    run "${PYTHON:-python}" -m cellseg_jax.study "--study=$study" "--workdir=$workdir" \
+        "${flags[@]}" --collect
 }
 
 if [[ $dry ]]; then
@@ -315,8 +308,8 @@ if [[ $dry ]]; then
 fi
 command -v gcloud >/dev/null || stop "gcloud is not on PATH"
 trap 'kill $(jobs -p) 2>/dev/null
-    leave 75 "stopped; $name may go on, and costs: the same command finds it again"' INT TERM
-why=([70]="$name was taken away" [72]="$name does not answer" [73]="another process has the run"
+    leave 75 "stopped here; $name may still run, and cost: the same command finds it again"' INT TERM
+why=([70]="$name was pre-empted or stopped" [72]="$name does not answer" [73]="another process has the run"
     [74]="results could not be uploaded" [75]="the run was stopped")
 while :; do
     await_ready
@@ -325,9 +318,9 @@ while :; do
     if ((code < 70)) || ! again "${why[code]}"; then break; fi
 done
 case $code in
-    70 | 72 | 73 | 74) leave 75 "$name is not deleted and may cost: the same command goes on" ;;
+    70 | 72 | 73 | 74) leave 75 "$name is not deleted and may cost: the same command finds it again" ;;
 esac
-[[ $keep ]] || delete || echo "tpu_vm.sh: $name could not be deleted, and costs" >&2
+[[ $keep ]] || delete || echo "tpu_vm.sh: $name could not be deleted: delete it, or it costs" >&2
 ((code == 3)) && exit 3
 fetch || code=$((code == 0 ? 1 : code))
 exit "$code"
