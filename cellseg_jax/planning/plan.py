@@ -54,17 +54,18 @@ def plan(config, topology: str = LOCAL, *, search: bool = True, limit: float | N
     target = Target(topology, limit)
     images, notes = images_of(config)
     mesh = target.mesh(config)
-    too_few = unused(config, mesh.size, len(target.devices))
+    used = mesh.shape["data"]
+    too_few = unused(config, used, len(target.devices))
     limit, source = target.limit(mesh.size)
     resident = shapes.is_resident(config, images, limit)
     out = {
-        "model": config.model.name, "topology": topology, "devices": mesh.size,
+        "model": config.model.name, "topology": topology, "devices": used,
         "device": mesh.devices.flat[0].device_kind, "batch_size": config.train.batch_size,
         "limit": limit, "limit_source": source, "residence": "device" if resident else "host",
         "images": images.count, "notes": [*notes, *filter(None, [too_few])],
     }
     began = time.monotonic()
-    terminal.progress_line(f"compiling the train step and the validation for {mesh.size} "
+    terminal.progress_line(f"compiling the train step and the validation for {used} "
                            f"{out['device']}, {config.train.batch_size} images per step")
     programs = target.compiled(config, images, resident, exact=True)
     out |= {"compile_seconds": time.monotonic() - began, "needs": programs.needs,
@@ -115,14 +116,14 @@ def _fitting(plan, config) -> str:
 
 def _cost(programs, config, mesh, topology, resident) -> dict:
     """What the compiled programs show, and on a TPU the speed that follows."""
-    needs, local = programs.footprint, topology == LOCAL
+    needs, local, used = programs.footprint, topology == LOCAL, mesh.shape["data"]
     flop = flops(programs.train, config.optimizer.accumulate)
     out = {
         "num_parameters": needs.parameters // (8 if config.train.precision == "float64" else 4),
         "memory": needs._asdict(),
-        "flops": flop * mesh.size,
+        "flops": flop * used,
         "all_reduced": all_reduced(programs.train, config.optimizer.accumulate)
-        if mesh.size > 1 else 0,
+        if used > 1 else 0,
     }
     if local:
         if jax.default_backend() == "cpu":
@@ -130,7 +131,7 @@ def _cost(programs, config, mesh, topology, resident) -> dict:
         return out
     generation = generation_of(topology)
     teraflops, gigabytes = generation.bf16_teraflops, generation.link_gigabytes
-    all_reduce_seconds = (2 * (mesh.size - 1) / mesh.size * out["all_reduced"]
+    all_reduce_seconds = (2 * (used - 1) / used * out["all_reduced"]
                           / (gigabytes * 1e9))
     seconds = (flop / (teraflops * 1e12 * ASSUMED_UTILISATION) + all_reduce_seconds
                + measure.CALL_SECONDS)

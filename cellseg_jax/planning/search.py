@@ -93,8 +93,9 @@ def largest_training_batch(search: Search) -> int | None:
     now = target.compiled(config, images, resident, exact=False, training=False).validation
     # While a run validates, the next batch of a stream is in memory.
     mesh, num_devices = target.mesh(config), len(target.devices)
+    used = mesh.shape["data"]
     batch = 0 if resident else shapes.batch_bytes(config, images, mesh)
-    larger = lambda n: batch * (n * mesh.size - at * num_devices) // (at * num_devices)
+    larger = lambda n: batch * (n * used - at * num_devices) // (at * num_devices)
     return largest_batch(
         lambda n: max(now and now + larger(n),
                       search.needs({"train.batch_size": n}, validation=False)),

@@ -14,30 +14,37 @@ AXES = ("member", "data")
 
 
 def mesh_shape(num_members: int, batch_size: int, accumulate: int, num_devices: int,
-               num_processes: int = 1) -> tuple[int, int]:
+               unit: int = 1) -> tuple[int, int]:
     """How many devices work along ("member", "data"): as many as the work divides over.
 
-    Every device gets equally many rows of each micro-batch, since batch norm would see padding,
-    and every process owns equally many of the devices. Where the members do not suffice for that,
-    some slots of the axis "member" stay empty.
+    Every device gets equally many rows of each micro-batch, since batch norm would see padding.
+    Where the members do not suffice for a multiple of `unit` devices, some slots of the axis
+    "member" stay empty.
 
     Args:
       num_members: runs that share the program.
       batch_size: images per step, a multiple of `accumulate`.
+      unit: the mesh has a multiple of so many devices.
     """
     rows = batch_size // accumulate
     shapes = [(member, data) for data in range(1, min(rows, num_devices) + 1) if rows % data == 0
-              for member in range(1, num_devices // data + 1) if member * data % num_processes == 0]
+              for member in range(1, num_devices // data + 1) if member * data % unit == 0]
     return max(shapes, key=lambda shape: (min(shape[0], num_members) * shape[1], shape[1],
                                           -shape[0]))
 
 
 def default_mesh(num_members: int, batch_size: int, accumulate: int = 1, devices=None) -> Mesh:
-    """The mesh of `mesh_shape` on the devices, by default all devices of all processes."""
+    """The mesh of `mesh_shape` on the devices, by default all devices of all processes.
+
+    Each process owns equally many of its devices. On a TPU it has all of them: the compiler
+    accepts few parts of a slice, and ends the process for some others (6 of 8).
+    """
     devices = jax.devices() if devices is None else devices
-    processes = {device.process_index for device in devices}
-    return make_mesh(*mesh_shape(num_members, batch_size, accumulate, len(devices),
-                                 len(processes)), devices)
+    unit = len({device.process_index for device in devices})
+    if devices[0].platform == "tpu":
+        unit = len(devices)
+    return make_mesh(*mesh_shape(num_members, batch_size, accumulate, len(devices), unit),
+                     devices)
 
 
 def unused(config, used: int, found: int) -> str:

@@ -72,8 +72,8 @@ def stored(workdir: pathlib.Path) -> Execution | None:
     now = jax.device_count(), jax.process_count()
     if before == now:
         return found
-    terminal.log("{}: started on {} devices of {} processes, resumed on {} of {}; results agree "
-                 "to rounding".format(workdir, *before, *now))
+    terminal.log("{}: started on {} device(s) of {} process(es), resumed on {} of {}; results "
+                 "agree to rounding".format(workdir, *before, *now))
     return None
 
 

@@ -40,15 +40,15 @@ def study(path):
     return studies.load(path)
 
 
-def assert_shares(config, members, num_devices, num_processes=1):
+def assert_shares(config, members, num_devices, unit=1):
     """The work divides over the mesh evenly, and over no larger one."""
     batch, accumulate = config.train.batch_size, config.optimizer.accumulate
-    member, data = mesh_shape(members, batch, accumulate, num_devices, num_processes)
+    member, data = mesh_shape(members, batch, accumulate, num_devices, unit)
     check_mesh(config, AbstractMesh((member, data), AXES))
-    assert member * data <= num_devices and member * data % num_processes == 0
+    assert member * data <= num_devices and member * data % unit == 0
     for m in range(1, num_devices + 1):
         for d in range(1, num_devices // m + 1):
-            if batch % (d * accumulate) == 0 and m * d % num_processes == 0:
+            if batch % (d * accumulate) == 0 and m * d % unit == 0:
                 assert min(m, members) * d <= min(member, members) * data
     return member, data
 
@@ -83,17 +83,18 @@ def test_every_row_of_a_study_starts_on_any_number_of_devices(path):
         for num_devices in DEVICES:
             for members in (1, 2, table.repeats, 5, 16):
                 assert_shares(config, members, num_devices)
-                for processes in (2, 4):
-                    if processes <= num_devices:
-                        assert_shares(config, members, num_devices, processes)
+                for unit in (2, 4, num_devices):  # processes, or a TPU
+                    if unit <= num_devices:
+                        assert_shares(config, members, num_devices, unit)
 
 
 @pytest.mark.parametrize("given, expected", [
     ((1, 8, 1, 8), (1, 8)), ((1, 4, 1, 8), (1, 4)), ((1, 44, 1, 8), (1, 4)),
     ((1, 44, 1, 16), (1, 11)), ((1, 1, 1, 8), (1, 1)), ((3, 2, 1, 8), (3, 2)),
     ((3, 6, 1, 8), (1, 6)), ((8, 6, 1, 8), (4, 2)), ((1, 16, 4, 8), (1, 4)),
-    # A process without a row of the batch computes an empty slot.
-    ((1, 2, 1, 16, 4), (2, 2)), ((1, 3, 1, 4, 2), (2, 1)), ((2, 3, 1, 4, 2), (2, 1)),
+    # A process without a row of the batch computes an empty slot; so does a part of a TPU.
+    ((1, 4, 1, 8, 8), (2, 4)), ((1, 6, 1, 8, 8), (4, 2)), ((1, 2, 1, 16, 4), (2, 2)),
+    ((1, 3, 1, 4, 2), (2, 1)), ((2, 3, 1, 4, 2), (2, 1)),
     ((1, 4, 1, 8, 2), (1, 4))])
 def test_mesh_shapes(given, expected):
     assert mesh_shape(*given) == expected

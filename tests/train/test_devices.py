@@ -138,7 +138,7 @@ def test_unetr_sgd_trains_evaluates_and_restores_on_eight_devices(tmp_path, twin
     again = read_json(tmp_path / "run/eval/test.json")
     for key in ("metrics", "metrics_original_size", "checkpoint_step", "n_images"):
         assert again[key] == scores[key]
-    image = min(twin.glob("*/images/*"))
+    image = min(twin.rglob("images/*.*"))
     done = run_command("predict", f"--workdir={tmp_path}/run", f"--images={image}",
                        "--format=tiff", f"--out={tmp_path}/out", devices=8, JAX_ENABLE_X64="1")
     assert done.returncode == 0 and list((tmp_path / "out").iterdir()), done.stderr[-3000:]
@@ -150,7 +150,7 @@ def test_a_run_goes_on_on_other_devices(tmp_path, twin, one_device_run, devices)
     first, second = devices
     command("train", tmp_path / "run", twin, first)
     done = command("train", tmp_path / "run", twin, second, **{"train.epochs": 2})
-    assert f"started on {first} devices of 1 processes, resumed on {second} of 1" in done.stderr
+    assert f"started on {first} device(s) of 1 process(es), resumed on {second} of 1" in done.stderr
     program = read_json(tmp_path / "run/environment.json")["program"]
     assert program["mesh"] == [1, min(second, 4)]
     lines = [read_jsonl(run / "metrics.jsonl") for run in (one_device_run, tmp_path / "run")]
