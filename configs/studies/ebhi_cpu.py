@@ -16,7 +16,7 @@ import pathlib
 from cellseg_jax import config, studies
 
 FULL = studies.load(pathlib.Path(__file__).with_name("ebhi.py"))
-CHOSEN = ("unet_final", "norm_none", "adam_batch", "unet_0_2", "optimizer_sgd", "loss_jaccard",
+CHOSEN = ("unet_final", "norm_none", "adam_batch", "unet_0_2", "loss_jaccard",
           "loss_cross_entropy", "not_balanced", "no_augmentation", "split_by_image", "otsu")
 
 TITLE = f"{FULL.title}, small"
