@@ -6,7 +6,7 @@ import subprocess
 import time
 
 import pytest
-from helpers import ROOT, child_environment, command
+from helpers import ROOT, child_environment, command, tiny_config
 
 from cellseg_jax import cli, studies, study
 from cellseg_jax.errors import InputError
@@ -14,6 +14,7 @@ from cellseg_jax.runs.lock import Lock
 from cellseg_jax.studies import cost as cost_lib
 from cellseg_jax.studies import launch
 from cellseg_jax.train import measure
+from cellseg_jax.train.result import Result
 
 FILE = """
 from cellseg_jax.config import default
@@ -119,6 +120,14 @@ def test_a_study_runs_is_done_and_grows(file, tmp_path, capsys):
     assert run(f"--study={file}", f"--workdir={folder}") == 2
     assert "row slow, repeat 0: --workdir" in (error := capsys.readouterr().err)
     assert "optimizer.lr was 0.0001, is 0.0002" in error
+
+
+def test_after_an_interruption_nothing_is_scored(monkeypatch, tmp_path):
+    results = [Result(str(tmp_path), "done", 4, {}), Result(str(tmp_path), "interrupted", 2, {})]
+    monkeypatch.setattr(launch.train, "train", lambda *_, **__: results)
+    monkeypatch.setattr(launch.evaluate, "evaluate", None)  # a call would be an error
+    runs = [launch.PlannedRun(tiny_config(), tmp_path / str(r)) for r in range(2)]
+    assert launch.train_and_score(runs) == {"done", "interrupted"}
 
 
 @pytest.mark.slow

@@ -112,11 +112,16 @@ def run(study, workdir: pathlib.Path, rows, repeats: int, task: tuple[int, int],
 def train_and_score(runs: list[PlannedRun], backend: str = "", slots: int = 0) -> set[str]:
     """Train and score runs of one program: their train.Result.status, "in use" among them.
 
+    After an interruption nothing is scored, so that the process ends soon; runs that ended are
+    scored when the study goes on.
+
     Raises: InputError if one of them cannot be trained.
     """
     configs, folders = zip(*runs, strict=True)
     results = train.train(list(configs), list(folders), backend=backend, slots=slots)
     status = {result.status for result in results}
+    if "interrupted" in status:
+        return status
     for (config, folder), result in zip(runs, results, strict=True):
         if result.status in ("done", "stopped early") and derived.has_part(config, "test"):
             try:

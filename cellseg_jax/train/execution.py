@@ -63,12 +63,13 @@ def candidates(first: Execution, num_runs: int) -> list[Execution]:
 
 def stored(workdir: pathlib.Path) -> Execution | None:
     """The execution that a run was begun in, if there are as many devices as then."""
-    record = read_json(workdir / ENVIRONMENT_FILE, {}).get("program", {})
+    environment = read_json(workdir / ENVIRONMENT_FILE, {})
+    record = environment.get("program", {})
     if not record.keys() >= set(Execution._fields):
         return None
     found = Execution(record["backend"], record["slots"], tuple(record["mesh"]),
                       tuple(record["zeros"]))
-    before = len(record.get("devices", ())), record.get("processes", 1)
+    before = len(environment.get("devices", ())), environment.get("processes", 1)
     now = jax.device_count(), jax.process_count()
     if before == now:
         return found

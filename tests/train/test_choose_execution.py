@@ -1,5 +1,6 @@
 """Which execution runs train in: where they were begun, else the fastest of those measured."""
 
+import json
 import types
 
 import pytest
@@ -11,7 +12,7 @@ from cellseg_jax.runs.folder import ENVIRONMENT_FILE
 from cellseg_jax.step.memory import DoesNotFit
 from cellseg_jax.step.spec import make_spec
 from cellseg_jax.train import choose_execution
-from cellseg_jax.train.execution import Execution
+from cellseg_jax.train.execution import Execution, stored
 from cellseg_jax.train.run import Task
 
 
@@ -89,3 +90,24 @@ def test_runs_train_in_the_program_that_was_measured_as_each_alone(tmp_path, mon
     assert (program["backend"], program["slots"]) == ("unroll", 2)
     alone = train.train(configs[1:], [tmp_path / "alone"])[0]
     assert alone.metrics["val_loss"] == pytest.approx(results[1].metrics["val_loss"], abs=1e-8)
+
+
+@pytest.mark.parametrize("change, known", [
+    ({}, True), ({"devices": ["cpu cpu"] * 8}, False), ({"processes": 2}, False)])
+def test_a_run_goes_on_where_it_was_begun_if_there_are_as_many_devices(tmp_path, capsys, change,
+                                                                       known):
+    config = tiny_config(train__steps=1, data__cache=str(tmp_path))
+    train.train([config], [tmp_path / "run"])
+    file = tmp_path / "run" / ENVIRONMENT_FILE
+    environment = read_json(file) | change
+    file.write_text(json.dumps(environment))
+    capsys.readouterr()
+    found = stored(tmp_path / "run")
+    said = capsys.readouterr().err
+    if known:
+        program = environment["program"]
+        assert found == Execution(program["backend"], program["slots"], tuple(program["mesh"]),
+                                  tuple(program["zeros"])) and not said
+    else:
+        assert found is None and "results agree to rounding" in said
+        assert f"started on {len(environment['devices'])} device(s)" in said
