@@ -93,7 +93,7 @@ def test_runs_train_in_the_program_that_was_measured_as_each_alone(tmp_path, mon
 
 
 @pytest.mark.parametrize("change, known", [
-    ({}, True), ({"devices": ["cpu cpu"] * 8}, False), ({"processes": 2}, False)])
+    ({}, True), ({"devices": ["cpu cpu"] * 4}, False), ({"processes": 2}, False)])
 def test_a_run_goes_on_where_it_was_begun_if_there_are_as_many_devices(tmp_path, capsys, change,
                                                                        known):
     config = tiny_config(train__steps=1, data__cache=str(tmp_path))
