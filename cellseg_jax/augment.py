@@ -424,7 +424,9 @@ def _reading(shape, patch):
     column, row = patch.cell // grid, patch.cell % grid
 
     def part(x):
-        start = [row * height if x.shape[0] > 1 else 0, column * width if x.shape[1] > 1 else 0]
+        zero = jnp.zeros_like(row)  # of the same type, also in float64
+        start = [row * height if x.shape[0] > 1 else zero,
+                 column * width if x.shape[1] > 1 else zero]
         return jax.lax.dynamic_slice(
             x, start, (min(height, x.shape[0]), min(width, x.shape[1])))
 
