@@ -133,7 +133,8 @@ def test_the_default_run_decodes_and_orders_its_images_by_grain(tmp_path, monkey
     small = dict(hidden_size=24, num_heads=4, mlp_dim=32, num_layers=4, feature_size=4)
     assert cli.run_command(main.main, main.define_flags, [
         "main", f"--config={ROOT}/configs/unetr_sgd.py", f"--config.data.root={tmp_path}/twin",
-        "--config.data.size=(32, 32)", "--config.train.epochs=2", "--workdir=run",
+        "--config.data.size=(32, 32)", f"--config.data.cache={tmp_path}/cache",
+        "--config.train.epochs=2", "--workdir=run",
         *(f"--config.model.{key}={value}" for key, value in small.items())]) == 0
     assert read_json(tmp_path / "run/environment.json")["program"]["residence"] == "device"
     split = read_json(tmp_path / "run/split.json")
