@@ -10,6 +10,12 @@ VALIDATION_METRICS = ("dice_mean", "iou_mean", "dice_pooled", "iou_pooled", "los
                       "accuracy_mean", "precision_mean", "recall_mean")
 
 
+def first_row(config) -> str:
+    """The row of a study whose run of the same repeat train.weights names, "row:NAME"; else ""."""
+    kind, _, name = config.train.weights.partition(":")
+    return name if kind == "row" else ""
+
+
 def is_classical(config) -> bool:
     """Whether the model is a method of classical.py, which learns nothing and has no checkpoint."""
     return config.model.name in classical.CLASSICAL

@@ -152,9 +152,8 @@ def split_of(data_config, arrays: Arrays) -> dict:
 
 def never_copied(data_config, arrays: Arrays) -> np.ndarray:
     """(n,) bool: the samples that data.copies makes no augmented variants of."""
-    prefix = f"{split.MIXED}" if not data_config["mix_copies"] else select.BLANK
-    return np.repeat([name.startswith((prefix, select.BLANK)) for name in arrays.image_names],
-                     arrays.grid**2)
+    prefix = select.BLANK if data_config["mix_copies"] else split.MIXED  # how BLANK begins too
+    return np.repeat([name.startswith(prefix) for name in arrays.image_names], arrays.grid**2)
 
 
 def _records(name, root, chosen) -> Records:

@@ -59,7 +59,7 @@ def evaluate(config, workdir, *, split: str = "test", which: str = "best") -> di
     timed = TimedStep(predictor.network.eval_step)
     scored, original = _scorer(predictor, arrays, timed), OriginalSize(predictor, arrays, indices)
     scores = scored(indices, original.add)
-    if len(timed.seconds) == 1:
+    if len(timed.seconds) == 1 and predictor.network.learned:
         scored(indices, None)  # the first batch includes compilation
     measured = Measured(scores, original.counts, original.objects, original.surfaces,
                         original.calibration, _columns(original.soft),

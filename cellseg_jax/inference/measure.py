@@ -48,8 +48,8 @@ class TimedStep:
         return out
 
     def ms_per_row(self) -> float:
-        """Milliseconds per row of a batch: the median of all batches but the first."""
-        return 1e3 * float(np.median(self.seconds[1:])) / self.rows
+        """Milliseconds per row of a batch: the median, without the first of several batches."""
+        return 1e3 * float(np.median(self.seconds[1:] or self.seconds)) / self.rows
 
 
 def measure(eval_step, values, variables, batches, keep_probs=None, cells: int = 1) -> Scores:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 
 from cellseg_jax import config as config_lib
+from cellseg_jax.config import derived
 from cellseg_jax.errors import InputError, nearest
 from cellseg_jax.inference.score_definitions import SCORES
 from cellseg_jax.runs.resources import RESOURCES
@@ -72,17 +73,15 @@ def _check_rows(study) -> None:
             raise InputError(f"ROWS[{row!r}]: differs from {other!r} in capitals alone, which is "
                              "one folder on some systems; rename one")
         config = smoke_config(row_config(study.base, table, row), study.smoke, row)
-        _check_first_row(study, row, config.train.weights)
+        if first := derived.first_row(config):
+            _check_first_row(study, row, first)
 
 
-def _check_first_row(study, row, weights) -> None:
-    """A row that starts from another one's weights names a row that does not do so itself."""
-    kind, _, first = weights.partition(":")
-    if kind != "row":
-        return
+def _check_first_row(study, row, first) -> None:
+    """InputError unless the row whose weights another one starts from starts from none itself."""
     where = f"ROWS[{row!r}]: train.weights"
     _check_row_exists(study, first, where)
-    if row_config(study.base, study.rows, first).train.weights.startswith("row:"):
+    if derived.first_row(row_config(study.base, study.rows, first)):
         raise InputError(f"{where}: {first!r} starts from another row itself; expected a row that "
                          "does not")
 

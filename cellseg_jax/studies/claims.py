@@ -9,7 +9,6 @@ true claim and a false one can then each go wrong in at most half of alpha.
 Source: Berger 1982, Multiparameter hypothesis testing and acceptance sampling.
 """
 
-import itertools
 import math
 from typing import NamedTuple
 
@@ -61,12 +60,10 @@ def _pairs(study, claim, found, ratio) -> _Pairs | None:
         return None
     ahead, behind = metrics_of(study, claim)
     values = lambda name, metric: values_of(found[name], metric)
-    if claim.every or claim.matched:
-        both = zip if claim.matched else itertools.product
-        names = list(both(claim.better, claim.worse))
+    names = claim.pairs or [("", "")]
+    if claim.pairs:
         sides = [(values(a, ahead), values(b, behind)) for a, b in names]
     else:
-        names = [("", "")]
         sides = [(np.mean([values(name, ahead) for name in claim.better], 0),
                   np.mean([values(name, behind) for name in claim.worse], 0))]
     compared = [stats.paired(a, b, test_train_ratio=ratio) for a, b in sides]

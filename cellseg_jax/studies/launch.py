@@ -155,9 +155,8 @@ def _programs(study, workdir, rows, repeats, smoke) -> list[list[PlannedRun]]:
                     check_continues(folder, config)
                 except InputError as error:
                     raise InputError(f"row {row}, repeat {repeat}: {error}") from error
-            starts_from_row = config.train.weights.startswith("row:")
-            groups.setdefault((starts_from_row, config_lib.program_key(config)), []).append(
-                PlannedRun(config, folder))
+            key = bool(derived.first_row(config)), config_lib.program_key(config)
+            groups.setdefault(key, []).append(PlannedRun(config, folder))
     return [groups[key] for key in sorted(groups, key=lambda key: key[0])]
 
 

@@ -14,6 +14,7 @@ from cellseg_jax.files import read_json, write_csv
 from cellseg_jax.report import figures
 from cellseg_jax.runs.folder import ANALYSIS, CONFIG_FILE, SPLIT_FILE
 from cellseg_jax.studies import stats
+from cellseg_jax.studies.runs import split_ratio
 
 SCORES_FILE = f"{ANALYSIS}/pruning/pruning.csv"
 EVERYTHING = "all"  # the class of all images
@@ -196,11 +197,10 @@ def _figure(curves):
 
 
 def _test_train_ratio(runs) -> float:
-    """Test / training images where the repeats' splits differ, else 0; see stats.paired."""
-    splits = [read_json(run / SPLIT_FILE, {}) for run in runs]
-    if len({tuple(sorted(one.get("test", ()))) for one in splits}) < 2:
-        return 0.0
-    return max(len(one["test"]) / len(one["train"]) for one in splits if one.get("train"))
+    """Of stats.paired: 0 where the runs share a split."""
+    fractions = [read_json(run / CONFIG_FILE, {}).get("data", {}).get("train_fraction", 1.0)
+                 for run in runs]
+    return split_ratio([read_json(run / SPLIT_FILE, {}) for run in runs], fractions)
 
 
 def _sentence(line) -> str:

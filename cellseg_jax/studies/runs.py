@@ -28,9 +28,10 @@ from cellseg_jax.runs.folder import (
     scores_file,
 )
 from cellseg_jax.runs.resources import RESOURCES
-from cellseg_jax.studies.course import course
+from cellseg_jax.studies.course import COURSE, course
 from cellseg_jax.studies.file import config_of
 from cellseg_jax.studies.grid import Grid
+from cellseg_jax.studies.study import metrics_named
 
 # Keys of eval that change scores.
 SCORING = ("threshold", "decode", "watershed_h", "min_size", "overlap")
@@ -110,6 +111,22 @@ def values_of(runs, metric) -> np.ndarray:
     return np.array([known(one.run).get(metric, UNKNOWN) for one in runs], np.float64)
 
 
+def split_ratio(splits, fractions) -> float:
+    """Test / training images, the largest of a row's repeats, where they draw other splits; else 0.
+
+    With a train_fraction the whole training part counts: it is what test images are drawn against.
+
+    Args:
+      splits: split.json of each repeat; those without training images do not count.
+      fractions: data.train_fraction of each.
+    """
+    known = [(one.get("test", ()), one["train"], fraction)
+             for one, fraction in zip(splits, fractions, strict=True) if one.get("train")]
+    if len({tuple(sorted(test)) for test, _, _ in known}) < 2:
+        return 0.0
+    return max(fraction * len(test) / len(train) for test, train, fraction in known)
+
+
 # --- one run -------------------------------------------------------------------------------------
 
 
@@ -122,14 +139,15 @@ def _read_row(study, name, repeats, workdir, smoke, left_out) -> list[Found]:
     """The runs of a row; why one does not count is added to left_out, {reason: runs}."""
     first = config_lib.flatten(config_of(study, name, 0, smoke=smoke))
     found = []
+    with_course = any(metric.partition("[")[0] in COURSE for metric in metrics_named(study))
     for repeat in range(repeats):  # building each config would take most of a large table's time
         expected = first | {key: first[key] + repeat for key in study.varies}
         full = functools.partial(config_of, study, name, repeat, smoke=smoke)
-        found.append(_read(_no_run(name, repeat, workdir), expected, full, left_out))
+        found.append(_read(_no_run(name, repeat, workdir), expected, full, left_out, with_course))
     return found
 
 
-def _read(run, expected, full_config, left_out) -> Found:
+def _read(run, expected, full_config, left_out, with_course) -> Found:
     """What one run folder holds, against its row's {dotted key: value} and ConfigDict of now."""
     folder = pathlib.Path(run.workdir)
     if not (folder / CONFIG_FILE).is_file():
@@ -156,7 +174,7 @@ def _read(run, expected, full_config, left_out) -> Found:
     used = {**result, "ms_per_image": test.get("ms_per_image")}
     number = lambda key: UNKNOWN if used.get(key) is None else float(used[key])
     scores = _scores(test)
-    if scores:
+    if scores and with_course:
         scores |= course(read_jsonl(folder / METRICS_LOG, []), test)
     run = run._replace(
         status=status, scores=scores, step=result.get("step") or _last_step(folder),

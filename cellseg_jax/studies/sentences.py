@@ -43,7 +43,7 @@ def sentences(table) -> list[str]:
                    f"{plural(judged, 'claim')} that have {stats.MIN_PAIRS} repeats; undecided is "
                    "neither shown nor refuted. Repeats to decide: so many decide a claim 8 times "
                    "in 10, if what was seen is the truth.")
-        if any(one.claim.every or one.claim.matched for one in table.claims):
+        if any(one.claim.pairs for one in table.claims):
             out.append("Claims over several pairs of rows hold if every pair does; shown is the "
                        "pair that decides.")
     out += _noise(table, metric) + _best(table, metric) + _needed(table, metric)
@@ -181,15 +181,10 @@ def compared_text(study, one) -> tuple[str, str, str]:
     """What a claims.JudgedClaim compares, in which measure, and the difference."""
     claim, (metric, worse) = one.claim, metrics_of(study, one.claim)
     sides = one.pair if one.pair[0] else (" + ".join(claim.better), " + ".join(claim.worse))
-    how = f", the deciding of {plural(pairs_of(claim), 'pair')}" if one.pair[0] else ""
+    how = f", the deciding of {plural(len(claim.pairs), 'pair')}" if one.pair[0] else ""
     within = f", equal within {claim.equal_within:g}" if claim.equal_within else ""
     by = metric if worse == metric else f"{metric} against {worse}"
     return f"{sides[0]} against {sides[1]}{how}", by + within, difference_text(one.comparison)
-
-
-def pairs_of(claim) -> int:
-    """How many pairs of rows a claim compares."""
-    return len(claim.better) * (1 if claim.matched else len(claim.worse))
 
 
 def repeats_text(needed: float) -> str:

@@ -30,6 +30,13 @@ class Claim(NamedTuple):
     matched: bool = False  # each row of better is ahead of the row of worse at its place
     worse_metric: str = ""  # of the rows of worse, where another one is meant
 
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """The pairs of rows that have to hold each by itself; none where rows are averaged."""
+        if self.matched:
+            return list(zip(self.better, self.worse, strict=True))
+        return list(itertools.product(self.better, self.worse)) if self.every else []
+
 
 class Study(NamedTuple):
     """A study file that has been read and checked."""
@@ -55,6 +62,11 @@ def metrics_of(study: Study, claim: Claim) -> tuple[str, str]:
     return metric, claim.worse_metric or metric
 
 
+def metrics_named(study: Study) -> set[str]:
+    """All metrics of columns and claims."""
+    return {*study.metrics, *(one for claim in study.claims for one in metrics_of(study, claim))}
+
+
 def claims_about(claims, rows) -> tuple[Claim, ...]:
     """Claims reduced to some rows, without those that have none of them on one side.
 
@@ -64,7 +76,7 @@ def claims_about(claims, rows) -> tuple[Claim, ...]:
     for claim in claims:
         sides = claim.better, claim.worse
         if claim.matched:
-            pairs = [pair for pair in zip(*sides, strict=True) if {*pair} <= {*rows}]
+            pairs = [pair for pair in claim.pairs if {*pair} <= {*rows}]
             sides = tuple(zip(*pairs, strict=True)) or ((), ())
         better, worse = (tuple(row for row in side if row in rows) for side in sides)
         if better and worse:

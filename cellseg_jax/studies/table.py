@@ -16,7 +16,7 @@ from cellseg_jax.studies import learning_curve, stats
 from cellseg_jax.studies.claims import JudgedClaim, judge_claims
 from cellseg_jax.studies.course import COURSE, LOSS_METRICS
 from cellseg_jax.studies.row_families import FRACTION, families
-from cellseg_jax.studies.runs import Run, read, values_of
+from cellseg_jax.studies.runs import Run, read, split_ratio, values_of
 from cellseg_jax.studies.study import Study, metrics_of
 
 DETECTABLE = (0.005, 0.01, 0.02)  # differences of a score: how many repeats find them?
@@ -263,17 +263,12 @@ def _curve(study, name, found, ratio) -> Curve:
 
 
 def _test_train_ratio(study, found) -> float:
-    """Test / training images where repeats draw overlapping splits, else 0; the largest of rows.
-
-    With a train_fraction the whole training part counts: it is what test images are drawn against.
-    """
-    ratios = [0.0]
-    for runs in found.values() if SPLIT_SEED in study.varies else ():
-        counted = [one for one in runs if one.run.counts and one.split.get("train")]
-        if len({tuple(sorted(one.split.get("test", ()))) for one in counted}) > 1:
-            ratios += [one.config[FRACTION] * len(one.split.get("test", ()))
-                       / len(one.split["train"]) for one in counted]
-    return max(ratios)
+    """Of stats.paired: the largest of rows; 0 where repeats share a split."""
+    if SPLIT_SEED not in study.varies:
+        return 0.0
+    counted = [[one for one in runs if one.run.counts] for runs in found.values()]
+    return max((split_ratio([one.split for one in runs], [one.config[FRACTION] for one in runs])
+                for runs in counted), default=0.0)
 
 
 def _same_loss(study, metric, names) -> bool:
@@ -306,6 +301,4 @@ def _refuse_losses(study, names) -> None:
 
 def _compared_rows(claim) -> list[tuple[str, ...]]:
     """Groups of rows that a claim compares with one another."""
-    if claim.matched:
-        return list(zip(claim.better, claim.worse, strict=True))
-    return [(*claim.better, *claim.worse)]
+    return claim.pairs if claim.matched else [(*claim.better, *claim.worse)]

@@ -1,7 +1,6 @@
 """What a run starts from: another run's weights or a PyTorch network's, or its own; pruned ones."""
 
 import pathlib
-import re
 
 import jax
 import numpy as np
@@ -21,31 +20,26 @@ from cellseg_jax.step.state import TrainState
 KEY = "config.train.weights"
 
 
-OF_ROW = re.compile(r"row:(.+)")
-
-
 def weights_path(config, workdir) -> pathlib.Path:
     """The file or folder of train.weights.
 
     "row:NAME" is another row's run of the same repeat: workdir is STUDY/<row>/<repeat>.
     """
-    row = OF_ROW.fullmatch(config.train.weights)
-    if row:
+    if row := derived.first_row(config):
         workdir = pathlib.Path(workdir)
-        return workdir.parent.parent / row[1] / workdir.name
+        return workdir.parent.parent / row / workdir.name
     return pathlib.Path(config.train.weights).expanduser()
 
 
 def read(config, wanted: dict, workdir) -> dict:
     """{"params", "batch_stats"} of numpy arrays with the shapes of `wanted`.
 
-    Args:
-      workdir: of the run, see `weights_path`.
-
     A run's folder gives the weights that it would be scored with (its best checkpoint). A file
     is one that interop.load_weights reads, from a network that interop.SOURCES knows; the options
     of config.model must describe that network.
 
+    Args:
+      workdir: of the run, see `weights_path`.
     Raises: InputError where a weight is missing or has another shape.
     """
     path = weights_path(config, workdir)

@@ -73,6 +73,7 @@ def test_blank_images_are_background_and_for_training_alone(tmp_path):
     assert not any("one value everywhere" in finding.what for finding in of_samples(more))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mix_copies", "blank_images"), [(True, 0), (False, 0), (True, 1)])
 def test_images_without_copies_are_drawn_once_an_epoch(tmp_path, mix_copies, blank_images):
     config = tiny_config(

@@ -214,6 +214,7 @@ def test_intervals_errors_and_calibration_fit_the_scores(run):
     assert metrics.expected_calibration_error(bins) == pytest.approx(result["metrics"]["ece"])
 
 
+@pytest.mark.slow
 def test_the_six_tissue_classes_of_ebhi_seg_are_segmented(tmp_path):
     twins.write("ebhi_seg", tmp_path / "twin", count=5, size=(56, 56))
     config = config_lib.load(str(ROOT / "configs/ebhi_unet.py"), [

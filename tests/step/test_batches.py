@@ -102,6 +102,7 @@ def test_real_batches_have_the_layout(target, fit):
             assert_layout(batch, batches_lib.eval_layout(streamed, one is not None), (8,))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("copies", [0, 2])
 def test_patches_of_augmented_images(copies):
     """Streamed and resident alike: every row is the patch that is cut from its augmented image."""

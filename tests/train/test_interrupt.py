@@ -9,6 +9,14 @@ import pytest
 from cellseg_jax.train.interrupt import interruptible
 
 
+@pytest.fixture(autouse=True)
+def terminal():
+    """Ctrl-C as a terminal has it: what a shell starts in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def handlers():
     return [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
 
