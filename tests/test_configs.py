@@ -13,6 +13,7 @@ from cellseg_jax.config import derived
 from cellseg_jax.config.defaults import TRACED
 from cellseg_jax.step.spec import make_spec, traced_values
 from cellseg_jax.step.state import init_state
+from cellseg_jax.targets import TARGETS
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "configs").glob("*.py"))
@@ -98,6 +99,9 @@ def test_keys_read_are_those_of_their_section(text, expected):
 def test_every_default_key_is_read_somewhere():
     read = set(TRACED)  # hyperparameters() reads them by this table
     read |= {f"loss.{option}" for name in losses.LOSSES for option in losses.options(name)}
+    for target in TARGETS.values():  # derived.target_options and decode_options read these
+        read |= {f"data.{name}" for name in target.encode_options}
+        read |= {f"eval.{derived.DECODE_KEYS.get(name, name)}" for name in target.decode_options}
     for path in (ROOT / "cellseg_jax").rglob("*.py"):
         if path.parent.name != "config" or path.name not in NOT_READERS:
             read |= set(keys_read(path.read_text()))

@@ -14,15 +14,19 @@ from scipy import ndimage
 
 from cellseg_jax.losses import (
     LOSSES,
+    REGRESSION,
     bce,
     boundary,
     cldice,
     coarse,
     cross_entropy,
     dice,
+    distance_dice,
     focal,
     jaccard,
     lovasz,
+    mae,
+    mse,
     options,
     signed_distance,
     supervision_weights,
@@ -321,3 +325,44 @@ def test_coarse_equals_a_loop_over_squares():
 def test_supervision_weights_equal_hand_value():
     assert supervision_weights(1) == (1.0,)
     np.testing.assert_allclose(supervision_weights(3), (4 / 7, 2 / 7, 1 / 7))
+
+
+# --- regressed outputs ---------------------------------------------------------------------------
+
+
+def regression_sample(seed=0):
+    rng = np.random.default_rng(seed)
+    outputs, target = rng.normal(size=(2, 3, 5, 6, 4)).astype(np.float32)
+    weight = rng.random((3, 5, 6)).astype(np.float32) * (rng.random((3, 5, 6)) > 0.3)
+    weight[2] = 0  # an image without cells
+    return outputs, target, weight
+
+
+@pytest.mark.parametrize("loss, error", [(mae, np.abs), (mse, np.square)])
+def test_errors_of_regression_are_weighted_means(loss, error):
+    outputs, target, weight = regression_sample()
+    each = error(outputs - target).mean(-1)
+    wanted = [np.average(e, weights=w) if w.any() else 0 for e, w in zip(each, weight, strict=True)]
+    np.testing.assert_allclose(loss(outputs, target, pixel_weight=weight), wanted, rtol=1e-5)
+    np.testing.assert_allclose(loss(outputs, target), each.mean((1, 2)), rtol=1e-5)
+    pooled = loss(outputs, target, pixel_weight=weight, pooled=True)
+    np.testing.assert_allclose(pooled, np.full(3, np.average(each, weights=weight)), rtol=1e-5)
+
+
+def test_distance_dice_by_the_formula_and_zero_where_both_are():
+    outputs, target, weight = (np.abs(x) for x in regression_sample())
+    w = weight[..., None]
+    score = 2 * (w * outputs * target).sum((1, 2)) / np.maximum(
+        (w * (outputs**2 + target**2)).sum((1, 2)), 1e-30)
+    wanted = (1 - score).mean(-1)
+    wanted[2] = 0
+    np.testing.assert_allclose(distance_dice(outputs, target, pixel_weight=weight), wanted,
+                               rtol=1e-5)
+    np.testing.assert_allclose(distance_dice(target, target), 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", REGRESSION.values(), ids=REGRESSION.keys())
+def test_gradients_of_regression_are_finite_where_nothing_counts(loss):
+    outputs, target, _ = regression_sample()
+    grads = jax.grad(lambda x: loss(x, target, pixel_weight=jnp.zeros((3, 5, 6))).sum())(outputs)
+    np.testing.assert_array_equal(grads, 0)

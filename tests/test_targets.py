@@ -99,7 +99,7 @@ def test_foreground_mask_is_the_decoded_foreground():
 @pytest.mark.parametrize("name", TARGETS)
 def test_targets_decode_batches_image_by_image(name):
     target = TARGETS[name]
-    logits = np.random.default_rng(0).normal(size=(3, 8, 9, target.num_outputs(3)))
+    logits = np.random.default_rng(0).normal(size=(3, 8, 9, target.num_outputs(num_classes=3)))
     options = dict(threshold=0.4, method="watershed", min_size=2, h=0.5)
     pred = target.decode(logits, **options)
     assert pred.shape == (3, 8, 9) and pred.dtype == np.int32
@@ -271,9 +271,12 @@ def test_only_the_boundary_target_weighs_pixels():
 def test_targets_same_under_jit_on_batches(name):
     target = TARGETS[name]
     label = np.random.default_rng(0).integers(0, 3, (2, 6, 5)).astype(np.int32)
-    encode = functools.partial(target.encode, num_classes=3, contour_width=1)
+    chosen = {"num_classes": 3, "contour_width": 1}
+    options = {name: chosen[name] for name in target.encode_options if name in chosen}
+    encode = functools.partial(target.encode, **options)
     encoded = jax.jit(encode)(label)
-    assert encoded.shape == (2, 6, 5, target.num_outputs(3)) and encoded.dtype == jnp.float32
+    assert encoded.shape == (2, 6, 5, target.num_outputs(**options))
+    assert encoded.dtype == jnp.float32
     np.testing.assert_array_equal(encoded, np.stack([encode(x) for x in label]))
     np.testing.assert_array_equal(encoded, jax.vmap(encode)(label))
     mask, cells = jax.jit(lambda x: (target.mask(x, 0.5), target.cell_mask(x, 0.5)))(encoded)

@@ -4,6 +4,7 @@ from ml_collections import ConfigDict
 
 from cellseg_jax import augment, losses
 
+LOSSES = (*losses.LOSSES, *losses.REGRESSION)
 # Hyper-parameters that the compiled step takes as arrays: {key: (name in the step, dtype)}; dtype
 # None is that of the parameters. They are values, not structure: the program must not depend on
 # them, but for whether they are 0 (step.spec.Spec.inactive).
@@ -15,7 +16,7 @@ TRACED = {
     "optimizer.schedule_gamma": ("gamma", None),
     "optimizer.schedule_every": ("every", None),
     "train.prune": ("prune", None),
-    **{f"loss.{name}": (f"loss.{name}", None) for name in losses.LOSSES},
+    **{f"loss.{name}": (f"loss.{name}", None) for name in LOSSES},
     **{f"augment.{name}": (f"augment.{name}", None)
        for name in sorted((*augment.AUGMENTATIONS, *augment.OPTIONS))},
     "model.dropout": ("dropout", None),
@@ -69,6 +70,7 @@ def default() -> ConfigDict:
         target="foreground",  # what the network learns from the label
         num_classes=2,  # with target="classes": classes, background included
         contour_width=2,  # with target="contour": pixels of a cell's rim
+        num_rays=32,  # with target="star": rays from each pixel to the edge of its cell
         weight_w0=10.0,  # with target="boundary": how much a gap between touching cells weighs more
         weight_sigma=5.0,  # with target="boundary": width of such gaps, pixels
         # Fractions (train, validation, test); or "official", the dataset's own; or a file with
@@ -94,9 +96,10 @@ def default() -> ConfigDict:
     # Every augmentation as (probability, strength); then what some of them share.
     config.augment = {name: (0.0, 1.0) for name in augment.AUGMENTATIONS} | augment.OPTIONS
     config.model = dict(name="unet")
-    # Every loss as a weight, 0 = off; then the options of the losses.
-    config.loss = {name: 0.0 for name in losses.LOSSES}
-    for name in losses.LOSSES:
+    # Every loss as a weight, 0 = off; then the options of the losses. Targets that regress have
+    # other default weights (targets.TARGETS[...].losses), taken where these are not changed.
+    config.loss = {name: 0.0 for name in LOSSES}
+    for name in LOSSES:
         config.loss.update(losses.options(name))
     config.loss.dice = config.loss.focal = 1.0
     config.optimizer = dict(
@@ -155,6 +158,10 @@ def default() -> ConfigDict:
         decode="watershed",  # how a mask becomes instances: components | watershed
         watershed_h=1.0,  # pixels a neck must be thinner than a cell to be cut; larger cuts less
         min_size=0,  # pixels; smaller instances are dropped
+        nms=0.4,  # star: of two outlines that overlap by more than this share, one is dropped
+        flow_error=0.4,  # flow: cells whose flows differ by more are dropped; 0 keeps all
+        smooth=1.0,  # distance: sigma in pixels, by which distances are smoothed
+        seed_depth=0.1,  # distance: how much nearer to its centre than around a seed must be
         overlap=0.25,  # of neighbouring tiles, as a fraction of the tile; 0: side by side
         report_compat=False,  # also report 2's scores with its mistakes, labelled; one output only
         # Also Hausdorff distance, surface Dice, Rand error and variation of information, which take

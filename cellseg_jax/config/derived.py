@@ -1,6 +1,6 @@
 """What follows from a config: sizes, outputs, lengths."""
 
-from cellseg_jax import classical, models, targets
+from cellseg_jax import classical, losses, models, targets
 from cellseg_jax.data.colours import NUM_CHANNELS
 from cellseg_jax.data.split import PARTS
 from cellseg_jax.errors import pick
@@ -8,6 +8,8 @@ from cellseg_jax.errors import pick
 # What a validation measures; train.best and optimizer.plateau_metric name one of them.
 VALIDATION_METRICS = ("dice_mean", "iou_mean", "dice_pooled", "iou_pooled", "loss",
                       "accuracy_mean", "precision_mean", "recall_mean")
+# Options of decode that config.eval has by another name.
+DECODE_KEYS = {"method": "decode", "h": "watershed_h"}
 
 
 def first_row(config) -> str:
@@ -46,8 +48,16 @@ def augmented_size(config) -> tuple[int, int]:
 
 
 def target_options(config) -> dict:
-    """What targets.TARGETS[...].encode reads beside the label."""
-    return {"num_classes": config.data.num_classes, "contour_width": config.data.contour_width}
+    """The options of the target's encode, which are keys of config.data."""
+    return {name: config.data[name]
+            for name in targets.TARGETS[config.data.target].encode_options}
+
+
+def decode_options(config, **changed) -> dict:
+    """The options of the target's decode: those of config.eval, or as `changed`, by its keys."""
+    return {name: changed.get(key, config.eval[key])
+            for name, key in ((name, DECODE_KEYS.get(name, name))
+                              for name in targets.TARGETS[config.data.target].decode_options)}
 
 
 def has_part(config, part: str) -> bool:
@@ -58,7 +68,18 @@ def has_part(config, part: str) -> bool:
 
 def num_outputs(config) -> int:
     """Output channels of the network."""
-    return targets.TARGETS[config.data.target].num_outputs(config.data.num_classes)
+    return targets.TARGETS[config.data.target].num_outputs(**target_options(config))
+
+
+def num_probabilities(config) -> int:
+    """Output channels that are probabilities; the others are regressed."""
+    return targets.TARGETS[config.data.target].num_binary or num_outputs(config)
+
+
+def default_losses(target: str) -> dict[str, float]:
+    """{loss: weight} of all losses, where a config with this target chooses none."""
+    chosen = targets.TARGETS[target].losses or {"dice": 1.0, "focal": 1.0}
+    return {name: chosen.get(name, 0.0) for name in (*losses.LOSSES, *losses.REGRESSION)}
 
 
 def num_steps(config, steps_per_epoch: int) -> int:

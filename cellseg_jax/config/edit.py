@@ -4,11 +4,11 @@ import functools
 
 from ml_collections import ConfigDict
 
-from cellseg_jax import data
+from cellseg_jax import data, targets
 from cellseg_jax.config import rules
 from cellseg_jax.config.compare import flatten
 from cellseg_jax.config.defaults import default
-from cellseg_jax.config.derived import model_options
+from cellseg_jax.config.derived import default_losses, model_options
 from cellseg_jax.config.values import as_tuples, parse, set_value
 from cellseg_jax.errors import InputError, pick
 
@@ -81,14 +81,23 @@ def _filled(config) -> ConfigDict:
     pick(data.DATASETS, given.data.get("name", ""), "config.data.name")
     reference.data.update(
         {k: v for k, v in data.options(given.data.name).items() if k not in reference.data})
+    target = given.data.get("target", reference.data.target)
+    if target in targets.TARGETS and _has_default_losses(given, reference.data.target):
+        given.loss.update(default_losses(target))
     reference.lock()
     for key, value in flatten(given).items():
         set_value(reference, key, value)
     return reference
 
 
+def _has_default_losses(config, target: str) -> bool:
+    """Whether the losses have the weights that are the defaults of a target."""
+    return all(config.loss.get(name, weight) == weight
+               for name, weight in default_losses(target).items())
+
+
 def _switched(config, changes) -> ConfigDict:
-    """A copy without the options of a model or dataset that `changes` replaces."""
+    """A copy without the options of a model or dataset, and the losses of a target, replaced."""
     config = config.copy_and_resolve_references().unlock()
     for section in ("model", "data"):
         name = changes.get(f"{section}.name", config[section].name)
@@ -96,4 +105,8 @@ def _switched(config, changes) -> ConfigDict:
             shared = _standard()[section]
             config[section] = {k: v for k, v in config[section].items() if k in shared}
             config[section].name = name
+    if ("data.target" in changes and config.data.target in targets.TARGETS
+            and _has_default_losses(config, config.data.target)):
+        config.data.target = changes["data.target"]
+        config.loss.update(default_losses(_standard().data.target))  # for `_filled` to replace
     return config

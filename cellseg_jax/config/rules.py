@@ -9,6 +9,7 @@ from cellseg_jax.config.derived import (
     has_part,
     is_classical,
     num_outputs,
+    num_probabilities,
 )
 from cellseg_jax.data import resize
 from cellseg_jax.data.colours import NUM_CHANNELS
@@ -61,6 +62,7 @@ def _data(c, rule):
     rule(not c.data.augment_before_grid or any(c.augment[k][0] for k in augment.GEOMETRIC),
          "data.augment_before_grid", "False without a geometric augmentation (augment.*)")
     rule(c.data.contour_width >= 1, "data.contour_width", "at least 1 pixel")
+    rule(c.data.num_rays >= 3, "data.num_rays", "at least 3 rays")
     rule(c.data.weight_w0 >= 0, "data.weight_w0", "at least 0")
     rule(c.data.weight_sigma > 0, "data.weight_sigma", "above 0 pixels")
     rule(0 <= c.data.oversample <= 1, "data.oversample", "a share from 0 to 1")
@@ -110,7 +112,8 @@ def _model(c, rule):
 
 
 def _loss(c, rule):
-    outputs, used = num_outputs(c), [name for name in losses.LOSSES if c.loss[name]]
+    outputs, used = num_probabilities(c), [name for name in losses.LOSSES if c.loss[name]]
+    regressed = num_outputs(c) - outputs
     for key, value in c.loss.items():
         if isinstance(value, float):
             rule(value >= 0, f"loss.{key}", "at least 0")
@@ -123,6 +126,14 @@ def _loss(c, rule):
     for name in ("cross_entropy", "lovasz_softmax"):
         rule(not c.loss[name] or outputs >= 2, f"loss.{name}",
              "none with one output; data.target='contour' or 'classes' have more")
+    wanted = " and ".join(name for name in targets.TARGETS[c.data.target].losses
+                          if name in losses.REGRESSION)
+    for name in losses.REGRESSION:
+        rule(not c.loss[name] or regressed, f"loss.{name}", f"0: data.target={c.data.target!r} "
+             "has probabilities alone, and nothing that is regressed")
+    used = [name for name in losses.REGRESSION if c.loss[name]]
+    rule(used or not regressed, f"loss.{wanted or 'mae'}", "above 0, since the "
+         f"{regressed} regressed outputs of data.target={c.data.target!r} have no loss else")
     rule(c.loss.cldice_iterations >= 1, "loss.cldice_iterations", "at least 1 erosion")
 
 
@@ -201,6 +212,10 @@ def _eval(c, rule):
     rule(0 < c.eval.threshold < 1, "eval.threshold", "between 0 and 1")
     rule(c.eval.watershed_h >= 0, "eval.watershed_h", "at least 0 pixels")
     rule(c.eval.min_size >= 0, "eval.min_size", "at least 0 pixels")
+    rule(0 <= c.eval.nms <= 1, "eval.nms", "a share from 0 to 1")
+    rule(c.eval.flow_error >= 0, "eval.flow_error", "at least 0 (0 = keep all)")
+    rule(c.eval.smooth >= 0, "eval.smooth", "at least 0 pixels")
+    rule(0 <= c.eval.seed_depth <= 1, "eval.seed_depth", "from 0 to 1")
     rule(0 <= c.eval.overlap < 1, "eval.overlap", "from 0 to below 1")
     rule(c.eval.surface >= 0, "eval.surface", "at least 0 pixels")
     rule(c.eval.panels >= 0, "eval.panels", "at least 0")

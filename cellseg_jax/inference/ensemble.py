@@ -7,22 +7,26 @@ from cellseg_jax.errors import InputError
 from cellseg_jax.inference.row_bands import AS_TRAINED, PredictOptions, rechunked, row_ranges
 
 
-def mean_of(outs, uncertain: bool) -> np.ndarray:
-    """The mean of arrays (..., K); if wanted their variance too, the mean over K, behind it."""
+def mean_of(outs, uncertain: bool, num_binary: int | None = None) -> np.ndarray:
+    """The mean of arrays (..., K); if wanted their variance too, behind it.
+
+    The variance is the mean over those outputs that are probabilities (see targets.Target).
+    """
     mean = outs[0] if len(outs) == 1 else np.mean(outs, 0)
     if not uncertain:
         return mean
-    return np.concatenate([mean, np.var(outs, 0).mean(-1, keepdims=True)], -1)
+    spread = np.var([out[..., :num_binary] for out in outs], 0)
+    return np.concatenate([mean, spread.mean(-1, keepdims=True)], -1)
 
 
-def mean_of_runs(outs, uncertain: bool) -> np.ndarray:
+def mean_of_runs(outs, uncertain: bool, num_binary: int | None = None) -> np.ndarray:
     """The mean of what `mean_of` gives for each run.
 
     The variance is that among the runs plus the mean of their own.
     """
     if not uncertain:
         return mean_of(outs, False)
-    joined = mean_of([out[..., :-1] for out in outs], True)
+    joined = mean_of([out[..., :-1] for out in outs], True, num_binary)
     joined[..., -1] += np.mean([out[..., -1] for out in outs], 0)
     return joined
 
@@ -38,21 +42,22 @@ class Ensemble:
     def __init__(self, members):
         first, *others = members
         for other in others:
-            for key in ("target", "num_classes"):
+            for key in ("target", "num_classes", "num_rays"):
                 mine, its = first.config.data[key], other.config.data[key]
                 if mine != its:
                     raise InputError(f"--workdir: config.data.{key} is {mine!r} in one run and "
                                      f"{its!r} in another; expected runs that learned the same")
         self.members, self.config, self.decode = members, first.config, first.decode
+        self.target = first.target
 
     def probs(self, images, options: PredictOptions = AS_TRAINED) -> list[np.ndarray]:
         """As Predictor.probs, the mean of the members."""
         outs = zip(*(member.probs(images, options) for member in self.members), strict=True)
-        return [mean_of_runs(out, options.uncertain) for out in outs]
+        return [mean_of_runs(out, options.uncertain, self.target.num_binary) for out in outs]
 
     def bands(self, image: Image, options: PredictOptions = AS_TRAINED):
         """As Predictor.bands, the mean of the members."""
         ranges = row_ranges(*image.shape[:2], options.band_pixels)
         streams = [rechunked(member.bands(image, options), ranges) for member in self.members]
         for bands in zip(*streams, strict=True):
-            yield mean_of_runs(bands, options.uncertain)
+            yield mean_of_runs(bands, options.uncertain, self.target.num_binary)

@@ -5,7 +5,6 @@ import numpy as np
 from scipy.special import logit
 
 from cellseg_jax import crops, data, metrics, targets
-from cellseg_jax.data import resize
 from cellseg_jax.metrics import report_compat
 
 
@@ -41,14 +40,24 @@ class OriginalSize:
         config, label = self.predictor.config, self.arrays.original_label(i)
         self._add_as_seen(probs, i)
         if self._source is None:
-            probs = resize.resize_image(probs, label.shape)
+            probs = self.predictor.resized(probs, label.shape)
         else:  # a cropped run saw only a part: tile the whole image
             probs = self.predictor.image_probs(self._source[i].read().image)
-        self._counts.append(self.predictor.counts(label, probs))
-        if label_kind(config) == "instances":
-            self.objects.append(metrics.instance_counts(label, self.predictor.decode(probs)))
+        of_instances = label_kind(config) == "instances"
+        found = self.predictor.decode(probs) if of_instances else None
+        self._counts.append(self._pixel_counts(label, probs, found))
+        if of_instances:
+            self.objects.append(metrics.instance_counts(label, found))
         if config.eval.surface:
             self.surfaces.append(surface_scores(label, probs, self.predictor))
+
+    def _pixel_counts(self, label, probs, found) -> metrics.Counts:
+        """Of (1, K). Where outputs are regressed, a user's mask is that of the cells found."""
+        if self.predictor.target.num_binary is None:
+            return self.predictor.counts(label, probs)
+        if found is None:
+            found = self.predictor.decode(probs)
+        return metrics.pixel_counts(*((x > 0)[None, ..., None] for x in (label, found)))
 
     def _add_as_seen(self, probs, i) -> None:
         """Scores of probabilities and report 2's, which are taken at data.size."""

@@ -4,7 +4,6 @@ import pathlib
 from collections.abc import Iterator
 
 import numpy as np
-from scipy.special import logit
 
 from cellseg_jax import config as config_lib
 from cellseg_jax import crops, metrics, normalize, targets
@@ -54,6 +53,7 @@ class Predictor:
         self.network = (ClassicalMethod(config) if derived.is_classical(config)
                         else TrainedNetwork(workdir, config, which, batch_size))
         self.tile, self.batch_size = self.network.tile, self.network.batch_size
+        self.target = targets.TARGETS[config.data.target]
 
     @property
     def step(self) -> int:
@@ -87,7 +87,19 @@ class Predictor:
             images = [resize.resize_image(image, row_bands.scaled_size(image.shape, options.scale))
                       for image in images]
             out = self._tiled(predict, images)
-        return [resize.resize_image(one, size) for one, size in zip(out, sizes, strict=True)]
+        return [self.resized(one, size) for one, size in zip(out, sizes, strict=True)]
+
+    def resized(self, maps, size) -> np.ndarray:
+        """(*size, K) of the network's maps (H, W, K); outputs in pixels grow with the image."""
+        return self._rescaled(resize.resize_image(maps, size), maps.shape, size)
+
+    def _rescaled(self, maps, old, new) -> np.ndarray:
+        """Maps that were resized from `old` to `new` (height, width), outputs in pixels too."""
+        factors = new[0] / old[0], new[1] / old[1]
+        if self.target.rescaled is None or factors == (1, 1):
+            return maps
+        n = derived.num_outputs(self.config)
+        return np.concatenate([self.target.rescaled(maps[..., :n], factors), maps[..., n:]], -1)
 
     def _tiled(self, predict, images) -> list[np.ndarray]:
         if self.tile is None:
@@ -113,13 +125,15 @@ class Predictor:
             small = row_bands.resized(image, config.size, pixels).rows(0, config.size[0])
             probs = crops.from_grid(predict(crops.to_grid(small, config.grid)))
             for rows in chunks:
-                yield resize.resize_rows(probs, size, rows, len(probs))
+                yield self._rescaled(resize.resize_rows(probs, size, rows, len(probs)),
+                                     probs.shape, size)
             return
         image = row_bands.resized(image, row_bands.scaled_size(size, options.scale), pixels)
         # What a network adds beyond an image is 0 after normalisation.
         fill = range_[:, 0].astype(image.dtype) if options.halo else None
         probs = self._rows_of_tiles(predict, image, fill, options.halo)
-        yield from row_bands.resized_bands(probs, image.shape[:2], size, pixels)
+        for band in row_bands.resized_bands(probs, image.shape[:2], size, pixels):
+            yield self._rescaled(band, image.shape, size)
 
     def _rows_of_tiles(self, predict, image, fill, halo) -> Iterator[np.ndarray]:
         """Bands of the probabilities of an image at the scale that the network sees."""
@@ -151,23 +165,22 @@ class Predictor:
 
     def _views(self, batch, ranges, options) -> np.ndarray:
         """(n, h, w, K) mean over the views; where wanted, their variance as one more output."""
-        outs = [turns_back(self.network(turns(batch, view), ranges), view)
+        turned = self.target.turned or (lambda maps, view: maps)
+        outs = [turned(turns_back(self.network(turns(batch, view), ranges), view), view)
                 for view in VIEWS[options.tta]]
-        return mean_of(outs, options.uncertain)
+        return mean_of(outs, options.uncertain, self.target.num_binary)
 
     def decode(self, probs, **options) -> np.ndarray:
         """(H, W, K) probabilities -> (H, W) int32 instances (or classes) by the eval options.
 
-        `options` replace those: threshold, decode, min_size, watershed_h.
+        `options` replace those, by their keys: threshold, decode, min_size, watershed_h, ...
         """
-        names = {"threshold": "threshold", "method": "decode", "min_size": "min_size",
-                 "h": "watershed_h"}
-        values = {name: options.get(key, self.config.eval[key]) for name, key in names.items()}
-        return targets.TARGETS[self.config.data.target].decode(logit(probs), **values)
+        return self.target.decode(self.target.logits(probs),
+                                  **derived.decode_options(self.config, **options))
 
     def counts(self, label, probs) -> metrics.Counts:
         """Of (1, K): Scores.main of one (H, W) label and its (H, W, K) probabilities."""
-        target, threshold = targets.TARGETS[self.config.data.target], self.config.eval.threshold
+        target, threshold = self.target, self.config.eval.threshold
         if self.config.data.target == "classes":
             truth = self.network.spec.encode(label[None])[..., 1:]
             return metrics.pixel_counts(truth, target.mask(probs, threshold)[None, ..., 1:])

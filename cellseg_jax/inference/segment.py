@@ -163,7 +163,7 @@ def segment_in_memory(runs: Runs, group, formats) -> None:
         probs, variance = _parted(probs, runs.options)
         label = runs.predictor.decode(probs)
         for name in formats:
-            values = np.sqrt(variance) if name == "uncertainty" else probs
+            values = _values(runs, name, probs, variance)
             _write(runs, name, stem, label, image, values)
 
 
@@ -187,7 +187,8 @@ def _decoded(run, bands, size, folder) -> np.memmap:
     if config.data.target != "classes":
         return stitch_labels.stitched(
             bands, size, lambda probs: run.decode(probs, min_size=0), folder,
-            touching=config.eval.decode == "components" and config.data.target != "contour",
+            touching=(config.eval.decode == "components"
+                      and config.data.target in ("foreground", "boundary")),
             min_size=config.eval.min_size)
     label, row = stitch_labels.on_disk(size, folder), 0
     for probs in bands:
@@ -206,7 +207,7 @@ def _written(runs, image, stem, formats, stack) -> Iterator[np.ndarray]:
     for band in runs.predictor.bands(image, runs.options):
         probs, variance = _parted(band, runs.options)
         for name in formats:
-            values = np.sqrt(variance) if name == "uncertainty" else probs
+            values = _values(runs, name, probs, variance)
             if name not in writers:
                 writers[name] = stack.enter_context(BandedTiff(
                     outputs.output_path(name, stem), (*image.shape[:2], *values.shape[2:]),
@@ -222,6 +223,13 @@ def _written(runs, image, stem, formats, stack) -> Iterator[np.ndarray]:
 def _parted(probs, options: PredictOptions):
     """(probabilities, variance or None)."""
     return (probs[..., :-1], probs[..., -1]) if options.uncertain else (probs, None)
+
+
+def _values(runs, name, probs, variance):
+    """What a format holds: the standard deviation, or the outputs that are probabilities."""
+    if name == "uncertainty":
+        return np.sqrt(variance)
+    return probs[..., : runs.predictor.target.num_binary]
 
 
 def _write(runs, name, stem, label, image, probability=None) -> None:

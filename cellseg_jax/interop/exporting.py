@@ -32,8 +32,6 @@ PACKAGES = {"stablehlo": ("flatbuffers",), "onnx": ("onnx", "onnxruntime"),
 ABOUT = "export.json"
 CHANNEL_NAMES = {"gray": ("intensity",), "rgb": ("red", "green", "blue"),
                  "rgba": ("red", "green", "blue", "alpha")}
-OUTPUT_NAMES = {"foreground": ("cell",), "boundary": ("cell",),
-                "contour": ("background", "nucleus", "contour")}
 FORMULA = "(image - low) / (high - low), not clipped; 0 where high <= low"
 
 
@@ -238,9 +236,11 @@ def describe(run: ExportedRun, form: str, program: Program, difference: float) -
         "output": {
             "dtype": "float32", "axes": axes,
             "channels": _output_names(config), "target": config.data.target,
-            "meaning": "a probability in [0, 1] per pixel and channel, each a sigmoid of its own",
+            "meaning": _meaning(config),
         },
-        "decode": {k: eval_options[k] for k in ("threshold", "decode", "min_size", "watershed_h")},
+        "decode": {k: eval_options[k]
+                   for k in (derived.DECODE_KEYS.get(name, name) for name in
+                             targets.TARGETS[config.data.target].decode_options)},
         **_tuned(run),
         **({"opset": OPSET} if first else {"platforms": stablehlo.PLATFORMS}),
         "parity": {"largest_difference": difference, "allowed": LIMIT, "images": run.source},
@@ -285,9 +285,16 @@ def _tuned(run: ExportedRun) -> dict:
 
 
 def _output_names(config) -> tuple[str, ...]:
-    if config.data.target == "classes":
-        return ("background", *(f"class {k}" for k in range(1, config.data.num_classes)))
-    return OUTPUT_NAMES[config.data.target]
+    return targets.TARGETS[config.data.target].names(**derived.target_options(config))
+
+
+def _meaning(config) -> str:
+    """What the outputs are, in words."""
+    probabilities = "a probability in [0, 1] per pixel and channel, each a sigmoid of its own"
+    count = derived.num_probabilities(config)
+    if count == derived.num_outputs(config):
+        return probabilities
+    return f"the first {count}: {probabilities}; the others are what their names say"
 
 
 def _size_text(config) -> str:

@@ -13,7 +13,8 @@ def eval_step(spec: Spec, values: dict, variables: dict, batch: dict, threshold:
       batch: see step.batches.eval_layout.
       threshold: of the probability.
     Returns: {"probs" (n, H, W, K), "loss" (n,), "counts" metrics.Counts of (n, K), and "cells"
-      Counts of (n, 1): cell or not, whatever the target is}.
+      Counts of (n, 1): cell or not, whatever the target is}. The probs are maps (see
+      targets.Target), and K of the counts is the number of those that are probabilities.
     """
     target_kind = targets.TARGETS[spec.target]
     logits = spec.logits(variables, batch["image"], batch["range"])
@@ -23,7 +24,13 @@ def eval_step(spec: Spec, values: dict, variables: dict, batch: dict, threshold:
         "probs": probs,
         "loss": spec.losses(logits, target, spec.hparams(values),
                             pixel_weight=batch.get("pixel_weight")),
-        "counts": metrics.pixel_counts(target, target_kind.mask(probs, threshold)),
+        "counts": metrics.pixel_counts(_truth(target_kind, target, threshold),
+                                       target_kind.mask(probs, threshold)),
         "cells": metrics.pixel_counts(batch["label"][..., None] > 0,
                                       target_kind.cell_mask(probs, threshold)),
     }
+
+
+def _truth(target_kind, target, threshold):
+    """What the mask should be: the target, or its mask where it is no mask itself."""
+    return target if target_kind.num_binary is None else target_kind.mask(target, threshold)

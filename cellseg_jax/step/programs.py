@@ -66,12 +66,14 @@ def scoring_values(values: dict) -> dict:
 
 
 def _calibration(spec: Spec) -> Callable:
-    return jax.jit(lambda label, probs: metrics.calibration_counts(spec.encode(label), probs))
+    return jax.jit(lambda label, probs: metrics.calibration_counts(
+        spec.probabilities(spec.encode(label)), spec.probabilities(probs)))
 
 
 def _soft(spec: Spec) -> Callable:
     return jax.jit(lambda label, probs: {
-        name: score(spec.encode(label), probs) for name, score in metrics.SOFT_SCORES.items()})
+        name: score(spec.probabilities(spec.encode(label)), spec.probabilities(probs))
+        for name, score in metrics.SOFT_SCORES.items()})
 
 
 def _abstract_state(spec: Spec, image_shape, dtypes: tuple[tuple[str, np.dtype], ...]):

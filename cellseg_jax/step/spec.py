@@ -77,24 +77,46 @@ class Spec:
         target = targets.TARGETS[self.target].encode(label, **self.target_options)
         return target.astype(self.dtype)
 
+    def probabilities(self, maps: Float[ArrayLike, "*n h w k"]) -> Float[ArrayLike, "*n h w p"]:
+        """Of the network's outputs, or of what it learns, those that are probabilities."""
+        return maps[..., : targets.TARGETS[self.target].num_binary]
+
     def losses(self, logits: Float[ArrayLike, "n h w k"], target: Float[ArrayLike, "n h w k"],
                hparams: dict, axis_name: str | None = None,
                pixel_weight: Float[ArrayLike, "n h w"] | None = None
                ) -> Float[Array, " n"] | float:
         """The weighted sum of the losses in use; 0.0 where loss_options is empty.
 
+        Losses of probabilities see the first outputs, those of regression the others.
+
         Args:
           axis_name: mesh axis that shares the batch; None treats pooled losses image by image.
         """
+        kind = targets.TARGETS[self.target]
+        n = kind.num_binary or logits.shape[-1]
         total = 0.0
         for name, options in self.loss_options.items():
             if f"loss.{name}" in self.inactive:
                 continue
             if options.get("pooled"):  # evaluation has no batch to pool over: image by image
                 options = {**options, "pooled": axis_name is not None, "axis_name": axis_name}
-            loss = losses.LOSSES[name](logits, target, pixel_weight=pixel_weight, **options)
+            if name in losses.LOSSES:
+                loss = losses.LOSSES[name](logits[..., :n], target[..., :n],
+                                           pixel_weight=pixel_weight, **options)
+            else:
+                loss = losses.REGRESSION[name](
+                    kind.probs(logits)[..., n:], target[..., n:],
+                    pixel_weight=_product(kind.regression_weight, target, pixel_weight), **options)
             total += hparams[f"loss.{name}"] * loss
         return total
+
+
+def _product(regression_weight, target, pixel_weight):
+    """The weight of pixels in losses of regression; None where all weigh the same."""
+    if regression_weight is None:
+        return pixel_weight
+    weight = regression_weight(target)
+    return weight if pixel_weight is None else weight * pixel_weight
 
 
 def make_spec(configs) -> Spec:
@@ -110,7 +132,7 @@ def make_spec(configs) -> Spec:
     return Spec(
         model=FrozenDict(model),
         loss_options=FrozenDict({name: {k: config.loss[k] for k in losses.options(name)}
-                                 for name in losses.LOSSES}),
+                                 for name in (*losses.LOSSES, *losses.REGRESSION)}),
         optimizer=FrozenDict(
             name=config.optimizer.name, nesterov=config.optimizer.nesterov,
             amsgrad=config.optimizer.amsgrad, schedule=config.optimizer.schedule,

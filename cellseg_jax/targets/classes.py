@@ -26,5 +26,6 @@ def decode(
 
 
 CLASSES = Target(
-    num_outputs=lambda num_classes: num_classes, encode=encode, probs=jax.nn.sigmoid, mask=winner,
-    cell_mask=not_background, decode=decode)
+    names=lambda *, num_classes=2, **_: (
+        "background", *(f"class {n}" for n in range(1, num_classes))),
+    encode=encode, probs=jax.nn.sigmoid, mask=winner, cell_mask=not_background, decode=decode)

@@ -79,5 +79,5 @@ def decode(
 
 
 CONTOUR = Target(
-    num_outputs=lambda num_classes: 3, encode=encode, probs=jax.nn.sigmoid, mask=winner,
-    cell_mask=not_background, decode=decode)
+    names=lambda **_: ("background", "nucleus", "contour"), encode=encode,
+    probs=jax.nn.sigmoid, mask=winner, cell_mask=not_background, decode=decode)

@@ -43,5 +43,5 @@ def decode(
 
 
 FOREGROUND = Target(
-    num_outputs=lambda num_classes: 1, encode=encode, probs=jax.nn.sigmoid, mask=above,
+    names=lambda **_: ("cell",), encode=encode, probs=jax.nn.sigmoid, mask=above,
     cell_mask=above, decode=decode)

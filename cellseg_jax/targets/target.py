@@ -1,43 +1,90 @@
 """The type of a target, and the masks that several targets make of probabilities."""
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import ArrayLike, Bool, Float
+from scipy.special import logit
 
 
 class Target(NamedTuple):
     """What a network learns.
 
-    All targets are called alike, and each reads the arguments that it needs. num_classes counts
-    the background.
+    Its outputs are probabilities, or first num_binary probabilities and then regressed outputs:
+    distances, ray lengths, flows. "Maps" are probabilities and regressed outputs in their unit.
 
-    num_outputs(num_classes) -> K.
-    encode(label, *, num_classes, contour_width): (..., H, W) int -> (..., H, W, K) float32 in
-      {0, 1}.
-    probs(logits): (..., H, W, K) -> the same shape, in [0, 1].
-    mask(probs, threshold): (..., H, W, K) -> bool of that shape, for pixel metrics.
-    cell_mask(probs, threshold): (..., H, W, K) -> (..., H, W, 1) bool, cells of any class: what
+    encode(label, **options): (..., H, W) int -> (..., H, W, K) float32, the maps of a perfect
+      network; traced in the train step, after augmentation. Options are `encode_options`.
+    names(**options) -> (K,) what each output is, with its unit; with the options of encode.
+    probs(logits): (..., H, W, K) -> maps of the same shape.
+    mask(maps, threshold): (..., H, W, K) -> bool (..., H, W, num_binary), for pixel metrics.
+    cell_mask(maps, threshold): (..., H, W, K) -> (..., H, W, 1) bool, cells of any class: what
       the foreground target learns, so that runs with different targets can be compared.
-    decode(logits, *, threshold, method, min_size, h): (H, W, K) or (N, H, W, K) -> int32 label
-      without K; a target is taken too.
+    decode(logits, **options): (H, W, K) or (N, H, W, K) -> int32 label without K; what encode
+      gives is taken too. Regressed outputs are those of the maps. Options are `decode_options`.
     pixel_weight(label, *, w0, sigma): (H, W) int -> (H, W) float32 for the losses' pixel_weight;
       None where all pixels weigh the same.
+    num_binary: number of probabilities; None where all outputs are.
+    regression_weight(target): (N, H, W, K) -> (N, H, W), the weight of pixels in the losses of
+      regressed outputs; None where all weigh the same.
+    turned(maps, view): what turning a view of an image back does to outputs that have a
+      direction (see inference.tile_blending.turns_back); None where none has.
+    rescaled(maps, (sy, sx)): what resizing maps by these factors does to outputs in pixels; None
+      where none is.
+    losses: {name: weight} that config.loss has unless others are chosen; empty: its defaults.
     """
 
-    num_outputs: Callable
+    names: Callable
     encode: Callable
     probs: Callable
     mask: Callable
     cell_mask: Callable
     decode: Callable
     pixel_weight: Callable | None = None
+    num_binary: int | None = None
+    regression_weight: Callable | None = None
+    turned: Callable | None = None
+    rescaled: Callable | None = None
+    losses: Mapping[str, float] = MappingProxyType({})
+
+    def num_outputs(self, **options) -> int:
+        """K, with the options of encode."""
+        return len(self.names(**options))
+
+    @property
+    def encode_options(self) -> tuple[str, ...]:
+        """The names of the options of encode."""
+        return _keywords(self.encode)
+
+    @property
+    def decode_options(self) -> tuple[str, ...]:
+        """The names of the options of decode."""
+        return _keywords(self.decode)
+
+    def logits(self, maps: Float[np.ndarray, "*n h w k"]) -> Float[np.ndarray, "*n h w k"]:
+        """What decode takes, of maps: logits of probabilities, regressed outputs as they are."""
+        n = self.num_binary
+        return logit(maps) if n is None else np.concatenate(
+            [logit(maps[..., :n]), maps[..., n:]], -1)
+
+
+def _keywords(function) -> tuple[str, ...]:
+    parameters = inspect.signature(function).parameters.values()
+    return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
 
 
 def above(probs: Float[ArrayLike, "... h w k"], threshold=0.5) -> Bool[ArrayLike, "... h w k"]:
     """True where the probability exceeds the threshold."""
     return probs > threshold
+
+
+def first_above(maps: Float[ArrayLike, "... h w k"], threshold=0.5) -> Bool[ArrayLike, "... h w 1"]:
+    """True where the first output, a probability, exceeds the threshold."""
+    return maps[..., :1] > threshold
 
 
 def winner(probs: Float[ArrayLike, "... h w k"], threshold=None) -> Bool[ArrayLike, "... h w k"]:
