@@ -1,5 +1,6 @@
 """The intensity range of one whole image, from which the compiled step normalises."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -8,6 +9,7 @@ import numpy as np
 
 from cellseg_jax.errors import pick
 
+PERCENTILES = (1.0, 99.8)  # of "percentile", unless others are given
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601, as MATLAB, PIL and OpenCV; equal parts sum to 1
 
 
@@ -36,21 +38,25 @@ def normalize(image, range, dtype):
     return ((image.astype(wide) - low) * scale).astype(dtype)
 
 
-def image_ranges(image: np.ndarray, normalize: str) -> np.ndarray:
+def image_ranges(image: np.ndarray, normalize: str, percentiles=PERCENTILES) -> np.ndarray:
     """(C, 2) float32 (low, high) of an original (H, W, C) uint8 or uint16 image.
 
     Taken before any resizing or cropping, so that crops, tiles and prediction normalise alike.
     A constant image has low == high; the normaliser maps it to 0. Colour channels share one
     range, which keeps the colours; alpha, the 4th channel, has (0, the dtype's maximum), but not
-    with minmax_joint. `RANGES` describes each choice of `normalize`.
+    with minmax_joint. `RANGES` describes each choice of `normalize`; `percentiles` are (low, high)
+    of "percentile" and read by it alone.
     """
-    return band_ranges([image], image.shape[-1], image.dtype, normalize)
+    return band_ranges([image], image.shape[-1], image.dtype, normalize, percentiles)
 
 
-def band_ranges(bands, channels: int, dtype, normalize: str) -> np.ndarray:
-    """`image_ranges` of an image that comes in (h, W, C) bands, one after the other."""
+def band_ranges(bands, channels: int, dtype, normalize: str, percentiles=PERCENTILES) -> np.ndarray:
+    """`image_ranges` of an image that comes in (h, W, C) bands, one after the other.
+
+    Percentiles are exact too: they come from the counts of the integer values.
+    """
     ranges = np.empty((channels, 2), np.float32)
-    range_ = pick(RANGES, normalize, "config.data.normalize")
+    range_ = range_of(normalize, percentiles)
     ranges[:] = range_.bounds(bands, dtype)
     if channels == 4 and range_.alpha_apart:
         ranges[3] = _dtype(bands, dtype)
@@ -66,12 +72,12 @@ def _minmax_joint(bands, dtype):
     return min(low), max(high)
 
 
-def _percentile(bands, dtype):
+def _percentile(bands, dtype, percentiles):
     """From a histogram of the integer values: numpy's linear method."""
     counts = sum(np.bincount(band[..., :3].reshape(-1), minlength=np.iinfo(dtype).max + 1)
                  for band in bands)
     ranks = np.cumsum(counts)
-    place = (ranks[-1] - 1) * np.array(PERCENTILES) / 100
+    place = (ranks[-1] - 1) * np.array(percentiles) / 100
     below = np.searchsorted(ranks, np.floor(place), "right")
     above = np.searchsorted(ranks, np.ceil(place), "right")
     return below + (above - below) * (place % 1)
@@ -95,7 +101,18 @@ class Range(NamedTuple):
     alpha_apart: bool = True  # alpha has (0, the dtype's maximum) instead
 
 
-PERCENTILES = (1, 99.8)
+def percentile_range(low: float, high: float) -> Range:
+    """The range from one percentile of an image to another, as StarDist and Cellpose normalise.
+
+    Source: csbdeep.utils.normalize(image, 1, 99.8), which does not clip either; it adds 1e-20 to
+      the width of the range, here a constant image is 0. Cellpose: 1 and 99 of each channel.
+    """
+    return Range(
+        functools.partial(_percentile, percentiles=(low, high)),
+        f"percentiles {low:g} and {high:g} of the whole image, over its colour channels",
+        f"np.percentile(colour, ({low:g}, {high:g}))", (float(low), float(high)))
+
+
 RANGES = {
     "minmax": Range(
         _minmax, "the smallest and the largest value of the whole image, over its colour channels",
@@ -103,9 +120,7 @@ RANGES = {
     "minmax_joint": Range(  # opaque alpha makes high the dtype's maximum, as the report's tools do
         _minmax_joint, "the smallest and the largest value of the whole image, over all channels",
         "image.min(), image.max()", (0.0, 100.0), alpha_apart=False),
-    "percentile": Range(
-        _percentile, "percentiles 1 and 99.8 of the whole image, over its colour channels",
-        f"np.percentile(colour, {PERCENTILES})", (1.0, 99.8)),
+    "percentile": percentile_range(*PERCENTILES),
     "dtype": Range(
         _dtype, "0 and the largest value that the image's integer type can hold",
         "0, np.iinfo(image.dtype).max", None),
@@ -113,3 +128,12 @@ RANGES = {
         _symmetric, "half the largest value that the image's integer type can hold, and that value",
         "np.iinfo(image.dtype).max / 2, np.iinfo(image.dtype).max", None),
 }
+
+
+def range_of(normalize: str, percentiles=PERCENTILES) -> Range:
+    """The entry of RANGES of that name; of "percentile" with the given (low, high).
+
+    Raises: InputError for an unknown name.
+    """
+    range_ = pick(RANGES, normalize, "config.data.normalize")
+    return percentile_range(*percentiles) if normalize == "percentile" else range_

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from cellseg_jax.errors import InputError
-from cellseg_jax.normalize import RANGES, band_ranges, image_ranges
+from cellseg_jax.normalize import RANGES, band_ranges, image_ranges, range_of
 from cellseg_jax.normalize import normalize as normalize_
 
 
@@ -63,3 +63,18 @@ def test_symmetric_ranges_bring_pixels_to_between_minus_one_and_one():
     image = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, -1)
     made = normalize_(image, image_ranges(image, "symmetric"), np.float32)
     np.testing.assert_allclose(made, (image / 255 - 0.5) / 0.5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_percentiles_are_those_asked_for_and_do_not_clip(dtype):
+    image = (np.random.default_rng(5).random((40, 31, 1)) ** 2 * 250).astype(dtype)
+    found = image_ranges(image, "percentile", (20, 90.5))
+    np.testing.assert_allclose(found[0], np.percentile(image, (20, 90.5)), rtol=1e-6)
+    bands = band_ranges(iter(np.split(image, [7, 30])), 1, image.dtype, "percentile", (20, 90.5))
+    np.testing.assert_array_equal(bands, found)
+    made = normalize_(image, found, np.float32)
+    assert made.min() < 0 and made.max() > 1
+    expected = (image - found[0, 0]) / (found[0, 1] - found[0, 0])  # csbdeep.utils.normalize
+    np.testing.assert_allclose(made, expected, atol=1e-5)
+    assert "percentiles 20 and 90.5" in range_of("percentile", (20, 90.5)).words
+    assert (image_ranges(image, "minmax", (20, 90.5)) == image_ranges(image, "minmax")).all()

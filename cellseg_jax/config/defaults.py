@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from cellseg_jax import augment, losses
+from cellseg_jax import augment, losses, normalize
 
 LOSSES = (*losses.LOSSES, *losses.REGRESSION)
 # Hyper-parameters that the compiled step takes as arrays: {key: (name in the step, dtype)}; dtype
@@ -67,6 +67,8 @@ def default() -> ConfigDict:
         keep_blank=True,  # train on patches and images without foreground too
         channels="rgba",  # gray | rgb | rgba
         normalize="minmax",  # which range of the whole image becomes [0, 1]
+        # normalize="percentile": which two become 0 and 1; what lies beyond them is not clipped.
+        percentiles=normalize.PERCENTILES,
         target="foreground",  # what the network learns from the label
         num_classes=2,  # with target="classes": classes, background included
         contour_width=2,  # with target="contour": pixels of a cell's rim

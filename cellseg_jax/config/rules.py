@@ -43,6 +43,11 @@ def _data(c, rule):
     pick(resize.FITS, c.data.fit, "config.data.fit")
     pick(NUM_CHANNELS, c.data.channels, "config.data.channels")
     pick(normalize.RANGES, c.data.normalize, "config.data.normalize")
+    low, high = c.data.percentiles if len(c.data.percentiles) == 2 else (1, 0)
+    rule(0 <= low < high <= 100, "data.percentiles", "(low, high), from 0 to 100")
+    rule(c.data.normalize == "percentile" or (low, high) == normalize.PERCENTILES,
+         "data.percentiles", f"{normalize.PERCENTILES}, the default, since only "
+         "data.normalize='percentile' reads it")
     pick(targets.TARGETS, c.data.target, "config.data.target")
     _one_of(c, "data", "residence", ("auto", "device", "host"))
     _one_of(c, "data", "split_by", ("group", "image"))

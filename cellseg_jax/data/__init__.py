@@ -84,8 +84,9 @@ def load(data_config, progress=None, records: Records | None = None) -> Arrays:
     call per file; the last MAX_LOADED datasets are kept so.
 
     Args:
-      data_config: name, root, size, fit, grid, channels, target, mix, cache ("" = the user's
-        cache folder), the options of the dataset and of pixel weights; other keys are not read.
+      data_config: name, root, size, fit, grid, channels, percentiles, target, mix, cache ("" =
+        the user's cache folder), the options of the dataset and of pixel weights; other keys are
+        not read.
       progress: called with (samples done, samples in all) while decoding.
       records: other samples than all of records_of(data_config).
     """
@@ -94,7 +95,8 @@ def load(data_config, progress=None, records: Records | None = None) -> Arrays:
         options={**_chosen(data_config), "mix": list(data_config["mix"])},
         size=tuple(data_config["size"]), fit=data_config["fit"], grid=data_config["grid"],
         channels=data_config["channels"], target=data_config["target"],
-        weight_options={"w0": data_config["weight_w0"], "sigma": data_config["weight_sigma"]})
+        weight_options={"w0": data_config["weight_w0"], "sigma": data_config["weight_sigma"]},
+        percentiles=tuple(data_config["percentiles"]))
     directory = data_config["cache"] or _user_cache()
     if records is not None:
         return open_cache(records, options, directory, progress)

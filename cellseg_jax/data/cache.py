@@ -35,7 +35,7 @@ from cellseg_jax.data.records import Finding
 from cellseg_jax.data.resize import FITS
 from cellseg_jax.errors import InputError, pick
 from cellseg_jax.files import locked
-from cellseg_jax.normalize import RANGES, image_ranges
+from cellseg_jax.normalize import PERCENTILES, RANGES, image_ranges
 from cellseg_jax.targets import TARGETS
 
 VERSION = 2  # of decoding, resizing, ranges and layout: raise it when any of them changes
@@ -56,6 +56,7 @@ class CacheOptions:
     grid: int = 1  # patches per side that a fitted image is cut into
     target: str = "foreground"  # whose pixel weights are stored, if it has some
     weight_options: dict | None = None
+    percentiles: tuple[float, float] = PERCENTILES  # of the normalisation "percentile"
 
     def check(self) -> None:
         """InputError for a value that is unknown or does not go with the others."""
@@ -79,6 +80,9 @@ class CacheOptions:
         weighed = None if self.weigh is None else [self.target, self.weight_options]
         settings = [VERSION, self.dataset, self.options, list(self.size), self.fit, self.channels,
                     self.grid, weighed, fingerprint]
+        # Of options that came later: caches that were made before keep their key.
+        later = {} if tuple(self.percentiles) == PERCENTILES else {"percentiles": self.percentiles}
+        settings += [later] if later else []
         text = json.dumps(settings, sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
@@ -156,7 +160,8 @@ def _decode(record, options, weigh) -> _Decoded:
         arrays["pixel_weight"] = to_grid(weigh(fitted_label).astype(np.float16), grid)
         if keep_flat:
             arrays["flat_pixel_weight"] = weigh(original).astype(np.float16).reshape(-1)
-    tables = {normalize: image_ranges(image, normalize) for normalize in RANGES}
+    tables = {normalize: image_ranges(image, normalize, options.percentiles)
+              for normalize in RANGES}
     tables["foreground"] = (label > 0).mean((1, 2), dtype=np.float32)
     tables["anchors"] = _anchors(original)
     return _Decoded(arrays, tables, original.shape, sample.stratum, sample.findings)

@@ -75,7 +75,8 @@ class Predictor:
                     for image in images]
         config, sizes = self.config.data, [image.shape[:2] for image in images]
         images = [to_channels(image, config.channels) for image in images]
-        ranges = np.stack([normalize.image_ranges(image, config.normalize) for image in images])
+        ranges = np.stack([normalize.image_ranges(image, config.normalize, config.percentiles)
+                           for image in images])
         predict = lambda batch, number: self._views(batch, ranges[number], options)
         if self._resizes(options):
             cells = [crops.to_grid(resize.resize_image(image, config.size), config.grid)
@@ -119,7 +120,7 @@ class Predictor:
         image = row_bands.with_channels(image, config.channels)
         chunks = row_bands.row_ranges(*size, pixels)
         range_ = normalize.band_ranges((image.rows(*rows) for rows in chunks), image.shape[-1],
-                                       image.dtype, config.normalize)
+                                       image.dtype, config.normalize, config.percentiles)
         predict = lambda batch: self._views(batch, np.repeat(range_[None], len(batch), 0), options)
         if self._resizes(options):
             small = row_bands.resized(image, config.size, pixels).rows(0, config.size[0])

@@ -10,7 +10,7 @@ import tifffile
 import yaml
 
 from cellseg_jax.files import read_json
-from cellseg_jax.normalize import RANGES, image_ranges, normalize
+from cellseg_jax.normalize import image_ranges, normalize, range_of
 from cellseg_jax.report import panels
 from cellseg_jax.runs.folder import scores_file
 
@@ -92,7 +92,8 @@ def preprocessing(config, dtype) -> list[dict] | None:
     Args:
       dtype: of the run's images.
     """
-    range_, channels = RANGES[config.data.normalize], config.data.channels
+    range_ = range_of(config.data.normalize, config.data.percentiles)
+    channels = config.data.channels
     apart = channels == "rgba" and range_.alpha_apart
     if range_.percentiles is None:  # the same factor and summand for every image of the dtype
         low, high = range_.bounds([], dtype)
@@ -112,7 +113,8 @@ def _write_tensors(package, run, steps) -> np.ndarray:
     """Write test tensors, samples and cover; returns the image that they show."""
     config = run.config
     # A consumer sees the test tensor alone: its range is its own.
-    ranges = np.stack([image_ranges(image, config.data.normalize) for image in run.images])
+    ranges = np.stack([image_ranges(image, config.data.normalize, config.data.percentiles)
+                       for image in run.images])
     probs = run.predictor.network(run.images, ranges)
     best = int(probs.reshape(len(probs), -1).std(1).argmax())
     image, probs = run.images[best], probs[best]

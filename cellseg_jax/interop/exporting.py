@@ -21,7 +21,7 @@ from cellseg_jax.interop import bioimageio, onnx, stablehlo
 from cellseg_jax.interop.onnx_graph import OPSET
 from cellseg_jax.interop.stablehlo import Program
 from cellseg_jax.interop.usage_example import usage
-from cellseg_jax.normalize import RANGES, normalize
+from cellseg_jax.normalize import normalize, range_of
 from cellseg_jax.runs import provenance
 from cellseg_jax.runs.folder import read_config
 
@@ -255,7 +255,7 @@ def describe(run: ExportedRun, form: str, program: Program, difference: float) -
 
 def normalization_of(config) -> dict:
     """How an image is normalised, in words."""
-    range_ = RANGES[config.data.normalize]
+    range_ = range_of(config.data.normalize, config.data.percentiles)
     about = {"name": config.data.normalize, "formula": FORMULA, "low and high": range_.words}
     if config.data.channels == "rgba" and range_.alpha_apart:
         about["alpha"] = "its low and high are 0 and the largest value of the integer type"

@@ -1,6 +1,6 @@
 """usage.py beside an exported program: a script that runs it on an image."""
 
-from cellseg_jax.normalize import RANGES
+from cellseg_jax.normalize import range_of
 
 USAGE = '''"""Probabilities of one image: python usage.py IMAGE OUT.npy
 
@@ -79,7 +79,7 @@ def usage(about: dict, config) -> str:
       about: export.json, see `exporting.describe`.
       config: of the run.
     """
-    form, range_ = about["format"], RANGES[config.data.normalize]
+    form, range_ = about["format"], range_of(config.data.normalize, config.data.percentiles)
     channels = len(about["input"]["channels"])
     alpha = "low[3], high[3] = 0, np.iinfo(image.dtype).max\n"
     resize = f"image = np.rint(resized(image, {tuple(config.data.size)}))\n"

@@ -104,6 +104,9 @@ def test_identity_of_a_run_made_before_a_key_came_is_that_of_its_default(file):
     (("optimizer.ema", "1"), ["config.optimizer.ema", "below 1"]),
     (("optimizer.accumulate", "5"), ["config.optimizer.accumulate", "divisor"]),
     (("train.early_stopping_mode", "minimum"), ["early_stopping_mode", "early_stopping above 0"]),
+    (("data.percentiles", "(99, 1)"), ["config.data.percentiles", "(low, high), from 0 to 100"]),
+    (("data.percentiles", "(1, 2, 3)"), ["config.data.percentiles", "(low, high)"]),
+    (("data.percentiles", "(3, 97)"), ["data.percentiles", "only data.normalize='percentile'"]),
     (("train.early_stopping_mode", "median"), ["early_stopping_mode", "patience, minimum"]),
 ])
 def test_bad_override_is_one_line_with_key_value_and_choices(file, override, words):
