@@ -1,8 +1,9 @@
 """Segment images with a trained run.
 
     python -m cellseg_jax.predict --workdir=runs/NAME[,runs/OTHER] --images='DIR or glob' --out=DIR
-        [--format=tiff,png] [--scale=0] [--halo=N|auto] [--tta=flips|all] [--tune=ap50]
-        [--checkpoint=best|last] [--device=cpu|gpu|cuda:1] [--config.eval.threshold=0.5 ...]
+        [--format=tiff,png] [--scale=0 | --diameter=PIXELS | --pixel_size=UM] [--halo=N|auto]
+        [--tta=flips|all] [--tune=ap50] [--checkpoint=best|last] [--device=cpu|gpu|cuda:1]
+        [--config.eval.threshold=0.5 ...]
 
 Leaves one file per format for every image, and for every plane of a stack. `<image>_label.tif`, at
 its own height and width, holds instance ids (0 background), uint16, or uint32 above 65535
@@ -40,6 +41,10 @@ def define_flags(values: flags.FlagValues) -> None:
     cli.string(values, "checkpoint", " | ".join(cli.CHECKPOINTS), "best")
     cli.number(values, "scale", "0 repeats the training's fit; above 0 tiles the image at that "
                "scale, 1 being its own")
+    cli.number(values, "diameter", "of the cells in the images, pixels: the image is rescaled to "
+               "cells as large as the training's. Without, runs with data.diameter find it")
+    cli.number(values, "pixel_size", "of the images, micrometres, as --diameter; without, runs "
+               "with data.pixel_size take that of each file")
     cli.string(values, "halo", "pixels that are cropped from the edges of tiles, or auto: the "
                "network's receptive field. Without, tiles that overlap are blended")
     cli.string(values, "tta", "flips | all: the mean over 4 flips, or 8 flips and turns, of each "
@@ -60,8 +65,10 @@ def main(args, overrides: list[tuple[str, str]], in_memory_pixels: int = 2**24) 
     for name in formats:
         check_choice(name, FORMATS, "--format")
     cli.check_choice(args, "checkpoint", cli.CHECKPOINTS)
-    if not (math.isfinite(args.scale) and args.scale >= 0):
-        raise InputError(f"--scale: got {args.scale}; expected 0 (as in training) or above")
+    for name in ("scale", "diameter", "pixel_size"):
+        value = getattr(args, name)
+        if not (math.isfinite(value) and value >= 0):
+            raise InputError(f"--{name}: got {value}; expected 0 (as in training) or above")
     if args.halo not in ("", "auto") and not args.halo.isdecimal():
         raise InputError(f"--halo: got {args.halo!r}; expected pixels or auto")
     only_tunes = args.tune and not (args.images or args.out)
@@ -72,7 +79,8 @@ def main(args, overrides: list[tuple[str, str]], in_memory_pixels: int = 2**24) 
     from cellseg_jax.inference.row_bands import PredictOptions
 
     jobs = [] if only_tunes else images_in.find(args.images, args.out)
-    options = PredictOptions(args.scale, tta=args.tta, uncertain="uncertainty" in formats)
+    options = PredictOptions(args.scale, tta=args.tta, uncertain="uncertainty" in formats,
+                             diameter=args.diameter, pixel_size=args.pixel_size)
     runs = segment.open_runs(args.workdir, overrides, options, checkpoint=args.checkpoint,
                              halo=args.halo, metric=args.tune)
     if only_tunes:

@@ -57,6 +57,11 @@ def write_image(path, size=(40, 50), channels=None, seed=0):
         Image.fromarray(array).save(path)
 
 
+def lines(err):
+    """Without the note on the specks that a network finds in images of noise."""
+    return [line for line in err.splitlines() if "cells of another size" not in line]
+
+
 @pytest.mark.parametrize("scale", [0, pytest.param(0.25, marks=pytest.mark.slow)])
 def test_labels_have_the_exact_size_of_their_images(run, tmp_path, scale):
     y, x = np.mgrid[:3000, :2000]
@@ -98,7 +103,7 @@ def test_one_bad_image_is_named_and_the_others_go_on(run, tmp_path):
     (tmp_path / "in/b.png").write_bytes((tmp_path / "in/b.png").read_bytes()[:500])
     code, out, err = run()
     assert code == 2 and "images predicted: 2, bad: 1" in out
-    assert len(err.splitlines()) == 1 and "b.png" in err and err.startswith("error: ")
+    assert len(lines(err)) == 1 and "b.png" in err and err.startswith("error: ")
     assert sorted(p.name for p in (tmp_path / "out").glob("*.tif")) == [
         "a_label.tif", "c_label.tif"]
 
@@ -111,7 +116,7 @@ def test_second_run_does_only_what_is_missing_or_changed(run, tmp_path):
     before = (tmp_path / "out/a_label.tif").stat().st_mtime_ns
     code, out, err = run(format="tiff")
     assert code == 0 and "images predicted: 1," in out
-    assert err == "2 of 3 images were finished before\n"
+    assert lines(err) == ["2 of 3 images were finished before"]
     assert (tmp_path / "out/a_label.tif").stat().st_mtime_ns == before
     assert "images predicted: 3," in run()[1]  # outlines were not asked for before
 
@@ -150,7 +155,7 @@ def test_globs_and_outputs_beside_images(run, tmp_path):
     assert "images predicted: 3," in run(**here)[1]
     assert "images predicted: 0," in run(**here)[1]  # its own outputs are not images
     code, out, err = run(out=tmp_path / "other")  # nor are those of another command
-    assert "images predicted: 3," in out and err == ""
+    assert "images predicted: 3," in out and not lines(err)
     assert "images predicted: 3, bad: 0" in run(images=tmp_path / "in/**/*", out=tmp_path / "g")[1]
     assert "images predicted: 1," in run(images=tmp_path / "in/y/b.tif", out=tmp_path / "o")[1]
     assert (tmp_path / "o/b_label.tif").exists()

@@ -28,7 +28,6 @@ VALUE_KEYS = (
     "data.split",
     "data.split_by",
     "data.split_seed",
-    "data.strata",
     "data.train_fraction",
     "data.keep_blank",
     "data.balance",
@@ -59,9 +58,15 @@ def default() -> ConfigDict:
         name="dsb2018",
         root="",  # the unpacked dataset
         only_size=(),  # (height, width): read only images of exactly that many pixels; () = all
-        strata=(),  # train and score only on images of these strata (class, modality); () = all
         size=(512, 512),  # height, width of the network's input (grid = 1), pixels
         fit="resize",  # how an image comes to that size: resize | center_crop | random_crop | pad
+        # Images and labels are rescaled before they are fitted, each by its own factor, so that
+        # the median cell of each has this diameter, in pixels; 0 = as they are. Prediction does not
+        # know the cells: it looks twice, the second time with the factor of the cells it has found.
+        diameter=0.0,
+        # Or so that a pixel has this size, in micrometres: of files that know theirs; 0 = as they
+        # are. Not together with data.diameter.
+        pixel_size=0.0,
         grid=1,  # patches per side that the fitted image is cut into, without overlap
         # Rotation and the other augment.GEOMETRIC move the pixels of the whole fitted image, which
         # is cut into patches afterwards; False: the pixels of each patch by itself.

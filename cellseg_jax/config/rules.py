@@ -30,7 +30,7 @@ def check(config, default) -> None:
         if isinstance(value, float):
             rule(math.isfinite(value), key, "a finite number")
     rule(0 <= config.seed < 2**32, "seed", "an integer from 0 to 2**32 - 1")
-    for section in (_data, _augment, _model, _loss, _train, _eval):
+    for section in (_data, _scale, _augment, _model, _loss, _train, _eval):
         section(config, rule)
     _optimizer(config, rule, default.optimizer)
 
@@ -78,8 +78,6 @@ def _data(c, rule):
          "data.only_size", "() or (height, width) in pixels")
     rule(c.data.mix_copies or (c.data.mix and c.data.copies), "data.mix_copies",
          "True, the default, since nothing reads it without data.mix and data.copies")
-    rule(all(isinstance(name, str) for name in c.data.strata), "data.strata",
-         "() or names of strata, such as ('fluorescence',)")
     rule(c.data.blank_images >= 0, "data.blank_images", "at least 0")
     rule(c.data.blank_images == 0 or c.data.keep_blank, "data.blank_images",
          "0 with data.keep_blank=False, which leaves out what has no foreground")
@@ -92,6 +90,19 @@ def _data(c, rule):
                          "classes (data.labels=classes of ebhi_seg or folder)")
     rule(c.data.num_classes >= 2, "data.num_classes", "at least 2, background included")
     rule(c.data.threads >= 1, "data.threads", "at least 1")
+
+
+def _scale(c, rule):
+    for key in ("diameter", "pixel_size"):
+        rule(c.data[key] >= 0, f"data.{key}", "0 (off) or above")
+        rule(not c.data[key] or c.data.fit != "resize", f"data.{key}", "0 with data.fit='resize', "
+             "which brings every image to data.size; use random_crop, center_crop or pad")
+    rule(not (c.data.diameter and c.data.pixel_size), "data.diameter",
+         "0 with data.pixel_size: one of the two decides the scale")
+    kind = c.data.get("labels", "instances")
+    rule(not c.data.diameter or (kind == "instances" and c.data.target != "classes"),
+         "data.diameter", f"0 where labels are {kind}: only instances have a diameter; "
+         "data.pixel_size works with all")
 
 
 def _augment(c, rule):

@@ -19,6 +19,7 @@ from cellseg_jax.data.cache import CacheOptions, open_cache
 from cellseg_jax.data.datasets import bbbc039, ctc, dsb2018, ebhi_seg, folder, isbi2012, livecell
 from cellseg_jax.data.dependencies import depends_on, tracked, unchanged
 from cellseg_jax.data.records import Records
+from cellseg_jax.data.scale import ScaleOptions
 from cellseg_jax.errors import InputError, pick
 
 DATASETS = {
@@ -84,19 +85,13 @@ def load(data_config, progress=None, records: Records | None = None) -> Arrays:
     call per file; the last MAX_LOADED datasets are kept so.
 
     Args:
-      data_config: name, root, size, fit, grid, channels, percentiles, target, mix, cache ("" =
-        the user's cache folder), the options of the dataset and of pixel weights; other keys are
-        not read.
+      data_config: name, root, size, fit, grid, channels, percentiles, diameter, pixel_size, target,
+        mix, cache ("" = the user's cache folder), the options of the dataset and of pixel weights;
+        other keys are not read.
       progress: called with (samples done, samples in all) while decoding.
       records: other samples than all of records_of(data_config).
     """
-    options = CacheOptions(
-        dataset=data_config["name"],
-        options={**_chosen(data_config), "mix": list(data_config["mix"])},
-        size=tuple(data_config["size"]), fit=data_config["fit"], grid=data_config["grid"],
-        channels=data_config["channels"], target=data_config["target"],
-        weight_options={"w0": data_config["weight_w0"], "sigma": data_config["weight_sigma"]},
-        percentiles=tuple(data_config["percentiles"]))
+    options = cache_options(data_config)
     directory = data_config["cache"] or _user_cache()
     if records is not None:
         return open_cache(records, options, directory, progress)
@@ -122,14 +117,23 @@ def load(data_config, progress=None, records: Records | None = None) -> Arrays:
     return arrays
 
 
+def cache_options(data_config) -> CacheOptions:
+    """What decoded arrays follow from, of config.data."""
+    return CacheOptions(
+        dataset=data_config["name"],
+        options={**_chosen(data_config), "mix": list(data_config["mix"])},
+        size=tuple(data_config["size"]), fit=data_config["fit"], grid=data_config["grid"],
+        channels=data_config["channels"], target=data_config["target"],
+        weight_options={"w0": data_config["weight_w0"], "sigma": data_config["weight_sigma"]},
+        percentiles=tuple(data_config["percentiles"]),
+        scale=ScaleOptions(data_config["diameter"], data_config["pixel_size"]))
+
+
 def split_of(data_config, arrays: Arrays) -> dict:
     """{"train", "val", "test"}: indices of samples, by config.data.split, split_by, split_seed.
 
     Patches follow their image. Of the training images train_fraction is used, and all that
-    data.mix adds. With keep_blank=False training leaves out samples without foreground. Of a split
-    of all images, data.strata leaves those of some strata, in each part.
-
-    Raises: InputError for a stratum that no image has.
+    data.mix adds. With keep_blank=False training leaves out samples without foreground.
     """
     how, seed = data_config["split"], data_config["split_seed"]
     by = {"group": arrays.image_groups, "image": arrays.image_names}
@@ -146,9 +150,6 @@ def split_of(data_config, arrays: Arrays) -> dict:
     parts["train"] = split.share(
         parts["train"], groups, strata, fraction=data_config["train_fraction"], seed=seed,
         keep=np.array(fixed) != "")
-    if data_config["strata"]:
-        chosen = select.of_strata(strata, data_config["strata"], np.array(fixed) != "")
-        parts = {name: i[chosen[i]] for name, i in parts.items()}
     cells = np.arange(arrays.grid**2, dtype=np.int32)
     parts = {name: (i[:, None] * len(cells) + cells).reshape(-1) for name, i in parts.items()}
     # Patches of augmented images are blank where others are: data.order leaves them out.

@@ -24,8 +24,11 @@ class Arrays:
     image: np.ndarray  # (n, H, W, C) uint8 or uint16
     label: np.ndarray  # (n, H, W) uint16 or int32
     pixel_weight: np.ndarray | None  # (n, H, W) float16
-    tables: dict[str, np.ndarray]  # normalisation -> (m, C, 2) float32; foreground, anchors
-    flat: dict[str, np.ndarray]  # image, label, pixel_weight at original size, one after the other
+    # normalisation -> (m, C, 2) float32; foreground, anchors; of rescaled images scale (m,) and
+    # scaled_size (m, 2)
+    tables: dict[str, np.ndarray]
+    # image, label, pixel_weight before they are fitted, one after the other: what windows are of
+    flat: dict[str, np.ndarray]
     original_sizes: np.ndarray  # (m, 2) height and width
     image_names: tuple[str, ...]  # m
     image_groups: tuple[str, ...]
@@ -34,6 +37,7 @@ class Arrays:
     findings: tuple[Finding, ...]  # of the decoding
     grid: int
     fingerprint: str  # of the content, wherever it lies
+    whole_labels: np.ndarray  # labels at original size, one after the other
     folder: pathlib.Path | None = None  # of the cache that holds the arrays
 
     @property
@@ -76,11 +80,24 @@ class Arrays:
         """(n,) float32, the share of pixels that are not background."""
         return self.tables["foreground"].reshape(-1)
 
+    @property
+    def flat_sizes(self) -> np.ndarray:
+        """(m, 2) height and width of the images in the flat arrays: rescaled, if they are."""
+        return self.tables.get("scaled_size", self.original_sizes)
+
     @functools.cached_property
     def offsets(self) -> np.ndarray:
         """(m,) int64, the first pixel of each image in the flat arrays."""
-        areas = self.original_sizes.prod(1)
-        return np.cumsum(areas) - areas
+        return _starts(self.flat_sizes)
+
+    @functools.cached_property
+    def _original_offsets(self):
+        return _starts(self.original_sizes)
+
+    @property
+    def scales(self) -> np.ndarray:
+        """(m,) the factor that each image was rescaled by before it was fitted."""
+        return self.tables.get("scale", np.ones(len(self.image_names)))
 
     def range(self, normalize: str) -> np.ndarray:
         """(n, C, 2) float32, low and high of each whole original image."""
@@ -90,7 +107,8 @@ class Arrays:
     def original_label(self, i: int) -> np.ndarray:
         """(H0, W0) int32 of image i, the label at its original size."""
         height, width = self.original_sizes[i]
-        flat = self.flat["label"][self.offsets[i] : self.offsets[i] + height * width]
+        first = self._original_offsets[i]
+        flat = self.whole_labels[first : first + height * width]
         return flat.reshape(height, width).astype(np.int32)
 
     def whole_images(self) -> Sequence[np.ndarray]:
@@ -99,6 +117,11 @@ class Arrays:
 
     def _per_sample(self, values):
         return tuple(v for v in values for _ in range(self.grid**2))
+
+
+def _starts(sizes):
+    areas = sizes.prod(1)
+    return np.cumsum(areas) - areas
 
 
 class _Whole(Sequence):

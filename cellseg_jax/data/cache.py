@@ -6,7 +6,9 @@
       pixel_weight.npy            (n, H, W) float16, with targets that weigh pixels
       original.npy                all labels at original size, one after the other
       flat_image.npy              all images likewise, with random crops; flat_pixel_weight.npy too
-      tables.npz                  a (m, C, 2) float32 per normalisation, foreground, anchors
+      flat_label.npy              with random crops of rescaled images, their labels likewise
+      tables.npz                  a (m, C, 2) float32 per normalisation, foreground, anchors;
+                                  of rescaled images scale and scaled_size
       meta.json                   names, groups, strata, original sizes, fingerprint, versions
       near_duplicates.json        pairs of images, once they were looked for
     <directory>/<key>.lock        held while a process decodes; the others wait
@@ -21,6 +23,7 @@ import json
 import os
 import pathlib
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -33,6 +36,7 @@ from cellseg_jax.data.fingerprint import content_fingerprint
 from cellseg_jax.data.npy import GrowingNpy
 from cellseg_jax.data.records import Finding
 from cellseg_jax.data.resize import FITS
+from cellseg_jax.data.scale import ScaleOptions, rescaled, scaled_size
 from cellseg_jax.errors import InputError, pick
 from cellseg_jax.files import locked
 from cellseg_jax.normalize import PERCENTILES, RANGES, image_ranges
@@ -57,6 +61,7 @@ class CacheOptions:
     target: str = "foreground"  # whose pixel weights are stored, if it has some
     weight_options: dict | None = None
     percentiles: tuple[float, float] = PERCENTILES  # of the normalisation "percentile"
+    scale: ScaleOptions = ScaleOptions()  # what scale images are brought to before they are fitted
 
     def check(self) -> None:
         """InputError for a value that is unknown or does not go with the others."""
@@ -81,7 +86,8 @@ class CacheOptions:
         settings = [VERSION, self.dataset, self.options, list(self.size), self.fit, self.channels,
                     self.grid, weighed, fingerprint]
         # Of options that came later: caches that were made before keep their key.
-        later = {} if tuple(self.percentiles) == PERCENTILES else {"percentiles": self.percentiles}
+        later = {} if self.percentiles == PERCENTILES else {"percentiles": self.percentiles}
+        later |= {"scale": self.scale._asdict()} if self.scale.used else {}
         settings += [later] if later else []
         text = json.dumps(settings, sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
@@ -145,26 +151,67 @@ class _Decoded(NamedTuple):
     findings: tuple[Finding, ...]
 
 
-def _decode(record, options, weigh) -> _Decoded:
+def _decode(record, options, weigh, factor=None) -> _Decoded:
+    """Of one record; `factor` in place of that of its true label."""
     sample, grid = record.read(), options.grid
     keep_flat = options.fit == "random_crop"
     image = to_channels(sample.image, options.channels)
     original = sample.label.astype(np.uint16 if sample.label.max() < 2**16 else np.int32)
-    fitted_image, fitted_label = FITS[options.fit](image, original, options.size, record.name)
+    factor = options.scale.factor(record, original) if factor is None else factor
+    # Ranges are those of the original pixels.
+    tables = {normalize: image_ranges(image, normalize, options.percentiles)
+              for normalize in RANGES}
+    image, scaled = rescaled(image, original, factor)
+    fitted_image, fitted_label = FITS[options.fit](image, scaled, options.size, record.name)
     label = to_grid(fitted_label, grid)
     arrays = {"image": to_grid(fitted_image, grid), "label": label,
               "original": original.reshape(-1)}
     if keep_flat:
         arrays["flat_image"] = image.reshape(-1, image.shape[-1])
+        if options.scale.used:
+            arrays["flat_label"] = scaled.reshape(-1)
     if weigh is not None:
         arrays["pixel_weight"] = to_grid(weigh(fitted_label).astype(np.float16), grid)
         if keep_flat:
-            arrays["flat_pixel_weight"] = weigh(original).astype(np.float16).reshape(-1)
-    tables = {normalize: image_ranges(image, normalize, options.percentiles)
-              for normalize in RANGES}
+            arrays["flat_pixel_weight"] = weigh(scaled).astype(np.float16).reshape(-1)
     tables["foreground"] = (label > 0).mean((1, 2), dtype=np.float32)
-    tables["anchors"] = _anchors(original)
+    tables["anchors"] = _anchors(scaled)
+    if options.scale.used:
+        tables |= {"scale": np.float64(factor), "scaled_size": np.array(scaled.shape)}
     return _Decoded(arrays, tables, original.shape, sample.stratum, sample.findings)
+
+
+def refitted(arrays: Arrays, records, options: CacheOptions, factors: dict) -> Arrays:
+    """Some images rescaled by other factors before they are fitted; the fitted others are empty.
+
+    For scores of images whose true label must not decide the factor. The flat arrays, which
+    training reads, stay. An image that became too small for center_crop or too large for pad is
+    taken as random_crop takes it.
+
+    Args:
+      records: of all images.
+      factors: {image: factor}.
+    """
+    cells, tables = arrays.grid**2, dict(arrays.tables)
+    pixels = {name: _writable(getattr(arrays, name)) for name in ("image", "label", "pixel_weight")
+              if getattr(arrays, name) is not None}
+    tables |= {name: tables[name].copy() for name in ("scale", "foreground")}
+    for i, factor in factors.items():
+        size = scaled_size(arrays.original_sizes[i], factor)
+        pads = options.fit == "pad" and all(np.array(size) <= options.size)
+        fit = "pad" if pads else "random_crop"
+        one = _decode(records[i], dataclasses.replace(options, fit=fit), options.weigh, factor)
+        for name, values in pixels.items():
+            values[i * cells : (i + 1) * cells] = one.arrays[name]
+        for name in ("scale", "foreground"):
+            tables[name][i] = one.tables[name]
+    return dataclasses.replace(arrays, tables=tables, **pixels)
+
+
+def _writable(array) -> np.memmap:
+    """Zeros of that shape and type in a file without a name, which has holes until written to."""
+    with tempfile.TemporaryFile() as file:
+        return np.memmap(file, array.dtype, "w+", shape=array.shape)
 
 
 def _anchors(label) -> np.ndarray:
@@ -243,11 +290,11 @@ def _open(folder: pathlib.Path) -> Arrays:
              for name in meta["bytes"] if name.endswith(".npy")}
     with np.load(folder / "tables.npz") as tables:
         tables = dict(tables)
-    flat = {"label": files["original"]}
+    flat = {"label": files["original"]}  # flat_label takes its place
     flat |= {name.removeprefix("flat_"): x for name, x in files.items() if name.startswith("flat_")}
     return Arrays(
         files["image"], files["label"], files.get("pixel_weight"), tables, flat,
         np.array(meta["original_sizes"]),
         *(tuple(meta[key]) for key in ("names", "groups", "strata", "parts")),
         findings=tuple(Finding(*f) for f in meta["findings"]), grid=meta["grid"],
-        fingerprint=meta["fingerprint"], folder=folder)
+        fingerprint=meta["fingerprint"], whole_labels=files["original"], folder=folder)

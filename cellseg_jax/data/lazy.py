@@ -24,7 +24,7 @@ from xml.etree import ElementTree
 import numpy as np
 import tifffile
 
-from cellseg_jax.data.decode import SIGNATURES, SUFFIXES, named
+from cellseg_jax.data.decode import SIGNATURES, SUFFIXES, named, open_tiff
 from cellseg_jax.data.decode import whole as is_whole
 from cellseg_jax.data.image_planes import Plane, mapped_plane, tiff_plane
 from cellseg_jax.data.read import read_image
@@ -183,6 +183,17 @@ def _images(path, planes, leading, pages, pixel_size) -> list[Image]:
     names = [stem] if len(grouped) == 1 else [f"{stem}_{n:04d}" for n in range(len(grouped))]
     return [_image(path, name, [planes[n] for n in group], pixel_size)
             for name, group in zip(names, grouped, strict=True)]
+
+
+def pixel_size_of(path) -> tuple[float, float] | None:
+    """(height, width) of a pixel in micrometres from the header of a file; None if it has none.
+
+    Raises: InputError where the header cannot be read.
+    """
+    path = pathlib.Path(path)
+    if _is_zarr(path):
+        return _zarr_images(path, "")[0].pixel_size
+    return open_tiff(path, _tiff_pixel_size) if _is_tiff(path) else None
 
 
 def _tiff_pixel_size(tiff):

@@ -146,7 +146,7 @@ def order_of(config, arrays, train) -> Order:
         if not options.keep_blank:
             left_out = (foreground == 0) | (False if left_out is None else left_out)
     if options.fit == "random_crop":
-        crops = Crops(tuple(options.size), arrays.original_sizes, arrays.tables["anchors"])
+        crops = Crops(tuple(options.size), arrays.flat_sizes, arrays.tables["anchors"])
     return Order(train, config.seed, config.train.batch_size, Sampling(
         copies=options.copies, left_out=left_out,
         strata=arrays.strata if options.balance else None,

@@ -63,7 +63,7 @@ def take(arrays: Arrays, rows: dict, normalize: str, window=None,
     sample = rows["id"]
     if "place" in rows:
         pixels = np.stack([
-            crops.rows(top, left, window, arrays.original_sizes[i], arrays.offsets[i])
+            crops.rows(top, left, window, arrays.flat_sizes[i], arrays.offsets[i])
             for i, (top, left) in zip(sample, rows["place"], strict=True)])
         taken = {name: x[pixels] for name, x in arrays.flat.items()}
     else:

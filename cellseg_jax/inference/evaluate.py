@@ -11,6 +11,8 @@ import numpy as np
 from cellseg_jax import config as config_lib
 from cellseg_jax import data, metrics
 from cellseg_jax.config import derived
+from cellseg_jax.data.cache import refitted
+from cellseg_jax.data.scale import as_image
 from cellseg_jax.data.split import MIXED
 from cellseg_jax.errors import InputError
 from cellseg_jax.files import read_json, write_atomic, write_csv
@@ -56,6 +58,7 @@ def evaluate(config, workdir, *, split: str = "test", which: str = "best") -> di
     name = result_name(workdir, config, split, arrays.fingerprint)
     indices = images_of(config, arrays, split)
     predictor = Predictor(workdir, config, which)
+    arrays = at_found_scale(predictor, arrays, indices)
     timed = TimedStep(predictor.network.eval_step)
     scored, original = _scorer(predictor, arrays, timed), OriginalSize(predictor, arrays, indices)
     scores = scored(indices, original.add)
@@ -87,6 +90,21 @@ def evaluate(config, workdir, *, split: str = "test", which: str = "best") -> di
     if jax.process_index() == 0:
         _write(workdir, name, result, table, drawn)
     return result
+
+
+def at_found_scale(predictor, arrays, indices):
+    """The arrays, where data.diameter is set with images at the scale that prediction finds.
+
+    In training the true cells of an image decide its scale: scores must not know them.
+    """
+    config, size = predictor.config, predictor.batch_size
+    if not config.data.diameter:
+        return arrays
+    records, factors = data.records_of(config.data), {}
+    for part in np.split(indices, range(size, len(indices), size)):
+        found = predictor.factors([as_image(records[i]) for i in part])
+        factors |= dict(zip(part.tolist(), found, strict=True))
+    return refitted(arrays, records, data.cache_options(config.data), factors)
 
 
 def _scorer(predictor, arrays, eval_step):
@@ -166,7 +184,7 @@ def result_name(workdir, config, split: str, fingerprint: str) -> str:
     options = {option for one in (config, read_config(workdir))
                for option in data.options(one.data.name)} - set(config_lib.default().data)
     about_data = {f"data.{key}" for key in options | {
-        "name", "only_size", "strata", "split", "split_by", "split_seed", "train_fraction", "mix",
+        "name", "only_size", "split", "split_by", "split_seed", "train_fraction", "mix",
         "mix_copies", "blank_images"}}
     changed = {k: v for k, v in changes(workdir, config).items() if k not in about_data}
     if changed:

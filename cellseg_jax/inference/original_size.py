@@ -5,6 +5,7 @@ import numpy as np
 from scipy.special import logit
 
 from cellseg_jax import crops, data, metrics, targets
+from cellseg_jax.inference.row_bands import PredictOptions
 from cellseg_jax.metrics import report_compat
 
 
@@ -42,7 +43,9 @@ class OriginalSize:
         if self._source is None:
             probs = self.predictor.resized(probs, label.shape)
         else:  # a cropped run saw only a part: tile the whole image
-            probs = self.predictor.image_probs(self._source[i].read().image)
+            scale = self.arrays.tables.get("scale", np.zeros(i + 1))[i]  # 0: its own
+            probs = self.predictor.image_probs(
+                self._source[i].read().image, PredictOptions(scale=scale))
         of_instances = label_kind(config) == "instances"
         found = self.predictor.decode(probs) if of_instances else None
         self._counts.append(self._pixel_counts(label, probs, found))

@@ -12,13 +12,16 @@ from cellseg_jax.crops import round_up
 from cellseg_jax.data import resize
 from cellseg_jax.data.colours import to_channels
 from cellseg_jax.data.lazy import Image, from_array
+from cellseg_jax.data.scale import scaled_size
 from cellseg_jax.errors import InputError
+from cellseg_jax.files import read_json
 from cellseg_jax.inference import row_bands, tile_blending
 from cellseg_jax.inference.ensemble import mean_of
+from cellseg_jax.inference.image_scale import RunScale
 from cellseg_jax.inference.networks import ClassicalMethod, TrainedNetwork
 from cellseg_jax.inference.row_bands import VIEWS, PredictOptions
 from cellseg_jax.inference.tile_blending import turns, turns_back
-from cellseg_jax.runs.folder import read_config
+from cellseg_jax.runs.folder import ENVIRONMENT_FILE, TRAINING_CELLS, read_config
 
 AS_TRAINED = PredictOptions()
 
@@ -54,6 +57,8 @@ class Predictor:
                         else TrainedNetwork(workdir, config, which, batch_size))
         self.tile, self.batch_size = self.network.tile, self.network.batch_size
         self.target = targets.TARGETS[config.data.target]
+        environment = read_json(self.workdir / ENVIRONMENT_FILE, {})
+        self.scale = RunScale.of(config.data, environment.get(TRAINING_CELLS) or {})
 
     @property
     def step(self) -> int:
@@ -61,34 +66,61 @@ class Predictor:
         return self.network.step
 
     def image_probs(self, image, options: PredictOptions = AS_TRAINED) -> np.ndarray:
-        """(H, W, K) float32 probabilities of one whole image of any size: see `probs`."""
+        """(H, W, K) float32 probabilities of one array or data.lazy.Image: see `probs`."""
         return self.probs([image], options)[0]
 
     def probs(self, images, options: PredictOptions = AS_TRAINED) -> list[np.ndarray]:
         """(H, W, K) float32 probabilities of each (H, W, 1 to 4) image, of any sizes.
 
         Runs that were trained on resized images resize and map the probabilities back; others
-        tile at native scale with overlap. Batches hold tiles of several images.
+        tile with overlap, at native scale or at that of their training. Batches hold tiles of
+        several images.
+
+        Args:
+          images: arrays, or data.lazy.Image where the pixel size should count.
         """
+        images = [one if isinstance(one, Image) else from_array(one) for one in images]
         if options.halo:
-            return [np.concatenate(list(self.bands(from_array(image), options)))
-                    for image in images]
+            return [np.concatenate(list(self.bands(image, options))) for image in images]
         config, sizes = self.config.data, [image.shape[:2] for image in images]
-        images = [to_channels(image, config.channels) for image in images]
-        ranges = np.stack([normalize.image_ranges(image, config.normalize, config.percentiles)
-                           for image in images])
+        images, ranges = self._read(images)
         predict = lambda batch, number: self._views(batch, ranges[number], options)
-        if self._resizes(options):
-            cells = [crops.to_grid(resize.resize_image(image, config.size), config.grid)
+        if self.scale.resizes(options):
+            cells = [crops.to_grid(resize.resize_image(image.read(), config.size), config.grid)
                      for image in images]
             number = np.repeat(np.arange(len(images)), config.grid**2)
             probs = np.split(predict(np.concatenate(cells), number), len(images))
             out = [crops.from_grid(one) for one in probs]
         else:
-            images = [resize.resize_image(image, row_bands.scaled_size(image.shape, options.scale))
-                      for image in images]
-            out = self._tiled(predict, images)
+            factors = self._factors(images, ranges, options)
+            out = self._tiled(predict, [
+                resize.resize_image(image.read(), scaled_size(image.shape, factor))
+                for image, factor in zip(images, factors, strict=True)])
         return [self.resized(one, size) for one, size in zip(out, sizes, strict=True)]
+
+    def factors(self, images, options: PredictOptions = AS_TRAINED) -> list[float]:
+        """By which `probs` resizes each data.lazy.Image for the network; 0: not at all."""
+        return self._factors(*self._read(images), options)
+
+    def _read(self, images) -> tuple[list[Image], np.ndarray]:
+        """Images in memory with the run's channels, and their ranges (n, C, 2)."""
+        config = self.config.data
+        images = [from_array(to_channels(image.read(), config.channels), image.name,
+                             image.pixel_size) for image in images]
+        return images, np.stack([
+            normalize.image_ranges(image.read(), config.normalize, config.percentiles)
+            for image in images])
+
+    def _factors(self, images, ranges, options) -> list[float]:
+        """`factors` of images with the run's channels."""
+        first, smallest = self.scale.first_factor, self.config.eval.min_size
+
+        def look(pieces, numbers):
+            predict = lambda batch, which: self._views(batch, ranges[numbers[which]], AS_TRAINED)
+            least = max(self.scale.least_area(), round(smallest * first**2))
+            return [self.decode(maps, min_size=least) for maps in self._tiled(predict, pieces)]
+
+        return self.scale.factors(images, options, look)
 
     def resized(self, maps, size) -> np.ndarray:
         """(*size, K) of the network's maps (H, W, K); outputs in pixels grow with the image."""
@@ -114,7 +146,7 @@ class Predictor:
         The image is read twice, first for its range; one row of tiles is in memory.
         """
         if self.tile is None:
-            yield self.image_probs(image.read(), options)
+            yield self.image_probs(image, options)
             return
         size, pixels, config = image.shape[:2], options.band_pixels, self.config.data
         image = row_bands.with_channels(image, config.channels)
@@ -122,14 +154,15 @@ class Predictor:
         range_ = normalize.band_ranges((image.rows(*rows) for rows in chunks), image.shape[-1],
                                        image.dtype, config.normalize, config.percentiles)
         predict = lambda batch: self._views(batch, np.repeat(range_[None], len(batch), 0), options)
-        if self._resizes(options):
+        if self.scale.resizes(options):
             small = row_bands.resized(image, config.size, pixels).rows(0, config.size[0])
             probs = crops.from_grid(predict(crops.to_grid(small, config.grid)))
             for rows in chunks:
                 yield self._rescaled(resize.resize_rows(probs, size, rows, len(probs)),
                                      probs.shape, size)
             return
-        image = row_bands.resized(image, row_bands.scaled_size(size, options.scale), pixels)
+        factor, = self._factors([image], range_[None], options)
+        image = row_bands.resized(image, scaled_size(size, factor), pixels)
         # What a network adds beyond an image is 0 after normalisation.
         fill = range_[:, 0].astype(image.dtype) if options.halo else None
         probs = self._rows_of_tiles(predict, image, fill, options.halo)
@@ -153,16 +186,14 @@ class Predictor:
 
     def check(self, options: PredictOptions) -> None:
         """InputError where the run cannot be used in that way."""
-        if options.halo and (self._resizes(options) or self.tile is None):
+        self.scale.check(options)
+        if options.halo and (self.scale.resizes(options) or self.tile is None):
             raise InputError("--halo: this run sees an image as a whole, resized; expected tiles, "
                              "pass --scale=1 too" if self.tile else
                              "--halo: a classical method has no tiles; leave it out")
         if options.tta == "all" and self.tile and self.tile[0] != self.tile[1]:
             raise InputError(f"--tta: got all, but tiles are {self.tile[0]}x{self.tile[1]}; "
                              "expected square ones, use --tta=flips")
-
-    def _resizes(self, options) -> bool:
-        return self.config.data.fit == "resize" and not options.scale
 
     def _views(self, batch, ranges, options) -> np.ndarray:
         """(n, h, w, K) mean over the views; where wanted, their variance as one more output."""

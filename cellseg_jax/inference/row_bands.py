@@ -25,14 +25,12 @@ class PredictOptions(NamedTuple):
     tta: str = ""  # "" | flips | all: the mean over 4 or 8 views of each tile
     uncertain: bool = False  # one more output: the variance over views and runs
     band_pixels: int = 2**24  # of an image that are in memory at once while read or resized
+    # In place of scale, which then follows from what the network was trained with:
+    diameter: float = 0.0  # of the cells in the image, pixels
+    pixel_size: float = 0.0  # of the image, micrometres
 
 
 AS_TRAINED = PredictOptions()
-
-
-def scaled_size(shape, scale: float) -> tuple[int, int]:
-    """Height and width of an image of `shape` at a scale; 0 is its own scale."""
-    return tuple(max(1, round(length * (scale or 1.0))) for length in shape[:2])
 
 
 def row_ranges(height: int, width: int, pixels: int) -> list[tuple[int, int]]:

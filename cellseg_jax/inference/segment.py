@@ -17,6 +17,7 @@ from cellseg_jax.inference.ensemble import Ensemble
 from cellseg_jax.inference.outputs.tiff import BandedTiff
 from cellseg_jax.inference.predictor import Predictor, run_config
 from cellseg_jax.inference.row_bands import VIEWS, PredictOptions
+from cellseg_jax.inference.scale_notes import ScaleNotes
 from cellseg_jax.report import terminal
 from cellseg_jax.runs.folder import TUNING_FILE
 from cellseg_jax.step.memory import peak_rss
@@ -94,6 +95,8 @@ def _made_by(members, options: PredictOptions) -> dict:
     identities = [config_lib.identity(member.config) for member in members]
     return {"run": ", ".join(identities), "checkpoint step": steps if len(steps) > 1 else steps[0],
             "--scale": options.scale, "--halo": options.halo, "--tta": options.tta,
+            **{f"--{key}": getattr(options, key) for key in ("diameter", "pixel_size")
+               if getattr(options, key)},
             **{f"config.eval.{key}": value for key, value in members[0].config.eval.items()
                if key not in IRRELEVANT}}
 
@@ -107,6 +110,7 @@ def segment(runs: Runs, work: Work) -> int:
     Raises: InputError where an output cannot be written.
     """
     started, bad = time.monotonic(), 0
+    notes = ScaleNotes(runs.predictor, runs.options)
     pages = runs.predictor.config.data.get("pages", "")
     planes = [plane for job in work.jobs for plane in images_in.planes(*job, pages)]
     waiting = [plane for plane in planes if not images_in.is_finished(plane, work.formats)]
@@ -114,19 +118,21 @@ def segment(runs: Runs, work: Work) -> int:
         terminal.log(f"{len(planes) - len(waiting)} of {len(planes)} images were finished before")
     try:
         with terminal.counting("predicting") as progress:
-            for done, failed in _each(runs, work, waiting, pages):
+            for done, failed in _each(runs, work, waiting, notes):
                 bad += failed
                 progress(done, len(waiting))
     except OSError as error:
         raise InputError(f"--out: cannot write {error.filename or work.out}: {error.strerror}; "
                          "the images before it are finished, start again to continue") from error
+    notes.log()
     print(f"images predicted: {len(waiting) - bad}, bad: {bad}, in "
           f"{time.monotonic() - started:.1f} s; peak memory {peak_rss() / 2**30:.2f} GiB")
     return bad
 
 
-def _each(runs, work, waiting, pages) -> Iterator[tuple[int, int]]:
+def _each(runs, work, waiting, notes) -> Iterator[tuple[int, int]]:
     """Yields (images done, how many of the last ones failed); small images go together."""
+    pages = runs.predictor.config.data.get("pages", "")
     opened = functools.lru_cache(1)(lambda path: lazy.open_images(path, pages))
     largest = runs.predictor.config.eval.batch_size
     group, pixels, done = [], 0, 0
@@ -136,7 +142,7 @@ def _each(runs, work, waiting, pages) -> Iterator[tuple[int, int]]:
             image = opened(plane.path)[plane.number]
             area = image.shape[0] * image.shape[1]
             if area > work.in_memory_pixels:
-                segment_in_bands(runs, image, plane.stem, work.formats)
+                segment_in_bands(runs, image, plane.stem, work.formats, notes)
                 done += 1
             else:
                 image = lazy.from_array(image.read(), image.name, image.pixel_size)
@@ -147,27 +153,29 @@ def _each(runs, work, waiting, pages) -> Iterator[tuple[int, int]]:
             done, failed = done + 1, 1
         full = len(group) >= largest or pixels > work.in_memory_pixels
         if group and (full or number == len(waiting)):
-            segment_in_memory(runs, group, work.formats)
+            segment_in_memory(runs, group, work.formats, notes)
             done, group, pixels = done + len(group), [], 0
         yield done, failed
 
 
-def segment_in_memory(runs: Runs, group, formats) -> None:
+def segment_in_memory(runs: Runs, group, formats, notes) -> None:
     """Predict, decode and write images that are in memory.
 
     Args:
       group: [(lazy.Image, output path without suffix), ...].
+      notes: ScaleNotes.
     """
-    all_probs = runs.predictor.probs([image.read() for image, _ in group], runs.options)
+    all_probs = runs.predictor.probs([image for image, _ in group], runs.options)
     for (image, stem), probs in zip(group, all_probs, strict=True):
         probs, variance = _parted(probs, runs.options)
         label = runs.predictor.decode(probs)
+        notes.add(image, label)
         for name in formats:
             values = _values(runs, name, probs, variance)
             _write(runs, name, stem, label, image, values)
 
 
-def segment_in_bands(runs: Runs, image: lazy.Image, stem: pathlib.Path, formats) -> None:
+def segment_in_bands(runs: Runs, image: lazy.Image, stem: pathlib.Path, formats, notes) -> None:
     """The same of one image that is read, predicted, decoded and written in bands."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     in_bands = [name for name in formats if name in ("probability", "uncertainty")]
@@ -176,6 +184,7 @@ def segment_in_bands(runs: Runs, image: lazy.Image, stem: pathlib.Path, formats)
         label = _decoded(runs.predictor, bands, image.shape[:2], stem.parent)
         for _ in bands:  # rows that only the last pixels of the margins reach
             pass
+    notes.add(image, label)
     for name in formats:
         if name not in in_bands:
             _write(runs, name, stem, label, image)

@@ -10,6 +10,7 @@ import numpy as np
 
 from cellseg_jax import config as config_lib
 from cellseg_jax import data, metrics
+from cellseg_jax.data.scale import as_image
 from cellseg_jax.errors import InputError, check_choice
 from cellseg_jax.files import read_json, write_atomic
 from cellseg_jax.report import terminal
@@ -159,6 +160,6 @@ def validation_images(predictor) -> list[tuple[np.ndarray, np.ndarray]]:
     source, out = data.records_of(config.data), []
     for first in range(0, len(indices), predictor.batch_size):
         part = indices[first : first + predictor.batch_size]
-        probs = predictor.probs([source[i].read().image for i in part])
+        probs = predictor.probs([as_image(source[i]) for i in part])
         out += [(arrays.original_label(i), one) for i, one in zip(part, probs, strict=True)]
     return out

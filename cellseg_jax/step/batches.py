@@ -118,7 +118,7 @@ def resident_source(config, arrays: Arrays, mesh: Mesh) -> Resident | None:
     if not flat:
         return Resident(fitted, fitted)
     whole = {**flat, "offset": arrays.offsets.astype(np.int32),
-             "size": arrays.original_sizes.astype(np.int32)}
+             "size": arrays.flat_sizes.astype(np.int32)}
     whole = {k: put(v, everywhere) for k, v in whole.items()}
     return Resident({**whole, "range": fitted["range"]}, fitted)
 

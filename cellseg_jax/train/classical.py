@@ -8,6 +8,7 @@ from cellseg_jax.runs.folder import RunFolder
 from cellseg_jax.step.state import check_model
 from cellseg_jax.train.result import Result, write_result, write_split
 from cellseg_jax.train.run import Task, is_main_process
+from cellseg_jax.train.training_data import cells_of
 
 
 def begin_classical(task: Task) -> Result:
@@ -22,9 +23,11 @@ def begin_classical(task: Task) -> Result:
     folder = RunFolder(task.workdir, config, arrays.fingerprint, writer=is_main_process())
     result = Result(str(folder.path), "done", 0, {})
     with contextlib.closing(folder):
-        folder.write_environment({"method": config.model.name}, arrays.fingerprint)
         if folder.writer:
-            write_split(folder, arrays, data.split_of(config.data, arrays))
+            parts = data.split_of(config.data, arrays)
+            folder.write_environment({"method": config.model.name}, arrays.fingerprint,
+                                     cells_of(config, arrays, parts["train"]))
+            write_split(folder, arrays, parts)
             write_result(folder, result, num_steps=0, timing=[])
     terminal.log(f"{task.workdir}: {config.model.name} learns nothing, so there is nothing to "
                  "train")

@@ -31,6 +31,7 @@ from cellseg_jax.step.state import NON_FINITE, RUNNING, STOPPED_EARLY, TrainStat
 from cellseg_jax.train import preview, tensorboard
 from cellseg_jax.train.early_stopping import Judgement, judge
 from cellseg_jax.train.result import STATUS, Result, write_result, write_split
+from cellseg_jax.train.training_data import cells_of
 
 
 class Task(NamedTuple):
@@ -127,8 +128,9 @@ class Run:
           augmented: of preview.augmented_program.
           images: as in Usage.
         """
-        self.folder.write_environment(program, self.arrays.fingerprint)
         if self.folder.writer:
+            cells = cells_of(self.config, self.arrays, self.parts["train"])
+            self.folder.write_environment(program, self.arrays.fingerprint, cells)
             (self.folder.path / RESULT_FILE).unlink(missing_ok=True)
             write_split(self.folder, self.arrays, self.parts)
             if not (self.folder.path / AUGMENTED_PICTURE).exists():

@@ -6,8 +6,10 @@ from typing import NamedTuple
 import numpy as np
 
 from cellseg_jax import data
+from cellseg_jax.data import scale
 from cellseg_jax.data.arrays import Arrays
 from cellseg_jax.data.quality import checks, duplicates
+from cellseg_jax.data.select import BLANK
 from cellseg_jax.report import terminal
 
 
@@ -53,3 +55,36 @@ def split_findings(training: TrainingData, parts: dict) -> list:
     new = [finding for finding in found if finding not in training.reported]
     training.reported.update(new)
     return new
+
+
+def cells_of(config, arrays: Arrays, train) -> dict:
+    """How large cells and pixels of the training images are: medians over the images.
+
+    Args:
+      train: (n,) training samples.
+    Returns: median_diameter of the true cells, the median of each image, in pixels of the file;
+      median_pixel_size_um; both also as the network sees them (_seen); median_factor, by which
+      images were rescaled. None where nothing is known. {} where labels hold no instances.
+    """
+    kind = config.data.get("labels", "instances")
+    if kind != "instances" or config.data.target == "classes":
+        return {}
+    images = np.unique(np.asarray(train) // arrays.grid**2)
+    images = images[[not arrays.image_names[i].startswith(BLANK) for i in images]]
+    facts = scale.facts_of(arrays, lambda: data.records_of(config.data))
+    factor = arrays.scales[images]
+    if config.data.fit == "resize":
+        areas = arrays.original_sizes[images].prod(1)
+        factor = np.sqrt(np.prod(config.data.size) / areas)
+    diameter, pixel_size = facts["diameter"][images], facts["pixel_size"][images]
+    return {"median_diameter": _median(diameter),
+            "median_diameter_seen": _median(diameter * factor),
+            "median_pixel_size_um": _median(pixel_size),
+            "median_pixel_size_seen_um": _median(pixel_size / factor),
+            "median_factor": _median(factor)}
+
+
+def _median(values) -> float | None:
+    """Of what is known; None if nothing is."""
+    known = values[~np.isnan(values)]
+    return float(f"{np.median(known):.6g}") if len(known) else None

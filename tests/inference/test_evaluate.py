@@ -157,13 +157,19 @@ KINDS = {
                             augment__rotation=(0.5, 20.0)),
     "boundary patches": dict(data__target="boundary", data__size=(64, 64), data__grid=2,
                              data__image_size=(64, 64), data__keep_blank=False),
+    "scaled crops": dict(data__fit="random_crop", data__diameter=9.0, data__oversample=0.5),
+    "scaled patches": dict(data__fit="center_crop", data__diameter=14.0, data__size=(24, 24),
+                           data__grid=2),
+    "scaled pads": dict(data__fit="pad", data__diameter=9.0, data__size=(48, 48),
+                        data__image_size=(40, 44)),
     "copies mirrored": dict(data__copies=2, data__fit="pad", data__image_size=(32, 33),
                             data__size=(48, 40), data__balance=True),
 }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [
+    pytest.param(kind, marks=[pytest.mark.weekly] if "scaled p" in kind else []) for kind in KINDS])
 def test_every_kind_of_sample_trains_is_scored_and_predicts(kind, tmp_path):
     config = tiny_config(**KINDS[kind])
     assert train.train([config], [tmp_path])[0].status == "done"

@@ -269,8 +269,8 @@ def _depth(data_config, facts):
 
 def _sizes(data_config, facts):
     """What the chosen fit refuses, once per size."""
-    if data_config["fit"] == "resize":
-        return
+    if data_config["fit"] == "resize" or data_config["diameter"] or data_config["pixel_size"]:
+        return  # rescaled images have other sizes than their files
     for size, same in _by_size(facts).items():
         blank = np.broadcast_to(np.uint8(0), (*size, 1))
         try:
