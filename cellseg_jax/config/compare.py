@@ -10,8 +10,8 @@ from cellseg_jax.config.defaults import FREE_KEYS, VALUE_KEYS
 
 # Keys that came after the first runs, with the value that all runs had before. At that value they
 # are left out of `identity`, so that a run keeps the hash that its scores were stored with.
-LATER_KEYS = {"data.only_size": (), "data.mix_copies": True, "data.blank_images": 0,
-              "data.split_by": "group", "data.augment_before_grid": False,
+LATER_KEYS = {"data.only_size": (), "data.strata": (), "data.mix_copies": True,
+              "data.blank_images": 0, "data.split_by": "group", "data.augment_before_grid": False,
               "data.num_rays": 32, "loss.mae": 0.0, "loss.mse": 0.0, "loss.distance_dice": 0.0,
               "data.percentiles": normalize.PERCENTILES,
               "data.diameter": 0.0, "data.pixel_size": 0.0,

@@ -28,6 +28,7 @@ VALUE_KEYS = (
     "data.split",
     "data.split_by",
     "data.split_seed",
+    "data.strata",
     "data.train_fraction",
     "data.keep_blank",
     "data.balance",
@@ -58,6 +59,7 @@ def default() -> ConfigDict:
         name="dsb2018",
         root="",  # the unpacked dataset
         only_size=(),  # (height, width): read only images of exactly that many pixels; () = all
+        strata=(),  # train and score only on images of these strata (class, modality); () = all
         size=(512, 512),  # height, width of the network's input (grid = 1), pixels
         fit="resize",  # how an image comes to that size: resize | center_crop | random_crop | pad
         # Images and labels are rescaled before they are fitted, each by its own factor, so that

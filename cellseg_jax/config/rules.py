@@ -78,6 +78,8 @@ def _data(c, rule):
          "data.only_size", "() or (height, width) in pixels")
     rule(c.data.mix_copies or (c.data.mix and c.data.copies), "data.mix_copies",
          "True, the default, since nothing reads it without data.mix and data.copies")
+    rule(all(isinstance(name, str) for name in c.data.strata), "data.strata",
+         "() or names of strata, such as ('fluorescence',)")
     rule(c.data.blank_images >= 0, "data.blank_images", "at least 0")
     rule(c.data.blank_images == 0 or c.data.keep_blank, "data.blank_images",
          "0 with data.keep_blank=False, which leaves out what has no foreground")

@@ -133,7 +133,10 @@ def split_of(data_config, arrays: Arrays) -> dict:
     """{"train", "val", "test"}: indices of samples, by config.data.split, split_by, split_seed.
 
     Patches follow their image. Of the training images train_fraction is used, and all that
-    data.mix adds. With keep_blank=False training leaves out samples without foreground.
+    data.mix adds. With keep_blank=False training leaves out samples without foreground. Of a split
+    of all images, data.strata leaves those of some strata, in each part.
+
+    Raises: InputError for a stratum that no image has.
     """
     how, seed = data_config["split"], data_config["split_seed"]
     by = {"group": arrays.image_groups, "image": arrays.image_names}
@@ -150,6 +153,9 @@ def split_of(data_config, arrays: Arrays) -> dict:
     parts["train"] = split.share(
         parts["train"], groups, strata, fraction=data_config["train_fraction"], seed=seed,
         keep=np.array(fixed) != "")
+    if data_config["strata"]:
+        chosen = select.of_strata(strata, data_config["strata"], np.array(fixed) != "")
+        parts = {name: i[chosen[i]] for name, i in parts.items()}
     cells = np.arange(arrays.grid**2, dtype=np.int32)
     parts = {name: (i[:, None] * len(cells) + cells).reshape(-1) for name, i in parts.items()}
     # Patches of augmented images are blank where others are: data.order leaves them out.

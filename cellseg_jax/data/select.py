@@ -31,6 +31,18 @@ def of_size(records: Records, size: tuple[int, int]) -> Records:
     return Records(kept, records.findings)
 
 
+def of_strata(strata, wanted, keep) -> np.ndarray:
+    """(m,) bool: the images of the strata that are wanted, and those to keep whatever they are.
+
+    Raises: InputError for a stratum that no image has, with those that there are.
+    """
+    missing = sorted(set(wanted) - set(strata))
+    if missing:
+        raise InputError(f"config.data.strata: got {missing[0]!r}, but the images are "
+                         f"{some(sorted(set(strata)))}")
+    return np.isin(np.asarray(strata), list(wanted)) | keep
+
+
 def blank(count: int, size: tuple[int, int]) -> list[Record]:
     """Background-only images of that size for training: every pixel is 0, and there is no cell.
 

@@ -184,7 +184,7 @@ def result_name(workdir, config, split: str, fingerprint: str) -> str:
     options = {option for one in (config, read_config(workdir))
                for option in data.options(one.data.name)} - set(config_lib.default().data)
     about_data = {f"data.{key}" for key in options | {
-        "name", "only_size", "split", "split_by", "split_seed", "train_fraction", "mix",
+        "name", "only_size", "strata", "split", "split_by", "split_seed", "train_fraction", "mix",
         "mix_copies", "blank_images"}}
     changed = {k: v for k, v in changes(workdir, config).items() if k not in about_data}
     if changed:

@@ -1,5 +1,7 @@
 """Images chosen by size, and background-only images beside those of a dataset."""
 
+import dataclasses
+
 import imageio.v3 as iio
 import numpy as np
 import pytest
@@ -98,3 +100,17 @@ def test_images_without_copies_are_drawn_once_an_epoch(tmp_path, mix_copies, bla
 def test_rules_of_the_choice(key, value):
     with pytest.raises(InputError, match=f"config.{key}: got"):
         config_lib.changed(config_lib.default(), {key: value})
+
+
+def test_strata_narrow_the_parts_of_the_same_split():
+    strata = ("bright", "dark") * 20
+    arrays = data.load(tiny_config().data)
+    arrays = dataclasses.replace(arrays, image_strata=strata)
+    config = tiny_config().data.to_dict()
+    whole = data.split_of(config, arrays)
+    dark = data.split_of(config | {"strata": ("dark",)}, arrays)
+    for part, rows in whole.items():
+        assert 0 < len(dark[part]) < len(rows)
+        np.testing.assert_array_equal(dark[part], [i for i in rows if strata[i] == "dark"])
+    with pytest.raises(InputError, match="config.data.strata: got 'red', but .* bright, dark"):
+        data.split_of(config | {"strata": ("red",)}, arrays)
