@@ -77,8 +77,12 @@ class RunScale(NamedTuple):
 
     def resizes(self, options) -> bool:
         """Whether images are resized to `fits_size`, as in training."""
-        return self.fits_size is not None and not (
-            options.scale or options.diameter or options.pixel_size)
+        return self.fits_size is not None and not self.asked(options)
+
+    @staticmethod
+    def asked(options) -> bool:
+        """Whether a user decides the scale."""
+        return bool(options.scale or options.diameter or options.pixel_size)
 
     def factors(self, images, options, look: Callable) -> list[float]:
         """The factor of each data.lazy.Image; some are looked at for their cells.

@@ -5,12 +5,16 @@ import math
 import numpy as np
 
 from cellseg_jax.data.records import some
-from cellseg_jax.data.scale import cell_diameters
+from cellseg_jax.data.scale import believed, cell_diameters
 from cellseg_jax.inference.original_size import label_kind
 from cellseg_jax.report import terminal
 
 RATIO = 1.5  # of diameters, from which cells are too large or small for what was trained
 ENOUGH = 5  # cells; the median of fewer says little
+
+
+def _differ(one: float, other: float) -> bool:
+    return max(one / other, other / one) > RATIO
 
 
 class ScaleNotes:
@@ -24,7 +28,7 @@ class ScaleNotes:
     def __init__(self, predictor, options):
         self.scale, self.options = predictor.scale, options
         self.compares = label_kind(predictor.config) == "instances" and self.scale.diameter > 0
-        self.count, self.others, self.without = 0, [], []
+        self.count, self.others, self.without, self.finer = 0, [], [], []
 
     def add(self, image, label) -> None:
         """Take note of an image (data.lazy.Image) and the label found in it."""
@@ -32,14 +36,18 @@ class ScaleNotes:
         factor = self.scale.known_factor(image, self.options)
         if self.scale.resizes(self.options):
             factor = math.sqrt(math.prod(self.scale.fits_size) / math.prod(image.shape[:2]))
-        elif (self.scale.reads_pixel_size and not factor):
+        elif self.scale.reads_pixel_size and not factor:
             self.without.append(image.name)
+        own = believed(image.pixel_size)
+        if own and factor is not None and self.scale.pixel_size and not self.scale.asked(
+                self.options) and _differ(own / (factor or 1.0), self.scale.pixel_size):
+            self.finer.append(f"{image.name} {own / (factor or 1.0):.3g}")
         if not self.compares or factor is None:  # brought to the right scale by its own cells
             return
         diameters = cell_diameters(label) * (factor or 1.0)
         if len(diameters) >= ENOUGH:
             median = float(np.median(diameters))
-            if max(median / self.scale.diameter, self.scale.diameter / median) > RATIO:
+            if _differ(median, self.scale.diameter):
                 self.others.append(f"{image.name} {median:.1f}")
 
     def log(self) -> None:
@@ -50,6 +58,11 @@ class ScaleNotes:
                 f"training's, whose median diameter is {self.scale.diameter:.1f} pixels as the "
                 f"network sees them: {some(self.others)}. Pass --diameter=PIXELS of the cells in "
                 "the image, or --scale")
+        if self.finer:
+            terminal.log(
+                f"{len(self.finer)} of {self.count} images have pixels of another size than the "
+                f"training's, {self.scale.pixel_size:.3g} um as the network sees them: "
+                f"{some(self.finer)}. Pass --pixel_size=UM of the images, or --scale")
         if self.without:
             terminal.log(
                 f"{len(self.without)} of {self.count} images have no pixel size that can be "

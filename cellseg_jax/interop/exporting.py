@@ -304,5 +304,11 @@ def _size_text(config) -> str:
                 "pixel centres, without anti-aliasing; probabilities are resized back")
         cells = config.data.grid
         return text + (f"; the network sees {cells} x {cells} patches of it" if cells > 1 else "")
-    return ("the image stays at its own scale; images larger than the input go through in tiles "
+    before = "the image stays at its own scale"
+    if config.data.diameter:
+        before = ("the image is first rescaled so that its median cell has a diameter of "
+                  f"{config.data.diameter:g} pixels")
+    if config.data.pixel_size:
+        before = f"the image is first rescaled to pixels of {config.data.pixel_size:g} um"
+    return (f"{before}; images larger than the input go through in tiles "
             f"that overlap by {config.eval.overlap:g} of their size")

@@ -184,10 +184,16 @@ def test_cells_of_another_size_and_missing_pixel_sizes_are_noted_once(predictor,
             ({"diameter": 12.0}, {}, []),  # it found the scale itself
             ({"pixel_size": 0.5}, {}, ["cells of another size",
                                        "2 of 2 images have no pixel size.*trained at 0.5 um"]),
-            ({"pixel_size": 0.5}, {"pixel_size": 0.25}, [])]:
+            ({"pixel_size": 0.5}, {"pixel_size": 0.25}, []),
+            ({"um": 0.9}, {}, ["cells of another", "pixels of another.* 0.4 um .*: a 0.9, a 0.9"]),
+            ({"um": 0.5}, {}, ["cells of another size than the training"]),
+            ({"um": 0.9}, {"scale": 0.5}, []),
+            ({"um": 0.9, "pixel_size": 0.5, "diameter": 0.0}, {}, ["cells of .* a 32.5, a 32.5"])]:
+        um = keys.pop("um", None)
+        shown = image._replace(pixel_size=um and (um, um))
         notes = ScaleNotes(predictor(**keys), PredictOptions(**options))
-        notes.add(image, label)
-        notes.add(image, label)
+        notes.add(shown, label)
+        notes.add(shown, label)
         notes.add(image, np.minimum(label, 2)) if not words else None  # too few cells
         notes.log()
         lines = capsys.readouterr().err.splitlines()
