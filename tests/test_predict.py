@@ -1,6 +1,7 @@
 """The predict command: exact sizes, one bad image among good ones, going on where it stopped."""
 
 import functools
+import json
 import subprocess
 import sys
 
@@ -77,6 +78,24 @@ def test_labels_have_the_exact_size_of_their_images(run, tmp_path, scale):
         assert np.asarray(Image.open(tmp_path / f"out/{name}_overlay.png")).shape == (*size, 3)
     with tifffile.TiffFile(tmp_path / "out/odd_label.tif") as file:
         assert file.pages[0].compression == tifffile.COMPRESSION.ADOBE_DEFLATE
+
+
+@pytest.mark.parametrize("words, text", [
+    (dict(diameter=8), None), (dict(diameter="nan"), "--diameter: got nan; expected 0"),
+    (dict(pixel_size=-1), "--pixel_size: got -1.0; expected 0"),
+    (dict(pixel_size=1), "--pixel_size: the run does not know"),
+    (dict(diameter=8, scale=1), "--scale: got --diameter too")])
+def test_the_diameter_of_cells_is_an_option(run, tmp_path, words, text):
+    write_image(tmp_path / "in/a.png", (61, 47))
+    code, out, err = run(format="tiff", **words)
+    if text:
+        assert code == 2 and len(err.splitlines()) == 1 and text in err
+        return
+    assert code == 0 and tifffile.imread(tmp_path / "out/a_label.tif").shape == (61, 47)
+    assert json.loads((tmp_path / "out/predict.json").read_text())["--diameter"] == 8
+    assert run(format="tiff")[0] == 2  # labels of another scale are no continuation
+    assert "--diameter" not in json.loads(
+        (run(out=tmp_path / "other"), tmp_path / "other/predict.json")[1].read_text())
 
 
 def test_threshold_decides_how_much_is_foreground(run, tmp_path):

@@ -137,10 +137,11 @@ def claim(out, made_by: dict) -> None:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"--out: cannot write to {out} ({reason}); "
                          "choose another folder") from error
-    changed = [key for key in made_by if before.get(key) != made_by[key]]
+    changed = [key for key in (*made_by, *(before.keys() - made_by.keys()))
+               if before.get(key) != made_by.get(key)]
     if changed:
         raise InputError(f"--out: {out} holds predictions made with another {changed[0]} "
-                         f"({before.get(changed[0])}, now {made_by[changed[0]]}); choose another "
+                         f"({before.get(changed[0])}, now {made_by.get(changed[0])}); choose another "
                          "folder or delete it")
 
 

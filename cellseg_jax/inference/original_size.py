@@ -43,9 +43,9 @@ class OriginalSize:
         if self._source is None:
             probs = self.predictor.resized(probs, label.shape)
         else:  # a cropped run saw only a part: tile the whole image
-            scale = self.arrays.tables.get("scale", np.zeros(i + 1))[i]  # 0: its own
-            probs = self.predictor.image_probs(
-                self._source[i].read().image, PredictOptions(scale=scale))
+            factors = self.arrays.tables.get("scale")
+            options = PredictOptions(scale=0.0 if factors is None else float(factors[i]))
+            probs = self.predictor.image_probs(self._source[i].read().image, options)
         of_instances = label_kind(config) == "instances"
         found = self.predictor.decode(probs) if of_instances else None
         self._counts.append(self._pixel_counts(label, probs, found))
