@@ -33,9 +33,7 @@ def evaluation_loss(spec, hparams: dict, params, batch_stats, batch: dict):
       batch: as step.batches.eval_batches gives it; rows of weight 0 do not count.
     """
     prepared = {"image": normalize(batch["image"], batch["range"], spec.dtype),
-                "target": spec.encode(batch["label"]), "weight": batch["weight"]}
-    if "pixel_weight" in batch:
-        prepared["pixel_weight"] = batch["pixel_weight"].astype(spec.dtype)
+                "weight": batch["weight"], **spec.truth(batch)}
     loss, _ = train_step.objective(spec, hparams, params, batch_stats, prepared)
     return loss / batch["weight"].sum()
 

@@ -60,6 +60,11 @@ def decode_options(config, **changed) -> dict:
                               for name in targets.TARGETS[config.data.target].decode_options)}
 
 
+def has_ignored(config) -> bool:
+    """Whether labels may be -1, where an image is not annotated."""
+    return bool(config.data.get("ignore")) or config.data.get("partial") == "ignore"
+
+
 def has_part(config, part: str) -> bool:
     """Whether the split may have "val" or "test" images."""
     split = config.data.split

@@ -6,6 +6,7 @@ from cellseg_jax import augment, data, losses, normalize, optim, pruning, target
 from cellseg_jax.config.derived import (
     VALIDATION_METRICS,
     augmented_size,
+    has_ignored,
     has_part,
     is_classical,
     num_outputs,
@@ -241,6 +242,8 @@ def _eval(c, rule):
     rule(c.eval.panels >= 0, "eval.panels", "at least 0")
     rule(not c.eval.report_compat or num_outputs(c) == 1, "eval.report_compat",
          "False with more than one output: report 2 had one")
+    rule(not c.eval.report_compat or not has_ignored(c), "eval.report_compat",
+         "False where pixels are not annotated (data.ignore, data.partial='ignore')")
 
 
 def _validation_metric(c, rule, section, key):

@@ -33,6 +33,8 @@ DATASETS = {
     "synthetic": synthetic.records,
 }
 
+# Options that datasets got later: at these values they are left out of a cache's key.
+LATER_OPTIONS = {"ignore": "", "rim": 5}
 FRACTIONS = (0.8, 0.1, 0.1)  # of an official split, for the parts that it lacks
 MAX_LOADED = 4  # decoded datasets that a process keeps open
 _LOADED = {}  # what arrays follow from -> (arrays, states of the files), the last used last
@@ -121,7 +123,8 @@ def cache_options(data_config) -> CacheOptions:
     """What decoded arrays follow from, of config.data."""
     return CacheOptions(
         dataset=data_config["name"],
-        options={**_chosen(data_config), "mix": list(data_config["mix"])},
+        options={k: v for k, v in _chosen(data_config).items() if LATER_OPTIONS.get(k) != v}
+        | {"mix": list(data_config["mix"])},
         size=tuple(data_config["size"]), fit=data_config["fit"], grid=data_config["grid"],
         channels=data_config["channels"], target=data_config["target"],
         weight_options={"w0": data_config["weight_w0"], "sigma": data_config["weight_sigma"]},

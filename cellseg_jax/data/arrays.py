@@ -22,7 +22,7 @@ class Arrays:
     """
 
     image: np.ndarray  # (n, H, W, C) uint8 or uint16
-    label: np.ndarray  # (n, H, W) uint16 or int32
+    label: np.ndarray  # (n, H, W) uint16, int16 or int32; -1 is not annotated
     pixel_weight: np.ndarray | None  # (n, H, W) float16
     # normalisation -> (m, C, 2) float32; foreground, anchors; of rescaled images scale (m,) and
     # scaled_size (m, 2)
@@ -77,7 +77,7 @@ class Arrays:
 
     @property
     def foreground(self) -> np.ndarray:
-        """(n,) float32, the share of pixels that are not background."""
+        """(n,) float32, the share of annotated pixels that are not background."""
         return self.tables["foreground"].reshape(-1)
 
     @property

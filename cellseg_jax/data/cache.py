@@ -2,7 +2,8 @@
 
     <directory>/<key>/            one folder per key, complete or not there at all
       image.npy                   (n, H, W, C) uint8 or uint16
-      label.npy                   (n, H, W) uint16 or int32
+      label.npy                   (n, H, W) uint16 or int32; with pixels that are not annotated,
+                                  which are -1, int16 or int32
       pixel_weight.npy            (n, H, W) float16, with targets that weigh pixels
       original.npy                all labels at original size, one after the other
       flat_image.npy              all images likewise, with random crops; flat_pixel_weight.npy too
@@ -156,7 +157,7 @@ def _decode(record, options, weigh, factor=None) -> _Decoded:
     sample, grid = record.read(), options.grid
     keep_flat = options.fit == "random_crop"
     image = to_channels(sample.image, options.channels)
-    original = sample.label.astype(np.uint16 if sample.label.max() < 2**16 else np.int32)
+    original = sample.label.astype(_label_dtype(sample.label))
     factor = options.scale.factor(record, original) if factor is None else factor
     # Ranges are those of the original pixels.
     tables = {normalize: image_ranges(image, normalize, options.percentiles)
@@ -174,7 +175,7 @@ def _decode(record, options, weigh, factor=None) -> _Decoded:
         arrays["pixel_weight"] = to_grid(weigh(fitted_label).astype(np.float16), grid)
         if keep_flat:
             arrays["flat_pixel_weight"] = weigh(scaled).astype(np.float16).reshape(-1)
-    tables["foreground"] = (label > 0).mean((1, 2), dtype=np.float32)
+    tables["foreground"] = _foreground(label)
     tables["anchors"] = _anchors(scaled)
     if options.scale.used:
         tables |= {"scale": np.float64(factor), "scaled_size": np.array(scaled.shape)}
@@ -214,9 +215,26 @@ def _writable(array) -> np.memmap:
         return np.memmap(file, array.dtype, "w+", shape=array.shape)
 
 
+def _foreground(label) -> np.ndarray:
+    """(n,) float32, the share of the annotated pixels of (n, H, W) that are not background."""
+    share = (label > 0).mean((1, 2), dtype=np.float32)
+    if label.min() >= 0:
+        return share
+    known = (label >= 0).mean((1, 2), dtype=np.float32)
+    return np.where(known > 0, share / np.where(known > 0, known, 1), 0).astype(np.float32)
+
+
+def _label_dtype(label):
+    """The narrowest of uint16, int16 and int32 that holds the label; -1 is not annotated."""
+    ignored, highest = label.min() < 0, label.max()
+    if ignored:
+        return np.int16 if highest < 2**15 else np.int32
+    return np.uint16 if highest < 2**16 else np.int32
+
+
 def _anchors(label) -> np.ndarray:
     """(ANCHORS, 2) int32: evenly chosen foreground pixels (y, x), or -1 where there are none."""
-    inside = np.flatnonzero(label)
+    inside = np.flatnonzero(label > 0)
     if not len(inside):
         return np.full((ANCHORS, 2), -1, np.int32)
     chosen = inside[((np.arange(ANCHORS) + 0.5) * len(inside) / ANCHORS).astype(np.int64)]

@@ -21,7 +21,7 @@ class Sample(NamedTuple):
     """One decoded image with its truth."""
 
     image: np.ndarray  # (H, W, C) uint8 or uint16
-    label: np.ndarray  # (H, W) int32, instance ids or classes, 0 background
+    label: np.ndarray  # (H, W) int32, ids or classes, 0 background, -1 not annotated
     stratum: str  # what a split balances: modality, class, look
     findings: tuple[Finding, ...] = ()  # such as "3 of 120 polygons have no area: left out"
 

@@ -27,6 +27,7 @@ from cellseg_jax.step.programs import (
     soft_program,
 )
 from cellseg_jax.step.spec import make_spec, traced_values
+from cellseg_jax.targets.geometry import far_from_unknown
 
 
 class Network(Protocol):
@@ -147,11 +148,14 @@ class ClassicalMethod:
         """See `Network`; without a loss."""
         target, threshold = targets.TARGETS[self.config.data.target], self.config.eval.threshold
         probs, label = jax.numpy.asarray(self(fetch(batch["image"]), None)), fetch(batch["label"])
-        truth = target.encode(label, **derived.target_options(self.config))
+        options, known = derived.target_options(self.config), label >= 0
+        truth = target.encode(np.maximum(label, 0), **options)
         return {"probs": probs,
-                "counts": metrics.pixel_counts(truth, target.mask(probs, threshold)),
+                "counts": metrics.pixel_counts(
+                    truth, target.mask(probs, threshold),
+                    far_from_unknown(label, target.reach(**options))),
                 "cells": metrics.pixel_counts(label[..., None] > 0,
-                                              target.cell_mask(probs, threshold))}
+                                              target.cell_mask(probs, threshold), known)}
 
     def reach(self) -> int:
         """No halo: `Predictor.check` refuses one."""

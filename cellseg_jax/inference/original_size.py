@@ -5,6 +5,7 @@ import numpy as np
 from scipy.special import logit
 
 from cellseg_jax import crops, data, metrics, targets
+from cellseg_jax.inference.predictor import annotated
 from cellseg_jax.inference.row_bands import PredictOptions
 from cellseg_jax.metrics import report_compat
 
@@ -60,7 +61,8 @@ class OriginalSize:
             return self.predictor.counts(label, probs)
         if found is None:
             found = self.predictor.decode(probs)
-        return metrics.pixel_counts(*((x > 0)[None, ..., None] for x in (label, found)))
+        return metrics.pixel_counts(*((x > 0)[None, ..., None] for x in (label, found)),
+                                    annotated(label))
 
     def _add_as_seen(self, probs, i) -> None:
         """Scores of probabilities and report 2's, which are taken at data.size."""
@@ -99,10 +101,14 @@ def label_kind(config) -> str:
 
 
 def surface_scores(label, probs, predictor) -> dict:
-    """SURFACE_DEFINITIONS of one image; NaN or inf where the image is excluded."""
+    """SURFACE_DEFINITIONS of one image; NaN or inf where the image is excluded.
+
+    Pixels that are not annotated are background in both, so that outlines that end there agree.
+    """
     config = predictor.config
     pred = targets.TARGETS[config.data.target].cell_mask(probs, config.eval.threshold)
-    mask, pred = label > 0, np.asarray(pred)[..., 0]
+    mask, unknown = label > 0, label < 0
+    pred = np.asarray(pred)[..., 0] & ~unknown
     out = {"hausdorff95": metrics.hausdorff95(mask, pred),
            "surface_dice": metrics.surface_dice(mask, pred, config.eval.surface)}
     if label_kind(config) == "classes":
@@ -113,6 +119,7 @@ def surface_scores(label, probs, predictor) -> dict:
         if config.data.get("foreground") == "membrane":  # the cells are what it parts
             mask, pred = ~mask, ~pred
         label, found = targets.components(mask), metrics.thin_borders(targets.components(pred))
+        label = np.where(unknown, -1, label)
     return out | {"rand_error": metrics.rand_error(label, found),
                   "information_error": metrics.information_error(label, found),
                   "variation_of_information": sum(metrics.variation_of_information(label, found))}

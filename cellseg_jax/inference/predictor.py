@@ -213,8 +213,15 @@ class Predictor:
     def counts(self, label, probs) -> metrics.Counts:
         """Of (1, K): Scores.main of one (H, W) label and its (H, W, K) probabilities."""
         target, threshold = self.target, self.config.eval.threshold
+        known = annotated(label)
         if self.config.data.target == "classes":
             truth = self.network.spec.encode(label[None])[..., 1:]
-            return metrics.pixel_counts(truth, target.mask(probs, threshold)[None, ..., 1:])
+            return metrics.pixel_counts(truth, target.mask(probs, threshold)[None, ..., 1:],
+                                        known)
         return metrics.pixel_counts(label[None, ..., None] > 0,
-                                    target.cell_mask(probs, threshold)[None])
+                                    target.cell_mask(probs, threshold)[None], known)
+
+
+def annotated(label: np.ndarray) -> np.ndarray | None:
+    """(1, H, W) bool: the annotated pixels of an (H, W) label; None where all are."""
+    return None if label.min(initial=0) >= 0 else (label >= 0)[None]

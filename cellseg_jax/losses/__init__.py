@@ -9,7 +9,9 @@ several losses share mean the same everywhere:
     not change what a mean divides by (torch's CrossEntropyLoss(weight) divides by their sum
     over the batch). () weighs all channels by 1.
   pixel_weight: (N, H, W), w in the formulas; None weighs all pixels by 1. A mean still divides
-    by the number of pixels.
+    by the number of pixels, so that a pixel counts the same however many others do; what is not
+    annotated weighs 0. Skeletons, and distances to a boundary, are of all pixels, where it is
+    background.
   smooth: pixels added to numerator and denominator; 0 makes an empty channel undefined.
   pooled: one score from sums over the whole batch, returned for every image. A row with
     `pixel_weight` 0 takes no part in it.

@@ -1,5 +1,8 @@
 """Instance metrics: which predicted objects are which true objects. Host side, numpy.
 
+Where a true label is -1 an image is not annotated: such pixels belong to no object, and predictions
+that lie there with more than half of their pixels are left out.
+
 All come from one sparse table of overlaps. `instance_counts` takes from it what adds up over
 images, `instance_scores` turns counts into scores: of one image, or of all from summed counts.
 """
@@ -48,17 +51,21 @@ def overlap(label: Ids, pred: Ids) -> Overlap:
     """Which objects share pixels, as a sparse table: cells touch few others, so M is about I.
 
     Args:
-      label: true instance ids, 0 background; ids below 2^31, gaps allowed.
+      label: true instance ids, 0 background, -1 not annotated; ids below 2^31, gaps allowed.
       pred: predicted instance ids.
     Returns: Overlap, objects in the order of their ids.
-    Raises: ValueError if shapes differ, an array is not of integers or an id is negative.
+    Raises: ValueError if shapes differ, an array is not of integers or an id is negative but for
+      the -1 of label.
     """
     label, pred = np.asarray(label), np.asarray(pred)
     if label.shape != pred.shape or label.ndim != 2:
         raise ValueError(f"label {label.shape} and pred {pred.shape}: expected one shape (H, W)")
-    for name, ids in (("label", label), ("pred", pred)):
-        if not np.issubdtype(ids.dtype, np.integer) or ids.min(initial=0) < 0:
-            raise ValueError(f"{name}: expected instance ids, integers from 0; got {ids.dtype}")
+    for name, ids, least in (("label", label, -1), ("pred", pred, 0)):
+        if not np.issubdtype(ids.dtype, np.integer) or ids.min(initial=0) < least:
+            raise ValueError(f"{name}: expected instance ids, integers from {least}; got "
+                             f"{ids.dtype}")
+    if label.min(initial=0) < 0:
+        label, pred = _annotated(label, pred)
     code = label.astype(np.int64) << 32 | pred.astype(np.int64)
     pairs, pixels = np.unique(code, return_counts=True)
     ids_true, true = np.unique(pairs >> 32, return_inverse=True)
@@ -69,6 +76,16 @@ def overlap(label: Ids, pred: Ids) -> Overlap:
     i, j = int(ids_true[:1].sum() == 0), int(ids_pred[:1].sum() == 0)
     both = (true >= i) & (pred >= j)
     return Overlap(true[both] - i, pred[both] - j, pixels[both], area_true[i:], area_pred[j:])
+
+
+def _annotated(label, pred):
+    """Both as background where label is -1, without predictions that lie there for the most."""
+    ids, place = np.unique(pred, return_inverse=True)
+    place = place.reshape(pred.shape)
+    unknown = label < 0
+    inside = np.bincount(place[unknown], minlength=len(ids))
+    kept = 2 * inside <= np.bincount(place.reshape(-1), minlength=len(ids))
+    return np.where(unknown, 0, label), np.where(unknown | ~kept[place], 0, pred)
 
 
 def _assigned(true, pred, gain) -> np.ndarray:

@@ -17,8 +17,12 @@ def _sizes(label, pred, foreground_only, background_alone):
     """Pixels of each true segment, each predicted one and each intersection of two.
 
     Predicted background is left out of the latter two: a pixel on its own makes no pair and,
-    as 1 log 1, no entropy.
+    as 1 log 1, no entropy. So are pixels that are not annotated, where the label is -1.
     """
+    label, pred = np.asarray(label), np.asarray(pred)
+    if label.shape == pred.shape and label.min(initial=0) < 0:
+        known = label >= 0
+        label, pred = label[known][None], pred[known][None]
     shift = lambda ids, keep_background: np.asarray(ids) + np.int64(keep_background)
     table = overlap(shift(label, not foreground_only), shift(pred, not background_alone))
     within = np.bincount(table.pred, table.pixels, len(table.area_pred))

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import ArrayLike, Float, Shaped
+from jaxtyping import ArrayLike, Bool, Float, Shaped
 
 Scores = Float[ArrayLike, "..."]
 
@@ -26,13 +26,15 @@ class Counts(NamedTuple):
 
 
 def pixel_counts(
-    mask: Shaped[ArrayLike, "n h w k"], pred: Shaped[ArrayLike, "n h w k"]
+    mask: Shaped[ArrayLike, "n h w k"], pred: Shaped[ArrayLike, "n h w k"],
+    known: Bool[ArrayLike, "n h w"] | None = None,
 ) -> Counts:
     """Pixels of each kind, of each image and channel.
 
     Args:
       mask: {0, 1}, the truth.
       pred: {0, 1}.
+      known: the pixels that are counted; None: all.
     Returns: Counts of (N, K) float32, exact below 2^24 pixels per image.
     Raises: ValueError if shapes differ.
     """
@@ -40,9 +42,13 @@ def pixel_counts(
         shapes = f"mask {mask.shape} and pred {pred.shape}"
         raise ValueError(f"{shapes}: expected one shape (N, H, W, K)")
     mask, pred = jnp.asarray(mask, bool), jnp.asarray(pred, bool)
+    pixels = mask.shape[1] * mask.shape[2]
+    if known is not None:
+        known = jnp.asarray(known)[..., None]
+        mask, pred, pixels = mask & known, pred & known, jnp.sum(known, (1, 2))
     tp = jnp.sum(mask & pred, (1, 2))  # int32: a float32 sum stops growing at 2^24
     fp, fn = jnp.sum(pred, (1, 2)) - tp, jnp.sum(mask, (1, 2)) - tp
-    tn = mask.shape[1] * mask.shape[2] - tp - fp - fn
+    tn = pixels - tp - fp - fn
     return Counts(*(c.astype(jnp.float32) for c in (tp, fp, fn, tn)))
 
 

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import ArrayLike, Float, Shaped
+from jaxtyping import ArrayLike, Bool, Float, Shaped
 
 from cellseg_jax.metrics.pixel import ratio
 
@@ -61,19 +61,23 @@ class CalibrationCounts(NamedTuple):
     true: Float[ArrayLike, "*n bins"]  # how many of them are 1 in the truth
 
 
-def calibration_counts(target: Maps, probs: Maps, *, bins: int = 15) -> CalibrationCounts:
+def calibration_counts(target: Maps, probs: Maps, *, bins: int = 15,
+                       known: Bool[ArrayLike, "n h w"] | None = None) -> CalibrationCounts:
     """Pixels of each image and channel in bins of their probability, [0, 1/bins), ..., [.., 1].
 
     Args:
       target: {0, 1}.
       probs: in [0, 1].
       bins: number of bins of equal width.
+      known: the pixels that are counted; None: all.
     Returns: CalibrationCounts of float32.
     Raises: ValueError if shapes differ.
     """
     _check(target, probs)
     bin_ = jnp.clip((probs * bins).astype(jnp.int32), 0, bins - 1)[..., None]
     inside = bin_ == jnp.arange(bins)  # fused into the sums, never stored
+    if known is not None:
+        inside &= known[..., None, None]
     count = lambda chosen: jnp.sum(chosen, (1, 2)).astype(jnp.float32)
     return CalibrationCounts(
         count(inside), jnp.sum(jnp.where(inside, probs[..., None], 0.0), (1, 2)),

@@ -17,6 +17,7 @@ PALETTE = np.array([(230, 159, 0), (0, 158, 115), (204, 121, 167), (240, 228, 66
                    np.uint8)
 MISSED, SPURIOUS, CORRECT = (213, 94, 0), (86, 180, 233), (190, 190, 190)
 WRONG_CLASS = (204, 121, 167)
+UNKNOWN = (96, 96, 96)  # not annotated
 INK, PAPER, GAP = (32, 32, 32), (255, 255, 255), 8
 DARK = 0.25  # mean of the stretched image below which it is brightened
 MIN_TILE, MAX_TILE, MIN_CELL = 192, 512, 96  # pixels: longer side of a tile, width of its cell
@@ -30,23 +31,25 @@ def panel(image, truth, pred, caption="", *, classes=False) -> np.ndarray:
 
     Args:
       image: (H, W, C) uint8 or uint16, shown stretched from its minimum to its maximum.
-      truth: (H, W) integers: instance ids, a mask, or classes; 0 is background.
+      truth: (H, W) integers: instance ids, a mask, or classes; 0 is background. Pixels of -1,
+        which are not annotated, are grey in truth and error.
       pred: as truth.
       classes: labels are classes: colours are theirs, and a confused class is an error.
     Returns: (h, w, 3) uint8.
     """
     image, truth, pred = _fit(stretch(image), truth, pred)
-    dimmed = _dimmed(image)
+    dimmed, unknown, truth = _dimmed(image), truth < 0, np.maximum(truth, 0)
     true_colours = _colours(truth)
     pred_colours = _colours(pred) if classes else _colours(pred, prefer=(truth, true_colours))
     tiles = {
         "image": image,
-        "truth": _fill(dimmed, truth, true_colours),
+        "truth": _greyed(_fill(dimmed, truth, true_colours), unknown),
         "prediction": _fill(dimmed, pred, pred_colours),
-        "error": _errors(dimmed, truth, pred, classes),
+        "error": _greyed(_errors(dimmed, truth, pred, classes), unknown),
     }
     legend = [("missed", MISSED), ("spurious", SPURIOUS), ("correct", CORRECT)]
     legend += [("other class", WRONG_CLASS)] if classes else []
+    legend += [("not annotated", UNKNOWN)] if unknown.any() else []
     return _page(tiles, caption, legend)
 
 
@@ -64,7 +67,7 @@ def outline(label) -> np.ndarray:
 
 def overlay(image, label) -> np.ndarray:
     """(H, W, 3) uint8: the image at its own size, every instance of (H, W) `label` outlined."""
-    label = np.asarray(label)
+    label = np.maximum(label, 0)
     out = stretch(image)
     edge = _thick_outline(label, 1 + max(label.shape) // 700)
     out[edge] = _colours(label)[label[edge]]
@@ -123,6 +126,11 @@ def _fit(image, *labels):
         return image, *(np.asarray(x)[tuple(p.astype(int) for p in pick)] for x in labels)
     factor = max(1, -(-MIN_TILE // longer))
     return tuple(np.asarray(x).repeat(factor, 0).repeat(factor, 1) for x in (image, *labels))
+
+
+def _greyed(tile, unknown):
+    """The tile, (H, W, 3), grey where nothing is annotated."""
+    return np.where(unknown[..., None], np.asarray(UNKNOWN, tile.dtype), tile)
 
 
 def _dimmed(image):

@@ -14,20 +14,22 @@ def eval_step(spec: Spec, values: dict, variables: dict, batch: dict, threshold:
       threshold: of the probability.
     Returns: {"probs" (n, H, W, K), "loss" (n,), "counts" metrics.Counts of (n, K), and "cells"
       Counts of (n, 1): cell or not, whatever the target is}. The probs are maps (see
-      targets.Target), and K of the counts is the number of those that are probabilities.
+      targets.Target), and K of the counts is the number of those that are probabilities. Pixels
+      that are not annotated are in no loss and no count.
     """
     target_kind = targets.TARGETS[spec.target]
     logits = spec.logits(variables, batch["image"], batch["range"])
-    target = spec.encode(batch["label"])
+    truth = spec.truth(batch)
+    target, label = truth["target"], batch["label"]
     probs = target_kind.probs(logits)
     return {
         "probs": probs,
-        "loss": spec.losses(logits, target, spec.hparams(values),
-                            pixel_weight=batch.get("pixel_weight")),
+        "loss": spec.losses(logits, hparams=spec.hparams(values), **truth),
         "counts": metrics.pixel_counts(_truth(target_kind, target, threshold),
-                                       target_kind.mask(probs, threshold)),
-        "cells": metrics.pixel_counts(batch["label"][..., None] > 0,
-                                      target_kind.cell_mask(probs, threshold)),
+                                       target_kind.mask(probs, threshold), spec.known(label)),
+        "cells": metrics.pixel_counts(label[..., None] > 0,
+                                      target_kind.cell_mask(probs, threshold),
+                                      label >= 0 if spec.ignore else None),
     }
 
 

@@ -33,7 +33,7 @@ def eval_program(spec: Spec, mesh: Mesh, threshold: float) -> Callable:
 def probs_program(spec: Spec, mesh: Mesh) -> Callable:
     """map_probs, one for all runs of the same network."""
     network = scoring_spec(spec).replace(
-        loss_options=FrozenDict(), target_options=FrozenDict(), inactive=())
+        loss_options=FrozenDict(), target_options=FrozenDict(), ignore=False, inactive=())
     return cached(map_probs, network, mesh)
 
 
@@ -67,13 +67,19 @@ def scoring_values(values: dict) -> dict:
 
 def _calibration(spec: Spec) -> Callable:
     return jax.jit(lambda label, probs: metrics.calibration_counts(
-        spec.probabilities(spec.encode(label)), spec.probabilities(probs)))
+        spec.probabilities(spec.encode(label)), spec.probabilities(probs),
+        known=spec.known(label)))
 
 
 def _soft(spec: Spec) -> Callable:
-    return jax.jit(lambda label, probs: {
-        name: score(spec.probabilities(spec.encode(label)), spec.probabilities(probs))
-        for name, score in metrics.SOFT_SCORES.items()})
+    def scores(label, probs):
+        maps = spec.encode(label), probs
+        if spec.ignore:  # a pixel of 0 in both adds to no sum
+            maps = (one * spec.known(label)[..., None] for one in maps)
+        target, probs = map(spec.probabilities, maps)
+        return {name: score(target, probs) for name, score in metrics.SOFT_SCORES.items()}
+
+    return jax.jit(scores)
 
 
 def _abstract_state(spec: Spec, image_shape, dtypes: tuple[tuple[str, np.dtype], ...]):

@@ -11,16 +11,18 @@ in `inactive` alone.
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax.core import FrozenDict
-from jaxtyping import Array, ArrayLike, Float, Integer, Shaped
+from jaxtyping import Array, ArrayLike, Bool, Float, Integer, Shaped
 
 from cellseg_jax import losses, models, optim, targets
 from cellseg_jax.config import compare, derived
 from cellseg_jax.config.defaults import TRACED
 from cellseg_jax.errors import InputError
 from cellseg_jax.normalize import normalize
+from cellseg_jax.targets.geometry import far_from_unknown, whole
 
 # Length of training, which follows from config and data.
 LENGTHS = {"num_steps": "int32", "steps_per_epoch": "int32"}
@@ -44,6 +46,7 @@ class Spec:
     grid: int  # patches per side that images are cut into after augmentation; 1: not cut there
     remat: bool
     logged_layers: tuple[models.Layer, ...]  # whose gradients are summed up: train.log_gradients
+    ignore: bool  # whether labels may be -1 where an image is not annotated
     dtype: np.dtype  # of image, parameters and loss
     inactive: tuple[str, ...]  # hyper-parameters that are 0 in all members: not in the program
 
@@ -73,9 +76,42 @@ class Spec:
         return optim.make(**self.optimizer, lr=hparams["lr"], **options, **lengths)
 
     def encode(self, label: Integer[ArrayLike, "n h w"]) -> Float[ArrayLike, "n h w k"]:
-        """What the network learns of a label."""
+        """What the network learns of a label; what is not annotated is background here."""
+        label = jnp.maximum(label, 0) if self.ignore else label
         target = targets.TARGETS[self.target].encode(label, **self.target_options)
         return target.astype(self.dtype)
+
+    def known(self, label: Integer[ArrayLike, "n h w"]) -> Bool[ArrayLike, "n h w"] | None:
+        """Where the probabilities that the network learns of a label are known; None: everywhere.
+
+        See targets.geometry.far_from_unknown.
+        """
+        if not self.ignore:
+            return None
+        reach = targets.TARGETS[self.target].reach(**self.target_options)
+        return far_from_unknown(label, reach)
+
+    def truth(self, batch: dict) -> dict:
+        """What the losses of a batch take beside logits.
+
+        Pixels that are not annotated weigh 0 in all losses, whose means still divide by the number
+        of pixels: a pixel weighs the same whatever is annotated around it.
+
+        Args:
+          batch: label (n, H, W), maybe pixel_weight (n, H, W).
+        Returns: target (n, H, W, K), maybe pixel_weight and regression_weight (n, H, W).
+        """
+        label = batch["label"]
+        truth = {"target": self.encode(label)}
+        if "pixel_weight" in batch:
+            truth["pixel_weight"] = batch["pixel_weight"]
+        if not self.ignore:
+            return truth
+        known = self.known(label).astype(self.dtype)
+        truth["pixel_weight"] = known * truth.get("pixel_weight", 1)
+        if targets.TARGETS[self.target].num_binary is not None:
+            truth["regression_weight"] = whole(label).astype(self.dtype)
+        return truth
 
     def probabilities(self, maps: Float[ArrayLike, "*n h w k"]) -> Float[ArrayLike, "*n h w p"]:
         """Of the network's outputs, or of what it learns, those that are probabilities."""
@@ -83,7 +119,8 @@ class Spec:
 
     def losses(self, logits: Float[ArrayLike, "n h w k"], target: Float[ArrayLike, "n h w k"],
                hparams: dict, axis_name: str | None = None,
-               pixel_weight: Float[ArrayLike, "n h w"] | None = None
+               pixel_weight: Float[ArrayLike, "n h w"] | None = None,
+               regression_weight: Float[ArrayLike, "n h w"] | None = None
                ) -> Float[Array, " n"] | float:
         """The weighted sum of the losses in use; 0.0 where loss_options is empty.
 
@@ -91,7 +128,10 @@ class Spec:
 
         Args:
           axis_name: mesh axis that shares the batch; None treats pooled losses image by image.
+          regression_weight: in place of pixel_weight in losses of regression; None: pixel_weight.
         """
+        if regression_weight is None:
+            regression_weight = pixel_weight
         kind = targets.TARGETS[self.target]
         n = kind.num_binary or logits.shape[-1]
         total = 0.0
@@ -106,7 +146,8 @@ class Spec:
             else:
                 loss = losses.REGRESSION[name](
                     kind.probs(logits)[..., n:], target[..., n:],
-                    pixel_weight=_product(kind.regression_weight, target, pixel_weight), **options)
+                    pixel_weight=_product(kind.regression_weight, target, regression_weight),
+                    **options)
             total += hparams[f"loss.{name}"] * loss
         return total
 
@@ -144,6 +185,7 @@ def make_spec(configs) -> Spec:
         grid=config.data.grid if config.data.augment_before_grid else 1,
         remat=config.train.remat,
         logged_layers=_logged_layers(config, model),
+        ignore=derived.has_ignored(config),
         dtype=np.dtype("float64" if config.train.precision == "float64" else "float32"),
         inactive=_inactive([hyperparameters(c) for c in configs]),
     )

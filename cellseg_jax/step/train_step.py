@@ -21,6 +21,7 @@ from cellseg_jax.step.batches import PIXELS
 from cellseg_jax.step.spec import Spec
 from cellseg_jax.step.state import NON_FINITE, RUNNING, TrainState
 
+TRUTH = ("target", "pixel_weight", "regression_weight")  # of spec.truth
 REMAT_SAVES = ("conv_general_dilated", "dot_general")  # kept for the backward pass with train.remat
 
 
@@ -65,7 +66,7 @@ def prepare(spec: Spec, hparams: dict, key: Key[Array, ""], batch: dict) -> dict
     row = jax.lax.axis_index("data") * rows + jnp.arange(rows)
     batch = augmented(spec, hparams, key, batch, row)
     weight = batch["weight"].astype(spec.dtype)
-    return {**batch, "target": spec.encode(batch["label"]),
+    return {**batch, **spec.truth(batch),
             "weight": weight / jax.lax.psum(weight.sum(), "data")}
 
 
@@ -173,7 +174,7 @@ def objective(spec: Spec, hparams: dict, params: dict, batch_stats: dict, batch:
     what is logged of gradients is of what is left.
 
     Args:
-      batch: image (n, H, W, C) normalised, target (n, H, W, K), weight (n,), maybe pixel_weight.
+      batch: image (n, H, W, C) normalised, weight (n,), and what spec.truth gives.
       key: of dropout, in training; None for the network as in evaluation, with the running
         statistics of batch norm.
       axis_name: mesh axis that shares the batch; None takes pooled losses image by image.
@@ -189,7 +190,7 @@ def objective(spec: Spec, hparams: dict, params: dict, batch_stats: dict, batch:
     scales = (logits, *updated.get("intermediates", {}).get("deep_supervision", ()))
     per_image = 0.0
     for level, share in enumerate(supervision_weights(len(scales))):
-        pixels = {k: coarse(batch[k], level) for k in ("target", "pixel_weight") if k in batch}
+        pixels = {k: coarse(batch[k], level) for k in TRUTH if k in batch}
         per_image += share * spec.losses(
             scales[level], hparams=hparams, axis_name=axis_name, **pixels)
     loss = (per_image * batch["weight"]).sum()

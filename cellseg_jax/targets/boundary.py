@@ -33,7 +33,8 @@ def unet_weight_map(
     Cells farther than 5 sigma are not looked for, so w is too small by less than 4e-6 w0.
 
     Args:
-      label: instance ids, 0 background; a cell may be in several pieces.
+      label: instance ids, 0 background; a cell may be in several pieces. What is not annotated,
+        -1, weighs as background does.
       w0: weight that a closed gap would add.
       sigma: width of the gaps that count, pixels of this label.
       class_weights: w_c of (background, cell), or "balanced" for n / (2 n_c) with n_c of the n
@@ -45,7 +46,7 @@ def unet_weight_map(
     """
     if sigma <= 0:
         raise ValueError(f"sigma {sigma}: expected above 0 pixels")
-    label = np.asarray(label)
+    label = np.maximum(label, 0)
     cell = separated(label)
     if isinstance(class_weights, str) and class_weights == "balanced":
         class_weights = _balanced(cell)
@@ -74,4 +75,5 @@ def _two_nearest(label, reach):
     return nearest, second
 
 
-BOUNDARY = FOREGROUND._replace(encode=encode, pixel_weight=unet_weight_map)
+BOUNDARY = FOREGROUND._replace(
+    encode=encode, pixel_weight=unet_weight_map, reach=lambda **options: 1)

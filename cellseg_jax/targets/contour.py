@@ -80,4 +80,5 @@ def decode(
 
 CONTOUR = Target(
     names=lambda **_: ("background", "nucleus", "contour"), encode=encode,
-    probs=jax.nn.sigmoid, mask=winner, cell_mask=not_background, decode=decode)
+    probs=jax.nn.sigmoid, mask=winner, cell_mask=not_background, decode=decode,
+    reach=lambda *, num_classes, contour_width: contour_width)

@@ -26,6 +26,34 @@ def separated(label: Integer[ArrayLike, "... h w"]) -> Bool[ArrayLike, "... h w"
     return (label > 0) & ~functools.reduce(operator.or_, touching)
 
 
+def far_from_unknown(
+    label: Integer[ArrayLike, "... h w"], distance: int = 0
+) -> Bool[ArrayLike, "... h w"]:
+    """Where what a target makes of a label is known: not at -1, pixels that are not annotated.
+
+    Nor in objects within some steps of them, from pixel to neighbour: whether the object ends
+    there is not known. Background is background however near it is.
+
+    Args:
+      distance: steps that the target looks around itself.
+    """
+    unknown = label < 0
+    near = unknown
+    for _ in range(distance):
+        near = functools.reduce(operator.or_, neighbours(near), near)
+    return ~(unknown | (near & (label > 0)))
+
+
+def whole(label: Integer[jax.Array, "n h w"]) -> Bool[jax.Array, "n h w"]:
+    """Where regressed outputs are known: not at -1, nor in any object that touches such a pixel.
+
+    Such an object may go on there, and distances, rays and flows follow from all of it.
+    """
+    beside = functools.reduce(operator.or_, [n < 0 for n in neighbours(label)])
+    touching = jnp.where(beside & (label > 0), label, -1)
+    return (label >= 0) & ~jax.vmap(jnp.isin)(label, touching)
+
+
 def components(mask: Shaped[np.ndarray, "h w"]) -> Int32[np.ndarray, "h w"]:
     """Instance label of a mask: its 4-connected components, numbered in reading order.
 

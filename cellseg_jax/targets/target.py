@@ -35,6 +35,9 @@ class Target(NamedTuple):
       direction (see inference.tile_blending.turns_back); None where none has.
     rescaled(maps, (sy, sx)): what resizing maps by these factors does to outputs in pixels; None
       where none is.
+    reach(**options): how many steps from pixel to neighbour encode looks around a pixel for its
+      probabilities, with the options of encode: objects nearer to pixels that are not annotated
+      are not learned there, see geometry.far_from_unknown.
     losses: {name: weight} that config.loss has unless others are chosen; empty: its defaults.
     """
 
@@ -49,6 +52,7 @@ class Target(NamedTuple):
     regression_weight: Callable | None = None
     turned: Callable | None = None
     rescaled: Callable | None = None
+    reach: Callable = lambda **options: 0
     losses: Mapping[str, float] = MappingProxyType({})
 
     def num_outputs(self, **options) -> int:

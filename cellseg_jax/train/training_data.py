@@ -8,7 +8,7 @@ import numpy as np
 from cellseg_jax import data
 from cellseg_jax.data import scale
 from cellseg_jax.data.arrays import Arrays
-from cellseg_jax.data.quality import checks, duplicates
+from cellseg_jax.data.quality import annotation, checks, duplicates
 from cellseg_jax.data.select import BLANK
 from cellseg_jax.report import terminal
 
@@ -40,6 +40,7 @@ def load(config) -> TrainingData:
         arrays = data.load(config.data, progress)
     classes = config.data.num_classes if config.data.target == "classes" else None
     findings = checks.of_samples(arrays, num_classes=classes)
+    findings += annotation.of_arrays(arrays, config.data)
     checks.raise_errors(findings)
     return TrainingData(arrays, findings)
 

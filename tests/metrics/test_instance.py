@@ -216,7 +216,9 @@ def test_match_rejects_what_is_not_a_label_image():
     with pytest.raises(ValueError, match="expected instance ids"):
         match(label, label.astype(float))
     with pytest.raises(ValueError, match="expected instance ids"):
-        seg(-label, label)
+        seg(-2 * label, label)
+    with pytest.raises(ValueError, match="expected instance ids"):
+        seg(label, -label)
     with pytest.raises(ValueError, match="threshold"):
         match(label, label, iou=0)
     with pytest.raises(ValueError, match="threshold"):

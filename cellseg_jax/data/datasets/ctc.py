@@ -13,9 +13,11 @@ with the page. Original layout:
     <dataset>/01_ST/SEG/man_seg067.tif        silver: drawn by software, all frames
 
 In some gold frames only some cells are drawn. The SEG score counts drawn cells alone, but a loss
-takes the others for background, so such frames are left out unless `partial` keeps them. How many
-cells there are is known from man_track.txt. Scale 16-bit images by their range (normalize=minmax or
-percentile): those of Fluo-N2DL-HeLa have an offset of 32768 and fill 6% of the dtype's range.
+takes the others for background, so such frames are left out unless `partial` says otherwise. How
+many cells there are is known from man_track.txt; outside of the field of interest (50 or 25 pixels
+at the border of some datasets) cells need not be in it. Scale 16-bit images by their range
+(normalize=minmax or percentile): those of Fluo-N2DL-HeLa have an offset of 32768 and fill 6% of the
+dtype's range.
 """
 
 import functools
@@ -23,20 +25,22 @@ import pathlib
 import re
 
 import numpy as np
+from scipy import ndimage
 
 from cellseg_jax.data.dependencies import depends_on
 from cellseg_jax.data.read import check_root, check_size, entries, read_image, read_mask
 from cellseg_jax.data.records import Finding, Record, Records, Sample
-from cellseg_jax.errors import InputError, pick
+from cellseg_jax.errors import InputError, check_choice, pick
 
 DOWNLOAD = ("Get a training dataset such as DIC-C2DH-HeLa from "
             "https://celltrackingchallenge.net/2d-datasets and unpack it")
 TRUTHS = {"gold": ("GT/SEG", "man_seg"), "silver": ("ST/SEG", "man_seg"),
           "tracking": ("GT/TRA", "man_track")}
-PARTIAL = {"drop": False, "keep": True}
+PARTIAL = ("drop", "keep", "ignore")
 
 
-def records(root, truth="gold", sequences=(), partial="drop", complete=0.9, block=0) -> Records:
+def records(root, truth="gold", sequences=(), partial="drop", complete=0.9, block=0,
+            rim=5) -> Records:
     """One record per frame that has the chosen truth, named like 01_t067, sorted by name.
 
     With gold truth the label files are decoded here once, to count the drawn cells. Labels stay
@@ -47,18 +51,21 @@ def records(root, truth="gold", sequences=(), partial="drop", complete=0.9, bloc
       truth: gold (experts) | silver (software, complete) | tracking (markers, which in many
         datasets are smaller than the cells).
       sequences: names such as ("01",); (): all that have the truth.
-      partial: drop | keep gold frames in which only some cells are drawn.
+      partial: drop | keep | ignore gold frames in which only some cells are drawn. ignore: they are
+        kept, and what is not known in them is not annotated (-1 in the label): see
+        `partly_annotated`. Frames of a sequence without man_track.txt count as complete.
       complete: the fraction of the tracked cells that must be drawn for a frame to count as
         complete. One short of 13 is usually a cell that just enters.
       block: frames t and u of a sequence are one group if t // block == u // block; frames on
         either side of such an edge can be near copies in different parts. 0: a sequence is one
         group, the only way that no cell is in two parts.
+      rim: with partial=ignore, pixels around each drawn cell that are known to be background.
     """
     folder, prefix = pick(TRUTHS, truth, "config.data.truth")
-    keep = pick(PARTIAL, partial, "config.data.partial")
-    if block < 0 or not 0 <= complete <= 1:
-        raise InputError(f"config.data: got block={block}, complete={complete}; expected at least "
-                         "0 frames and a fraction from 0 to 1")
+    check_choice(partial, PARTIAL, "config.data.partial")
+    if block < 0 or not 0 <= complete <= 1 or rim < 1:
+        raise InputError(f"config.data: got block={block}, complete={complete}, rim={rim}; "
+                         "expected at least 0 frames, a fraction from 0 to 1, and at least 1 pixel")
     root = check_root(root, DOWNLOAD)
     chosen, findings = _chosen(root, folder, sequences)
     kept = []
@@ -69,17 +76,20 @@ def records(root, truth="gold", sequences=(), partial="drop", complete=0.9, bloc
         if lone:
             raise InputError(f"{labels[lone[0]]}: {root / name} has no image of frame {lone[0]}; "
                              "frames are matched by number, add or remove files")
-        dropped, noticed = _check_tracks(root, name, images, labels if truth == "gold" else {},
-                                         keep, complete)
+        some_drawn, noticed = _check_tracks(
+            root, name, images, labels if truth == "gold" else {}, partial, complete)
         findings += noticed
+        markers = _markers(root, name, some_drawn) if partial == "ignore" else {}
         kept += [
             Record(f"{name}_{images[t].stem}", name + (f"_block{t // block:03d}" if block else ""),
-                   (images[t], path), functools.partial(_read, images[t], path, name))
-            for t, path in labels.items() if t not in dropped]
+                   (images[t], path, *markers.get(t, ())),
+                   functools.partial(_read, (images[t], path, *markers.get(t, ())), name,
+                                     rim if t in markers else 0))
+            for t, path in labels.items() if t not in some_drawn or partial != "drop"]
     if not kept:
         raise InputError(f"config.data.partial: '{root}' has no gold frame with all cells drawn; "
-                         "set config.data.truth=silver, a lower config.data.complete, or "
-                         "config.data.partial=keep")
+                         "set config.data.partial=ignore, config.data.truth=silver, or a lower "
+                         "config.data.complete")
     if not block and len(chosen) < 3:
         findings.append(Finding(
             "warning", "config.data.block", f"whole sequences are groups, here {len(chosen)}: too "
@@ -165,8 +175,8 @@ def _frames(folder: pathlib.Path, prefix: str) -> dict[int, pathlib.Path]:
     return dict(sorted(found.items()))
 
 
-def _check_tracks(root, name, images, gold, keep, complete):
-    """Frames to leave out, and findings; `gold` are the label files whose cells are counted."""
+def _check_tracks(root, name, images, gold, partial, complete):
+    """Frames partly drawn, and findings; `gold` are the label files whose cells are counted."""
     path, folder = root / f"{name}_GT/TRA/man_track.txt", root / f"{name}_GT/SEG"
     if not depends_on(path).is_file():
         unknown = Finding("note", str(path), "not found: gold frames in which only some cells are "
@@ -179,27 +189,81 @@ def _check_tracks(root, name, images, gold, keep, complete):
     if not seen.all():
         findings.append(Finding("note", str(path), f"{np.count_nonzero(~seen)} of {len(seen)} "
                                 f"tracks are in no frame of {root / name}"))
-    partial, short = {}, {}
+    some_drawn, short = {}, {}
     for t, label in gold.items():
         drawn = np.count_nonzero(np.unique(read_mask(label)))
         tracked = np.count_nonzero((begin <= t) & (t <= end))
         if drawn < tracked:
-            where = partial if drawn < complete * tracked else short
+            where = some_drawn if drawn < complete * tracked else short
             where[t] = f"{images[t].stem[1:]} ({drawn} of {tracked} cells)"
     if short:
         findings.append(Finding("note", str(folder), "nearly all cells are drawn in frame "
                                 + ", ".join(short.values())))
-    if partial:
-        what = ("kept, so a loss takes the others for background; config.data.partial=drop "
-                "leaves them out" if keep else "left out; config.data.partial=keep keeps them")
-        findings.append(Finding("warning", str(folder), "only some cells are drawn in frame "
-                                f"{', '.join(partial.values())}: {what}"))
-    return set() if keep else set(partial), findings
+    if some_drawn:
+        level, what = {
+            "keep": ("warning", "kept, so a loss takes the others for background; "
+                     "config.data.partial=ignore learns from the drawn ones alone"),
+            "drop": ("warning", "left out; config.data.partial=ignore learns from the drawn ones"),
+            "ignore": ("note", "the others, and what is not near a drawn one, are not annotated"),
+        }[partial]
+        findings.append(Finding(level, str(folder), "only some cells are drawn in frame "
+                                f"{', '.join(some_drawn.values())}: {what}"))
+    return set(some_drawn), findings
 
 
-def _read(image_path, label_path, stratum) -> Sample:
-    image, label = read_image(image_path), read_mask(label_path)
-    check_size(label_path, label, image_path, image)
+def _markers(root, name, frames) -> dict[int, tuple[pathlib.Path, ...]]:
+    """{frame: (its file of markers,), or () where there is none}."""
+    folder = root / f"{name}_GT/TRA"
+    found = _frames(folder, "man_track") if frames and any(
+        path.suffix == ".tif" for path in entries(folder)) else {}
+    return {t: (found[t],) if t in found else () for t in frames}
+
+
+def partly_annotated(label: np.ndarray, rim: int, markers: np.ndarray | None = None) -> np.ndarray:
+    """The label of a frame in which only some cells are drawn, -1 where nothing is known.
+
+    Known are the drawn cells and, as background, the pixels up to `rim` away from one. Where the
+    markers of all cells are there, a pixel is not known to be background within one radius of a
+    median drawn cell from the marker of a cell that is not drawn: it may be a neighbour that
+    touches. A cell is drawn if drawn cells cover more than half of its marker. The pixels right
+    beside a drawn cell are always background, if only as a gap between two cells, since the cell
+    is known to end there.
+
+    Args:
+      label: (H, W) integers, 0 where no cell is drawn.
+      rim: pixels.
+      markers: (H, W) integers of the tracking truth, 0 where no marker is.
+    Returns: (H, W) int32.
+    """
+    drawn = label > 0
+    if not drawn.any():
+        return np.full(label.shape, -1, np.int32)
+    distance = ndimage.distance_transform_edt(~drawn)
+    known = distance <= rim
+    if markers is not None:
+        covered = np.bincount(markers[drawn], minlength=markers.max() + 1)
+        undrawn = 2 * covered <= np.bincount(markers.reshape(-1))
+        undrawn[0] = False
+        if undrawn[markers].any():
+            areas = np.unique(label[drawn], return_counts=True)[1]
+            radius = np.sqrt(np.median(areas) / np.pi)
+            known &= (ndimage.distance_transform_edt(~undrawn[markers]) > radius) | (distance <= 1)
+    return np.where(drawn | known, label, -1).astype(np.int32)
+
+
+def _read(files, stratum, rim) -> Sample:
+    """The sample of (image, label, maybe markers); rim 0 where the frame counts as complete."""
+    image = read_image(files[0])
+    label, *markers = (_numbers(path, files[0], image) for path in files[1:])
+    if rim:
+        label = partly_annotated(label, rim, *markers)
+    return Sample(image, label, stratum)
+
+
+def _numbers(path, image_path, image) -> np.ndarray:
+    """(H, W) int32 of a file of labels or markers."""
+    label = read_mask(path)
+    check_size(path, label, image_path, image)
     if label.shape[-1] != 1:
-        raise InputError(f"{label_path}: label is RGB; expected one cell number per pixel")
-    return Sample(image, label[..., 0].astype(np.int32), stratum)
+        raise InputError(f"{path}: label is RGB; expected one cell number per pixel")
+    return label[..., 0].astype(np.int32)

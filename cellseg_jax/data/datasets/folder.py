@@ -2,6 +2,9 @@
 
 PNG, TIFF or BMP, 8 or 16 bit; images, not masks, may be JPEG. What a mask means is `labels`:
 instances (ids, 0 background), binary (foreground or not) or classes (0 .. num_classes - 1).
+
+Pixels that nobody annotated are marked by `ignore`: they are -1 in the label, whatever the mask
+holds there.
 """
 
 import functools
@@ -23,6 +26,7 @@ from cellseg_jax.data.read import (
 )
 from cellseg_jax.data.records import BadFiles, Finding, Record, Records, Sample, some
 from cellseg_jax.errors import InputError, nearest, pick
+from cellseg_jax.targets.geometry import neighbours
 
 MANY_CLASSES = 20  # masks with larger values were made for something else
 PAGES = {"": None, "slices": None, "channels": "channels"}  # what read_image gets for them
@@ -30,7 +34,7 @@ LAYOUT = "Expected DIR/images/NAME.png and DIR/masks/NAME.png (or .tif)"
 
 
 def records(root, labels="instances", num_classes=2, group="", threshold=0, colours=(),
-            pages="") -> Records:
+            pages="", ignore="") -> Records:
     """One record per image, sorted by name.
 
     Args:
@@ -44,6 +48,10 @@ def records(root, labels="instances", num_classes=2, group="", threshold=0, colo
         edges. 0: masks must hold two values, of which the larger is foreground.
       colours: of RGB or palette masks as hexadecimal texts, ("000000", "ff0000"): a pixel of the
         n-th colour has the value n, the first being 0, the background.
+      ignore: what marks pixels that are not annotated: a value of the masks ("255"; with colours,
+        a place in them), or "suffix:_ignore" for a second file in masks/, NAME_ignore.png beside
+        NAME.png, whose pixels above 0 are not annotated. An image without that file is annotated
+        all over. "": nothing is left out.
       pages: slices (every page of a TIFF is a sample, the mask has a page for each, and all
         pages of a file are one group) | channels (the pages are colours) | "" (one page each).
     Raises: BadFiles with everything that is wrong with the names of files.
@@ -55,13 +63,14 @@ def records(root, labels="instances", num_classes=2, group="", threshold=0, colo
         raise InputError(f"config.data.threshold: got {threshold} with labels={labels}; expected "
                          "0, or config.data.labels=binary")
     colours = _packed(colours)
+    value, suffix = _ignored(ignore)
     root = check_root(root, LAYOUT)
     if root.absolute().name == "images" and not (root / "images").exists():
         raise InputError(f"config.data.root: '{root}' is itself the folder of images; pass the "
                          f"one it lies in, --config.data.root='{root.absolute().parent}'")
-    read = functools.partial(_read, colours=colours, to_label=functools.partial(
+    read = functools.partial(_read, colours=colours, ignore=value, to_label=functools.partial(
         to_label, num_classes=num_classes, threshold=threshold))
-    pairs, bad = _pairs(root)
+    pairs, bad = _pairs(root, suffix)
     good = []
     for stem, files in pairs.items():
         try:
@@ -74,7 +83,7 @@ def records(root, labels="instances", num_classes=2, group="", threshold=0, colo
         names = [stem] if num_slices == 1 else [f"{stem}_{n:04d}" for n in range(num_slices)]
         for n, name in enumerate(names):  # which page of image and mask
             page = (channels, None) if num_slices == 1 else (n, n)
-            good.append(Record(name, case, files, functools.partial(read, *files, page)))
+            good.append(Record(name, case, files, functools.partial(read, files, page)))
     if bad:
         raise BadFiles(bad, Records(good))
     if not good:
@@ -82,18 +91,34 @@ def records(root, labels="instances", num_classes=2, group="", threshold=0, colo
     return Records(sorted(good, key=lambda record: record.name))
 
 
-def _pairs(root) -> tuple[dict[str, tuple[pathlib.Path, pathlib.Path]], list[Finding]]:
-    """({stem: (image, mask)}, errors of files that are in no pair)."""
+def _ignored(text: str) -> tuple[int | None, str]:
+    """(value of a mask or None, how the names of files end or "") of data.ignore."""
+    kind, _, suffix = text.partition(":")
+    if kind == "suffix" and suffix:
+        return None, suffix
+    if text and not re.fullmatch("[0-9]{1,9}", text):
+        raise InputError(f"config.data.ignore: got {text!r}; expected a value of the masks such as "
+                         "255, or suffix:_ignore for files masks/NAME_ignore.png")
+    return (int(text) if text else None), ""
+
+
+def _pairs(root, suffix) -> tuple[dict[str, tuple[pathlib.Path, ...]], list[Finding]]:
+    """({stem: (image, mask, maybe the mask of `suffix`)}, errors of files that belong to none)."""
     bad = []
     images = _by_stem(root / "images", SUFFIXES, bad)
     masks = _by_stem(root / "masks", MASK_SUFFIXES, bad)
+    beside = {}
+    if suffix:  # an image may have such a name too: then its mask is a mask
+        beside = {stem: masks.pop(stem) for stem in sorted(masks.keys() - images.keys())
+                  if stem.endswith(suffix) and stem.removesuffix(suffix) in images}
     for kind, other, lone, rest in (("image without a mask", "mask", images, masks),
                                     ("mask without an image", "image", masks, images)):
         unpaired = sorted(rest.keys() - lone.keys())
         bad += [Finding("error", str(lone[stem]), f"{kind} of its name; add or rename the {other}, "
                         f"or move the file away{nearest(stem, unpaired)}")
                 for stem in sorted(lone.keys() - rest.keys())]
-    return {stem: (images[stem], masks[stem])
+    return {stem: tuple(files[key] for files, key in (
+        (images, stem), (masks, stem), (beside, stem + suffix)) if key in files)
             for stem in sorted(images.keys() & masks.keys())}, bad
 
 
@@ -148,25 +173,36 @@ def _packed(colours) -> np.ndarray:
     return np.array([int(colour.lstrip("#"), 16) for colour in colours], np.int64)
 
 
-def _num_slices(image_path, mask_path) -> int:
-    slices, of_mask = num_pages(image_path), num_pages(mask_path)
-    if slices != of_mask:
-        raise InputError(f"{mask_path}: mask has {of_mask} pages, its image {image_path.name} has "
-                         f"{slices}; expected one page for each")
+def _num_slices(image_path, *mask_paths) -> int:
+    slices = num_pages(image_path)
+    for path in mask_paths:
+        of_mask = num_pages(path)
+        if slices != of_mask:
+            raise InputError(f"{path}: mask has {of_mask} pages, its image {image_path.name} has "
+                             f"{slices}; expected one page for each")
     return slices
 
 
-def _read(image_path, mask_path, pages, *, colours, to_label) -> Sample:
+def _read(files, pages, *, colours, ignore, to_label) -> Sample:
+    image_path, mask_path, *beside = files
     image = read_image(image_path, pages[0])
     mask = (read_image if len(colours) else read_mask)(mask_path, pages[1])
     check_size(mask_path, mask, image_path, image)
     mask = _indices(mask_path, mask, colours) if len(colours) else mask
     if (mask != mask[..., :1]).any():
         raise InputError(f"{mask_path}: mask is RGB with {_colours_found(mask)}")
+    unknown = np.zeros(mask.shape[:2], bool) if ignore is None else mask[..., 0] == ignore
+    for path in beside:
+        marked = read_mask(path, pages[1])
+        check_size(path, marked, image_path, image)
+        unknown |= marked.any(-1)
+    if unknown.any():  # what is left must hold what `labels` says
+        mask = np.where(unknown[..., None], mask.dtype.type(0), mask)
     values = np.unique(mask)
     if values[0] < 0 or values[-1] > np.iinfo(np.int32).max:
         raise InputError(f"{mask_path}: mask has values {some(values)}; expected 0 .. 2^31 - 1")
-    label = to_label(mask_path, mask[..., 0].astype(np.int32), values)
+    label = np.where(unknown, np.int32(-1),
+                     to_label(mask_path, mask[..., 0].astype(np.int32), values))
     turned = orientation(image_path)
     findings = () if turned == 1 else (Finding(
         "warning", str(image_path), f"orientation tag {turned} is ignored, pixels are read as they "
@@ -247,12 +283,17 @@ def _classes(path, label, values, num_classes, threshold):
 def _smeared(label, values) -> bool:
     """Whether this is a mask of 0 and 255 with values between, from resizing or JPEG.
 
-    Then more of it is bright than of middle brightness; the ids of many objects are spread evenly.
+    Then more of it is bright than of middle brightness, and most values between lie alone; ids,
+    even where most of the mask is 255, cover areas.
     """
     if len(values) <= 2 or not 200 < values[-1] <= 255:
         return False
     bright, dark = (np.count_nonzero(label > share * values[-1]) for share in (0.75, 0.25))
-    return bright > dark - bright
+    padded = np.pad(label, 1, constant_values=-1)
+    up, down, left, right = (label == other[1:-1, 1:-1] for other in neighbours(padded))
+    between = (label > 0) & (label < values[-1])
+    area = between & (up | down) & (left | right)
+    return bright > dark - bright and 2 * np.count_nonzero(area) < np.count_nonzero(between)
 
 
 def _hint(label, values) -> str:

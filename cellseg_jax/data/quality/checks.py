@@ -89,7 +89,8 @@ def _classes(arrays, num_classes) -> list[Finding]:
     pixels = np.zeros(num_classes + 1, np.int64)  # of every class, and of values beyond them
     beyond = np.zeros(len(arrays.names), bool)
     for i, label in enumerate(arrays.label):
-        counts = np.bincount(np.minimum(label, num_classes).reshape(-1), minlength=num_classes + 1)
+        counts = np.bincount(np.minimum(label[label >= 0], num_classes),
+                             minlength=num_classes + 1)
         pixels += counts
         beyond[i] = counts[-1] > 0
     shares = ", ".join(_percent(share) for share in pixels[:-1] / pixels.sum())

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cellseg_jax import data
-from cellseg_jax.data.quality import checks, duplicates
+from cellseg_jax.data.quality import annotation, checks, duplicates
 from cellseg_jax.data.quality.topology import pieces_and_holes
 from cellseg_jax.data.read import JUNK
 from cellseg_jax.data.records import BadFiles, Finding, Record, some
@@ -50,6 +50,8 @@ class Facts(NamedTuple):
     with_holes: int
     print: np.ndarray | None  # what near-duplicates are found by, of duplicates.fingerprints
     preview: tuple[np.ndarray, np.ndarray] | None  # reduced image and label, of some samples
+    unknown: annotation.Unknown = annotation.Unknown(0, 0)  # what no other number here counts
+    covering: annotation.Covering = annotation.Covering()  # of instances
 
 
 class Examination(NamedTuple):
@@ -113,15 +115,18 @@ def _read(record: Record, previewed, *, num_classes, instances, printed):
     image, label = sample.image, sample.label
     colour = image[..., :3] if image.shape[-1] > 2 else image[..., :1]
     alpha = image[..., -1] if image.shape[-1] in (2, 4) else None
-    values = np.bincount(label.reshape(-1)) if label.max() < label.size else None
+    unknown = annotation.unknown(label)
+    known = label[label >= 0] if unknown.pixels else label.reshape(-1)
+    known = known if known.size else np.zeros(1, label.dtype)
+    values = np.bincount(known) if known.max() < label.size else None
     num_objects = (np.count_nonzero(values[1:]) if values is not None
-                   else np.count_nonzero(np.unique(label)))
+                   else np.count_nonzero(np.unique(known)))
     if num_classes:
-        pixels = np.bincount(np.minimum(label, num_classes).reshape(-1), minlength=num_classes + 1)
+        pixels = np.bincount(np.minimum(known, num_classes), minlength=num_classes + 1)
     else:
-        background = int(values[0]) if values is not None else np.count_nonzero(label == 0)
-        pixels = np.array([background, label.size - background])
-    pieces, holes = pieces_and_holes(label) if instances else ((), ())
+        background = int(values[0]) if values is not None else np.count_nonzero(known == 0)
+        pixels = np.array([background, known.size - background])
+    pieces, holes = pieces_and_holes(np.maximum(label, 0)) if instances else ((), ())
     return Facts(
         record.name, str(record.files[0]) if record.files else record.name, record.group,
         record.part, sample.stratum, image.shape[:2], image.shape[-1], str(image.dtype),
@@ -130,7 +135,9 @@ def _read(record: Record, previewed, *, num_classes, instances, printed):
         low=colour.min(0).min(0), high=colour.max(0).max(0), pixels=pixels,
         num_objects=int(num_objects), in_pieces=len(pieces), with_holes=len(holes),
         print=duplicates.fingerprints([image])[0] if printed else None,
-        preview=_preview(image, label) if previewed else None), list(sample.findings)
+        preview=_preview(image, label) if previewed else None, unknown=unknown,
+        covering=annotation.covering(label) if instances else annotation.Covering(),
+        ), list(sample.findings)
 
 
 def _preview(image, label):
@@ -151,7 +158,10 @@ def _preview(image, label):
 def _together(data_config, facts) -> tuple[list[Finding], dict]:
     """Findings on the samples as a whole, and the split."""
     findings = [*_channels(data_config, facts), *_depth(data_config, facts),
-                *_sizes(data_config, facts), *_objects(data_config, facts)]
+                *_sizes(data_config, facts), *_objects(data_config, facts),
+                *annotation.of_covering([fact.covering for fact in facts], data_config),
+                *annotation.of_unknown([fact.unknown for fact in facts],
+                                       [np.prod(fact.size) for fact in facts], data_config)]
     prints = [fact.print for fact in facts if fact.print is not None]
     pairs = duplicates.Pairs((), 0.0)
     if prints:
