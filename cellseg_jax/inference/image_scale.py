@@ -11,7 +11,13 @@ from typing import NamedTuple
 import numpy as np
 
 from cellseg_jax.data.resize import resize_image
-from cellseg_jax.data.scale import LARGEST, believed, limited, median_diameter, scaled_size
+from cellseg_jax.data.scale import (
+    LARGEST,
+    believed,
+    limited,
+    scaled_size,
+    weighted_median_diameter,
+)
 from cellseg_jax.errors import InputError
 
 FIRST_LOOK = 2**22  # pixels of an image that are looked at for the diameter of its cells
@@ -101,7 +107,7 @@ class RunScale(NamedTuple):
                 numbers.append(n)
         labels = look(pieces, np.array(numbers)) if pieces else []
         for n in unknown:
-            found = median_diameter(
+            found = weighted_median_diameter(
                 *(label for label, number in zip(labels, numbers, strict=True) if number == n))
             known[n] = limited(self.first_factor * self.diameter / (found or self.diameter))
         return known

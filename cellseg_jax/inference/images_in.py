@@ -141,8 +141,8 @@ def claim(out, made_by: dict) -> None:
                if before.get(key) != made_by.get(key)]
     if changed:
         raise InputError(f"--out: {out} holds predictions made with another {changed[0]} "
-                         f"({before.get(changed[0])}, now {made_by.get(changed[0])}); choose another "
-                         "folder or delete it")
+                         f"({before.get(changed[0])}, now {made_by.get(changed[0])}); choose "
+                         "another folder or delete it")
 
 
 def is_finished(plane: Plane, formats) -> bool:

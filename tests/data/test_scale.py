@@ -72,6 +72,21 @@ def test_median_diameter_equals_cellposes_whatever_the_ids(dtype, monkeypatch):
     assert scale.median_diameter(label, label) == found
 
 
+def test_weighted_median_counts_each_cell_by_its_diameter():
+    """A brute-force twin; specks weigh less than in the plain median."""
+    sides = [1] * 9 + [2, 7, 8, 9]
+    label = np.zeros((10, 200), np.int32)
+    for n, side in enumerate(sides, 1):
+        label[:side, 12 * n : 12 * n + side] = n
+    wide = 2 / np.sqrt(np.pi)  # of a pixel
+    repeated = np.sort(np.repeat(sides, sides))  # every cell as often as it is wide
+    assert scale.weighted_median_diameter(label) == pytest.approx(
+        wide * repeated[len(repeated) // 2])
+    assert scale.weighted_median_diameter(label, label) == scale.weighted_median_diameter(label)
+    assert scale.median_diameter(label) == pytest.approx(wide)
+    assert scale.weighted_median_diameter(label * 0) == 0
+
+
 @pytest.mark.parametrize("pixel_size, expected", [
     ((0.5, 0.5), 0.5), ((0.5, 0.503), 0.5015), ((0.5, 0.51), None), ((1e-6, 1e-6), None),
     ((2e4, 2e4), None), ((np.nan, 1), None), ((np.inf, np.inf), None), ((0, 0), None),

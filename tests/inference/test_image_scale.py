@@ -221,7 +221,7 @@ def test_a_run_keeps_the_size_of_its_cells_and_truth_does_not_scale_its_tests(tm
             assert seen.scales[i] == arrays.scales[i] and not seen.image[i].any()
             continue
         sample = records[i].read()
-        found = scale.median_diameter(run.decode(
+        found = scale.weighted_median_diameter(run.decode(
             run.image_probs(sample.image, PredictOptions(scale=run.scale.first_factor))))
         assert seen.scales[i] == pytest.approx(8 / found, rel=0.15)
         assert seen.scales[i] != arrays.scales[i]
