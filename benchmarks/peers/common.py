@@ -71,16 +71,17 @@ def median_gap(times):
     return gaps[len(gaps) // 2]
 
 
-def schedule(left, step, validation, most_epochs, least_steps=10):
-    """(epochs, steps per epoch) that fill the time: as many epochs as have `least_steps` each.
+def schedule(left, step, validation, most_epochs):
+    """(epochs, steps per epoch) that fill the time.
 
     Args:
       left: CPU seconds for all epochs.
       step, validation: CPU seconds of a step, and of the validation after each epoch.
-      most_epochs: the wish; fewer only where an epoch would be shorter than least_steps.
+      most_epochs: the wish; fewer where an epoch would have fewer than 10 steps, or its steps take
+        less than 5 times as long as its validation.
     """
-    epochs = int(min(most_epochs, max(left, 0) / (validation + least_steps * step)))
-    epochs = max(epochs, 1)
+    epochs = left / (validation + max(10 * step, 5 * validation))
+    epochs = max(int(min(most_epochs, epochs)), 1)
     return epochs, max(int((left / epochs - validation) / step), 1)
 
 

@@ -61,13 +61,15 @@ def main():
                         nimg_per_epoch=per_epoch * BATCH, save_path=args.out,
                         model_name="model", **OPTIONS)
 
-    fit(2 * BATCH, 6, 1)  # how long does a step take? These weights are trained on.
-    step = steps.seconds()
-    total = max(int(clock.left() / step), 1)
-    per_epoch = max(round(total / EPOCHS), 1)
-    print(f"{step:.2f} CPU s a step: {total // per_epoch} epochs of {per_epoch} steps", flush=True)
+    epochs = 0
     try:
-        fit(len(images), max(total // per_epoch, 1), per_epoch)
+        fit(2 * BATCH, 4, 1)  # how long does a step take? These weights are trained on.
+        step = steps.seconds()
+        total = max(int(clock.left() / step), 1)
+        per_epoch = max(round(total / EPOCHS), 1)
+        epochs = max(total // per_epoch, 1)
+        print(f"{step:.2f} CPU s a step: {epochs} epochs of {per_epoch} steps", flush=True)
+        fit(len(images), epochs, per_epoch)
     except common.TimeUp:
         print("stopped: the time is used up", flush=True)
     training = clock.result()
@@ -91,7 +93,7 @@ def main():
     common.finish(
         args, peer="cellpose", version=cellpose.version, torch=torch.__version__,
         parameters=sum(p.numel() for p in network.parameters()), batch=BATCH,
-        steps=len(steps.cpu), epochs=total // per_epoch, validation_ap50=ap50,
+        steps=len(steps.cpu), epochs=epochs, validation_ap50=ap50,
         thresholds=dict(zip(("cell_probability", "flow_error"), thresholds, strict=True)),
         **training, predict_cpu_seconds=predicting)
 

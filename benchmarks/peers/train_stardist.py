@@ -86,8 +86,8 @@ def main():
     common.finish(
         args, peer="stardist", version=stardist.__version__, tensorflow=tf.__version__,
         parameters=model.keras_model.count_params(), batch=config.train_batch_size,
-        steps=len(steps), epochs=epochs, thresholds=thresholds._asdict(), **training,
-        predict_cpu_seconds=predicting)
+        steps=len(steps), epochs=epochs, **training, predict_cpu_seconds=predicting,
+        thresholds={name: float(value) for name, value in thresholds.items()})
 
 
 if __name__ == "__main__":
