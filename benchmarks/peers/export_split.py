@@ -1,12 +1,11 @@
 """Writes the images and labels of each part of a config's split, for all peers to read.
 
     python -m benchmarks.peers.export_split --config=configs/unet_adam.py --out=DIR \\
-        [--stratum=fluorescence] [--channels=gray] [--config.data.split=RUN/split.json ...]
+        [--channels=gray] [--config.data.strata="('fluorescence',)" ...]
 
 DIR/train, DIR/val and DIR/test hold images/NAME.tif and labels/NAME.tif of equal size, native
 pixels: images 8 or 16 bit, labels 16 bit with 0 for the background. DIR/strata.csv has a line per
-image, DIR/split.json the split of what was written. With --stratum the split is that of all
-images, of which only those of the stratum are written.
+image, DIR/split.json the split.
 """
 
 import csv
@@ -24,7 +23,6 @@ from cellseg_jax.errors import InputError
 
 def define_flags(values):
     cli.string(values, "out", "the folder to write, which must not exist")
-    cli.string(values, "stratum", "write only images of this stratum, such as fluorescence")
     cli.string(values, "channels", "gray | rgb", "gray")
 
 
@@ -32,7 +30,7 @@ def split_names(data_config, records, strata) -> dict[str, list[str]]:
     """{part: names} of all records, as a run of this config splits them."""
     arrays = types.SimpleNamespace(  # what a split reads of the decoded dataset
         grid=1, image_names=[r.name for r in records], image_groups=[r.group for r in records],
-        image_parts=[r.part for r in records], image_strata=strata)
+        image_parts=[r.part for r in records], image_strata=np.array(strata))
     return {part: [records[i].name for i in indices]
             for part, indices in data.split_of(data_config, arrays).items()}
 
@@ -46,17 +44,8 @@ def main(args, overrides) -> int:
         raise InputError(f"--out: '{out}' exists; expected a new folder")
     data_config = config.load(args.config, overrides).data
     records = data.records_of(data_config)
-    samples = {}
-    for record in records:
-        samples[record.name] = record.read()
+    samples = {record.name: record.read() for record in records}
     names = split_names(data_config, records, [samples[r.name].stratum for r in records])
-    if args.stratum:
-        names = {part: [n for n in chosen if samples[n].stratum == args.stratum]
-                 for part, chosen in names.items()}
-    if not names["train"]:
-        known = sorted({sample.stratum for sample in samples.values()})
-        raise InputError(f"--stratum: no training image is {args.stratum!r}; expected one of "
-                         f"{', '.join(known)}")
     for part, chosen in names.items():
         for name in chosen:
             image = colours.to_channels(samples[name].image, args.channels).squeeze()

@@ -47,7 +47,8 @@ def main():
     torch.manual_seed(args.seed)
     io.logger_setup()
     images, labels = common.read(args.data, "train")
-    model = models.CellposeModel(gpu=False, pretrained_model=False, diam_mean=args.diameter)
+    model = models.CellposeModel(gpu=False, pretrained_model=False, diam_mean=args.diameter,
+                                 mkldnn=False)  # which is for inference; training is slower by it
     network = model.net
 
     clock = common.Clock(args.minutes)
