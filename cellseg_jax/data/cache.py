@@ -163,7 +163,8 @@ def _decode(record, options, weigh, factor=None) -> _Decoded:
     tables = {normalize: image_ranges(image, normalize, options.percentiles)
               for normalize in RANGES}
     image, scaled = rescaled(image, original, factor)
-    fitted_image, fitted_label = FITS[options.fit](image, scaled, options.size, record.name)
+    name = record.name if factor == 1 else f"{record.name} (rescaled by {factor:.3g})"
+    fitted_image, fitted_label = FITS[options.fit](image, scaled, options.size, name)
     label = to_grid(fitted_label, grid)
     arrays = {"image": to_grid(fitted_image, grid), "label": label,
               "original": original.reshape(-1)}

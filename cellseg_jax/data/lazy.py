@@ -32,6 +32,7 @@ from cellseg_jax.errors import InputError
 
 MAX_CHANNELS = 4  # RGBA
 BLOCK = 2**24  # values in memory while the range of a whole image is looked for
+BELIEVED_UM = (1e-5, 1e4)  # smallest and largest pixel; other values are mistakes
 MICROMETRES = {"m": 1e6, "cm": 1e4, "mm": 1e3, "millimeter": 1e3, "centimeter": 1e4, "nm": 1e-3,
                "nanometer": 1e-3, "angstrom": 1e-4, "inch": 25400, "um": 1, "\xb5m": 1,
                "\u03bcm": 1, "\\u00B5m": 1, "micron": 1, "microns": 1, "micrometer": 1}
@@ -214,10 +215,12 @@ def _tiff_pixel_size(tiff):
 
 
 def _micrometres(*sizes):
-    """Sizes given as (value, unit); None if one is missing or of no known unit."""
+    """Sizes given as (value, unit); None if one is missing, of no known unit, or impossible."""
     known = [float(value) * MICROMETRES[unit] for value, unit in sizes
              if value and unit in MICROMETRES]
-    return tuple(known) if len(known) == len(sizes) and min(known) > 0 else None
+    possible = len(known) == len(sizes) and all(
+        BELIEVED_UM[0] <= one <= BELIEVED_UM[1] for one in known)
+    return tuple(known) if possible else None
 
 
 def _zarr_images(path, pages) -> list[Image]:

@@ -19,7 +19,6 @@ from cellseg_jax.files import read_json, write_atomic
 
 LARGEST = 8.0  # factor; the smallest is 1 / LARGEST. Beyond, a few specks would fill the memory
 SQUARE = 0.01  # pixels are square if height and width differ by this share at most
-BELIEVED_UM = (1e-5, 1e4)  # smallest and largest size of a pixel; other values are mistakes
 ROWS_OF = 2**24  # pixels, that are counted at once
 FACTS_FILE = "cells.json"  # in the folder of decoded arrays
 
@@ -129,7 +128,8 @@ def believed(pixel_size) -> float | None:
     if pixel_size is None or not all(map(math.isfinite, pixel_size)):
         return None
     low, high = sorted(pixel_size)
-    square = BELIEVED_UM[0] <= low and high <= BELIEVED_UM[1] and high <= low * (1 + SQUARE)
+    smallest, largest = lazy.BELIEVED_UM
+    square = smallest <= low and high <= largest and high <= low * (1 + SQUARE)
     return math.sqrt(low * high) if square else None
 
 

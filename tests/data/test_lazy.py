@@ -210,6 +210,9 @@ def test_truncated_files_are_refused(tmp_path, options, keep):
                               "PhysicalSizeY": 0.0005, "PhysicalSizeYUnit": "mm"}), (0.5, 0.65)),
     (dict(ome=True, metadata={"PhysicalSizeX": 0.65}), None),
     (dict(ome=True), None),
+    *((dict(ome=True, metadata={"PhysicalSizeX": x, "PhysicalSizeY": 0.5}), None)
+      for x in (1e-6, 2e4, -1, "nan", "inf")),
+    (dict(imagej=True, resolution=(1e-6, 1e-6), metadata={"unit": "um"}), None),
     (dict(ome=True, metadata={"PhysicalSizeX": 2, "PhysicalSizeXUnit": "pixel",
                               "PhysicalSizeY": 2, "PhysicalSizeYUnit": "pixel"}), None),
     (dict(imagej=True, resolution=(2, 4), metadata={"unit": "um"}), (0.25, 0.5)),

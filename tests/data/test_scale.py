@@ -159,6 +159,12 @@ def test_a_file_without_a_usable_pixel_size_is_one_line(tmp_path, um, words):
         open_(root, tmp_path / "cache", pixel_size=1.0)
 
 
+def test_an_image_that_rescaling_makes_too_small_is_named_so(tmp_path):
+    root = write(tmp_path / "data", radii=(12,))
+    with pytest.raises(InputError, match=r"larger than image 0 \(rescaled by 0.33\d\) of 41x51"):
+        open_(root, tmp_path / "cache", "center_crop", (64, 64), diameter=8.0)
+
+
 def test_factors_have_limits_and_images_without_cells_stay(tmp_path):
     root = write(tmp_path / "data", radii=(6, 6))
     empty = tifffile.imread(root / "masks/0.tif") * 0
