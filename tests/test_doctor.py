@@ -374,6 +374,8 @@ def test_facts_equal_slow_reference(root):
         assert (fact.name, fact.size, fact.channels, fact.dtype) == (f"s{n}", SIZE, 1, "uint8")
         assert (fact.low, fact.high) == (image.min(), image.max())
         assert fact.num_objects == len(set(label[label > 0].tolist()))
+        areas = [(label == i).sum() for i in range(1, label.max() + 1) if (label == i).any()]
+        assert fact.diameter == pytest.approx(np.median(2 * np.sqrt(np.array(areas) / np.pi)))
         assert fact.pixels.tolist() == [(label == 0).sum(), (label > 0).sum()]
         assert not fact.coloured and fact.alpha == ""
 

@@ -159,6 +159,24 @@ def test_a_file_without_a_usable_pixel_size_is_one_line(tmp_path, um, words):
         open_(root, tmp_path / "cache", pixel_size=1.0)
 
 
+def test_pixels_that_are_not_annotated_stay_so_and_are_no_cells(tmp_path):
+    root = write(tmp_path / "data", radii=(8, 8))
+    mask = tifffile.imread(root / "masks/1.tif")
+    mask[60:] = 65535
+    tifffile.imwrite(root / "masks/1.tif", mask)
+    records = folder.records(root, ignore="65535")
+    arrays = cache.open_cache(records, cache.CacheOptions(
+        "folder", {"ignore": "65535"}, (48, 40), "random_crop", "gray",
+        scale=scale.ScaleOptions(8.0)), tmp_path / "cache")
+    np.testing.assert_allclose(arrays.scales, 0.5, rtol=0.04)
+    height, width = arrays.flat_sizes[1]
+    label = arrays.flat["label"][arrays.offsets[1]:].reshape(height, width)
+    below = (np.arange(height) + 0.5) * (120 / height) >= 60
+    assert (label[below] == -1).all() and (label[~below] >= 0).all()
+    assert (arrays.original_label(1)[60:] == -1).all()
+    assert scale.facts_of(arrays, lambda: records)["diameter"] == pytest.approx(16, rel=0.04)
+
+
 def test_an_image_that_rescaling_makes_too_small_is_named_so(tmp_path):
     root = write(tmp_path / "data", radii=(12,))
     with pytest.raises(InputError, match=r"larger than image 0 \(rescaled by 0.33\d\) of 41x51"):

@@ -21,6 +21,7 @@ from cellseg_jax.data.quality.topology import pieces_and_holes
 from cellseg_jax.data.read import JUNK
 from cellseg_jax.data.records import BadFiles, Finding, Record, some
 from cellseg_jax.data.resize import FITS
+from cellseg_jax.data.scale import median_diameter
 from cellseg_jax.errors import InputError
 
 THREADS = 2
@@ -52,6 +53,7 @@ class Facts(NamedTuple):
     preview: tuple[np.ndarray, np.ndarray] | None  # reduced image and label, of some samples
     unknown: annotation.Unknown = annotation.Unknown(0, 0)  # what no other number here counts
     covering: annotation.Covering = annotation.Covering()  # of instances
+    diameter: float = 0.0  # of the median instance, pixels; 0 where there is none
 
 
 class Examination(NamedTuple):
@@ -137,7 +139,7 @@ def _read(record: Record, previewed, *, num_classes, instances, printed):
         print=duplicates.fingerprints([image])[0] if printed else None,
         preview=_preview(image, label) if previewed else None, unknown=unknown,
         covering=annotation.covering(label) if instances else annotation.Covering(),
-        ), list(sample.findings)
+        diameter=median_diameter(label) if instances else 0.0), list(sample.findings)
 
 
 def _preview(image, label):

@@ -84,6 +84,11 @@ def facts(report: Report) -> list[tuple[str, str]]:
         objects = np.array([s.num_objects for s in samples])
         rows.append(("objects", f"{np.median(objects):g} in an image (median), from "
                                 f"{objects.min()} to {objects.max()}; {objects.sum():,} in all"))
+        diameters = [s.diameter for s in samples if s.diameter]
+        if diameters:
+            low, middle, high = np.percentile(diameters, (5, 50, 95))
+            rows.append(("diameter", f"{middle:.1f} pixels of the median object of an image "
+                                     f"(median), 90 % from {low:.1f} to {high:.1f}"))
     return rows
 
 
