@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -231,3 +232,11 @@ def test_usage_gives_what_the_run_gives(colour_run, tmp_path, name, monkeypatch)
     wanted = run.predictor.image_probs(pixels)
     np.testing.assert_allclose(np.load(tmp_path / "probs.npy"), wanted, atol=1e-4)
     assert wanted.std() > 1e-3  # or anything would pass
+
+
+@pytest.mark.parametrize("changes, words", [
+    ({}, "stays at its own scale"), ({"data.diameter": 20.0}, "median cell .* 20 pixels"),
+    ({"data.pixel_size": 0.5}, "rescaled to pixels of 0.5 um")])
+def test_an_export_names_the_scale_that_images_are_brought_to(changes, words):
+    config = config_lib.changed(config_lib.default(), {"data.fit": "random_crop"} | changes)
+    assert re.search(words, exporting.size_text(config))

@@ -231,7 +231,7 @@ def describe(run: ExportedRun, form: str, program: Program, difference: float) -
             "dtype": "float32", "axes": axes, "shape": program.shape,
             "channels": CHANNEL_NAMES[config.data.channels],
             "normalization": normalization_of(config),
-            "size": _size_text(config),
+            "size": size_text(config),
         },
         "output": {
             "dtype": "float32", "axes": axes,
@@ -297,7 +297,8 @@ def _meaning(config) -> str:
     return f"the first {count}: {probabilities}; the others are what their names say"
 
 
-def _size_text(config) -> str:
+def size_text(config) -> str:
+    """How an image of any size becomes input of the network, in words."""
     height, width = config.data.size
     if config.data.fit == "resize":
         text = (f"the whole image is resized to {height} x {width} pixels, bilinearly between "
