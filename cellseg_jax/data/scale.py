@@ -19,7 +19,7 @@ from cellseg_jax.files import read_json, write_atomic
 
 LARGEST = 8.0  # factor; the smallest is 1 / LARGEST. Beyond, a few specks would fill the memory
 SQUARE = 0.01  # pixels are square if height and width differ by this share at most
-ROWS_OF = 2**24  # pixels, that are counted at once
+ROWS_OF = 2**22  # pixels, that are counted at once
 FACTS_FILE = "cells.json"  # in the folder of decoded arrays
 
 
