@@ -14,6 +14,7 @@ from cellseg_jax.targets.contour import CONTOUR
 from cellseg_jax.targets.distance import DISTANCE
 from cellseg_jax.targets.foreground import FOREGROUND
 from cellseg_jax.targets.geometry import METHODS, components, remove_small, split_by_distance
+from cellseg_jax.targets.star import STAR
 from cellseg_jax.targets.target import Target
 
 TARGETS = {
@@ -22,4 +23,5 @@ TARGETS = {
     "contour": CONTOUR,
     "classes": CLASSES,
     "distance": DISTANCE,
+    "star": STAR,
 }
