@@ -67,7 +67,7 @@ def evaluate(config, workdir, *, split: str = "test", which: str = "best") -> di
     measured = Measured(scores, original.counts, original.objects, original.surfaces,
                         original.calibration, _columns(original.soft),
                         np.asarray(arrays.image_groups)[indices],
-                        np.asarray(arrays.image_strata)[indices])
+                        np.asarray(arrays.image_strata)[indices], original.found)
     table = image_table(arrays, indices, measured, scores.main(config))
     ms_per_image = timed.ms_per_row() * arrays.grid**2
     seconds = time.monotonic() - started
@@ -241,6 +241,7 @@ def image_table(arrays, indices, measured: Measured, main: metrics.Counts) -> li
         "dice_original": _per_image(metrics.dice, original),
         "iou_original": _per_image(metrics.iou, original),
     }
+    edges = measured.found and metrics.size_edges(measured.found)
     rows = []
     for n, i in enumerate(indices):
         height, width = arrays.original_sizes[i][:2]
@@ -251,7 +252,11 @@ def image_table(arrays, indices, measured: Measured, main: metrics.Counts) -> li
             one = measured.objects[n]
             row |= metrics.instance_scores(one)
             row |= {"n_true": one.n_true, "n_pred": one.n_pred}
+            row |= {"count_error": abs(one.n_pred - one.n_true)}
             row |= dict(zip(metrics.ErrorKinds._fields, one.kinds.tolist(), strict=True))
+        if edges:
+            sizes = metrics.f1_by_size(metrics.size_counts(measured.found[n], edges))
+            row |= {name: float(value) for name, value in sizes.items()}
         rows.append(row | (measured.surfaces[n] if measured.surfaces else {}))
     return rows
 

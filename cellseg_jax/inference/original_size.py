@@ -24,6 +24,7 @@ class OriginalSize:
 
     Attributes:
       objects: metrics.InstanceCounts of each image; empty where labels have no instances.
+      found: metrics.ImageObjects of each image, likewise.
       surfaces: `surface_scores` of each image; empty unless eval.surface.
       soft: {metrics.SOFT_SCORES: (1, K)} of each image; empty if nothing learned.
       report2: report_compat.report2_scores of each image; empty unless eval.report_compat.
@@ -34,7 +35,7 @@ class OriginalSize:
         config = predictor.config
         self._source = data.records_of(config.data) if config.data.fit != "resize" else None
         self._counts, self._calibration = [], []
-        self.objects, self.surfaces, self.soft, self.report2 = [], [], [], []
+        self.objects, self.found, self.surfaces, self.soft, self.report2 = [], [], [], [], []
 
     def add(self, probs) -> None:
         """Score the next image, given its probabilities at data.size."""
@@ -52,6 +53,8 @@ class OriginalSize:
         self._counts.append(self._pixel_counts(label, probs, found))
         if of_instances:
             self.objects.append(metrics.instance_counts(label, found))
+            self.found.append(metrics.image_objects(
+                label, found, np.asarray(self.predictor.target.cell_probs(probs))))
         if config.eval.surface:
             self.surfaces.append(surface_scores(label, probs, self.predictor))
 

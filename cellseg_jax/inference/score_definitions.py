@@ -21,9 +21,28 @@ DEFINITIONS = {
                       "with loss.smooth 1. Not to be compared with dice_mean",
     "soft_jaccard_mean": "(sum pg + 1)/(sum p + sum g - sum pg + 1), as soft_dice_mean",
     "ap50": "matched objects TP/(TP+FP+FN) at IoU 0.5 or more, as in DSB 2018 and StarDist, not "
-            "COCO's AP; counts of all images together",
+            "COCO's AP; counts of all images together (StarDist's matching_dataset)",
     "ap75": "as ap50, at IoU 0.75",
     "ap": "as ap50, mean over IoU .5, .55, ..., .95",
+    "ap50_image_mean": "as ap50, of each image on its own, 1 where truth and prediction are "
+                       "empty; mean of images (the mean of Cellpose's average_precision, which "
+                       "has no value for such an image)",
+    "ap75_image_mean": "as ap50_image_mean, at IoU 0.75",
+    "ap_image_mean": "as ap50_image_mean, mean over IoU .5, .55, ..., .95",
+    "ap50_coco": "COCO's AP at IoU 0.5: mean precision at 101 recalls of all objects ranked by "
+                 "their mean probability of a cell; no limit of detections per image. Objects of "
+                 "labels made elsewhere all rank alike, so that the order of images decides",
+    "ap75_coco": "as ap50_coco, at IoU 0.75",
+    "ap_coco": "as ap50_coco, mean over IoU .5, .55, ..., .95",
+    "f1_small": "as f1, of the true objects up to the first tercile of the areas of all true "
+                "objects of this split (size_edges, pixels) and the unmatched predictions of such "
+                "an area",
+    "f1_medium": "as f1_small, between the terciles",
+    "f1_large": "as f1_small, above the second tercile",
+    "count_error": "number of predicted minus true objects without its sign; mean of images",
+    "count_error_relative": "sum over images of count_error / true objects of all images",
+    "merge_rate": "share of the true objects that are merged, see errors",
+    "split_rate": "share of the true objects that are split, see errors",
     "f1": "matched objects 2TP/(2TP+FP+FN) at IoU 0.5, counts of all images together",
     "pq": "panoptic quality: sum of matched IoU / (TP+FP/2+FN/2) at IoU 0.5, all images together",
     "seg": "Cell Tracking Challenge SEG: mean over the true objects of all images of the IoU with "
@@ -40,7 +59,8 @@ DEFINITIONS = {
 MACRO_DEFINITION = ("{} as in {}, the mean of each stratum's mean, so that each stratum (class of "
                     "images) counts alike, whatever its number of images")
 DEFINITIONS |= {name.replace("_mean", "_macro"): MACRO_DEFINITION.format(
-    name.removesuffix("_mean"), name) for name in DEFINITIONS if name.endswith("_mean")}
+    name.removesuffix("_mean"), name) for name in DEFINITIONS
+    if name.endswith("_mean") and not name.endswith("_image_mean")}
 MEAN_SCORES = {name: score for name, score in metrics.PIXEL_SCORES.items()
                if f"{name}_mean" in DEFINITIONS}
 POOLED_SCORES = {name: score for name, score in metrics.PIXEL_SCORES.items()

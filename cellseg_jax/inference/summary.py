@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cellseg_jax import metrics
+from cellseg_jax.inference import object_summary
 from cellseg_jax.inference.measure import Scores
 from cellseg_jax.inference.pixel_summary import PixelScores, mean_intervals
 
@@ -20,6 +21,7 @@ class Measured(NamedTuple):
     soft: dict[str, np.ndarray]  # {metrics.SOFT_SCORES: (n, K)} at data.size
     groups: np.ndarray  # (n,) case of each image
     strata: np.ndarray  # (n,)
+    found: list  # metrics.ImageObjects of each image
 
     def main(self, config) -> PixelScores:
         """What headline scores are made of; see Scores.main."""
@@ -41,6 +43,7 @@ def summary(config, measured: Measured) -> dict:
         "intervals_original_size": large_intervals,
         "n_groups": len(set(groups)),
         **_errors(measured.objects, np.ones(len(groups), bool)),
+        **({"size_edges": metrics.size_edges(measured.found)} if measured.objects else {}),
         "per_class": _per_class(measured),
         "per_stratum": _per_stratum(measured.main(config), measured),
         **_calibration(measured.calibration),
@@ -70,9 +73,8 @@ def _at_original_size(measured: Measured) -> tuple[dict, dict]:
     pixels = PixelScores(measured.original, {}, groups, measured.strata)
     scores, intervals = _finite(pixels.scores(macro=True)), pixels.intervals(macro=True)
     if objects:
-        total = metrics.InstanceCounts(*map(sum, zip(*objects, strict=True)))
-        scores |= _finite(metrics.instance_scores(total))
-        intervals |= _object_intervals(objects, groups)
+        scores |= _finite(object_summary.scores(objects, measured.found))
+        intervals |= object_summary.intervals(objects, measured.found, groups)
     if surfaces:
         columns = {name: np.array([one[name] for one in surfaces]) for name in surfaces[0]}
         scores |= _finite({name: np.mean(x[np.isfinite(x)]) if np.isfinite(x).any() else np.nan
@@ -97,6 +99,8 @@ def _per_stratum(main: PixelScores, measured: Measured) -> dict:
         images = main.of_images(chosen)
         out[str(stratum)] = {"n": int(chosen.sum()), **_finite(images.scores()),
                              "intervals": images.intervals(),
+                             **_finite(object_summary.scores(
+                                 measured.objects, measured.found, chosen)),
                              **_errors(measured.objects, chosen)}
     return out
 
@@ -120,15 +124,3 @@ def _calibration(counts) -> dict:
 def _finite(scores: dict) -> dict:
     """JSON has no NaN."""
     return {name: float(score) if np.isfinite(score) else None for name, score in scores.items()}
-
-
-def _object_intervals(objects, groups) -> dict:
-    """Intervals of instance scores, whose counts are summed over images."""
-    stacked = map(np.stack, zip(*objects, strict=True))
-    columns = dict(zip(metrics.InstanceCounts._fields, stacked, strict=True))
-    sums = metrics.resampled(columns, groups)
-    if sums is None:
-        return {}
-    drawn = [metrics.instance_scores(metrics.InstanceCounts(*one))
-             for one in zip(*sums.values(), strict=True)]
-    return {name: metrics.interval([one[name] for one in drawn]) for name in drawn[0]}

@@ -7,6 +7,16 @@ undefined it is NaN, and the image is excluded from means.
 """
 
 from cellseg_jax.metrics.bootstrap import interval, resampled
+from cellseg_jax.metrics.detection import (
+    COCO_THRESHOLDS,
+    ImageObjects,
+    coco_ap,
+    count_scores,
+    f1_by_size,
+    image_objects,
+    size_counts,
+    size_edges,
+)
 from cellseg_jax.metrics.instance import (
     THRESHOLDS,
     ErrorKinds,
@@ -50,12 +60,14 @@ from cellseg_jax.metrics.probability import (
 from cellseg_jax.metrics.surface import hausdorff95, surface_dice
 
 __all__ = [
+    "COCO_THRESHOLDS",
     "PIXEL_SCORES",
     "SOFT_SCORES",
     "THRESHOLDS",
     "CalibrationCounts",
     "Counts",
     "ErrorKinds",
+    "ImageObjects",
     "InstanceCounts",
     "Match",
     "accuracy",
@@ -63,12 +75,16 @@ __all__ = [
     "aji_plus",
     "average_precision",
     "calibration_counts",
+    "coco_ap",
     "conformity",
+    "count_scores",
     "det",
     "dice",
     "error_kinds",
     "expected_calibration_error",
+    "f1_by_size",
     "hausdorff95",
+    "image_objects",
     "information_error",
     "instance_counts",
     "instance_scores",
@@ -81,6 +97,8 @@ __all__ = [
     "recall",
     "resampled",
     "seg",
+    "size_counts",
+    "size_edges",
     "soft_dice",
     "soft_jaccard",
     "surface_dice",

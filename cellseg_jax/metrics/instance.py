@@ -65,7 +65,7 @@ def overlap(label: Ids, pred: Ids) -> Overlap:
             raise ValueError(f"{name}: expected instance ids, integers from {least}; got "
                              f"{ids.dtype}")
     if label.min(initial=0) < 0:
-        label, pred = _annotated(label, pred)
+        label, pred = annotated(label, pred)
     code = label.astype(np.int64) << 32 | pred.astype(np.int64)
     pairs, pixels = np.unique(code, return_counts=True)
     ids_true, true = np.unique(pairs >> 32, return_inverse=True)
@@ -78,7 +78,7 @@ def overlap(label: Ids, pred: Ids) -> Overlap:
     return Overlap(true[both] - i, pred[both] - j, pixels[both], area_true[i:], area_pred[j:])
 
 
-def _annotated(label, pred):
+def annotated(label, pred):
     """Both as background where label is -1, without predictions that lie there for the most."""
     ids, place = np.unique(pred, return_inverse=True)
     place = place.reshape(pred.shape)
@@ -105,7 +105,7 @@ def _assigned(true, pred, gain) -> np.ndarray:
     return np.concatenate([np.flatnonzero(alone), chosen[chosen >= 0]])
 
 
-def _matching(table: Overlap, iou: float) -> np.ndarray:
+def matching(table: Overlap, iou: float) -> np.ndarray:
     """Indices of the matched pairs: most pairs that reach `iou`, and of those the largest sum."""
     if not 0 < iou <= 1:
         raise ValueError(f"iou: got {iou}; expected a threshold in (0, 1]")
@@ -116,7 +116,7 @@ def _matching(table: Overlap, iou: float) -> np.ndarray:
 
 def _matched(table: Overlap, iou: float) -> np.ndarray:
     """IoU of each matched pair."""
-    return table.iou[_matching(table, iou)]
+    return table.iou[matching(table, iou)]
 
 
 class Match(NamedTuple):
@@ -302,7 +302,7 @@ def error_kinds(label: Ids, pred: Ids) -> ErrorKinds:
 
 def _error_kinds(table: Overlap) -> ErrorKinds:
     num_true, num_pred = len(table.area_true), len(table.area_pred)
-    pairs = _matching(table, 0.5)
+    pairs = matching(table, 0.5)
     covers, part = table.covered, 2 * table.pixels > table.area_pred[table.pred]
     num_covered = np.bincount(table.pred[covers], minlength=num_pred)  # by each prediction
     any_of = lambda pairs: np.bincount(table.true[pairs], minlength=num_true) > 0

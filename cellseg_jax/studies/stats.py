@@ -25,6 +25,7 @@ MIN_PAIRS = 3  # two differences give no usable spread: significance would need 
 ROUNDING = 1e-9
 LOWER_IS_BETTER = frozenset({
     "loss", "ece", "train_seconds", "cpu_seconds", "peak_memory_gib", "hausdorff95",
+    "count_error", "count_error_relative", "merge_rate", "split_rate",
     "rand_error", "variation_of_information", "information_error", "ms_per_image",
     "epochs_to_95", "train_loss", "val_loss", "val_loss_rise", "val_loss_spread", "loss_gap"})
 VERDICTS = ("better", "worse", "not distinguishable", "too few repeats")

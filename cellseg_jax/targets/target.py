@@ -69,6 +69,10 @@ class Target(NamedTuple):
         """The names of the options of decode."""
         return _keywords(self.decode)
 
+    def cell_probs(self, maps: Float[ArrayLike, "... h w k"]) -> Float[ArrayLike, "... h w"]:
+        """The probability of a cell: the first output, or 1 - that where it is the background."""
+        return 1 - maps[..., 0] if self.cell_mask is not_background else maps[..., 0]
+
     def logits(self, maps: Float[np.ndarray, "*n h w k"]) -> Float[np.ndarray, "*n h w k"]:
         """What decode takes, of maps: logits of probabilities, regressed outputs as they are."""
         n = self.num_binary
