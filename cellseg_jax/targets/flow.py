@@ -1,0 +1,108 @@
+"""Cell or not, and the way to the centre of the cell: instance ids in, instances out.
+
+The target of Cellpose (Stringer et al. 2021; version 3 of its library). Three outputs: the
+probability of a cell, and the flow (dy, dx), a vector of length 1 in cells and 0 elsewhere. It
+follows the heat that diffuses from the centre of a cell through its own pixels, so that it leads
+from every pixel of a cell of any shape to one place. `decode` is in flow_masks.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, Float32, Int32, Integer, Num
+
+from cellseg_jax.targets.flow_masks import decode
+from cellseg_jax.targets.heat import unit_flow
+from cellseg_jax.targets.target import Target, first_above
+
+SCALE = 5.0  # what the network puts out is the flow times this, as in Cellpose
+
+
+def encode(label: Integer[ArrayLike, "*n h w"]) -> Float32[Array, "*n h w 3"]:
+    """1 in cells, and the unit flow (dy, dx) to the centre of the cell; 0 in the background.
+
+    The centre is the pixel nearest to the mean of the object's pixels, the first of equals. There
+    a unit of heat is added in each of 2 (h + w + 4) rounds, for an object of h x w pixels, and
+    each pixel becomes the mean of its 3x3 neighbours, where other objects and what is outside of
+    the image are 0. The flow is the gradient of the heat, normalised. So an object's flow depends
+    on that object alone. Pieces that do not hold the centre, of an object that was cut apart, have
+    no flow; so has the far end of a line one pixel wide, more than 80 pixels from the centre.
+
+    Args:
+      label: instance ids of any size, 0 background.
+    Source: Cellpose 3.1, masks_to_flows on a CPU: without the logarithm of the first version, and
+      with the mean for a centre where that had the median.
+    """
+    label = jnp.asarray(label)
+    flat = label.reshape(-1, *label.shape[-2:])
+    centre, rounds = jax.vmap(_centres)(flat)
+    maps = jnp.concatenate(
+        [(flat > 0)[..., None], unit_flow(flat, centre, rounds)], -1, dtype=jnp.float32)
+    return maps.reshape(*label.shape, 3)
+
+
+def _centres(label: Integer[Array, "h w"]) -> tuple[Float32[Array, "h w"], Int32[Array, "h w"]]:
+    """1 at the centre of each object, and at all its pixels how many rounds its heat spreads."""
+    rank, size = _ranks(label.reshape(-1)), label.size
+    total = functools.partial(jax.ops.segment_sum, segment_ids=rank, num_segments=size)
+    least = functools.partial(jax.ops.segment_min, segment_ids=rank, num_segments=size)
+    rounds, distance = jnp.full(size, 8), jnp.zeros(size)
+    count = total(jnp.ones(size, jnp.int32))
+    for position in jnp.unravel_index(jnp.arange(size), label.shape):
+        first, last = least(position), -least(-position)
+        # From the middle of the object, so that sums stay small.
+        position = position - ((first + last) // 2)[rank]
+        mean = total(position) / count
+        distance += (position - mean[rank]) ** 2
+        rounds += 2 * (last - first + 1)[rank]
+    nearest = least(jnp.where(distance == least(distance)[rank], jnp.arange(size), size))
+    centre = (jnp.arange(size) == nearest[rank]) & (label.reshape(-1) > 0)
+    return (centre.astype(jnp.float32).reshape(label.shape),
+            rounds.astype(jnp.int32).reshape(label.shape))
+
+
+def _ranks(ids: Integer[Array, " n"]) -> Int32[Array, " n"]:
+    """The ids 0, 1, ... in the order of ids of any size."""
+    order = jnp.argsort(ids)
+    sorted_ids = ids[order]
+    new = jnp.concatenate([jnp.zeros(1, bool), sorted_ids[1:] != sorted_ids[:-1]])
+    return jnp.zeros(ids.shape, jnp.int32).at[order].set(jnp.cumsum(new, dtype=jnp.int32))
+
+
+def maps_of(logits: Float[ArrayLike, "... h w 3"]) -> Float[Array, "... h w 3"]:
+    """The probability and the flow of what a network puts out, which is 5 times the flow.
+
+    So mse of the maps times 12.5, and bce, are what Cellpose minimises:
+    mean (5 flow - output)^2 / 2 + bce.
+    """
+    logits = jnp.asarray(logits)
+    return jnp.concatenate([jax.nn.sigmoid(logits[..., :1]), logits[..., 1:] / SCALE], -1)
+
+
+def turned(maps: Num[np.ndarray, "n h w 3"], view: int) -> Num[np.ndarray, "n h w 3"]:
+    """Maps of a view that was turned back, their vectors turned back too: see turns_back."""
+    maps = maps * np.array([1, -1 if view & 1 else 1, -1 if view & 2 else 1], maps.dtype)
+    return maps[..., [0, 2, 1]] if view & 4 else maps
+
+
+def rescaled(
+    maps: Num[np.ndarray, "*n h w 3"], factors: tuple[float, float]
+) -> Num[np.ndarray, "*n h w 3"]:
+    """Maps of a resized image: lengths of vectors stay, which are 1 whatever a pixel is.
+
+    Directions stay where both factors are equal; else vectors lean to the longer side, as the
+    way to the centre does.
+    """
+    flow = maps[..., 1:]
+    moved = flow * np.array(factors, maps.dtype)
+    before, after = (np.linalg.norm(x, axis=-1, keepdims=True) for x in (flow, moved))
+    moved = moved * before / np.where(after > 0, after, 1)
+    return np.concatenate([maps[..., :1], moved.astype(maps.dtype)], -1)
+
+
+FLOW = Target(
+    names=lambda **_: ("cell", "flow down, of length 1", "flow to the right, of length 1"),
+    encode=encode, probs=maps_of, mask=first_above, cell_mask=first_above, decode=decode,
+    num_binary=1, turned=turned, rescaled=rescaled, losses={"bce": 1.0, "mse": SCALE**2 / 2})
