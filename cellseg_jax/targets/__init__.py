@@ -12,6 +12,7 @@ from cellseg_jax.targets.boundary import BOUNDARY, unet_weight_map
 from cellseg_jax.targets.classes import CLASSES
 from cellseg_jax.targets.contour import CONTOUR
 from cellseg_jax.targets.distance import DISTANCE
+from cellseg_jax.targets.flow import FLOW
 from cellseg_jax.targets.foreground import FOREGROUND
 from cellseg_jax.targets.geometry import METHODS, components, remove_small, split_by_distance
 from cellseg_jax.targets.star import STAR
@@ -24,4 +25,5 @@ TARGETS = {
     "classes": CLASSES,
     "distance": DISTANCE,
     "star": STAR,
+    "flow": FLOW,
 }

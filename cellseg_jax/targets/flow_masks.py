@@ -76,12 +76,12 @@ def _ends(mask: Bool[np.ndarray, "h w"], flow: Float32[np.ndarray, "h w 2"]
     Images and lists of pixels are filled up to few lengths, for each of which a program is made.
     """
     start = np.argwhere(mask).astype(np.float32)
-    size = 4 ** int(np.ceil(np.log2(max(mask.size, 2**12)) / 2))
+    size = 4 ** int(np.ceil(np.log2(max(mask.size, 2**14)) / 2))
     table = np.zeros((size, 2), np.float32)
     table[: mask.size] = (flow * mask[..., None]).reshape(-1, 2)
     table = jnp.asarray(table)
-    # A program of few points stays in the caches of a CPU; a GPU needs many at a time.
-    count = 2**12 if jax.default_backend() == "cpu" else 2**18
+    # Few points at a time fill a CPU; a GPU needs many.
+    count = 2**10 if jax.default_backend() == "cpu" else 2**18
     padded = np.pad(start, ((0, -len(start) % count), (0, 0)))
     shape = np.array(mask.shape, np.int32)
     ends = [follow(table, shape, points) for points in np.split(padded, len(padded) // count)]
@@ -97,20 +97,22 @@ def follow(table: Float[Array, "m 2"], shape: Integer[ArrayLike, " 2"],
       table: the flow (dy, dx) in reading order; rows beyond those of the image are not read.
       shape: height and width of the image, which points do not leave.
     """
-    last, width = jnp.asarray(shape) - 1, shape[1]
-    packed = jax.lax.complex(table[:, 0], table[:, 1])  # one look-up for both
+    (down, right), width = table.T, shape[1]
+    last_y, last_x = shape[0] - 1, shape[1] - 1
 
-    def step(_, points):
-        low = points.astype(jnp.int32)
-        (y, x), (fy, fx) = low.T, (points - low).T
-        next_y, next_x = jnp.minimum(y + 1, last[0]) * width, jnp.minimum(x + 1, last[1])
-        at = lambda place: packed.at[place].get(mode="promise_in_bounds")
-        flow = ((at(y * width + x) * (1 - fx) + at(y * width + next_x) * fx) * (1 - fy)
-                + (at(next_y + x) * (1 - fx) + at(next_y + next_x) * fx) * fy)
-        moved = points + jnp.stack([flow.real, flow.imag], -1)
-        return jnp.clip(moved, 0, last.astype(moved.dtype))
+    def step(_, place):  # y and x apart, which is much faster on a CPU than one array of both
+        y, x = (p.astype(jnp.int32) for p in place)
+        fy, fx = place[0] - y, place[1] - x
+        row, next_row = y * width, jnp.minimum(y + 1, last_y) * width
+        next_x = jnp.minimum(x + 1, last_x)
+        weights = (1 - fy) * (1 - fx), (1 - fy) * fx, fy * (1 - fx), fy * fx
+        corners = row + x, row + next_x, next_row + x, next_row + next_x
+        moved = [p + sum(w * flow.at[corner].get(mode="promise_in_bounds")
+                         for w, corner in zip(weights, corners, strict=True))
+                 for p, flow in zip(place, (down, right), strict=True)]
+        return jnp.clip(moved[0], 0, last_y * 1.0), jnp.clip(moved[1], 0, last_x * 1.0)
 
-    return jax.lax.fori_loop(0, steps, step, jnp.asarray(points))
+    return jnp.stack(jax.lax.fori_loop(0, steps, step, tuple(jnp.asarray(points).T)), -1)
 
 
 # --- objects -------------------------------------------------------------------------------------
@@ -164,24 +166,23 @@ def _consistent(label: Int32[np.ndarray, "h w"], whole: Integer[np.ndarray, "h w
                 flow: Float32[np.ndarray, "h w 2"], limit: float) -> Int32[np.ndarray, "h w"]:
     """The objects whose flow is that of their shape, but for `limit`.
 
-    Where one is not that shares its component with others, they may be pieces of a cell in which
-    pixels got stuck. They are one if the flow is that of the whole component, and better so.
+    Objects of one component may be pieces of a cell, in parts of which pixels got stuck. Where the
+    flow of one differs by a quarter of the limit, they are one if the whole fits, and fits better.
     """
     errors = _errors(label, flow)
-    bad = errors[label] > limit
+    kept = np.where(errors[label] > limit, 0, label)
+    doubtful = np.zeros(whole.max() + 1, bool)
+    doubtful[whole[errors[label] > limit / 4]] = True
     component = np.zeros(len(errors), whole.dtype)
     component[label] = whole
-    shared = np.bincount(component[1:], minlength=whole.max() + 1) > 1
-    doubtful = shared & (np.bincount(whole[bad], minlength=len(shared)) > 0)
+    doubtful &= np.bincount(component, minlength=len(doubtful)) > 1
     if doubtful.any():
-        joined = np.cumsum(doubtful) * doubtful
-        as_one = _errors(joined[whole].astype(np.int32), flow)[joined]
+        joined = np.cumsum(doubtful, dtype=np.int32) * doubtful
+        as_one = _errors(joined[whole], flow)[joined]
         apart = np.bincount(whole.ravel(), errors[label].ravel()) / np.bincount(whole.ravel())
         one = (doubtful & (as_one <= limit) & (as_one < apart))[whole]
-        label = np.where(one, label.max() + whole, np.where(bad, 0, label))
-    else:
-        label = np.where(bad, 0, label)
-    return remove_small(label, 1)
+        kept = np.where(one, label.max() + whole, kept)
+    return remove_small(kept, 1)
 
 
 def _errors(label: Int32[np.ndarray, "h w"], flow: Float32[np.ndarray, "h w 2"]
@@ -196,14 +197,15 @@ def _errors(label: Int32[np.ndarray, "h w"], flow: Float32[np.ndarray, "h w 2"]
 def _filled(label: Int32[np.ndarray, "h w"], flow: Float32[np.ndarray, "h w 2"]
             ) -> Int32[np.ndarray, "h w"]:
     """The label with holes filled that lie in one object and where flows are longer than 0.5."""
-    holes, number = ndimage.label(np.pad(label == 0, 1, constant_values=True))
-    holes = holes[1:-1, 1:-1]
-    index = np.arange(number + 1)
-    around = np.stack(neighbours(label))
-    most = ndimage.maximum(around.max(0), holes, index)
-    none = label.max(initial=0) + 1
-    least = ndimage.minimum(np.where(around > 0, around, none).min(0), holes, index)
-    length = ndimage.mean(np.sqrt((flow**2).sum(-1)), holes, index)
-    owner = np.where((most == least) & (length > 0.5), most, 0).astype(np.int32)
-    owner[:2] = 0  # of objects, and of the background that reaches the border
-    return np.where(label > 0, label, owner[holes])
+    holes = ndimage.label(np.pad(label == 0, 1, constant_values=True))[0][1:-1, 1:-1]
+    inner = holes > 1  # 1 is the background that reaches the border
+    if not inner.any():
+        return label
+    at, around = holes[inner], np.stack(neighbours(label))[:, inner]
+    most, least = np.zeros((2, at.max() + 1), np.int32)
+    np.maximum.at(most, at, around.max(0))
+    least += label.max() + 1
+    np.minimum.at(least, at, np.where(around > 0, around, least[0]).min(0))
+    length = np.bincount(at, np.sqrt((flow[inner] ** 2).sum(-1))) / np.maximum(np.bincount(at), 1)
+    owner = np.where((most == least) & (length > 0.5), most, 0)
+    return np.where(inner, owner[holes * inner], label)

@@ -10,7 +10,7 @@ NEIGHBOURS = tuple((y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (
 # Added at a centre in each round. Heat falls off by up to 8 times a pixel, and must not become 0
 # in float32; only its direction counts.
 UNIT = 2.0**100
-PIXELS = 2**16  # of the objects that `object_flows` handles at a time
+PIXELS = 2**14  # of the objects that `object_flows` handles at a time
 
 
 def unit_flow(
