@@ -6,8 +6,6 @@ follows the heat that diffuses from the centre of a cell through its own pixels,
 from every pixel of a cell of any shape to one place. `decode` is in flow_masks.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,11 +13,13 @@ from jaxtyping import Array, ArrayLike, Float, Float32, Int32, Integer, Num
 
 from cellseg_jax.targets.flow_masks import decode
 from cellseg_jax.targets.heat import unit_flow
+from cellseg_jax.targets.object_distance import ranks
 from cellseg_jax.targets.target import Target, first_above
 
 SCALE = 5.0  # what the network puts out is the flow times this, as in Cellpose
 
 
+@jax.jit
 def encode(label: Integer[ArrayLike, "*n h w"]) -> Float32[Array, "*n h w 3"]:
     """1 in cells, and the unit flow (dy, dx) to the centre of the cell; 0 in the background.
 
@@ -45,30 +45,21 @@ def encode(label: Integer[ArrayLike, "*n h w"]) -> Float32[Array, "*n h w 3"]:
 
 def _centres(label: Integer[Array, "h w"]) -> tuple[Float32[Array, "h w"], Int32[Array, "h w"]]:
     """1 at the centre of each object, and at all its pixels how many rounds its heat spreads."""
-    rank, size = _ranks(label.reshape(-1)), label.size
-    total = functools.partial(jax.ops.segment_sum, segment_ids=rank, num_segments=size)
-    least = functools.partial(jax.ops.segment_min, segment_ids=rank, num_segments=size)
-    rounds, distance = jnp.full(size, 8), jnp.zeros(size)
-    count = total(jnp.ones(size, jnp.int32))
-    for position in jnp.unravel_index(jnp.arange(size), label.shape):
-        first, last = least(position), -least(-position)
-        # From the middle of the object, so that sums stay small.
-        position = position - ((first + last) // 2)[rank]
-        mean = total(position) / count
-        distance += (position - mean[rank]) ** 2
-        rounds += 2 * (last - first + 1)[rank]
-    nearest = least(jnp.where(distance == least(distance)[rank], jnp.arange(size), size))
-    centre = (jnp.arange(size) == nearest[rank]) & (label.reshape(-1) > 0)
+    size, rank = label.size, ranks(label).reshape(-1)
+    number = jnp.arange(size, dtype=jnp.int32)
+    place = jnp.stack(jnp.divmod(number, label.shape[1]), -1)
+    least = jax.ops.segment_min(jnp.concatenate([place, -place], -1), rank, size)[rank]
+    first, last = least[:, :2], -least[:, 2:]
+    # From the middle of the object, so that sums stay small.
+    place = place - (first + last) // 2
+    sums = jax.ops.segment_sum(jnp.pad(place, ((0, 0), (0, 1)), constant_values=1), rank, size)
+    distance = ((place - (sums[:, :2] / sums[:, 2:])[rank]) ** 2).sum(-1)
+    nearest = distance == jax.ops.segment_min(distance, rank, size)[rank]
+    chosen = jax.ops.segment_min(jnp.where(nearest, number, size), rank, size)[rank]
+    centre = (number == chosen) & (label.reshape(-1) > 0)
+    rounds = 2 * (last - first + 3).sum(-1)
     return (centre.astype(jnp.float32).reshape(label.shape),
             rounds.astype(jnp.int32).reshape(label.shape))
-
-
-def _ranks(ids: Integer[Array, " n"]) -> Int32[Array, " n"]:
-    """The ids 0, 1, ... in the order of ids of any size."""
-    order = jnp.argsort(ids)
-    sorted_ids = ids[order]
-    new = jnp.concatenate([jnp.zeros(1, bool), sorted_ids[1:] != sorted_ids[:-1]])
-    return jnp.zeros(ids.shape, jnp.int32).at[order].set(jnp.cumsum(new, dtype=jnp.int32))
 
 
 def maps_of(logits: Float[ArrayLike, "... h w 3"]) -> Float[Array, "... h w 3"]:
