@@ -48,13 +48,13 @@ def kept(
         one = np.trunc(corners_of(points[n : n + 1], rays[n : n + 1]))[0]
         for some in np.split(near, range(TOGETHER, len(near), TOGETHER)):
             others = np.trunc(corners_of(points[some], rays[some]))
-            smaller = np.minimum(doubled_area(one), doubled_area(others))
+            smaller = np.minimum(_doubled_area(one), _doubled_area(others))
             stays[some] = doubled_overlap(one, others) <= nms * (smaller + 1e-10)
     return stays
 
 
-def doubled_area(corners: Num[np.ndarray, "*n r 2"]) -> Num[np.ndarray, "*n"]:
-    """Twice the area."""
+def _doubled_area(corners):
+    """Twice the area of each polygon (..., R, 2)."""
     return _cross(corners, np.roll(corners, -1, -2)).sum(-1)
 
 
@@ -84,8 +84,8 @@ def doubled_overlap(
     part = lambda before, behind: before / (before - behind)
     a_rest = _rest(a, m, part(a_side[n, k, m], a_side[n, k, next_m]))
     b_rest = _rest(b, (n, k), part(b_side[n, k, m], b_side[n, next_k, m]))
-    whole = (_turns(b[..., 0], a[0, 0], a_left[..., 0]) * doubled_area(a)
-             + _turns(a[:, 0], b[:, :1, 0], b_left[:, 0]) * doubled_area(b))
+    whole = (_turns(b[..., 0], a[0, 0], a_left[..., 0]) * _doubled_area(a)
+             + _turns(a[:, 0], b[:, :1, 0], b_left[:, 0]) * _doubled_area(b))
     return whole + np.bincount(n, enters * (a_rest - b_rest), minlength=len(b))
 
 
