@@ -270,7 +270,9 @@ def test_only_the_boundary_target_weighs_pixels():
         boundary.pixel_weight(label, w0=4.0, sigma=0)
 
 
-@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("name", [  # those that regress take seconds to compile
+    pytest.param(name, marks=[pytest.mark.slow] * (target.num_binary is not None))
+    for name, target in TARGETS.items()])
 def test_targets_same_under_jit_on_batches(name):
     target = TARGETS[name]
     label = np.random.default_rng(0).integers(0, 3, (2, 6, 5)).astype(np.int32)

@@ -2,8 +2,8 @@
 
 Each target is a pair, encode and decode, that agree: decode(encode(label), ...) is the label
 where its cells are apart. Probabilities are sigmoids per output, as the losses take them;
-other outputs are regressed. encode,
-probs, mask and cell_mask are traceable; decode and pixel_weight run on the host.
+other outputs are regressed. encode, probs, mask and cell_mask are traceable; decode and
+pixel_weight run on the host.
 
 A new target is a file with a `Target` and a line in TARGETS.
 """
@@ -15,6 +15,7 @@ from cellseg_jax.targets.distance import DISTANCE
 from cellseg_jax.targets.flow import FLOW
 from cellseg_jax.targets.foreground import FOREGROUND
 from cellseg_jax.targets.geometry import METHODS, components, remove_small, split_by_distance
+from cellseg_jax.targets.signed import SIGNED
 from cellseg_jax.targets.star import STAR
 from cellseg_jax.targets.target import Target
 
@@ -24,6 +25,7 @@ TARGETS = {
     "contour": CONTOUR,
     "classes": CLASSES,
     "distance": DISTANCE,
+    "signed": SIGNED,
     "star": STAR,
     "flow": FLOW,
 }

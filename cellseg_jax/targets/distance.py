@@ -6,12 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, Bool, Float32, Int32, Integer, Num
-from scipy import ndimage
 from scipy.special import logit
-from skimage.morphology import local_maxima, reconstruction
 from skimage.segmentation import watershed
 
-from cellseg_jax.targets.geometry import components, decode_each, in_reading_order, remove_small
+from cellseg_jax.targets.geometry import decode_each, in_reading_order, peaks, remove_small
 from cellseg_jax.targets.object_distance import centre_distance, edge_distance, normalised
 from cellseg_jax.targets.target import Target, first_above
 
@@ -44,7 +42,7 @@ def decode(
 
     Every minimum of the distance to the centre that is at least seed_depth deep is the seed of a
     cell; a watershed on the distance to the edge gives it the pixels of the mask. A component of
-    the mask without a seed is one cell. Distances in background are not read.
+    the mask has at least one. Distances in background are not read.
 
     Args:
       logits: of one image or several; the distances are those of maps, from 0 to 1.
@@ -55,16 +53,13 @@ def decode(
     Returns: 0 is background, cells are numbered in reading order.
     Raises: ValueError for another shape.
     Source: torch-em, watershed_from_center_and_boundary_distances, whose seeds are where both
-      distances are below 0.5, and h-maxima, see geometry.split_by_distance.
+      distances are below 0.5.
     """
 
     def decode_one(logits):
         mask = logits[..., 0] > logit(threshold)
         centre, edge = (smoothed(logits[..., k], mask, smooth) for k in (1, 2))
-        seeds = peaks(np.where(mask, 1 - centre, -1), seed_depth)
-        whole = components(mask)
-        without = mask & ~np.isin(whole, whole[seeds > 0])
-        seeds = np.where(without, whole + seeds.max(initial=0), seeds)
+        seeds = peaks(1 - centre, mask, seed_depth)
         label = watershed(edge, seeds, mask=mask, connectivity=1)
         return remove_small(in_reading_order(label), min_size)
 
@@ -90,17 +85,6 @@ def smoothed(
         values[:, :-1] += flow_x
         values[:, 1:] -= flow_x
     return values
-
-
-def peaks(height: Num[np.ndarray, "h w"], h: float) -> Int32[np.ndarray, "h w"]:
-    """Labels of the maxima that rise at least h above the pass to a higher one; ground is below 0.
-
-    Source: h-maxima, Soille 2004, Morphological Image Analysis, section 6.3.4.
-    """
-    height = height.astype(np.float64)
-    cross = ndimage.generate_binary_structure(2, 1)
-    levelled = reconstruction(height - h, height, footprint=cross)
-    return components(local_maxima(levelled, connectivity=1) & (height >= 0))
 
 
 DISTANCE = Target(

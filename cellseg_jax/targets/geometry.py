@@ -74,14 +74,33 @@ def split_by_distance(mask: Bool[np.ndarray, "h w"], h: float = 1.0) -> Int32[np
     Args:
       h: pixels of distance; larger cuts less, 0 cuts at every bump.
     Returns: 0 is background, cells are numbered in reading order of their peaks.
+    """
+    return basins(ndimage.distance_transform_edt(mask), mask, h)
+
+
+def basins(
+    height: Num[np.ndarray, "h w"], mask: Bool[np.ndarray, "h w"], h: float
+) -> Int32[np.ndarray, "h w"]:
+    """Instance label of a mask, cut along the valleys between its `peaks`."""
+    return watershed(
+        -height, peaks(height, mask, h), mask=mask, connectivity=1).astype(np.int32)
+
+
+def peaks(
+    height: Num[np.ndarray, "h w"], mask: Bool[np.ndarray, "h w"], h: float
+) -> Int32[np.ndarray, "h w"]:
+    """Labels of the maxima in a mask that rise at least h above the pass to a higher one.
+
+    Every component of the mask keeps one at least. 0 elsewhere.
+
     Source: h-maxima, Soille 2004, Morphological Image Analysis, section 6.3.4.
     """
     cross = ndimage.generate_binary_structure(2, 1)
-    # The background lies h below the lowest pixel of a cell, so that thin cells keep a peak.
-    distance = np.where(mask, ndimage.distance_transform_edt(mask), -h)
-    levelled = reconstruction(distance - h, distance, footprint=cross)
-    peaks = ndimage.label(local_maxima(levelled, connectivity=1) & mask)[0]
-    return watershed(-distance, peaks, mask=mask, connectivity=1).astype(np.int32)
+    # Deeper outside than h below the lowest pixel, so that every component keeps a peak.
+    ground = np.min(height, where=mask, initial=0) - h - 1
+    height = np.where(mask, height, ground).astype(np.float64)
+    levelled = reconstruction(height - h, height, footprint=cross)
+    return components(local_maxima(levelled, connectivity=1) & mask)
 
 
 # How `decode` makes instances of a mask: (mask, h) -> label.

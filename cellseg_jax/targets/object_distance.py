@@ -13,11 +13,14 @@ SIDES = ((-1, 0), (1, 0), (0, -1), (0, 1))
 CORNERS = ((-1, -1), (-1, 1), (1, -1), (1, 1))
 
 
-def edge_distance(label: Integer[ArrayLike, "*n h w"]) -> Float32[Array, "*n h w"]:
+def edge_distance(
+    label: Integer[ArrayLike, "*n h w"], limit: float = jnp.inf
+) -> Float32[Array, "*n h w"]:
     """Pixels from each pixel of an object to the nearest pixel of another id; 0 in background.
 
     Exact Euclidean distances between pixel centres: 1 at an object's rim. The border of the image
-    is no edge. An object that fills its image has no edge: its distances are inf.
+    is no edge. An object that fills its image has no edge: its distances are inf. Distances above
+    `limit` need not be right, but are above it.
 
     Source: Felzenszwalb & Huttenlocher 2012, Distance transforms of sampled functions, section
       2.1: along rows, then the minimum of parabolas along columns, tried from near to far until
@@ -35,7 +38,8 @@ def edge_distance(label: Integer[ArrayLike, "*n h w"]) -> Float32[Array, "*n h w
     def farther(carry):
         offset, squared = carry
         return (offset < height) & (
-            (offset**2).astype(jnp.float32) < jnp.where(label > 0, squared, 0).max())
+            (offset**2).astype(jnp.float32)
+            < jnp.minimum(jnp.where(label > 0, squared, 0).max(), limit**2))
 
     def lower(carry):
         offset, squared = carry
