@@ -19,7 +19,6 @@ from cellseg_jax.targets.target import Target, first_above
 SCALE = 5.0  # what the network puts out is the flow times this, as in Cellpose
 
 
-@jax.jit
 def encode(label: Integer[ArrayLike, "*n h w"]) -> Float32[Array, "*n h w 3"]:
     """1 in cells, and the unit flow (dy, dx) to the centre of the cell; 0 in the background.
 
@@ -36,11 +35,13 @@ def encode(label: Integer[ArrayLike, "*n h w"]) -> Float32[Array, "*n h w 3"]:
       with the mean for a centre where that had the median.
     """
     label = jnp.asarray(label)
-    flat = label.reshape(-1, *label.shape[-2:])
-    centre, rounds = jax.vmap(_centres)(flat)
-    maps = jnp.concatenate(
-        [(flat > 0)[..., None], unit_flow(flat, centre, rounds)], -1, dtype=jnp.float32)
-    return maps.reshape(*label.shape, 3)
+    flow = _flow(label.reshape(-1, *label.shape[-2:])).reshape(*label.shape, 2)
+    return jnp.concatenate([(label > 0)[..., None], flow], -1, dtype=jnp.float32)
+
+
+@jax.jit  # one program where nothing around is compiled
+def _flow(label):
+    return unit_flow(label, *jax.vmap(_centres)(label))
 
 
 def _centres(label: Integer[Array, "h w"]) -> tuple[Float32[Array, "h w"], Int32[Array, "h w"]]:
