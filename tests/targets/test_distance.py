@@ -1,11 +1,13 @@
 """Targets of distances: definitions, cells of any shape back, touching cells, noise, torch-em."""
 
 import heapq
+import pathlib
 
 import helpers_shapes
 import jax
 import numpy as np
 import pytest
+from golden import distance_torch_em
 from scipy import ndimage
 
 from cellseg_jax import losses
@@ -18,6 +20,7 @@ from cellseg_jax.targets.signed import LIMIT
 
 distance, signed = TARGETS["distance"], TARGETS["signed"]
 SIZE = 40
+GOLDEN = pathlib.Path(distance_torch_em.__file__).with_suffix(".npz")
 
 
 def rings_and_arms(rng):
@@ -230,19 +233,18 @@ def test_edge_distance_below_a_limit_is_exact():
     np.testing.assert_array_equal(np.minimum(limited, 3), np.minimum(whole, 3))
 
 
-def test_losses_equal_torch_em(encoded):
-    """DiceBasedDistanceLoss(mask_distances_in_bg=True), by its formula, of a whole batch."""
-    probs = np.random.default_rng(0).uniform(0.01, 0.99, encoded.shape).astype(np.float32)
-    mask = encoded[..., :1]
-    dice = lambda y, t: 1 - 2 * (y * t).sum() / ((y * y).sum() + (t * t).sum())
-    theirs = sum(dice(probs[..., k:k + 1] * mask, encoded[..., k:k + 1] * mask) for k in (1, 2))
-    ours = losses.REGRESSION["distance_dice"](
-        probs[..., 1:], encoded[..., 1:], pixel_weight=distance.regression_weight(encoded),
-        pooled=True)
-    np.testing.assert_allclose(distance.losses["distance_dice"] * ours, theirs, rtol=1e-5)
-    first = losses.LOSSES["dice"](distance.logits(probs)[..., :1], mask, squared=True, smooth=0,
-                                  pooled=True)
-    np.testing.assert_allclose(first, dice(probs[..., :1], mask), rtol=1e-5)
+def test_losses_equal_torch_em():
+    """Its loss is pooled over the batch, with squares in both Dice losses."""
+    with np.load(GOLDEN) as golden:
+        maps, theirs = golden["maps"], golden["loss"]
+    probs = distance_torch_em.predicted(maps.shape)
+    first = losses.LOSSES["dice"](distance.logits(probs)[..., :1], maps[..., :1], squared=True,
+                                  smooth=0, pooled=True)
+    others = losses.REGRESSION["distance_dice"](
+        probs[..., 1:], maps[..., 1:], pixel_weight=distance.regression_weight(maps), pooled=True)
+    weights = distance.losses
+    np.testing.assert_allclose(
+        weights["dice"] * first + weights["distance_dice"] * others, theirs, rtol=1e-5)
 
 
 @pytest.mark.slow
@@ -270,16 +272,14 @@ def test_an_image_of_3000_pixels_is_equal_to_its_parts():
 
 
 def test_maps_are_close_to_those_of_torch_em_on_convex_cells():
-    label_transforms = pytest.importorskip("torch_em.transform.label")
-    rng = np.random.default_rng(0)
-    label, (y, x) = np.zeros((SIZE, SIZE), np.int32), np.mgrid[:SIZE, :SIZE]
-    for i, (cy, cx) in enumerate(((10, 10), (28, 12), (20, 30)), 1):
-        a, b = rng.uniform(6, 9, 2)
-        label[((y - cy) / a) ** 2 + ((x - cx) / b) ** 2 <= 1] = i
-    theirs = np.moveaxis(label_transforms.PerObjectDistanceTransform()(label), 0, -1)
-    off = np.abs(theirs - maps_of(distance, label)[0])[label > 0]
-    # Paths through corners instead of straight lines; distances to rims instead of what is beyond.
-    assert (off.mean(0) < [1e-6, 0.02, 0.03]).all() and off.max() < 0.2
+    label = np.stack([distance_torch_em.convex_cells(seed) for seed in range(len(LABELS))])
+    with np.load(GOLDEN) as golden:
+        off = np.abs(golden["maps"] - np.asarray(distance.encode(label)))
+    np.testing.assert_array_equal(off[label == 0], 0)
+    np.testing.assert_array_equal(off[..., 0], 0)
+    # Paths through corners instead of straight lines; distances to what lies beyond the rim, less
+    # one, instead of those to the rim.
+    assert (off[label > 0].mean(0)[1:] < 0.03).all() and off.max() < 0.25
 
 
 @pytest.mark.parametrize("name, outputs", [("distance", 3), ("signed", 2)])
