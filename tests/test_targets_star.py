@@ -220,3 +220,31 @@ def test_maps_of_logits():
 def test_regressed_outputs_weigh_by_the_object_probability():
     target = encode(ellipses())[None]
     np.testing.assert_array_equal(star.regression_weight(target), target[..., 0])
+
+
+@pytest.mark.parametrize("grid", [2, 4])
+def test_outlines_of_every_other_pixel_find_the_same_cells(grid):
+    label = np.where(np.isin(ellipses(), [1, 3, 4, 5]), ellipses(), 0)
+    maps = np.asarray(encode(label))
+    pred = star.decode(maps, star_grid=grid)
+    assert match(label, pred, iou=0.8).tp == 4 == pred.max()
+    y, x = next(place for place in np.argwhere(maps[..., 0] > 0.5) if (place % 2).all())
+    lone = np.full_like(maps, -9)  # a single pixel that is in no coarser grid
+    lone[y, x] = maps[y, x]
+    assert star.decode(lone).max() == 1 and star.decode(lone, star_grid=grid).max() == 0
+
+
+def test_pairs_decided_by_boxes_are_those_of_the_exact_overlap():
+    """Outlines of one cell, jittered, where the bounds decide most pairs."""
+    rng = np.random.default_rng(4)
+    points = rng.integers(0, 12, (150, 2)) + 30 * rng.integers(0, 2, (150, 2))
+    rays = rng.uniform(9, 12, (150, 1)) * rng.uniform(0.85, 1, (150, 32))
+    corners = np.trunc(polygons.corners_of(points, rays))
+    area = np.array([polygons.doubled_overlap(c, c[None])[0] for c in corners])
+    for nms in (0.2, 0.6, 0.9):
+        expected = np.ones(150, bool)
+        for n in range(150):
+            if expected[n]:
+                overlap = polygons.doubled_overlap(corners[n], corners[n + 1 :])
+                expected[n + 1 :] &= overlap <= nms * np.minimum(area[n], area[n + 1 :])
+        np.testing.assert_array_equal(polygons.kept(points, rays, nms), expected)

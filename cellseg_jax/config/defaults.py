@@ -170,6 +170,7 @@ def default() -> ConfigDict:
         watershed_h=1.0,  # pixels a neck must be thinner than a cell to be cut; larger cuts less
         min_size=0,  # pixels; smaller instances are dropped
         nms=0.4,  # star: of two outlines that overlap by more than this share, one is dropped
+        star_grid=1,  # star: outlines of every 1st, 2nd or 4th row and column only, to save time
         flow_error=0.4,  # flow: cells whose flows differ by more are dropped; 0 keeps all
         smooth=1.0,  # distance: sigma in pixels, by which distances are smoothed
         seed_depth=0.1,  # distance: how much nearer to its centre than around a seed must be

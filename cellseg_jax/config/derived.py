@@ -55,9 +55,15 @@ def target_options(config) -> dict:
 
 def decode_options(config, **changed) -> dict:
     """The options of the target's decode: those of config.eval, or as `changed`, by its keys."""
+    names = targets.TARGETS[config.data.target].decode_options
     return {name: changed.get(key, config.eval[key])
-            for name, key in ((name, DECODE_KEYS.get(name, name))
-                              for name in targets.TARGETS[config.data.target].decode_options)}
+            for name, key in zip(names, decode_keys(config), strict=True)}
+
+
+def decode_keys(config) -> tuple[str, ...]:
+    """The keys of config.eval that the target's decode reads."""
+    return tuple(DECODE_KEYS.get(name, name)
+                 for name in targets.TARGETS[config.data.target].decode_options)
 
 
 def has_ignored(config) -> bool:

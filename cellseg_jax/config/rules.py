@@ -234,6 +234,7 @@ def _eval(c, rule):
     rule(c.eval.watershed_h >= 0, "eval.watershed_h", "at least 0 pixels")
     rule(c.eval.min_size >= 0, "eval.min_size", "at least 0 pixels")
     rule(0 <= c.eval.nms <= 1, "eval.nms", "a share from 0 to 1")
+    rule(c.eval.star_grid in (1, 2, 4), "eval.star_grid", "1, 2 or 4 pixels")
     rule(c.eval.flow_error >= 0, "eval.flow_error", "at least 0 (0 = keep all)")
     rule(c.eval.smooth >= 0, "eval.smooth", "at least 0 pixels")
     rule(0 <= c.eval.seed_depth <= 1, "eval.seed_depth", "from 0 to 1")

@@ -10,6 +10,7 @@ import numpy as np
 
 from cellseg_jax import config as config_lib
 from cellseg_jax import data, metrics
+from cellseg_jax.config import derived
 from cellseg_jax.data.scale import as_image
 from cellseg_jax.errors import InputError, check_choice
 from cellseg_jax.files import read_json, write_atomic
@@ -22,6 +23,10 @@ CHOICES = {
     "decode": ("components", "watershed"),
     "threshold": (0.2, 0.3, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7, 0.8),
     "watershed_h": (0.25, 0.5, 1.0, 1.5, 2.0, 3.0),
+    "nms": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6),
+    "flow_error": (0.0, 0.2, 0.3, 0.4, 0.6, 1.0),
+    "smooth": (0.0, 0.5, 1.0, 2.0),
+    "seed_depth": (0.02, 0.05, 0.1, 0.2, 0.3),
 }
 MIN_SIZES = (0, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)  # shares of a true object's median area
 MAX_PIXELS = 2**27  # of validation images in memory; of more, some, evenly spread
@@ -30,8 +35,9 @@ MAX_PIXELS = 2**27  # of validation images in memory; of more, some, evenly spre
 def tune(predictor, metric: str, *, fixed=()) -> dict:
     """The best decoding options for a metric, from tuning.json or found on the validation images.
 
-    One option after the other is set to what scores best, the current value winning ties: how
-    objects are cut, the threshold, the depth of the watershed, the least size.
+    One option after the other of those that the target's decode reads is set to what scores best,
+    the current value winning ties: how objects are cut, the threshold, the depth of the
+    watershed, what distance, star and flow have of their own, the least size.
 
     Args:
       predictor: of the run.
@@ -49,8 +55,9 @@ def tune(predictor, metric: str, *, fixed=()) -> dict:
         if before.get("made_by") == made_by:
             return before
     images = validation_images(predictor)
-    choices = _choices(images, fixed)
-    start = {key: config.eval[key] for key in (*CHOICES, "min_size")}
+    keys = derived.decode_keys(config)
+    choices = {key: values for key, values in _choices(images, fixed).items() if key in keys}
+    start = {key: config.eval[key] for key in (*CHOICES, "min_size") if key in keys}
     with terminal.counting("tuning") as progress:
         most = sum(map(len, choices.values()))
         score = Score(predictor, images, metric, lambda done: progress(done, most))
@@ -102,7 +109,7 @@ def _choices(images, fixed) -> dict:
 def _best(options: dict, choices: dict, score: Score, target: str) -> dict:
     """The options after each was set to what scores best, one after the other."""
     for key in (*CHOICES, "min_size"):
-        if (key == "watershed_h" and options["decode"] != "watershed") or (
+        if (key == "watershed_h" and options.get("decode") != "watershed") or (
                 key == "threshold" and target == "contour"):  # not read there
             continue
         for value in choices.get(key, ()):

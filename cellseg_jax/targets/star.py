@@ -98,7 +98,7 @@ def cell_mask(maps: Float[ArrayLike, "... h w k"], threshold=0.5) -> Bool[ArrayL
 
 def decode(
     logits: Num[ArrayLike, "*n h w k"], *, threshold: float = 0.5, nms: float = 0.4,
-    min_size: int = 0,
+    star_grid: int = 1, min_size: int = 0,
 ) -> Int32[np.ndarray, "*n h w"]:
     """Instance labels of (logit of the object probability, ray lengths), or of a target.
 
@@ -108,6 +108,8 @@ def decode(
 
     Args:
       nms: polygons that share more than this part of the smaller one's area overlap.
+      star_grid: only pixels of every so many rows and columns propose: fewer polygons by its
+        square. Cells with less than about so many pixels above the threshold across are lost.
       min_size: objects of fewer pixels are dropped.
     Returns: 0 is background, cells are numbered in reading order.
     Raises: ValueError for another shape.
@@ -116,7 +118,8 @@ def decode(
     """
 
     def decode_one(logits):
-        points = np.argwhere(logits[..., 0] > logit(threshold))
+        points = star_grid * np.argwhere(
+            logits[::star_grid, ::star_grid, 0] > logit(threshold))
         probability, rays = np.split(logits[tuple(points.T)], [1], -1)
         order = np.argsort(-probability[:, 0], kind="stable")
         points, rays = points[order], np.maximum(rays[order].astype(np.float64), SHORTEST)

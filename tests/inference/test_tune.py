@@ -10,6 +10,7 @@ from helpers import tiny_config
 
 from cellseg_jax import cli, data, main, train
 from cellseg_jax import config as config_lib
+from cellseg_jax.config import derived
 from cellseg_jax.errors import InputError
 from cellseg_jax.inference import tune
 from cellseg_jax.inference.predictor import Predictor
@@ -97,3 +98,18 @@ def test_says_what_cannot_be_tuned(tmp_path):
 def test_choices_hold_the_defaults():
     for key, values in tune.CHOICES.items():
         assert tiny_config().eval[key] in values and len(np.unique(values)) == len(values)
+
+
+@pytest.mark.parametrize("target", ["foreground", "distance", "star", "flow"])
+def test_tries_the_options_that_the_target_reads(target):
+    config = config_lib.default()
+    config.data.target = target
+    keys = derived.decode_keys(config)
+    own = {"foreground": {"decode", "watershed_h"}, "distance": {"smooth", "seed_depth"},
+           "star": {"nms"}, "flow": {"flow_error"}}[target]
+    assert {key for key in tune.CHOICES if key in keys} == own | {"threshold"}
+    start = {key: config.eval[key] for key in (*tune.CHOICES, "min_size") if key in keys}
+    seen = []
+    best = tune._best(start, {k: v for k, v in tune.CHOICES.items() if k in keys},
+                      lambda options: seen.append(options) or options["threshold"], target)
+    assert best == {**start, "threshold": 0.8} and all(set(o) == set(start) for o in seen)
