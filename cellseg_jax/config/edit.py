@@ -105,8 +105,9 @@ def _switched(config, changes) -> ConfigDict:
             shared = _standard()[section]
             config[section] = {k: v for k, v in config[section].items() if k in shared}
             config[section].name = name
-    if ("data.target" in changes and config.data.target in targets.TARGETS
-            and _has_default_losses(config, config.data.target)):
+    target = config.data.get("target", _standard().data.target)
+    if ("data.target" in changes and target in targets.TARGETS
+            and _has_default_losses(config, target)):
         config.data.target = changes["data.target"]
         config.loss.update(default_losses(_standard().data.target))  # for `_filled` to replace
     return config

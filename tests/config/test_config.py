@@ -45,6 +45,14 @@ def test_another_model_brings_its_own_options(file):
     assert config.model.num_heads == 4 and "channels" not in config.model
 
 
+def test_another_target_brings_its_own_losses(file):
+    used = lambda config: {
+        name: config.loss[name] for name in ("dice", "bce", "mae") if config.loss[name]}
+    config = config_lib.load(file, [("data.target", "star")])  # the file names no target
+    assert used(config) == {"bce": 1.0, "mae": 0.2}
+    assert used(config_lib.load(file)) == {"dice": 1.0}
+
+
 def test_json_roundtrip(file):
     config = config_lib.load(file)
     assert config_lib.diff(config, config_lib.from_json(config_lib.to_json(config))) == {}
