@@ -41,8 +41,7 @@ def kept(
       differ by roundings of the points where edges cross.
     """
     reach, tree = rays.max(1, initial=0), cKDTree(points)
-    corners = np.trunc(corners_of(points, rays))
-    area, extents = _doubled_area(corners), _extents(corners)
+    corners, area, extents = _whole_outlines(points, rays)
     farthest = reach.max(initial=0) + 2  # corners that are cut move by up to 1.5
     stays = np.ones(len(points), bool)
     for n in range(len(points)):
@@ -59,8 +58,20 @@ def kept(
         near, limit = near[unsure], limit[unsure]
         for first in range(0, len(near), TOGETHER):
             some = slice(first, first + TOGETHER)
-            stays[near[some]] = doubled_overlap(corners[n], corners[near[some]]) <= limit[some]
+            others = corners[near[some]].astype(float)
+            stays[near[some]] = doubled_overlap(corners[n].astype(float), others) <= limit[some]
     return stays
+
+
+def _whole_outlines(points, rays):
+    """Corners cut to whole pixels, int32, doubled areas and extents; some at once saves memory."""
+    corners = np.empty((*rays.shape, 2), np.int32)
+    area, extents = np.empty(len(points)), np.empty((8, len(points)))
+    for first in range(0, len(points), 4096):
+        some = slice(first, first + 4096)
+        cut = np.trunc(corners_of(points[some], rays[some]))
+        corners[some], area[some], extents[:, some] = cut, _doubled_area(cut), _extents(cut)
+    return corners, area, extents
 
 
 def _extents(corners):
