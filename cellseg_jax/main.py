@@ -5,12 +5,16 @@
     python -m cellseg_jax.main --mode=eval --workdir=runs/NAME [--split=val]
     python -m cellseg_jax.main --mode=eval --workdir=runs/NAME --split=all
         --config.data.name=bbbc039 --config.data.root=DIR
+    python -m cellseg_jax.main --mode=eval --labels=DIR --config=... --workdir=runs/NEW
 
 `train` trains, or continues what lies in the workdir, then scores the best checkpoint on the test
 split and writes report.html. `eval` scores a split of the run's own data or, with another
 config.data.name, root or option of the dataset, of other data, whose files and page have names of
-their own. Exit codes: 0 done, 2 bad input or config, 75 stopped by SIGTERM after saving (start it
-again), 1 anything else.
+their own. With --labels it scores label images made by anything: for each image of the split NAME,
+NAME_masks, NAME_cp_masks or NAME_label .tif, .png or .npy with instance ids. They become a run of
+config.model.name=labels; a study lists one as ROWS = {"cellpose": {"labels": DIR}, ...}.
+Exit codes: 0 done, 2 bad input or config, 75 stopped by SIGTERM after saving (start it again), 1
+anything else.
 """
 
 import pathlib
@@ -19,7 +23,7 @@ import sys
 from absl import flags
 
 from cellseg_jax import cli
-from cellseg_jax.errors import pick
+from cellseg_jax.errors import InputError, pick
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -28,6 +32,8 @@ def define_flags(values: flags.FlagValues) -> None:
     cli.string(values, "mode", "train | eval | describe", "train")
     cli.string(values, "split", "with --mode=eval: train | val | test; of other data than trained "
                "on also all", "test")
+    cli.string(values, "labels", "with --mode=eval: a folder of label images made elsewhere, which "
+               "are scored on the images of --config")
     cli.switch(values, "tuned", "with --mode=eval: decode with the options of predict --tune")
     cli.define_device_flags(values)
     cli.switch(values, "distributed", "one of several processes of one run: start "
@@ -47,6 +53,10 @@ def _config(args, overrides):
     from cellseg_jax import config as config_lib
     from cellseg_jax.runs.folder import read_config
 
+    if args.labels and args.mode != "eval":
+        raise InputError("--labels: expected --mode=eval with it")
+    if args.labels:
+        overrides = [("model.name", "labels"), ("model.folder", args.labels), *overrides]
     if not args.config and args.workdir and args.mode != "train":
         if "data.name" in dict(overrides):  # what was mixed in belongs to the old dataset
             overrides = [("data.mix", "()"), *overrides]
@@ -80,6 +90,8 @@ def evaluate(config, workdir, args) -> int:
     """Score a split of a trained run, of its own or of other data."""
     from cellseg_jax.inference.score_run import score_run
 
+    if args.labels:  # there is nothing to train: the run's folder is made at once
+        return train(config, workdir, args)
     score_run(config, workdir, args.split, tuned=args.tuned)
     return 0
 

@@ -8,6 +8,11 @@ from cellseg_jax.errors import pick
 # What a validation measures; train.best and optimizer.plateau_metric name one of them.
 VALIDATION_METRICS = ("dice_mean", "iou_mean", "dice_pooled", "iou_pooled", "loss",
                       "accuracy_mean", "precision_mean", "recall_mean")
+# model.name of labels made elsewhere (inference.label_folder), and its options.
+LABELS = "labels"
+LABEL_OPTIONS = {"folder": ""}
+# Models that learn nothing and have no checkpoint.
+UNTRAINED = (*classical.CLASSICAL, LABELS)
 # Options of decode that config.eval has by another name.
 DECODE_KEYS = {"method": "decode", "h": "watershed_h"}
 
@@ -19,8 +24,13 @@ def first_row(config) -> str:
 
 
 def is_classical(config) -> bool:
-    """Whether the model is a method of classical.py, which learns nothing and has no checkpoint."""
-    return config.model.name in classical.CLASSICAL
+    """Whether the model learns nothing: a method of classical.py, or labels made elsewhere."""
+    return config.model.name in UNTRAINED
+
+
+def is_labels(config) -> bool:
+    """Whether the model is a folder of labels made elsewhere."""
+    return config.model.name == LABELS
 
 
 def model_options(name: str) -> dict:
@@ -28,6 +38,8 @@ def model_options(name: str) -> dict:
 
     Raises: InputError for an unknown name; it lists both kinds.
     """
+    if name == LABELS:
+        return dict(LABEL_OPTIONS)
     pick(models.MODELS | classical.CLASSICAL, name, "config.model.name")
     return (classical if name in classical.CLASSICAL else models).options(name)
 

@@ -9,6 +9,7 @@ from cellseg_jax.config.derived import (
     has_ignored,
     has_part,
     is_classical,
+    is_labels,
     num_outputs,
     num_probabilities,
 )
@@ -125,7 +126,10 @@ def _augment(c, rule):
 
 
 def _model(c, rule):
-    if is_classical(c):
+    if is_labels(c):
+        rule(c.data.target != "classes" and c.data.get("labels", "instances") == "instances",
+             "data.target", "instances, which labels made elsewhere are scored by")
+    elif is_classical(c):
         rule(c.data.target in ("foreground", "boundary"), "data.target",
              f"'foreground' or 'boundary', which is what {c.model.name} finds")
     if "dropout" in c.model:

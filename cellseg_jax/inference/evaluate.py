@@ -1,9 +1,13 @@
 """Scores of a split of a trained run: restore, predict, decode, score, write `eval/`."""
 
+import functools
 import json
 import pathlib
 import shutil
 import time
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -16,6 +20,7 @@ from cellseg_jax.data.scale import as_image
 from cellseg_jax.data.split import MIXED
 from cellseg_jax.errors import InputError
 from cellseg_jax.files import read_json, write_atomic, write_csv
+from cellseg_jax.inference.label_folder import LabelFolder
 from cellseg_jax.inference.measure import TimedStep, measure
 from cellseg_jax.inference.original_size import OriginalSize
 from cellseg_jax.inference.pictures import pictures
@@ -57,7 +62,51 @@ def evaluate(config, workdir, *, split: str = "test", which: str = "best") -> di
     arrays = data.load(config.data)
     name = result_name(workdir, config, split, arrays.fingerprint)
     indices = images_of(config, arrays, split)
-    predictor = Predictor(workdir, config, which)
+    if derived.is_labels(config):
+        made = _of_labels(config, arrays, indices)
+    else:
+        made = _of_predictor(Predictor(workdir, config, which), arrays, indices)
+    measured = made.measured
+    table = image_table(arrays, indices, measured, measured.scores.main(config))
+    seconds = time.monotonic() - started
+    result = {
+        "name": name,
+        "split": split,
+        "n_images": len(indices),
+        **summary(config, measured),
+        **_report2(made.report2, measured.strata),
+        "definitions": definitions_of(config, measured, bool(made.report2)),
+        **made.about,
+        **({} if name == split else other_data(workdir, config, arrays, indices)),
+        **made_by(config, made.step, arrays.fingerprint),
+        "seconds": seconds,
+        "cpu_seconds": time.process_time() - cpu_started,
+        "peak_rss": peak_rss(),
+        "images_per_second": len(indices) / seconds,
+        "ms_per_image": made.ms_per_image,
+    }
+    drawn = made.pictures([row["dice"] for row in table])
+    if jax.process_index() == 0:
+        _write(workdir, name, result, table, drawn)
+    return result
+
+
+class Made(NamedTuple):
+    """What was measured of a split, and how.
+
+    pictures: (n,) Dice of the images -> {file name: panel}.
+    """
+
+    measured: Measured
+    report2: list
+    step: int
+    ms_per_image: float | None  # None: not by a network
+    pictures: Callable
+    about: Mapping = MappingProxyType({})  # more fields of eval/<name>.json
+
+
+def _of_predictor(predictor, arrays, indices) -> Made:
+    """Of a trained run or a classical method."""
     arrays = at_found_scale(predictor, arrays, indices)
     timed = TimedStep(predictor.network.eval_step)
     scored, original = _scorer(predictor, arrays, timed), OriginalSize(predictor, arrays, indices)
@@ -68,28 +117,26 @@ def evaluate(config, workdir, *, split: str = "test", which: str = "best") -> di
                         original.calibration, _columns(original.soft),
                         np.asarray(arrays.image_groups)[indices],
                         np.asarray(arrays.image_strata)[indices], original.found)
-    table = image_table(arrays, indices, measured, scores.main(config))
-    ms_per_image = timed.ms_per_row() * arrays.grid**2
-    seconds = time.monotonic() - started
-    result = {
-        "name": name,
-        "split": split,
-        "n_images": len(indices),
-        **summary(config, measured),
-        **_report2(original.report2, measured.strata),
-        "definitions": definitions_of(config, measured, bool(original.report2)),
-        **({} if name == split else other_data(workdir, config, arrays, indices)),
-        **made_by(config, predictor.step, arrays.fingerprint),
-        "seconds": seconds,
-        "cpu_seconds": time.process_time() - cpu_started,
-        "peak_rss": peak_rss(),
-        "images_per_second": len(indices) / seconds,
-        "ms_per_image": ms_per_image,
-    }
-    drawn = pictures(predictor, arrays, indices, [row["dice"] for row in table], scored)
-    if jax.process_index() == 0:
-        _write(workdir, name, result, table, drawn)
-    return result
+    predicted = functools.partial(_predicted, predictor, scored, indices)
+    return Made(measured, original.report2, predictor.step, timed.ms_per_row() * arrays.grid**2,
+                lambda dice: pictures(predictor.config, arrays, indices, dice, predicted))
+
+
+def _predicted(predictor, scored, indices, chosen) -> list[np.ndarray]:
+    """The decoded predictions at data.size of some of the images."""
+    probs = []
+    scored(np.asarray([indices[n] for n in chosen]), probs.append)
+    return [predictor.decode(one) for one in probs]
+
+
+def _of_labels(config, arrays, indices) -> Made:
+    """Of labels made elsewhere."""
+    labels = LabelFolder(config, arrays, indices)
+    labels.note_others()
+    seen = lambda chosen: [labels.as_seen(n, labels.label(n)) for n in chosen]
+    return Made(labels.measured(), [], 0, None,
+                lambda dice: pictures(config, arrays, indices, dice, seen),
+                {"labels_content": labels.content})
 
 
 def at_found_scale(predictor, arrays, indices):
@@ -158,7 +205,7 @@ def read_scores(workdir, split: str, config) -> dict | None:
     file = scores_file(workdir, name)
     saved = ({"best": 0} if derived.is_classical(config)
              else checkpoint.saved_steps(pathlib.Path(workdir) / CHECKPOINTS))
-    if not file.is_file() or not saved:
+    if not file.is_file() or not saved or derived.is_labels(config):  # labels may be other ones
         return None
     scores = read_json(file)
     wanted = made_by(config, saved["best"], fingerprint)

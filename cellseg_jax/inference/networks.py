@@ -136,6 +136,9 @@ class ClassicalMethod:
     values = variables = None
 
     def __init__(self, config):
+        if derived.is_labels(config):
+            raise InputError("--workdir: holds scores of labels made elsewhere, so there is no "
+                             "method to segment images with; pass a trained run")
         self.config, self.mesh = config, all_devices()
 
     def __call__(self, image, ranges) -> np.ndarray:

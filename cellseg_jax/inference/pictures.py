@@ -8,27 +8,24 @@ from cellseg_jax import crops
 from cellseg_jax.report import panels
 
 
-def pictures(predictor, arrays, indices, dice, scored) -> dict:
+def pictures(config, arrays, indices, dice, predicted) -> dict:
     """{file name: panel} of eval.panels images: worst, median and best Dice, a third each.
 
     Args:
       dice: of the images, in the order of the indices.
-      scored: (image indices, keep_probs); see measure.measure.
+      predicted: called with places in indices; returns their predicted labels at data.size.
     """
-    config = predictor.config
     chosen = extremes(dice, config.eval.panels)
     if not chosen:
         return {}
-    probs = []
-    scored(np.asarray([indices[n] for n in chosen]), probs.append)
     out = {}
-    for rank, ((n, kind), one) in enumerate(zip(chosen.items(), probs, strict=True)):
+    for rank, ((n, kind), one) in enumerate(zip(chosen.items(), predicted(chosen), strict=True)):
         i = indices[n]
         name = pathlib.PurePath(arrays.image_names[i]).name[:40]
         cells = slice(i * arrays.grid**2, (i + 1) * arrays.grid**2)
         image, label = (crops.from_grid(x[cells]) for x in (arrays.image, arrays.label))
         out[f"{rank:02d}_{kind}_dice{dice[n]:.3f}_{name}.png"] = panels.panel(
-            image, np.asarray(label, np.int32), predictor.decode(one),
+            image, np.asarray(label, np.int32), one,
             f"{name}  {arrays.image_strata[i]}  Dice {dice[n]:.3f}",
             classes=config.data.target == "classes")
     return out

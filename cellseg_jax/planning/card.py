@@ -59,6 +59,9 @@ def print_description(config) -> None:
     Raises: InputError where it cannot be built.
     """
     check_model(config)
+    if derived.is_labels(config):
+        print(f"Labels made elsewhere, in the folder {config.model.folder!r}, scored as they are")
+        return
     if derived.is_classical(config):
         print(inspect.getdoc(classical.CLASSICAL[config.model.name]))
         print(derived.classical_options(config))

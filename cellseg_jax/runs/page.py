@@ -84,7 +84,7 @@ def _of_run(folder, config, scores, own) -> dict:
         "environment": _environment(environment, scores, folder),
         "again": rerun.training(environment) if own else rerun.scoring(config, scores, folder),
         "dirty": own and environment.get("commit", "").endswith("+"),
-        "use": rerun.use(folder),
+        "use": "" if derived.is_labels(config) else rerun.use(folder),
     }
 
 
@@ -251,8 +251,8 @@ def _environment(environment, scores, folder) -> list[tuple[str, str]]:
 
 
 def _options(scores) -> list[tuple]:
-    """The eval options that scores follow from."""
-    options = scores.get("eval_options") or {}
+    """The eval options that scores follow from; labels made elsewhere have none."""
+    options = {} if "labels_content" in scores else scores.get("eval_options") or {}
     return [(key, options[key]) for key in SHOWN_OPTIONS if key in options]
 
 

@@ -68,6 +68,8 @@ def check_model(config) -> None:
 
     Raises: InputError if it cannot be built; of a classical method, if an option is out of range.
     """
+    if derived.is_labels(config):  # what is read is seen when it is scored
+        return
     if derived.is_classical(config):
         method = classical.CLASSICAL[config.model.name]
         try:

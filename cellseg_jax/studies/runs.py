@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cellseg_jax import classical
 from cellseg_jax import config as config_lib
+from cellseg_jax.config.derived import UNTRAINED
 from cellseg_jax.errors import InputError
 from cellseg_jax.files import read_jsonl
 from cellseg_jax.runs import provenance
@@ -167,7 +167,7 @@ def _read(run, expected, full_config, left_out, with_course) -> Found:
         left_out[changed or stale].append(run)
         test = {}
     status = result.get("status", "unfinished")
-    if test and not result and expected["model.name"] in classical.CLASSICAL:
+    if test and not result and expected["model.name"] in UNTRAINED:
         status = "done"  # there was nothing to train
     if status in ("done", "stopped early") and not test:
         status = "unfinished"
@@ -349,7 +349,7 @@ def _note_equal_repeats(study, found, notes) -> None:
     for name, runs in found.items():
         scores = values_of(runs, headline)
         scores = scores[np.isfinite(scores)]
-        learned = any(one.config and one.config["model.name"] not in classical.CLASSICAL
+        learned = any(one.config and one.config["model.name"] not in UNTRAINED
                       for one in runs)
         if len(scores) > 1 and learned and np.ptp(scores) == 0:
             notes.append(f"all repeats of {name} have the same {headline}, {scores[0]:.4f}: it "

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from cellseg_jax import classical, data, models
 from cellseg_jax import config as config_lib
-from cellseg_jax.config.derived import model_options
+from cellseg_jax import data, models
+from cellseg_jax.config.derived import LABELS, UNTRAINED, model_options
 from cellseg_jax.errors import InputError, nearest
 from cellseg_jax.studies.grid import Grid
 
@@ -87,7 +87,8 @@ def claims_about(claims, rows) -> tuple[Claim, ...]:
 def row_config(base: ConfigDict, table: Mapping, row: str) -> ConfigDict:
     """The complete config of a row before repeats.
 
-    Of a Grid, keys that the row's model or dataset does not have are left out.
+    Of a Grid, keys that the row's model or dataset does not have are left out. {"labels": DIR} is
+    a row of labels made elsewhere, see inference.label_folder.
 
     Raises: InputError that names the row.
     """
@@ -99,6 +100,9 @@ def row_config(base: ConfigDict, table: Mapping, row: str) -> ConfigDict:
                          ) from None
     if not isinstance(changes, Mapping):
         raise InputError(f"ROWS[{row!r}]: got {changes!r}; expected {{dotted key: value}}")
+    if "labels" in changes:  # a folder of labels made elsewhere
+        changes = {"model.name": LABELS, "model.folder": str(changes["labels"]),
+                   **{key: value for key, value in changes.items() if key != "labels"}}
     if isinstance(table, Grid):
         changes = applicable(changes, changes.get("model.name", base.model.name),
                              changes.get("data.name", base.data.name))
@@ -114,7 +118,7 @@ def applicable(changes: Mapping, model: str, dataset: str) -> dict:
 @functools.cache
 def _options_of_others(model, dataset) -> set:
     """Dotted options of other models and datasets."""
-    names = {"model": (*models.MODELS, *classical.CLASSICAL), "data": data.DATASETS}
+    names = {"model": (*models.MODELS, *UNTRAINED), "data": data.DATASETS}
     own = {"model": model_options(model), "data": data.options(dataset)}
     of = {"model": model_options, "data": data.options}
     others = {f"{section}.{key}" for section in own for name in names[section]

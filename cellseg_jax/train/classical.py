@@ -3,6 +3,7 @@
 import contextlib
 
 from cellseg_jax import data
+from cellseg_jax.config import derived
 from cellseg_jax.report import terminal
 from cellseg_jax.runs.folder import RunFolder
 from cellseg_jax.step.state import check_model
@@ -29,6 +30,7 @@ def begin_classical(task: Task) -> Result:
                                      cells_of(config, arrays, parts["train"]))
             write_split(folder, arrays, parts)
             write_result(folder, result, num_steps=0, timing=[])
-    terminal.log(f"{task.workdir}: {config.model.name} learns nothing, so there is nothing to "
-                 "train")
+    if not derived.is_labels(config):
+        terminal.log(f"{task.workdir}: {config.model.name} learns nothing, so there is nothing to "
+                     "train")
     return result
