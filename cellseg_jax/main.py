@@ -23,7 +23,7 @@ import sys
 from absl import flags
 
 from cellseg_jax import cli
-from cellseg_jax.errors import InputError, pick
+from cellseg_jax.errors import pick
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -35,6 +35,8 @@ def define_flags(values: flags.FlagValues) -> None:
     cli.string(values, "labels", "with --mode=eval: a folder of label images made elsewhere, which "
                "are scored on the images of --config")
     cli.switch(values, "tuned", "with --mode=eval: decode with the options of predict --tune")
+    cli.string(values, "tune", "with --mode=eval: ap50 | pq | seg ...: find the decoding that "
+               "scores best on the validation images, keep it in tuning.json and use it")
     cli.define_device_flags(values)
     cli.switch(values, "distributed", "one of several processes of one run: start "
                "jax.distributed, which finds the others on Slurm and Cloud TPU")
@@ -42,28 +44,12 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(args, overrides: list[tuple[str, str]]) -> int:
     """One run; returns the exit code."""
+    from cellseg_jax.runs.command_config import run_config
+
     mode = pick(MODES, args.mode, "--mode")
     with cli.several_processes(args.distributed):
         name = pathlib.Path(args.config.partition(":")[0]).stem
-        return mode(_config(args, overrides), args.workdir or f"runs/{name}", args)
-
-
-def _config(args, overrides):
-    """The complete config, from a file or of the run in --workdir."""
-    from cellseg_jax import config as config_lib
-    from cellseg_jax.runs.folder import read_config
-
-    if args.labels and args.mode != "eval":
-        raise InputError("--labels: expected --mode=eval with it")
-    if args.labels:
-        overrides = [("model.name", "labels"), ("model.folder", args.labels), *overrides]
-    if not args.config and args.workdir and args.mode != "train":
-        if "data.name" in dict(overrides):  # what was mixed in belongs to the old dataset
-            overrides = [("data.mix", "()"), *overrides]
-        return config_lib.override(read_config(args.workdir), overrides)
-    cli.require_config(args, "" if args.mode == "train" else ", or a trained run: "
-                       "--workdir=runs/NAME")
-    return config_lib.load(args.config, overrides)
+        return mode(run_config(args, overrides), args.workdir or f"runs/{name}", args)
 
 
 def train(config, workdir, args) -> int:
@@ -92,7 +78,7 @@ def evaluate(config, workdir, args) -> int:
 
     if args.labels:  # there is nothing to train: the run's folder is made at once
         return train(config, workdir, args)
-    score_run(config, workdir, args.split, tuned=args.tuned)
+    score_run(config, workdir, args.split, tuned=args.tuned, metric=args.tune)
     return 0
 
 

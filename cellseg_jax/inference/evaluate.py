@@ -119,7 +119,8 @@ def _of_predictor(predictor, arrays, indices) -> Made:
                         np.asarray(arrays.image_strata)[indices], original.found)
     predicted = functools.partial(_predicted, predictor, scored, indices)
     return Made(measured, original.report2, predictor.step, timed.ms_per_row() * arrays.grid**2,
-                lambda dice: pictures(predictor.config, arrays, indices, dice, predicted))
+                lambda dice: pictures(predictor.config, arrays, indices, dice, predicted),
+                {"decoding": original.decodings.rows()} if original.objects else {})
 
 
 def _predicted(predictor, scored, indices, chosen) -> list[np.ndarray]:

@@ -5,6 +5,7 @@ import numpy as np
 from scipy.special import logit
 
 from cellseg_jax import crops, data, metrics, targets
+from cellseg_jax.inference.decoding_table import DecodingTable
 from cellseg_jax.inference.predictor import annotated
 from cellseg_jax.inference.row_bands import PredictOptions
 from cellseg_jax.metrics import report_compat
@@ -26,6 +27,7 @@ class OriginalSize:
       objects: metrics.InstanceCounts of each image; empty where labels have no instances.
       found: metrics.ImageObjects of each image, likewise.
       surfaces: `surface_scores` of each image; empty unless eval.surface.
+      decodings: DecodingTable of the same images.
       soft: {metrics.SOFT_SCORES: (1, K)} of each image; empty if nothing learned.
       report2: report_compat.report2_scores of each image; empty unless eval.report_compat.
     """
@@ -35,6 +37,7 @@ class OriginalSize:
         config = predictor.config
         self._source = data.records_of(config.data) if config.data.fit != "resize" else None
         self._counts, self._calibration = [], []
+        self.decodings = DecodingTable(predictor)
         self.objects, self.found, self.surfaces, self.soft, self.report2 = [], [], [], [], []
 
     def add(self, probs) -> None:
@@ -53,6 +56,7 @@ class OriginalSize:
         self._counts.append(self._pixel_counts(label, probs, found))
         if of_instances:
             self.objects.append(metrics.instance_counts(label, found))
+            self.decodings.add(label, probs, self.objects[-1])
             self.found.append(metrics.image_objects(
                 label, found, np.asarray(self.predictor.target.cell_probs(probs))))
         if config.eval.surface:

@@ -10,6 +10,7 @@ from cellseg_jax.data.split import PARTS
 from cellseg_jax.errors import check_choice
 from cellseg_jax.inference import tune
 from cellseg_jax.inference.evaluate import evaluate, read_scores
+from cellseg_jax.inference.predictor import Predictor
 from cellseg_jax.report import terminal
 from cellseg_jax.runs import checkpoint, page
 from cellseg_jax.runs.folder import CHECKPOINTS, read_config
@@ -26,19 +27,22 @@ def score_after_training(config, workdir, split: str = "test", *, tuned: bool = 
         page.write_run_page(pathlib.Path(workdir))
 
 
-def score_run(config, workdir, split: str, *, tuned: bool = False) -> dict:
+def score_run(config, workdir, split: str, *, tuned: bool = False, metric: str = "") -> dict:
     """Score a split, unless that is done, print the scores and write the report.
 
     Args:
       config: of the run, or with other data.
       split: train | val | test; of other data than trained on also all.
       tuned: decode with the options that were found on the validation images.
+      metric: of tune.METRICS: find these options first, unless they were, and use them.
     Raises: InputError as `evaluate`; with `tuned`, where no options were found.
     """
     check_choice(split, (*PARTS, "all"), "--split")
     is_main_process = jax.process_index() == 0
     own = read_config(workdir)  # before the lock makes a folder of a misspelt name
-    if tuned:
+    if metric:
+        tune.tune(Predictor(workdir, own), metric)
+    if tuned or metric:
         config = _tuned(config, workdir, own)
     with Lock(workdir) if is_main_process else contextlib.nullcontext():
         scores = read_scores(workdir, split, config)

@@ -16,7 +16,7 @@ from cellseg_jax.errors import InputError, check_choice
 from cellseg_jax.files import read_json, write_atomic
 from cellseg_jax.report import terminal
 from cellseg_jax.runs import provenance
-from cellseg_jax.runs.folder import TUNING_FILE, check_same_data
+from cellseg_jax.runs.folder import TUNING_FILE, check_same_data, read_config
 
 METRICS = ("ap", "ap50", "ap75", "f1", "pq", "seg", "det", "aji")
 CHOICES = {
@@ -130,6 +130,14 @@ def read(workdir, config, step: int) -> dict:
             raise InputError(f"{file}: was made with another {key} ({tuning['made_by'].get(key)}, "
                              f"now {value}); tune again")
     return tuning
+
+
+def found(predictor) -> dict | None:
+    """tuning.json of a run where there is one of this checkpoint and code; else None."""
+    try:
+        return read(predictor.workdir, read_config(predictor.workdir), predictor.step)
+    except InputError:
+        return None
 
 
 def apply(config, tuning: dict):

@@ -35,6 +35,9 @@ MAX_ROWS = 100  # of the table of images
 # Kinds of metrics.ErrorKinds of true objects, and their colours (Okabe and Ito).
 KINDS = {"correct": "#009e73", "merged": "#cc79a7", "split": "#56b4e9", "inexact": "#e69f00",
          "missed": "#d55e00"}
+DECODING_SCORES = ("ap50", "ap", "f1", "pq")
+STRATUM_SCORES = ("ap50", "ap", "ap50_image_mean", "ap_coco", "f1", "f1_small", "f1_medium",
+                  "f1_large", "pq", "merge_rate", "split_rate", "count_error")
 CARDS = (("metrics", "dice_mean", "Dice, network size"),
          ("metrics_original_size", "dice_mean", "Dice, original size"),
          ("metrics_original_size", "iou_mean", "IoU, original size"),
@@ -60,6 +63,7 @@ def write_run_page(folder: pathlib.Path, name: str = "test") -> pathlib.Path:
     values = _of_run(folder, config, scores, own)
     values |= _of_scores(folder, name, scores) if scores else {
         "pictures": [], "images": None, "classes": None, "strata": None, "objects": None,
+        "decodings": [], "object_strata": [],
         "calibration": None}
     path = page_file(folder, "" if own else name)
     write_atomic(path, document.render("runs/page.html.jinja", config=config, scores=scores,
@@ -73,6 +77,7 @@ def _of_run(folder, config, scores, own) -> dict:
     environment = read_json(folder / ENVIRONMENT_FILE, {})
     run = folder.resolve().name
     return {
+        "decoding_scores": DECODING_SCORES, "stratum_scores": STRATUM_SCORES,
         "title": run if own else f"{run} on {scores['data']['name']}",
         "classical": derived.is_classical(config),
         "size": "{}x{}".format(*config.data.size),
@@ -97,6 +102,7 @@ def _of_scores(folder, name, scores) -> dict:
         "score_rows": _score_rows(scores),
         "options": _options(scores),
         "classes": _classes(scores), "strata": _strata(scores, images),
+        "decodings": _decodings(scores), "object_strata": _object_strata(scores),
         "objects": _objects(scores), "calibration": _calibration(scores),
         "pictures": _pictures(pictures_folder(folder, name)), "images": _images(images),
     }
@@ -165,6 +171,20 @@ def _objects(scores) -> dict | None:
             (kind, errors[kind], colour) for kind, colour in KINDS.items()]),
         "strata": [(name, *(f"{value['errors'][kind]:,}" for kind in kinds))
                    for name, value in scores["per_stratum"].items() if "errors" in value]}
+
+
+def _decodings(scores) -> list[tuple]:
+    """(name, options, scores ...) of each decoding; none where there is but one."""
+    found = [(one["name"], ", ".join(f"{k} {document.plain(v)}" for k, v in one["options"].items()),
+              *(number(one[key]) for key in DECODING_SCORES)) for one in scores.get("decoding", ())]
+    return found if len(found) > 1 else []
+
+
+def _object_strata(scores) -> list[tuple]:
+    """(stratum, scores of its objects ...), where there are several."""
+    found = [(name, *(number(value.get(key)) for key in STRATUM_SCORES))
+             for name, value in scores.get("per_stratum", {}).items() if "ap50" in value]
+    return found if len(found) > 1 else []
 
 
 def _calibration(scores) -> str:
