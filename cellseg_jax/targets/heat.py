@@ -35,7 +35,8 @@ def unit_flow(
         return number + 1, jnp.where(number < rounds, total / 9, heat - source)
 
     last = jnp.max(jnp.where(label > 0, rounds, 0), initial=0)
-    heat = jax.lax.while_loop(lambda c: c[0] < last, spread, (0, jnp.zeros(label.shape)))[1]
+    # source - source is 0 on the same devices as what `spread` returns, as loops ask for.
+    heat = jax.lax.while_loop(lambda c: c[0] < last, spread, (0, source - source))[1]
     at = {step: jnp.where(same[step] == label, moved, 0)
           for step, moved in zip(NEIGHBOURS, _moved(heat), strict=True)}
     gradient = jnp.stack([at[1, 0] - at[-1, 0], at[0, 1] - at[0, -1]], -1)

@@ -132,6 +132,14 @@ def test_encode_equals_cellpose(golden):
     np.testing.assert_allclose(maps[..., 1:], flow, atol=1e-3)  # float32 of heat
 
 
+@pytest.mark.slow
+def test_encode_is_the_same_in_a_mapped_step(golden):
+    mesh, spec = jax.make_mesh((1,), ("data",)), jax.sharding.PartitionSpec("data")
+    label = golden["label"].astype(np.int32)[None]
+    mapped = jax.jit(jax.shard_map(FLOW.encode, mesh=mesh, in_specs=spec, out_specs=spec))
+    np.testing.assert_allclose(mapped(label), encode(label), atol=1e-6)
+
+
 def test_decode_equals_cellpose(golden):
     pred = FLOW.decode(golden["maps"].astype(np.float32), min_size=15)
     check_cellpose(pred, golden["masks"])
