@@ -90,7 +90,7 @@ def centre_distance(label: Integer[ArrayLike, "*n h w"]) -> Float32[Array, "*n h
         return new, (new < distance).any()
 
     start = jnp.where(jax.vmap(_centres)(label), jnp.float32(0), jnp.inf)
-    distance, _ = jax.lax.while_loop(lambda carry: carry[1], nearer, (start, jnp.bool_(True)))
+    distance, _ = jax.lax.while_loop(lambda carry: carry[1], nearer, (start, (start == 0).any()))
     return jnp.where(label > 0, distance, 0).reshape(shape)
 
 

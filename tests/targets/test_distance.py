@@ -288,6 +288,14 @@ def test_decode_rejects_other_shapes(name, outputs):
         TARGETS[name].decode(np.zeros((4, 4, 1)))
 
 
+@pytest.mark.parametrize("name", ["distance", "signed"])
+def test_encode_is_traced_where_devices_share_a_batch(name):
+    spec = jax.P("data")
+    encode = jax.shard_map(TARGETS[name].encode, mesh=jax.sharding.Mesh(jax.devices()[:1], "data"),
+                           in_specs=spec, out_specs=spec)
+    assert jax.eval_shape(encode, LABELS).shape[:3] == LABELS.shape
+
+
 def test_encode_is_traced():
     shape = jax.eval_shape(distance.encode, jax.ShapeDtypeStruct((2, 8, 9), np.int32))
     assert shape.shape == (2, 8, 9, 3) and shape.dtype == np.float32
