@@ -258,7 +258,7 @@ def test_an_image_of_3000_pixels_is_equal_to_its_parts():
             count += 1
             label[y - 12:y + 13, x - 12:x + 13][disc] = count
     for target, options in ((distance, {}), (signed, {"h": 0.5})):
-        maps = np.asarray(target.encode(label))
+        maps = np.array(target.encode(label))
         maps[..., 1] += 0.01 * ndimage.gaussian_filter(rng.normal(size=label.shape), 1)
         whole = target.decode(maps, **options)
         assert match(label, whole, iou=0.7).tp == count == whole.max()
