@@ -258,3 +258,15 @@ def test_open_cache_survives_a_killed_writer(root, tmp_path):
     directory = tmp_path / "cache"
     assert open_(root, directory).num_samples == 6
     assert not list(directory.glob("*.tmp*"))
+
+
+def test_labels_keep_what_is_not_annotated(tmp_path):
+    make_data(tmp_path)
+    records = folder.records(tmp_path, ignore="9")
+    options = cache.CacheOptions(dataset="folder", options={"ignore": "9"}, size=SIZE, fit="resize",
+                                 channels="rgb")
+    label = cache.open_cache(records, options, tmp_path / "cache")
+    assert label.label.dtype == np.int32  # images with -1 beside images without
+    assert label.original_label(5)[0, 0] == -1 and label.original_label(0).min() == 0
+    assert cache._label_dtype(np.array([-1, 32767])) == np.int16
+    assert cache._label_dtype(np.array([-1, 32768])) == np.int32

@@ -17,6 +17,7 @@ from cellseg_jax.metrics import (
     average_precision,
     det,
     error_kinds,
+    instance,
     instance_counts,
     instance_scores,
     match,
@@ -272,3 +273,26 @@ def test_error_kinds_equal_their_definition(seed):
     assert kinds == brute_kinds(label, pred)
     assert sum(kinds[:5]) == len(objects(label)) and kinds.correct == match(label, pred).tp
     assert tuple(instance_counts(label, pred).kinds) == kinds
+
+
+def test_pixels_that_are_not_annotated_belong_to_no_object():
+    label, pred = np.zeros((2, 12, 12), int)
+    label[:, 6:] = -1
+    label[1:5, 1:5] = 7
+    pred[1:5, 1:5] = 1
+    pred[7:11, 4:9] = 2  # 12 of 20 pixels inside: left out
+    pred[10:12, 3:8] = 3  # 4 of 10: what lies outside of it counts
+    table = instance.overlap(label, pred)
+    assert table.area_true.tolist() == [16] and table.area_pred.tolist() == [16, 2 * 3]
+    assert match(label, pred)[:3] == (1, 1, 0)
+    label[1:5, 4] = -1  # an object loses the pixels that the truth loses
+    assert seg(label, pred) == 1
+
+
+def test_a_prediction_half_inside_what_is_not_annotated_stays():
+    label, pred = np.zeros((2, 4, 8), int)
+    label[:, 4:] = -1
+    pred[1, 3:5] = 5
+    assert match(label, pred).fp == 1
+    pred[1, 5] = 5
+    assert match(label, pred).fp == 0

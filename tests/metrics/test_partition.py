@@ -107,3 +107,14 @@ def test_thin_borders_frees_scores_from_the_width_of_membranes():
     assert rand_error(truth, wide) > 0.2 and rand_error(truth, thin_borders(wide)) == 0
     assert variation_of_information(truth, thin_borders(wide)) == (0, 0)
     assert information_error(truth, thin_borders(wide)) == pytest.approx(0, abs=1e-12)
+
+
+def test_partitions_leave_out_what_is_not_annotated():
+    rng = np.random.default_rng(3)
+    label, pred = rng.integers(0, 3, (2, 9, 8))
+    hidden = np.where(np.arange(8) < 5, label, -1)
+    for score in (rand_error, information_error, variation_of_information):
+        for foreground_only in (True, False):
+            np.testing.assert_allclose(
+                score(hidden, pred, foreground_only=foreground_only),
+                score(label[:, :5], pred[:, :5], foreground_only=foreground_only), rtol=1e-12)

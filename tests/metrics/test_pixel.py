@@ -80,3 +80,12 @@ def test_pixel_counts_rejects_shapes_that_would_broadcast():
         pixel_counts(mask, pred[..., 0])
     with helpers_shapes.unchecked(), pytest.raises(ValueError, match="expected one shape"):
         pixel_counts(mask, pred[..., 0])
+
+
+def test_pixel_counts_of_known_pixels_are_those_of_an_image_without_the_others():
+    rng = np.random.default_rng(3)
+    mask, pred = rng.integers(0, 2, (2, 2, 6, 8, 3))
+    known = np.broadcast_to(np.arange(8) < 5, (2, 6, 8))
+    for got, want in zip(pixel_counts(mask, pred, known),
+                         pixel_counts(mask[:, :, :5], pred[:, :, :5]), strict=True):
+        np.testing.assert_array_equal(got, want)

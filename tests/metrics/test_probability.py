@@ -63,3 +63,13 @@ def test_probability_scores_reject_shapes_that_would_broadcast():
     for score in (metrics.soft_dice, metrics.soft_jaccard, metrics.calibration_counts):
         with helpers_shapes.unchecked(), pytest.raises(ValueError, match="expected one shape"):
             score(target, probs[..., :1])
+
+
+def test_calibration_counts_of_known_pixels_are_those_of_an_image_without_the_others():
+    rng = np.random.default_rng(3)
+    target, probs = rng.integers(0, 2, (2, 6, 8, 3)), rng.random((2, 6, 8, 3), np.float32)
+    known = np.broadcast_to(np.arange(8) < 5, (2, 6, 8))
+    for got, want in zip(metrics.calibration_counts(target, probs, known=known),
+                         metrics.calibration_counts(target[:, :, :5], probs[:, :, :5]),
+                         strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-6)  # sums in another order

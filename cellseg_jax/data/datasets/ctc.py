@@ -248,7 +248,7 @@ def partly_annotated(label: np.ndarray, rim: int, markers: np.ndarray | None = N
             areas = np.unique(label[drawn], return_counts=True)[1]
             radius = np.sqrt(np.median(areas) / np.pi)
             known &= (ndimage.distance_transform_edt(~undrawn[markers]) > radius) | (distance <= 1)
-    return np.where(drawn | known, label, -1).astype(np.int32)
+    return np.where(drawn | known, label.astype(np.int32), np.int32(-1))
 
 
 def _read(files, stratum, rim) -> Sample:

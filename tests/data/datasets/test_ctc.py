@@ -233,3 +233,27 @@ def test_real_silver_counts(real_data):
     cells = [len(np.unique(record.read().label)) - 1 for name in (DIC, FLUO)
              for record in ctc.records(real_data / "ctc" / name, truth="silver")]
     assert sum(cells) == 1000
+
+
+def test_partly_annotated_knows_drawn_cells_and_a_rim_of_background():
+    label = np.zeros((15, 15), np.uint16)
+    label[6:9, 6:9] = 4
+    out = ctc.partly_annotated(label, 2)
+    assert out.dtype == np.int32 and (out[6:9, 6:9] == 4).all()
+    assert out[7, 4:11].tolist() == [0, 0, 4, 4, 4, 0, 0] and out[7, 3] == out[4, 4] == -1
+    markers = np.where(label > 0, 9, 0)
+    np.testing.assert_array_equal(ctc.partly_annotated(label, 2, markers), out)
+    markers[7, 11] = 5  # an undrawn cell at the right: less than 1.7 pixels around it are known
+    near = ctc.partly_annotated(label, 2, markers)
+    assert near[7, 9] == 0 and near[7, 10] == near[6, 10] == -1 and near[7, 4] == 0
+    assert (ctc.partly_annotated(np.zeros((4, 4), int), 2) == -1).all()
+
+
+def test_records_of_partly_drawn_frames_ignore_what_is_not_known(root):
+    records = ctc.records(root, sequences=("01",), partial="ignore", rim=1)
+    assert names(records) == ["01_t007", "01_t009", "01_t010"]
+    assert [record.read().label.min() for record in records] == [0, -1, 0]
+    assert [len(record.files) for record in records] == [2, 3, 2]
+    assert any("not annotated" in f.what and f.level == "note" for f in records.findings)
+    with pytest.raises(InputError, match="rim=0"):
+        ctc.records(root, rim=0)

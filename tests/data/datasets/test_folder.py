@@ -278,3 +278,31 @@ def test_records_reject_wrong_options_and_roots(tmp_path, root):
         folder.records(root / "images")
     with pytest.raises(InputError, match="folder '.*masks/images' does not exist. Expected DIR"):
         folder.records(root / "masks")
+
+
+def test_a_value_that_is_not_annotated_is_left_out_before_the_mask_is_judged(root):
+    mask = mask_of(0, 255, 255, 1, 2, 255)
+    label = folder.records(with_mask(root, mask), ignore="255")[0].read().label
+    assert label.flat[:6].tolist() == [0, -1, -1, 1, 2, -1] and label.dtype == np.int32
+    mask = mask_of(0, 255, 128)
+    label = folder.records(with_mask(root, mask), labels="binary", ignore="128")[0].read().label
+    assert label.flat[:3].tolist() == [0, 1, -1]
+
+
+def test_a_file_beside_the_mask_marks_what_is_not_annotated(root):
+    with_mask(root, mask_of(3, 4, 5))
+    save(root / "masks/p1_a_ignore.png", mask_of(0, 255, 0, 1))
+    with pytest.raises(BadFiles, match="p1_a_ignore.png: mask without an image"):
+        folder.records(root)
+    records = folder.records(root, ignore="suffix:_ignore")
+    assert [len(record.files) for record in records] == [3, 2, 2]
+    assert records[0].read().label.flat[:4].tolist() == [3, -1, 5, -1]
+    assert records[1].read().label.min() == 0
+    with pytest.raises(InputError, match="config.data.ignore: got 'white'; expected a value"):
+        folder.records(root, ignore="white")
+
+
+def test_ids_beside_255_are_not_called_smeared(root):
+    mask = np.full((6, 8), 255, np.uint8)
+    mask[:3, :4], mask[3:, :2] = 1, 2
+    assert set(np.unique(folder.records(with_mask(root, mask))[0].read().label)) == {1, 2, 255}
