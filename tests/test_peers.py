@@ -27,6 +27,7 @@ def test_script_explains_itself_without_the_peer(script):
     assert "--minutes" in done.stdout
 
 
+@pytest.mark.slow
 def test_export_has_the_split_of_a_run_and_scores_itself_as_perfect(tmp_path):
     twins.write("dsb2018", tmp_path / "dsb2018", count=12, size=(32, 32))
     root, out = tmp_path / "dsb2018/stage1_train", tmp_path / "out"

@@ -37,8 +37,9 @@ def reachable(*starts):
 
 def test_every_module_that_training_and_scoring_reach_is_hashed_or_only_shows():
     found = reachable(PACKAGE / "train/loop.py", PACKAGE / "inference/evaluate.py")
-    assert {PACKAGE / name for name in ("losses/pixelwise.py", "metrics/instance.py", "data/order.py",
-                                        "train/loop.py", "step/train_step.py")} <= found
+    assert {PACKAGE / name for name in (
+        "losses/pixelwise.py", "metrics/instance.py", "data/order.py", "train/loop.py",
+        "step/train_step.py")} <= found
     rooms = {path: path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in found}
     hashed = set(provenance.number_sources())
     missing = {str(path) for path in found - hashed

@@ -18,7 +18,7 @@ from cellseg_jax.targets.geometry import in_reading_order
 
 star = TARGETS["star"]
 encode = jax.jit(star.encode, static_argnames="num_rays")  # of (64, 64): compiled once
-GOLDEN = pathlib.Path(__file__).parent / "golden" / "star_stardist.npz"
+GOLDEN = pathlib.Path(__file__).parent.parent / "golden" / "star_stardist.npz"
 
 
 def slow_encode(label, num_rays):
@@ -43,7 +43,7 @@ def slow_encode(label, num_rays):
     return out
 
 
-@pytest.mark.parametrize("num_rays", [7, 32])
+@pytest.mark.parametrize("num_rays", [pytest.param(7, marks=pytest.mark.slow), 32])
 def test_encode_matches_rays_marched_one_by_one(num_rays):
     label = np.zeros((64, 64), np.int32)
     label[:26, :22], label[50, 63] = star_stardist.cells(5, (26, 22)), 90
