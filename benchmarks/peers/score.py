@@ -33,7 +33,7 @@ def main():
     print("part images cells ap50 ap50_image ap f1 pq n_pred")
     for title, parts in (("val", ["val"]), ("test", ["test"]), ("both", ["val", "test"])):
         chosen = [c for (part, _), c in counts.items() if part in parts]
-        total = metrics.InstanceCounts(*map(sum, zip(*chosen, strict=True)))
+        total = metrics.summed(chosen)
         scores = metrics.instance_scores(total)
         image = np.mean([metrics.instance_scores(c)["ap50"] for c in chosen])
         print(title, len(chosen), total.n_true, f"{scores['ap50']:.4f}", f"{image:.4f}",

@@ -4,9 +4,8 @@ from cellseg_jax import metrics
 from cellseg_jax.config import derived
 from cellseg_jax.inference import tune
 from cellseg_jax.runs.folder import read_config
+from cellseg_jax.runs.score_table import DECODING_SCORES
 from cellseg_jax.targets.geometry import METHODS
-
-SCORES = ("ap50", "ap", "f1", "pq")
 
 
 def decodings(predictor) -> dict[str, dict]:
@@ -50,11 +49,11 @@ class DecodingTable:
             self.counts[name].append(metrics.instance_counts(label, found))
 
     def rows(self) -> list[dict]:
-        """[{"name", "options", **SCORES}]; the first is what is scored."""
+        """[{"name", "options", **DECODING_SCORES}]; the first is what is scored."""
         out = []
         for name, counts in self.counts.items():
-            total = metrics.InstanceCounts(*map(sum, zip(*counts, strict=True)))
+            total = metrics.summed(counts)
             scores = metrics.instance_scores(total)
             out.append({"name": name, "options": self.decodings[name],
-                        **{key: scores[key] for key in SCORES}})
+                        **{key: scores[key] for key in DECODING_SCORES}})
         return out

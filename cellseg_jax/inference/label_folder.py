@@ -18,7 +18,7 @@ from cellseg_jax.data.resize import FITS
 from cellseg_jax.data.scale import rescaled
 from cellseg_jax.errors import InputError
 from cellseg_jax.inference.measure import Scores
-from cellseg_jax.inference.predictor import annotated
+from cellseg_jax.inference.original_size import cell_counts
 from cellseg_jax.inference.summary import Measured
 from cellseg_jax.report import terminal
 
@@ -44,9 +44,10 @@ class LabelFolder:
     def __init__(self, config, arrays, indices):
         self.config, self.arrays, self.indices = config, arrays, indices
         self.folder = folder_of(config)
-        found = _by_name(self.folder)
+        files_of = _files_of(self.folder, arrays.image_names)
+        self.used = {path for files in files_of.values() for path in files}
         names = [arrays.image_names[i] for i in indices]
-        chosen = [_files_of(name, found, arrays.image_names) for name in names]
+        chosen = [files_of[name] for name in names]
         missing = [name for name, files in zip(names, chosen, strict=True) if not files]
         if missing:
             raise InputError(
@@ -61,9 +62,7 @@ class LabelFolder:
 
     def note_others(self) -> None:
         """One line on files that belong to no image of the dataset."""
-        names = self.arrays.image_names
-        used = {path for name in names for path in _files_of(name, _by_name(self.folder), names)}
-        others = [path.name for path in _files(self.folder) if path not in used]
+        others = [path.name for path in _files(self.folder) if path not in self.used]
         if others:
             terminal.log(f"{self.folder}: {len(others)} files have the name of no image and are "
                          f"left out: {some(others)}")
@@ -97,9 +96,9 @@ class LabelFolder:
         cells = self.arrays.grid**2
         for n, i in enumerate(self.indices):
             truth, label = self.arrays.original_label(i), self.label(n)
-            original.append(_pixel_counts(truth, label))
+            original.append(cell_counts(truth, label))
             seen = crops.from_grid(self.arrays.label[i * cells : (i + 1) * cells])
-            small.append(_pixel_counts(np.asarray(seen, np.int32), self.as_seen(n, label)))
+            small.append(cell_counts(np.asarray(seen, np.int32), self.as_seen(n, label)))
             objects.append(metrics.instance_counts(truth, label))
             found.append(metrics.image_objects(truth, label, np.ones(label.shape)))
         joined = lambda counts: metrics.Counts(
@@ -146,12 +145,6 @@ def read_label(path: pathlib.Path, size: tuple[int, int]) -> np.ndarray:
     return label.astype(np.int32)
 
 
-def _pixel_counts(truth, label) -> metrics.Counts:
-    """Of (1, 1): cell or not, where the truth is annotated."""
-    return metrics.pixel_counts(*((x > 0)[None, ..., None] for x in (truth, label)),
-                                annotated(truth))
-
-
 def _files(folder: pathlib.Path) -> list[pathlib.Path]:
     return [path for path in sorted(folder.rglob("*"))
             if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")]
@@ -168,9 +161,12 @@ def _by_name(folder: pathlib.Path) -> dict[str, list[pathlib.Path]]:
     return found
 
 
-def _files_of(name: str, found: dict, names) -> list[pathlib.Path]:
-    """The label files of an image; exact names come before those with an ending."""
-    last = name.rpartition("/")[2]
-    alone = sum(other.rpartition("/")[2] == last for other in names) == 1
-    files = found.get(name) or (found.get(last, []) if alone else [])
-    return [path for path in files if path.stem == last] or files
+def _files_of(folder: pathlib.Path, names) -> dict[str, list[pathlib.Path]]:
+    """{image: its label files}; exact names come before those with an ending."""
+    found, last = _by_name(folder), {name: name.rpartition("/")[2] for name in names}
+    count = collections.Counter(last.values())
+    chosen = {}
+    for name in names:
+        files = found.get(name) or (found.get(last[name], []) if count[last[name]] == 1 else [])
+        chosen[name] = [path for path in files if path.stem == last[name]] or files
+    return chosen

@@ -19,7 +19,7 @@ def scores(objects: list, found: list, chosen=None) -> dict:
     edges = metrics.size_edges(found)
     which = range(len(objects)) if chosen is None else np.flatnonzero(chosen)
     objects, found = [objects[n] for n in which], [found[n] for n in which]
-    total = metrics.InstanceCounts(*map(sum, zip(*objects, strict=True)))
+    total = metrics.summed(objects)
     sizes, coco = sum(_sizes(found, edges)), metrics.coco_ap(found)
     of_images = _of_images(objects)
     return (metrics.instance_scores(total)

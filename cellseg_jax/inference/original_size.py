@@ -68,8 +68,7 @@ class OriginalSize:
             return self.predictor.counts(label, probs)
         if found is None:
             found = self.predictor.decode(probs)
-        return metrics.pixel_counts(*((x > 0)[None, ..., None] for x in (label, found)),
-                                    annotated(label))
+        return cell_counts(label, found)
 
     def _add_as_seen(self, probs, i) -> None:
         """Scores of probabilities and report 2's, which are taken at data.size."""
@@ -98,6 +97,12 @@ class OriginalSize:
 
 def _joined(counts) -> list[np.ndarray]:
     return [np.concatenate(c).astype(np.float64) for c in zip(*counts, strict=True)]
+
+
+def cell_counts(label, found) -> metrics.Counts:
+    """Of (1, 1): cell or not by two labels, where the first is annotated."""
+    return metrics.pixel_counts(*((x > 0)[None, ..., None] for x in (label, found)),
+                                annotated(label))
 
 
 def label_kind(config) -> str:

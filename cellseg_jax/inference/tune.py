@@ -89,7 +89,7 @@ class Score:
             return known[0]
         counts = [metrics.instance_counts(label, self.predictor.decode(probs, **options))
                   for label, probs in self.images]
-        total = metrics.InstanceCounts(*map(sum, zip(*counts, strict=True)))
+        total = metrics.summed(counts)
         self.tried.append((options, float(metrics.instance_scores(total)[self.metric])))
         self.progress(len(self.tried))
         return self.tried[-1][1]

@@ -238,9 +238,7 @@ def describe(run: ExportedRun, form: str, program: Program, difference: float) -
             "channels": _output_names(config), "target": config.data.target,
             "meaning": _meaning(config),
         },
-        "decode": {k: eval_options[k]
-                   for k in (derived.DECODE_KEYS.get(name, name) for name in
-                             targets.TARGETS[config.data.target].decode_options)},
+        "decode": {key: eval_options[key] for key in derived.decode_keys(config)},
         **_tuned(run),
         **({"opset": OPSET} if first else {"platforms": stablehlo.PLATFORMS}),
         "parity": {"largest_difference": difference, "allowed": LIMIT, "images": run.source},
@@ -276,12 +274,9 @@ def _fixed_sizes(model: str, shape, first: bool) -> list[str]:
 
 def _tuned(run: ExportedRun) -> dict:
     """The decode options that predict --tune found for this checkpoint, if it did."""
-    workdir = run.predictor.workdir
-    try:
-        found = tune.read(workdir, read_config(workdir), run.predictor.step)["options"]
-    except InputError:
-        return {}
-    return {"decode_tuned": {key.removeprefix("eval."): value for key, value in found.items()}}
+    found = tune.found(run.predictor)
+    return {"decode_tuned": {key.removeprefix("eval."): value
+                             for key, value in found["options"].items()}} if found else {}
 
 
 def _output_names(config) -> tuple[str, ...]:

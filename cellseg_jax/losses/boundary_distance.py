@@ -1,4 +1,4 @@
-"""The loss of the distance between boundaries, and the distance transform behind it."""
+"""The loss of the distance between boundaries, and the signed distance behind it."""
 
 from collections.abc import Sequence
 
@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import ArrayLike, Bool, Float
 
 from cellseg_jax.losses.shared import Logits, Loss, PixelWeight, Target, checked, mean_of_pixels
+from cellseg_jax.targets.object_distance import edge_distance
 
 
 def boundary(
@@ -45,47 +46,7 @@ def signed_distance(
     Args:
       dtype: of the result.
     Returns: pixels.
-    Source: Felzenszwalb & Huttenlocher 2012, Distance transforms of sampled functions, section
-      2.1: along one axis, then the minimum of parabolas along the other. These are tried from
-      near to far, in whole images at a time, until none can be lower.
     """
-    height, rows = mask.shape[-2], mask.ndim - 2
-    sign = jnp.where(mask, -1, 1).astype(dtype)
-    # Squared distances along rows, with the sign of the pixel they belong to: a pixel needs of
-    # another row the positive part of what has its own sign, and 0 where the kinds differ.
-    along = sign * jnp.swapaxes(_run_distance(jnp.swapaxes(mask, -1, -2), dtype), -1, -2) ** 2
-    some = mask.any((-1, -2), keepdims=True) & ~mask.all((-1, -2), keepdims=True)
-    squared = jnp.where(some, jnp.abs(along), 0)
-    # Beyond its borders an image repeats: those rows are nearer in truth, so they do no harm.
-    padded = jnp.pad(along, [(0, 0)] * rows + [(height, height), (0, 0)], mode="edge")
-    together = 8  # offsets tried in one pass over memory
-
-    def farther(carry):
-        offset, squared = carry
-        return (offset < height) & ((offset**2).astype(dtype) < squared.max())
-
-    def lower(carry):
-        offset, squared = carry
-        for step in range(together):
-            k = offset + step
-            above, below = (sign * jax.lax.dynamic_slice_in_dim(padded, start, height, rows)
-                            for start in (height - k, height + k))
-            nearest = jnp.maximum(jnp.minimum(above, below), 0)
-            squared = jnp.minimum(squared, nearest + (k**2).astype(dtype))
-        return offset + together, squared
-
-    _, squared = jax.lax.while_loop(farther, lower, (jnp.int32(1), squared))
-    distance = jnp.sqrt(squared)
+    distance = edge_distance(mask.astype(jnp.int8) + 1, dtype=dtype)
+    distance = jnp.where(jnp.isfinite(distance), distance, 0)
     return jnp.where(mask, jnp.minimum(1 - distance, 0), distance)
-
-
-def _run_distance(mask, dtype):
-    """(..., L, M): distance along L to the nearest pixel of the other kind, inf without one."""
-    axis = mask.ndim - 2
-    place = jax.lax.broadcasted_iota(dtype, mask.shape, axis)
-    change = jnp.diff(mask, axis=axis)
-    pad = lambda before, after: jnp.pad(
-        change, [(0, 0)] * axis + [(before, after), (0, 0)])
-    start = jax.lax.cummax(jnp.where(pad(1, 0), place, -jnp.inf), axis)
-    end = jax.lax.cummin(jnp.where(pad(0, 1), place, jnp.inf), axis, reverse=True)
-    return 1 + jnp.minimum(place - start, end - place)

@@ -31,6 +31,7 @@ from cellseg_jax.metrics.instance import (
     instance_scores,
     match,
     seg,
+    summed,
 )
 from cellseg_jax.metrics.partition import (
     information_error,

@@ -7,6 +7,7 @@ All come from one sparse table of overlaps. `instance_counts` takes from it what
 images, `instance_scores` turns counts into scores: of one image, or of all from summed counts.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -314,7 +315,7 @@ def _error_kinds(table: Overlap) -> ErrorKinds:
 
 
 class InstanceCounts(NamedTuple):
-    """Counts behind the instance scores. They add over images: `map(sum, zip(*many))`."""
+    """Counts behind the instance scores. They add over images: see `summed`."""
 
     n_true: int
     n_pred: int
@@ -345,6 +346,11 @@ def instance_counts(label: Ids, pred: Ids) -> InstanceCounts:
         float(table.iou[table.covered].sum()),
         *map(int, _detections(table)), *map(int, _aji_pixels(table, _closest(table))),
         np.array(_error_kinds(table)))
+
+
+def summed(counts: Iterable[InstanceCounts]) -> InstanceCounts:
+    """The counts of several images, at least one, together."""
+    return InstanceCounts(*map(sum, zip(*counts, strict=True)))
 
 
 def instance_scores(counts: InstanceCounts) -> dict[str, float]:

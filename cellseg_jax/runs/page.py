@@ -27,6 +27,7 @@ from cellseg_jax.runs.folder import (
     read_config,
     scores_file,
 )
+from cellseg_jax.runs.score_table import DECODING_SCORES
 
 PICTURE_NAME = re.compile(r"\d+_(worst|median|best)_dice([\d.]+|nan)_(.*)\.png")
 # Of eval_options, what scores follow from.
@@ -35,7 +36,6 @@ MAX_ROWS = 100  # of the table of images
 # Kinds of metrics.ErrorKinds of true objects, and their colours (Okabe and Ito).
 KINDS = {"correct": "#009e73", "merged": "#cc79a7", "split": "#56b4e9", "inexact": "#e69f00",
          "missed": "#d55e00"}
-DECODING_SCORES = ("ap50", "ap", "f1", "pq")
 STRATUM_SCORES = ("ap50", "ap", "ap50_image_mean", "ap_coco", "f1", "f1_small", "f1_medium",
                   "f1_large", "pq", "merge_rate", "split_rate", "count_error")
 CARDS = (("metrics", "dice_mean", "Dice, network size"),

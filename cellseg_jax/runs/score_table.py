@@ -2,6 +2,8 @@
 
 from cellseg_jax.report import terminal
 
+DECODING_SCORES = ("ap50", "ap", "f1", "pq")  # of each decoding of the same probabilities
+
 
 def print_scores(test: dict) -> None:
     """Tables of eval/test.json: every score at both sizes, and Dice by stratum."""
@@ -11,11 +13,11 @@ def print_scores(test: dict) -> None:
     rows = [(name, _number(small.get(name)), _number(original.get(name)))
             for name in {**small, **original}]
     terminal.print_table(title, ("score", "at data.size", "original size"), rows)
-    rows = [(one["name"], *(_number(one[key]) for key in ("ap50", "ap", "f1", "pq")))
+    rows = [(one["name"], *(_number(one[key]) for key in DECODING_SCORES))
             for one in test.get("decoding", ())]
     if len(rows) > 1:
         terminal.print_table("by decoding, at the original size; the first is scored above",
-                             ("decoding", "ap50", "ap", "f1", "pq"), rows)
+                             ("decoding", *DECODING_SCORES), rows)
     rows = [(name, str(value["n"]), _number(value["dice_mean"]), _number(value["iou_mean"]))
             for name, value in test.get("per_stratum", {}).items()]
     if len(rows) > 1:

@@ -9,11 +9,11 @@ from every pixel of a cell of any shape to one place. `decode` is in flow_masks.
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Float32, Int32, Integer, Num
+from jaxtyping import Array, ArrayLike, Float, Float32, Integer, Num
 
 from cellseg_jax.targets.flow_masks import decode
 from cellseg_jax.targets.heat import unit_flow
-from cellseg_jax.targets.object_distance import ranks
+from cellseg_jax.targets.object_distance import centres
 from cellseg_jax.targets.target import Target, first_above
 
 SCALE = 5.0  # what the network puts out is the flow times this, as in Cellpose
@@ -41,26 +41,8 @@ def encode(label: Integer[ArrayLike, "*n h w"]) -> Float32[Array, "*n h w 3"]:
 
 @jax.jit  # one program where nothing around is compiled
 def _flow(label):
-    return unit_flow(label, *jax.vmap(_centres)(label))
-
-
-def _centres(label: Integer[Array, "h w"]) -> tuple[Float32[Array, "h w"], Int32[Array, "h w"]]:
-    """1 at the centre of each object, and at all its pixels how many rounds its heat spreads."""
-    size, rank = label.size, ranks(label).reshape(-1)
-    number = jnp.arange(size, dtype=jnp.int32)
-    place = jnp.stack(jnp.divmod(number, label.shape[1]), -1)
-    least = jax.ops.segment_min(jnp.concatenate([place, -place], -1), rank, size)[rank]
-    first, last = least[:, :2], -least[:, 2:]
-    # From the middle of the object, so that sums stay small.
-    place = place - (first + last) // 2
-    sums = jax.ops.segment_sum(jnp.pad(place, ((0, 0), (0, 1)), constant_values=1), rank, size)
-    distance = ((place - (sums[:, :2] / sums[:, 2:])[rank]) ** 2).sum(-1)
-    nearest = distance == jax.ops.segment_min(distance, rank, size)[rank]
-    chosen = jax.ops.segment_min(jnp.where(nearest, number, size), rank, size)[rank]
-    centre = (number == chosen) & (label.reshape(-1) > 0)
-    rounds = 2 * (last - first + 3).sum(-1)
-    return (centre.astype(jnp.float32).reshape(label.shape),
-            rounds.astype(jnp.int32).reshape(label.shape))
+    centre, extent = jax.vmap(centres)(label)
+    return unit_flow(label, centre.astype(jnp.float32), 2 * (extent + 2).sum(-1))
 
 
 def maps_of(logits: Float[ArrayLike, "... h w 3"]) -> Float[Array, "... h w 3"]:

@@ -7,20 +7,20 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Bool, Float32, Int32, Integer
+from jaxtyping import Array, ArrayLike, Bool, Float, Float32, Int32, Integer
 
 SIDES = ((-1, 0), (1, 0), (0, -1), (0, 1))
 CORNERS = ((-1, -1), (-1, 1), (1, -1), (1, 1))
 
 
 def edge_distance(
-    label: Integer[ArrayLike, "*n h w"], limit: float = jnp.inf
-) -> Float32[Array, "*n h w"]:
+    label: Integer[ArrayLike, "*n h w"], limit: float = jnp.inf, dtype=jnp.float32
+) -> Float[Array, "*n h w"]:
     """Pixels from each pixel of an object to the nearest pixel of another id; 0 in background.
 
     Exact Euclidean distances between pixel centres: 1 at an object's rim. The border of the image
     is no edge. An object that fills its image has no edge: its distances are inf. Distances above
-    `limit` need not be right, but are above it.
+    `limit` need not be right, but are above it. Of `dtype`.
 
     Source: Felzenszwalb & Huttenlocher 2012, Distance transforms of sampled functions, section
       2.1: along rows, then the minimum of parabolas along columns, tried from near to far until
@@ -29,7 +29,7 @@ def edge_distance(
     label = jnp.asarray(label)
     shape, height = label.shape, label.shape[-2]
     label = label.reshape(-1, *shape[-2:])
-    along = _run_distance(label) ** 2
+    along = _run_distance(label, dtype) ** 2
     # Beyond its borders an image repeats: those rows are nearer in truth, so they do no harm.
     pad = lambda x: jnp.pad(x, [(0, 0), (height, height), (0, 0)], mode="edge")
     labels, alongs = pad(label), pad(along)
@@ -38,7 +38,7 @@ def edge_distance(
     def farther(carry):
         offset, squared = carry
         return (offset < height) & (
-            (offset**2).astype(jnp.float32)
+            (offset**2).astype(dtype)
             < jnp.minimum(jnp.where(label > 0, squared, 0).max(), limit**2))
 
     def lower(carry):
@@ -48,17 +48,17 @@ def edge_distance(
                 other, distance = (jax.lax.dynamic_slice_in_dim(x, start, height, 1)
                                    for x in (labels, alongs))
                 there = jnp.where(other == label, distance, 0)
-                squared = jnp.minimum(squared, there + ((offset + k) ** 2).astype(jnp.float32))
+                squared = jnp.minimum(squared, there + ((offset + k) ** 2).astype(dtype))
         return offset + together, squared
 
     _, squared = jax.lax.while_loop(farther, lower, (jnp.int32(1), along))
     return jnp.where(label > 0, jnp.sqrt(squared), 0).reshape(shape)
 
 
-def _run_distance(label):
+def _run_distance(label, dtype):
     """Pixels along each row to the nearest pixel of another id, inf without one."""
     axis = label.ndim - 1
-    place = jax.lax.broadcasted_iota(jnp.float32, label.shape, axis)
+    place = jax.lax.broadcasted_iota(dtype, label.shape, axis)
     change = label[..., 1:] != label[..., :-1]
     pad = lambda before, after: jnp.pad(change, [(0, 0)] * axis + [(before, after)])
     start = jax.lax.cummax(jnp.where(pad(1, 0), place, -jnp.inf), axis)
@@ -69,7 +69,7 @@ def _run_distance(label):
 def centre_distance(label: Integer[ArrayLike, "*n h w"]) -> Float32[Array, "*n h w"]:
     """Length of the shortest path within the object from each pixel to its centre; 0 in background.
 
-    The centre is the pixel of the object nearest to its centroid. Paths go from pixel to pixel
+    For the centre see `centres`. Paths go from pixel to pixel
     through sides, and through a corner, in steps of sqrt(2), where a pixel beside it is of the
     object too: up to 8 % longer than straight lines. So every pixel but the centre has a pixel of
     the object beside it that is nearer, and an object of any shape has one minimum. inf in pieces
@@ -89,7 +89,7 @@ def centre_distance(label: Integer[ArrayLike, "*n h w"]) -> Float32[Array, "*n h
         new = jnp.minimum(distance, jnp.minimum(least(SIDES) + 1, least(CORNERS) + 2**0.5))
         return new, (new < distance).any()
 
-    start = jnp.where(jax.vmap(_centres)(label), jnp.float32(0), jnp.inf)
+    start = jnp.where(jax.vmap(centres)(label)[0], jnp.float32(0), jnp.inf)
     distance, _ = jax.lax.while_loop(lambda carry: carry[1], nearer, (start, (start == 0).any()))
     return jnp.where(label > 0, distance, 0).reshape(shape)
 
@@ -100,17 +100,26 @@ def _shifted(array, y, x, fill):
     return jax.lax.pad(array, jnp.asarray(fill, array.dtype), pad)
 
 
-def _centres(label: Integer[Array, "h w"]) -> Bool[Array, "h w"]:
-    """True at the centre of each object: of equally near pixels the first."""
-    rank, count = ranks(label).reshape(-1), label.size
-    place = jnp.arange(count)
-    y, x = (p.astype(jnp.float32) for p in jnp.divmod(place, label.shape[1]))
-    area = jax.ops.segment_sum(jnp.ones(count), rank, count)
-    centroid = [(jax.ops.segment_sum(p, rank, count) / jnp.maximum(area, 1))[rank] for p in (y, x)]
-    away = (y - centroid[0]) ** 2 + (x - centroid[1]) ** 2
-    nearest = away == jax.ops.segment_min(away, rank, count)[rank]
-    first = jax.ops.segment_min(jnp.where(nearest, place, count), rank, count)[rank]
-    return ((place == first) & (label.reshape(-1) > 0)).reshape(label.shape)
+def centres(
+    label: Integer[Array, "h w"]
+) -> tuple[Bool[Array, "h w"], Int32[Array, "h w 2"]]:
+    """True at the centre of each object, and at all its pixels the rows and columns it spans.
+
+    The centre is the pixel nearest to the mean of the object's pixels, the first of equals.
+    """
+    size, rank = label.size, ranks(label).reshape(-1)
+    number = jnp.arange(size, dtype=jnp.int32)
+    place = jnp.stack(jnp.divmod(number, label.shape[1]), -1)
+    least = jax.ops.segment_min(jnp.concatenate([place, -place], -1), rank, size)[rank]
+    first, last = least[:, :2], -least[:, 2:]
+    # From the middle of the object, so that sums stay small.
+    place = place - (first + last) // 2
+    sums = jax.ops.segment_sum(jnp.pad(place, ((0, 0), (0, 1)), constant_values=1), rank, size)
+    distance = ((place - (sums[:, :2] / sums[:, 2:])[rank]) ** 2).sum(-1)
+    nearest = distance == jax.ops.segment_min(distance, rank, size)[rank]
+    chosen = jax.ops.segment_min(jnp.where(nearest, number, size), rank, size)[rank]
+    centre = (number == chosen) & (label.reshape(-1) > 0)
+    return centre.reshape(label.shape), (last - first + 1).reshape(*label.shape, 2)
 
 
 def ranks(label: Integer[Array, "h w"]) -> Int32[Array, "h w"]:

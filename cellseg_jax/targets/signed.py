@@ -9,7 +9,7 @@ from scipy.special import logit
 from cellseg_jax.errors import pick
 from cellseg_jax.targets.geometry import basins, components, decode_each, remove_small
 from cellseg_jax.targets.object_distance import edge_distance
-from cellseg_jax.targets.target import Target, first_above
+from cellseg_jax.targets.target import Target, first_above, first_sigmoid
 
 LIMIT = 20.0  # pixels; what lies farther from an edge counts as far as this
 
@@ -28,11 +28,6 @@ def encode(label: Integer[ArrayLike, "*n h w"]) -> Float32[ArrayLike, "*n h w 2"
     # Background is an object too, with an id of its own.
     distance = jnp.minimum(edge_distance(jnp.where(cell, label, -1) + 2, LIMIT), LIMIT)
     return jnp.stack([cell.astype(jnp.float32), jnp.where(cell, distance, -distance)], -1)
-
-
-def probs(logits: Num[ArrayLike, "*n h w 2"]) -> Num[ArrayLike, "*n h w 2"]:
-    """The probability of a cell, and the distance as it is."""
-    return jnp.concatenate([jax.nn.sigmoid(logits[..., :1]), logits[..., 1:]], -1)
 
 
 def decode(
@@ -60,8 +55,8 @@ def decode(
 
 
 SIGNED = Target(
-    names=lambda **_: ("cell", "signed distance to the edge, pixels"), encode=encode, probs=probs,
-    mask=first_above, cell_mask=first_above, decode=decode, num_binary=1,
+    names=lambda **_: ("cell", "signed distance to the edge, pixels"), encode=encode,
+    probs=first_sigmoid, mask=first_above, cell_mask=first_above, decode=decode, num_binary=1,
     # The distance shrinks and grows with the image, on the average of both directions.
     rescaled=lambda maps, factors: maps * np.array([1, np.prod(factors) ** 0.5], maps.dtype),
     losses={"dice": 1.0, "mae": 0.1})

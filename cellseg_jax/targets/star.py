@@ -13,7 +13,7 @@ from scipy.special import logit
 from cellseg_jax.targets.geometry import decode_each, in_reading_order, remove_small
 from cellseg_jax.targets.object_distance import edge_distance, normalised
 from cellseg_jax.targets.polygons import drawn, kept
-from cellseg_jax.targets.target import Target, first_above
+from cellseg_jax.targets.target import Target, first_above, first_sigmoid
 
 SHORTEST = 1e-3  # pixels: the least length of a ray, as in StarDist
 TOGETHER = 4  # steps along a ray in one pass over memory
@@ -79,12 +79,6 @@ def _steps(num_rays, longest):
     places = np.cumsum(np.broadcast_to(directions[:, None], (num_rays, steps, 2)), 1,
                        dtype=np.float32)
     return directions, np.clip(np.rint(places), -longest, longest).astype(np.int32)
-
-
-def probs(logits: Num[ArrayLike, "... h w k"]) -> Num[ArrayLike, "... h w k"]:
-    """The sigmoid of the object probability, and rays as they are."""
-    xp = jnp if isinstance(logits, jax.Array) else np
-    return xp.concatenate([jax.nn.sigmoid(logits[..., :1]), logits[..., 1:]], -1)
 
 
 def cell_mask(maps: Float[ArrayLike, "... h w k"], threshold=0.5) -> Bool[ArrayLike, "... h w 1"]:
@@ -174,6 +168,6 @@ def names(*, num_rays: int = 32) -> tuple[str, ...]:
 
 
 STAR = Target(
-    names=names, encode=encode, probs=probs, mask=first_above, cell_mask=cell_mask, decode=decode,
-    num_binary=1, regression_weight=lambda target: target[..., 0], turned=turned,
+    names=names, encode=encode, probs=first_sigmoid, mask=first_above, cell_mask=cell_mask,
+    decode=decode, num_binary=1, regression_weight=lambda target: target[..., 0], turned=turned,
     rescaled=rescaled, losses={"bce": 1.0, "mae": 0.2})

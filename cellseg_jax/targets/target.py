@@ -5,9 +5,10 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import ArrayLike, Bool, Float
+from jaxtyping import ArrayLike, Bool, Float, Num
 from scipy.special import logit
 
 
@@ -93,6 +94,11 @@ def above(probs: Float[ArrayLike, "... h w k"], threshold=0.5) -> Bool[ArrayLike
 def first_above(maps: Float[ArrayLike, "... h w k"], threshold=0.5) -> Bool[ArrayLike, "... h w 1"]:
     """True where the first output, a probability, exceeds the threshold."""
     return maps[..., :1] > threshold
+
+
+def first_sigmoid(logits: Num[ArrayLike, "... h w k"]) -> Num[ArrayLike, "... h w k"]:
+    """The probability of the first output, and the others as they are."""
+    return jnp.concatenate([jax.nn.sigmoid(logits[..., :1]), logits[..., 1:]], -1)
 
 
 def winner(probs: Float[ArrayLike, "... h w k"], threshold=None) -> Bool[ArrayLike, "... h w k"]:
