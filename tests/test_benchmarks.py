@@ -29,6 +29,8 @@ CASES = {
                    rf"\| vmap \| 2 \| {NUMBER} \| {NUMBER} \|"),
     "pruning": ("--size=16 --channels=4,8 --images=8 --levels=1 --rounds=1", "", (),
                 rf"\| one program \| {NUMBER} \| {NUMBER} \|"),
+    "target_survival": ("--targets=distance --every=20", "dsb2018", (),
+                        rf"\| distance \|( {NUMBER} \|){{7}}"),
     "train_step": ("--cases=simple_conv_64 --steps=1", "", ("torch", "monai", "einops"),
                    rf"simple_conv_64: ours {NUMBER}, torch {NUMBER} images/s"),
 }

@@ -119,6 +119,12 @@ def load(data_config, progress=None, records: Records | None = None) -> Arrays:
     return arrays
 
 
+def load_few(data_config, count: int = 12) -> Arrays:
+    """The decoded samples of at most `count` images, evenly taken: for a first look at the data."""
+    records = records_of(data_config)
+    return load(data_config, records=Records(records[:: -(-len(records) // count)]))
+
+
 def cache_options(data_config) -> CacheOptions:
     """What decoded arrays follow from, of config.data."""
     return CacheOptions(

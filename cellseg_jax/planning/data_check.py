@@ -4,13 +4,14 @@ import time
 
 import jax
 
-from cellseg_jax import models
+from cellseg_jax import data, models
 from cellseg_jax.config import derived
 from cellseg_jax.crops import round_up
 from cellseg_jax.data.quality import checks, examine
 from cellseg_jax.data.quality.report import Report, gather
 from cellseg_jax.data.records import Finding
 from cellseg_jax.errors import InputError
+from cellseg_jax.planning import target_survival
 from cellseg_jax.step.spec import make_spec
 from cellseg_jax.step.state import check_model
 
@@ -25,6 +26,8 @@ def check(config, progress=None) -> Report:
     start = time.monotonic()
     examination = examine.examine(config.data, progress)
     findings = [*examination.findings, *_of_config(config, examination)]
+    if not any(finding.level == "error" for finding in findings):
+        findings += _of_target(config)
     findings.sort(key=lambda finding: checks.LEVELS.index(finding.level))
     return Report(config, examination, gather(findings), time.monotonic() - start)
 
@@ -63,6 +66,14 @@ def _of_size(config, stride: int):
     elif padded != (height, width):
         yield Finding("note", "config.data.size", f"{small}, so the network pads to "
                       f"{padded[0]}x{padded[1]} and cuts back")
+
+
+def _of_target(config):
+    """Findings on what the target loses of a few labels; of cells alone, not of classes."""
+    if derived.is_classical(config) or config.data.target == "classes":
+        return ()
+    found = target_survival.survival(config, data.load_few(config.data))
+    return target_survival.findings(config, found)
 
 
 def stride_and_norm(config) -> tuple[int, bool]:

@@ -47,9 +47,7 @@ def augmented_sheet(config, arrays, order, augmented: Callable) -> UInt8[np.ndar
 
 def preview(config) -> UInt8[np.ndarray, "h w 3"]:
     """The sheet of a run not yet begun, from a few images evenly taken from its data."""
-    records = data.records_of(config.data)
-    chosen = data.Records(records[:: -(-len(records) // COUNT)])
-    arrays = data.load(config.data, records=chosen)
+    arrays = data.load_few(config.data, COUNT)
     config = config.copy_and_resolve_references()
     config.train.batch_size = min(COUNT, arrays.num_samples)
     order = order_of(config, arrays, np.arange(arrays.num_samples))

@@ -1,0 +1,79 @@
+"""What a target loses of a label, before any network: decode(encode(label)) against the label."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int32, Integer
+
+from cellseg_jax import metrics, targets
+from cellseg_jax.config import derived
+from cellseg_jax.data.records import Finding
+from cellseg_jax.step.spec import make_spec
+
+SEVERAL = 0.02  # the share of lost cells from which it is a warning
+VANISHED = 0.05  # of cells that resizing removes, from which it is an error
+KINDS = ("merged with a neighbour", "split", "of another shape", "missing")
+
+
+class Survival(NamedTuple):
+    """Cells of some images, and what becomes of them on the way to the network and back."""
+
+    num_images: int
+    in_files: int
+    at_size: int  # after resizing, or in the window that the network sees
+    back: int  # decoded from the encoded label with an IoU of at least 0.5
+    kinds: tuple[int, ...]  # those that are not back, as KINDS
+
+    @property
+    def lost(self) -> int:
+        """Cells that the network sees and that its target does not give back."""
+        return self.at_size - self.back
+
+
+def survival(config, arrays) -> Survival:
+    """Encode and decode all labels of instances as a run does, with the options of config.eval.
+
+    Args:
+      config: complete.
+      arrays: of data.load.
+    """
+    images = range(len(arrays.image_names))
+    counts = metrics.summed(
+        metrics.instance_counts(label, returned(config, label)) for label in arrays.label)
+    _, *kinds, _ = counts.kinds.tolist()  # correct; then without spurious objects
+    merged, split, inexact, missed = kinds
+    return Survival(len(images), sum(_num_cells(arrays.original_label(i)) for i in images),
+                    counts.n_true, int(counts.tp[0]), (merged, split, inexact, missed))
+
+
+def returned(config, label: Integer[np.ndarray, "h w"]) -> Int32[np.ndarray, "h w"]:
+    """The label that decoding makes of a network without error."""
+    target = targets.TARGETS[config.data.target]
+    maps = np.asarray(make_spec([config]).encode(label[None])[0])
+    return target.decode(maps, **derived.decode_options(config))
+
+
+def findings(config, found: Survival):
+    """Findings on what the size of the network's input and its target lose."""
+    height, width = derived.input_size(config)
+    gone = found.in_files - found.at_size
+    if config.data.fit == "resize" and gone > 0:
+        yield Finding(
+            "error" if gone > VANISHED * found.in_files else "note", "config.data.size",
+            f"resizing to {height}x{width} leaves no pixel of {gone:,} of {found.in_files:,} cells "
+            f"of {found.num_images} images; set it larger, or config.data.fit=random_crop, which "
+            "keeps the pixels of the files")
+    if found.lost > 0:
+        many = found.lost > SEVERAL * found.at_size
+        kinds = ", ".join(f"{n:,} {kind}" for n, kind in zip(found.kinds, KINDS, strict=True) if n)
+        other = ("; config.data.target=distance keeps cells apart that touch"
+                 if many and config.data.target in ("foreground", "boundary") else "")
+        yield Finding(
+            "warning" if many else "note", "config.data.target",
+            f"{config.data.target} at {height}x{width}, decoded from a network without error, "
+            f"gives {found.back:,} of {found.at_size:,} cells of {found.num_images} images back "
+            f"({kinds}){other}")
+
+
+def _num_cells(label) -> int:
+    return len(np.unique(label[label > 0]))
