@@ -15,7 +15,8 @@ Which of two classes of pixels are the cells is decided by `polarity`:
     cells fill most of the border.
 
 Sobel has no polarity. An image of one colour has no cells. `sigma`, in pixels, is that of a
-Gaussian that smooths the image first; 0 does not smooth. All methods raise ValueError for a
+Gaussian that smooths the image first; 0 does not smooth. Hot and dead pixels do not count: each
+channel is clipped to twice the range that it has after a median of 3 x 3 pixels. All methods raise ValueError for a
 number outside its range or an image of another shape, and InputError for an unknown polarity.
 """
 
@@ -42,8 +43,7 @@ VARIANCE_FLOOR = 1e-4  # of the image's variance: what each class of the MRF has
 def otsu(image: Image, *, polarity: str = "auto", sigma: float = 0.0) -> Mask:
     """Two classes of gray, by the threshold that minimises the variance within them.
 
-    Every gray value of the image is tried, not the edges of a histogram's bins, so that a hot
-    pixel in 16 bits costs no resolution.
+    Every gray value of the image is tried, not the edges of a histogram's bins.
 
     Source: Otsu 1979, IEEE Transactions on Systems, Man and Cybernetics 9.
     """
@@ -159,13 +159,21 @@ def _at_least(name, value, low):
 
 
 def _colours(image, sigma):
-    """(H, W, 1 or 3) float64 without alpha, smoothed; the darkest value of each channel is 0."""
+    """(H, W, 1 or 3) float64 without alpha, smoothed; the darkest value of each channel is 0.
+
+    What lies beyond twice the robust range of a channel is clipped: one hot pixel of 65535 in a
+    dark image would be a class of its own.
+    """
     _at_least("sigma", sigma, 0)
     image = np.asarray(image)
     image = image[..., None] if image.ndim == 2 else image
     if image.ndim != 3 or image.shape[-1] not in (1, 2, 3, 4) or not image.size:
         raise ValueError(f"image {image.shape}: expected (H, W, C) with C 1 or 3, alpha behind it")
     colours = image[..., : 1 if image.shape[-1] < 3 else 3].astype(np.float64)
+    middle = ndimage.median_filter(colours, (3, 3, 1), mode="nearest")
+    low, high = middle.min((0, 1)), middle.max((0, 1))
+    beyond = np.where(high > low, (high - low) / 2, np.inf)  # else nothing else is in the image
+    colours = np.clip(colours, low - beyond, high + beyond)
     colours -= colours.min((0, 1))  # a constant image stays constant under rounding
     return ndimage.gaussian_filter(colours, (sigma, sigma, 0), mode="nearest")
 

@@ -60,12 +60,11 @@ def resize_label(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """(*size) of an (H, W) label: the value at the nearest half-pixel centre.
 
     Aligned with `resize_image`, as torch's "nearest-exact"; the legacy "nearest" samples
-    floor(i H / H_out) and shifts objects by up to half an input pixel towards the origin.
+    floor(i H / H_out) and shifts objects by up to half an input pixel towards the origin. In
+    integers: as floats, centres on the border of two pixels fall below it for some sizes.
     """
-    rows, columns = (
-        np.minimum((np.arange(new) + 0.5) * (old / new), old - 1).astype(np.int64)
-        for old, new in zip(label.shape, size, strict=True)
-    )
+    rows, columns = ((2 * np.arange(new) + 1) * old // (2 * new)
+                     for old, new in zip(label.shape, size, strict=True))
     return label[rows[:, None], columns]
 
 

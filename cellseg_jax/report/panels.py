@@ -121,9 +121,9 @@ def _fit(image, *labels):
     if longer > MAX_TILE:
         size = [max(1, round(n * MAX_TILE / longer)) for n in image.shape[:2]]
         image = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BOX))
-        pick = np.ix_(*((np.arange(n) + 0.5) * m // n
+        pick = np.ix_(*((2 * np.arange(n) + 1) * m // (2 * n)
                         for n, m in zip(size, labels[0].shape, strict=True)))
-        return image, *(np.asarray(x)[tuple(p.astype(int) for p in pick)] for x in labels)
+        return image, *(np.asarray(x)[pick] for x in labels)
     factor = max(1, -(-MIN_TILE // longer))
     return tuple(np.asarray(x).repeat(factor, 0).repeat(factor, 1) for x in (image, *labels))
 

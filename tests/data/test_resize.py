@@ -1,3 +1,5 @@
+import fractions
+
 import numpy as np
 import pytest
 
@@ -61,6 +63,13 @@ def test_resize_keeps_image_and_label_aligned():
         centre = [np.mean(np.nonzero(mask), axis=1) for mask in (
             resize_image(image, size)[..., 0] > 100, resize_label(label, size))]
         np.testing.assert_allclose(*centre, atol=0.1)
+
+
+def test_resize_label_is_exact_where_a_centre_lies_between_two_pixels():
+    for old, new in ((2, 49), (64, 103), (84, 554), (320, 134), (480, 22), (696, 642)):
+        label = np.arange(old, dtype=np.int32)[None]
+        expected = [fractions.Fraction((2 * i + 1) * old, 2 * new).__floor__() for i in range(new)]
+        assert resize_label(label, (1, new))[0].tolist() == expected, (old, new)
 
 
 def test_resize_label_invents_no_values():
