@@ -40,7 +40,7 @@ def panel(image, truth, pred, caption="", *, classes=False) -> np.ndarray:
     image, truth, pred = _fit(stretch(image), truth, pred)
     dimmed, unknown, truth = _dimmed(image), truth < 0, np.maximum(truth, 0)
     true_colours = _colours(truth)
-    pred_colours = _colours(pred) if classes else _colours(pred, prefer=(truth, true_colours))
+    pred_colours = _colours(pred, prefer=None if classes else (truth, true_colours))
     tiles = {
         "image": image,
         "truth": _greyed(_fill(dimmed, truth, true_colours), unknown),
@@ -70,7 +70,7 @@ def overlay(image, label) -> np.ndarray:
     label = np.maximum(label, 0)
     out = stretch(image)
     edge = _thick_outline(label, 1 + max(label.shape) // 700)
-    out[edge] = _colours(label)[label[edge]]
+    out[edge] = _colours(label)[edge]
     return out
 
 
@@ -140,26 +140,37 @@ def _dimmed(image):
 
 
 def _colours(label, prefer=None) -> np.ndarray:
-    """(max id + 1, 3) uint8: a colour per id; ids that touch differ where the palette allows it."""
-    count = int(label.max()) + 1
-    wanted = np.arange(-1, count - 1)
+    """(H, W, 3) uint8: a colour per id; ids that touch differ where the palette allows it."""
+    ids, label = _without_gaps(label)
+    wanted = ids.astype(np.int64) - 1
     if prefer is not None:
         truth, colours = prefer
         both = (truth > 0) & (label > 0)
-        pairs, area = np.unique(np.stack([label[both], truth[both]]), axis=1, return_counts=True)
+        pairs, pixel, area = np.unique(np.stack([label[both], truth[both]]), axis=1,
+                                       return_index=True, return_counts=True)
+        theirs = colours[both][pixel]
         for n in np.argsort(area):  # the largest overlap is written last
-            wanted[pairs[0, n]] = np.flatnonzero((PALETTE == colours[pairs[1, n]]).all(-1))[0]
+            wanted[pairs[0, n]] = np.flatnonzero((PALETTE == theirs[n]).all(-1))[0]
     neighbours = {}
     for a, b in ((label[1:], label[:-1]), (label[:, 1:], label[:, :-1])):
         touching = (a != b) & (a > 0) & (b > 0)
         for i, j in np.unique(np.stack([a[touching], b[touching]]), axis=1).T:
             neighbours.setdefault(max(i, j), set()).add(min(i, j))
-    chosen = np.zeros(count, int)
+    chosen = np.zeros(len(ids), int)
     for i in np.unique(label[label > 0]):
         taken = {chosen[j] for j in neighbours.get(i, ())}
         order = [(wanted[i] + k) % len(PALETTE) for k in range(len(PALETTE))]
         chosen[i] = next((c for c in order if c not in taken), order[0])
-    return PALETTE[chosen]
+    return PALETTE[chosen][label]
+
+
+def _without_gaps(label):
+    """(ids, place of each pixel's id in them); tables of all ids are no larger than the label."""
+    highest = int(label.max(initial=0))
+    if highest < label.size:
+        return np.arange(highest + 1), label
+    ids, places = np.unique(np.append(label.dtype.type(0), label), return_inverse=True)
+    return ids, places[1:].reshape(label.shape)
 
 
 def _thick_outline(label, width):
@@ -172,7 +183,7 @@ def _thick_outline(label, width):
 
 def _fill(dimmed, label, colours):
     """Objects in their colours, half transparent, with full outlines."""
-    colour = colours[label].astype(np.float32)
+    colour = colours.astype(np.float32)
     out = np.where((label > 0)[..., None], dimmed * 0.6 + colour * 0.6, dimmed)
     edge = _thick_outline(label, 1 + max(label.shape) // 300)
     out[edge] = colour[edge]

@@ -107,8 +107,27 @@ def peaks(
 METHODS = {"components": lambda mask, h: components(mask), "watershed": split_by_distance}
 
 
+def without_gaps(
+    label: Integer[np.ndarray, "h w"]
+) -> tuple[Integer[np.ndarray, " n"], Integer[np.ndarray, "h w"]]:
+    """(ids, dense): each pixel of `dense` holds the place of its id in `ids`, background being 0.
+
+    So that a table with an entry per id needs no more memory than the label, whatever the ids are.
+    Where no id is larger than the label has pixels, `dense` is the label itself.
+
+    Args:
+      label: integers of at least 0, 0 background.
+    """
+    highest = label.max(initial=0)
+    if highest < label.size:
+        return np.arange(highest + 1), label
+    ids, dense = np.unique(np.append(label.dtype.type(0), label), return_inverse=True)
+    return ids, dense[1:].reshape(label.shape)
+
+
 def remove_small(label: Integer[np.ndarray, "h w"], min_size: int) -> Int32[np.ndarray, "h w"]:
     """The label without objects of fewer than min_size pixels, the others renumbered 1, 2, ..."""
+    _, label = without_gaps(label)
     keep = np.bincount(label.ravel()) >= min_size
     keep[0] = False
     return (np.cumsum(keep) * keep).astype(np.int32)[label]
@@ -116,6 +135,7 @@ def remove_small(label: Integer[np.ndarray, "h w"], min_size: int) -> Int32[np.n
 
 def in_reading_order(label: Integer[np.ndarray, "h w"]) -> Int32[np.ndarray, "h w"]:
     """The label with its ids, 0 and 1, 2, ... without gaps, in the order they first appear."""
+    _, label = without_gaps(label)
     ids, first = np.unique(label, return_index=True)
     rank = np.zeros(label.max(initial=0) + 1, np.int32)
     rank[ids[ids > 0][np.argsort(first[ids > 0])]] = np.arange(1, (ids > 0).sum() + 1)

@@ -176,6 +176,38 @@ def test_rois_keep_their_place_in_large_images(tmp_path, shift):
             np.testing.assert_array_equal(np.asarray(got)[: len(ring)], ring)
 
 
+def as_imagej_decodes(data):
+    """Rings of an ROI file by the rules of ImageJ's RoiDecoder: 16-bit fields below -5000 are
+    unsigned, others signed; sub-pixel and composite outlines are floats from the image's corner."""
+    short = lambda at: (n := int.from_bytes(data[at : at + 2], "big", signed=True)) + (
+        65536 if n < -5000 else 0)
+    version, left, top, count, options = map(short, (4, 10, 8, 16, 50))
+    size = int.from_bytes(data[36:40], "big")
+    if size:
+        words, rings = np.frombuffer(data, ">f4", size, 64).tolist(), []
+        while words:
+            word = words.pop(0)
+            rings += [[]] if word == 0 else []
+            if word != 4:
+                rings[-1].append((words.pop(0), words.pop(0)))
+        return rings
+    if options & 128 and version >= 222:
+        return [np.frombuffer(data, ">f4", 2 * count, 64 + 4 * count).reshape(2, -1).T.tolist()]
+    x, y = ([max(short(64 + 2 * count * axis + 2 * i), 0) for i in range(count)] for axis in (0, 1))
+    return [[(left + a, top + b) for a, b in zip(x, y, strict=True)]]
+
+
+@pytest.mark.parametrize("shift", [0, 32_760, 60_530, 61_000, 65_530, 70_000])
+def test_rois_in_large_images_are_where_imagej_takes_them_to_be(shift):
+    for rings in ([outlines(TRICKY)[3][0][0]], sum(outlines(TRICKY)[1], [])):
+        moved = [ring + (shift, 61_000) for ring in rings]
+        made = roi._traced(moved[0]) if len(moved) == 1 else roi._composite(moved)
+        for got, ring in zip(as_imagej_decodes(made.tobytes()), moved, strict=True):
+            np.testing.assert_array_equal(got, ring)
+        read = roi.roifile.ImagejRoi.frombytes(made.tobytes())
+        assert 0 <= read.left < read.right <= 60_535 and read.top < read.bottom == 60_535
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of pycocotools with numpy 2
 @pytest.mark.parametrize("label", labels(), ids=lambda a: "x".join(map(str, a.shape)))
 def test_coco_is_read_by_pycocotools_with_the_pixels_of_the_label(tmp_path, label, capsys):

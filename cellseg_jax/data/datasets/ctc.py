@@ -31,6 +31,7 @@ from cellseg_jax.data.dependencies import depends_on
 from cellseg_jax.data.read import check_root, check_size, entries, read_image, read_mask
 from cellseg_jax.data.records import Finding, Record, Records, Sample
 from cellseg_jax.errors import InputError, check_choice, pick
+from cellseg_jax.targets.geometry import without_gaps
 
 DOWNLOAD = ("Get a training dataset such as DIC-C2DH-HeLa from "
             "https://celltrackingchallenge.net/2d-datasets and unpack it")
@@ -241,6 +242,7 @@ def partly_annotated(label: np.ndarray, rim: int, markers: np.ndarray | None = N
     distance = ndimage.distance_transform_edt(~drawn)
     known = distance <= rim
     if markers is not None:
+        _, markers = without_gaps(markers)
         covered = np.bincount(markers[drawn], minlength=markers.max() + 1)
         undrawn = 2 * covered <= np.bincount(markers.reshape(-1))
         undrawn[0] = False

@@ -3,6 +3,8 @@
 import numpy as np
 from skimage.measure import label as connected_components
 
+from cellseg_jax.targets.geometry import without_gaps
+
 
 def pieces_and_holes(label: np.ndarray) -> tuple[list[int], list[int]]:
     """Ids of an (H, W) label that have several pieces, and those that have a hole.
@@ -10,11 +12,7 @@ def pieces_and_holes(label: np.ndarray) -> tuple[list[int], list[int]]:
     Pieces are 8-connected, so a hole is 4-connected; another object inside is a hole too. Both
     are allowed, but a target that parts objects, or fills them, does not give them back.
     """
-    if label.max() < label.size:
-        values, dense = np.arange(label.max() + 1), label
-    else:  # ids with large gaps; the 0 in front is there where the label has none
-        values, dense = np.unique(np.append(0, label), return_inverse=True)
-        dense = dense[1:].reshape(label.shape)
+    values, dense = without_gaps(label)
     component = connected_components(dense, connectivity=2).reshape(-1)
     owner = np.zeros(component.max() + 1, np.int64)
     owner[component] = dense.reshape(-1)

@@ -3,6 +3,10 @@
 An object of one piece without holes is a traced ROI with integer corners, as the wand tool makes
 it: ImageJ's integer (x, y) is the upper left corner of a pixel, so that the ROI selects the pixels
 of the label, and Measure gives their number as area. Others are composite ROIs of all their rings.
+
+The bounds in a file's header have 16 bits: ImageJ takes 60,536 to 65,535 for -5,000 to -1, and
+what is larger has no bits at all. From 60,536 on the outline is written as floats, exact to 2^24,
+from which ImageJ and roifile take the place; the bounds stop at LAST, instead of a wrong place.
 """
 
 import zipfile
@@ -15,6 +19,7 @@ from cellseg_jax.inference.outputs.files import blocks, objects
 from cellseg_jax.inference.outputs.outlines import outlines
 
 MOVE, LINE, CLOSE = 0.0, 1.0, 4.0  # the words of a composite ROI's path
+LAST = 60_535  # the largest bound that is read as it was written
 
 
 def write(path, label, image, probability=None, classes=()) -> None:
@@ -34,13 +39,13 @@ def write(path, label, image, probability=None, classes=()) -> None:
 def _traced(ring):
     roi = roifile.ImagejRoi.frompoints(ring)
     roi.roitype = roifile.ROI_TYPE.TRACED
-    (roi.left, roi.top), (roi.right, roi.bottom) = ring.min(0).tolist(), ring.max(0).tolist()
+    roi.left, roi.top, roi.right, roi.bottom = _bounds(ring)
     return roi
 
 
 def _composite(rings):
     corners = np.concatenate(rings)
-    (left, top), (right, bottom) = corners.min(0).tolist(), corners.max(0).tolist()
+    left, top, right, bottom = _bounds(corners)
     steps = []
     for ring in rings:
         words = np.full((len(ring), 1), LINE)
@@ -50,3 +55,9 @@ def _composite(rings):
     return roifile.ImagejRoi(
         roitype=roifile.ROI_TYPE.RECT, left=left, top=top, right=right, bottom=bottom,
         shape_roi_size=len(steps), multi_coordinates=steps)
+
+
+def _bounds(corners) -> list[int]:
+    """Left, top, right and bottom of (n, 2) corners, as far as the header's fields reach."""
+    return [*np.minimum(corners.min(0), LAST - 1).tolist(),
+            *np.minimum(corners.max(0), LAST).tolist()]

@@ -10,6 +10,7 @@ import numpy as np
 
 from cellseg_jax.files import atomic_file
 from cellseg_jax.inference.outputs.files import blocks, objects
+from cellseg_jax.targets.geometry import without_gaps
 
 NEIGHBOURS = tuple((y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0))
 
@@ -55,6 +56,7 @@ def measure(label, pixels, *, top=0, pixel_size=None) -> dict[str, list]:
       pixel_size: (height, width) in micrometres; lengths need square pixels, and are nan where
         height and width differ by more than 1 %.
     """
+    known, label = without_gaps(np.asarray(label))
     y, x = np.nonzero(label)
     area = np.bincount(label[y, x])
     ids = np.flatnonzero(area)
@@ -72,7 +74,7 @@ def measure(label, pixels, *, top=0, pixel_size=None) -> dict[str, list]:
         "minor_axis": 4 * np.sqrt(minor),
     }
     columns = {
-        "id": ids,
+        "id": known[ids],
         "area_px": area,
         **{f"{name}_px": value for name, value in lengths.items()},
         "centroid_x_px": center_x + 0.5,
