@@ -10,7 +10,9 @@ import pathlib
 import re
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from importlib import metadata
 
 from absl import flags
 
@@ -130,12 +132,26 @@ def several_processes(distributed: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def stopping_at_sigterm() -> Iterator[None]:
-    """SIGTERM ends the process with INTERRUPTED, in a block whose work can be done again."""
+    """SIGTERM ends the process with INTERRUPTED, in a block whose work can be done again.
+
+    Only the main thread may handle signals: elsewhere, as in a viewer, nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(INTERRUPTED))
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def version() -> str:
+    """Of the installed package."""
+    try:
+        return metadata.version("cellseg_jax")
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 # --- running -------------------------------------------------------------------------------------
@@ -154,7 +170,8 @@ def run_command(main: Callable, define: Callable, argv: list[str] | None = None)
         return 0
     try:
         args, overrides = parse(argv, define)
-        _prepare_jax()
+        prepare_jax()
+        _silence_libraries()
         _choose_device(args)
         return main(args, overrides)
     except InputError as error:
@@ -165,15 +182,18 @@ def run_command(main: Callable, define: Callable, argv: list[str] | None = None)
         return 130
 
 
-def _prepare_jax() -> None:
+def prepare_jax() -> None:
     """Before JAX starts: the compile cache, and grain's flags marked as read."""
     cache = os.environ.get("XDG_CACHE_HOME", "") or pathlib.Path.home() / ".cache"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(cache, "cellseg_jax/xla")))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
-    for library in ("absl", "tifffile"):  # orbax and damaged TIFFs: our messages are clearer
-        logging.getLogger(library).setLevel(logging.CRITICAL)
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
+
+
+def _silence_libraries() -> None:
+    for library in ("absl", "tifffile"):  # orbax and damaged TIFFs: our messages are clearer
+        logging.getLogger(library).setLevel(logging.CRITICAL)
 
 
 def _choose_device(args) -> None:

@@ -54,22 +54,14 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
 
 def train(config, workdir, args) -> int:
     """Train or continue; then score the best checkpoint, unless that is done."""
-    from cellseg_jax import train as trainer
-    from cellseg_jax.config import derived
-    from cellseg_jax.inference.score_run import score_after_training
     from cellseg_jax.report import terminal
+    from cellseg_jax.train.one_run import train_and_score
 
-    result = trainer.train([config], [workdir])[0]
+    result = train_and_score(config, workdir, args.split, tuned=args.tuned)
     if result.status == "interrupted":
         terminal.log(f"stopped after saving step {result.step}; the same command continues")
         return cli.INTERRUPTED
-    if result.status == "non-finite":
-        return 1
-    if not derived.is_classical(config):
-        terminal.log(f"{workdir}: training is {result.status} at step {result.step}")
-    with cli.stopping_at_sigterm():  # scoring can be done again from its start
-        score_after_training(config, workdir, args.split, tuned=args.tuned)
-    return 0
+    return 1 if result.status == "non-finite" else 0
 
 
 def evaluate(config, workdir, args) -> int:

@@ -19,13 +19,13 @@ runs and views (--tta), the root of its mean over the outputs where there are se
 Exit codes: 0 done, 2 bad input; a bad image is named and the others are still predicted.
 """
 
-import math
 import sys
 
 from absl import flags
 
 from cellseg_jax import cli
-from cellseg_jax.errors import InputError, check_choice
+from cellseg_jax.errors import check_choice
+from cellseg_jax.inference.options import IN_MEMORY_PIXELS, PredictOptions, check
 from cellseg_jax.inference.outputs import FORMATS
 
 
@@ -55,7 +55,7 @@ def define_flags(values: flags.FlagValues) -> None:
     cli.define_device_flags(values)
 
 
-def main(args, overrides: list[tuple[str, str]], in_memory_pixels: int = 2**24) -> int:
+def main(args, overrides: list[tuple[str, str]], in_memory_pixels: int = IN_MEMORY_PIXELS) -> int:
     """All images of one command; returns the exit code.
 
     Args:
@@ -65,22 +65,16 @@ def main(args, overrides: list[tuple[str, str]], in_memory_pixels: int = 2**24) 
     for name in formats:
         check_choice(name, FORMATS, "--format")
     cli.check_choice(args, "checkpoint", cli.CHECKPOINTS)
-    for name in ("scale", "diameter", "pixel_size"):
-        value = getattr(args, name)
-        if not (math.isfinite(value) and value >= 0):
-            raise InputError(f"--{name}: got {value}; expected 0 (as in training) or above")
-    if args.halo not in ("", "auto") and not args.halo.isdecimal():
-        raise InputError(f"--halo: got {args.halo!r}; expected pixels or auto")
+    options = PredictOptions(args.scale, tta=args.tta, uncertain="uncertainty" in formats,
+                             diameter=args.diameter, pixel_size=args.pixel_size)
+    check(options, args.halo, args.workdir.count(",") + 1)
     only_tunes = args.tune and not (args.images or args.out)
     cli.require(args, *(("workdir",) if only_tunes else ("workdir", "images", "out")))
     cli.refuse_config(args, instead="pass --workdir alone, and --config.eval.KEY=VALUE to decode "
                       "in another way")
     from cellseg_jax.inference import images_in, segment
-    from cellseg_jax.inference.row_bands import PredictOptions
 
     jobs = [] if only_tunes else images_in.find(args.images, args.out)
-    options = PredictOptions(args.scale, tta=args.tta, uncertain="uncertainty" in formats,
-                             diameter=args.diameter, pixel_size=args.pixel_size)
     runs = segment.open_runs(args.workdir, overrides, options, checkpoint=args.checkpoint,
                              halo=args.halo, metric=args.tune)
     if only_tunes:

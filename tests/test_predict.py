@@ -1,5 +1,6 @@
 """The predict command: exact sizes, one bad image among good ones, going on where it stopped."""
 
+import csv
 import functools
 import json
 import subprocess
@@ -12,7 +13,9 @@ from absl import flags
 from helpers import ROOT, child_environment, tiny_config
 from PIL import Image
 
+import cellseg_jax
 from cellseg_jax import cli, predict, train
+from cellseg_jax.errors import InputError
 
 CAPPED = """
 import functools, resource, sys
@@ -96,6 +99,64 @@ def test_the_diameter_of_cells_is_an_option(run, tmp_path, words, text):
     assert run(format="tiff")[0] == 2  # labels of another scale are no continuation
     assert "--diameter" not in json.loads(
         (run(out=tmp_path / "other"), tmp_path / "other/predict.json")[1].read_text())
+
+
+@pytest.mark.parametrize("flags_, options, whole", [
+    pytest.param({}, {}, 2**24),
+    pytest.param({}, {}, 2500, id="bands"),
+    pytest.param({"scale": 0.7, "tta": "flips"}, {"scale": 0.7, "tta": "flips"}, 2**24,
+                 marks=pytest.mark.slow),
+    pytest.param({"scale": 1, "halo": "auto"}, {"scale": 1, "halo": "auto"}, 2**24,
+                 marks=pytest.mark.slow),
+    pytest.param({"diameter": 8, "config.eval.threshold": 0.4, "config.eval.min_size": 3},
+                 {"diameter": 8, "threshold": 0.4, "min_size": 3}, 2**24, marks=pytest.mark.slow),
+])
+def test_arrays_get_the_labels_that_the_command_writes(run, workdir, tmp_path, flags_, options,
+                                                       whole):
+    rng = np.random.default_rng(5)
+    images = [rng.integers(0, 256, (40, 50, 3)).astype(np.uint8),
+              rng.integers(0, 60000, (61, 47)).astype(np.uint16),
+              rng.normal(size=(32, 33)), rng.random((70, 30)) > 0.5]
+    (tmp_path / "in").mkdir()
+    for n, image in enumerate(images):
+        tifffile.imwrite(tmp_path / f"in/{n}.tif", image.astype(np.float32)
+                         if image.dtype == np.float64 else image,
+                         photometric="rgb" if image.ndim == 3 else "minisblack")
+    images[2] = images[2].astype(np.float32)
+    main = functools.partial(predict.main, in_memory_pixels=whole)
+    assert run(main=main, format="tiff,probability,csv", **flags_)[0] == 0
+    trained = cellseg_jax.load(workdir)
+    trained.in_memory_pixels = whole
+    labels = trained.predict(images, **options)
+    probabilities = trained.probabilities(images, **options)
+    for n, image in enumerate(images):
+        np.testing.assert_array_equal(labels[n], tifffile.imread(tmp_path / f"out/{n}_label.tif"))
+        assert labels[n].dtype == np.int32
+        np.testing.assert_array_equal(
+            probabilities[n][..., 0], tifffile.imread(tmp_path / f"out/{n}_probability.tif"))
+        rows = list(csv.DictReader(open(tmp_path / f"out/{n}_objects.csv")))
+        measured = trained.measure(labels[n], image)
+        assert [row["id"] for row in rows] == [str(one) for one in measured["id"]]
+        assert list(rows[0] if rows else measured) == list(measured)
+        for name in measured if rows else ():
+            np.testing.assert_allclose([float(row[name]) for row in rows], measured[name],
+                                       rtol=1e-6, equal_nan=True)
+    np.testing.assert_array_equal(trained.predict(images[1], **options), labels[1])
+
+
+@pytest.mark.parametrize("image, options, text", [
+    (np.zeros((3, 40, 50), np.uint8), {}, "image: got shape (3, 40, 50); expected (H, W)"),
+    (np.full((4, 4), np.nan), {}, "NaN"),
+    (np.zeros((4, 4)), {"treshold": 0.5}, "option: got 'treshold'; expected one of scale"),
+    (np.zeros((4, 4)), {"threshold": "high"}, "config.eval.threshold: got 'high'"),
+    (np.zeros((4, 4)), {"diameter": -1}, "diameter: got -1; expected 0"),
+    (np.zeros((4, 4)), {"diameter": 8, "scale": 1}, "scale: got diameter too"),
+    (np.zeros((4, 4)), {"tta": "mirror"}, "tta: got 'mirror'"),
+])
+def test_what_arrays_cannot_be_used_is_one_line(workdir, image, options, text):
+    with pytest.raises(InputError) as error:
+        cellseg_jax.load(workdir).predict(image, **options)
+    assert text in str(error.value) and not str(error.value).startswith("--")
 
 
 def test_threshold_decides_how_much_is_foreground(run, tmp_path):

@@ -59,6 +59,12 @@ def from_array(pixels: np.ndarray, name: str = "image", pixel_size=None, path=No
                  lambda start, stop: pixels[start:stop], path)
 
 
+def of_pixels(pixels: np.ndarray, name: str = "image", pixel_size=None) -> Image:
+    """An Image of an (H, W, C) array of any real dtype, read as a file that holds it would be."""
+    plane = Plane(pixels.shape, pixels.dtype, lambda start, stop: pixels[start:stop])
+    return _image(name, name, [plane], pixel_size)._replace(path=None)
+
+
 def is_image(path) -> bool:
     """Whether a path looks like an image: a suffix of decode.SUFFIXES, or an OME-Zarr folder."""
     path = pathlib.Path(path)

@@ -4,7 +4,8 @@ import numpy as np
 
 from cellseg_jax.data.lazy import Image
 from cellseg_jax.errors import InputError
-from cellseg_jax.inference.row_bands import AS_TRAINED, PredictOptions, rechunked, row_ranges
+from cellseg_jax.inference.options import AS_TRAINED, PredictOptions
+from cellseg_jax.inference.row_bands import rechunked, row_ranges
 
 
 def mean_of(outs, uncertain: bool, num_binary: int | None = None) -> np.ndarray:

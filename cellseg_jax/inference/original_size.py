@@ -6,8 +6,8 @@ from scipy.special import logit
 
 from cellseg_jax import crops, data, metrics, targets
 from cellseg_jax.inference.decoding_table import DecodingTable
+from cellseg_jax.inference.options import PredictOptions
 from cellseg_jax.inference.predictor import annotated
-from cellseg_jax.inference.row_bands import PredictOptions
 from cellseg_jax.metrics import report_compat
 
 

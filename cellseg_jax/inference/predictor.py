@@ -19,11 +19,9 @@ from cellseg_jax.inference import row_bands, tile_blending
 from cellseg_jax.inference.ensemble import mean_of
 from cellseg_jax.inference.image_scale import RunScale
 from cellseg_jax.inference.networks import ClassicalMethod, TrainedNetwork
-from cellseg_jax.inference.row_bands import VIEWS, PredictOptions
+from cellseg_jax.inference.options import AS_TRAINED, VIEWS, PredictOptions
 from cellseg_jax.inference.tile_blending import turns, turns_back
 from cellseg_jax.runs.folder import ENVIRONMENT_FILE, TRAINING_CELLS, read_config
-
-AS_TRAINED = PredictOptions()
 
 
 def run_config(workdir, overrides):

@@ -5,7 +5,6 @@ needed. A band of probabilities is (n, W, K); bands follow each other without a 
 """
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 import numpy as np
 
@@ -13,24 +12,6 @@ from cellseg_jax.crops import mirrored
 from cellseg_jax.data import resize
 from cellseg_jax.data.colours import NUM_CHANNELS, to_channels
 from cellseg_jax.data.lazy import Image
-
-VIEWS = {"": (0,), "flips": (0, 1, 2, 3), "all": tuple(range(8))}  # numbers of tile_blending.turns
-
-
-class PredictOptions(NamedTuple):
-    """How a trained network is applied to images."""
-
-    scale: float = 0.0  # 0 repeats the training's fit; above 0 tiles the image at that scale
-    halo: int = 0  # pixels of a tile's edge that are cropped; 0 blends overlapping tiles
-    tta: str = ""  # "" | flips | all: the mean over 4 or 8 views of each tile
-    uncertain: bool = False  # one more output: the variance over views and runs
-    band_pixels: int = 2**24  # of an image that are in memory at once while read or resized
-    # In place of scale, which then follows from what the network was trained with:
-    diameter: float = 0.0  # of the cells in the image, pixels
-    pixel_size: float = 0.0  # of the image, micrometres
-
-
-AS_TRAINED = PredictOptions()
 
 
 def row_ranges(height: int, width: int, pixels: int) -> list[tuple[int, int]]:

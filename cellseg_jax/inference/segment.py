@@ -4,19 +4,19 @@ import contextlib
 import functools
 import pathlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from cellseg_jax import config as config_lib
 from cellseg_jax.data import lazy
-from cellseg_jax.errors import InputError, check_choice, print_error
+from cellseg_jax.errors import InputError, print_error
 from cellseg_jax.inference import images_in, outputs, stitch_labels, tune
 from cellseg_jax.inference.ensemble import Ensemble
+from cellseg_jax.inference.options import IN_MEMORY_PIXELS, PredictOptions, check
 from cellseg_jax.inference.outputs.tiff import BandedTiff
 from cellseg_jax.inference.predictor import Predictor, run_config
-from cellseg_jax.inference.row_bands import VIEWS, PredictOptions
 from cellseg_jax.inference.scale_notes import ScaleNotes
 from cellseg_jax.report import terminal
 from cellseg_jax.runs.folder import TUNING_FILE
@@ -40,7 +40,15 @@ class Work(NamedTuple):
     jobs: list[tuple[pathlib.Path, pathlib.Path]]  # see images_in.find
     out: Any  # the folder
     formats: list[str]  # of outputs.FORMATS
-    in_memory_pixels: int  # of the images in memory together; larger ones come in bands
+    in_memory_pixels: int = IN_MEMORY_PIXELS
+
+
+class Segmented(NamedTuple):
+    """What was found in an image that fits memory."""
+
+    label: np.ndarray  # (H, W) int32 instance ids, or classes
+    probs: np.ndarray  # (H, W, K)
+    variance: np.ndarray | None  # (H, W), where wanted
 
 
 # --- the runs ------------------------------------------------------------------------------------
@@ -60,10 +68,7 @@ def open_runs(workdir: str, overrides, options: PredictOptions, *, checkpoint: s
     Raises: InputError for runs that cannot be used in that way.
     """
     workdirs = [workdir] if pathlib.Path(workdir).exists() else workdir.split(",")
-    check_choice(options.tta, VIEWS, "--tta")
-    if options.uncertain and len(workdirs) == 1 and not options.tta:
-        raise InputError("--format=uncertainty: a single prediction has no spread; pass several "
-                         "runs (--workdir=a,b,c), or --tta=flips")
+    check(options, halo, len(workdirs))
     if metric and len(workdirs) > 1:
         raise InputError("--tune: tunes one run; for several pass --config.eval.threshold=... and "
                          "the other values yourself")
@@ -74,6 +79,15 @@ def open_runs(workdir: str, overrides, options: PredictOptions, *, checkpoint: s
         members[0].config = tune.apply(members[0].config, tuning)
     elif len(workdirs) == 1 and (pathlib.Path(workdir) / TUNING_FILE).exists():
         terminal.log(f"{TUNING_FILE} of the run is not used; pass --tune=METRIC to use it")
+    return ready(members, options, halo)
+
+
+def ready(members, options: PredictOptions, halo: str = "") -> Runs:
+    """Opened runs, a Predictor each, to be used with these options; see `open_runs`.
+
+    Raises: InputError where they cannot be used in that way.
+    """
+    check(options, halo, len(members))
     options = options._replace(halo=_halo(halo, members))
     for member in members:
         member.check(options)
@@ -134,60 +148,105 @@ def _each(runs, work, waiting, notes) -> Iterator[tuple[int, int]]:
     """Yields (images done, how many of the last ones failed); small images go together."""
     pages = runs.predictor.config.data.get("pages", "")
     opened = functools.lru_cache(1)(lambda path: lazy.open_images(path, pages))
-    largest = runs.predictor.config.eval.batch_size
-    group, pixels, done = [], 0, 0
-    for number, plane in enumerate(waiting, 1):
-        failed = 0
+    done = 0
+    for group, error in together(runs, waiting, lambda plane: opened(plane.path)[plane.number],
+                                 work.in_memory_pixels):
         try:
-            image = opened(plane.path)[plane.number]
-            area = image.shape[0] * image.shape[1]
-            if area > work.in_memory_pixels:
-                segment_in_bands(runs, image, plane.stem, work.formats, notes)
-                done += 1
+            if error:
+                raise error
+            images, planes = zip(*group, strict=True)
+            if is_large(images[0], work.in_memory_pixels):
+                segment_in_bands(runs, images[0], planes[0].stem, work.formats, notes)
             else:
-                image = lazy.from_array(image.read(), image.name, image.pixel_size)
-                group.append((image, plane.stem))
-                pixels += area
-        except InputError as error:
-            print_error(error)
+                segment_in_memory(runs, group, work.formats, notes)
+            done, failed = done + len(group), 0
+        except InputError as bad:
+            print_error(bad)
             done, failed = done + 1, 1
-        full = len(group) >= largest or pixels > work.in_memory_pixels
-        if group and (full or number == len(waiting)):
-            segment_in_memory(runs, group, work.formats, notes)
-            done, group, pixels = done + len(group), [], 0
         yield done, failed
+
+
+def is_large(image: lazy.Image, in_memory_pixels: int) -> bool:
+    """Whether an image comes in bands."""
+    return image.shape[0] * image.shape[1] > in_memory_pixels
+
+
+def together(runs: Runs, items, opened: Callable, in_memory_pixels: int,
+             ) -> Iterator[tuple[list[tuple[lazy.Image, Any]], InputError | None]]:
+    """Yields ([(image, item), ...], None) of what is predicted at once, or ([], error) of one item.
+
+    A large image comes alone and is not read; the others have their pixels in memory.
+
+    Args:
+      items: what `opened` makes a lazy.Image of; it may raise InputError.
+      in_memory_pixels: of the images in memory together.
+    """
+    group, pixels, most = [], 0, runs.predictor.config.eval.batch_size
+    for item in items:
+        try:
+            image = opened(item)
+            if is_large(image, in_memory_pixels):
+                yield [(image, item)], None
+                continue
+            image = lazy.from_array(image.read(), image.name, image.pixel_size, image.path)
+        except InputError as error:
+            yield [], error
+            continue
+        group.append((image, item))
+        pixels += image.shape[0] * image.shape[1]
+        if len(group) >= most or pixels > in_memory_pixels:
+            yield group, None
+            group, pixels = [], 0
+    if group:
+        yield group, None
+
+
+def in_memory(runs: Runs, images: Sequence[lazy.Image]) -> Iterator[Segmented]:
+    """Yields what is found in each of some images that are in memory and predicted together."""
+    for probs in runs.predictor.probs(images, runs.options):
+        probs, variance = parted(probs, runs.options)
+        yield Segmented(runs.predictor.decode(probs), probs, variance)
 
 
 def segment_in_memory(runs: Runs, group, formats, notes) -> None:
     """Predict, decode and write images that are in memory.
 
     Args:
-      group: [(lazy.Image, output path without suffix), ...].
+      group: [(lazy.Image, images_in.Plane), ...].
       notes: ScaleNotes.
     """
-    all_probs = runs.predictor.probs([image for image, _ in group], runs.options)
-    for (image, stem), probs in zip(group, all_probs, strict=True):
-        probs, variance = _parted(probs, runs.options)
-        label = runs.predictor.decode(probs)
-        notes.add(image, label)
+    for (image, plane), found in zip(group, in_memory(runs, [image for image, _ in group]),
+                                     strict=True):
+        notes.add(image, found.label)
         for name in formats:
-            values = _values(runs, name, probs, variance)
-            _write(runs, name, stem, label, image, values)
+            values = values_of(runs, name, found.probs, found.variance)
+            _write(runs, name, plane.stem, found.label, image, values)
 
 
 def segment_in_bands(runs: Runs, image: lazy.Image, stem: pathlib.Path, formats, notes) -> None:
     """The same of one image that is read, predicted, decoded and written in bands."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     in_bands = [name for name in formats if name in ("probability", "uncertainty")]
-    with contextlib.ExitStack() as stack:
-        bands = _written(runs, image, stem, in_bands, stack)
-        label = _decoded(runs.predictor, bands, image.shape[:2], stem.parent)
-        for _ in bands:  # rows that only the last pixels of the margins reach
-            pass
+    label = label_in_bands(runs, image, stem, in_bands)
     notes.add(image, label)
     for name in formats:
         if name not in in_bands:
             _write(runs, name, stem, label, image)
+
+
+def label_in_bands(runs: Runs, image: lazy.Image, stem: pathlib.Path, formats=()) -> np.memmap:
+    """The label of one image in bands, in a file without a name that lies in the folder of `stem`.
+
+    Args:
+      stem: path of the outputs without suffix.
+      formats: probability, uncertainty: files that are written as the bands pass.
+    """
+    with contextlib.ExitStack() as stack:
+        bands = _written(runs, image, stem, formats, stack)
+        label = _decoded(runs.predictor, bands, image.shape[:2], stem.parent)
+        for _ in bands:  # rows that only the last pixels of the margins reach
+            pass
+    return label
 
 
 def _decoded(run, bands, size, folder) -> np.memmap:
@@ -214,9 +273,9 @@ def _written(runs, image, stem, formats, stack) -> Iterator[np.ndarray]:
     """
     writers, row, logged = {}, 0, 0.0
     for band in runs.predictor.bands(image, runs.options):
-        probs, variance = _parted(band, runs.options)
+        probs, variance = parted(band, runs.options)
         for name in formats:
-            values = _values(runs, name, probs, variance)
+            values = values_of(runs, name, probs, variance)
             if name not in writers:
                 writers[name] = stack.enter_context(BandedTiff(
                     outputs.output_path(name, stem), (*image.shape[:2], *values.shape[2:]),
@@ -229,20 +288,25 @@ def _written(runs, image, stem, formats, stack) -> Iterator[np.ndarray]:
             terminal.log(f"{image.name}: row {row} of {image.shape[0]}")
 
 
-def _parted(probs, options: PredictOptions):
+def parted(probs, options: PredictOptions):
     """(probabilities, variance or None)."""
     return (probs[..., :-1], probs[..., -1]) if options.uncertain else (probs, None)
 
 
-def _values(runs, name, probs, variance):
+def values_of(runs, name, probs, variance):
     """What a format holds: the standard deviation, or the outputs that are probabilities."""
     if name == "uncertainty":
         return np.sqrt(variance)
     return probs[..., : runs.predictor.target.num_binary]
 
 
+def class_names(config) -> tuple[str, ...]:
+    """Of classes 1, 2, ... of a run of classes; () where labels are instances."""
+    if config.data.target != "classes":
+        return ()
+    return tuple(f"class {n}" for n in range(1, config.data.num_classes))
+
+
 def _write(runs, name, stem, label, image, probability=None) -> None:
-    data = runs.predictor.config.data
-    classes = tuple(f"class {n}" for n in range(1, data.num_classes))
     outputs.write(name, stem, label, image, probability=probability,
-                  classes=classes if data.target == "classes" else ())
+                  classes=class_names(runs.predictor.config))

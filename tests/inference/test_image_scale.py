@@ -15,8 +15,8 @@ from cellseg_jax.errors import InputError
 from cellseg_jax.inference import evaluate, image_scale
 from cellseg_jax.inference.ensemble import Ensemble
 from cellseg_jax.inference.image_scale import RunScale
+from cellseg_jax.inference.options import PredictOptions
 from cellseg_jax.inference.predictor import Predictor
-from cellseg_jax.inference.row_bands import PredictOptions
 from cellseg_jax.inference.scale_notes import ScaleNotes
 
 CELLS = {"median_diameter": 16.0, "median_diameter_seen": 12.0, "median_pixel_size_um": 0.5,

@@ -9,8 +9,9 @@ from cellseg_jax import metrics, normalize, train
 from cellseg_jax.data import lazy, resize
 from cellseg_jax.errors import InputError
 from cellseg_jax.inference.ensemble import Ensemble
+from cellseg_jax.inference.options import PredictOptions
 from cellseg_jax.inference.predictor import Predictor
-from cellseg_jax.inference.row_bands import PredictOptions, Rows
+from cellseg_jax.inference.row_bands import Rows
 from cellseg_jax.step.programs import cached
 
 COMPILED = "/jax/core/compile/backend_compile_duration"

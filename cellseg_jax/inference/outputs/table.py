@@ -22,16 +22,28 @@ def write(path, label, image, probability=None, classes=()) -> None:
         writer = None
         for top, part in blocks(label):
             pixels = image.rows(top, top + len(part))
-            columns = measure(part, pixels, top=top, pixel_size=image.pixel_size)
-            if classes:
-                names = [classes[n - 1] for n in class_of[columns["id"]]]
-                columns = {"id": columns.pop("id"), "class": names} | columns
+            columns = columns_of(part, pixels, class_of, classes, top=top,
+                                 pixel_size=image.pixel_size)
             if writer is None:
                 writer = csv.writer(file)
                 writer.writerow(columns)
             for row in zip(*columns.values(), strict=True):
                 writer.writerow(f"{value:.7g}" if isinstance(value, float) else value
                                 for value in row)
+
+
+def columns_of(label, pixels, class_of, classes, *, top=0, pixel_size=None) -> dict[str, list]:
+    """`measure`, and where there are classes the column "class" with their names.
+
+    Args:
+      class_of: of every id, as `files.objects` gives it; None without classes.
+      classes: names of classes 1, 2, ...
+    """
+    columns = measure(label, pixels, top=top, pixel_size=pixel_size)
+    if not classes:
+        return columns
+    names = [classes[n - 1] for n in class_of[columns["id"]]]
+    return {"id": columns.pop("id"), "class": names} | columns
 
 
 def measure(label, pixels, *, top=0, pixel_size=None) -> dict[str, list]:

@@ -1,0 +1,114 @@
+"""Training from arrays in memory: the run of a command on the same files."""
+
+import json
+import subprocess
+import sys
+
+import matplotlib
+import numpy as np
+import pytest
+import tifffile
+from helpers import ROOT, child_environment, tiny_config
+
+import cellseg_jax
+from cellseg_jax import config as config_lib
+from cellseg_jax import data
+from cellseg_jax.errors import InputError
+from cellseg_jax.runs.folder import read_config
+from cellseg_jax.train import from_arrays
+
+TINY = {"model": {"name": "unet", "channels": (4, 8)}, "train.epochs": 2, "train.batch_size": 8,
+        "eval.batch_size": 8, "eval.panels": 0}
+
+
+@pytest.fixture(scope="module")
+def arrays():
+    """Synthetic images (48, 40) and labels."""
+    options = data.options("synthetic") | {"count": 12, "image_size": (48, 40)}
+    samples = [record.read() for record in data.DATASETS["synthetic"](**options)]
+    return [sample.image[..., 0] for sample in samples], [sample.label for sample in samples]
+
+
+@pytest.mark.slow
+def test_arrays_become_a_run_that_segments(arrays, tmp_path, capsys):
+    images, labels = arrays
+    run = cellseg_jax.train(TINY, images, labels, workdir=tmp_path / "run")
+    assert run.workdir == tmp_path / "run" and "ap50" in run.scores
+    assert run.config.data.channels == "gray" and run.config.data.size == (64, 64)
+    assert run.config.data.fit == "random_crop" and run.config.data.normalize == "percentile"
+    assert run.predict(images[0]).shape == (48, 40)
+    for n, (image, label) in enumerate(zip(images, labels, strict=True)):
+        np.testing.assert_array_equal(
+            tifffile.imread(tmp_path / f"run_data/images/{n:02d}.tif"), image)
+        np.testing.assert_array_equal(
+            tifffile.imread(tmp_path / f"run_data/masks/{n:02d}.tif"), label)
+    before = (tmp_path / "run/metrics.jsonl").read_text()
+    again = cellseg_jax.train(TINY, images, labels, workdir=tmp_path / "run")  # it has ended
+    assert (tmp_path / "run/metrics.jsonl").read_text() == before
+    np.testing.assert_array_equal(again.predict(images[0]), run.predict(images[0]))
+    with pytest.raises(InputError, match="run_data holds other images or labels"):
+        cellseg_jax.train(TINY, images, labels[::-1], workdir=tmp_path / "run")
+    # The command, with the config that the run has, trains the same.
+    config = read_config(tmp_path / "run")
+    from_arrays.train_and_score(config, tmp_path / "twin")
+    assert (tmp_path / "twin/metrics.jsonl").read_text() == before
+
+
+def test_settings_win_over_those_of_arrays(arrays, tmp_path):
+    images, labels = arrays
+    found = from_arrays._kept(tmp_path / "data", images, labels)
+    config = from_arrays._config(TINY | {"data.size": (32, 32), "data.fit": "resize"}, found)
+    assert config.data.size == (32, 32) and config.data.fit == "resize"
+    given = tiny_config()
+    config = from_arrays._config(given, found)
+    assert config.data.name == "folder" and config.data.channels == given.data.channels
+    assert {key.partition(".")[0] for key in config_lib.diff(config, given)} == {"data"}
+    with pytest.raises(InputError, match="config.data.name: got 'synthetic' and arrays"):
+        from_arrays._config({"data.name": "synthetic"}, found)
+    with pytest.raises(InputError, match="config.train.epoch: no such key; did you mean"):
+        from_arrays._config({"train.epoch": 3}, found)
+
+
+def test_pixels_that_are_not_annotated_are_kept(arrays, tmp_path):
+    images, labels = arrays
+    labels = [np.array(label) for label in labels]
+    labels[3][:10] = -1
+    config = from_arrays._config(TINY, from_arrays._kept(tmp_path / "data", images, labels))
+    for label, record in zip(labels, data.records_of(config.data), strict=True):
+        np.testing.assert_array_equal(record.read().label, label)
+
+
+@pytest.mark.parametrize("images, labels, text", [
+    ([np.zeros((4, 4))], [], "got 1 and 0; expected as many labels"),
+    ([np.zeros((4, 4))], None, "got 1 and none"),
+    ([np.zeros((4, 4))], [np.zeros((4, 5), int)], r"label 0: got int64 of shape \(4, 5\)"),
+    ([np.zeros((4, 4))], [np.zeros((4, 4))], "label 0: got float64"),
+    ([np.zeros((4, 4))], [np.full((4, 4), -2)], "label 0: got -2 to -2; expected -1"),
+    ([np.zeros((9, 9, 9))], [np.zeros((9, 9), int)], "channels first"),
+])
+def test_arrays_that_do_not_fit_are_one_line(tmp_path, images, labels, text):
+    with pytest.raises(InputError, match=text):
+        cellseg_jax.train({}, images, labels, workdir=tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+
+
+def test_importing_the_package_imports_nothing_else():
+    text = ("import sys, cellseg_jax; assert not hasattr(cellseg_jax, 'predict'); "
+            "assert not {'jax', 'numpy', 'tifffile'} & set(sys.modules)")
+    subprocess.run([sys.executable, "-c", text], cwd=ROOT, check=True, env=child_environment())
+    assert callable(cellseg_jax.train) and callable(cellseg_jax.train.train)
+    assert callable(cellseg_jax.load) and cellseg_jax.__version__
+
+
+@pytest.mark.slow
+def test_the_notebook_of_the_docs_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    matplotlib.use("Agg")
+    cells = json.loads((ROOT / "docs/notebook.ipynb").read_text())["cells"]
+    names = {}
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), names)
+    assert names["run"].scores["dice_mean"] > 0.8
+    assert names["label"].max() > 3 and len(names["table"]["id"]) == names["label"].max()
+    assert names["several"][0].shape == (128, 128)
