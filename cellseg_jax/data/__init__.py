@@ -1,9 +1,10 @@
 """Datasets: one file each, decoded once into a cache, split and ordered by pure functions.
 
-To add one: a file with `records(root, **options) -> Records`, and a line in DATASETS. Folders are
-listed by `read.entries`; any other file or folder that the list of records depends on is passed to
-`dependencies.depends_on`, else its change is not noticed within a process. COUNT and PIXELS of the
-file are used by plans where there is no data.
+To add one: a file with `records(root, **options) -> Records`, and a line in DATASETS; where options
+are many, a NamedTuple `Options` in the file holds them. Folders are listed by `read.entries`; any
+other file or folder that the list of records depends on is passed to `dependencies.depends_on`,
+else its change is not noticed within a process. COUNT and PIXELS of the file are used by plans
+where there is no data.
 """
 
 import inspect
@@ -34,7 +35,7 @@ DATASETS = {
 }
 
 # Options that datasets got later: at these values they are left out of a cache's key.
-LATER_OPTIONS = {"ignore": "", "rim": 5}
+LATER_OPTIONS = {"ignore": "", "rim": 5, "annotations": "", "mask_suffix": "", "classes": ()}
 FRACTIONS = (0.8, 0.1, 0.1)  # of an official split, for the parts that it lacks
 MAX_LOADED = 4  # decoded datasets that a process keeps open
 _LOADED = {}  # what arrays follow from -> (arrays, states of the files), the last used last
@@ -42,7 +43,10 @@ _LOADED = {}  # what arrays follow from -> (arrays, states of the files), the la
 
 def options(name: str) -> dict:
     """The options of a dataset with their defaults; they are keys of config.data."""
-    parameters = inspect.signature(pick(DATASETS, name, "config.data.name")).parameters
+    make = pick(DATASETS, name, "config.data.name")
+    if hasattr(sys.modules[make.__module__], "Options"):
+        return dict(sys.modules[make.__module__].Options._field_defaults)
+    parameters = inspect.signature(make).parameters
     return {key: p.default for key, p in parameters.items() if key != "root"}
 
 

@@ -23,11 +23,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cellseg_jax.data.datasets import coco
+from cellseg_jax.data.annotations import coco
 from cellseg_jax.data.decode import SUFFIXES
 from cellseg_jax.data.dependencies import depends_on
 from cellseg_jax.data.read import check_root, entries, read_image
-from cellseg_jax.data.records import Finding, Record, Records, Sample, some
+from cellseg_jax.data.records import BadFiles, Finding, Record, Records, Sample, some
 from cellseg_jax.data.split import PARTS
 from cellseg_jax.errors import InputError, pick
 
@@ -36,6 +36,7 @@ DOWNLOAD = ("Get images.zip and livecell_coco_train.json, _val.json and _test.js
             "from https://sartorius-research.github.io/LIVECell/")
 FOLDERS = ("livecell_train_val_images", "livecell_test_images")
 FIELD = re.compile("(.+_Phase_[A-Z][0-9]+_[0-9]+)_[^_]+_[^_]+")
+LOST = 0.01  # share of annotations without an image above which ids are taken for wrong
 FEW = 10  # annotations: of images with fewer, most cells are not outlined
 
 
@@ -66,6 +67,7 @@ def records(root, cell_types=(), min_annotations=0) -> Records:
       root: the folder with the json files and the folders of images.
       cell_types: such as ("A172", "BV2"); () for all.
       min_annotations: images with fewer are left out; 10 leaves out the known partial ones.
+    Raises: BadFiles if more than 1 % of a file's annotations have an image_id without image.
     """
     root = check_root(root, DOWNLOAD)
     listed, findings = _listed(root)
@@ -82,10 +84,14 @@ def records(root, cell_types=(), min_annotations=0) -> Records:
                          f"many, the most is {max(len(item.places) for item in listed)}")
     findings += doubles + _few(root, listed, min_annotations)
     paths, other_case = _find(root, files, kept)
-    return Records(
+    found = Records(
         (Record(item.stem, _field(item.stem), (path, item.json),
                 functools.partial(_read, path, item), item.part)
          for item, path in zip(kept, paths, strict=True)), findings + other_case)
+    errors = [finding for finding in findings if finding.level == "error"]
+    if errors:
+        raise BadFiles(errors, found)
+    return found
 
 
 def _cell_type(stem: str) -> str:
@@ -107,18 +113,18 @@ def _listed(root):
         if path is None:
             findings.append(Finding("note", str(root / name), "not found; its images are left out"))
             continue
-        images, places = coco.index(path)
-        for image in images:
+        index = coco.index(path)
+        for image in index.images:
             file_name = pathlib.PurePosixPath(image["file_name"]).name
             listed.append(_Listed(
                 pathlib.PurePosixPath(file_name).stem, file_name, image["id"],
-                (image["height"], image["width"]), part, path,
-                places.get(image["id"], np.zeros((0, 3), np.int64))))
-        strays = {i: len(where) for i, where in places.items()
-                  if i not in {image["id"] for image in images}}
+                (image["height"], image["width"]), part, path, index.of(image)))
+        strays = index.strays()
         if strays:
-            findings.append(Finding("warning", str(path), (
-                f"{sum(strays.values()):,} annotations have an image_id without image and are "
+            lost, used = sum(strays.values()), sum(len(index.of(image)) for image in index.images)
+            level = "error" if lost > LOST * (lost + used) else "warning"
+            findings.append(Finding(level, str(path), (
+                f"{lost:,} annotations have an image_id without image and are "
                 f"left out: {some(strays)}")))
     if not listed:
         raise InputError(f"config.data.root: folder '{root}' has no livecell_coco_train.json, "

@@ -135,8 +135,8 @@ def test_records_reject_lone_files(root):
     (root / "masks/p1_a.tif").unlink()
     with pytest.raises(InputError, match="images/p1_a.png: image without a mask of its name; add"):
         folder.records(root)
-    save(root / "masks/p1_a_mask.tif", np.zeros((6, 8), np.uint8))
-    with pytest.raises(BadFiles, match="did you mean p1_a_mask.; and 1 more: p1_a_mask.tif") as bad:
+    save(root / "masks/p1_a_old.tif", np.zeros((6, 8), np.uint8))
+    with pytest.raises(BadFiles, match="did you mean p1_a_old.; and 1 more: p1_a_old.tif") as bad:
         folder.records(root)
     assert [f.level for f in bad.value.findings] == ["error", "error"]
     assert "mask without an image" in bad.value.findings[1].what

@@ -9,6 +9,7 @@ from pycocotools.coco import COCO
 
 from cellseg_jax.data import fingerprint
 from cellseg_jax.data.datasets import livecell
+from cellseg_jax.data.records import BadFiles
 from cellseg_jax.errors import InputError
 
 H, W = 12, 16
@@ -154,8 +155,13 @@ def test_records_list_every_file_once(root):
 
 def test_records_tell_annotations_without_image(root):
     write_json(root, "train", {(70, A): MANY, (9, B): MANY}, [(71, SQUARE), (3, SQUARE)] * 2)
+    with pytest.raises(BadFiles, match="train.json: 4 annotations have an image_id without image "
+                                       "and are left out: 71, 3") as bad:
+        livecell.records(root)
+    assert [record.name for record in bad.value.records] == [A, B, C]
+    write_json(root, "train", {(70, A): 250, (9, B): 250}, [(71, SQUARE), (3, SQUARE)] * 2)
     assert told(livecell.records(root)) == [
-        "warning: 4 annotations have an image_id without image and are left out: 3, 71"]
+        "warning: 4 annotations have an image_id without image and are left out: 71, 3"]
 
 
 def test_records_skip_and_count_bad_annotations(root):

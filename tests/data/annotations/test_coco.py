@@ -5,7 +5,7 @@ import pytest
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from cellseg_jax.data.datasets import coco
+from cellseg_jax.data.annotations import coco
 from cellseg_jax.errors import InputError
 
 H, W = 30, 40
@@ -146,7 +146,26 @@ def test_index_finds_annotations_of_each_image(tmp_path, dump, as_dict):
         index = coco.index(path)
         assert index.images == images
         assert {i: coco.annotations(path, places) for i, places in index.places.items()} == {
-            i: [a for a in annotations if a["image_id"] == i] for i in (9, 70, 5)}
+            str(i): [a for a in annotations if a["image_id"] == i] for i in (9, 70, 5)}
+
+
+@pytest.mark.parametrize("ids", [
+    ["a", "b \"c", "Zelle \u00e4"], [1.5, -7, 2**70], [7.0, "8", 9], [0, -1, "x,}"]])
+def test_index_finds_ids_of_any_kind(tmp_path, ids):
+    images = [IMAGE | {"id": i, "file_name": f"{n}.tif"} for n, i in enumerate(ids)]
+    written = [int(i) if isinstance(i, float) and i.is_integer() else i for i in ids]
+    annotations = [annotation([SQUARE], n, written[n % 3]) for n in range(12)]
+    index = coco.index(write(tmp_path / "a.json", annotations, images))
+    found = [[a["id"] for a in coco.annotations(tmp_path / "a.json", index.of(image))]
+             for image in index.images]
+    assert found == [[n, n + 3, n + 6, n + 9] for n in range(3)] and not index.strays()
+
+
+def test_index_counts_annotations_without_an_image(tmp_path):
+    lone = [{"id": 9, "segmentation": [SQUARE]}, annotation([SQUARE], 10, None)]
+    annotations = [annotation([SQUARE], 1), annotation([SQUARE], 2, "lost"), *lone]
+    index = coco.index(write(tmp_path / "a.json", annotations))
+    assert index.strays() == {"lost": 1, "None": 1, "none": 1} and len(index.of(IMAGE)) == 1
 
 
 def test_index_without_annotations(tmp_path):
@@ -177,7 +196,7 @@ def test_index_rejects_other_files(tmp_path):
 
 def test_annotations_reject_changed_file(tmp_path):
     path = write(tmp_path / "a.json", [annotation([SQUARE])])
-    places = coco.index(path).places[70]
+    places = coco.index(path).places["70"]
     path.write_text(path.read_text().replace("image_id", "image_no"))
     with pytest.raises(InputError, match="a.json: no annotation around byte [0-9]+"):
         coco.annotations(path, places)

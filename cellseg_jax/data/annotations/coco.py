@@ -1,9 +1,13 @@
 """COCO annotation files of any size: listed without decoding them, painted image by image.
 
+A polygon covers the pixels that pycocotools gives it, and where annotations overlap, the one with
+fewer pixels keeps them.
+
 LIVECell's files have a gigabyte and 1.7 million polygons; decoding them at every start would take
 most of a minute and five times that memory. `index` only looks for each `"image_id": 7`, twenty
 times faster: it finds how many annotations an image has and near which byte each of them is.
-`annotations` decodes those of one image.
+`annotations` decodes those of one image. Ids may be numbers of any size or texts; 7, 7.0 and "7"
+are one id, since tools write one for the other.
 
 Format: https://cocodataset.org/#format-data. A segmentation is a list of polygons
 [x1, y1, x2, y2, ...], or a run-length code {"size": [height, width], "counts": ...} with counts
@@ -20,10 +24,14 @@ from typing import NamedTuple
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from cellseg_jax.data.annotations import raster
+from cellseg_jax.data.records import Finding, some
 from cellseg_jax.errors import InputError
 
-IMAGE_ID = re.compile(rb'"image_id"\s*:\s*([0-9]+)')
+IMAGE_ID = re.compile(rb'"image_id"\s*:\s*("(?:[^"\\]|\\.)*"|[^\s,}\]]+)')
+SEGMENTATION = re.compile(rb'"segmentation"\s*:')
 IMAGES = re.compile(rb'"images"\s*:\s*(?=\[)')
+CATEGORIES = re.compile(rb'"categories"\s*:\s*(?=\[)')
 DECODE = json.JSONDecoder().raw_decode
 
 
@@ -31,7 +39,24 @@ class Index(NamedTuple):
     """The images of an annotation file, and where their annotations are."""
 
     images: list[dict]  # as in the file: id, file_name, height, width
-    places: dict[int, np.ndarray]  # image id -> (n, 3) int64, see `annotations`
+    places: dict[str, np.ndarray]  # image id as `id_text` -> (n, 3) int64, see `annotations`
+    without_id: int = 0  # annotations that name no image at all
+
+    def of(self, image: dict) -> np.ndarray:
+        """The places of an image's annotations."""
+        return self.places.get(id_text(image["id"]), np.zeros((0, 3), np.int64))
+
+    def strays(self) -> dict[str, int]:
+        """{id: number of annotations} of ids that no image has."""
+        known = {id_text(image["id"]) for image in self.images}
+        strays = {i: len(where) for i, where in self.places.items() if i not in known}
+        return strays | ({"none": self.without_id} if self.without_id else {})
+
+
+def id_text(value) -> str:
+    """The text that stands for an id: equal for 7, 7.0 and "7"."""
+    whole = isinstance(value, float) and value.is_integer()
+    return str(int(value) if whole else value)
 
 
 def index(path: pathlib.Path) -> Index:
@@ -44,19 +69,25 @@ def index(path: pathlib.Path) -> Index:
             raise InputError(f"{path}: is truncated, the last }} is missing; get it again")
         stop = data.find(b'"annotations"', start.end())
         images = _decode(path, data[start.end() : len(data) if stop < 0 else stop])
-        found = np.fromiter(((match.start(), int(match[1])) for match in IMAGE_ID.finditer(data)),
-                            np.dtype((np.int64, 2)))
+        numbers = {}  # of each id as it is written, in order
+        found = np.fromiter(((match.start(), numbers.setdefault(match[1], len(numbers)))
+                             for match in IMAGE_ID.finditer(data)), np.dtype((np.int64, 2)))
         at, ids = found[:, 0], found[:, 1]
         places = np.stack([np.r_[0, at][:-1], at, np.r_[at, len(data)][1:]], axis=1)
+        without = sum(1 for _ in SEGMENTATION.finditer(data)) - len(at)
     for image in images:
         lacks = {"id", "file_name", "height", "width"} - set(image)
         if lacks:
             raise InputError(f"{path}: image {image} lacks {', '.join(sorted(lacks))}")
     order = np.argsort(ids, kind="stable")
     unique, starts = np.unique(ids[order], return_index=True)
-    # Without annotations `split` gives one empty array and `unique` none.
     split = np.split(places[order], starts[1:])
-    return Index(images, dict(zip(unique.tolist(), split, strict=False)))
+    by_id = {}
+    for written, rows in zip(numbers, split[: len(unique)], strict=True):
+        by_id.setdefault(id_text(_decode(path, written)), []).append(rows)
+    joined = {i: rows[0] if len(rows) == 1 else np.sort(np.concatenate(rows), 0)
+              for i, rows in by_id.items()}
+    return Index(images, joined, max(without, 0))
 
 
 def annotations(path: pathlib.Path, places: np.ndarray) -> list[dict]:
@@ -99,19 +130,55 @@ def paint(annotations, height: int, width: int):
       `annotations`, the number of pixels of two or more of them, the number of those without a
       pixel left, and {position: why it was skipped}.
     """
+    masks, problems = _masks(annotations, height, width)
+    label, overlap = raster.paint(masks, (height, width))
+    hidden = len(masks) - np.count_nonzero(np.unique(label))
+    return label, overlap, hidden, problems
+
+
+def draw(path, annotations, categories: dict[str, str], shape: tuple[int, int]) -> raster.Drawn:
+    """The label of an image's annotations, as other formats give it.
+
+    An object's id is that of its annotation where all are different numbers from 1 on; its class
+    is the name of its category.
+
+    Args:
+      path: of the file, for findings.
+      annotations: as in a COCO file.
+      categories: {id as `id_text`: name}.
+      shape: (H, W) of the image.
+    """
+    masks, problems = _masks(annotations, *shape)
+    names = [id_text(one.get("id", n + 1)) for n, one in enumerate(annotations)]
+    kinds = [categories.get(id_text(one.get("category_id", "")), "") for one in annotations]
+    shapes = [raster.Shape(names[n], kinds[n], *masks[n]) for n in sorted(masks)]
+    drawn = raster.drawn(path, shapes, [f"{names[n]} ({why})" for n, why in problems.items()],
+                         shape)
+    crowds = [names[n] for n, one in enumerate(annotations) if one.get("iscrowd") in (1, True)]
+    if crowds:
+        drawn = drawn._replace(findings=(*drawn.findings, Finding("warning", str(path), (
+            f"{len(crowds)} annotations are crowds (iscrowd=1), each is one object here: "
+            f"{some(crowds)}"))))
+    return drawn
+
+
+def categories(path) -> dict[str, str]:
+    """{id as `id_text`: name} of the categories of a file; {} where it lists none."""
+    with _mapped(path) as data:
+        start = CATEGORIES.search(data)
+        found = _decode(path, data[start.end() :]) if start else []
+    return {id_text(one.get("id")): str(one.get("name", "")) for one in found}
+
+
+def _masks(annotations, height, width) -> tuple[dict, dict]:
+    """({position: (window, mask)}, {position: why there is none})."""
     masks, problems = {}, {}
     for position, annotation in enumerate(annotations):
         try:
             masks[position] = _mask(annotation.get("segmentation"), height, width)
         except ValueError as error:
             problems[position] = str(error)
-    label, times = np.zeros((2, height, width), np.int32)
-    for position in sorted(masks, key=lambda p: -masks[p][1].sum()):
-        window, mask = masks[position]
-        label[window][mask] = position + 1
-        times[window] += mask
-    hidden = len(masks) - np.count_nonzero(np.unique(label))
-    return label, int((times > 1).sum()), hidden, problems
+    return masks, problems
 
 
 def _mask(segmentation, height, width):

@@ -1,0 +1,107 @@
+"""GeoJSON of QuPath: a FeatureCollection, a list of features or a single one; also as .gz.
+
+A polygon is drawn by `raster.filled`, its inner rings are holes; of several polygons each is
+drawn, and the object is all of them. Coordinates are pixels of the full resolution from the upper
+left corner. Points and lines have no area.
+
+The class of an object is its classification, "" without one. Where a file has detections or cells,
+these are the objects, and annotations (regions that were drawn around them) and TMA cores are left
+out. Its id is the name where all names are different numbers, as in the files that `predict`
+writes.
+"""
+
+import gzip
+import json
+
+import numpy as np
+
+from cellseg_jax.data.annotations.raster import Drawn, Shape, drawn, filled, united
+from cellseg_jax.data.records import Finding
+from cellseg_jax.errors import InputError
+
+REGIONS = ("annotation", "tmaCore")  # types of QuPath's objects that may lie around others
+
+
+def read(path, shape: tuple[int, int]) -> Drawn:
+    """All objects of a file in an (H, W) image.
+
+    Raises: InputError if it is no GeoJSON, or if its objects lie on several planes of a stack.
+    """
+    features = _features(path)
+    types = [_type(feature) for feature in features]
+    regions = {n for n, kind in enumerate(types) if kind in REGIONS}
+    kept = [n for n in range(len(features)) if n not in regions or len(regions) == len(features)]
+    shapes, problems, planes = [], [], set()
+    for n in kept:
+        geometry = features[n].get("geometry") or {}
+        name = str(_properties(features[n]).get("name") or n + 1)
+        plane = geometry.get("plane") or {}
+        planes.add((plane.get("z", 0), plane.get("t", 0)))
+        try:
+            parts = [filled(polygon, shape) for polygon in _polygons(geometry)]
+            shapes.append(Shape(name, _class(features[n]), *united(parts, shape)))
+        except ValueError as error:
+            problems.append(f"{name} ({error})")
+    if len(planes) > 1:
+        raise InputError(f"{path}: its objects lie on {len(planes)} planes of a stack; expected "
+                         "those of one 2-D image, export each plane by itself")
+    found = drawn(path, shapes, problems, shape)
+    if len(kept) == len(features):
+        return found
+    note = Finding("note", str(path), f"{len(regions)} annotations or TMA cores beside "
+                   f"{len(kept)} detections are regions and no objects: left out")
+    return found._replace(findings=(note, *found.findings))
+
+
+def _features(path) -> list[dict]:
+    try:
+        data = path.read_bytes()
+        content = json.loads(gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data)
+    except (OSError, EOFError, ValueError) as error:
+        raise InputError(f"{path}: is no GeoJSON, truncated or damaged ({error}); export it "
+                         "again (QuPath: File > Export objects as GeoJSON)") from error
+    if isinstance(content, dict):
+        content = content.get("features", [content])
+    if not isinstance(content, list) or not all(
+            isinstance(one, dict) and one.get("type") == "Feature" for one in content):
+        raise InputError(f"{path}: has no list of features; expected GeoJSON as QuPath exports it "
+                         "(File > Export objects as GeoJSON)")
+    return content
+
+
+def _properties(feature) -> dict:
+    return feature.get("properties") or {}
+
+
+def _type(feature) -> str:
+    properties = _properties(feature)
+    return str(properties.get("objectType") or properties.get("object_type") or "")
+
+
+def _class(feature) -> str:
+    kind = _properties(feature).get("classification") or {}
+    if isinstance(kind, str):
+        return kind
+    return str(kind.get("name") or ": ".join(kind.get("names") or ()))
+
+
+def _polygons(geometry) -> list[list[np.ndarray]]:
+    """Rings of each polygon; ValueError with the reason where there is no area."""
+    kind = geometry.get("type")
+    if kind == "GeometryCollection":
+        return [polygon for part in geometry.get("geometries", ()) for polygon in _polygons(part)]
+    coordinates = geometry.get("coordinates")
+    if kind not in ("Polygon", "MultiPolygon"):
+        raise ValueError(f"a {kind}, which has no area" if kind else "no geometry")
+    polygons = []
+    for polygon in [coordinates] if kind == "Polygon" else coordinates or ():
+        try:
+            rings = [np.asarray(ring, np.float64)[:, :2] for ring in polygon]
+        except (ValueError, IndexError, TypeError) as error:
+            raise ValueError("coordinates that are no numbers") from error
+        if not rings or not all(len(ring) > 2 and np.isfinite(ring).all() for ring in rings):
+            raise ValueError("a ring of less than three points")
+        polygons.append(rings)
+    if not polygons:
+        raise ValueError("no polygon")
+    return polygons

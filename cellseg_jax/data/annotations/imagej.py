@@ -1,0 +1,87 @@
+"""ROIs of ImageJ and Fiji: a zip of the ROI Manager, or a single .roi.
+
+Areas are drawn as ImageJ fills them: polygons, freehand and traced outlines and composites (with
+holes) by `raster.filled`; an oval is the pixels whose centre lies in or on the ellipse of its
+bounds (OvalRoi.getMask); a rectangle is its pixels. Lines, angles, points and texts have no area.
+An object's id is the ROI's name where all names are different numbers, as in the files that
+`predict` writes; its class is the ROI's group, "" for group 0.
+"""
+
+import zipfile
+
+import numpy as np
+import roifile
+
+from cellseg_jax.data.annotations.raster import Drawn, Shape, drawn, filled
+from cellseg_jax.errors import InputError
+
+T = roifile.ROI_TYPE
+OUTLINES = (T.POLYGON, T.FREEHAND, T.TRACED)
+WITHOUT_AREA = "a {}, which has no area"
+
+
+def read(path, shape: tuple[int, int]) -> Drawn:
+    """All ROIs of a .zip or .roi file in an (H, W) image.
+
+    Raises: InputError if it is no ROI file, or if its ROIs lie on several planes of a stack.
+    """
+    shapes, problems, planes = [], [], set()
+    for name, data in _files(path):
+        try:
+            roi = roifile.ImagejRoi.frombytes(data)
+        except Exception as error:  # roifile raises many types; all of them mean a damaged file
+            raise InputError(f"{path}: {name} cannot be read as an ImageJ ROI ({error}); save the "
+                             "ROIs again (ROI Manager > More > Save)") from error
+        name = roi.name or name.removesuffix(".roi")
+        planes |= {(roi.position, roi.z_position, roi.t_position)} - {(0, 0, 0)}
+        try:
+            shapes.append(Shape(name, str(roi.group or ""), *_pixels(roi, shape)))
+        except ValueError as error:
+            problems.append(f"{name} ({error})")
+    if len(planes) > 1:
+        raise InputError(f"{path}: its ROIs lie on {len(planes)} planes of a stack; expected those "
+                         "of one 2-D image, save the ROIs of each plane in its own file")
+    return drawn(path, shapes, problems, shape)
+
+
+def _files(path):
+    """(name, bytes) of each ROI in a file."""
+    if path.suffix.lower() == ".roi":
+        return [(path.name, path.read_bytes())]
+    try:
+        with zipfile.ZipFile(path) as archive:
+            files = [(name, archive.read(name)) for name in archive.namelist()
+                     if name.lower().endswith(".roi")]
+            others = len(archive.namelist()) - len(files)
+    except (zipfile.BadZipFile, OSError, EOFError) as error:
+        raise InputError(f"{path}: is no zip file, truncated or damaged ({error})") from error
+    if others and not files:
+        raise InputError(f"{path}: holds {others} files, none of them a .roi; expected a zip of "
+                         "ImageJ's ROI Manager, unpack other archives")
+    return files
+
+
+def _pixels(roi, shape):
+    """(window, mask) of a ROI; ValueError with the reason if it has no area."""
+    if roi.composite:
+        return filled(roi.coordinates(multi=True), shape)
+    if roi.roitype in OUTLINES:
+        points = roi.coordinates()
+        if len(points) < 3:
+            raise ValueError(f"an outline of {len(points)} points")
+        return filled([points], shape)
+    if roi.roitype not in (T.RECT, T.OVAL) or roi.subtype == roifile.ROI_SUBTYPE.TEXT:
+        raise ValueError(WITHOUT_AREA.format(roi.subtype.name.lower() if roi.subtype.value else
+                                             roi.roitype.name.lower()))
+    if roi.rounded_rect_arc_size:
+        raise ValueError("a rectangle with round corners")
+    x, y, width, height = (
+        (roi.xd, roi.yd, roi.widthd, roi.heightd) if roi.subpixelrect else
+        (roi.left, roi.top, roi.right - roi.left, roi.bottom - roi.top))
+    corners = np.array([(x, y), (x + width, y), (x + width, y + height), (x, y + height)])
+    window, mask = filled([corners], shape)
+    if roi.roitype == T.OVAL:
+        rows, columns = (np.arange(part.start, part.stop) + 0.5 for part in window)
+        across, down = (2 * (columns - x) / width - 1) ** 2, (2 * (rows - y) / height - 1) ** 2
+        mask = mask & (down[:, None] + across <= 1)
+    return window, mask

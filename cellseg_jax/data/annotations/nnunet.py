@@ -1,0 +1,74 @@
+"""Raw data of nnU-Net: imagesTr/NAME_0000.png, labelsTr/NAME.png and dataset.json.
+
+The files NAME_0000, NAME_0001, ... are the channels of one image. Labels are classes, numbered in
+dataset.json; the class "ignore" marks pixels that are not annotated.
+"""
+
+import json
+import re
+
+from cellseg_jax.data.decode import MASK_SUFFIXES, SUFFIXES
+from cellseg_jax.data.dependencies import depends_on
+from cellseg_jax.data.read import entries
+from cellseg_jax.data.records import Finding
+from cellseg_jax.errors import InputError
+
+CHANNEL = re.compile("(.+)_([0-9]{4})")
+
+
+def is_raw(root) -> bool:
+    """Whether a folder is a dataset of nnU-Net."""
+    return depends_on(root / "imagesTr").is_dir() and depends_on(root / "labelsTr").is_dir()
+
+
+def listed(root) -> tuple[dict, list[Finding]]:
+    """({name: (image files by channel, label file)}, errors of files that belong to none)."""
+    channels = len(_described(root, "channel_names", "modality"))
+    labels, images, bad = {}, {}, []
+    for path in entries(root / "labelsTr"):
+        if path.suffix.lower() in MASK_SUFFIXES:
+            labels[path.stem] = path
+        else:
+            bad.append(_strange(path))
+    for path in entries(root / "imagesTr"):
+        match = CHANNEL.fullmatch(path.stem)
+        if path.suffix.lower() in SUFFIXES and match:
+            images.setdefault(match[1], {})[int(match[2])] = path
+        else:
+            bad.append(_strange(path))
+    for name in sorted(labels.keys() - images.keys()):
+        bad.append(Finding("error", str(labels[name]), f"label without an image {name}_0000"))
+    for name, files in images.items():
+        first = next(iter(files.values()))
+        if name not in labels:
+            bad.append(Finding("error", str(first), f"image without a label {name} in labelsTr"))
+        elif sorted(files) != list(range(channels)):
+            bad.append(Finding("error", str(first), f"the channels of {name} are "
+                               f"{', '.join(f'{n:04d}' for n in sorted(files))}; expected "
+                               f"{channels}, from 0000 on, as dataset.json says"))
+    wrong = {finding.where for finding in bad}
+    return {name: (tuple(files[n] for n in sorted(files)), labels[name])
+            for name, files in sorted(images.items())
+            if name in labels and str(next(iter(files.values()))) not in wrong}, bad
+
+
+def classes(root) -> dict[str, int]:
+    """{name: value} of the labels of dataset.json; where it gives a list, its last value."""
+    return {str(name): int(value[-1] if isinstance(value, list) else value)
+            for name, value in _described(root, "labels").items()}
+
+
+def _described(root, *keys) -> dict:
+    path = depends_on(root / "dataset.json")
+    try:
+        content = json.loads(path.read_bytes())
+        found = next(content[key] for key in keys if key in content)
+        return dict(found)
+    except (OSError, ValueError, TypeError, StopIteration) as error:
+        raise InputError(f"{path}: has no {' or '.join(keys)} ({error!r}); expected the "
+                         "dataset.json of nnU-Net") from error
+
+
+def _strange(path) -> Finding:
+    return Finding("error", str(path), "expected NAME_0000 as image and NAME as label, as "
+                   f"{', '.join(MASK_SUFFIXES)}; volumes (.nii.gz) are not read, save their slices")

@@ -1,0 +1,316 @@
+"""What belongs to what in a folder of a user's own images: which annotation to which image.
+
+An annotation belongs to the image of its name, without suffix. Where there is none, one of
+ENDINGS is left out of its name, and one of IMAGE_ENDINGS of the image's. COCO files name their images
+themselves. What is ambiguous is an error that says how to choose; nothing is guessed.
+"""
+
+import collections
+import functools
+import pathlib
+import unicodedata
+from collections.abc import Callable
+from typing import NamedTuple
+
+from cellseg_jax.data.annotations import FORMATS, REFUSED, coco, format_of, nnunet, suffix_of
+from cellseg_jax.data.decode import MASK_SUFFIXES, SUFFIXES
+from cellseg_jax.data.dependencies import depends_on
+from cellseg_jax.data.read import entries
+from cellseg_jax.data.records import Finding, some
+from cellseg_jax.errors import InputError, nearest
+
+ENDINGS = ("_cp_masks", "_masks", "_mask", "_seg", "_labels", "_label", "_rois", "_RoiSet",
+           "_objects", "_annotations")
+IMAGE_ENDINGS = ("_0000", ".ome", "_image", "_img")
+# Ends of files that lie beside annotations, written by tools: neither image nor annotation.
+DERIVED = ("_objects.csv", "_overlay.png", "_probability.tif", "_uncertainty.tif", "_flows.tif",
+           "_dP.tif", "_cp_output.png", "_outlines.txt", "predict.json", "dataset.json")
+FOLDERS = ("labels", "annotations", "rois")  # of annotations, where there is no folder masks
+LAYOUT = ("Expected DIR/images/NAME.png and DIR/masks/NAME.png (or .tif), or one of the layouts in "
+          "docs/formats.md")
+
+
+class Pair(NamedTuple):
+    """An image with its annotation."""
+
+    images: tuple[pathlib.Path, ...]  # one file, or one for each channel
+    annotation: pathlib.Path
+    read: Callable | None = None  # (H, W) -> raster.Drawn, of outlines
+    values: Callable | None = None  # () -> (H, W) numbers, of label images but masks
+    beside: tuple[pathlib.Path, ...] = ()  # the mask of what is not annotated, if there is one
+    unknown: int | None = None  # the value of what is not annotated
+
+    @property
+    def files(self) -> tuple[pathlib.Path, ...]:
+        """Everything that the sample follows from, image first."""
+        inside = [self.annotation]
+        if self.annotation.is_dir():
+            inside = sorted(p for p in self.annotation.rglob("*") if p.is_file())
+        return *self.images, *inside, *self.beside
+
+
+class Listing(NamedTuple):
+    """The pairs of a folder by name, and what is wrong or worth a word."""
+
+    pairs: dict[str, Pair]
+    bad: list[Finding]  # errors
+    findings: list[Finding]
+
+
+def listing(root: pathlib.Path, wanted: str, mask_suffix: str, ignored: str) -> Listing:
+    """What lies in a folder.
+
+    Args:
+      root: of images/ and masks/, labels/, ...; of images with their annotations beside them; of
+        imagesTr/, labelsTr/ and dataset.json; or of images and a COCO file.
+      wanted: the format of annotations, "" for whatever lies there.
+      mask_suffix: how names of annotations end after the name of the image; "" for any of ENDINGS.
+      ignored: how names of files end that mark what is not annotated; "" for none.
+    Raises: InputError where there is no such layout.
+    """
+    if nnunet.is_raw(root):
+        pairs, bad = nnunet.listed(root)
+        unknown = nnunet.classes(root).get("ignore")
+        return Listing({name: Pair(images, label, unknown=unknown)
+                        for name, (images, label) in pairs.items()}, bad, [])
+    folder, places = _folders(root)
+    wanted, _, name = wanted.partition(":")
+    images, found = _sorted_out(folder, places, wanted)
+    if found.coco and not found.annotations:
+        return _of_coco(folder, images, found)
+    if found.coco:
+        raise InputError(f"{found.coco[0]}: lists images that also have annotations of their own, "
+                         f"such as {some(p.name for p in found.annotations)}; choose one, such as "
+                         "config.data.annotations=coco")
+    beside = {}
+    if ignored:  # an image may have such a name too: then its mask is a mask
+        beside = {_stem(path): path for path in found.annotations if _stem(path) not in images
+                  and _stem(path).endswith(ignored)
+                  and _stem(path).removesuffix(ignored) in images}
+        for path in beside.values():
+            del found.annotations[path]
+    chosen, lone = _matched(images, found.annotations, mask_suffix, found.bad)
+    found.bad.extend(_unpaired(images, chosen, lone))
+    pairs = {}
+    for stem, files in chosen.items():
+        if len(files) > 1:
+            found.bad.append(_several(images[stem], stem, files, found.annotations))
+            continue
+        extra = tuple(path for key, path in beside.items() if key == stem + ignored)
+        pairs[stem] = _pair(images[stem], files[0], found.annotations[files[0]], name, extra)
+    return Listing(dict(sorted(pairs.items())), found.bad, found.notes())
+
+
+def _pair(image, annotation, kind, name, beside) -> Pair:
+    read, values = FORMATS[kind].read, FORMATS[kind].values
+    return Pair((image,), annotation, read and functools.partial(read, annotation),
+                values and functools.partial(values, annotation, *([name] if name else [])), beside)
+
+
+class _Found(NamedTuple):
+    """What lies beside the images."""
+
+    annotations: dict[pathlib.Path, str]  # file -> format
+    coco: list[pathlib.Path]  # files that name their images themselves
+    bad: list[Finding]
+    left_out: list[pathlib.Path]
+
+    def notes(self) -> list[Finding]:
+        if not self.left_out:
+            return []
+        names = some([path.name for path in self.left_out])
+        return [Finding("note", str(self.left_out[0].parent),
+                        f"{len(self.left_out)} files are no image and no annotation: {names}")]
+
+
+def _folders(root):
+    """(folder of images, folders of annotations); the root where all lies in it."""
+    images, masks = root / "images", root / "masks"
+    if depends_on(images).is_dir():
+        if depends_on(masks).is_dir():
+            return images, [masks]
+        found = [f for f in (root / name for name in FOLDERS) if depends_on(f).is_dir()]
+        return images, found or [images, root]
+    if root.absolute().name == "images":
+        raise InputError(f"config.data.root: '{root}' is itself the folder of images; pass the "
+                         f"one it lies in, --config.data.root='{root.absolute().parent}'")
+    return root, [root, *(f for f in (root / name for name in FOLDERS) if depends_on(f).is_dir())]
+
+
+def _sorted_out(folder, places, wanted) -> tuple[dict, _Found]:
+    """({stem: image}, the rest) of a folder of images and those of their annotations."""
+    found, images = _Found({}, [], [], []), {}
+    alone = folder not in places
+    here = entries(folder)
+    stems = {_stem(path) for path in here if path.suffix.lower() in SUFFIXES}
+    for path in here:
+        is_image = path.suffix.lower() in SUFFIXES and path.is_file()
+        if is_image and (alone or not _is_of_another(path, stems)):
+            _add_image(images, path, found.bad)
+        elif alone:
+            found.bad.append(_foreign(path, folder, SUFFIXES))
+    for place in places:
+        _add_annotations(found, place, wanted, images, beside_images=place == folder)
+    if not alone and not (found.annotations or found.coco):
+        missing = folder.parent / "masks" if folder.name == "images" else folder / "images"
+        raise InputError(f"config.data.root: folder '{missing}' does not exist. {LAYOUT}")
+    return images, found
+
+
+def _add_annotations(found, place, wanted, images, beside_images) -> None:
+    """Sorts what lies in a folder; what is no annotation is an error where nothing else belongs."""
+    strict = not beside_images and place.name in ("masks", *FOLDERS)
+    for path in entries(place):
+        if path in images.values() or (not strict and path.is_dir() and suffix_of(path) != ".zarr"):
+            continue
+        if path.name.endswith(DERIVED) and _stem(path) not in images:
+            found.left_out.append(path)
+            continue
+        kind = format_of(path)
+        if not strict and not beside_images and kind != "coco":
+            continue  # the root over images/: a COCO file may lie there, and anything else
+        if not kind and (strict or path.suffix.lower() in SUFFIXES):
+            found.bad.append(_foreign(path, path.parent, MASK_SUFFIXES))
+        elif not kind or (wanted and kind != wanted):
+            found.left_out.append(path)
+        elif kind == "coco":
+            found.coco.append(path)
+        else:
+            found.annotations[path] = kind
+
+
+def _stem(path) -> str:
+    """The name of a file without suffix, as it is compared: macOS writes an umlaut as two letters.
+    """
+    stem = path.name[: len(path.name) - len(suffix_of(path))]
+    return unicodedata.normalize("NFC", stem)
+
+
+def _is_of_another(path, stems) -> bool:
+    """Whether the name of an image file is that of the mask of, or of what was made from, another.
+    """
+    if path.name.endswith(DERIVED):
+        return True
+    return any(key in stems or any(key + end in stems for end in IMAGE_ENDINGS)
+               for key in _keys(_stem(path), ENDINGS)[1:])
+
+
+def _keys(stem: str, endings) -> list[str]:
+    """The stem, and what is left of it without one of the endings."""
+    return [stem, *(stem.removesuffix(end) for end in endings if stem.endswith(end))]
+
+
+def _add_image(images, path, bad) -> None:
+    stem = _stem(path)
+    if stem in images:
+        bad.append(Finding("error", str(path), f"ambiguous, {images[stem].name} has the same "
+                                               "stem; keep one of the two"))
+    else:
+        images[stem] = path
+
+
+def _foreign(path, folder, suffixes) -> Finding:
+    fix = ("JPEG changes the values of a mask: export it as PNG, or convert it and set "
+           "config.data.labels=binary and config.data.threshold=127"
+           if path.suffix.lower() in SUFFIXES else "convert it or move it away")
+    what = REFUSED.get(path.suffix.lower())
+    return Finding("error", str(path), f"expected only {', '.join(suffixes)} files in "
+                   f"'{folder.name}'; " + (f"it is {what}" if what else fix))
+
+
+def _matched(images, annotations, mask_suffix, bad) -> tuple[dict, list]:
+    """({stem of an image: its annotations}, annotations of no image)."""
+    short = collections.defaultdict(list)  # name without ending -> images
+    for stem in images:
+        for key in _keys(stem, IMAGE_ENDINGS):
+            short[key].append(stem)
+    endings = (mask_suffix,) if mask_suffix else ENDINGS
+    chosen, lone = collections.defaultdict(list), []
+    for path in annotations:
+        keys = _keys(_stem(path), endings)
+        keys = keys[1:] if mask_suffix else keys
+        keys += [key.removesuffix(".ome") for key in keys if key.endswith(".ome")]
+        exact = [key for key in keys if key in images]
+        stems = exact[:1] or list(dict.fromkeys(s for key in keys for s in short.get(key, ())))
+        if len(stems) > 1:
+            bad.append(Finding("error", str(path), f"may belong to {some(stems)}; rename it like "
+                                                   "its image"))
+        elif stems:
+            chosen[stems[0]].append(path)
+        elif not mask_suffix:
+            lone.append(path)
+    return chosen, lone
+
+
+def _unpaired(images, chosen, lone):
+    """An error for each image without an annotation, and the other way round."""
+    without = {stem: path for stem, path in images.items() if stem not in chosen}
+    strays = {_stem(path): path for path in lone}
+    for kind, other, rest, others in (("image without a mask", "mask", without, strays),
+                                      ("mask without an image", "image", strays, without)):
+        for stem in sorted(rest):
+            yield Finding("error", str(rest[stem]), f"{kind} of its name; add or rename the {other}"
+                          f", or move the file away{nearest(stem, sorted(others))}")
+
+
+def _several(image, stem, files, kinds) -> Finding:
+    names = some([path.name for path in files])
+    formats = list(dict.fromkeys(kinds[path] for path in files))
+    endings = [_stem(path).removeprefix(stem) for path in files]
+    if len(formats) == len(files):
+        fix = f"choose one, such as config.data.annotations={formats[0]}"
+    elif any(endings):
+        fix = f"choose one, such as config.data.mask_suffix={max(endings, key=len)}"
+    else:
+        fix = "keep one of them"
+    return Finding("error", str(files[0]), f"ambiguous, {image.name} has {len(files)} annotations: "
+                                           f"{names}; {fix}")
+
+
+def _of_coco(folder, images, found) -> Listing:
+    """Pairs of images and COCO files that list them."""
+    by_name = collections.defaultdict(list)
+    for path in images.values():
+        by_name[unicodedata.normalize("NFC", path.name)].append(path)
+    pairs, missing, listed = {}, [], set()
+    for path in found.coco:
+        index, kinds = coco.index(depends_on(path)), coco.categories(path)
+        strays = index.strays()
+        if strays:
+            found.bad.append(Finding("error", str(path), f"{sum(strays.values()):,} annotations "
+                             "have an image_id that no image of the file has: "
+                             f"{some(strays)}; export it again"))
+        for image in index.images:
+            name = unicodedata.normalize("NFC", str(image["file_name"])).replace("\\", "/")
+            files = by_name.get(name.rpartition("/")[2], [])
+            if not files:
+                missing.append((path, name))
+                continue
+            stem = _stem(files[0])
+            if stem in listed:
+                found.bad.append(Finding("error", str(path), f"lists {name} again; expected each "
+                                                             "image once, in one file"))
+                continue
+            listed.add(stem)
+            read = functools.partial(_read_coco, path, index.of(image), kinds,
+                                     (image["height"], image["width"]))
+            pairs[stem] = Pair((files[0],), path, read)
+    if missing:
+        found.bad.append(Finding("error", str(missing[0][0]), f"lists {len(missing)} images that "
+                         f"are not in '{folder}': {some(name for _, name in missing)}"))
+    notes = found.notes()
+    unlisted = sorted(images.keys() - listed)
+    if unlisted:
+        notes.append(Finding("warning", str(folder), f"{len(unlisted)} images are not listed in "
+                     f"{some(path.name for path in found.coco)} and are left out: "
+                     f"{some(unlisted)}"))
+    if not pairs and not found.bad:
+        raise InputError(f"{found.coco[0]}: lists no images")
+    return Listing(dict(sorted(pairs.items())), found.bad, notes)
+
+
+def _read_coco(path, places, kinds, size, shape):
+    if tuple(size) != shape:
+        raise InputError(f"{path}: says {size[0]}x{size[1]} of an image of {shape[0]}x{shape[1]}; "
+                         "its polygons do not fit")
+    return coco.draw(path, coco.annotations(path, places), kinds, shape)
