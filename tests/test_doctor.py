@@ -283,7 +283,7 @@ def test_22_23_coco_annotations_arrive(tmp_path):
     config.data = dict(name="livecell", root=str(tmp_path), size=(32, 32), channels="gray",
                        split=(1.0, 0.0, 0.0))
     found = examine.examine(config_lib.complete(config).data).findings
-    assert matching(found, "warning", "train.json$", "1 annotations have an image_id without image")
+    assert matching(found, "error", "train.json$", "1 annotations have an image_id without image")
     assert matching(found, "warning", f"{stem.lower()}.tif$", "annotation 1182: .* 1 skipped of 13")
     assert matching(found, "note", "", f"{stem}.tif not found; found {stem.lower()}.tif")
 

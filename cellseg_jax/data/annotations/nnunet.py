@@ -1,7 +1,7 @@
 """Raw data of nnU-Net: imagesTr/NAME_0000.png, labelsTr/NAME.png and dataset.json.
 
 The files NAME_0000, NAME_0001, ... are the channels of one image. Labels are classes, numbered in
-dataset.json; the class "ignore" marks pixels that are not annotated.
+dataset.json; the class "ignore" marks pixels that are not annotated: config.data.ignore names it.
 """
 
 import json
@@ -52,10 +52,21 @@ def listed(root) -> tuple[dict, list[Finding]]:
             if name in labels and str(next(iter(files.values()))) not in wrong}, bad
 
 
-def classes(root) -> dict[str, int]:
-    """{name: value} of the labels of dataset.json; where it gives a list, its last value."""
-    return {str(name): int(value[-1] if isinstance(value, list) else value)
-            for name, value in _described(root, "labels").items()}
+def check(root, options) -> None:
+    """InputError unless the options of the dataset are what dataset.json says of the labels."""
+    named = _described(root, "labels")
+    values = {name: value for name, value in named.items() if isinstance(value, int)}
+    unknown = values.pop("ignore", None)
+    ignore = "" if unknown is None else str(unknown)
+    highest = max(values.values(), default=1)
+    if options.labels == "instances":
+        raise InputError("config.data.labels: got instances; the labels of nnU-Net are classes, "
+                         f"{values}: set config.data.labels=classes and config.data.num_classes="
+                         f"{highest + 1}, or config.data.labels=binary where there is one")
+    if ignore != options.ignore:
+        raise InputError(f"config.data.ignore: got {options.ignore!r}; dataset.json of '{root}' "
+                         f"says that {ignore or 'nothing'} is not annotated: set "
+                         f"config.data.ignore={ignore!r}")
 
 
 def _described(root, *keys) -> dict:

@@ -38,7 +38,6 @@ class Pair(NamedTuple):
     read: Callable | None = None  # (H, W) -> raster.Drawn, of outlines
     values: Callable | None = None  # () -> (H, W) numbers, of label images but masks
     beside: tuple[pathlib.Path, ...] = ()  # the mask of what is not annotated, if there is one
-    unknown: int | None = None  # the value of what is not annotated
 
     @property
     def files(self) -> tuple[pathlib.Path, ...]:
@@ -70,9 +69,8 @@ def listing(root: pathlib.Path, wanted: str, mask_suffix: str, ignored: str) -> 
     """
     if nnunet.is_raw(root):
         pairs, bad = nnunet.listed(root)
-        unknown = nnunet.classes(root).get("ignore")
-        return Listing({name: Pair(images, label, unknown=unknown)
-                        for name, (images, label) in pairs.items()}, bad, [])
+        return Listing({name: Pair(images, label) for name, (images, label) in pairs.items()},
+                       bad, [])
     folder, places = _folders(root)
     wanted, _, name = wanted.partition(":")
     images, found = _sorted_out(folder, places, wanted)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cellseg_jax.data.annotations import FORMATS, masks
+from cellseg_jax.data.annotations import FORMATS, masks, nnunet
 from cellseg_jax.data.annotations.pairing import LAYOUT, Pair, listing
 from cellseg_jax.data.read import (
     check_root,
@@ -78,6 +78,8 @@ def records(root, **chosen) -> Records:
     find_group, (value, suffix) = _grouping(options.group), _ignored(options.ignore)
     _check(options)
     root = check_root(root, LAYOUT)
+    if nnunet.is_raw(root):
+        nnunet.check(root, options)
     pairs, bad, findings = listing(root, options.annotations, options.mask_suffix, suffix)
     read = functools.partial(_read, options=options, colours=masks.packed(options.colours),
                              ignore=value)
@@ -169,8 +171,7 @@ def _read(pair: Pair, pages, *, options, colours, ignore) -> Sample:
                 (read_image if len(colours) else read_mask)(path, pages[1]))
         check_size(path, mask, pair.images[0], image)
         values = masks.values(path, mask, colours)
-        unknown = _unknown(pair, pages, image, values,
-                           pair.unknown if ignore is None else ignore)
+        unknown = _unknown(pair, pages, image, values, ignore)
         label = masks.label(path, values, unknown, options)
     return Sample(image, label, "", (*_turned(pair.images[0]), *findings))
 
