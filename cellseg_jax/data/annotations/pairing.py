@@ -1,8 +1,8 @@
 """What belongs to what in a folder of a user's own images: which annotation to which image.
 
 An annotation belongs to the image of its name, without suffix. Where there is none, one of
-ENDINGS is left out of its name, and one of IMAGE_ENDINGS of the image's. COCO files name their images
-themselves. What is ambiguous is an error that says how to choose; nothing is guessed.
+ENDINGS is left out of its name, and one of IMAGE_ENDINGS of the image's. COCO files name their
+images themselves. What is ambiguous is an error that says how to choose; nothing is guessed.
 """
 
 import collections

@@ -87,7 +87,8 @@ def records(root, cell_types=(), min_annotations=0) -> Records:
     found = Records(
         (Record(item.stem, _field(item.stem), (path, item.json),
                 functools.partial(_read, path, item), item.part)
-         for item, path in zip(kept, paths, strict=True)), findings + other_case)
+         for item, path in zip(kept, paths, strict=True)),
+        [finding for finding in findings + other_case if finding.level != "error"])
     errors = [finding for finding in findings if finding.level == "error"]
     if errors:
         raise BadFiles(errors, found)

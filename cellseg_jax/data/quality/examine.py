@@ -77,7 +77,8 @@ def examine(data_config, progress: Callable[[int, int], None] | None = None) -> 
         records = data.records_of(data_config)
         findings = list(records.findings)
     except BadFiles as error:
-        records, findings = error.records, list(error.findings)
+        records = error.records
+        findings = [*error.findings, *getattr(records, "findings", ())]
     facts = []
     previewed = set(np.linspace(0, len(records) - 1, NUM_PREVIEWS).astype(int))
     instances = data_config.get("labels", "instances") == "instances"
