@@ -154,12 +154,20 @@ def version() -> str:
         return "not installed"
 
 
+def print_version() -> int:
+    """What --version prints; returns the exit code."""
+    print(f"cellseg_jax {version()}")
+    return 0
+
+
 # --- running -------------------------------------------------------------------------------------
 
 
 def run_command(main: Callable, define: Callable, argv: list[str] | None = None) -> int:
     """main(flags, overrides) with the exit codes of every command."""
     argv = sys.argv if argv is None else argv
+    if "--version" in argv[1:]:
+        return print_version()
     if any(word in ("--help", "-h", "-help") for word in argv[1:]):
         values = flags.FlagValues()
         define(values)

@@ -1,6 +1,7 @@
 """Check the data of a config before a GPU hour is spent.
 
     python -m cellseg_jax.doctor --config=FILE [--out=doctor.html] [--config.data.root=DIR ...]
+    python -m cellseg_jax.doctor --workdir=runs/NAME       the data of a run, by its own config
 
 Reads every image and mask once, prints what there is and every problem with its file and its
 fix, and writes the same with pictures to --out. An error stops training; a warning is for you to
@@ -20,21 +21,27 @@ MAX_LINES = 20  # of each level on the terminal; the page has all
 
 def define_flags(values: flags.FlagValues) -> None:
     """The flags of this command, beside --config and --config.*."""
+    cli.string(values, "workdir", "the folder of a run, in place of --config")
     cli.string(values, "out", "the page to write", "doctor.html")
 
 
 def main(args, overrides: list[tuple[str, str]]) -> int:
     """Examine the data of one config; returns the exit code."""
-    cli.require_config(args)
+    if args.workdir:
+        cli.refuse_config(args, "a run")
+    else:
+        cli.require_config(args, ", or a run: --workdir=runs/NAME")
     from cellseg_jax import config as config_lib
     from cellseg_jax.config import derived
     from cellseg_jax.data.quality import page
     from cellseg_jax.data.quality.report import facts
     from cellseg_jax.planning import data_check
     from cellseg_jax.report import terminal
+    from cellseg_jax.runs.folder import read_config
     from cellseg_jax.train import preview
 
-    config = config_lib.load(args.config, overrides)
+    config = (config_lib.override(read_config(args.workdir), overrides) if args.workdir
+              else config_lib.load(args.config, overrides))
     out = pathlib.Path(args.out)
     if out.is_dir() or not out.parent.is_dir():
         raise InputError(f"--out: cannot write to '{out}'; expected a file such as doctor.html in "

@@ -13,6 +13,10 @@ config.data.name, root or option of the dataset, of other data, whose files and 
 their own. With --labels it scores label images made by anything: for each image of the split NAME,
 NAME_masks, NAME_cp_masks or NAME_label .tif, .png or .npy with instance ids. They become a run of
 config.model.name=labels; a study lists one as ROWS = {"cellpose": {"labels": DIR}, ...}.
+
+The workdir, runs/<config name> unless given, holds all that is written: config.json, checkpoints/,
+metrics.jsonl, split.json, result.json, eval/SPLIT.json and SPLIT_images.csv with the scores,
+eval/SPLIT_predictions/ with pictures, and report.html. Decoded images lie in config.data.cache.
 Exit codes: 0 done, 2 bad input or config, 75 stopped by SIGTERM after saving (start it again), 1
 anything else.
 """

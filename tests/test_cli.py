@@ -5,11 +5,12 @@ import os
 import signal
 import subprocess
 import sys
+import tomllib
 
 import pytest
 from helpers import ROOT, child_environment, tiny_config
 
-from cellseg_jax import cli, train
+from cellseg_jax import __main__, cli, train
 from cellseg_jax import config as config_lib
 from cellseg_jax.errors import InputError
 from cellseg_jax.inference.outputs import FORMATS
@@ -69,6 +70,35 @@ def test_help_needs_no_jax_and_names_every_format():
         assert f"python -m cellseg_jax.{name}" in text
     for name, format_ in FORMATS.items():
         assert f"{name} ({format_.what})" in text
+
+
+@pytest.mark.parametrize("words, code, out, err", [
+    ([], 0, "cellseg COMMAND", ""),
+    (["--help"], 0, "segment images with a trained run", ""),
+    (["--version"], 0, f"cellseg_jax {cli.version()}", ""),
+    (["predict", "--version"], 0, f"cellseg_jax {cli.version()}", ""),
+    (["predict", "--help"], 0, "--images", ""),
+    (["train", "--help"], 0, "metrics.jsonl", ""),
+    (["predikt"], 2, "", "error: command: got 'predikt'; expected one of train, eval"),
+    (["eval", "--workdir=none"], 2, "", "error: --workdir: no run in none"),
+    (["train"], 2, "", "error: --config: missing"),
+])
+def test_all_commands_have_one_name(capsys, words, code, out, err):
+    assert __main__.main(["cellseg", *words]) == code
+    printed = capsys.readouterr()
+    assert out in printed.out and printed.err.startswith(err)
+    assert len(printed.err.splitlines()) == bool(err)
+
+
+def test_every_command_is_listed_and_installed():
+    files = {path.stem for path in (ROOT / "cellseg_jax").glob("*.py")
+             if "run_command(main, define_flags)" in path.read_text()}
+    modules = [module for module, *_ in __main__.COMMANDS.values()]
+    assert files <= set(modules)
+    for module in modules:
+        assert callable(importlib.import_module(f"cellseg_jax.{module}").define_flags)
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert scripts == {"cellseg": "cellseg_jax.__main__:main"}
 
 
 def test_sigterm_is_handled_in_the_block_alone():

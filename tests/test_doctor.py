@@ -422,6 +422,17 @@ def get_config():
     assert page.count("data:image/png;base64") == pictures
 
 
+def test_the_data_of_a_run_are_examined_by_its_own_config(root, tmp_path, capsys):
+    run, out = tmp_path / "run", tmp_path / "page.html"
+    run.mkdir()
+    (run / "config.json").write_text(config_lib.to_json(config_of(root)))
+    words = ["doctor", f"--workdir={run}", f"--out={out}"]
+    assert cli.run_command(doctor.main, doctor.define_flags, words) == 0
+    assert "10 read" in capsys.readouterr().out and out.exists()
+    assert cli.run_command(doctor.main, doctor.define_flags, [*words, "--config=x.py"]) == 2
+    assert "a run has its own config" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("words, message", [
     ([], "--config: missing"),
     (["--config=configs/quickstart.py", "--out=/none/there.html"], "--out: cannot write to"),

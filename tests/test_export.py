@@ -125,6 +125,10 @@ def test_export_runs_where_neither_flax_nor_this_package_is(run, workdir, tmp_pa
          tmp_path / "probs.npy"], capture_output=True, text=True, env=child_environment(),
         cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    explained = subprocess.run([sys.executable, folder / "usage.py"], capture_output=True,
+                               text=True, env=child_environment(), cwd=tmp_path)
+    assert explained.returncode == 1 and "python usage.py IMAGE OUT.npy" in explained.stderr
+    assert "Traceback" not in explained.stderr
     wanted = Predictor(workdir, read_config(workdir)).image_probs(pixels[..., None])
     np.testing.assert_allclose(np.load(tmp_path / "probs.npy"), wanted, atol=1e-4)
     assert wanted.std() > 1e-3  # or anything would pass

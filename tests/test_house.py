@@ -23,7 +23,7 @@ FLOORS = (
     ("interop",),
     ("train",),
     ("studies", "analysis", "planning"),
-    ("main", "study", "predict", "doctor", "plan", "analyze", "export"),
+    ("main", "study", "predict", "doctor", "plan", "analyze", "export", "__main__"),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 MATHS = {"losses", "optim", "augment", "targets", "normalize", "crops", "pruning", "metrics",

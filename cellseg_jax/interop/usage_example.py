@@ -10,6 +10,9 @@ Needs numpy, Pillow and {needs}. OUT.npy is (height, width, {outputs}) float32.
 import pathlib
 import sys
 
+if len(sys.argv) != 3:
+    sys.exit(__doc__)
+
 import numpy as np
 {imports}
 

@@ -1,6 +1,7 @@
 """Progress of training on the terminal, and what is wrong with the data of a run."""
 
 import collections
+import shlex
 import time
 
 from cellseg_jax.report import terminal
@@ -89,12 +90,12 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
-def print_findings(found) -> None:
-    """The warnings on the data, a line each; notes are counted only."""
+def print_findings(found, workdir) -> None:
+    """The warnings on the data of a run, a line each; notes are counted only."""
     for finding in found:
         if finding.level != "note":
             terminal.log(f"{finding.level}: {finding.where}: {finding.what}")
     notes = sum(finding.level == "note" for finding in found)
     if notes:
-        terminal.log(f"{notes} note{'s' * (notes > 1)} on the data: "
-                     "python -m cellseg_jax.doctor shows them")
+        command = f"python -m cellseg_jax.doctor --workdir={shlex.quote(str(workdir))}"
+        terminal.log(f"{notes} note{'s' * (notes > 1)} on the data: {command} shows them")

@@ -55,7 +55,8 @@ def test_each_of_many_runs_prints_less_often(capsys, clock):
 
 
 def test_warnings_are_a_line_each_and_notes_are_counted(capsys):
-    print_findings([Finding("warning", "a.png", "is empty"), *[Finding("note", "b", "c")] * 2])
+    print_findings([Finding("warning", "a.png", "is empty"), *[Finding("note", "b", "c")] * 2],
+                   "runs/my run")
     assert capsys.readouterr().err.splitlines() == [
         "warning: a.png: is empty",
-        "2 notes on the data: python -m cellseg_jax.doctor shows them"]
+        "2 notes on the data: python -m cellseg_jax.doctor --workdir='runs/my run' shows them"]

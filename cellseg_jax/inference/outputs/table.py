@@ -10,7 +10,6 @@ import numpy as np
 
 from cellseg_jax.files import atomic_file
 from cellseg_jax.inference.outputs.files import blocks, objects
-from cellseg_jax.targets.geometry import without_gaps
 
 NEIGHBOURS = tuple((y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0))
 
@@ -68,6 +67,8 @@ def measure(label, pixels, *, top=0, pixel_size=None) -> dict[str, list]:
       pixel_size: (height, width) in micrometres; lengths need square pixels, and are nan where
         height and width differ by more than 1 %.
     """
+    from cellseg_jax.targets.geometry import without_gaps  # JAX: --help lists formats without it
+
     known, label = without_gaps(np.asarray(label))
     y, x = np.nonzero(label)
     area = np.bincount(label[y, x])
