@@ -13,8 +13,8 @@ import numpy as np
 from cellseg_jax.errors import InputError
 
 NUMBERS = "buif"  # kinds of dtypes
-FIX = ("if you trust it: python -c \"import numpy, tifffile; tifffile.imwrite('{0}_masks.tif', "
-       "numpy.load('{0}.npy', allow_pickle=True).item()['masks'])\"")
+FIX = ("if you trust it: python -c \"import numpy, tifffile; tifffile.imwrite('{}_masks.tif', "
+       "numpy.load('{}', allow_pickle=True).item()['masks'])\"")
 
 
 def read(path) -> np.ndarray:
@@ -27,8 +27,9 @@ def read(path) -> np.ndarray:
         label = _masks(data) if _is_pickled(data) else np.load(io.BytesIO(data), allow_pickle=False)
     except (OSError, ValueError, EOFError, KeyError, IndexError, TypeError, AttributeError,
             pickle.UnpicklingError) as error:
+        fix = FIX.format(str(path)[:-4].removesuffix("_seg"), path)
         raise InputError(f"{path}: no array masks was found without unpickling it ({error!r}); "
-                         f"convert it, {FIX.format(path.with_suffix(''))}") from error
+                         f"convert it, {fix}") from error
     if label.ndim != 2 or label.dtype.kind not in NUMBERS:
         raise InputError(f"{path}: holds {label.dtype} of shape {label.shape}; expected one (H, W) "
                          "label; save each plane by itself")

@@ -38,7 +38,7 @@ def read(path, shape: tuple[int, int]) -> Drawn:
                          f"{shape[0]}x{shape[1]}; its shapes do not fit")
     objects, problems = {}, []
     for n, part in enumerate(parts):
-        name = str(n + 1)
+        name = f"shape {n + 1}"
         try:
             pixels = _pixels(part, shape)
         except (ValueError, TypeError, KeyError, OSError) as error:

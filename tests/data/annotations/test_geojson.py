@@ -1,0 +1,84 @@
+import gzip
+import json
+
+import numpy as np
+import pytest
+
+from cellseg_jax.data.annotations import geojson
+from cellseg_jax.errors import InputError
+
+SHAPE = (40, 50)
+
+
+def square(x, y, side=6):
+    return [[x, y], [x + side, y], [x + side, y + side], [x, y + side], [x, y]]
+
+
+def feature(geometry, **properties):
+    return {"type": "Feature", "id": "0a-1", "geometry": geometry, "properties": properties}
+
+
+def polygon(*rings, **more):
+    return {"type": "Polygon", "coordinates": list(rings), **more}
+
+
+def read(tmp_path, content, name="a.geojson"):
+    data = json.dumps(content).encode()
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
+    return geojson.read(tmp_path / name, SHAPE)
+
+
+@pytest.mark.parametrize("name", ["a.geojson", "a.json", "a.geojson.gz"])
+def test_all_forms_of_a_file_are_read(tmp_path, name):
+    features = [feature(polygon(square(2, 3), square(4, 5, 2)), objectType="cell")]
+    expected = np.zeros(SHAPE, int)
+    expected[3:9, 2:8], expected[5:7, 4:6] = 1, 0
+    for content in ({"type": "FeatureCollection", "features": features}, features, features[0]):
+        np.testing.assert_array_equal(read(tmp_path, content, name).label, expected)
+    assert not read(tmp_path, {"type": "FeatureCollection", "features": []}, name).label.any()
+
+
+def test_pieces_are_one_object_and_classes_are_classifications(tmp_path):
+    pieces = {"type": "MultiPolygon", "coordinates": [[square(1, 1)], [square(20, 20)]]}
+    mixed = {"type": "GeometryCollection", "geometries": [polygon(square(30, 1))]}
+    found = read(tmp_path, [feature(pieces, classification={"name": "Tumor", "color": [1, 2, 3]}),
+                            feature(mixed, classification={"names": ["Immune", "CD8"]}),
+                            feature(polygon(square(10, 30)))])
+    assert found.kinds == {1: "Tumor", 2: "Immune: CD8", 3: ""}
+    assert found.label[2, 2] == found.label[22, 22] == 1 and found.label[3, 33] == 2
+
+
+def test_regions_around_detections_are_no_objects(tmp_path):
+    region = feature(polygon(square(0, 0, 39)), objectType="annotation", name="Region 1")
+    cells = [feature(polygon(square(4, 4)), objectType="detection"),
+             feature(polygon(square(14, 4)), objectType="cell")]
+    found = read(tmp_path, [region, *cells])
+    assert np.count_nonzero(found.label) == 72
+    assert found.findings[0].what == ("1 annotations or TMA cores beside 2 detections are regions "
+                                      "and no objects: left out")
+    assert np.count_nonzero(read(tmp_path, [region]).label) == 39 * 39
+
+
+def test_what_has_no_area_is_named(tmp_path):
+    found = read(tmp_path, [
+        feature({"type": "Point", "coordinates": [3, 4]}), feature(None),
+        feature({"type": "LineString", "coordinates": [[3, 4], [9, 9]]}, name="way"),
+        feature(polygon([[1, 1], [2, 2]])), feature(polygon([["a", 1], [2, 2], [3, 3]])),
+        feature(polygon(square(90, 90)), name="far"), feature(polygon(square(9, 9)))])
+    assert found.findings[0].what == (
+        "6 of 7 annotations are left out: 1 (a Point, which has no area), 2 (no geometry), way (a "
+        "LineString, which has no area), 4 (a ring of less than three points), 5 (coordinates that "
+        "are no numbers), ... (6 in all)")
+    assert np.count_nonzero(found.label) == 36
+
+
+def test_planes_and_other_files_are_refused(tmp_path):
+    planes = [feature(polygon(square(2, 2), plane={"c": -1, "z": z, "t": 0})) for z in (0, 3)]
+    with pytest.raises(InputError, match="a.geojson: its objects lie on 2 planes of a stack"):
+        read(tmp_path, planes)
+    for content in ({"a": 1}, [1, 2], 3, {"features": {}}):
+        with pytest.raises(InputError, match="a.geojson: has no list of features; expected"):
+            read(tmp_path, content)
+    (tmp_path / "a.geojson.gz").write_bytes(gzip.compress(b"[]" * 900)[:20])
+    with pytest.raises(InputError, match="a.geojson.gz: is no GeoJSON, truncated or damaged"):
+        geojson.read(tmp_path / "a.geojson.gz", SHAPE)
