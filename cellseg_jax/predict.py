@@ -10,7 +10,8 @@ its own height and width, holds instance ids (0 background), uint16, or uint32 a
 instances; class numbers instead if the run's target is classes. `<image>_overlay.png` shows their
 outlines over the image. Folders below --images are kept below --out. Started again it continues
 with the images that are not finished; what predict wrote, into whichever folder, is never read as
-an image.
+an image; nor are masks beside images (x_masks.png, a folder masks/ beside images/), which are
+counted.
 
 Images of more than 16 million pixels are read, predicted and decoded in bands, so that memory
 depends on their width alone. Several runs predict together: the mean of their probabilities.

@@ -217,6 +217,55 @@ def test_equal_names_never_meet(run, tmp_path):
     assert found == ["x/a_label.tif", "y/a.png_label.tif", "y/a.tif_label.tif"]
 
 
+def test_as_many_outputs_as_images_whatever_their_names(run, tmp_path):
+    for n, name in enumerate(("a.tif", "a.png", "a.tif.png", "a.png.tif", "b.tif.png")):
+        write_image(tmp_path / "in" / name, size=(30, 40 + n))
+    code, out, _ = run(format="tiff")
+    found = {p.name: tifffile.imread(p).shape[1] - 40 for p in (tmp_path / "out").glob("*.tif")}
+    assert code == 0 and "images predicted: 5," in out
+    assert found == {"a.tif_label.tif": 0, "a.png_label.tif": 1, "a.tif.png_label.tif": 2,
+                     "a.png.tif_label.tif": 3, "b.tif_label.tif": 4}
+
+
+def test_a_page_and_a_file_of_the_same_name_are_both_named(run, tmp_path):
+    write_image(tmp_path / "in/a_0001.png")
+    pages = np.random.default_rng(0).integers(0, 256, (2, 30, 40)).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "in/a.tif", pages, photometric="minisblack")
+    code, out, err = run(format="tiff")
+    assert code == 2 and not list((tmp_path / "out").glob("*.tif"))
+    assert "a.tif (image 1 of it)" in err and "a_0001.png" in err and "a_0001_label.tif" in err
+    (tmp_path / "in/a_0001.png").rename(tmp_path / "in/b.png")
+    assert "images predicted: 3," in run(format="tiff")[1]
+    assert len(list((tmp_path / "out").glob("*.tif"))) == 3
+
+
+def test_masks_beside_images_are_counted_and_not_segmented(run, tmp_path):
+    """A folder of Cellpose, a dataset of images/ and masks/, and names that only resemble these."""
+    label = np.zeros((40, 50), np.uint16)
+    label[5:20, 5:20], label[22:38, 20:45] = 1, 2
+    for name in ("x.png", "y.tif", "z_image.tif", "data/images/a.tif", "data/images/b.tif",
+                 "only_masks.png", "y_green.tif"):
+        write_image(tmp_path / "in" / name)
+    masks = ("x_cp_masks.png", "y_masks.tif", "z_masks.tif", "y_nuclei.tif", "data/masks/a.tif",
+             "data/masks/b.tif", "x_cp_output.png")
+    for name in masks:
+        path = tmp_path / "in" / name
+        path.parent.mkdir(exist_ok=True)
+        (tifffile.imwrite(path, label) if path.suffix == ".tif"
+         else Image.fromarray(label).save(path))
+    code, out, err = run(format="tiff")
+    assert code == 0 and "images predicted: 7," in out
+    assert err.startswith(f"7 files in {tmp_path / 'in'} are masks of other images")
+    found = {p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.tif")}
+    assert found == {f"{name}_label.tif" for name in (
+        "x", "y", "z_image", "data/images/a", "data/images/b", "only_masks", "y_green")}
+    assert "images predicted: 3," in run(images=tmp_path / "in/*.tif", out=tmp_path / "g")[1]
+    code, _, err = run(images=tmp_path / "in/data/masks")
+    assert code == 2 and "is a folder of masks" in err and "in/data/images'" in err
+    named = run(images=tmp_path / "in/y_masks.tif", out=tmp_path / "named")
+    assert "images predicted: 1," in named[1]  # a user who names a file means it
+
+
 def test_other_files_are_counted_not_read(run, tmp_path):
     write_image(tmp_path / "in/a.png")
     for name in ("notes.txt", "b.gif", ".DS_Store", ".hidden/c.png"):

@@ -1,4 +1,7 @@
-"""Which images are predicted and where their outputs go; what predict wrote is no image."""
+"""Which images are predicted and where their outputs go; what predict wrote is no image.
+
+Nor are masks beside images (`masks_beside`), unless a file is named itself.
+"""
 
 import collections
 import functools
@@ -9,9 +12,10 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from cellseg_jax.data import lazy
+from cellseg_jax.data.records import some
 from cellseg_jax.errors import InputError
 from cellseg_jax.files import write_atomic
-from cellseg_jax.inference import outputs
+from cellseg_jax.inference import masks_beside, outputs
 from cellseg_jax.report import terminal
 
 NOTE = "predict.json"  # in a folder of predictions: what made them
@@ -37,20 +41,27 @@ def find(images: list[str], out) -> list[tuple[pathlib.Path, pathlib.Path]]:
     for text in images:
         found |= dict(_found(text, pathlib.Path(out)))
     stems = [place.with_suffix("") for place in found.values()]
+    places = set(found.values())
     if len(set(found.values())) < len(found):
         raise InputError(f"--images: two of {', '.join(images)} have images of the same name; "
                          "expected one folder above them, or one command for each")
-    # a.png and a.tif side by side keep their suffix, or one would overwrite the other
+    # a.png and a.tif side by side keep their suffix, or one would overwrite the other, and so does
+    # a.tif.png, which would have the name that a.tif keeps
     twice = {stem for stem, count in collections.Counter(stems).items() if count > 1}
-    return sorted((path, place if stem in twice else stem)
+    return sorted((path, place if stem in twice or stem in places else stem)
                   for (path, place), stem in zip(found.items(), stems, strict=True))
 
 
 def _found(text: str, out: pathlib.Path) -> list[tuple[pathlib.Path, pathlib.Path]]:
     """(image, place below out) of one --images."""
     root = pathlib.Path(text).expanduser()
+    named = root.exists()
     if root.is_dir() and not lazy.is_image(root):
-        files = list(_below(root))
+        beside = masks_beside.images_beside(root)
+        if beside:
+            raise InputError(f"--images: {text!r} is a folder of masks; expected images, pass "
+                             f"--images='{beside}', or name the files themselves")
+        named, files = False, list(_below(root))
         paths = [path for path in files if lazy.is_image(path)]
         _log_others(text, set(files) - set(paths), out)
     else:
@@ -60,10 +71,22 @@ def _found(text: str, out: pathlib.Path) -> list[tuple[pathlib.Path, pathlib.Pat
     written = lambda path: _is_inside(path, out) or noted(path.resolve().parent)
     paths = [path for path in paths if path.name != NOTE and not (
         path.name.endswith(outputs.SUFFIXES) and written(path))]
+    paths = paths if named else _without_masks(text, root, paths)
     if not paths:
         raise InputError(f"--images: no image in {text!r}; expected a file, a folder with PNG, "
                          "TIFF, BMP, JPEG or OME-Zarr images, or a quoted glob such as 'in/*.tif'")
     return [(path, out / path.relative_to(root)) for path in paths]
+
+
+def _without_masks(text: str, root: pathlib.Path, paths) -> list[pathlib.Path]:
+    """The images that are no masks of others; a line counts and names what is left out."""
+    masks = {path for path in paths if masks_beside.in_mask_folder(path, root)}
+    masks |= set(masks_beside.masks_among(path for path in paths if path not in masks))
+    if masks:
+        names = some(sorted(path.relative_to(root).as_posix() for path in masks))
+        terminal.log(f"{len(masks)} files in {text} are masks of other images, or were made from "
+                     f"them, and left out: {names}; to segment one, name the file itself")
+    return [path for path in paths if path not in masks]
 
 
 def _matching(pattern: pathlib.Path) -> tuple[pathlib.Path, list[pathlib.Path]]:
@@ -119,6 +142,19 @@ def planes(path: pathlib.Path, stem: pathlib.Path, pages: str) -> list[Plane]:
     if count == 1:
         return [Plane(path, 0, stem)]
     return [Plane(path, n, stem.with_name(f"{stem.name}_{n:04d}")) for n in range(count)]
+
+
+def check_distinct(planes: list[Plane]) -> None:
+    """InputError for two images whose outputs would have the same name."""
+    first = {}
+    for plane in planes:
+        other = first.setdefault(plane.stem, plane)
+        if other is not plane:
+            which = " and ".join(f"{one.path}" + f" (image {one.number} of it)" * (one.number > 0)
+                                 for one in (other, plane))
+            raise InputError(f"--images: {which} would both be written as {plane.stem.name}_label"
+                             ".tif and the like; rename one of them, or predict them into "
+                             "different folders")
 
 
 def claim(out, made_by: dict) -> None:

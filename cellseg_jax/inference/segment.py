@@ -127,6 +127,7 @@ def segment(runs: Runs, work: Work) -> int:
     notes = ScaleNotes(runs.predictor, runs.options)
     pages = runs.predictor.config.data.get("pages", "")
     planes = [plane for job in work.jobs for plane in images_in.planes(*job, pages)]
+    images_in.check_distinct(planes)
     waiting = [plane for plane in planes if not images_in.is_finished(plane, work.formats)]
     if len(waiting) < len(planes):
         terminal.log(f"{len(planes) - len(waiting)} of {len(planes)} images were finished before")

@@ -1,0 +1,77 @@
+"""Which files among the images of a folder are masks of others, and must not be segmented.
+
+By their place: folders masks, labels, ... beside a folder images. By their name: x_masks.png beside
+x.png, with any of the endings that training pairs. By their content: a file whose name continues
+that of another, of the same size, that holds numbers of objects.
+"""
+
+import pathlib
+from collections.abc import Iterable
+
+import numpy as np
+
+from cellseg_jax.data import lazy
+from cellseg_jax.data.annotations.pairing import DERIVED, ENDINGS, FOLDERS, IMAGE_ENDINGS
+from cellseg_jax.errors import InputError
+
+IMAGE_FOLDERS = ("images", "imagesTr", "imagesTs")
+MASK_FOLDERS = ("masks", *FOLDERS, "labelsTr", "labelsTs")
+MADE = (*ENDINGS, *(pathlib.PurePath(name).stem for name in DERIVED if name.startswith("_")))
+LARGEST = 2**26  # pixels of a file that is looked into
+INSIDE = 0.75  # share of the pixels of objects whose right neighbour has the same number
+
+
+def in_mask_folder(path: pathlib.Path, root: pathlib.Path) -> bool:
+    """Whether a file below `root` lies in a folder of masks that is beside one of images."""
+    below = path.relative_to(root).parts[:-1]
+    return any(part in MASK_FOLDERS
+               and any(root.joinpath(*below[:n], name).is_dir() for name in IMAGE_FOLDERS)
+               for n, part in enumerate(below))
+
+
+def images_beside(folder: pathlib.Path) -> pathlib.Path | None:
+    """The folder of images that a folder of masks lies beside; None if it is no such folder."""
+    above = folder.absolute().parent
+    found = [above / name for name in IMAGE_FOLDERS if (above / name).is_dir()]
+    return found[0] if found and folder.absolute().name in MASK_FOLDERS else None
+
+
+def masks_among(paths: Iterable[pathlib.Path]) -> list[pathlib.Path]:
+    """The image files that are masks of, or were made from, others of the same folder."""
+    in_folder = {}
+    for path in paths:
+        in_folder.setdefault(path.parent, {})[path.stem] = path
+    return [path for files in in_folder.values() for stem, path in files.items()
+            if _by_name(stem, files) or _by_content(path, stem, files)]
+
+
+def _by_name(stem: str, stems) -> bool:
+    names = (stem.removesuffix(end) for end in MADE if stem.endswith(end))
+    return any(name in stems or any(name + end in stems for end in IMAGE_ENDINGS)
+               for name in names)
+
+
+def _by_content(path, stem: str, files: dict) -> bool:
+    cut = (n for n, letter in enumerate(stem) if letter in "_-. ")
+    of = [files[stem[:n]] for n in cut if stem[:n] in files]
+    try:
+        image = lazy.open_images(path)[0] if of else None
+        return image is not None and holds_labels(image) and any(
+            lazy.open_images(other)[0].shape[:2] == image.shape[:2] for other in of)
+    except InputError:  # named when its turn comes
+        return False
+
+
+def holds_labels(image: lazy.Image) -> bool:
+    """Whether an image holds numbers of objects: 0, 1, 2, ... or two values, constant in objects.
+
+    A picture has other values beside most of its pixels. False of more than LARGEST pixels.
+    """
+    if image.shape[2] != 1 or image.shape[0] * image.shape[1] > LARGEST:
+        return False
+    pixels = image.read()[..., 0]
+    values = np.unique(pixels)
+    if len(values) < 2 or values[0] != 0 or (len(values) > 2 and values[-1] >= 2 * len(values)):
+        return False
+    inside = pixels[:, :-1] > 0
+    return bool(np.mean((pixels[:, :-1] == pixels[:, 1:])[inside] if inside.any() else 0) >= INSIDE)
