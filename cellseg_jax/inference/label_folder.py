@@ -12,6 +12,8 @@ import pathlib
 import numpy as np
 
 from cellseg_jax import crops, metrics
+from cellseg_jax.data.annotations import arrays
+from cellseg_jax.data.annotations.pairing import ENDINGS
 from cellseg_jax.data.read import read_mask
 from cellseg_jax.data.records import some
 from cellseg_jax.data.resize import FITS
@@ -23,7 +25,6 @@ from cellseg_jax.inference.summary import Measured
 from cellseg_jax.report import terminal
 
 SUFFIXES = (".tif", ".tiff", ".png", ".npy")
-ENDINGS = ("_cp_masks", "_masks", "_mask", "_labels", "_label")  # of stems, left out to match
 MAX_ID = 2**31 - 1
 
 
@@ -127,10 +128,7 @@ def read_label(path: pathlib.Path, size: tuple[int, int]) -> np.ndarray:
     Raises: InputError in one line if it cannot be read, has another size or holds no ids.
     """
     if path.suffix.lower() == ".npy":
-        try:
-            label = np.load(path, allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
-            raise InputError(f"{path}: cannot be read as an array ({error})") from error
+        label = arrays.read(path)
     else:
         label = read_mask(path)
         if (label != label[..., :1]).any():

@@ -28,7 +28,7 @@ def read(path) -> np.ndarray:
     except (OSError, ValueError, EOFError, KeyError, IndexError, TypeError, AttributeError,
             pickle.UnpicklingError) as error:
         fix = FIX.format(str(path)[:-4].removesuffix("_seg"), path)
-        raise InputError(f"{path}: no array masks was found without unpickling it ({error!r}); "
+        raise InputError(f"{path}: cannot be read as an array without unpickling it ({error!r}); "
                          f"convert it, {fix}") from error
     if label.ndim != 2 or label.dtype.kind not in NUMBERS:
         raise InputError(f"{path}: holds {label.dtype} of shape {label.shape}; expected one (H, W) "

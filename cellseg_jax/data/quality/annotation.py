@@ -8,6 +8,7 @@ from cellseg_jax.data.records import Finding
 from cellseg_jax.targets import TARGETS
 from cellseg_jax.targets.geometry import neighbours
 
+MARKERS = (255, 65_535, 2**31 - 1)  # the highest values of masks: rarely ids of cells
 LEAST = 3  # masks below which one id that covers most of them is taken for an object
 
 
@@ -28,13 +29,15 @@ class Unknown(NamedTuple):
 def covering(label: np.ndarray) -> Covering:
     """The object of an (H, W) instance label that looks like its background.
 
-    It covers more than half of the pixels, reaches all four sides, and there are others.
+    It covers more than half of the pixels, reaches all four sides, or one if its id is of MARKERS,
+    and there are others.
     """
     middle = int(np.partition(label.reshape(-1), label.size // 2)[label.size // 2])
     same = label == middle  # what covers more than half is the median
     share = np.count_nonzero(same) / label.size
     sides = (same[0], same[-1], same[:, 0], same[:, -1])
-    if middle <= 0 or share <= 0.5 or not all(side.any() for side in sides):
+    reaches = any if middle in MARKERS else all
+    if middle <= 0 or share <= 0.5 or not reaches(side.any() for side in sides):
         return Covering()
     return Covering(middle, share) if ((label > 0) & ~same).any() else Covering()
 

@@ -46,7 +46,7 @@ def test_nothing_of_a_pickle_runs(tmp_path):
     np.save(tmp_path / "a.npy", {"flows": Evil(trap), "masks": label})
     np.testing.assert_array_equal(arrays.read(tmp_path / "a.npy"), label)
     np.save(tmp_path / "a.npy", {"masks": Evil(trap)})
-    with pytest.raises(InputError, match="no array masks was found without unpickling"):
+    with pytest.raises(InputError, match="cannot be read as an array without unpickling"):
         arrays.read(tmp_path / "a.npy")
     assert not os.path.exists(trap)
     np.load(tmp_path / "a.npy", allow_pickle=True)
@@ -72,5 +72,5 @@ def test_other_files_are_refused(tmp_path, content):
         path.write_bytes(content)
     else:
         np.save(path, content)
-    with pytest.raises(InputError, match="a.npy: (no array masks|holds)"):
+    with pytest.raises(InputError, match="a.npy: (cannot be read|holds)"):
         arrays.read(path)

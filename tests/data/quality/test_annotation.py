@@ -26,6 +26,18 @@ def test_an_id_that_covers_most_masks_is_an_error(id_):
     assert of_covering(found[:2], FOLDER) == []  # too few
 
 
+@pytest.mark.parametrize("id_", [255, 65535, 2**31 - 1])
+def test_the_highest_value_need_not_surround_what_is_annotated(id_):
+    label = np.zeros((20, 20), np.int32)
+    label[:, 5:], label[3:8, :3] = id_, 1  # annotated is a strip at the left
+    assert covering(label) == Covering(id_, 0.75)
+    [error] = of_covering([covering(label)] * 12, FOLDER)
+    assert error.what.startswith(f"id {id_} covers 75% of 12 masks (of 12): not annotated? set "
+                                 f"config.data.ignore={id_}")
+    label[label == id_] = 9
+    assert covering(label) == Covering()
+
+
 def test_large_cells_are_no_background():
     cell = np.zeros((20, 20), int)
     cell[1:19, 1:20] = 7  # away from the upper side

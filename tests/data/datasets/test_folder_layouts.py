@@ -1,0 +1,297 @@
+"""Layouts of tools: what belongs to what without renaming, and what is refused with words."""
+
+import json
+import zipfile
+
+import numpy as np
+import pytest
+import roifile
+import tifffile
+from PIL import Image
+
+from cellseg_jax import config
+from cellseg_jax.data.datasets import folder
+from cellseg_jax.data.quality.examine import examine
+from cellseg_jax.data.records import BadFiles
+from cellseg_jax.errors import InputError
+
+SHAPE = (12, 16)
+LABEL = np.zeros(SHAPE, np.uint16)
+LABEL[2:6, 2:7], LABEL[7:11, 3:12] = 1, 2
+SQUARE = [[2, 2], [7, 2], [7, 6], [2, 6]]
+
+
+def save(path, array=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    array = np.random.default_rng(0).integers(0, 255, SHAPE, np.uint8) if array is None else array
+    if path.suffix == ".npy":
+        np.save(path, array)
+    elif path.suffix in (".tif", ".tiff"):
+        tifffile.imwrite(path, array)
+    else:
+        Image.fromarray(array).save(path)
+
+
+def write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def coco(images=("a.png", "b.png"), ids=(1, 2), image_ids=None):
+    """A file of two squares in each image, and of what `image_ids` adds."""
+    image_ids = [*ids, *ids] if image_ids is None else image_ids
+    return {"images": [{"id": i, "file_name": name, "height": SHAPE[0], "width": SHAPE[1]}
+                       for i, name in zip(ids, images, strict=True)],
+            "categories": [{"id": 3, "name": "nucleus"}],
+            "annotations": [{"id": n + 1, "image_id": i, "category_id": 3, "iscrowd": 0,
+                             "segmentation": [np.ravel(SQUARE).tolist()]}
+                            for n, i in enumerate(image_ids)]}
+
+
+def geojson(*kinds):
+    return [{"type": "Feature", "geometry": {
+        "type": "Polygon", "coordinates": [[[x + 4 * n, y] for x, y in SQUARE[:3]]]},
+        "properties": {"classification": {"name": kind}} if kind else {}}
+        for n, kind in enumerate(kinds)]
+
+
+def labelme(**content):
+    return {"shapes": [{"label": "cell", "points": SQUARE, "shape_type": "polygon"}],
+            "imageHeight": SHAPE[0], "imageWidth": SHAPE[1]} | content
+
+
+def labels(root, **options):
+    return {record.name: record.read().label for record in folder.records(root, **options)}
+
+
+# Files beside the image {image: (mask, others)}: all of them hold LABEL.
+MASKS = {
+    "Cellpose, masks as TIFF": ("{}.tif", "{}_masks.tif", ()),
+    "Cellpose, masks as PNG, and what else it writes": (
+        "{}.png", "{}_cp_masks.png", ("{}_flows.tif", "{}_cp_output.png", "{}_cp_outlines.txt")),
+    "Cellpose, x_seg.npy": ("{}.tif", "{}_seg.npy", ()),
+    "our own": ("{}.png", "{}_label.tif", ("{}_overlay.png", "{}_objects.csv")),
+    "images and masks": ("images/{}.png", "masks/{}.tif", ()),
+    "StarDist": ("images/{}.tif", "masks/{}.tif", ()),
+    "a folder labels": ("images/{}.png", "labels/{}.png", ()),
+    "our own in masks": ("images/{}.png", "masks/{}_label.tif", (
+        "masks/{}_overlay.png", "masks/{}_objects.csv")),
+    "x_0000": ("images/{}_0000.tif", "masks/{}.tif", ()),
+    "OME-TIFF": ("images/{}.ome.tif", "labels/{}.tif", ()),
+    "OME-TIFF and ours": ("images/{}.ome.tif", "labels/{}.ome_label.tif", ()),
+    "x_mask": ("images/{}.jpg", "masks/{}_mask.png", ()),
+    "NumPy": ("images/{}.png", "masks/{}.npy", ()),
+}
+
+
+@pytest.mark.parametrize("layout", MASKS)
+def test_masks_of_tools_pair_without_renaming(tmp_path, layout):
+    image, mask, others = MASKS[layout]
+    for n, stem in enumerate(("p 1", "p 2")):
+        save(tmp_path / image.format(stem))
+        save(tmp_path / mask.format(stem), (LABEL * (n + 1)).astype(np.uint8))
+        for other in others:
+            path = tmp_path / other.format(stem)
+            save(path) if path.suffix in (".png", ".tif") else path.write_text("x")
+    found = folder.records(tmp_path)
+    assert [record.files[0].name for record in found] == [
+        image.rpartition("/")[2].format(stem) for stem in ("p 1", "p 2")]
+    for n, record in enumerate(found):
+        np.testing.assert_array_equal(record.read().label, LABEL * (n + 1))
+    assert [f.what.partition(":")[0] for f in found.findings] == [
+        f"{2 * len(others)} files are no image and no annotation"] * bool(others)
+
+
+@pytest.mark.parametrize("name, content", [
+    ("{}.json", labelme()), ("{}.geojson", geojson("", "")), ("rois/{}.geojson", geojson("", ""))])
+@pytest.mark.parametrize("place", ["", "images/"])
+def test_outlines_lie_beside_images_or_in_a_folder(tmp_path, name, content, place):
+    for stem in "ab":
+        save(tmp_path / f"{place}{stem}.png")
+        path = name.format(stem)
+        write(tmp_path / (path if "/" in path else place + path), content)
+    assert all(label.max() == len(content if isinstance(content, list) else [1])
+               for label in labels(tmp_path).values())
+
+
+def test_imagej_rois_lie_beside_images(tmp_path):
+    for stem in "ab":
+        save(tmp_path / f"{stem}.tif")
+        roi = roifile.ImagejRoi.frompoints(np.array(SQUARE), name="cell")
+        with zipfile.ZipFile(tmp_path / f"{stem}_RoiSet.zip", "w") as archive:
+            archive.writestr("cell.roi", roi.tobytes())
+    assert {name: label.sum() for name, label in labels(tmp_path).items()} == {"a": 20, "b": 20}
+
+
+# --- COCO -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", ["annotations/instances_default.json", "images/_annotations.json",
+                                   "all.json"])
+@pytest.mark.parametrize("ids", [(1, 2), ("a", "b"), (1.0, 2.5), (-7, 2**70)])
+def test_a_coco_file_lies_anywhere_and_has_ids_of_any_kind(tmp_path, place, ids):
+    for stem in "abc":
+        save(tmp_path / f"images/{stem}.png")
+    write(tmp_path / place, coco(("a.png", "images/b.png"), ids))
+    found = folder.records(tmp_path)
+    assert [record.name for record in found] == ["a", "b"]
+    assert [np.unique(record.read().label).tolist() for record in found] == [[0, 3], [0, 4]]
+    assert [f.what for f in found.findings if f.level == "warning"] == [
+        f"1 images are not listed in {place.rpartition('/')[2]} and are left out: c"]
+
+
+@pytest.mark.parametrize("image_ids, ids, lost", [
+    (["1", 2, "1", 2], (1, 2), 0), ([1.0, 2, "x", None], (1, 2), 2), ([1, 2, 2**60], (1, 2), 1),
+    ([11, 12, 11, 12], (1, 2), 4)])
+def test_every_annotation_is_used_or_counted(tmp_path, image_ids, ids, lost):
+    for stem in "ab":
+        save(tmp_path / f"{stem}.png")
+    write(tmp_path / "all.json", coco(ids=ids, image_ids=image_ids))
+    if lost:
+        with pytest.raises(BadFiles, match=f"all.json: {lost} annotations have an image_id that"):
+            folder.records(tmp_path)
+    else:
+        found = folder.records(tmp_path)
+        hidden = [r.read().findings[0].what for r in found]
+        assert all("1 objects keep none" in text for text in hidden)
+
+
+def test_a_coco_file_that_does_not_fit_is_refused(tmp_path):
+    save(tmp_path / "a.png")
+    write(tmp_path / "all.json", coco())
+    with pytest.raises(BadFiles, match="all.json: lists 1 images that are not in .*: b.png"):
+        folder.records(tmp_path)
+    save(tmp_path / "b.png", np.zeros((9, 9), np.uint8))
+    with pytest.raises(InputError, match="says 12x16 of an image of 9x9; its polygons do not fit"):
+        labels(tmp_path)
+    write(tmp_path / "more.json", coco())
+    with pytest.raises(BadFiles, match="more.json: lists a.png again"):
+        folder.records(tmp_path)
+    (tmp_path / "more.json").unlink()
+    save(tmp_path / "a_masks.png", LABEL.astype(np.uint8))
+    with pytest.raises(InputError, match="all.json: lists images that also have annotations of"):
+        folder.records(tmp_path)
+    with pytest.raises(BadFiles, match="b.png: image without a mask"):
+        folder.records(tmp_path, annotations="masks")
+
+
+# --- classes --------------------------------------------------------------------------------------
+
+
+def test_classes_of_outlines_are_named(tmp_path):
+    save(tmp_path / "a.png")
+    write(tmp_path / "a.geojson", geojson("Tumor", "Stroma", "Tumor"))
+    values = lambda **options: np.unique(labels(tmp_path, **options)["a"]).tolist()
+    assert values() == [0, 1, 2, 3] and values(labels="binary") == [0, 1]
+    assert values(classes=("Tumor",)) == [0, 1, 3]
+    note, = folder.records(tmp_path, classes=("Tumor",))[0].read().findings
+    assert note.what == ("1 of 3 objects are of classes that config.data.classes does not name: "
+                         "Stroma; left out")
+    options = dict(labels="classes", num_classes=3)
+    label = labels(tmp_path, classes=("Stroma", "Tumor"), **options)["a"]
+    assert [label[2, x] for x in (4, 8, 12)] == [2, 1, 2]
+    with pytest.raises(InputError, match=r"a.geojson: 3 objects have no class of config.data.class"
+                                         r"es \(\); its classes are \('Stroma', 'Tumor'\); name"):
+        labels(tmp_path, **options)
+    write(tmp_path / "a.geojson", geojson("Tumor", ""))
+    with pytest.raises(InputError, match="1 objects have no class .*, and 1 objects have none"):
+        labels(tmp_path, classes=("Stroma", "Tumor"), **options)
+    with pytest.raises(InputError, match="config.data.classes: got 1 names; expected 2"):
+        folder.records(tmp_path, classes=("a",), **options)
+
+
+def nnunet(root, channels=1, **described):
+    for stem in ("case_1", "case_2"):
+        for n in range(channels):
+            save(root / f"imagesTr/{stem}_{n:04d}.png", np.full(SHAPE, 10 * n + 7, np.uint8))
+        save(root / f"labelsTr/{stem}.png", LABEL.astype(np.uint8))
+    write(root / "dataset.json", {
+        "channel_names": {str(n): f"channel {n}" for n in range(channels)},
+        "labels": {"background": 0, "cell": 1, "ignore": 2}, "file_ending": ".png"} | described)
+
+
+def test_raw_data_of_nnunet(tmp_path):
+    nnunet(tmp_path, channels=3)
+    options = dict(labels="classes", num_classes=2, ignore="2")
+    found = folder.records(tmp_path, **options)
+    assert [record.name for record in found] == ["case_1", "case_2"]
+    sample = found[0].read()
+    assert sample.image[0, 0].tolist() == [7, 17, 27] and len(found[0].files) == 4
+    np.testing.assert_array_equal(sample.label, np.where(LABEL == 2, -1, LABEL.astype(int)))
+    with pytest.raises(InputError, match="config.data.labels: got instances; .* config.data.labels="
+                                         "classes and config.data.num_classes=2"):
+        folder.records(tmp_path)
+    with pytest.raises(InputError, match="config.data.ignore: got ''; .* set config.data.ignore='"):
+        folder.records(tmp_path, **options | {"ignore": ""})
+    nnunet(tmp_path, channels=3, channel_names={"0": "DAPI", "1": "GFP"})
+    with pytest.raises(BadFiles, match="case_1 are 0000, 0001, 0002; expected 2, from 0000 on"):
+        folder.records(tmp_path, **options)
+    (tmp_path / "labelsTr/case_2.png").rename(tmp_path / "labelsTr/case_2.nii.gz")
+    with pytest.raises(BadFiles, match=r"volumes \(.nii.gz\) are not read, save their slices"):
+        folder.records(tmp_path, **options)
+
+
+# --- what is ambiguous or not read ----------------------------------------------------------------
+
+
+def test_several_annotations_of_an_image_are_chosen_from(tmp_path):
+    save(tmp_path / "images/a.png")
+    save(tmp_path / "masks/a_label.tif", LABEL)
+    save(tmp_path / "masks/a_masks.tif", LABEL * 2)
+    with pytest.raises(BadFiles, match="ambiguous, a.png has 2 annotations: a_label.tif, a_masks.ti"
+                                       "f; choose one, such as config.data.mask_suffix=_label"):
+        folder.records(tmp_path)
+    assert labels(tmp_path, mask_suffix="_masks")["a"].max() == 4
+    with pytest.raises(BadFiles, match="image without a mask"):
+        folder.records(tmp_path, mask_suffix="_corrected")
+    write(tmp_path / "masks/a.geojson", geojson("", "", ""))
+    (tmp_path / "masks/a_masks.tif").unlink()
+    with pytest.raises(BadFiles, match="choose one, such as config.data.annotations=geojson"):
+        folder.records(tmp_path)
+    assert labels(tmp_path, annotations="geojson")["a"].max() == 3
+    assert labels(tmp_path, annotations="masks")["a"].max() == 2
+    with pytest.raises(InputError, match="config.data.annotations: got 'qupath'; expected one of "):
+        folder.records(tmp_path, annotations="qupath")
+
+
+def test_a_mask_of_two_images_is_refused(tmp_path):
+    for name in ("a_0000", "a.ome"):
+        save(tmp_path / f"images/{name}.tif")
+    save(tmp_path / "masks/a.tif", LABEL)
+    with pytest.raises(BadFiles, match="masks/a.tif: may belong to a.ome, a_0000; rename it"):
+        folder.records(tmp_path)
+
+
+@pytest.mark.parametrize("name, content, words", [
+    ("masks/a.xml", "<annotations>", "it is an XML file: of CVAT or VOC"),
+    ("labels/a.txt", "0 0.1 0.2 0.3", "it is a text file: of YOLO"),
+    ("masks/a.nii.gz", "x", "it is a packed file: of NIfTI"),
+    ("a.json", '[{"data": 1, "annotations": [{"result": [{"from_name": "tag"}]}]}]',
+     "is an export of Label Studio; export as COCO"),
+    ("masks/a.json", "{}", "expected only .png, .tif"), ("masks/a.json", "", "is empty")])
+def test_what_is_not_read_is_refused_with_words(tmp_path, name, content, words):
+    save(tmp_path / ("images/a.png" if "/" in name else "a.png"))
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match=words):
+        folder.records(tmp_path)
+
+
+def test_a_folder_of_images_alone_has_no_masks(tmp_path):
+    save(tmp_path / "a.png")
+    with pytest.raises(InputError, match="folder '.*/images' does not exist. Expected DIR/images"):
+        folder.records(tmp_path)
+    save(tmp_path / "images/a.png")
+    with pytest.raises(InputError, match="folder '.*/masks' does not exist. Expected DIR/images"):
+        folder.records(tmp_path)
+
+
+def test_the_doctor_reads_annotations(tmp_path):
+    for n in range(4):
+        save(tmp_path / f"{n}.png", np.random.default_rng(n).integers(0, 255, SHAPE, np.uint8))
+        write(tmp_path / f"{n}.json", labelme())
+    chosen = config.default()
+    chosen.data.name, chosen.data.root, chosen.data.size = "folder", str(tmp_path), SHAPE
+    examined = examine(config.complete(chosen).data)
+    assert [fact.num_objects for fact in examined.facts] == [1] * 4
+    assert not [f for f in examined.findings if f.level == "error"]
