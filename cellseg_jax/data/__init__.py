@@ -19,6 +19,7 @@ from cellseg_jax.data.arrays import Arrays
 from cellseg_jax.data.cache import CacheOptions, open_cache
 from cellseg_jax.data.datasets import bbbc039, ctc, dsb2018, ebhi_seg, folder, isbi2012, livecell
 from cellseg_jax.data.dependencies import depends_on, tracked, unchanged
+from cellseg_jax.data.fingerprint import content_fingerprint
 from cellseg_jax.data.records import Records
 from cellseg_jax.data.scale import ScaleOptions
 from cellseg_jax.errors import InputError, pick
@@ -121,6 +122,14 @@ def load(data_config, progress=None, records: Records | None = None) -> Arrays:
     while len(_LOADED) > MAX_LOADED:
         del _LOADED[next(iter(_LOADED))]
     return arrays
+
+
+def fingerprint_of(data_config) -> str:
+    """Arrays.fingerprint of what `load` gives, without decoding."""
+    options = cache_options(data_config)
+    directory = pathlib.Path(data_config["cache"] or _user_cache()).expanduser()
+    return content_fingerprint(records_of(data_config), directory, options.dataset,
+                               options.options)
 
 
 def load_few(data_config, count: int = 12) -> Arrays:

@@ -3,7 +3,7 @@
 from cellseg_jax import cli
 from cellseg_jax import config as config_lib
 from cellseg_jax.errors import InputError
-from cellseg_jax.runs.folder import read_config
+from cellseg_jax.runs.other_data import config_for
 
 
 def run_config(args, overrides):
@@ -16,9 +16,7 @@ def run_config(args, overrides):
     if args.labels:
         overrides = [("model.name", "labels"), ("model.folder", args.labels), *overrides]
     if not args.config and args.workdir and args.mode != "train":
-        if "data.name" in dict(overrides):  # what was mixed in belongs to the old dataset
-            overrides = [("data.mix", "()"), *overrides]
-        return config_lib.override(read_config(args.workdir), overrides)
+        return config_for(args.workdir, overrides)
     cli.require_config(args, "" if args.mode == "train" else ", or a trained run: "
                        "--workdir=runs/NAME")
     return config_lib.load(args.config, overrides)
