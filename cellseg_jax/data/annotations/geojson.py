@@ -22,29 +22,35 @@ from cellseg_jax.errors import InputError
 REGIONS = ("annotation", "tmaCore")  # types of QuPath's objects that may lie around others
 
 
-def read(path, shape: tuple[int, int]) -> Drawn:
-    """All objects of a file in an (H, W) image.
+def read(path, shape: tuple[int, int], plane: int | None = None) -> Drawn:
+    """The objects of a file in an (H, W) image, or in one plane of a stack.
 
-    Raises: InputError if it is no GeoJSON, or if its objects lie on several planes of a stack.
+    Args:
+      plane: from 0; objects of another plane (z or t) are left to that one. None: the image is no
+        stack.
+    Raises: InputError if it is no GeoJSON, or if its objects lie on several planes and none is
+      given.
     """
     features = _features(path)
+    planes = [_plane(feature) for feature in features]
+    if plane is None and len(set(planes)) > 1:
+        raise InputError(f"{path}: its objects lie on {len(set(planes))} planes of a stack, its "
+                         "image is 2-D; expected those of one plane, or a stack with "
+                         "config.data.pages=slices")
+    if plane is not None:
+        features = [one for one, at in zip(features, planes, strict=True) if at == plane]
     types = [_type(feature) for feature in features]
     regions = {n for n, kind in enumerate(types) if kind in REGIONS}
     kept = [n for n in range(len(features)) if n not in regions or len(regions) == len(features)]
-    shapes, problems, planes = [], [], set()
+    shapes, problems = [], []
     for n in kept:
         geometry = features[n].get("geometry") or {}
         name = str(_properties(features[n]).get("name") or n + 1)
-        plane = geometry.get("plane") or {}
-        planes.add((plane.get("z", 0), plane.get("t", 0)))
         try:
             parts = [filled(polygon, shape) for polygon in _polygons(geometry)]
             shapes.append(Shape(name, _class(features[n]), *united(parts, shape)))
         except ValueError as error:
             problems.append(f"{name} ({error})")
-    if len(planes) > 1:
-        raise InputError(f"{path}: its objects lie on {len(planes)} planes of a stack; expected "
-                         "those of one 2-D image, export each plane by itself")
     found = drawn(path, shapes, problems, shape)
     if len(kept) == len(features):
         return found
@@ -71,6 +77,11 @@ def _features(path) -> list[dict]:
 
 def _properties(feature) -> dict:
     return feature.get("properties") or {}
+
+
+def _plane(feature) -> int:
+    plane = (feature.get("geometry") or {}).get("plane") or {}
+    return max(plane.get("z", 0), plane.get("t", 0))
 
 
 def _type(feature) -> str:

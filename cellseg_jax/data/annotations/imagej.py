@@ -20,10 +20,13 @@ OUTLINES = (T.POLYGON, T.FREEHAND, T.TRACED)
 WITHOUT_AREA = "a {}, which has no area"
 
 
-def read(path, shape: tuple[int, int]) -> Drawn:
-    """All ROIs of a .zip or .roi file in an (H, W) image.
+def read(path, shape: tuple[int, int], plane: int | None = None) -> Drawn:
+    """The ROIs of a .zip or .roi file in an (H, W) image, or in one plane of a stack.
 
-    Raises: InputError if it is no ROI file, or if its ROIs lie on several planes of a stack.
+    Args:
+      plane: from 0; ROIs with a position (slice, z or t) are those of this plane alone, the others
+        lie on all planes. None: the image is no stack.
+    Raises: InputError if it is no ROI file, or if its ROIs lie on several planes and none is given.
     """
     shapes, problems, planes = [], [], set()
     for name, data in _files(path):
@@ -33,14 +36,18 @@ def read(path, shape: tuple[int, int]) -> Drawn:
             raise InputError(f"{path}: {name} cannot be read as an ImageJ ROI ({error}); save the "
                              "ROIs again (ROI Manager > More > Save)") from error
         name = roi.name or name.removesuffix(".roi")
-        planes |= {(roi.position, roi.z_position, roi.t_position)} - {(0, 0, 0)}
+        place = roi.position or max(roi.z_position, roi.t_position)
+        planes |= {place} - {0}
+        if plane is not None and place not in (0, plane + 1):
+            continue
         try:
             shapes.append(Shape(name, str(roi.group or ""), *_pixels(roi, shape)))
         except ValueError as error:
             problems.append(f"{name} ({error})")
-    if len(planes) > 1:
-        raise InputError(f"{path}: its ROIs lie on {len(planes)} planes of a stack; expected those "
-                         "of one 2-D image, save the ROIs of each plane in its own file")
+    if len(planes) > 1 and plane is None:
+        raise InputError(f"{path}: its ROIs lie on {len(planes)} planes of a stack, its image is "
+                         "2-D; expected those of one plane, or a stack with "
+                         "config.data.pages=slices")
     return drawn(path, shapes, problems, shape)
 
 

@@ -97,6 +97,10 @@ def test_planes_and_other_files_are_refused(tmp_path):
     with pytest.raises(InputError, match="a.zip: its ROIs lie on 2 planes of a stack"):
         imagej.read(written(tmp_path / "a.zip", *slices), SHAPE)
     assert imagej.read(written(tmp_path / "a.zip", slices[1]), SHAPE).label.any()
+    everywhere = polygon(points + 20, name="9")
+    written(tmp_path / "a.zip", *slices, everywhere)
+    ids = [np.unique(imagej.read(tmp_path / "a.zip", SHAPE, n).label) for n in range(3)]
+    assert [i.tolist() for i in ids] == [[0, 1, 9], [0, 2, 9], [0, 9]]
     with pytest.raises(InputError, match="a.zip: 0.roi cannot be read as an ImageJ ROI"):
         imagej.read(written(tmp_path / "a.zip", b"Iout"), SHAPE)
     (tmp_path / "a.zip").write_bytes(b"PK")
