@@ -94,7 +94,7 @@ def listing(root: pathlib.Path, wanted: str, mask_suffix: str, ignored: str) -> 
         if len(files) > 1:
             found.bad.append(_several(images[stem], stem, files, found.annotations))
             continue
-        extra = tuple(path for key, path in beside.items() if key == stem + ignored)
+        extra = (beside[stem + ignored],) if stem + ignored in beside else ()
         pairs[stem] = _pair(images[stem], files[0], found.annotations[files[0]], name, extra)
     return Listing(dict(sorted(pairs.items())), found.bad, found.notes())
 
@@ -140,7 +140,7 @@ def _sorted_out(folder, places, wanted) -> tuple[dict, _Found]:
     found, images = _Found({}, [], [], []), {}
     alone = folder not in places
     here = entries(folder)
-    stems = {_stem(path) for path in here if path.suffix.lower() in SUFFIXES}
+    stems = set() if alone else {_stem(p) for p in here if p.suffix.lower() in SUFFIXES}
     for path in here:
         is_image = path.suffix.lower() in SUFFIXES and path.is_file()
         if is_image and (alone or not _is_of_another(path, stems)):
@@ -158,8 +158,9 @@ def _sorted_out(folder, places, wanted) -> tuple[dict, _Found]:
 def _add_annotations(found, place, wanted, images, beside_images) -> None:
     """Sorts what lies in a folder; what is no annotation is an error where nothing else belongs."""
     strict = not beside_images and place.name in ("masks", *FOLDERS)
+    taken = set(images.values()) if beside_images else ()
     for path in entries(place):
-        if path in images.values() or (not strict and path.is_dir() and suffix_of(path) != ".zarr"):
+        if path in taken or (not strict and path.is_dir() and suffix_of(path) != ".zarr"):
             continue
         if path.name.endswith(DERIVED) and _stem(path) not in images:
             found.left_out.append(path)

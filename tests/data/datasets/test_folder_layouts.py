@@ -1,6 +1,7 @@
 """Layouts of tools: what belongs to what without renaming, and what is refused with words."""
 
 import json
+import sys
 import zipfile
 
 import numpy as np
@@ -173,6 +174,27 @@ def test_a_coco_file_that_does_not_fit_is_refused(tmp_path):
         folder.records(tmp_path)
     with pytest.raises(BadFiles, match="b.png: image without a mask"):
         folder.records(tmp_path, annotations="masks")
+
+
+def test_listing_takes_time_in_proportion_to_the_number_of_files(tmp_path):
+    for n in range(900):
+        for kind in ("images", "masks"):
+            path = tmp_path / f"{kind}/{n}.png"
+            path.parent.mkdir(exist_ok=True)
+            path.touch()
+        (tmp_path / f"masks/{n}_ignore.png").touch()
+    calls = 0
+
+    def count(frame, event, argument):
+        nonlocal calls
+        calls += event == "call"
+
+    sys.setprofile(count)
+    try:
+        assert len(folder.records(tmp_path, ignore="suffix:_ignore")) == 900
+    finally:
+        sys.setprofile(None)
+    assert calls < 900 * 400  # comparing each with each would be 810,000
 
 
 # --- classes --------------------------------------------------------------------------------------
