@@ -1,0 +1,91 @@
+"""Labels of an image of any size from maps in bands: are all cells there, how long, how much memory.
+
+    python -m benchmarks.large_labels [--targets=distance,flow] [--side=20000]
+
+The maps are those of a network without error, of a field of 1,000 x 1,000 pixels with 625 cells
+(ellipses and crescents) that is repeated, so that seams between blocks lie anywhere in a cell. One
+process for each target: the peak is of its memory alone, beside the label, which is a file on disk.
+"""
+
+import argparse
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+from skimage.measure import label as label_pieces
+
+from cellseg_jax import targets
+from cellseg_jax.inference import stitch_labels
+
+FIELD, PITCH, BAND = 1000, 40, 256  # pixels: side of the field, of the place of a cell, of a band
+SMALL = 5 * PITCH  # side of the field that smaller images repeat
+
+
+def field(seed: int, side: int) -> np.ndarray:
+    """(side, side) int32, a cell in each square of PITCH pixels, away from its border."""
+    rng = np.random.default_rng(seed)
+    label = np.zeros((side, side), np.int32)
+    y, x = np.mgrid[:PITCH, :PITCH] - PITCH / 2 + 0.5
+    for number in range((side // PITCH) ** 2):
+        angle, long, short = rng.uniform((0, 8, 5), (np.pi, 17, 12))
+        along, across = y * np.cos(angle) + x * np.sin(angle), x * np.cos(angle) - y * np.sin(angle)
+        cell = (along / long) ** 2 + (across / short) ** 2 < 1
+        if number % 5 == 0:  # a crescent
+            cell &= (along / long) ** 2 + ((across - short / 2) / short) ** 2 >= 0.4
+            cell = label_pieces(cell, connectivity=1)
+            cell = cell == 1 + np.argmax(np.bincount(cell.reshape(-1))[1:])
+        row, column = divmod(number, side // PITCH)
+        place = np.s_[row * PITCH : (row + 1) * PITCH, column * PITCH : (column + 1) * PITCH]
+        label[place] = cell * (number + 1)
+    return label
+
+
+def measure(name: str, side: int) -> str:
+    """A row of the table for one target."""
+    one = field(0, FIELD if side % FIELD == 0 else SMALL)
+    times = side // len(one)
+    side, cells = times * len(one), times**2 * int(one.max())
+    target = targets.TARGETS[name]
+    maps = np.asarray(target.encode(one))
+    bands = (np.tile(maps[start % len(one) :][:BAND], (1, times, 1))
+             for start in _starts(side, len(one)))
+    wide, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    with tempfile.TemporaryDirectory() as folder:
+        label = stitch_labels.stitched(
+            bands, (side, side), lambda maps: target.decode(target.logits(maps)), folder,
+            touching=False)
+        seconds, found = time.process_time() - start, int(label.max())
+        wrong = int(np.count_nonzero((label > 0) != np.tile(one > 0, (times, times))))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return (f"| {name} | {side:,} | {cells:,} | {found:,} | {wrong:,} | {seconds:.0f} | "
+            f"{1000 * seconds / cells:.2f} | {wide / 2**20:.2f} | {peak / 2**20:.2f} |")
+
+
+def _starts(side, period):
+    """First rows of bands that follow each other and end where the field does."""
+    return (start for first in range(0, side, period) for start in range(first, first + period, BAND))
+
+
+def main():
+    """Print a table, one row for each target."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--targets", default="foreground,contour,distance,signed,star,flow")
+    parser.add_argument("--side", type=int, default=20_000, help=f"a multiple of {SMALL}")
+    parser.add_argument("--one", default="", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        print(measure(args.one, args.side))
+        return
+    print("| target | side | cells | found | pixels of cells that differ | CPU s | "
+          "CPU s per 1,000 cells | GiB before | GiB peak |")
+    print("|---" * 9 + "|", flush=True)
+    for name in args.targets.split(","):
+        subprocess.run([sys.executable, "-m", "benchmarks.large_labels", f"--one={name}",
+                        f"--side={args.side}"], check=True)
+
+
+if __name__ == "__main__":
+    main()
