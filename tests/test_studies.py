@@ -19,8 +19,8 @@ from cellseg_jax.studies.study import metrics_of, representatives
 from cellseg_jax.studies.table import _refuse_losses
 
 CONFIGS = pathlib.Path(__file__).resolve().parent.parent / "configs"
-TABLES = ("ebhi", "em", "livecell", "nuclei", "small_unet")
-ROWS = {"ebhi": 64, "em": 11, "livecell": 12, "nuclei": 23, "small_unet": 39}
+TABLES = ("ebhi", "em", "instances", "livecell", "nuclei", "small_unet")
+ROWS = {"ebhi": 64, "em": 11, "instances": 24, "livecell": 12, "nuclei": 23, "small_unet": 39}
 each_table = pytest.mark.parametrize("name", TABLES)
 
 

@@ -159,8 +159,9 @@ def _missing_strata(arrays, place) -> list[Finding]:
         groups[stratum].add(group)
         present[part].add(stratum)
     found = []
+    used = set().union(*(present[part] for part in PARTS if part in present))  # of data.strata
     for part in PARTS:
-        missing = sorted(images.keys() - present[part]) if part in present else []
+        missing = sorted(used - present[part]) if part in present else []
         if missing:
             named = some(f"{stratum!r} ({_many(images[stratum], 'image')} in "
                          f"{_many(len(groups[stratum]), 'group')})" for stratum in missing)

@@ -180,6 +180,14 @@ def test_of_split_expects_no_strata_of_empty_parts_or_of_data_that_is_mixed_in()
         "train has no image of 'b'", "val has no image of 'a'"]
 
 
+def test_of_split_expects_no_strata_that_are_left_out():
+    """As data.strata leaves them out: no part has an image of them."""
+    parts = {part: indices[indices > 2] for part, indices in third().items()}
+    warnings = [f for f in of_split(made(strata=("rare",) * 3 + ("s",) * 9), parts, NONE)
+                if f.level == "warning"]
+    assert warnings == []
+
+
 def test_quick_reads_what_a_cache_holds(tmp_path):
     config = config_lib.default()
     config.data.name, config.data.size, config.data.grid = "synthetic", (32, 32), 2

@@ -1,0 +1,32 @@
+"""The best we know for nuclei told apart: flows, native windows, 2018 Data Science Bowl.
+
+Question: how far does a run of an hour on two CPU cores come?
+Run: python -m cellseg_jax.main --config=configs/nuclei_instances.py --config.data.root=DIR
+Fluorescence alone: --config.data.strata="('fluorescence',)" --config.data.channels=gray
+"""
+
+from cellseg_jax.config import default
+
+
+def get_config():
+    config = default()
+    config.data = dict(
+        name="dsb2018", size=(256, 256), fit="random_crop", channels="rgb",
+        normalize="percentile", oversample=0.7, target="flow")
+    config.augment.flip_horizontal = config.augment.flip_vertical = (0.5, 1.0)
+    config.augment.turn = (1.0, 1.0)
+    config.augment.zoom = (0.3, 0.3)
+    config.augment.brightness = (0.3, 0.1)
+    config.augment.contrast = (0.3, 0.2)
+    config.augment.gamma = (0.3, 0.3)
+    config.augment.noise = (0.3, 0.05)
+    config.augment.blur = (0.2, 1.0)
+    config.model = dict(name="unet", channels=(32, 64, 128, 256, 256), num_res_units=0)
+    config.optimizer = dict(
+        name="adamw", lr=1e-3, weight_decay=1e-4, schedule="cosine", schedule_per="step",
+        warmup=50, clip=1.0, ema=0.99)
+    config.train.batch_size = 8
+    config.train.steps = 3000
+    config.train.best = ("loss", "min")
+    config.eval.every = 5
+    return config
