@@ -4,6 +4,7 @@ An image in bands is a `data.lazy.Image`, whose `rows(start, stop)` reads rows w
 needed. A band of probabilities is (n, W, K); bands follow each other without a gap.
 """
 
+import collections
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -86,17 +87,25 @@ class Rows:
     """
 
     def __init__(self, bands):
-        self._bands, self._held, self._first = iter(bands), None, 0
+        self._bands, self._held = iter(bands), collections.deque()
+        self._first = self._stop = 0  # of the rows that are held
 
-    def __call__(self, start: int, stop: int) -> np.ndarray:
-        """Rows `start` to `stop`, (stop - start, W, K); `start` never falls."""
-        if self._held is None:
-            self._held = next(self._bands)
-        while self._first + len(self._held) < stop:
-            done = min(start - self._first, len(self._held))
-            self._held = np.concatenate([self._held[done:], next(self._bands)])
-            self._first += done
-        return self._held[start - self._first : stop - self._first]
+    def __call__(self, start: int, stop: int, columns=np.s_[:]) -> np.ndarray:
+        """Rows `start` to `stop`, (stop - start, W, K); `start` never falls.
+
+        Args:
+          columns: slice of the columns; a copy is made of these alone.
+        """
+        while self._held and self._first + len(self._held[0]) <= start:
+            self._first += len(self._held.popleft())
+        while self._stop < stop:
+            self._held.append(next(self._bands))
+            self._stop += len(self._held[-1])
+        parts, first = [], self._first
+        for band in self._held:
+            parts.append(band[max(start - first, 0) : max(stop - first, 0), columns])
+            first += len(band)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def rechunked(bands, ranges) -> Iterator[np.ndarray]:

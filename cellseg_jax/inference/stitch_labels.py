@@ -20,14 +20,20 @@ class Blocks(NamedTuple):
     size: int = 1024  # side of what a block decides about
     margin: int = 128  # of its neighbours' pixels that it sees, on each side
 
-    def spans(self, length: int):
-        """(start, stop, first and last pixel seen + 1) of the blocks along an axis."""
-        for start in range(0, length, self.size):
-            stop = min(start + self.size, length)
+    def spans(self, length: int, values: int = 1):
+        """(start, stop, first and last pixel seen + 1) of the blocks along an axis.
+
+        Args:
+          values: of maps in each row or column: where they are very many, blocks are shorter.
+        """
+        size = min(self.size, max(self.margin, MOST_VALUES // values - 2 * self.margin))
+        for start in range(0, length, size):
+            stop = min(start + size, length)
             yield start, stop, max(start - self.margin, 0), min(stop + self.margin, length)
 
 
 BLOCKS = Blocks()
+MOST_VALUES = 2**28  # of the maps that are in memory at once: 1 GiB
 
 
 def stitched(bands, size, decode, folder, *, touching: bool, min_size: int = 0,
@@ -49,11 +55,12 @@ def stitched(bands, size, decode, folder, *, touching: bool, min_size: int = 0,
     """
     height, width = size
     label, rows, found = on_disk(size, folder), Rows(bands), _Found(width, touching)
+    values = width * rows(0, 1).shape[-1]
     above = {}  # of each column of blocks, the lowest rows of ids that the next block sees too
-    for top, bottom, y0, y1 in blocks.spans(height):
-        probs, before = rows(y0, y1), None
+    for top, bottom, y0, y1 in blocks.spans(height, values):
+        before = None
         for left, right, x0, x1 in blocks.spans(width):
-            local = decode(probs[:, x0:x1])
+            local = decode(rows(y0, y1, np.s_[x0:x1]))
             inside = np.s_[top - y0 : bottom - y0, left - x0 : right - x0]
             ids = found.add(local, local[inside], top * width + left)
             label[top:bottom, left:right] = ids[inside]

@@ -5,6 +5,7 @@ import pytest
 from scipy import ndimage
 
 from cellseg_jax import targets
+from cellseg_jax.inference import stitch_labels
 from cellseg_jax.inference.stitch_labels import Blocks, stitched
 
 
@@ -42,8 +43,10 @@ def test_components_are_those_of_the_whole_image(tmp_path, block, margin):
     assert whole.max() > 20 and not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("method", ["watershed", "components"])
-def test_cells_on_seams_keep_one_id(tmp_path, method):
+@pytest.mark.parametrize("method, most_values", [
+    ("watershed", 2**28), ("components", 2**28), ("watershed", 230 * 100)])  # the last: 36 rows
+def test_cells_on_seams_keep_one_id(tmp_path, method, most_values, monkeypatch):
+    monkeypatch.setattr(stitch_labels, "MOST_VALUES", most_values)
     rng = np.random.default_rng(1)
     truth = discs(rng)
     decode = lambda probs: targets.TARGETS["foreground"].decode(probs, method=method)
@@ -71,3 +74,11 @@ def test_nothing_to_label(tmp_path):
     label = stitched(iter([np.zeros((7, 9, 1))]), (7, 9), lambda p: np.zeros(p.shape[:2], np.int32),
                      tmp_path, touching=True)
     assert label.shape == (7, 9) and not label.any() and label.dtype == np.uint32
+
+
+def test_wide_maps_have_shorter_blocks(monkeypatch):
+    monkeypatch.setattr(stitch_labels, "MOST_VALUES", 1000)
+    tall = lambda values: [span[1] - span[0] for span in Blocks(30, 10).spans(60, values)]
+    assert tall(10) == [30, 30]  # 50 rows of 10 values are in memory
+    assert tall(25) == [20, 20, 20]  # 40 rows of 25
+    assert tall(500) == [10] * 6  # never shorter than the margin
