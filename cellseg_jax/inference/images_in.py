@@ -16,6 +16,7 @@ from cellseg_jax.data.records import some
 from cellseg_jax.errors import InputError
 from cellseg_jax.files import write_atomic
 from cellseg_jax.inference import masks_beside, outputs
+from cellseg_jax.inference.outputs.table import COLUMNS_FILE
 from cellseg_jax.report import terminal
 
 NOTE = "predict.json"  # in a folder of predictions: what made them
@@ -104,7 +105,7 @@ def _matching(pattern: pathlib.Path) -> tuple[pathlib.Path, list[pathlib.Path]]:
 
 def _log_others(text: str, files, out: pathlib.Path) -> None:
     """One line on the files that are no images, if there are some beside our own outputs."""
-    others = sum(path.name != NOTE and not _is_inside(path, out)
+    others = sum(path.name not in (NOTE, COLUMNS_FILE) and not _is_inside(path, out)
                  and not path.name.endswith(outputs.SUFFIXES) for path in files)
     if others:
         terminal.log(f"{others} files in {text} are no PNG, TIFF, BMP, JPEG or OME-Zarr and left "

@@ -12,9 +12,11 @@ import numpy as np
 from cellseg_jax import config as config_lib
 from cellseg_jax.data import lazy
 from cellseg_jax.errors import InputError, print_error
+from cellseg_jax.files import write_atomic
 from cellseg_jax.inference import images_in, outputs, stitch_labels, tune
 from cellseg_jax.inference.ensemble import Ensemble
 from cellseg_jax.inference.options import IN_MEMORY_PIXELS, PredictOptions, check
+from cellseg_jax.inference.outputs.table import COLUMNS_FILE, description
 from cellseg_jax.inference.outputs.tiff import BandedTiff
 from cellseg_jax.inference.predictor import Predictor, run_config
 from cellseg_jax.inference.scale_notes import ScaleNotes
@@ -140,6 +142,8 @@ def segment(runs: Runs, work: Work) -> int:
         raise InputError(f"--out: cannot write {error.filename or work.out}: {error.strerror}; "
                          "the images before it are finished, start again to continue") from error
     notes.log()
+    if "csv" in work.formats:
+        write_atomic(pathlib.Path(work.out, COLUMNS_FILE), description())
     print(f"images predicted: {len(waiting) - bad}, bad: {bad}, in "
           f"{time.monotonic() - started:.1f} s; peak memory {peak_rss() / 2**30:.2f} GiB")
     return bad

@@ -1,4 +1,5 @@
 import csv
+import gzip
 import json
 import os
 import subprocess
@@ -8,10 +9,11 @@ import zipfile
 import numpy as np
 import pytest
 import tifffile
+from helpers import ROOT
 from PIL import Image
 from skimage import draw, measure
 
-from cellseg_jax.data import lazy
+from cellseg_jax.data import annotations, lazy
 from cellseg_jax.inference import outputs
 from cellseg_jax.inference.outputs import files, roi, table, tiff
 from cellseg_jax.inference.outputs.outlines import outlines
@@ -134,6 +136,41 @@ def test_geojson_is_read_by_shapely_with_the_areas_of_the_label(tmp_path, label)
         assert all(ring[0] == ring[-1] for polygon in polygons for ring in polygon)
 
 
+def test_geojson_has_measurements_and_a_classification(tmp_path):
+    label = blobs(np.random.default_rng(4))
+    image = opened(label, 1, (0.5, 0.25))
+    path = outputs.write("geojson", tmp_path / "a", label, image)
+    columns = table.own(table.measure(label, image.read(), pixel_size=(0.5, 0.25)))
+    features = json.loads(path.read_text(), parse_constant=pytest.fail)["features"]
+    assert [int(f["properties"]["name"]) for f in features] == columns["id"]
+    for n, feature in enumerate(features):
+        measured = feature["properties"]["measurements"]
+        # An object, as QuPath has it since 0.4; without what is nan.
+        assert set(measured) == {k for k in columns if np.isfinite(columns[k][n])} - {"id"}
+        assert "perimeter_um" not in measured
+        for name, value in measured.items():
+            assert value == pytest.approx(columns[name][n], rel=1e-6)
+        assert feature["properties"]["classification"] == {"name": "cell", "color": [230, 159, 0]}
+    packed = outputs.write("geojson.gz", tmp_path / "a", label, image)
+    assert gzip.decompress(packed.read_bytes()) == path.read_bytes()
+    again = outputs.write("geojson.gz", tmp_path / "b", label, image)
+    assert again.read_bytes() == packed.read_bytes()
+    shape = annotations.geojson.read(packed, label.shape)
+    np.testing.assert_array_equal(shape.label, label)
+
+
+def test_scripts_of_the_docs_open_what_is_written(tmp_path):
+    """Neither QuPath nor Fiji is here: that the names of files are ours is what can be tested."""
+    qupath = (ROOT / "docs/qupath.groovy").read_text()
+    for name in ("geojson", "geojson.gz"):
+        assert outputs.FORMATS[name].suffix == f"_objects.{name}"
+        assert f"'.{name}'" in qupath and "'_objects'" in qupath
+    fiji = (ROOT / "docs/fiji.ijm").read_text()
+    for name in ("tiff", "roi"):
+        assert f'"{outputs.FORMATS[name].suffix}"' in fiji
+    assert max(len(text.splitlines()) for text in (qupath, fiji)) <= 12
+
+
 def test_geojson_parts_classes_into_objects(tmp_path):
     label = np.array([[1, 0, 2], [1, 0, 0], [0, 1, 2]])  # the corner joins 1 to 1
     path = outputs.write("geojson", tmp_path / "a", label, opened(label), classes=("Öl", "b"))
@@ -251,6 +288,35 @@ def test_table_measures_as_scikit_image(label):
         if one.eccentricity > 0.1:  # scikit-image's angle is from the y axis, downwards
             angle = (np.degrees(one.orientation) + 90) % 180
             assert abs((alone["orientation_deg"] - angle + 90) % 180 - 90) < 1e-6
+
+
+@pytest.mark.parametrize("label", labels(), ids=lambda a: "x".join(map(str, a.shape)))
+def test_columns_named_as_in_scikit_image_are_its_own(label):
+    pixels = opened(label).read()
+    columns = table.measure(label, pixels)
+    expected = measure.regionprops_table(label.astype(int), pixels, properties=(
+        "label", "area", "perimeter", "centroid", "bbox", "intensity_mean"))
+    theirs = {name: values for name, values in columns.items() if name not in table.own(columns)}
+    assert list(theirs) == list(expected)
+    for name, values in expected.items():
+        np.testing.assert_allclose(theirs[name], values, rtol=1e-9, err_msg=name)
+    # Moved down by the rows above a block.
+    moved = table.measure(label, pixels, top=7)
+    for name in ("centroid-0", "bbox-0", "bbox-2"):
+        np.testing.assert_allclose(moved[name], np.add(columns[name], 7))
+    assert moved["bbox-1"] == columns["bbox-1"]
+
+
+def test_every_column_is_described():
+    label = np.eye(3, dtype=int)
+    columns = table.columns_of(label, np.zeros((3, 3, 2)), np.array([0, 1]), ("a",),
+                               pixel_size=(1, 1))
+    text = table.description()
+    for name in columns:
+        if name.endswith("_um"):
+            continue  # "the same in micrometres"
+        words = name.replace("-1", "-0").replace("_2", "_1")
+        assert words in text or name in text or "bbox" in name, name
 
 
 @pytest.mark.parametrize("degrees", [0, 30, 90, 120])

@@ -31,6 +31,7 @@ FORMATS = {
     "png": Format("_overlay.png", overlay.write, "outlines over the image"),
     "roi": Format("_rois.zip", roi.write, "ROIs for ImageJ and Fiji"),
     "geojson": Format("_objects.geojson", geojson.write, "polygons for QuPath"),
+    "geojson.gz": Format("_objects.geojson.gz", geojson.write_gzip, "the same, packed"),
     "coco": Format("_coco.json", coco.write, "COCO annotations"),
     "csv": Format("_objects.csv", table.write, "a row of measurements per object"),
     "uncertainty": Format("_uncertainty.tif", tiff.write_probability,

@@ -1,7 +1,8 @@
 """A CSV of measurements, one row per object, in pixels and, where known, micrometres.
 
-Column names end in their unit. Intensities are means per channel of the pixels as data.lazy
-reads them: what is not 8 or 16 bit may have been stretched to 16 bit.
+Column names end in their unit. Behind them the same is given once more by the names and
+conventions of skimage.measure.regionprops_table, where its properties mean the same. COLUMNS says
+what each is; `predict` writes that as columns.txt beside the tables.
 """
 
 import csv
@@ -11,6 +12,35 @@ import numpy as np
 from cellseg_jax.files import atomic_file
 from cellseg_jax.inference.outputs.files import blocks, objects
 
+COLUMNS_FILE = "columns.txt"
+COLUMNS = {
+    "id": "number of the object in the label image",
+    "class": "of runs of classes: name of the class",
+    "area_px": "number of pixels",
+    "perimeter_px": "length of the line through the centres of the border pixels (Benkrid and "
+                    "Crookes 2000)",
+    "major_axis_px, minor_axis_px": "whole axes of the ellipse of the same second moments, pixels "
+                                    "being squares, as MATLAB's regionprops; squared, they are 4/3 "
+                                    "above axis_major_length and axis_minor_length of scikit-image,"
+                                    " to which pixels are points",
+    "centroid_x_px, centroid_y_px": "from the upper left corner of the image, as in Fiji and "
+                                    "QuPath: the centre of the first pixel is (0.5, 0.5)",
+    "orientation_deg": "of the major axis, degrees counterclockwise from the x axis, 0 to below "
+                       "180, as ImageJ's Angle; not scikit-image's orientation",
+    "eccentricity": "of that ellipse: 0 of a circle, towards 1 of a line; scikit-image's differs "
+                    "as the axes do",
+    "area_um2, ..._um": "the same in micrometres, where the pixel size is known; lengths are nan "
+                        "where pixels are not square to 1 %",
+    "mean_intensity_1, ...": "mean of the pixels in each channel but alpha, as they are read: what "
+                             "is not 8 or 16 bit may have been stretched to 16 bit",
+    "label, area, perimeter": "id, area_px and perimeter_px, as in skimage.measure."
+                              "regionprops_table",
+    "centroid-0, centroid-1": "row and column, as there: the centre of the first pixel is (0, 0), "
+                              "half a pixel less than centroid_y_px and centroid_x_px",
+    "bbox-0 to bbox-3": "first row, first column, last row + 1, last column + 1, as there",
+    "intensity_mean-0, ...": "mean_intensity_1, ..., as there",
+}
+SKIMAGE = ("label", "area", "perimeter", "centroid-", "bbox-", "intensity_mean-")
 NEIGHBOURS = tuple((y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0))
 
 
@@ -45,20 +75,19 @@ def columns_of(label, pixels, class_of, classes, *, top=0, pixel_size=None) -> d
     return {"id": columns.pop("id"), "class": names} | columns
 
 
-def measure(label, pixels, *, top=0, pixel_size=None) -> dict[str, list]:
-    """Columns of measurements of the objects of a label, ids rising.
+def own(columns: dict) -> dict:
+    """The columns without those that are there a second time, by the names of scikit-image."""
+    return {name: values for name, values in columns.items()
+            if name not in SKIMAGE and not name.startswith(SKIMAGE[3:])}
 
-      area: number of pixels.
-      perimeter: length of the line through the centres of the border pixels (Benkrid and Crookes
-        2000), as scikit-image's `perimeter`.
-      centroid: from the upper left corner of the image; its first pixel has (0.5, 0.5).
-      major_axis, minor_axis: whole axes of the ellipse of the same second moments, pixels being
-        squares, as MATLAB's regionprops (squared, they are 4/3 above those of scikit-image, to
-        which pixels are points).
-      orientation: of the major axis, degrees counterclockwise from the x axis, 0 to below 180, as
-        ImageJ's Angle.
-      eccentricity: 0 of a circle, towards 1 of a line.
-      mean_intensity: of the pixels in each channel.
+
+def description() -> str:
+    """COLUMNS as the text of COLUMNS_FILE."""
+    return "".join(f"{name}: {what}\n" for name, what in COLUMNS.items())
+
+
+def measure(label, pixels, *, top=0, pixel_size=None) -> dict[str, list]:
+    """COLUMNS of the objects of a label, ids rising.
 
     Args:
       label: (H, W) integers, 0 background; objects must not be cut by its edges.
@@ -97,9 +126,24 @@ def measure(label, pixels, *, top=0, pixel_size=None) -> dict[str, list]:
     }
     if pixel_size:
         columns |= _in_micrometres(columns, lengths, pixel_size)
-    for channel in range(pixels.shape[-1]):
-        columns[f"mean_intensity_{channel + 1}"] = mean(pixels[y, x, channel])
+    intensities = [mean(pixels[y, x, channel]) for channel in range(pixels.shape[-1])]
+    columns |= {f"mean_intensity_{n}": values for n, values in enumerate(intensities, 1)}
+    columns |= {"label": columns["id"], "area": area, "perimeter": lengths["perimeter"],
+                "centroid-0": center_y + top, "centroid-1": center_x}
+    first, last = _extremes(number, y, x, len(ids))
+    columns |= {f"bbox-{n}": values for n, values in enumerate(
+        (first[0] + top, first[1], last[0] + 1 + top, last[1] + 1))}
+    columns |= {f"intensity_mean-{n}": values for n, values in enumerate(intensities)}
     return {name: value.tolist() for name, value in columns.items()}
+
+
+def _extremes(number, y, x, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """(2, n) first and last row and column of each object; `number` is that of each pixel."""
+    first, last = np.full((2, count), np.iinfo(np.int64).max), np.full((2, count), -1)
+    for axis, place in enumerate((y, x)):
+        np.minimum.at(first[axis], number, place)
+        np.maximum.at(last[axis], number, place)
+    return first, last
 
 
 def _ellipses(mean, dy, dx) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
