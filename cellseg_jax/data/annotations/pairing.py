@@ -118,7 +118,8 @@ class _Found(NamedTuple):
             return []
         names = some([path.name for path in self.left_out])
         return [Finding("note", str(self.left_out[0].parent),
-                        f"{len(self.left_out)} files are no image and no annotation: {names}")]
+                        f"{len(self.left_out)} files are read neither as image nor as "
+                        f"annotation: {names}")]
 
 
 def _folders(root):

@@ -100,7 +100,7 @@ def test_masks_of_tools_pair_without_renaming(tmp_path, layout):
     for n, record in enumerate(found):
         np.testing.assert_array_equal(record.read().label, LABEL * (n + 1))
     assert [f.what.partition(":")[0] for f in found.findings] == [
-        f"{2 * len(others)} files are no image and no annotation"] * bool(others)
+        f"{2 * len(others)} files are read neither as image nor as annotation"] * bool(others)
 
 
 @pytest.mark.parametrize("name, content", [
