@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cellseg_jax.data.records import Finding, some
+from cellseg_jax.errors import InputError
 
 MAX_ID = 2**31 - 1
 
@@ -105,6 +106,7 @@ def drawn(path, shapes: Sequence[Shape], problems: Sequence[str], shape: tuple[i
       shapes: in the order of the file.
       problems: "name (reason)" of annotations that could not be drawn.
       shape: (H, W) of the image.
+    Raises: InputError if there are annotations, and none has a pixel: the image would be empty.
     """
     empty = {n for n, one in enumerate(shapes) if not one.mask.any()}
     masks = {n: one[2:] for n, one in enumerate(shapes) if n not in empty}
@@ -113,6 +115,11 @@ def drawn(path, shapes: Sequence[Shape], problems: Sequence[str], shape: tuple[i
     hidden = np.setdiff1d(np.array([*masks], int), np.unique(label) - 1)
     left_out = [*problems, *(f"{shapes[n].name} (no pixel in the image)" for n in sorted(empty))]
     findings = []
+    if left_out and not masks:
+        raise InputError(f"{path}: none of its {len(left_out)} annotations can be drawn: "
+                         f"{some(left_out)}; expected areas in pixels of an image of "
+                         f"{shape[0]}x{shape[1]}; remove the file's annotations if there is no "
+                         "object")
     if left_out:
         findings.append(Finding("warning", str(path), f"{len(left_out)} of "
                                 f"{len(shapes) + len(problems)} annotations are left out: "

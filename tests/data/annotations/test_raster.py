@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cellseg_jax.data.annotations import raster
+from cellseg_jax.errors import InputError
 
 GOLDEN = pathlib.Path(__file__).resolve().parents[2] / "golden/annotations.npz"
 SHAPE = (40, 50)
@@ -88,6 +89,13 @@ def test_drawn_keeps_small_objects_and_names_every_one_that_is_not_there():
                             "image)")
     assert note.what == ("16 pixels (0.80%) belong to two or more objects; the smaller one keeps "
                          "them, 1 objects keep none: 3")
+
+
+def test_a_file_of_which_nothing_can_be_drawn_is_refused():
+    with pytest.raises(InputError, match="f: none of its 2 annotations can be drawn: 8 .a line., 12"
+                                         " .no pixel in the image.; expected areas in pixels"):
+        raster.drawn("f", [shape_of("12", (60, 5, 70, 9))], ["8 (a line)"], SHAPE)
+    assert not raster.drawn("f", [], [], SHAPE).label.any()
 
 
 @pytest.mark.parametrize("names, ids", [
