@@ -236,7 +236,33 @@ def test_a_page_and_a_file_of_the_same_name_are_both_named(run, tmp_path):
     assert "a.tif (image 1 of it)" in err and "a_0001.png" in err and "a_0001_label.tif" in err
     (tmp_path / "in/a_0001.png").rename(tmp_path / "in/b.png")
     assert "images predicted: 3," in run(format="tiff")[1]
-    assert len(list((tmp_path / "out").glob("*.tif"))) == 3
+    assert {p.name for p in (tmp_path / "out").glob("*.tif")} == {
+        "a_0000_label.tif", "a_0001_label.tif", "b_label.tif", "a_label.tif"}  # the stack of a
+
+
+@pytest.mark.parametrize("axes, lengths, imagej", [
+    ("ZYX", (3,), True), ("TYX", (3,), True), ("TZYX", (2, 3), True), ("QYX", (3,), False)])
+def test_labels_of_a_stack_come_together(run, tmp_path, axes, lengths, imagej):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 255, (*lengths, 33, 40)).astype(np.uint8)
+    (tmp_path / "in").mkdir()
+    options = dict(imagej=True, metadata={"axes": axes, "unit": "um"}, resolution=(2, 2))
+    tifffile.imwrite(tmp_path / "in/s.tif", pixels, photometric="minisblack",
+                     **options if imagej else {})
+    code, out, err = run(format="tiff")
+    count = int(np.prod(lengths))
+    assert code == 0 and f"images predicted: {count}," in out
+    assert "labels of 1 stacks as one TIFF each, such as s_label.tif" in err
+    assert "not linked over planes" in err
+    planes = [tifffile.imread(tmp_path / f"out/s_{n:04d}_label.tif") for n in range(count)]
+    with tifffile.TiffFile(tmp_path / "out/s_label.tif") as file:
+        series = file.series[0]
+        assert file.is_ome and series.axes == (axes if imagej else "ZYX")
+        np.testing.assert_array_equal(series.asarray().reshape(count, 33, 40), planes)
+        assert ('PhysicalSizeX="0.5"' in file.ome_metadata) == imagej
+    before = (tmp_path / "out/s_label.tif").stat().st_mtime_ns
+    assert "stacks" not in run(format="tiff")[2]
+    assert (tmp_path / "out/s_label.tif").stat().st_mtime_ns == before
 
 
 def test_masks_beside_images_are_counted_and_not_segmented(run, tmp_path):
@@ -334,7 +360,7 @@ def test_stacks_files_and_folders_together(run, tmp_path):
     code, out, _ = run(**both)
     assert code == 0 and "images predicted: 4, bad: 0" in out
     assert sorted(p.name for p in (tmp_path / "out").glob("*.tif")) == [
-        "Zelle ä 1_label.tif", *(f"stack_000{n}_label.tif" for n in range(3))]
+        "Zelle ä 1_label.tif", *(f"stack_000{n}_label.tif" for n in range(3)), "stack_label.tif"]
     (tmp_path / "out/stack_0001_label.tif").unlink()
     assert "images predicted: 1," in run(**both)[1]
     write_image(tmp_path / "in/Zelle ä 1.png")

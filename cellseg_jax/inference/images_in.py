@@ -145,10 +145,10 @@ def planes(path: pathlib.Path, stem: pathlib.Path, pages: str) -> list[Plane]:
     return [Plane(path, n, stem.with_name(f"{stem.name}_{n:04d}")) for n in range(count)]
 
 
-def check_distinct(planes: list[Plane]) -> None:
-    """InputError for two images whose outputs would have the same name."""
+def check_distinct(planes: list[Plane], stacks=()) -> None:
+    """InputError for two images, or one and a stacks_out.StackOut, with outputs of one name."""
     first = {}
-    for plane in planes:
+    for plane in [*planes, *(Plane(stack.source, 0, stack.stem) for stack in stacks)]:
         other = first.setdefault(plane.stem, plane)
         if other is not plane:
             which = " and ".join(f"{one.path}" + f" (image {one.number} of it)" * (one.number > 0)

@@ -13,7 +13,7 @@ from cellseg_jax import config as config_lib
 from cellseg_jax.data import lazy
 from cellseg_jax.errors import InputError, print_error
 from cellseg_jax.files import write_atomic
-from cellseg_jax.inference import images_in, outputs, stitch_labels, tune
+from cellseg_jax.inference import images_in, outputs, stacks_out, stitch_labels, tune
 from cellseg_jax.inference.ensemble import Ensemble
 from cellseg_jax.inference.options import IN_MEMORY_PIXELS, PredictOptions, check
 from cellseg_jax.inference.outputs.table import COLUMNS_FILE, description
@@ -128,8 +128,10 @@ def segment(runs: Runs, work: Work) -> int:
     started, bad = time.monotonic(), 0
     notes = ScaleNotes(runs.predictor, runs.options)
     pages = runs.predictor.config.data.get("pages", "")
-    planes = [plane for job in work.jobs for plane in images_in.planes(*job, pages)]
-    images_in.check_distinct(planes)
+    files = [(*job, images_in.planes(*job, pages)) for job in work.jobs]
+    planes = [plane for *_, of_file in files for plane in of_file]
+    stacks = stacks_out.stacks_of(files) if "tiff" in work.formats else []
+    images_in.check_distinct(planes, stacks)
     waiting = [plane for plane in planes if not images_in.is_finished(plane, work.formats)]
     if len(waiting) < len(planes):
         terminal.log(f"{len(planes) - len(waiting)} of {len(planes)} images were finished before")
@@ -138,6 +140,7 @@ def segment(runs: Runs, work: Work) -> int:
             for done, failed in _each(runs, work, waiting, notes):
                 bad += failed
                 progress(done, len(waiting))
+        stacks_out.write(stacks)
     except OSError as error:
         raise InputError(f"--out: cannot write {error.filename or work.out}: {error.strerror}; "
                          "the images before it are finished, start again to continue") from error

@@ -74,12 +74,7 @@ class BandedTiff:
                     self._assemble(temporary)
 
     def _assemble(self, path):
-        metadata, resolution = {}, {}
-        if self.pixel_size:
-            for axis, size in zip("YX", self.pixel_size, strict=True):
-                metadata |= {f"PhysicalSize{axis}": size, f"PhysicalSize{axis}Unit": "µm"}
-            resolution = {"resolution": tuple(1e4 / size for size in self.pixel_size[::-1]),
-                          "resolutionunit": "CENTIMETER"}
+        metadata, resolution = _calibration(self.pixel_size)
         shape = (self.height, self.width)
         if self.pages > 1:
             shape, metadata = (self.pages, *shape), metadata | {"axes": "CYX"}
@@ -92,6 +87,48 @@ class BandedTiff:
         for offset, length in (strip for strips in self._strips for strip in strips):
             self._spool.seek(offset)
             yield self._spool.read(length)
+
+
+def _calibration(pixel_size) -> tuple[dict, dict]:
+    """(OME metadata, tags) of a (height, width) in micrometres; empty for None."""
+    if not pixel_size:
+        return {}, {}
+    metadata = {}
+    for axis, size in zip("YX", pixel_size, strict=True):
+        metadata |= {f"PhysicalSize{axis}": size, f"PhysicalSize{axis}Unit": "µm"}
+    return metadata, {"resolution": tuple(1e4 / size for size in pixel_size[::-1]),
+                      "resolutionunit": "CENTIMETER"}
+
+
+def write_stack(path, planes, axes: dict[str, int], pixel_size=None) -> None:
+    """Label files of one size, a plane each, as one OME-TIFF; one plane is in memory.
+
+    Args:
+      planes: paths, in the order of the axes, the last one fastest.
+      axes: {axis: length} of the planes.
+      pixel_size: (height, width) of a pixel in micrometres, or None.
+    """
+    dtypes = []
+    for plane in planes:
+        with tifffile.TiffFile(plane) as file:
+            size = file.pages[0].shape
+            dtypes.append(file.pages[0].dtype)
+    dtype = np.result_type(*dtypes)
+    rows = min(size[0], max(1, STRIP // (size[1] * dtype.itemsize)))
+    metadata, resolution = _calibration(pixel_size)
+
+    def strips():
+        for plane in planes:
+            label = tifffile.imread(plane).astype(dtype)
+            for start in range(0, size[0], rows):
+                yield zlib.compress(label[start : start + rows].tobytes(), 3)
+
+    shape = *axes.values(), *size
+    with atomic_file(path) as temporary:
+        tifffile.imwrite(
+            temporary, strips(), shape=shape, dtype=dtype, compression="zlib", rowsperstrip=rows,
+            photometric="minisblack", metadata=metadata | {"axes": "".join(axes) + "YX"}, ome=True,
+            bigtiff=int(np.prod(shape)) * dtype.itemsize > CLASSIC, **resolution)
 
 
 def label_dtype(highest: int):
