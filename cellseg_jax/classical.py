@@ -16,8 +16,9 @@ Which of two classes of pixels are the cells is decided by `polarity`:
 
 Sobel has no polarity. An image of one colour has no cells. `sigma`, in pixels, is that of a
 Gaussian that smooths the image first; 0 does not smooth. Hot and dead pixels do not count: each
-channel is clipped to twice the range that it has after a median of 3 x 3 pixels. All methods raise ValueError for a
-number outside its range or an image of another shape, and InputError for an unknown polarity.
+channel is clipped to twice the range that it has after a median of 3 x 3 pixels. All methods raise
+ValueError for a number outside its range or an image of another shape, and InputError for an
+unknown polarity.
 """
 
 import inspect

@@ -38,7 +38,8 @@ def normalize(image, range, dtype):
     return ((image.astype(wide) - low) * scale).astype(dtype)
 
 
-def image_ranges(image: np.ndarray, normalize: str, percentiles=PERCENTILES) -> np.ndarray:
+def image_ranges(image: np.ndarray, normalize: str, percentiles=PERCENTILES, *,
+                 each: bool = False) -> np.ndarray:
     """(C, 2) float32 (low, high) of an original (H, W, C) uint8 or uint16 image.
 
     Taken before any resizing or cropping, so that crops, tiles and prediction normalise alike.
@@ -46,19 +47,28 @@ def image_ranges(image: np.ndarray, normalize: str, percentiles=PERCENTILES) -> 
     range, which keeps the colours; alpha, the 4th channel, has (0, the dtype's maximum), but not
     with minmax_joint. `RANGES` describes each choice of `normalize`; `percentiles` are (low, high)
     of "percentile" and read by it alone.
+
+    Args:
+      each: channels are stains, not colours: each has a range of its own, and none is alpha.
     """
-    return band_ranges([image], image.shape[-1], image.dtype, normalize, percentiles)
+    return band_ranges([image], image.shape[-1], image.dtype, normalize, percentiles, each=each)
 
 
-def band_ranges(bands, channels: int, dtype, normalize: str, percentiles=PERCENTILES) -> np.ndarray:
+def band_ranges(bands, channels: int, dtype, normalize: str, percentiles=PERCENTILES, *,
+                each: bool = False) -> np.ndarray:
     """`image_ranges` of an image that comes in (h, W, C) bands, one after the other.
 
     Percentiles are exact too: they come from the counts of the integer values.
     """
     ranges = np.empty((channels, 2), np.float32)
     range_ = range_of(normalize, percentiles)
+    if each and range_.percentiles:
+        counts = sum(np.stack([_counts(band[..., c], dtype) for c in range(channels)])
+                     for band in bands)
+        ranges[:] = [_percentile_of(one, range_.percentiles) for one in counts]
+        return ranges
     ranges[:] = range_.bounds(bands, dtype)
-    if channels == 4 and range_.alpha_apart:
+    if channels == 4 and range_.alpha_apart and not each:
         ranges[3] = _dtype(bands, dtype)
     return ranges
 
@@ -74,8 +84,14 @@ def _minmax_joint(bands, dtype):
 
 def _percentile(bands, dtype, percentiles):
     """From a histogram of the integer values: numpy's linear method."""
-    counts = sum(np.bincount(band[..., :3].reshape(-1), minlength=np.iinfo(dtype).max + 1)
-                 for band in bands)
+    return _percentile_of(sum(_counts(band[..., :3], dtype) for band in bands), percentiles)
+
+
+def _counts(values, dtype) -> np.ndarray:
+    return np.bincount(values.reshape(-1), minlength=np.iinfo(dtype).max + 1)
+
+
+def _percentile_of(counts, percentiles) -> np.ndarray:
     ranks = np.cumsum(counts)
     place = (ranks[-1] - 1) * np.array(percentiles) / 100
     below = np.searchsorted(ranks, np.floor(place), "right")

@@ -2,7 +2,8 @@
 
     python -m cellseg_jax.predict --workdir=runs/NAME[,runs/OTHER] --images='DIR or glob' --out=DIR
         [--format=tiff,png] [--scale=0 | --diameter=PIXELS | --pixel_size=UM] [--halo=N|auto]
-        [--tta=flips|all] [--tune=ap50] [--checkpoint=best|last] [--device=cpu|gpu|cuda:1]
+        [--channels=0,1] [--tta=flips|all] [--tune=ap50] [--checkpoint=best|last]
+        [--device=cpu|gpu|cuda:1]
         [--config.eval.threshold=0.5 ...]
 
 Leaves one file per format for every image, and for every plane of a stack. `<image>_label.tif`, at
@@ -53,6 +54,8 @@ def define_flags(values: flags.FlagValues) -> None:
     cli.string(values, "tune", "ap50 | pq | seg ...: threshold, decoding and least size are those "
                "that score best on the run's own validation images, found once and kept in "
                "tuning.json; alone, without --images, only that")
+    cli.string(values, "channels", "numbers from 0 or names of the channels of the images, with "
+               "commas, in place of those of the training (data.channel_index)")
     cli.define_device_flags(values)
 
 
@@ -80,8 +83,11 @@ def main(args, overrides: list[tuple[str, str]], in_memory_pixels: int = IN_MEMO
                              halo=args.halo, metric=args.tune)
     if only_tunes:
         return 0
-    images_in.claim(args.out, runs.made_by)
-    bad = segment.segment(runs, segment.Work(jobs, args.out, formats, in_memory_pixels))
+    segment.read_options(runs, args.channels)
+    given = {"--channels": args.channels} if args.channels else {}
+    images_in.claim(args.out, runs.made_by | given)
+    bad = segment.segment(
+        runs, segment.Work(jobs, args.out, formats, in_memory_pixels, args.channels))
     return 2 if bad else 0
 
 

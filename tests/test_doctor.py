@@ -294,7 +294,7 @@ def test_24_25_pages(root):
         path.unlink()
     save(root / "images/s0.tif", stack)
     save(root / "masks/s0.tif", label)
-    error, = matching(findings(root), "error", r"images/s0\.tif", r"has 3 pages .*\(3, 24, 32\)")
+    error, = matching(findings(root), "error", r"images/s0\.tif", r"has 3 pages .*3 x 24 x 32")
     assert not matching(findings(root, the_fix(error.what)[0]), "error", "", "")
     save(root / "masks/s0.tif", label[0])
     assert not matching(findings(root, ("data.pages", "channels")), "error", "", "")

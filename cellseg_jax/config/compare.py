@@ -16,7 +16,7 @@ LATER_KEYS = {"data.only_size": (), "data.strata": (), "data.mix_copies": True,
               "data.annotations": "", "data.mask_suffix": "", "data.classes": (),
               "loss.mae": 0.0, "loss.mse": 0.0, "loss.distance_dice": 0.0,
               "data.percentiles": normalize.PERCENTILES,
-              "data.diameter": 0.0, "data.pixel_size": 0.0,
+              "data.channel_index": "", "data.z": "", "data.diameter": 0.0, "data.pixel_size": 0.0,
               "model.batch_norm": True, "model.activation": "relu"}
 
 

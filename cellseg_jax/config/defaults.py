@@ -75,6 +75,13 @@ def default() -> ConfigDict:
         augment_before_grid=False,
         keep_blank=True,  # train on patches and images without foreground too
         channels="rgba",  # gray | rgb | rgba
+        # Which channels of a file the network sees, in place of `channels`: numbers from 0 or
+        # names, with commas, such as "1" or "0,2" or "DAPI,GFP"; "" = all of gray or RGB. Each is
+        # normalised by its own range. Prediction takes the same (predict --channels: others).
+        channel_index="",
+        # Files with several planes: slices (every plane of Z and time is a sample) | max | mean
+        # (over the planes along Z) | the number of one of them, from 0; "" = files have one plane.
+        z="",
         normalize="minmax",  # which range of the whole image becomes [0, 1]
         # normalize="percentile": which two become 0 and 1; what lies beyond them is not clipped.
         percentiles=normalize.PERCENTILES,

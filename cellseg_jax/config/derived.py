@@ -1,7 +1,7 @@
 """What follows from a config: sizes, outputs, lengths."""
 
 from cellseg_jax import classical, losses, models, targets
-from cellseg_jax.data.colours import NUM_CHANNELS
+from cellseg_jax.data.colours import num_channels
 from cellseg_jax.data.split import PARTS
 from cellseg_jax.errors import pick
 
@@ -46,7 +46,7 @@ def model_options(name: str) -> dict:
 
 def channels(config) -> int:
     """Image channels of a config."""
-    return NUM_CHANNELS[config.data.channels]
+    return num_channels(config.data.channels, config.data.channel_index)
 
 
 def input_size(config) -> tuple[int, int]:

@@ -6,6 +6,7 @@ from cellseg_jax import augment, data, losses, normalize, optim, pruning, target
 from cellseg_jax.config.derived import (
     VALIDATION_METRICS,
     augmented_size,
+    channels,
     has_ignored,
     has_part,
     is_classical,
@@ -15,6 +16,7 @@ from cellseg_jax.config.derived import (
 )
 from cellseg_jax.data import resize
 from cellseg_jax.data.colours import NUM_CHANNELS
+from cellseg_jax.data.stacks import ReadOptions
 from cellseg_jax.errors import InputError, pick, refuse_urls
 
 
@@ -44,6 +46,7 @@ def _one_of(config, section, key, choices):
 def _data(c, rule):
     pick(resize.FITS, c.data.fit, "config.data.fit")
     pick(NUM_CHANNELS, c.data.channels, "config.data.channels")
+    _reading(c, rule)
     pick(normalize.RANGES, c.data.normalize, "config.data.normalize")
     low, high = c.data.percentiles if len(c.data.percentiles) == 2 else (1, 0)
     rule(0 <= low < high <= 100, "data.percentiles", "(low, high), from 0 to 100")
@@ -96,6 +99,17 @@ def _data(c, rule):
     rule(c.data.threads >= 1, "data.threads", "at least 1")
 
 
+def _reading(c, rule):
+    ReadOptions.of(c.data).check()
+    names = {c.data.name, *(str(text).partition(":")[0] for text in c.data.mix)}
+    for key in ("channel_index", "z"):
+        fixed = sorted(name for name in names if key not in data.options(name))
+        rule(not c.data[key] or not fixed, f"data.{key}",
+             f"'' with the files of {', '.join(fixed)}, which are what they are")
+    rule(not c.data.channel_index or c.data.blank_images == 0, "data.channel_index",
+         "'' with data.blank_images, which are gray")
+
+
 def _scale(c, rule):
     for key in ("diameter", "pixel_size"):
         rule(c.data[key] >= 0, f"data.{key}", "0 (off) or above")
@@ -132,6 +146,8 @@ def _model(c, rule):
     elif is_classical(c):
         rule(c.data.target in ("foreground", "boundary"), "data.target",
              f"'foreground' or 'boundary', which is what {c.model.name} finds")
+        rule(not c.data.channel_index or channels(c) in (1, 3), "data.channel_index",
+             f"one channel or three, of which {c.model.name} makes gray")
     if "dropout" in c.model:
         rule(0 <= c.model.dropout < 1, "model.dropout", "a rate from 0 to below 1")
 

@@ -22,6 +22,7 @@ from cellseg_jax.data.dependencies import depends_on, tracked, unchanged
 from cellseg_jax.data.fingerprint import content_fingerprint
 from cellseg_jax.data.records import Records
 from cellseg_jax.data.scale import ScaleOptions
+from cellseg_jax.data.stacks import ReadOptions
 from cellseg_jax.errors import InputError, pick
 
 DATASETS = {
@@ -36,7 +37,8 @@ DATASETS = {
 }
 
 # Options that datasets got later: at these values they are left out of a cache's key.
-LATER_OPTIONS = {"ignore": "", "rim": 5, "annotations": "", "mask_suffix": "", "classes": ()}
+LATER_OPTIONS = {"ignore": "", "rim": 5, "annotations": "", "mask_suffix": "", "classes": (),
+                 "z": "", "channel_index": ""}
 FRACTIONS = (0.8, 0.1, 0.1)  # of an official split, for the parts that it lacks
 MAX_LOADED = 4  # decoded datasets that a process keeps open
 _LOADED = {}  # what arrays follow from -> (arrays, states of the files), the last used last
@@ -64,7 +66,8 @@ def records_of(data_config) -> Records:
     """The samples of config.data, not yet decoded, sorted by name, then those of data.mix.
 
     Of the dataset itself those of data.only_size, if set. A dataset that is mixed in,
-    "bbbc039:DIR", has its default options; all of it is for training, as are data.blank_images.
+    "bbbc039:DIR", has its default options but for channels and planes; all of it is for training,
+    as are data.blank_images.
     """
     records = _records(data_config["name"], data_config["root"], _chosen(data_config))
     if data_config["only_size"]:
@@ -76,7 +79,8 @@ def records_of(data_config) -> Records:
         if data_config.get("labels", kind) != extra:
             raise InputError(f"config.data.mix: the labels of {name} are {extra}, those of "
                              f"{data_config['name']} {kind}; expected datasets with equal labels")
-        mixed = _records(name, root, options(name))
+        shared = {key: data_config[key] for key in ReadOptions._fields[1:] if key in options(name)}
+        mixed = _records(name, root, options(name) | shared)
         prefix = f"{split.MIXED}{name}/"
         records = Records(
             [*records, *(r._replace(name=prefix + r.name, group=prefix + r.group, part="train")
@@ -142,10 +146,12 @@ def cache_options(data_config) -> CacheOptions:
     """What decoded arrays follow from, of config.data."""
     return CacheOptions(
         dataset=data_config["name"],
-        options={k: v for k, v in _chosen(data_config).items() if LATER_OPTIONS.get(k) != v}
+        options={k: v for k, v in _chosen(data_config).items()
+                 if k != "channels" and LATER_OPTIONS.get(k) != v}
         | {"mix": list(data_config["mix"])},
         size=tuple(data_config["size"]), fit=data_config["fit"], grid=data_config["grid"],
-        channels=data_config["channels"], target=data_config["target"],
+        channels=data_config["channels"], channel_index=data_config["channel_index"],
+        target=data_config["target"],
         weight_options={"w0": data_config["weight_w0"], "sigma": data_config["weight_sigma"]},
         percentiles=tuple(data_config["percentiles"]),
         scale=ScaleOptions(data_config["diameter"], data_config["pixel_size"]))

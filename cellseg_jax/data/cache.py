@@ -63,6 +63,7 @@ class CacheOptions:
     weight_options: dict | None = None
     percentiles: tuple[float, float] = PERCENTILES  # of the normalisation "percentile"
     scale: ScaleOptions = ScaleOptions()  # what scale images are brought to before they are fitted
+    channel_index: str = ""  # of config.data: the channels that were chosen in place of `channels`
 
     def check(self) -> None:
         """InputError for a value that is unknown or does not go with the others."""
@@ -89,6 +90,7 @@ class CacheOptions:
         # Of options that came later: caches that were made before keep their key.
         later = {} if self.percentiles == PERCENTILES else {"percentiles": self.percentiles}
         later |= {"scale": self.scale._asdict()} if self.scale.used else {}
+        later |= {"channel_index": self.channel_index} if self.channel_index else {}
         settings += [later] if later else []
         text = json.dumps(settings, sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
@@ -156,11 +158,12 @@ def _decode(record, options, weigh, factor=None) -> _Decoded:
     """Of one record; `factor` in place of that of its true label."""
     sample, grid = record.read(), options.grid
     keep_flat = options.fit == "random_crop"
-    image = to_channels(sample.image, options.channels)
+    image = to_channels(sample.image, options.channels, options.channel_index)
     original = sample.label.astype(_label_dtype(sample.label))
     factor = options.scale.factor(record, original) if factor is None else factor
     # Ranges are those of the original pixels.
-    tables = {normalize: image_ranges(image, normalize, options.percentiles)
+    tables = {normalize: image_ranges(image, normalize, options.percentiles,
+                                      each=bool(options.channel_index))
               for normalize in RANGES}
     image, scaled = rescaled(image, original, factor)
     name = record.name if factor == 1 else f"{record.name} (rescaled by {factor:.3g})"

@@ -7,13 +7,17 @@ masks do not carry it.
 import pathlib
 
 import numpy as np
-import tifffile
 from PIL import Image
 
-from cellseg_jax.data.decode import count_pages, decode, kind_of, named, open_tiff, whole
+from cellseg_jax.data.decode import check_file, decoded, kind_of, named, open_tiff, whole
 from cellseg_jax.data.dependencies import depends_on
+from cellseg_jax.data.image_planes import COLOURS, INDICES, STORED, WHITE_NOTE
+from cellseg_jax.data.stacks import AS_IT_IS, Pixels, ReadOptions, Stack, check_single, images_of
+from cellseg_jax.data.tiff_stacks import tiff_stacks
+from cellseg_jax.data.zarr_stacks import is_zarr, zarr_stack
 from cellseg_jax.errors import InputError
 
+SLICES = ReadOptions(pages="slices")
 JUNK = ("thumbs.db", "desktop.ini")
 ORIENTATION = 274  # of EXIF and TIFF: 1 is upright
 
@@ -40,16 +44,84 @@ def check_root(root, download: str) -> pathlib.Path:
     return root
 
 
-def read_image(path, page=None) -> np.ndarray:
-    """(H, W, C) uint8 or uint16 of a file of SUFFIXES: gray, gray + alpha, RGB or RGBA.
+def pixels_of(path, options: ReadOptions = AS_IT_IS, as_mask: bool = False) -> list[Pixels]:
+    """The images of a file or OME-Zarr folder, of any dtype, not yet read.
 
-    Palettes become colours; 1-bit images become 0 and 255; other types are read where all
-    values are whole numbers from 0 to 65535, so that nothing is lost.
+    Raises: InputError, in one line that names the file.
+    """
+    path = pathlib.Path(path)
+    stacks = _stacks(path, options, as_mask)
+    return named(path, lambda: [image for stack in stacks
+                                for image in images_of(stack, options, as_mask)])
+
+
+def _stacks(path, options, as_mask) -> list[Stack]:
+    values = STORED if as_mask else INDICES if options.channels == "gray" else COLOURS
+    if is_zarr(path) and not as_mask:
+        return [named(path, lambda: zarr_stack(path))]
+    data = check_file(path, as_mask)
+    if kind_of(path) == "TIFF":
+        return open_tiff(path, lambda tiff: tiff_stacks(tiff, values))
+    return [Stack("", (), [decoded(path, data, values)])]
+
+
+def _joined(paths, options) -> list[Stack]:
+    """The stack of an image whose channels are files of their own."""
+    found = [_stacks(path, options, False) for path in paths]
+    first, *others = [stacks[0] for stacks in found]
+    if any(len(stacks) > 1 for stacks in found) or "C" in first.axes or any(
+            (one.axes, one.lengths) != (first.axes, first.lengths) for one in others):
+        raise InputError(f"{paths[0]}: it and the files of its other channels have "
+                         f"{'; '.join(stack.text for stacks in found for stack in stacks)}; "
+                         "expected one channel each, and the same planes")
+    planes = [plane for stacks in found for plane in stacks[0].planes]
+    return [Stack(f"C{first.axes}", (len(paths), *first.lengths), planes, (), first.pixel_size)]
+
+
+def _only(path, options, number, as_mask) -> Pixels:
+    """Image `number` of a file or of a tuple of them, one for each channel, or the only one."""
+    paths = [pathlib.Path(one) for one in (path if isinstance(path, tuple) else (path,))]
+    path = paths[0]
+    stacks = _joined(paths, options) if len(paths) > 1 else _stacks(path, options, as_mask)
+
+    def choose():
+        images = [image for stack in stacks for image in images_of(stack, options, as_mask)]
+        if number is None:
+            check_single(stacks, images)
+        elif number >= len(images):
+            raise InputError(f"has no image {number}: there are {len(images)}, from 0")
+        return images[number or 0]
+
+    return named(path, choose)
+
+
+def _whole(path, image: Pixels) -> np.ndarray:
+    pixels = named(path, lambda: image.rows(0, image.shape[0]))
+    if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
+        raise InputError(f"{path}: pixels are {pixels.dtype} with {np.isnan(pixels).sum()} NaN and "
+                         f"{np.isinf(pixels).sum()} infinite; replace them and save again as "
+                         "16 bit")
+    return pixels
+
+
+def read_image(path, options: ReadOptions = AS_IT_IS, number: int | None = None) -> np.ndarray:
+    """(H, W, C) uint8 or uint16 of a file of SUFFIXES.
+
+    Without options.channel_index that is gray, gray + alpha, RGB or RGBA; else the chosen channels.
+    1-bit images become 0 and 255; other types are read where all values are whole numbers from 0 to
+    65535, so that nothing is lost.
 
     Args:
-      page: of a TIFF with several: an index from 0, or "channels" where the pages are those.
+      number: of the images that `options` make of the file; None: there must be one.
     """
-    image = decode(pathlib.Path(path), False, page)
+    return image_with_notes(path, options, number)[0]
+
+
+def image_with_notes(path, options=AS_IT_IS, number=None) -> tuple[np.ndarray, tuple[str, ...]]:
+    """`read_image`, and what a user should know of the file; or of files, one for each channel."""
+    chosen = _only(path, options, number, False)
+    path = path[0] if isinstance(path, tuple) else path
+    image = _whole(path, chosen)
     if image.dtype == bool:
         image = image.astype(np.uint8) * 255
     if image.dtype not in (np.uint8, np.uint16):
@@ -58,16 +130,22 @@ def read_image(path, page=None) -> np.ndarray:
                              f"{image.max():g}; expected 8 or 16 bit unsigned, rescale and save "
                              "again (ImageJ: Image > Type > 16-bit)")
         image = image.astype(np.uint16)
-    return image
+    return image, chosen.notes
 
 
-def read_mask(path, page=None) -> np.ndarray:
+def read_mask(path, options: ReadOptions = AS_IT_IS, number: int | None = None) -> np.ndarray:
     """(H, W, 1 or 3) integers as stored: palette indices, and 0 and 1 for 1-bit files.
 
-    Where alpha is 0 the mask is 0; a mask that alpha hides as a whole is refused. `page` as
-    in read_image.
+    Where alpha is 0 the mask is 0; a mask that alpha hides as a whole is refused. `number` as in
+    read_image.
     """
-    mask = decode(pathlib.Path(path), True, page)
+    return mask_with_notes(path, options, number)[0]
+
+
+def mask_with_notes(path, options=AS_IT_IS, number=None) -> tuple[np.ndarray, tuple[str, ...]]:
+    """`read_mask`, and what a user should know of the file."""
+    image = _only(path, options, number, True)
+    mask = _whole(path, image)
     if mask.dtype == bool:
         mask = mask.astype(np.uint8)
     if mask.dtype.kind == "f":
@@ -75,25 +153,28 @@ def read_mask(path, page=None) -> np.ndarray:
             raise InputError(f"{path}: mask values are {mask.dtype} with fractions; expected whole "
                              "numbers, export the mask again without interpolation")
         mask = mask.astype(np.int32)
-    if mask.shape[-1] in (2, 4):
+    if image.alpha:
         colour, alpha = mask[..., :-1], mask[..., -1:]
         mask = colour * (alpha > 0)
         if colour.any() and not mask.any():
             raise InputError(f"{path}: alpha is 0 wherever the mask has a colour, so nothing is "
                              "left of it; export the mask without alpha")
-    return mask
+    notes = image.notes
+    if WHITE_NOTE in notes and 2 * np.count_nonzero(mask) <= mask.size:
+        notes = tuple(note for note in notes if note != WHITE_NOTE)
+    return mask, notes
 
 
-def num_pages(path) -> int:
-    """2-D pages of a TIFF, without decoding them; 1 of any other file."""
-    return open_tiff(path, count_pages) if kind_of(path) == "TIFF" else 1
+def num_images(path, options: ReadOptions = AS_IT_IS, as_mask: bool = False) -> int:
+    """Images of a file by `options`, from its header alone; 1 of any file but a TIFF."""
+    return len(pixels_of(path, options, as_mask)) if kind_of(path) == "TIFF" else 1
 
 
 def image_size(path) -> tuple[int, int]:
     """Height and width of an image file (of the first page of a TIFF), from its header alone."""
     path = pathlib.Path(path)
     if kind_of(path) == "TIFF":
-        return open_tiff(path, lambda tiff: tiff.pages[0].shape[:2])
+        return open_tiff(path, lambda tiff: (tiff.pages[0].imagelength, tiff.pages[0].imagewidth))
 
     def size():
         with Image.open(path) as image:
@@ -117,12 +198,17 @@ def check_size(mask_path, mask: np.ndarray, image_path, image: np.ndarray) -> No
 
 def orientation(path) -> int:
     """The EXIF or TIFF orientation of an image file, 1 to 8; 1, which is upright, if none."""
+    path = pathlib.Path(path)
+    if path.is_file() and kind_of(path) == "TIFF":  # Pillow complains of kinds that it cannot open
+        def tagged(tiff):
+            tag = tiff.pages[0].tags.get(ORIENTATION)
+            return int(tag.value) if tag else 1
+
+        return open_tiff(path, tagged)
     try:
         with Image.open(path) as image:
             if image.format == "PNG" and "exif" not in image.info:
                 return 1  # else Pillow would decode all pixels to look behind them
             return image.getexif().get(ORIENTATION, 1)
-    except OSError:  # a TIFF that Pillow cannot open, which tifffile can
-        with tifffile.TiffFile(path) as tiff:
-            tag = tiff.pages[0].tags.get(ORIENTATION)
-            return int(tag.value) if tag else 1
+    except OSError:
+        return 1

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cellseg_jax.data import lazy
+from cellseg_jax.data.micrometres import BELIEVED_UM
 from cellseg_jax.data.resize import resize_image, resize_label
 from cellseg_jax.data.select import BLANK
 from cellseg_jax.errors import InputError
@@ -128,7 +129,7 @@ def believed(pixel_size) -> float | None:
     if pixel_size is None or not all(map(math.isfinite, pixel_size)):
         return None
     low, high = sorted(pixel_size)
-    smallest, largest = lazy.BELIEVED_UM
+    smallest, largest = BELIEVED_UM
     square = smallest <= low and high <= largest and high <= low * (1 + SQUARE)
     return math.sqrt(low * high) if square else None
 
@@ -141,7 +142,8 @@ def pixel_size_of(record) -> float | None:
 def as_image(record) -> lazy.Image:
     """The image of a record with its pixel size, as prediction gets it from a file."""
     size = lazy.pixel_size_of(record.files[0]) if record.files else None
-    return lazy.from_array(record.read().image, record.name, size)
+    image = record.read().image  # whose second or fourth channel is alpha, or all are chosen
+    return lazy.from_array(image, record.name, size, alpha=image.shape[-1] in (2, 4))
 
 
 # --- of all images of a dataset -------------------------------------------------------------------

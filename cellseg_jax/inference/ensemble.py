@@ -43,7 +43,7 @@ class Ensemble:
     def __init__(self, members):
         first, *others = members
         for other in others:
-            for key in ("target", "num_classes", "num_rays"):
+            for key in ("target", "num_classes", "num_rays", "channel_index", "z"):
                 mine, its = first.config.data[key], other.config.data[key]
                 if mine != its:
                     raise InputError(f"--workdir: config.data.{key} is {mine!r} in one run and "

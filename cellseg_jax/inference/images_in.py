@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 from cellseg_jax.data import lazy
 from cellseg_jax.data.records import some
+from cellseg_jax.data.stacks import ReadOptions
+from cellseg_jax.data.tiff_stacks import first_of_set
 from cellseg_jax.errors import InputError
 from cellseg_jax.files import write_atomic
 from cellseg_jax.inference import masks_beside, outputs
@@ -76,7 +78,10 @@ def _found(text: str, out: pathlib.Path) -> list[tuple[pathlib.Path, pathlib.Pat
     if not paths:
         raise InputError(f"--images: no image in {text!r}; expected a file, a folder with PNG, "
                          "TIFF, BMP, JPEG or OME-Zarr images, or a quoted glob such as 'in/*.tif'")
-    return [(path, out / path.relative_to(root)) for path in paths]
+    # The parts of an OME set beside its first file are read with it.
+    there, first = set(paths), {path: first_of_set(path) for path in paths}
+    return [(path, out / path.relative_to(root)) for path in paths
+            if first[path] == path or first[path] not in there]
 
 
 def _without_masks(text: str, root: pathlib.Path, paths) -> list[pathlib.Path]:
@@ -91,14 +96,20 @@ def _without_masks(text: str, root: pathlib.Path, paths) -> list[pathlib.Path]:
 
 
 def _matching(pattern: pathlib.Path) -> tuple[pathlib.Path, list[pathlib.Path]]:
-    """(folder above the first part with a wildcard, images) of a file or a glob."""
+    """(folder above the first part with a wildcard, images) of a file or a glob.
+
+    A folder that is there as it is written, such as "plate [1]", is no wildcard.
+    """
     names = pattern.parts
     fixed = len(names) - 1
     if pattern.exists():
         paths = [pattern]
     else:
-        paths = [pathlib.Path(path) for path in glob.glob(str(pattern), recursive=True)]
-        fixed = min([fixed, *(n for n, name in enumerate(names) if glob.has_magic(name))])
+        there = next(n for n in range(len(names), -1, -1) if pathlib.Path(*names[:n]).is_dir())
+        text = [glob.escape(name) for name in names[:there]] + list(names[there:])
+        paths = [pathlib.Path(path) for path in glob.glob(str(pathlib.Path(*text)), recursive=True)]
+        fixed = min([fixed, *(n for n, name in enumerate(names)
+                              if n >= there and glob.has_magic(name))])
     return (pathlib.Path(*names[:fixed]),
             [path for path in paths if path.is_file() or lazy.is_image(path)])
 
@@ -127,17 +138,17 @@ def _below(folder: pathlib.Path) -> Iterator[pathlib.Path]:
             yield path
 
 
-def planes(path: pathlib.Path, stem: pathlib.Path, pages: str) -> list[Plane]:
+def planes(path: pathlib.Path, stem: pathlib.Path, options: ReadOptions) -> list[Plane]:
     """Every image of a file; one where it cannot be read, which fails when its turn comes.
 
     Args:
       stem: path of the outputs of the file, without suffix.
-      pages: config.data.pages, how the pages of a TIFF are read.
+      options: of the run, which planes of a file are images.
     """
     if path.is_file() and path.suffix.lower() not in (".tif", ".tiff"):
         return [Plane(path, 0, stem)]
     try:
-        count = len(lazy.open_images(path, pages))
+        count = len(lazy.open_images(path, options))
     except InputError:
         return [Plane(path, 0, stem)]
     if count == 1:

@@ -10,7 +10,6 @@ from cellseg_jax import crops, metrics, normalize, targets
 from cellseg_jax.config import derived
 from cellseg_jax.crops import round_up
 from cellseg_jax.data import resize
-from cellseg_jax.data.colours import to_channels
 from cellseg_jax.data.lazy import Image, from_array
 from cellseg_jax.data.scale import scaled_size
 from cellseg_jax.errors import InputError
@@ -103,10 +102,11 @@ class Predictor:
     def _read(self, images) -> tuple[list[Image], np.ndarray]:
         """Images in memory with the run's channels, and their ranges (n, C, 2)."""
         config = self.config.data
-        images = [from_array(to_channels(image.read(), config.channels), image.name,
+        images = [from_array(row_bands.with_channels(image, config).read(), image.name,
                              image.pixel_size) for image in images]
         return images, np.stack([
-            normalize.image_ranges(image.read(), config.normalize, config.percentiles)
+            normalize.image_ranges(image.read(), config.normalize, config.percentiles,
+                                   each=bool(config.channel_index))
             for image in images])
 
     def _factors(self, images, ranges, options) -> list[float]:
@@ -147,10 +147,11 @@ class Predictor:
             yield self.image_probs(image, options)
             return
         size, pixels, config = image.shape[:2], options.band_pixels, self.config.data
-        image = row_bands.with_channels(image, config.channels)
+        image = row_bands.with_channels(image, config)
         chunks = row_bands.row_ranges(*size, pixels)
         range_ = normalize.band_ranges((image.rows(*rows) for rows in chunks), image.shape[-1],
-                                       image.dtype, config.normalize, config.percentiles)
+                                       image.dtype, config.normalize, config.percentiles,
+                                       each=bool(config.channel_index))
         predict = lambda batch: self._views(batch, np.repeat(range_[None], len(batch), 0), options)
         if self.scale.resizes(options):
             small = row_bands.resized(image, config.size, pixels).rows(0, config.size[0])

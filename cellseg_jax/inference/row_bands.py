@@ -11,8 +11,9 @@ import numpy as np
 
 from cellseg_jax.crops import mirrored
 from cellseg_jax.data import resize
-from cellseg_jax.data.colours import NUM_CHANNELS, to_channels
+from cellseg_jax.data.colours import num_channels, to_channels
 from cellseg_jax.data.lazy import Image
+from cellseg_jax.errors import InputError
 
 
 def row_ranges(height: int, width: int, pixels: int) -> list[tuple[int, int]]:
@@ -21,11 +22,21 @@ def row_ranges(height: int, width: int, pixels: int) -> list[tuple[int, int]]:
     return [(start, min(start + step, height)) for start in range(0, height, step)]
 
 
-def with_channels(image: Image, channels: str) -> Image:
-    """The image with the channels that a network takes: gray, rgb or rgba."""
+def with_channels(image: Image, data_config) -> Image:
+    """The image with the channels that a network takes: those chosen, or gray, rgb or rgba.
+
+    Raises: InputError where the image has others.
+    """
+    wanted = data_config.channels, data_config.channel_index
+    count = image.shape[-1]
+    if not data_config.channel_index and count in (2, 4) and not image.alpha:
+        raise InputError(f"{image.path or image.name}: has {count} channels, none of them alpha; "
+                         "the run was trained with gray or RGB: choose one or three with predict "
+                         "--channels")
+    to_channels(np.zeros((1, 1, count), image.dtype), *wanted)  # raises before a read
     return image._replace(
-        shape=(*image.shape[:2], NUM_CHANNELS[channels]),
-        rows=lambda start, stop: to_channels(image.rows(start, stop), channels))
+        shape=(*image.shape[:2], num_channels(*wanted)), alpha=wanted == ("rgba", ""),
+        rows=lambda start, stop: to_channels(image.rows(start, stop), *wanted))
 
 
 def resized(image: Image, size: tuple[int, int], pixels: int) -> Image:

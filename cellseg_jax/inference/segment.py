@@ -1,5 +1,6 @@
 """Prediction of many images: small ones together, large ones in bands, one file per format."""
 
+import collections
 import contextlib
 import functools
 import pathlib
@@ -11,6 +12,8 @@ import numpy as np
 
 from cellseg_jax import config as config_lib
 from cellseg_jax.data import lazy
+from cellseg_jax.data.records import some
+from cellseg_jax.data.stacks import ReadOptions, chosen_channels
 from cellseg_jax.errors import InputError, print_error
 from cellseg_jax.files import write_atomic
 from cellseg_jax.inference import images_in, outputs, stacks_out, stitch_labels, tune
@@ -43,6 +46,7 @@ class Work(NamedTuple):
     out: Any  # the folder
     formats: list[str]  # of outputs.FORMATS
     in_memory_pixels: int = IN_MEMORY_PIXELS
+    channels: str = ""  # numbers or names in place of the training's data.channel_index
 
 
 class Segmented(NamedTuple):
@@ -127,17 +131,26 @@ def segment(runs: Runs, work: Work) -> int:
     """
     started, bad = time.monotonic(), 0
     notes = ScaleNotes(runs.predictor, runs.options)
-    pages = runs.predictor.config.data.get("pages", "")
-    files = [(*job, images_in.planes(*job, pages)) for job in work.jobs]
+    options = read_options(runs, work.channels)
+    files = [(*job, images_in.planes(*job, options)) for job in work.jobs]
     planes = [plane for *_, of_file in files for plane in of_file]
     stacks = stacks_out.stacks_of(files) if "tiff" in work.formats else []
     images_in.check_distinct(planes, stacks)
     waiting = [plane for plane in planes if not images_in.is_finished(plane, work.formats)]
     if len(waiting) < len(planes):
         terminal.log(f"{len(planes) - len(waiting)} of {len(planes)} images were finished before")
+    images_of = functools.lru_cache(1)(lambda path: lazy.open_images(path, options))
+    file_notes = collections.defaultdict(list)
+
+    def open_plane(plane):
+        image = images_of(plane.path)[plane.number]
+        for note in image.notes:
+            file_notes[note].append(image.name)
+        return image
+
     try:
         with terminal.counting("predicting") as progress:
-            for done, failed in _each(runs, work, waiting, notes):
+            for done, failed in _each(runs, work, waiting, notes, open_plane):
                 bad += failed
                 progress(done, len(waiting))
         stacks_out.write(stacks)
@@ -145,6 +158,7 @@ def segment(runs: Runs, work: Work) -> int:
         raise InputError(f"--out: cannot write {error.filename or work.out}: {error.strerror}; "
                          "the images before it are finished, start again to continue") from error
     notes.log()
+    _log_file_notes(file_notes)
     if "csv" in work.formats:
         write_atomic(pathlib.Path(work.out, COLUMNS_FILE), description())
     print(f"images predicted: {len(waiting) - bad}, bad: {bad}, in "
@@ -152,13 +166,37 @@ def segment(runs: Runs, work: Work) -> int:
     return bad
 
 
-def _each(runs, work, waiting, notes) -> Iterator[tuple[int, int]]:
+def read_options(runs: Runs, channels: str) -> ReadOptions:
+    """How files become images of these runs.
+
+    Args:
+      channels: numbers or names of the channels that take the place of the training's; "": those.
+    Raises: InputError where they are not as many as the run takes.
+    """
+    config = runs.predictor.config.data
+    options = ReadOptions.of(config)
+    if not channels:
+        return options
+    options = options._replace(channel_index=channels)
+    options.check()
+    count = len(chosen_channels(channels))
+    wanted = (len(chosen_channels(config.channel_index)),) if config.channel_index else (1, 3)
+    if count not in wanted:
+        raise InputError(f"--channels: got {channels!r}, {count} channels; the run takes "
+                         f"{' or '.join(map(str, wanted))}")
+    return options
+
+
+def _log_file_notes(found: dict) -> None:
+    """A line for each thing that a user should know of some files."""
+    for note, names in found.items():
+        terminal.log(f"{len(names)} images: {some(names)}: {note}")
+
+
+def _each(runs, work, waiting, notes, opened) -> Iterator[tuple[int, int]]:
     """Yields (images done, how many of the last ones failed); small images go together."""
-    pages = runs.predictor.config.data.get("pages", "")
-    opened = functools.lru_cache(1)(lambda path: lazy.open_images(path, pages))
     done = 0
-    for group, error in together(runs, waiting, lambda plane: opened(plane.path)[plane.number],
-                                 work.in_memory_pixels):
+    for group, error in together(runs, waiting, opened, work.in_memory_pixels):
         try:
             if error:
                 raise error
@@ -196,7 +234,7 @@ def together(runs: Runs, items, opened: Callable, in_memory_pixels: int,
             if is_large(image, in_memory_pixels):
                 yield [(image, item)], None
                 continue
-            image = lazy.from_array(image.read(), image.name, image.pixel_size, image.path)
+            image = image.loaded()
         except InputError as error:
             yield [], error
             continue

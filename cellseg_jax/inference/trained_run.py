@@ -187,10 +187,10 @@ def as_image(pixels, name: str = "image") -> lazy.Image:
         hint = "; several images are a list" if pixels.ndim > 3 else ""
         raise InputError(f"{name}: got shape {pixels.shape}; expected (H, W) or (H, W, C){hint}")
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-    if pixels.shape[-1] > lazy.MAX_CHANNELS:
-        raise InputError(f"{name}: got shape {pixels.shape}; expected (H, W) or (H, W, C) with 1 "
-                         f"to {lazy.MAX_CHANNELS} channels; channels first? Pass np.moveaxis(image,"
-                         " 0, -1). A stack? Pass list(stack)")
+    if pixels.shape[-1] > 4 and pixels.shape[-1] >= min(pixels.shape[:2]):
+        raise InputError(f"{name}: got shape {pixels.shape}; expected (H, W) or (H, W, C); "
+                         "channels first? Pass np.moveaxis(image, 0, -1). A stack? Pass "
+                         "list(stack)")
     return lazy.of_pixels(pixels, name)
 
 

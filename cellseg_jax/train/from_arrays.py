@@ -104,8 +104,10 @@ def settings_of(images) -> dict:
     """
     longest = max(max(image.shape[:2]) for image in images)
     channels = max(image.shape[-1] for image in images)
-    return {"data.channels": next(k for k, n in NUM_CHANNELS.items() if n >= channels),
-            "data.size": (min(CROP, round_up(longest, 32)),) * 2, **FROM_ARRAYS}
+    kind = {n: k for k, n in NUM_CHANNELS.items()}.get(channels)
+    seen = ({"data.channels": kind} if kind else
+            {"data.channel_index": ",".join(map(str, range(channels)))})
+    return {**seen, "data.size": (min(CROP, round_up(longest, 32)),) * 2, **FROM_ARRAYS}
 
 
 def _checked(label, n: int, image) -> np.ndarray:
@@ -132,4 +134,13 @@ def _write(folder: pathlib.Path, files: dict) -> None:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(folder / path) as temporary:
             tifffile.imwrite(temporary, files[path], compression="zlib",
-                             photometric="rgb" if files[path].ndim == 3 else "minisblack")
+                             **_colours(files[path].shape))
+
+
+def _colours(shape) -> dict:
+    """What a TIFF says of the pixels of an array of that shape: alpha is the last of four alone."""
+    samples = shape[2] if len(shape) == 3 else 1
+    if samples in (3, 4):
+        return {"photometric": "rgb"}
+    return {"photometric": "minisblack", "planarconfig": "contig" if samples > 1 else None,
+            "extrasamples": [0] * (samples - 1)}

@@ -6,13 +6,15 @@ from PIL import Image
 
 from cellseg_jax.data.read import (
     ORIENTATION,
+    SLICES,
     check_size,
     entries,
-    num_pages,
+    num_images,
     orientation,
     read_image,
     read_mask,
 )
+from cellseg_jax.data.stacks import ReadOptions
 from cellseg_jax.errors import InputError
 
 
@@ -116,12 +118,12 @@ def test_read_image_rejects_flipped_byte(tmp_path, rng):
 @pytest.mark.parametrize("imagej", [False, True])
 def test_read_image_rejects_pages(tmp_path, imagej):
     tifffile.imwrite(tmp_path / "stack.tif", np.zeros((30, 8, 9), np.uint8), imagej=imagej,
-                     photometric="minisblack")
+                     photometric="minisblack", metadata={"axes": "ZYX"})
     with pytest.raises(InputError, match="stack.tif: has 30 pages"):
         read_image(tmp_path / "stack.tif")
 
 
-@pytest.mark.parametrize("shape, metadata", [((3, 8, 9), "OME"), ((2, 8, 9), "ImageJ")])
+@pytest.mark.parametrize("shape, metadata", [((3, 8, 9), "OME"), ((3, 8, 9), "ImageJ")])
 def test_read_image_takes_pages_for_channels_where_the_file_says_so(tmp_path, rng, shape, metadata):
     image = rng.integers(0, 256, shape, dtype=np.uint8)
     tifffile.imwrite(tmp_path / "a.tif", image, photometric="minisblack", ome=metadata == "OME",
@@ -132,17 +134,18 @@ def test_read_image_takes_pages_for_channels_where_the_file_says_so(tmp_path, rn
 @pytest.mark.parametrize("imagej", [False, True])
 def test_read_image_reads_a_page_or_pages_as_channels(tmp_path, rng, imagej):
     stack = rng.integers(0, 256, (4, 8, 9), dtype=np.uint8)
+    four = ReadOptions(pages="channels", channel_index="0,1,2,3")
     tifffile.imwrite(tmp_path / "a.tif", stack, imagej=imagej, photometric="minisblack")
-    assert num_pages(tmp_path / "a.tif") == 4
-    np.testing.assert_array_equal(read_image(tmp_path / "a.tif", 2)[..., 0], stack[2])
-    np.testing.assert_array_equal(read_mask(tmp_path / "a.tif", 3)[..., 0], stack[3])
-    np.testing.assert_array_equal(read_image(tmp_path / "a.tif", "channels"),
+    assert num_images(tmp_path / "a.tif", SLICES) == 4
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif", SLICES, 2)[..., 0], stack[2])
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.tif", SLICES, 3)[..., 0], stack[3])
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif", four),
                                   np.moveaxis(stack, 0, -1))
     Image.fromarray(stack[0]).save(tmp_path / "a.png")
-    assert num_pages(tmp_path / "a.png") == 1
-    (tmp_path / "b.tif").write_text("II*")
+    assert num_images(tmp_path / "a.png") == 1
+    (tmp_path / "b.tif").write_bytes(b"II*\0rubbish")
     with pytest.raises(InputError, match="b.tif: cannot be decoded"):
-        num_pages(tmp_path / "b.tif")
+        num_images(tmp_path / "b.tif")
 
 
 def test_read_image_keeps_whole_numbers_of_any_type(tmp_path):

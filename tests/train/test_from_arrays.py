@@ -112,3 +112,13 @@ def test_the_notebook_of_the_docs_runs(tmp_path, monkeypatch):
     assert names["run"].scores["dice_mean"] > 0.8
     assert names["label"].max() > 3 and len(names["table"]["id"]) == names["label"].max()
     assert names["several"][0].shape == (128, 128)
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_any_number_of_channels_is_kept_and_chosen(tmp_path, count):
+    images = list(np.random.default_rng(0).integers(0, 99, (3, 32, 32, count), np.uint8))
+    labels = [np.ones((32, 32), np.uint16)] * 3
+    config = from_arrays._config(TINY, from_arrays._kept(tmp_path / "data", images, labels))
+    assert config.data.channel_index == ",".join(map(str, range(count)))
+    found = [record.read().image for record in data.records_of(config.data)]
+    np.testing.assert_array_equal(found, images)

@@ -17,6 +17,7 @@ from cellseg_jax.data.decode import MASK_SUFFIXES, SUFFIXES
 from cellseg_jax.data.dependencies import depends_on
 from cellseg_jax.data.read import entries
 from cellseg_jax.data.records import Finding, some
+from cellseg_jax.data.tiff_stacks import first_of_set
 from cellseg_jax.errors import InputError, nearest
 
 ENDINGS = ("_cp_masks", "_masks", "_mask", "_seg", "_labels", "_label", "_rois", "_RoiSet",
@@ -145,7 +146,8 @@ def _sorted_out(folder, places, wanted) -> tuple[dict, _Found]:
     for path in here:
         is_image = path.suffix.lower() in SUFFIXES and path.is_file()
         if is_image and (alone or not _is_of_another(path, stems)):
-            _add_image(images, path, found.bad)
+            if first_of_set(path) == path:  # else it is read as a part of another file
+                _add_image(images, path, found.bad)
         elif alone:
             found.bad.append(_foreign(path, folder, SUFFIXES))
     for place in places:

@@ -22,15 +22,16 @@ from cellseg_jax.data.annotations.pairing import LAYOUT, Pair, listing
 from cellseg_jax.data.read import (
     check_root,
     check_size,
-    num_pages,
+    image_with_notes,
+    mask_with_notes,
+    num_images,
     orientation,
-    read_image,
     read_mask,
 )
 from cellseg_jax.data.records import BadFiles, Finding, Record, Records, Sample, some
+from cellseg_jax.data.stacks import ReadOptions
+from cellseg_jax.data.tiff_stacks import ome_set
 from cellseg_jax.errors import InputError, check_choice, pick
-
-PAGES = {"": None, "slices": None, "channels": "channels"}  # what read_image gets for them
 
 
 class Options(NamedTuple):
@@ -50,7 +51,7 @@ class Options(NamedTuple):
     # has the value n, the first being 0, the background.
     colours: tuple = ()
     # slices (every page of a TIFF is a sample, the mask has a page for each, and all pages of a
-    # file are one group) | channels (the pages are colours) | "" (one page each).
+    # file are one group) | channels (the pages are channels) | "" (one image each).
     pages: str = ""
     # What marks pixels that are not annotated: a value of the masks ("255"; with colours, a place
     # in them), or "suffix:_ignore" for a second file beside the mask, NAME_ignore.png, whose pixels
@@ -64,6 +65,10 @@ class Options(NamedTuple):
     # Names of the classes 1, 2, ... of outlines. With labels="instances" or "binary" only objects
     # of these classes are read; () = all.
     classes: tuple = ()
+    # As config.data: z, channel_index and channels decide what images a file holds.
+    z: str = ""
+    channel_index: str = ""
+    channels: str = "rgba"
 
 
 def records(root, **chosen) -> Records:
@@ -87,15 +92,16 @@ def records(root, **chosen) -> Records:
     for stem, pair in pairs.items():
         try:
             case = find_group(stem)
-            num_slices = _num_slices(pair) if options.pages == "slices" else 1
+            several = options.z or options.pages == "slices"
+            count = _num_samples(pair, ReadOptions.of(options._asdict())) if several else 1
         except InputError as error:
             where, _, what = str(error).partition(": ")
             bad.append(Finding("error", where, what))
             continue
-        names = [stem] if num_slices == 1 else [f"{stem}_{n:04d}" for n in range(num_slices)]
-        for n, name in enumerate(names):  # which page of image and mask
-            page = (PAGES[options.pages], None) if num_slices == 1 else (n, n)
-            good.append(Record(name, case, pair.files, functools.partial(read, pair, page)))
+        for n in range(count):
+            name, number = (stem, None) if count == 1 else (f"{stem}_{n:04d}", n)
+            good.append(Record(name, case, pair.files + _parts(pair.images[0]),
+                               functools.partial(read, pair, number)))
     good = Records(sorted(good, key=lambda record: record.name), findings)
     if bad:
         raise BadFiles(bad, good)
@@ -107,7 +113,7 @@ def records(root, **chosen) -> Records:
 def _check(options) -> None:
     """InputError at the first option that is unknown or does not go with the others."""
     pick(masks.LABELS, options.labels, "config.data.labels")
-    pick(PAGES, options.pages, "config.data.pages")
+    ReadOptions.of(options._asdict()).check()
     check_choice(options.annotations.partition(":")[0], ("", *FORMATS), "config.data.annotations")
     if options.threshold and options.labels != "binary":
         raise InputError(f"config.data.threshold: got {options.threshold} with labels="
@@ -150,37 +156,48 @@ def _grouping(pattern: str):
     return find
 
 
-def _num_slices(pair: Pair) -> int:
-    slices = num_pages(pair.images[0])
+def _parts(path) -> tuple[pathlib.Path, ...]:
+    """The other files of the OME set that an image is read from."""
+    return tuple(path.with_name(name) for name in ome_set(path) if name != path.name)
+
+
+def _num_samples(pair: Pair, options: ReadOptions) -> int:
+    """Images that `options` make of the files, as many as each of its masks has planes."""
+    count = num_images(pair.images[0], options)
     for path in (pair.annotation, *pair.beside):
-        of_mask = 1 if pair.read or pair.values else num_pages(path)
-        if slices != of_mask:
+        of_mask = 1 if pair.read or pair.values else num_images(path, options, as_mask=True)
+        if count != of_mask:
             raise InputError(f"{path}: mask has {of_mask} pages, its image {pair.images[0].name} "
-                             f"has {slices}; expected one page for each")
-    return slices
+                             f"gives {count} samples; expected one page for each")
+    return count
 
 
-def _read(pair: Pair, pages, *, options, colours, ignore) -> Sample:
-    image = np.concatenate([read_image(path, pages[0]) for path in pair.images], -1)
+def _read(pair: Pair, number, *, options, colours, ignore) -> Sample:
+    chosen = ReadOptions.of(options._asdict())
+    image, notes = image_with_notes(pair.images, chosen, number)
+    of_mask = chosen._replace(channel_index="", channels="rgba"), number
     path, findings = pair.annotation, ()
     if pair.read:
         label, findings = _outlined(path, pair.read(image.shape[:2]), options)
-        label = np.where(_unknown(pair, pages, image, label, None), np.int32(-1), label)
+        label = np.where(_unknown(pair, of_mask, image, label, None), np.int32(-1), label)
     else:
-        mask = (pair.values()[..., None] if pair.values else
-                (read_image if len(colours) else read_mask)(path, pages[1]))
+        mask, found = ((pair.values()[..., None], ()) if pair.values else
+                       (image_with_notes(path, *of_mask)[0], ()) if len(colours) else
+                       mask_with_notes(path, *of_mask))
         check_size(path, mask, pair.images[0], image)
         values = masks.values(path, mask, colours)
-        unknown = _unknown(pair, pages, image, values, ignore)
+        unknown = _unknown(pair, of_mask, image, values, ignore)
         label = masks.label(path, values, unknown, options)
+        findings = tuple(Finding("warning", str(path), note) for note in found)
+    findings = (*(Finding("warning", str(pair.images[0]), note) for note in notes), *findings)
     return Sample(image, label, "", (*_turned(pair.images[0]), *findings))
 
 
-def _unknown(pair, pages, image, values, ignore) -> np.ndarray:
+def _unknown(pair, of_mask, image, values, ignore) -> np.ndarray:
     """(H, W) bool: what is not annotated."""
     unknown = np.zeros(values.shape, bool) if ignore is None else values == ignore
     for path in pair.beside:
-        marked = read_mask(path, pages[1])
+        marked = read_mask(path, *of_mask)
         check_size(path, marked, pair.images[0], image)
         unknown |= marked.any(-1)
     return unknown

@@ -18,7 +18,14 @@ import functools
 import numpy as np
 from skimage.measure import label as connected_components
 
-from cellseg_jax.data.read import check_root, check_size, num_pages, read_image, read_mask
+from cellseg_jax.data.read import (
+    SLICES,
+    check_root,
+    check_size,
+    num_images,
+    read_image,
+    read_mask,
+)
 from cellseg_jax.data.records import Finding, Record, Records, Sample
 from cellseg_jax.errors import InputError, pick
 
@@ -55,7 +62,7 @@ def records(root, labels="binary", foreground="cell", block=6) -> Records:
     for path in (volume, truth):
         if not path.is_file():
             raise InputError(f"config.data.root: file '{path}' does not exist. {DOWNLOAD}")
-    count, count_truth = num_pages(volume), num_pages(truth)
+    count, count_truth = num_images(volume, SLICES), num_images(truth, SLICES, True)
     if count != count_truth:
         raise InputError(f"{truth}: has {count_truth} pages, {volume.name} has {count}; expected "
                          "one label per slice, download both again")
@@ -69,7 +76,7 @@ def records(root, labels="binary", foreground="cell", block=6) -> Records:
 
 
 def _read(volume, truth, page, foreground, instances) -> Sample:
-    image, values = read_image(volume, page), read_mask(truth, page)[..., 0]
+    image, values = read_image(volume, SLICES, page), read_mask(truth, SLICES, page)[..., 0]
     check_size(truth, values, volume, image)
     if not np.isin(values, (INSIDE, MEMBRANE)).all():
         raise InputError(f"{truth}: page {page} has values {np.unique(values)[:5].tolist()}; "

@@ -39,7 +39,7 @@ class Facts(NamedTuple):
     part: str  # of the dataset's own split, or ""
     stratum: str
     size: tuple[int, int]  # height, width
-    channels: int  # as stored, 1 to 4
+    channels: int  # as stored, 1 to 4; or those that were chosen
     dtype: str
     coloured: bool
     alpha: str  # "" | "constant" | "varies"
@@ -83,7 +83,8 @@ def examine(data_config, progress: Callable[[int, int], None] | None = None) -> 
     previewed = set(np.linspace(0, len(records) - 1, NUM_PREVIEWS).astype(int))
     instances = data_config.get("labels", "instances") == "instances"
     read = functools.partial(_read, num_classes=_num_classes(data_config), instances=instances,
-                             printed=len(records) <= duplicates.MAX_IMAGES)
+                             printed=len(records) <= duplicates.MAX_IMAGES,
+                             chosen=bool(data_config["channel_index"]))
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
         results = pool.map(read, records, (i in previewed for i in range(len(records))))
         for done, (one, found) in enumerate(results, 1):
@@ -109,15 +110,15 @@ def finding_of(error: InputError) -> Finding:
 # --- one sample ----------------------------------------------------------------------------------
 
 
-def _read(record: Record, previewed, *, num_classes, instances, printed):
+def _read(record: Record, previewed, *, num_classes, instances, printed, chosen):
     """(Facts or None, findings) of one record."""
     try:
         sample = record.read()
     except InputError as error:
         return None, [finding_of(error)]
     image, label = sample.image, sample.label
-    colour = image[..., :3] if image.shape[-1] > 2 else image[..., :1]
-    alpha = image[..., -1] if image.shape[-1] in (2, 4) else None
+    has_alpha = image.shape[-1] in (2, 4) and not chosen
+    colour, alpha = (image[..., :-1], image[..., -1]) if has_alpha else (image, None)
     unknown = annotation.unknown(label)
     known = label[label >= 0] if unknown.pixels else label.reshape(-1)
     known = known if known.size else np.zeros(1, label.dtype)
@@ -226,6 +227,8 @@ def _paths(data_config, facts) -> str:
 
 def _channels(data_config, facts):
     channels, key = data_config["channels"], "config.data.channels"
+    if data_config["channel_index"]:
+        return  # chosen, one by one
     kinds = collections.Counter(KINDS[fact.channels] for fact in facts)
     gray = [fact for fact in facts if fact.channels < 3]
     if 0 < len(gray) < len(facts) and not data_config["mix"]:

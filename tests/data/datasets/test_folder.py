@@ -229,7 +229,7 @@ def test_pages_are_slices_or_channels(tmp_path):
     save(tmp_path / "masks/b_1.tif", masks)
     save(tmp_path / "images/a.tif", images[0])
     save(tmp_path / "masks/a.tif", masks[0])
-    with pytest.raises(InputError, match="b_1.tif: has 3 pages .*config.data.pages=slices"):
+    with pytest.raises(InputError, match="b_1.tif: has 3 pages .*config.data.z=slices"):
         folder.records(tmp_path)[1].read()
     found = folder.records(tmp_path, pages="slices")
     assert [r.name for r in found] == ["a", "b_1_0000", "b_1_0001", "b_1_0002"]

@@ -88,7 +88,7 @@ def test_real_stack(real_data):
     folder = real_data / "isbi2012"
     listed = isbi2012.records(folder)
     assert len(listed) == 24 and len(listed.findings) == 1
-    assert read.num_pages(folder / "test-volume.tif") == 6
+    assert read.num_images(folder / "test-volume.tif", read.SLICES) == 6
     samples = [record.read() for record in listed]
     assert {(s.image.shape, s.image.dtype) for s in samples} == {((512, 512, 1), np.dtype("u1"))}
     assert (min(s.image.min() for s in samples), max(s.image.max() for s in samples)) == (0, 255)
@@ -100,7 +100,7 @@ def test_real_stack(real_data):
     volume, label = (tifffile.imread(folder / f"train-{n}.tif") for n in ("volume", "labels"))
     np.testing.assert_array_equal([s.image[..., 0] for s in samples], volume)
     np.testing.assert_array_equal([s.label for s in samples], label == 255)
-    test = np.array([read.read_image(folder / "test-volume.tif", i) for i in range(6)])
+    test = np.array([read.read_image(folder / "test-volume.tif", read.SLICES, i) for i in range(6)])
     means = test.mean((1, 2, 3))
     assert test.shape == (6, 512, 512, 1) and (test.min(), test.max()) == (0, 255)
     assert (round(means.min()), round(means.max())) == (115, 149)

@@ -1,0 +1,152 @@
+"""The stacks of a TIFF: which of its pages are images, their axes, channel names and pixel size.
+
+Smaller copies (pyramids, whether in SubIFDs or as pages of their own), thumbnails, pictures of a
+slide's label and transparency masks are no images. The files of an OME set are one image, read from
+its first file.
+"""
+
+import contextlib
+import functools
+import math
+import pathlib
+import re
+from xml.etree import ElementTree
+
+import tifffile
+
+from cellseg_jax.data.image_planes import check_kind, mapped_plane, tiff_plane
+from cellseg_jax.data.micrometres import in_micrometres
+from cellseg_jax.data.stacks import Stack
+from cellseg_jax.errors import InputError
+
+OME_SUFFIXES = (".ome.tif", ".ome.tiff")  # of files that may be parts of a set
+BESIDE = re.compile(r"\b(label|macro|thumbnail|overview|preview)\b", re.IGNORECASE)
+REDUCED, MASK = 1, 4  # bits of NewSubfileType
+
+
+def tiff_stacks(tiff: tifffile.TiffFile, values: str) -> list[Stack]:
+    """The stacks of an open TIFF; `values` as in image_planes.tiff_plane.
+
+    Raises: InputError where it is a part of a set of files, or one of its parts is missing.
+    """
+    root = _ome(tiff)
+    if root is not None:
+        _check_set(tiff, root)
+    names = _channel_names(tiff, root)
+    pixel_size = tiff_pixel_size(tiff)
+    numbered = [(n, series) for n, series in enumerate(tiff.series) if _is_image(n, series)]
+    return [_stack(series, values, names(n), pixel_size)
+            for n, series in numbered or [(0, tiff.series[0])]]
+
+
+def _is_image(number, series) -> bool:
+    kind = int(getattr(series.keyframe, "subfiletype", 0) or 0)
+    return not (kind & (REDUCED | MASK) or (number and BESIDE.search(series.name or "")))
+
+
+def _stack(series, values, names, pixel_size) -> Stack:
+    key = series.keyframe
+    check_kind(key)
+    inside = len(key.axes)
+    axes, lengths = series.axes[:-inside], series.shape[:-inside]
+    count = math.prod(lengths)
+    if count * key.size != series.size or not set(series.axes[-inside:]) <= set("YXSC"):
+        raise InputError(f"has axes {series.axes} {series.shape} in pages of {key.axes} "
+                         f"{key.shape}; expected pages of one 2-D plane each, save it again")
+    if count > len(series.pages):  # a large ImageJ stack describes its first page alone
+        planes = [mapped_plane(key, series.dataoffset + n * key.nbytes, values)
+                  for n in range(count)]
+    else:
+        planes = [tiff_plane(series.pages[n], values) for n in range(count)]
+    return Stack(axes, tuple(lengths), planes, names, pixel_size)
+
+
+# --- OME -----------------------------------------------------------------------------------------
+
+
+def _ome(tiff):
+    """The OME-XML of a file; None where it has none, or one that cannot be read."""
+    if not tiff.is_ome:
+        return None
+    with contextlib.suppress(ElementTree.ParseError):
+        return ElementTree.fromstring(tiff.ome_metadata)
+
+
+def ome_set(path) -> tuple[str, ...]:
+    """Names of the files of the OME set that a file is of, in their order; () if it is none.
+
+    Looked for in names of OME_SUFFIXES alone, and in what can be opened.
+    """
+    if not str(path).lower().endswith(OME_SUFFIXES):
+        return ()
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            root = _ome(tiff)
+            return () if root is None else _files(root)
+    except Exception:  # as in decode.named, when it is read
+        return ()
+
+
+def first_of_set(path) -> pathlib.Path:
+    """The file that an image is read from: the first that is there of its OME set, or itself."""
+    path = pathlib.Path(path)
+    there = [path.with_name(name) for name in ome_set(path) if path.with_name(name).exists()]
+    return there[0] if there and path in there else path
+
+
+def _files(root) -> tuple[str, ...]:
+    names = [uuid.get("FileName") for uuid in root.iterfind(".//{*}TiffData/{*}UUID")]
+    names = tuple(dict.fromkeys(pathlib.PurePath(name).name for name in names if name))
+    return names if len(names) > 1 else ()
+
+
+def _check_set(tiff, root) -> None:
+    binary = root.find("{*}BinaryOnly")
+    if binary is not None:
+        raise InputError(f"is a part of the set that {binary.get('MetadataFile')} describes, which "
+                         "is not read; export the set as one OME-TIFF")
+    folder, names = pathlib.Path(tiff.filehandle.dirname), _files(root)
+    missing = [name for name in names if not (folder / name).exists()]
+    if tiff.filename in names and missing:
+        raise InputError(f"is of a set of {len(names)} files, of which {missing[0]} is missing; "
+                         "copy it there, or export the set as one OME-TIFF")
+    if tiff.filename in names and tiff.filename != names[0]:
+        raise InputError(f"is read as a part of {names[0]}; leave it out")
+    if any(page is None for series in tiff.series for page in series.pages):
+        raise InputError("lacks planes that its OME-XML describes (was a file "
+                         "renamed?); export it again")
+
+
+def _channel_names(tiff, root):
+    """number of a series -> names of its channels, or ()."""
+    if root is not None:
+        images = root.findall("{*}Image")
+        if len(images) != len(tiff.series):
+            return lambda n: ()
+        return functools.partial(_ome_names, images)
+    labels = (tiff.imagej_metadata or {}).get("Labels") if tiff.is_imagej else None
+    named = labels and tiff.series[0].axes.startswith("CYX") and len(set(labels)) == len(labels)
+    return lambda n: tuple(map(str, labels)) if named else ()
+
+
+def _ome_names(images, n) -> tuple[str, ...]:
+    names = [channel.get("Name") for channel in images[n].iterfind("{*}Pixels/{*}Channel")]
+    return tuple(names) if all(names) and len(set(names)) == len(names) else ()
+
+
+def tiff_pixel_size(tiff):
+    """(height, width) in micrometres from OME-XML, ImageJ metadata or tags in centimetres."""
+    if tiff.is_ome:
+        try:
+            pixels = ElementTree.fromstring(tiff.ome_metadata).find(".//{*}Pixels")
+            return in_micrometres(*((pixels.get(f"PhysicalSize{axis}"),
+                                     pixels.get(f"PhysicalSize{axis}Unit", "um"))
+                                    for axis in "YX"))
+        except (ElementTree.ParseError, AttributeError, ValueError):
+            return None  # the pixels are good all the same
+    tags = tiff.pages[0].tags
+    unit = {3: "cm"}.get(tags.valueof("ResolutionUnit"))  # inches are those of a screen
+    if tiff.is_imagej:
+        unit = tiff.imagej_metadata.get("unit")
+    per_unit = [tags.valueof(f"{axis}Resolution") or (0, 1) for axis in "YX"]
+    return in_micrometres(*((below / above if above else None, unit) for above, below in per_unit))

@@ -1,0 +1,329 @@
+"""Channels, planes and colours of files: what training and prediction read, and what is refused."""
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from cellseg_jax.data import lazy
+from cellseg_jax.data.colours import to_channels
+from cellseg_jax.data.read import image_with_notes, mask_with_notes, read_image, read_mask
+from cellseg_jax.data.stacks import AS_IT_IS, ReadOptions
+from cellseg_jax.errors import InputError
+
+RNG = np.random.default_rng(0)
+NOISE = RNG.integers(0, 50, (24, 32), np.uint16)
+CELLS = np.zeros((24, 32), np.uint16)
+CELLS[8:16, 8:16] = 1000
+GRAY = ReadOptions(channels="gray")
+
+
+def stack(*shape, dtype=np.uint16):
+    return RNG.integers(0, 256, (*shape, 24, 32), dtype)
+
+
+def both(path, options=AS_IT_IS, number=0):
+    """The pixels of a file in training, which are those in prediction."""
+    image = read_image(path, options, number)
+    shown = lazy.open_images(path, options)[number]
+    np.testing.assert_array_equal(shown.read(), image)
+    return image
+
+
+# --- channels ------------------------------------------------------------------------------------
+
+
+def test_the_second_of_two_channels_is_no_alpha(tmp_path):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.stack([NOISE, CELLS]), imagej=True, metadata={"axes": "CYX"})
+    for read in (read_image, lazy.open_images):
+        with pytest.raises(InputError, match="a.tif: has 2 channels .axes CYX, 2 x 24 x 32.: 0, 1, "
+                                             "none of them alpha; choose .*channel_index=0 or 0,1"):
+            read(path)
+    np.testing.assert_array_equal(both(path, ReadOptions(channel_index="1"))[..., 0], CELLS)
+    np.testing.assert_array_equal(both(path, ReadOptions(channel_index="1,0")),
+                                  np.stack([CELLS, NOISE], -1))
+
+
+@pytest.mark.parametrize("count", [2, 4, 5])
+@pytest.mark.parametrize("options", [
+    dict(imagej=True, metadata={"axes": "CYX"}), dict(ome=True, metadata={"axes": "CYX"}),
+    dict(planarconfig="separate", metadata=None), "contiguous", "pages"])
+def test_any_number_of_channels_is_alike(tmp_path, count, options):
+    planes, path = stack(count), tmp_path / "a.tif"
+    reading = ReadOptions(pages="channels" if options == "pages" else "")
+    if options == "contiguous":
+        tifffile.imwrite(path, np.moveaxis(planes, 0, -1), planarconfig="contig", metadata=None,
+                         photometric="minisblack", extrasamples=[0] * (count - 1))
+    else:
+        more = {"metadata": None} if options == "pages" else options
+        extra = {"extrasamples": [0] * (count - 1)} if "planarconfig" in more else {}
+        tifffile.imwrite(path, planes, photometric="minisblack", **more, **extra)
+    with pytest.raises(InputError, match=f"has {count} channels .*none of them alpha"):
+        read_image(path, reading)
+    every = ",".join(map(str, range(count)))
+    for chosen, expected in ((every, planes), (f"{count - 1}", planes[-1:])):
+        found = both(path, reading._replace(channel_index=chosen))
+        np.testing.assert_array_equal(found, np.moveaxis(expected, 0, -1))
+
+
+def test_zarr_channels_are_chosen_by_number_or_name(tmp_path):
+    zarr = pytest.importorskip("zarr")
+    planes, path = stack(2), tmp_path / "a.zarr"
+    group = zarr.open_group(path, mode="w", zarr_format=2)
+    group.create_array("0", data=planes)
+    group.attrs.update({"multiscales": [{"axes": [{"name": a} for a in "cyx"],
+                                         "datasets": [{"path": "0"}]}],
+                        "omero": {"channels": [{"label": "DAPI"}, {"label": "GFP"}]}})
+    with pytest.raises(InputError, match="has 2 channels .*: 0 DAPI, 1 GFP, none of them alpha"):
+        lazy.open_images(path)
+    for chosen in ("1", "gfp"):
+        [image] = lazy.open_images(path, ReadOptions(channel_index=chosen))
+        assert image.channels == ("GFP",)
+        np.testing.assert_array_equal(image.read()[..., 0], planes[1])
+
+
+def test_channels_are_chosen_by_name_in_any_order(tmp_path):
+    planes = stack(3)
+    for name, order in (("a", (0, 1, 2)), ("b", (2, 0, 1))):
+        names = [["488", "DAPI", "Phase"][n] for n in order]
+        tifffile.imwrite(tmp_path / f"{name}.ome.tif", planes[list(order)], metadata={
+            "axes": "CYX", "Channel": {"Name": names}}, photometric="minisblack")
+    tifffile.imwrite(tmp_path / "c.tif", planes, imagej=True, metadata={
+        "axes": "CYX", "Labels": ["488", "DAPI", "Phase"]})
+    for name in ("a.ome", "b.ome", "c"):
+        found = both(tmp_path / f"{name}.tif", ReadOptions(channel_index="phase,488"))
+        np.testing.assert_array_equal(found, np.moveaxis(planes[[2, 0]], 0, -1))
+    with pytest.raises(InputError, match="a.ome.tif: has no channel 'Cy5' .*0 488, 1 DAPI, 2 Ph"):
+        read_image(tmp_path / "a.ome.tif", ReadOptions(channel_index="Cy5"))
+    with pytest.raises(InputError, match="has no channel '3'"):
+        read_image(tmp_path / "c.tif", ReadOptions(channel_index="3"))
+
+
+def test_alpha_is_what_the_file_calls_so(tmp_path):
+    four = np.moveaxis(stack(4, dtype=np.uint8), 0, -1).copy()
+    for kind, alpha in ((1, True), (2, True), (0, False)):
+        tifffile.imwrite(tmp_path / "a.tif", four, photometric="rgb", extrasamples=[kind])
+        if alpha:
+            assert lazy.open_images(tmp_path / "a.tif")[0].alpha
+            found = to_channels(both(tmp_path / "a.tif"), "rgb")
+            np.testing.assert_array_equal(found, four[..., :3])
+        else:
+            with pytest.raises(InputError, match="has 4 channels"):
+                read_image(tmp_path / "a.tif")
+        tifffile.imwrite(tmp_path / "b.tif", four[..., :2], photometric="minisblack",
+                         planarconfig="contig", extrasamples=[kind])
+        if alpha:
+            found = to_channels(both(tmp_path / "b.tif"), "gray")
+            np.testing.assert_array_equal(found, four[..., :1])
+    for mode, count in (("LA", 2), ("RGBA", 4)):
+        Image.fromarray(four[..., :count].copy(), mode).save(tmp_path / "a.png")
+        assert lazy.open_images(tmp_path / "a.png")[0].alpha
+        np.testing.assert_array_equal(both(tmp_path / "a.png"), four[..., :count])
+        found = both(tmp_path / "a.png", ReadOptions(channel_index=str(count - 1)))
+        np.testing.assert_array_equal(found[..., 0], four[..., count - 1])
+
+
+def test_a_mask_of_two_planes_is_refused(tmp_path):
+    masks = np.stack([CELLS > 0, NOISE > 25]).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", masks, imagej=True, metadata={"axes": "CYX"})
+    tifffile.imwrite(tmp_path / "b.tif", np.moveaxis(masks, 0, -1), photometric="minisblack",
+                     planarconfig="contig", extrasamples=[0])
+    for name in "ab":
+        with pytest.raises(InputError, match=f"{name}.tif: mask has 2 channels .*one plane of ids"):
+            read_mask(tmp_path / f"{name}.tif")
+
+
+def test_other_numbers_of_channels_are_no_input():
+    with pytest.raises(InputError, match="image has 5 channels; expected 1 to 4"):
+        to_channels(np.zeros((4, 5, 5), np.uint8), "rgba")
+    with pytest.raises(InputError, match="image has 3 channels; expected 2, which are"):
+        to_channels(np.zeros((4, 5, 3), np.uint8), "rgba", "0,DAPI")
+
+
+# --- planes --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("axes, shape", [("ZCYX", (3, 2)), ("TZCYX", (2, 3, 2)), ("ZYX", (3,))])
+@pytest.mark.parametrize("kind", ["ome", "imagej"])
+def test_planes_along_z_are_slices_a_projection_or_one(tmp_path, axes, shape, kind):
+    planes, path = stack(*shape), tmp_path / "a.tif"
+    tifffile.imwrite(path, planes, photometric="minisblack", metadata={"axes": axes},
+                     **{kind: True})
+    whole = planes.reshape(-1, 3, shape[-1] if "C" in axes else 1, 24, 32)  # t, z, c
+    options = ReadOptions(channel_index="0,1" if "C" in axes else "")
+    with pytest.raises(InputError, match=f"has {planes[..., 0, 0].size} pages .axes {axes}, .*"
+                                         "data.z=slices .*, max, mean or a number") as error:
+        read_image(path, options)
+    assert "data.pages" not in str(error.value)  # a hint that would lead to another error
+    last = lambda pixels: np.moveaxis(pixels, -3, -1)
+    cases = {"slices": whole.reshape(-1, *whole.shape[2:]), "max": whole.max(1),
+             "mean": np.rint(whole.mean(1)).astype(np.uint16), "2": whole[:, 2]}
+    for z, expected in cases.items():
+        chosen = options._replace(z=z)
+        assert len(lazy.open_images(path, chosen)) == len(expected)
+        for n, image in enumerate(expected):
+            np.testing.assert_array_equal(both(path, chosen, n), last(image))
+    with pytest.raises(InputError, match="has no plane 3 along Z .*from 0 to 2"):
+        read_image(path, options._replace(z="3"), 0)
+
+
+def test_planes_without_a_name_are_z_if_one_says_so(tmp_path):
+    planes = stack(4)
+    tifffile.imwrite(tmp_path / "a.tif", planes, photometric="minisblack")
+    with pytest.raises(InputError, match="data.z=slices.*or config.data.pages=channels"):
+        read_image(tmp_path / "a.tif")
+    found = both(tmp_path / "a.tif", ReadOptions(z="max"))
+    np.testing.assert_array_equal(found[..., 0], planes.max(0))
+    tifffile.imwrite(tmp_path / "b.tif", planes[0])
+    np.testing.assert_array_equal(both(tmp_path / "b.tif", ReadOptions(z="max"))[..., 0], planes[0])
+
+
+@pytest.mark.parametrize("subifds", [0, 2])
+def test_pyramids_are_their_first_level(tmp_path, subifds):
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path) as tiff:
+        tiff.write(CELLS, tile=(16, 16), subifds=subifds, metadata=None)
+        for step in (2, 4):
+            tiff.write(CELLS[::step, ::step], tile=(16, 16), subfiletype=1, metadata=None)
+    np.testing.assert_array_equal(both(path)[..., 0], CELLS)
+    np.testing.assert_array_equal(read_image(path)[..., 0], CELLS)
+    np.testing.assert_array_equal(read_mask(path)[..., 0], CELLS)
+
+
+def test_thumbnails_and_pictures_of_labels_are_no_images(tmp_path):
+    path = tmp_path / "a.ome.tif"
+    with tifffile.TiffWriter(path, ome=True) as tiff:
+        tiff.write(CELLS, metadata={"axes": "YX", "Name": "slide"})
+        tiff.write(NOISE[:8], metadata={"axes": "YX", "Name": "label image"})
+        tiff.write(NOISE[:9], metadata={"axes": "YX", "Name": "macro image"})
+    np.testing.assert_array_equal(both(path)[..., 0], CELLS)
+    np.testing.assert_array_equal(read_image(path)[..., 0], CELLS)
+
+
+def test_several_images_of_a_file_are_named(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
+        for pixels in (CELLS, NOISE[:5]):
+            tiff.write(pixels, metadata=None)
+    with pytest.raises(InputError, match="has 2 pages, which are 2 images of their own .axes YX, "
+                                         "24 x 32; axes YX, 5 x 32.*data.z=slices"):
+        read_image(tmp_path / "a.tif")
+
+
+# --- colours and bits ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["tif", "png"])
+def test_colour_tables_are_display(tmp_path, suffix):
+    index, path = stack(dtype=np.uint8), tmp_path / f"a.{suffix}"
+    table = np.zeros((256, 3), np.uint8)
+    table[:, 1] = np.arange(256) // 2  # a dim green
+    if suffix == "tif":
+        wide = table.T.astype(np.uint16) << 8
+        tifffile.imwrite(path, index, photometric="palette", colormap=wide)
+    else:
+        image = Image.fromarray(index)
+        image.putpalette(table.reshape(-1).tolist())
+        image.save(path)
+    np.testing.assert_array_equal(both(path, GRAY)[..., 0], index)
+    np.testing.assert_array_equal(both(path), table[index])
+    assert image_with_notes(path, GRAY)[1] == ()
+    [note] = image_with_notes(path)[1]
+    assert "has a colour table" in note and lazy.open_images(path)[0].notes == (note,)
+
+
+def test_colour_tables_of_eight_bit_are_not_black(tmp_path):
+    index, table = stack(dtype=np.uint8), RNG.integers(0, 256, (3, 256), np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", index, photometric="palette", colormap=table)
+    np.testing.assert_array_equal(both(tmp_path / "a.tif"), table.T[index])
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 10, 12, 14, 16, 32])
+def test_white_is_zero_within_its_own_bits(tmp_path, bits):
+    dtype = bool if bits == 1 else f"uint{max(8, 1 << (bits - 1).bit_length())}"
+    values = RNG.integers(0, min(2**bits, 2**16), (24, 32)).astype(dtype)
+    stored = ~values if bits == 1 else (2**bits - 1 - values.astype(np.int64)).astype(dtype)
+    tifffile.imwrite(tmp_path / "a.tif", stored, photometric="miniswhite", metadata=None,
+                     **({} if bits in (1, 8, 16, 32) else dict(bitspersample=bits)))
+    expected = values * 255 if bits == 1 else values
+    np.testing.assert_array_equal(both(tmp_path / "a.tif")[..., 0], expected)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int16"])
+def test_white_is_zero_of_other_numbers_is_refused(tmp_path, dtype):
+    tifffile.imwrite(tmp_path / "a.tif", CELLS.astype(dtype), photometric="miniswhite")
+    with pytest.raises(InputError, match=f"a.tif: white is 0 in it and pixels are {dtype}; exp"):
+        read_image(tmp_path / "a.tif")
+
+
+def test_a_mask_stored_with_white_as_zero_gets_a_warning(tmp_path):
+    for share, noted in ((0.1, False), (0.9, True)):
+        mask = np.arange(100).reshape(10, 10) < 100 * share
+        tifffile.imwrite(tmp_path / "a.tif", mask, photometric="miniswhite")
+        found, notes = mask_with_notes(tmp_path / "a.tif")
+        np.testing.assert_array_equal(found[..., 0], mask)
+        assert bool(notes) == noted and all("white as 0" in note for note in notes)
+
+
+# --- what cannot be read, and why ----------------------------------------------------------------
+
+
+def test_what_is_not_read_is_not_called_damaged(tmp_path):
+    path = tmp_path / "a.tif"
+    rgb = np.moveaxis(stack(3, dtype=np.uint8), 0, -1)
+    cases = {
+        "its colours are CIELAB": dict(data=rgb, photometric="cielab"),
+        "its colours are SEPARATED": dict(data=np.dstack([rgb, rgb[..., :1]]),
+                                          photometric="separated"),
+        "its colours are YCBCR": dict(data=rgb, photometric="ycbcr"),
+        "its colours are CFA": dict(data=CELLS, photometric="cfa"),
+        "tiles are 16 planes deep": dict(data=stack(16), volumetric=True, tile=(16, 16, 16),
+                                         photometric="minisblack"),
+    }
+    for words, options in cases.items():
+        tifffile.imwrite(path, **options, metadata=None)
+        for read in (read_image, read_mask, lazy.open_images):
+            with pytest.raises(InputError, match=f"a.tif: .*{words}") as error:
+                read(path)
+            assert "damaged" not in str(error.value)
+    tifffile.imwrite(path, CELLS, compression="zlib", metadata=None)
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        tiff.pages[0].tags["Compression"].overwrite(4242)
+    with pytest.raises(InputError, match="a.tif: its compression .4242. is not known here; save"):
+        read_image(path)
+
+
+# --- OME sets ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ome_set(tmp_path):
+    """Two files with a channel each that both describe the whole."""
+    names = ["a_c0.ome.tif", "a_c1.ome.tif"]
+    uuids = [f"urn:uuid:00000000-0000-0000-0000-00000000000{n}" for n in range(2)]
+    data = "".join(f'<TiffData FirstC="{n}" IFD="0" PlaneCount="1"><UUID FileName="{names[n]}">'
+                   f"{uuids[n]}</UUID></TiffData>" for n in range(2))
+    for n, name in enumerate(names):
+        xml = ('<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"'
+               f' UUID="{uuids[n]}"><Image ID="Image:0" Name="a"><Pixels ID="Pixels:0" '
+               'DimensionOrder="XYZCT" Type="uint16" SizeX="32" SizeY="24" SizeC="2" SizeZ="1" '
+               f'SizeT="1"><Channel ID="Channel:0:0" Name="noise"/><Channel ID="Channel:0:1" '
+               f'Name="cells"/>{data}</Pixels></Image></OME>')
+        tifffile.imwrite(tmp_path / name, (NOISE, CELLS)[n], description=xml, metadata=None)
+    return tmp_path
+
+
+def test_files_of_an_ome_set_are_one_image(ome_set):
+    found = both(ome_set / "a_c0.ome.tif", ReadOptions(channel_index="cells,noise"))
+    np.testing.assert_array_equal(found, np.stack([CELLS, NOISE], -1))
+    with pytest.raises(InputError, match="a_c1.ome.tif: is read as a part of a_c0.ome.tif"):
+        read_image(ome_set / "a_c1.ome.tif", ReadOptions(channel_index="cells"))
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_a_missing_part_of_an_ome_set_is_named(ome_set, missing):
+    (ome_set / f"a_c{missing}.ome.tif").unlink()
+    other = ome_set / f"a_c{1 - missing}.ome.tif"
+    for read in (read_image, lazy.open_images):
+        with pytest.raises(InputError, match=f"of which a_c{missing}.ome.tif is missing"):
+            read(other, ReadOptions(channel_index="cells"))
