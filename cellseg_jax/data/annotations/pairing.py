@@ -8,6 +8,7 @@ images themselves. What is ambiguous is an error that says how to choose; nothin
 import collections
 import functools
 import pathlib
+import re
 import unicodedata
 from collections.abc import Callable
 from typing import NamedTuple
@@ -26,6 +27,8 @@ IMAGE_ENDINGS = ("_0000", ".ome", "_image", "_img")
 # Ends of files that lie beside annotations, written by tools: neither image nor annotation.
 DERIVED = ("_objects.csv", "_overlay.png", "_probability.tif", "_uncertainty.tif", "_flows.tif",
            "_dP.tif", "_cp_output.png", "_outlines.txt", "predict.json", "dataset.json")
+PLANE = re.compile("_[0-9]{4}$")  # of the outputs for one plane of a stack
+COMPARED = 100  # names among which the nearest one is looked for, which takes long
 FOLDERS = ("labels", "annotations", "rois")  # of annotations, where there is no folder masks
 LAYOUT = ("Expected DIR/images/NAME.png and DIR/masks/NAME.png (or .tif), or one of the layouts in "
           "docs/formats.md")
@@ -89,7 +92,9 @@ def listing(root: pathlib.Path, wanted: str, mask_suffix: str, ignored: str) -> 
         for path in beside.values():
             del found.annotations[path]
     chosen, lone = _matched(images, found.annotations, mask_suffix, found.bad)
-    found.bad.extend(_unpaired(images, chosen, lone))
+    if mask_suffix:
+        found.left_out.extend(lone)
+    found.bad.extend(_unpaired(images, chosen, () if mask_suffix else lone))
     pairs = {}
     for stem, files in chosen.items():
         if len(files) > 1:
@@ -239,20 +244,33 @@ def _matched(images, annotations, mask_suffix, bad) -> tuple[dict, list]:
                                                    "its image"))
         elif stems:
             chosen[stems[0]].append(path)
-        elif not mask_suffix:
+        else:
             lone.append(path)
     return chosen, lone
 
 
 def _unpaired(images, chosen, lone):
     """An error for each image without an annotation, and the other way round."""
-    without = {stem: path for stem, path in images.items() if stem not in chosen}
-    strays = {_stem(path): path for path in lone}
-    for kind, other, rest, others in (("image without a mask", "mask", without, strays),
-                                      ("mask without an image", "image", strays, without)):
-        for stem in sorted(rest):
-            yield Finding("error", str(rest[stem]), f"{kind} of its name; add or rename the {other}"
-                          f", or move the file away{nearest(stem, sorted(others))}")
+    without = sorted(path for stem, path in images.items() if stem not in chosen)
+    for kind, other, rest, others in (("image without a mask", "mask", without, lone),
+                                      ("mask without an image", "image", lone, without)):
+        names = [_stem(path) for path in others[:COMPARED]]
+        for n, path in enumerate(rest):
+            hint = _of_a_stack(path, chosen) or (
+                nearest(_stem(path), names) if n < COMPARED else "")
+            yield Finding("error", str(path), f"{kind} of its name; add or rename the {other}, or "
+                                              f"move the file away{hint}")
+
+
+def _of_a_stack(path, chosen) -> str:
+    """What to do with NAME_0000_label.tif, a plane, beside NAME_label.tif; "" for other files."""
+    for key in _keys(_stem(path), ENDINGS):
+        stack = PLANE.sub("", key)
+        end = _stem(chosen[stack][0]).removeprefix(stack) if stack in chosen else ""
+        if stack != key and end:
+            return (f"; is it a plane of {stack}? config.data.mask_suffix={end} reads "
+                    f"{chosen[stack][0].name} alone")
+    return ""
 
 
 def _several(image, stem, files, kinds) -> Finding:

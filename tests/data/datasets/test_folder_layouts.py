@@ -28,7 +28,7 @@ def save(path, array=None):
     if path.suffix == ".npy":
         np.save(path, array)
     elif path.suffix in (".tif", ".tiff"):
-        tifffile.imwrite(path, array)
+        tifffile.imwrite(path, array, photometric="minisblack")
     else:
         Image.fromarray(array).save(path)
 
@@ -274,6 +274,20 @@ def test_several_annotations_of_an_image_are_chosen_from(tmp_path):
     assert labels(tmp_path, annotations="masks")["a"].max() == 2
     with pytest.raises(InputError, match="config.data.annotations: got 'qupath'; expected one of "):
         folder.records(tmp_path, annotations="qupath")
+
+
+def test_labels_of_planes_beside_those_of_their_stack(tmp_path):
+    stack = np.random.default_rng(0).integers(0, 255, (3, *SHAPE), np.uint8)
+    save(tmp_path / "images/a.tif", stack)
+    save(tmp_path / "masks/a_label.tif", np.stack([LABEL] * 3))
+    for n in range(3):
+        save(tmp_path / f"masks/a_000{n}_label.tif", LABEL)
+    with pytest.raises(BadFiles, match="a_0000_label.tif: mask without an image .* a plane of a"
+                                       ". config.data.mask_suffix=_label reads a_label.tif alone"):
+        folder.records(tmp_path)
+    found = folder.records(tmp_path, mask_suffix="_label", pages="slices")
+    assert [r.name for r in found] == ["a_0000", "a_0001", "a_0002"]
+    assert found.findings[0].what.startswith("3 files are read neither as image nor as annotation")
 
 
 def test_a_mask_of_two_images_is_refused(tmp_path):
