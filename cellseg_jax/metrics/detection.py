@@ -146,7 +146,7 @@ def count_scores(n_true, kinds, error) -> dict:
 
     Args:
       n_true, error: (...) sums over images of true objects and of |predicted - true objects|.
-      kinds: (..., 6) sums of ErrorKinds.
+      kinds: (..., 7) sums of ErrorKinds.
     """
     share = lambda number: ratio(number, np.asarray(n_true), np.nan)
     return {"count_error_relative": share(error), "merge_rate": share(kinds[..., 1]),

@@ -269,7 +269,10 @@ def aji_plus(label: Ids, pred: Ids) -> float:
 
 
 class ErrorKinds(NamedTuple):
-    """Number of objects of each error type. The first five add up to the true objects."""
+    """Number of objects of each error type.
+
+    The first five add up to the true objects; the last two are predictions.
+    """
 
     correct: int
     merged: int
@@ -277,6 +280,7 @@ class ErrorKinds(NamedTuple):
     inexact: int
     missed: int
     spurious: int
+    fragments: int
 
 
 def error_kinds(label: Ids, pred: Ids) -> ErrorKinds:
@@ -291,7 +295,8 @@ def error_kinds(label: Ids, pred: Ids) -> ErrorKinds:
     inexact: a prediction covers it or is part of it, but their IoU is too low.
     missed: none of these.
 
-    A prediction is spurious if it is not matched, covers nothing and is part of nothing.
+    A prediction that is not matched and covers nothing is a fragment if it is part of a true object,
+    of whichever type, and else spurious.
 
     Args:
       label: true instance ids, 0 background.
@@ -310,8 +315,10 @@ def _error_kinds(table: Overlap) -> ErrorKinds:
     tests = (any_of(pairs), any_of(covers & (num_covered[table.pred] > 1)),
              np.bincount(table.true[part], minlength=num_true) > 1, any_of(covers | part))
     kind = np.select(tests, range(4), 4)
-    used = np.union1d(table.pred[pairs], table.pred[covers | part])
-    return ErrorKinds(*np.bincount(kind, minlength=5).tolist(), num_pred - len(used))
+    used = np.union1d(table.pred[pairs], table.pred[covers])
+    fragments = len(np.setdiff1d(table.pred[part], used))
+    return ErrorKinds(*np.bincount(kind, minlength=5).tolist(),
+                      num_pred - len(used) - fragments, fragments)
 
 
 class InstanceCounts(NamedTuple):
@@ -327,7 +334,7 @@ class InstanceCounts(NamedTuple):
     splits: int  # true objects beyond the first that one prediction covers
     intersection: int  # pixels of AJI
     union: int
-    kinds: Shaped[ArrayLike, "6"]  # ErrorKinds
+    kinds: Shaped[ArrayLike, "7"]  # ErrorKinds
 
 
 def instance_counts(label: Ids, pred: Ids) -> InstanceCounts:

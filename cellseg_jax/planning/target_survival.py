@@ -40,10 +40,10 @@ def survival(config, arrays) -> Survival:
     images = range(len(arrays.image_names))
     counts = metrics.summed(
         metrics.instance_counts(label, returned(config, label)) for label in arrays.label)
-    _, *kinds, _ = counts.kinds.tolist()  # correct; then without spurious objects
-    merged, split, inexact, missed = kinds
+    kinds = metrics.ErrorKinds(*counts.kinds.tolist())
     return Survival(len(images), sum(_num_cells(arrays.original_label(i)) for i in images),
-                    counts.n_true, int(counts.tp[0]), (merged, split, inexact, missed))
+                    counts.n_true, int(counts.tp[0]),
+                    (kinds.merged, kinds.split, kinds.inexact, kinds.missed))
 
 
 def returned(config, label: Integer[np.ndarray, "h w"]) -> Int32[np.ndarray, "h w"]:

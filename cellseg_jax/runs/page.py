@@ -36,6 +36,7 @@ MAX_ROWS = 100  # of the table of images
 # Kinds of metrics.ErrorKinds of true objects, and their colours (Okabe and Ito).
 KINDS = {"correct": "#009e73", "merged": "#cc79a7", "split": "#56b4e9", "inexact": "#e69f00",
          "missed": "#d55e00"}
+FALSE_KINDS = ("spurious", "fragments")  # of predictions; older scores have the first alone
 STRATUM_SCORES = ("ap50", "ap", "ap50_image_mean", "ap_coco", "f1", "f1_small", "f1_medium",
                   "f1_large", "pq", "merge_rate", "split_rate", "count_error")
 CARDS = (("metrics", "dice_mean", "Dice, network size"),
@@ -164,7 +165,8 @@ def _objects(scores) -> dict | None:
     """Which error, if any, was made on every true object."""
     if "errors" not in scores:
         return None
-    errors, kinds = scores["errors"], [*KINDS, "spurious"]
+    errors = scores["errors"]
+    kinds = [*KINDS, *(kind for kind in FALSE_KINDS if kind in errors)]
     return {
         "total": sum(errors[kind] for kind in KINDS), "kinds": kinds,
         "chart": row_charts.shares("Errors of the true objects", [

@@ -244,22 +244,33 @@ def brute_kinds(label, pred):
             near = holders or [p for p in found if part(p, t)]
             kinds["inexact" if near else "missed"] += 1
     kinds["spurious"] = sum(not any(holds(p, t) or part(p, t) for t in true) for p in found)
+    used = [p for p in found if any(holds(p, t) or pair_iou(t, p) >= 0.5 for t in true)]
+    kinds["fragments"] = len(found) - len(used) - kinds["spurious"]
     return ErrorKinds(**kinds)
+
+
+def test_pieces_beside_a_match_are_fragments():
+    """Five objects found, and seven predictions: nothing that is wrong goes uncounted."""
+    label = squares(*((6 * n, 0, 5, 8) for n in range(5)), size=30)
+    pred = label.copy()
+    pred[:2, :2], pred[6:8, :2] = 6, 7
+    assert error_kinds(label, pred)._asdict() == dict(
+        correct=5, merged=0, split=0, inexact=0, missed=0, spurious=0, fragments=2)
 
 
 def test_error_kinds_by_hand():
     label = squares((0, 0, 4, 4), (0, 6, 4, 6), (5, 0, 3, 4), (5, 4, 3, 4), (9, 0, 3, 3))
     pred = squares((0, 0, 4, 4), (0, 6, 4, 3), (0, 9, 4, 3), (5, 0, 3, 8), (10, 10, 2, 2))
     pred[9:12, 9] = 0
-    assert error_kinds(label, label) == (5, 0, 0, 0, 0, 0)
+    assert error_kinds(label, label) == (5, 0, 0, 0, 0, 0, 0)
     # halves of IoU 1/2 are matched: the second object is correct, not split
     assert error_kinds(label, pred)[:1] == (3,)
     pred[0, 6:12] = 0  # now both halves are too small
     assert error_kinds(label, pred)._asdict() == dict(
-        correct=2, merged=1, split=1, inexact=0, missed=1, spurious=1)
-    assert error_kinds(label * 0, label) == (0, 0, 0, 0, 0, 5)
-    assert error_kinds(label, label * 0) == (0, 0, 0, 0, 5, 0)
-    assert error_kinds(label * 0, label * 0) == (0,) * 6
+        correct=2, merged=1, split=1, inexact=0, missed=1, spurious=1, fragments=2)
+    assert error_kinds(label * 0, label) == (0, 0, 0, 0, 0, 5, 0)
+    assert error_kinds(label, label * 0) == (0, 0, 0, 0, 5, 0, 0)
+    assert error_kinds(label * 0, label * 0) == (0,) * 7
 
 
 @pytest.mark.parametrize("seed", (0, 1, 2, 3, 5, 6, 7, 8, 9))
