@@ -4,8 +4,8 @@
         [--topology=local|v5e:2x4|v4:2x2x1|...] [--nobatch] [--json=FILE]
 
 Compiles the run's own train step and validation. For a TPU slice the compiler of libtpu does so
-without a TPU: pip install -e ".[plan]". Exit codes: 0 it fits, 2 it does not fit (what would fit
-is then computed), or bad input.
+without a TPU: pip install -e ".[plan]". It prints, and writes nothing but --json. Exit codes: 0 it
+fits, 2 it does not fit (what would fit is then computed), or bad input.
 """
 
 import json

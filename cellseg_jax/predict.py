@@ -38,7 +38,8 @@ def define_flags(values: flags.FlagValues) -> None:
     cli.strings(values, "images", "a file, a folder, searched with all below it, or a quoted glob "
                 "such as 'in/*.tif'; may be given several times")
     cli.string(values, "out", "the folder to write to")
-    formats = ", ".join(f"{name} ({format_.what})" for name, format_ in FORMATS.items())
+    formats = ", ".join(f"{name} ({format_.what}) in IMAGE{format_.suffix}"
+                        for name, format_ in FORMATS.items())
     cli.string(values, "format", f"with commas: {formats}", "tiff,png")
     cli.string(values, "checkpoint", " | ".join(cli.CHECKPOINTS), "best")
     cli.number(values, "scale", "0 repeats the training's fit; above 0 tiles the image at that "

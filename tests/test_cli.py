@@ -69,7 +69,7 @@ def test_help_needs_no_jax_and_names_every_format():
     for name in commands:
         assert f"python -m cellseg_jax.{name}" in text
     for name, format_ in FORMATS.items():
-        assert f"{name} ({format_.what})" in text
+        assert f"{name} ({format_.what}) in IMAGE{format_.suffix}" in text
 
 
 @pytest.mark.parametrize("words, code, out, err", [

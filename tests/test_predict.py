@@ -375,6 +375,12 @@ def test_several_runs_predict_together(run, workdir, tmp_path):
     assert run(workdir=both, format="tiff,uncertainty,probability")[0] == 0
     assert run(out=tmp_path / "one", format="probability")[0] == 0
     assert tifffile.imread(tmp_path / "out/a_uncertainty.tif").max() < 1e-6  # they are the same
+    ensemble = cellseg_jax.load([workdir, workdir])
+    image = np.asarray(Image.open(tmp_path / "in/a.png"))
+    for name in ("uncertainty", "probability"):
+        found = ensemble.uncertainty if name == "uncertainty" else ensemble.probabilities
+        np.testing.assert_array_equal(np.squeeze(found(image)), np.squeeze(
+            tifffile.imread(tmp_path / f"out/a_{name}.tif")))
     one, two = (tifffile.imread(tmp_path / f"{folder}/a_probability.tif")
                 for folder in ("one", "out"))
     np.testing.assert_allclose(one, two, atol=1e-6)
