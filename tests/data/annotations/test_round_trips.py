@@ -1,5 +1,7 @@
 """What `predict` writes is read back to the same label: 500 cells with holes that touch."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -50,3 +52,23 @@ def test_labels_come_back(tmp_path, label, name, place):
     assert sample.label.dtype == np.int32 and not sample.findings
     if place == "labels":
         assert len(np.unique(label)) == 501
+
+
+@pytest.mark.parametrize("name, classes", [
+    ("tiff", ()), ("geojson", ("living", "dead")), ("coco", ("living", "dead")),
+    ("roi", ("1", "2"))])
+def test_classes_come_back(tmp_path, label, name, classes):
+    semantic = label % 3  # every third object is background
+    pixels = np.zeros((*label.shape, 1), np.uint8)
+    Image.fromarray(pixels[..., 0]).save(tmp_path / "a.png")
+    image = lazy.from_array(pixels, "a", path=tmp_path / "a.png")
+    outputs.write(name, tmp_path / "a", semantic, image, classes=("living", "dead"))
+    record, = folder.records(tmp_path, labels="classes", num_classes=3, classes=classes)
+    np.testing.assert_array_equal(record.read().label, semantic)
+
+
+def test_our_coco_file_names_the_file(tmp_path):
+    pixels = np.zeros((4, 5, 1), np.uint8)
+    image = lazy.from_array(pixels, "b_0003", path=tmp_path / "sub/b.ome.tif")
+    path = outputs.write("coco", tmp_path / "b_0003", np.eye(4, 5, dtype=int), image)
+    assert json.loads(path.read_text())["images"][0]["file_name"] == "b.ome.tif"
