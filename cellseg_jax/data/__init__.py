@@ -19,7 +19,7 @@ from cellseg_jax.data.arrays import Arrays
 from cellseg_jax.data.cache import CacheOptions, open_cache
 from cellseg_jax.data.datasets import bbbc039, ctc, dsb2018, ebhi_seg, folder, isbi2012, livecell
 from cellseg_jax.data.dependencies import depends_on, tracked, unchanged
-from cellseg_jax.data.fingerprint import content_fingerprint
+from cellseg_jax.data.fingerprint import content_fingerprint, contents
 from cellseg_jax.data.records import Records
 from cellseg_jax.data.scale import ScaleOptions
 from cellseg_jax.data.stacks import ReadOptions
@@ -118,7 +118,8 @@ def load(data_config, progress=None, records: Records | None = None) -> Arrays:
     with tracked() as states:
         records = records_of(data_config)
         for path in (path for record in records for path in record.files):
-            depends_on(path)
+            for part in contents(path):
+                depends_on(part)
     arrays = open_cache(records, options, directory, progress)
     with tracked() as kept:
         depends_on(arrays.folder)

@@ -39,11 +39,16 @@ def content_fingerprint(records, directory: pathlib.Path, dataset: str, options:
     return fingerprint
 
 
+def contents(path: pathlib.Path) -> list[pathlib.Path]:
+    """The file itself, or all files below a folder, such as of a Zarr array."""
+    return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+
+
 def _stat_hash(records) -> str:
     hash_ = hashlib.blake2b(b"%d" % VERSION, digest_size=16)
     for record in records:
         hash_.update(repr((record.name, record.group)).encode())
-        for path in record.files:
+        for path in (part for file in record.files for part in contents(file)):
             stat = os.stat(path)
             hash_.update(f"{os.path.abspath(path)}\n{stat.st_size} {stat.st_mtime_ns}\n".encode())
     return hash_.hexdigest()
@@ -51,6 +56,9 @@ def _stat_hash(records) -> str:
 
 def _byte_hash(records) -> str:
     def digest(path):
+        if path.is_dir():
+            return b"".join(str(part.relative_to(path)).encode() + digest(part)
+                            for part in contents(path))
         with open(path, "rb") as file:
             return hashlib.file_digest(file, hashlib.blake2b).digest()
 

@@ -173,6 +173,8 @@ def num_images(path, options: ReadOptions = AS_IT_IS, as_mask: bool = False) -> 
 def image_size(path) -> tuple[int, int]:
     """Height and width of an image file (of the first page of a TIFF), from its header alone."""
     path = pathlib.Path(path)
+    if is_zarr(path):
+        return pixels_of(path)[0].shape[:2]
     if kind_of(path) == "TIFF":
         return open_tiff(path, lambda tiff: (tiff.pages[0].imagelength, tiff.pages[0].imagewidth))
 

@@ -21,16 +21,18 @@ class Format(NamedTuple):
     """A kind of annotation file; what is in a json file decides whose it is."""
 
     suffixes: tuple[str, ...]
-    read: Callable | None  # (path, (H, W)) -> raster.Drawn, of outlines
+    read: Callable | None  # (path, (H, W), plane) -> raster.Drawn, of outlines
     values: Callable | None = None  # path -> (H, W) numbers, of label images but masks
+    stacked: bool = False  # whether `read` knows the planes of a stack apart
 
 
 FORMATS = {
     "masks": Format(MASK_SUFFIXES, None),  # label images, read by data.read
     "arrays": Format((".npy",), None, arrays.read),  # NumPy, Cellpose's x_seg.npy
     "zarr": Format((".zarr",), None, zarr_labels.read),  # napari, OME-Zarr
-    "imagej": Format((".zip", ".roi"), imagej.read),
-    "geojson": Format((".geojson", ".json", ".geojson.gz", ".json.gz"), geojson.read),
+    "imagej": Format((".zip", ".roi"), imagej.read, stacked=True),
+    "geojson": Format((".geojson", ".json", ".geojson.gz", ".json.gz"), geojson.read,
+                      stacked=True),
     "labelme": Format((".json",), labelme.read),
     "coco": Format((".json",), None),  # one file for many images: see `pairing`
 }

@@ -39,17 +39,15 @@ class Pair(NamedTuple):
 
     images: tuple[pathlib.Path, ...]  # one file, or one for each channel
     annotation: pathlib.Path
-    read: Callable | None = None  # (H, W) -> raster.Drawn, of outlines
+    read: Callable | None = None  # ((H, W), plane or None) -> raster.Drawn, of outlines
     values: Callable | None = None  # () -> (H, W) numbers, of label images but masks
     beside: tuple[pathlib.Path, ...] = ()  # the mask of what is not annotated, if there is one
+    stacked: bool = False  # whether `read` knows the planes of a stack apart
 
     @property
     def files(self) -> tuple[pathlib.Path, ...]:
         """Everything that the sample follows from, image first."""
-        inside = [self.annotation]
-        if self.annotation.is_dir():
-            inside = sorted(p for p in self.annotation.rglob("*") if p.is_file())
-        return *self.images, *inside, *self.beside
+        return tuple(dict.fromkeys((*self.images, self.annotation, *self.beside)))
 
 
 class Listing(NamedTuple):
@@ -92,6 +90,9 @@ def listing(root: pathlib.Path, wanted: str, mask_suffix: str, ignored: str) -> 
         for path in beside.values():
             del found.annotations[path]
     chosen, lone = _matched(images, found.annotations, mask_suffix, found.bad)
+    for stem, path in () if mask_suffix else found.inside.items():
+        chosen[stem].append(path)
+        found.annotations[path] = "zarr"
     if mask_suffix:
         found.left_out.extend(lone)
     found.bad.extend(_unpaired(images, chosen, () if mask_suffix else lone))
@@ -106,9 +107,10 @@ def listing(root: pathlib.Path, wanted: str, mask_suffix: str, ignored: str) -> 
 
 
 def _pair(image, annotation, kind, name, beside) -> Pair:
-    read, values = FORMATS[kind].read, FORMATS[kind].values
+    _, read, values, stacked = FORMATS[kind]
     return Pair((image,), annotation, read and functools.partial(read, annotation),
-                values and functools.partial(values, annotation, *([name] if name else [])), beside)
+                values and functools.partial(values, annotation, *([name] if name else [])), beside,
+                stacked)
 
 
 class _Found(NamedTuple):
@@ -118,6 +120,7 @@ class _Found(NamedTuple):
     coco: list[pathlib.Path]  # files that name their images themselves
     bad: list[Finding]
     left_out: list[pathlib.Path]
+    inside: dict[str, pathlib.Path]  # stem -> OME-Zarr image that holds its labels
 
     def notes(self) -> list[Finding]:
         if not self.left_out:
@@ -144,12 +147,14 @@ def _folders(root):
 
 def _sorted_out(folder, places, wanted) -> tuple[dict, _Found]:
     """({stem: image}, the rest) of a folder of images and those of their annotations."""
-    found, images = _Found({}, [], [], []), {}
+    found, images = _Found({}, [], [], [], {}), {}
     alone = folder not in places
     here = entries(folder)
-    stems = set() if alone else {_stem(p) for p in here if p.suffix.lower() in SUFFIXES}
+    files = set() if alone else {_stem(p) for p in here if p.suffix.lower() in SUFFIXES}
+    zarrs = {p for p in here if _is_ome_zarr(p) and _stem(p) not in files}
+    stems = files | {_stem(path) for path in zarrs}
     for path in here:
-        is_image = path.suffix.lower() in SUFFIXES and path.is_file()
+        is_image = path.suffix.lower() in SUFFIXES and path.is_file() or path in zarrs
         if is_image and (alone or not _is_of_another(path, stems)):
             if first_of_set(path) == path:  # else it is read as a part of another file
                 _add_image(images, path, found.bad)
@@ -157,7 +162,10 @@ def _sorted_out(folder, places, wanted) -> tuple[dict, _Found]:
             found.bad.append(_foreign(path, folder, SUFFIXES))
     for place in places:
         _add_annotations(found, place, wanted, images, beside_images=place == folder)
-    if not alone and not (found.annotations or found.coco):
+    if not wanted or wanted == "zarr":  # of an OME-Zarr image the labels may be inside
+        found.inside.update({stem: path for stem, path in images.items()
+                             if path.is_dir() and depends_on(path / "labels").is_dir()})
+    if not alone and not (found.annotations or found.coco or found.inside):
         missing = folder.parent / "masks" if folder.name == "images" else folder / "images"
         raise InputError(f"config.data.root: folder '{missing}' does not exist. {LAYOUT}")
     return images, found
@@ -191,6 +199,13 @@ def _stem(path) -> str:
     """
     stem = path.name[: len(path.name) - len(suffix_of(path))]
     return unicodedata.normalize("NFC", stem)
+
+
+def _is_ome_zarr(path) -> bool:
+    """Whether this is the folder of an OME-Zarr image, and not of an array alone."""
+    described = (path / name for name in ("zarr.json", ".zattrs"))
+    return suffix_of(path) == ".zarr" and path.is_dir() and any(
+        b'"multiscales"' in one.read_bytes() for one in described if one.is_file())
 
 
 def _is_of_another(path, stems) -> bool:
@@ -329,7 +344,7 @@ def _of_coco(folder, images, found) -> Listing:
     return Listing(dict(sorted(pairs.items())), found.bad, notes)
 
 
-def _read_coco(path, places, kinds, size, shape):
+def _read_coco(path, places, kinds, size, shape, plane):
     if tuple(size) != shape:
         raise InputError(f"{path}: says {size[0]}x{size[1]} of an image of {shape[0]}x{shape[1]}; "
                          "its polygons do not fit")

@@ -39,12 +39,14 @@ def _array(path, zarr, name):
         group = zarr.open_group(path, mode="r", use_consolidated=False)
     except (FileNotFoundError, ValueError):  # a folder without a group: of an array
         return zarr.open_array(path, mode="r")
-    if "labels" in group:
-        names = sorted(group["labels"].group_keys())
+    if (path / "labels").is_dir():  # without a group of its own, too
+        names = sorted(one.name for one in (path / "labels").iterdir()
+                       if (one / "zarr.json").exists() or (one / ".zgroup").exists())
         if name not in names and (name or len(names) != 1):
             raise InputError(f"{path}: has the labels {', '.join(names) or '(none)'}; choose one, "
                              "such as config.data.annotations=zarr:NAME")
-        group = group["labels"][name or names[0]]
+        group = zarr.open_group(path / "labels" / (name or names[0]), mode="r",
+                                use_consolidated=False)
     attributes = group.attrs.asdict()
     multiscales = attributes.get("ome", attributes).get("multiscales")
     if not multiscales:

@@ -165,7 +165,9 @@ def _num_samples(pair: Pair, options: ReadOptions) -> int:
     """Images that `options` make of the files, as many as each of its masks has planes."""
     count = num_images(pair.images[0], options)
     for path in (pair.annotation, *pair.beside):
-        of_mask = 1 if pair.read or pair.values else num_images(path, options, as_mask=True)
+        of_mask = (count if pair.stacked and path == pair.annotation else 1
+                   if path == pair.annotation and (pair.read or pair.values) else
+                   num_images(path, options, as_mask=True))
         if count != of_mask:
             raise InputError(f"{path}: mask has {of_mask} pages, its image {pair.images[0].name} "
                              f"gives {count} samples; expected one page for each")
@@ -178,7 +180,8 @@ def _read(pair: Pair, number, *, options, colours, ignore) -> Sample:
     of_mask = chosen._replace(channel_index="", channels="rgba"), number
     path, findings = pair.annotation, ()
     if pair.read:
-        label, findings = _outlined(path, pair.read(image.shape[:2]), options)
+        _check_outlines(path, options, ignore)
+        label, findings = _outlined(path, pair.read(image.shape[:2], number), options)
         label = np.where(_unknown(pair, of_mask, image, label, None), np.int32(-1), label)
     else:
         mask, found = ((pair.values()[..., None], ()) if pair.values else
@@ -191,6 +194,17 @@ def _read(pair: Pair, number, *, options, colours, ignore) -> Sample:
         findings = tuple(Finding("warning", str(path), note) for note in found)
     findings = (*(Finding("warning", str(pair.images[0]), note) for note in notes), *findings)
     return Sample(image, label, "", (*_turned(pair.images[0]), *findings))
+
+
+def _check_outlines(path, options, ignore) -> None:
+    """InputError for an option that is about values of pixels."""
+    for key, used in (("threshold", options.threshold), ("colours", len(options.colours)),
+                      ("ignore", ignore is not None)):
+        if used:
+            raise InputError(f"config.data.{key}: got {getattr(options, key)!r}, but {path.name} "
+                             "holds outlines, which have no pixel values; leave it out"
+                             + (", or mark what is not annotated by suffix:_ignore"
+                                if key == "ignore" else ""))
 
 
 def _unknown(pair, of_mask, image, values, ignore) -> np.ndarray:
@@ -235,7 +249,7 @@ def _outlined(path, found, options) -> tuple[np.ndarray, tuple[Finding, ...]]:
 
 
 def _turned(path: pathlib.Path) -> tuple[Finding, ...]:
-    turned = orientation(path)
+    turned = 1 if path.is_dir() else orientation(path)
     return () if turned == 1 else (Finding(
         "warning", str(path), f"orientation tag {turned} is ignored, pixels are read as they "
         "are stored; if the mask was drawn on the turned picture, turn the pixels too "

@@ -12,6 +12,7 @@ from PIL import Image
 
 from cellseg_jax import config
 from cellseg_jax.data.datasets import folder
+from cellseg_jax.data.fingerprint import content_fingerprint
 from cellseg_jax.data.quality.examine import examine
 from cellseg_jax.data.records import BadFiles
 from cellseg_jax.errors import InputError
@@ -288,6 +289,63 @@ def test_labels_of_planes_beside_those_of_their_stack(tmp_path):
     found = folder.records(tmp_path, mask_suffix="_label", pages="slices")
     assert [r.name for r in found] == ["a_0000", "a_0001", "a_0002"]
     assert found.findings[0].what.startswith("3 files are read neither as image nor as annotation")
+
+
+def test_outlines_of_a_stack_lie_on_their_planes(tmp_path):
+    stack = np.random.default_rng(0).integers(0, 255, (3, *SHAPE), np.uint8)
+    save(tmp_path / "a.tif", stack)
+    features = geojson("", "", "")
+    for z, feature in enumerate(features):
+        feature["geometry"]["plane"] = {"c": -1, "z": z % 2, "t": 0}
+    write(tmp_path / "a.geojson", features)
+    found = labels(tmp_path, pages="slices")
+    assert [(name, np.count_nonzero(np.unique(label))) for name, label in found.items()] == [
+        ("a_0000", 2), ("a_0001", 1), ("a_0002", 0)]
+    write(tmp_path / "a.json", labelme())
+    with pytest.raises(BadFiles, match="a.json: mask has 1 pages, its image a.tif gives 3 samples"):
+        folder.records(tmp_path, pages="slices", annotations="labelme")
+
+
+@pytest.mark.parametrize("option", [{"threshold": 127, "labels": "binary"}, {"ignore": "255"},
+                                    {"colours": ("000000", "ff0000")}])
+def test_options_of_pixel_values_are_refused_for_outlines(tmp_path, option):
+    save(tmp_path / "a.png")
+    write(tmp_path / "a.json", labelme())
+    record, = folder.records(tmp_path, **option)
+    with pytest.raises(InputError, match=f"config.data.{next(iter(option))}: .* a.json holds out"):
+        record.read()
+
+
+@pytest.mark.parametrize("place", ["images/", ""])
+def test_ome_zarr_images_with_labels_inside_or_beside(tmp_path, place):
+    zarr = pytest.importorskip("zarr")
+    image = np.random.default_rng(0).integers(0, 255, SHAPE, np.uint8)
+    described = {"multiscales": [{"axes": [{"name": "y"}, {"name": "x"}],
+                                  "datasets": [{"path": "0"}]}]}
+    for stem in "ab":
+        group = zarr.open_group(tmp_path / f"{place}{stem}.zarr", mode="w")
+        group.create_array("0", data=image)
+        group.attrs["ome"] = described
+    for stem in "ab":
+        inside = zarr.open_group(tmp_path / f"{place}{stem}.zarr/labels/cells", mode="w")
+        inside.create_array("0", data=LABEL)
+        inside.attrs["ome"] = described
+    found = folder.records(tmp_path)
+    for name, record in zip("ab", found, strict=True):
+        sample = record.read()
+        assert record.name == name
+        np.testing.assert_array_equal(sample.label, LABEL)
+        np.testing.assert_array_equal(sample.image[..., 0], image)
+    first = content_fingerprint(found, tmp_path / "cache", "folder", {})
+    zarr.open_group(tmp_path / f"{place}b.zarr/labels/cells")["0"][0, 0] = 9
+    assert content_fingerprint(found, tmp_path / "cache", "folder", {}) != first
+    assert labels(tmp_path, annotations="zarr:cells")["b"][0, 0] == 9
+    save(tmp_path / f"{place}a_masks.tif", LABEL * 2)
+    with pytest.raises(BadFiles, match="ambiguous, a.zarr has 2 annotations: a_masks.tif, a.zarr"):
+        folder.records(tmp_path)
+    assert labels(tmp_path, annotations="zarr")["a"].max() == 2
+    with pytest.raises(BadFiles, match="b.zarr: image without a mask"):
+        folder.records(tmp_path, mask_suffix="_masks")
 
 
 def test_a_mask_of_two_images_is_refused(tmp_path):
