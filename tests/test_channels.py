@@ -1,0 +1,96 @@
+"""Chosen channels: the same in training, scores, prediction and export."""
+
+import json
+
+import numpy as np
+import pytest
+import tifffile
+from absl import flags
+from helpers import tiny_config
+
+from cellseg_jax import cli, predict
+from cellseg_jax import config as config_lib
+from cellseg_jax.errors import InputError
+from cellseg_jax.train.one_run import train_and_score
+
+if not flags.FLAGS.is_parsed():
+    flags.FLAGS.mark_as_parsed()
+
+
+OTSU = config_lib.changed(tiny_config(), {
+    "data.name": "folder", "model.name": "otsu", "model.polarity": "bright"})
+
+
+def write_pairs(root, order=(0, 1), count=6):
+    """Noise and cells as two channels of ImageJ, named, in either order, and masks of the cells."""
+    rng = np.random.default_rng(0)
+    for folder in ("images", "masks"):
+        (root / folder).mkdir(parents=True)
+    for n in range(count):
+        label = np.zeros((32, 32), np.uint8)
+        label[3 + n : 11 + n, 4:13], label[18:27, 16:25] = 1, 2
+        noise = rng.integers(0, 5000, label.shape, np.uint16)
+        cells = np.where(label > 0, 200, 100).astype(np.uint16)  # dim beside the noise
+        planes = [(noise, "noise"), (cells, "cells")]
+        pixels, names = zip(*(planes[i] for i in order), strict=True)
+        tifffile.imwrite(root / f"images/{n}.tif", np.stack(pixels), imagej=True,
+                         metadata={"axes": "CYX", "Labels": list(names)})
+        tifffile.imwrite(root / f"masks/{n}.tif", label)
+    return root
+
+
+def run_predict(**values):
+    return cli.run_command(predict.main, predict.define_flags,
+                           ["predict", *(f"--{k}={v}" for k, v in values.items())])
+
+
+def found(out, root, n=0):
+    """Whether the label of an image is its mask, but for numbers."""
+    label = tifffile.imread(out / f"{n}_label.tif")
+    return np.array_equal(label > 0, tifffile.imread(root / f"masks/{n}.tif") > 0)
+
+
+@pytest.fixture(scope="module")
+def otsu(tmp_path_factory):
+    """A run of Otsu's method on the channel of the cells, chosen by name."""
+    root = write_pairs(tmp_path_factory.mktemp("two") / "data")
+    config = config_lib.changed(OTSU, {"data.root": str(root), "data.channel_index": "cells",
+                                       "data.split": (0.5, 0.0, 0.5)})
+    train_and_score(config, root.parent / "run")
+    return root.parent
+
+
+def test_the_cells_of_the_second_channel_are_found(otsu, tmp_path, capsys):
+    scores = json.loads((otsu / "run/eval/test.json").read_text())
+    assert scores["metrics_original_size"]["dice_mean"] == 1
+    assert run_predict(workdir=otsu / "run", images=otsu / "data/images", out=tmp_path / "a") == 0
+    assert all(found(tmp_path / "a", otsu / "data", n) for n in range(6))
+    other = write_pairs(tmp_path / "turned", order=(1, 0))  # by name, wherever it is
+    assert run_predict(workdir=otsu / "run", images=other / "images", out=tmp_path / "b") == 0
+    assert all(found(tmp_path / "b", other, n) for n in range(6))
+
+
+def test_other_channels_are_predicted_if_they_are_as_many(otsu, tmp_path, capsys):
+    images = otsu / "data/images"
+    assert run_predict(workdir=otsu / "run", images=images, out=tmp_path, channels="0") == 0
+    assert not found(tmp_path, otsu / "data")
+    made = json.loads((tmp_path / "predict.json").read_text())
+    assert made["--channels"] == "0"
+    capsys.readouterr()
+    assert run_predict(workdir=otsu / "run", images=images, out=tmp_path) == 2
+    assert "--channels (0, now None)" in capsys.readouterr().err
+    assert run_predict(workdir=otsu / "run", images=images, out=tmp_path, channels="0,1") == 2
+    assert "--channels: got '0,1', 2 channels; the run takes 1" in capsys.readouterr().err
+
+
+def test_channels_that_no_dataset_or_method_has_are_refused(otsu):
+    with pytest.raises(InputError, match="config.data.channel_index: got '1'; expected '' with the "
+                                         "files of synthetic"):
+        tiny_config(data__channel_index="1")
+    for key, value, words in (
+            ("data.channel_index", "1,,2", "expected numbers from 0 or names"),
+            ("data.z", "last", "expected slices, max, mean, or the number"),
+            ("data.channel_index", "0,1", "one channel or three, of which otsu makes gray")):
+        with pytest.raises(InputError, match=f"config.{key}: got '{value}'.*"
+                                             f"{words}"):
+            config_lib.changed(OTSU, {key: value})
