@@ -37,9 +37,9 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def write_run(folder, **overrides):
+def write_run(folder, config=None, **overrides):
     """A run whose network has its first weights; returns the folder."""
-    config = tiny_config(data__count=20, **overrides)
+    config = config or tiny_config(data__count=20, **overrides)
     folder.mkdir(parents=True)
     write_atomic(folder / "config.json", config_lib.to_json(config))
     spec = make_spec([config])
@@ -236,6 +236,33 @@ def test_usage_gives_what_the_run_gives(colour_run, tmp_path, name, monkeypatch)
     wanted = run.predictor.image_probs(pixels)
     np.testing.assert_allclose(np.load(tmp_path / "probs.npy"), wanted, atol=1e-4)
     assert wanted.std() > 1e-3  # or anything would pass
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RANGES)
+def test_an_export_of_chosen_channels_normalises_each_by_itself(tmp_path, name, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    config = normalised(config_lib.changed(tiny_config(), {
+        "data.name": "folder", "data.channel_index": "DAPI,1", "data.root": str(tmp_path)}), name)
+    write_run(tmp_path / "run", config)
+    run = exporting.ExportedRun(config, Predictor(tmp_path / "run", config), (32, 32),
+                                *exporting.comparison_images(config, (32, 32)))
+    exporting.export(run, exporting.ExportOptions("onnx", tmp_path / "out"))
+    about = json.loads((tmp_path / "out/export.json").read_text())["input"]
+    assert about["channels"] == ["DAPI", "1"]
+    assert about["normalization"]["low and high"].endswith("each channel has its own")
+    rng = np.random.default_rng(0)
+    pixels = np.stack([rng.integers(7, 20, (45, 61)), rng.integers(0, 200, (45, 61))], -1)
+    np.save(tmp_path / "image.npy", pixels.astype(np.uint8))
+    monkeypatch.setattr(sys, "argv", ["usage.py", str(tmp_path / "image.npy"),
+                                      str(tmp_path / "probs.npy")])
+    runpy.run_path(str(tmp_path / "out/usage.py"), run_name="__main__")
+    wanted = run.predictor.image_probs(pixels.astype(np.uint8))
+    np.testing.assert_allclose(np.load(tmp_path / "probs.npy"), wanted, atol=1e-4)
+    assert wanted.std() > 1e-3  # or anything would pass
+    steps = bioimageio.preprocessing(config, np.uint8)
+    assert steps[0]["kwargs"].get("axes", ["y", "x"]) == ["y", "x"]
 
 
 @pytest.mark.parametrize("changes, words", [

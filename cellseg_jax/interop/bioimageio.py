@@ -93,8 +93,8 @@ def preprocessing(config, dtype) -> list[dict] | None:
       dtype: of the run's images.
     """
     range_ = range_of(config.data.normalize, config.data.percentiles)
-    channels = config.data.channels
-    apart = channels == "rgba" and range_.alpha_apart
+    each = bool(config.data.channel_index)
+    apart = config.data.channels == "rgba" and range_.alpha_apart and not each
     if range_.percentiles is None:  # the same factor and summand for every image of the dtype
         low, high = range_.bounds([], dtype)
         if apart and low != 0:  # alpha begins at 0
@@ -105,15 +105,17 @@ def preprocessing(config, dtype) -> list[dict] | None:
     if apart:
         return None
     low, high = range_.percentiles
+    axes = ["y", "x"] if each else ["channel", "y", "x"]
     return [{"id": "scale_range", "kwargs": {
-        "axes": ["channel", "y", "x"], "min_percentile": low, "max_percentile": high}}]
+        "axes": axes, "min_percentile": low, "max_percentile": high}}]
 
 
 def _write_tensors(package, run, steps) -> np.ndarray:
     """Write test tensors, samples and cover; returns the image that they show."""
     config = run.config
     # A consumer sees the test tensor alone: its range is its own.
-    ranges = np.stack([image_ranges(image, config.data.normalize, config.data.percentiles)
+    ranges = np.stack([image_ranges(image, config.data.normalize, config.data.percentiles,
+                                    each=bool(config.data.channel_index))
                        for image in run.images])
     probs = run.predictor.network(run.images, ranges)
     best = int(probs.reshape(len(probs), -1).std(1).argmax())

@@ -14,6 +14,7 @@ from cellseg_jax import config as config_lib
 from cellseg_jax import data, targets
 from cellseg_jax.config import derived
 from cellseg_jax.crops import mirrored
+from cellseg_jax.data.stacks import chosen_channels
 from cellseg_jax.errors import InputError
 from cellseg_jax.inference import tune
 from cellseg_jax.inference.predictor import Predictor, run_config
@@ -229,7 +230,7 @@ def describe(run: ExportedRun, form: str, program: Program, difference: float) -
         "format": form,
         "input": {
             "dtype": "float32", "axes": axes, "shape": program.shape,
-            "channels": CHANNEL_NAMES[config.data.channels],
+            "channels": channel_names(config),
             "normalization": normalization_of(config),
             "size": size_text(config),
         },
@@ -251,11 +252,18 @@ def describe(run: ExportedRun, form: str, program: Program, difference: float) -
     }
 
 
+def channel_names(config) -> tuple[str, ...]:
+    """Of the input: those that were chosen, or colours."""
+    return chosen_channels(config.data.channel_index) or CHANNEL_NAMES[config.data.channels]
+
+
 def normalization_of(config) -> dict:
     """How an image is normalised, in words."""
     range_ = range_of(config.data.normalize, config.data.percentiles)
     about = {"name": config.data.normalize, "formula": FORMULA, "low and high": range_.words}
-    if config.data.channels == "rgba" and range_.alpha_apart:
+    if config.data.channel_index:
+        about["low and high"] += "; here each channel has its own"
+    elif config.data.channels == "rgba" and range_.alpha_apart:
         about["alpha"] = "its low and high are 0 and the largest value of the integer type"
     return about
 

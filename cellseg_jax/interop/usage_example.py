@@ -32,16 +32,15 @@ def resized(image, size):
     return image
 
 
-image = np.asarray(Image.open(sys.argv[1]))
+image = {read}
 image = image.reshape(*image.shape[:2], -1)
 if image.shape[2] != {channels}:
     sys.exit(f"{{sys.argv[1]}} has {{image.shape[2]}} channels; expected {channels}; "
-             "8 bit: Image.open(IN).convert({mode!r}).save(OUT) makes it so")
+             {hint!r})
 size = image.shape[:2]
 
 # What the network sees is normalised by the range of the whole image.
-colour = image[..., :3]
-low, high = (np.full({channels}, float(bound)) for bound in ({range}))
+{range}
 {alpha}scale = np.where(high > low, 1 / np.where(high > low, high - low, 1), 0)
 {resize}image = ((image - low) * scale).astype(np.float32)
 
@@ -50,6 +49,12 @@ seen = image.shape[:2]
 probs = probs[: seen[0], : seen[1]]
 np.save(sys.argv[2], resized(probs, size).astype(np.float32))
 '''
+# The lines that find low and high: of all colours together, or of chosen channels one by one.
+TOGETHER = """colour = image[..., :3]
+low, high = (np.full({channels}, float(bound)) for bound in ({range}))"""
+EACH = """low, high = np.array([[*({range})] for colour in np.moveaxis(image, -1, 0)], float).T"""
+OPEN = "np.asarray(Image.open(sys.argv[1]))"
+OPEN_ANY = f"np.load(sys.argv[1]) if sys.argv[1].endswith('.npy') else {OPEN}"
 PAD = """rows, columns = {}, {}
 {}image = np.pad(image, ((0, rows), (0, columns), (0, 0)))
 """
@@ -86,10 +91,18 @@ def usage(about: dict, config) -> str:
     channels = len(about["input"]["channels"])
     alpha = "low[3], high[3] = 0, np.iinfo(image.dtype).max\n"
     resize = f"image = np.rint(resized(image, {tuple(config.data.size)}))\n"
+    each = bool(config.data.channel_index)
+    if each:
+        hint = f"these are {', '.join(about['input']['channels'])}, maybe of an .npy file"
+        bounds = EACH.format(range=range_.python.replace("image.m", "colour.m"))
+    else:
+        mode = {1: "L", 3: "RGB", 4: "RGBA"}[channels]
+        hint = f"8 bit: Image.open(IN).convert({mode!r}).save(OUT) makes it so"
+        bounds = TOGETHER.format(channels=channels, range=range_.python)
     return USAGE.format(
-        **PROGRAMS[form], channels=channels, mode={1: "L", 3: "RGB", 4: "RGBA"}[channels],
-        outputs=len(about["output"]["channels"]), range=range_.python,
-        alpha=alpha if channels == 4 and range_.alpha_apart else "",
+        **PROGRAMS[form], channels=channels, hint=hint, read=OPEN_ANY if each else OPEN,
+        outputs=len(about["output"]["channels"]), range=bounds,
+        alpha=alpha if channels == 4 and range_.alpha_apart and not each else "",
         resize=resize if config.data.fit == "resize" else "",
         pad=_padding(about["input"]["shape"], form))
 
