@@ -13,7 +13,14 @@ import unicodedata
 from collections.abc import Callable
 from typing import NamedTuple
 
-from cellseg_jax.data.annotations import FORMATS, REFUSED, coco, format_of, nnunet, suffix_of
+from cellseg_jax.data.annotations import (
+    FORMATS,
+    REFUSED,
+    coco_images,
+    format_of,
+    nnunet,
+    suffix_of,
+)
 from cellseg_jax.data.decode import MASK_SUFFIXES, SUFFIXES
 from cellseg_jax.data.dependencies import depends_on
 from cellseg_jax.data.read import entries
@@ -304,48 +311,12 @@ def _several(image, stem, files, kinds) -> Finding:
 
 def _of_coco(folder, images, found) -> Listing:
     """Pairs of images and COCO files that list them."""
-    by_name = collections.defaultdict(list)
-    for path in images.values():
-        by_name[unicodedata.normalize("NFC", path.name)].append(path)
-    pairs, missing, listed = {}, [], set()
-    for path in found.coco:
-        index, kinds = coco.index(depends_on(path)), coco.categories(path)
-        strays = index.strays()
-        if strays:
-            found.bad.append(Finding("error", str(path), f"{sum(strays.values()):,} annotations "
-                             "have an image_id that no image of the file has: "
-                             f"{some(strays)}; export it again"))
-        for image in index.images:
-            name = unicodedata.normalize("NFC", str(image["file_name"])).replace("\\", "/")
-            files = by_name.get(name.rpartition("/")[2], [])
-            if not files:
-                missing.append((path, name))
-                continue
-            stem = _stem(files[0])
-            if stem in listed:
-                found.bad.append(Finding("error", str(path), f"lists {name} again; expected each "
-                                                             "image once, in one file"))
-                continue
-            listed.add(stem)
-            read = functools.partial(_read_coco, path, index.of(image), kinds,
-                                     (image["height"], image["width"]))
-            pairs[stem] = Pair((files[0],), path, read)
-    if missing:
-        found.bad.append(Finding("error", str(missing[0][0]), f"lists {len(missing)} images that "
-                         f"are not in '{folder}': {some(name for _, name in missing)}"))
+    listed, bad = coco_images.listed(found.coco, folder, images)
+    unlisted = sorted(images.keys() - listed.keys())
     notes = found.notes()
-    unlisted = sorted(images.keys() - listed)
     if unlisted:
         notes.append(Finding("warning", str(folder), f"{len(unlisted)} images are not listed in "
                      f"{some(path.name for path in found.coco)} and are left out: "
                      f"{some(unlisted)}"))
-    if not pairs and not found.bad:
-        raise InputError(f"{found.coco[0]}: lists no images")
-    return Listing(dict(sorted(pairs.items())), found.bad, notes)
-
-
-def _read_coco(path, places, kinds, size, shape, plane):
-    if tuple(size) != shape:
-        raise InputError(f"{path}: says {size[0]}x{size[1]} of an image of {shape[0]}x{shape[1]}; "
-                         "its polygons do not fit")
-    return coco.draw(path, coco.annotations(path, places), kinds, shape)
+    return Listing({stem: Pair((images[stem],), path, read)
+                    for stem, (path, read) in sorted(listed.items())}, found.bad + bad, notes)
