@@ -217,6 +217,23 @@ def test_equal_names_never_meet(run, tmp_path):
     assert found == ["x/a_label.tif", "y/a.png_label.tif", "y/a.tif_label.tif"]
 
 
+def test_a_pixel_size_that_cannot_be_right_is_a_note_and_ends_nothing(run, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 40)).astype(np.uint8)
+    (tmp_path / "in").mkdir()
+    for name, size in (("good", (20000, 20000)), ("oblong", (20000, 40000)),
+                       ("tiny", ((4 * 10**9, 1),) * 2)):
+        tifffile.imwrite(tmp_path / f"in/{name}.tif", pixels, resolution=size, resolutionunit=3)
+    code, out, err = run(format="tiff,csv,geojson")
+    assert code == 0 and "images predicted: 3, bad: 0" in out
+    assert "1 images: oblong: pixel size of 0.25 x 0.5 um" in err
+    assert "1 images: tiny: pixel size of 2.5e-06" in err and "good:" not in err
+    for name in ("good", "oblong", "tiny"):
+        assert ("area_um2" in (tmp_path / f"out/{name}_objects.csv").read_text()) == (
+            name == "good")
+        with tifffile.TiffFile(tmp_path / f"out/{name}_label.tif") as file:
+            assert file.is_ome == (name == "good")
+
+
 def test_as_many_outputs_as_images_whatever_their_names(run, tmp_path):
     for n, name in enumerate(("a.tif", "a.png", "a.tif.png", "a.png.tif", "b.tif.png")):
         write_image(tmp_path / "in" / name, size=(30, 40 + n))

@@ -24,6 +24,7 @@ import numpy as np
 
 from cellseg_jax.data.decode import SIGNATURES, SUFFIXES, named, open_tiff
 from cellseg_jax.data.decode import whole as is_whole
+from cellseg_jax.data.micrometres import checked
 from cellseg_jax.data.read import pixels_of
 from cellseg_jax.data.stacks import AS_IT_IS, Pixels, ReadOptions
 from cellseg_jax.data.tiff_stacks import tiff_pixel_size
@@ -39,7 +40,8 @@ class Image(NamedTuple):
     name: str  # of the file without suffix, with _0000, _0001, ... for the planes of a stack
     shape: tuple[int, int, int]  # (H, W, C)
     dtype: np.dtype  # uint8 or uint16
-    pixel_size: tuple[float, float] | None  # height and width of a pixel in micrometres
+    # Height and width of a pixel in micrometres, as the file says; `calibrated` if it is believed.
+    pixel_size: tuple[float, float] | None
     rows: Callable[[int, int], np.ndarray]  # (start, stop) -> (stop - start, W, C) of dtype
     path: pathlib.Path | None = None  # the file it is from
     alpha: bool = False  # the last channel is alpha
@@ -49,6 +51,11 @@ class Image(NamedTuple):
     def read(self) -> np.ndarray:
         """(H, W, C), the whole image."""
         return self.rows(0, self.shape[0])
+
+    def calibrated(self) -> "Image":
+        """The same image without a pixel size that cannot be right; then a note says so."""
+        pixel_size, notes = checked(self.pixel_size)
+        return self._replace(pixel_size=pixel_size, notes=(*self.notes, *notes))
 
     def loaded(self) -> "Image":
         """The same image with its pixels in memory."""
@@ -136,6 +143,8 @@ def _stretch(band, limits):
 
 def pixel_size_of(path) -> tuple[float, float] | None:
     """(height, width) of a pixel in micrometres from the header of a file; None if it has none.
+
+    It is what the file says, believed or not.
 
     Raises: InputError where the header cannot be read.
     """

@@ -12,14 +12,13 @@ from typing import NamedTuple
 import numpy as np
 
 from cellseg_jax.data import lazy
-from cellseg_jax.data.micrometres import BELIEVED_UM
+from cellseg_jax.data.micrometres import believed
 from cellseg_jax.data.resize import resize_image, resize_label
 from cellseg_jax.data.select import BLANK
 from cellseg_jax.errors import InputError
 from cellseg_jax.files import read_json, write_atomic
 
 LARGEST = 8.0  # factor; the smallest is 1 / LARGEST. Beyond, a few specks would fill the memory
-SQUARE = 0.01  # pixels are square if height and width differ by this share at most
 ROWS_OF = 2**22  # pixels, that are counted at once
 FACTS_FILE = "cells.json"  # in the folder of decoded arrays
 
@@ -119,19 +118,6 @@ def weighted_median_diameter(*labels) -> float:
     diameters = np.sort(np.concatenate([cell_diameters(label) for label in labels]))
     below = np.cumsum(diameters)
     return float(diameters[np.searchsorted(below, below[-1] / 2)]) if len(diameters) else 0.0
-
-
-def believed(pixel_size) -> float | None:
-    """Micrometres of a square pixel from (height, width); None for what cannot be right.
-
-    That is a pixel that is not square or not from 1e-5 to 1e4 um, or an unknown size.
-    """
-    if pixel_size is None or not all(map(math.isfinite, pixel_size)):
-        return None
-    low, high = sorted(pixel_size)
-    smallest, largest = BELIEVED_UM
-    square = smallest <= low and high <= largest and high <= low * (1 + SQUARE)
-    return math.sqrt(low * high) if square else None
 
 
 def pixel_size_of(record) -> float | None:

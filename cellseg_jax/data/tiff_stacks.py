@@ -142,11 +142,19 @@ def tiff_pixel_size(tiff):
             return in_micrometres(*((pixels.get(f"PhysicalSize{axis}"),
                                      pixels.get(f"PhysicalSize{axis}Unit", "um"))
                                     for axis in "YX"))
-        except (ElementTree.ParseError, AttributeError, ValueError):
+        except (ElementTree.ParseError, AttributeError):
             return None  # the pixels are good all the same
     tags = tiff.pages[0].tags
     unit = {3: "cm"}.get(tags.valueof("ResolutionUnit"))  # inches are those of a screen
     if tiff.is_imagej:
         unit = tiff.imagej_metadata.get("unit")
-    per_unit = [tags.valueof(f"{axis}Resolution") or (0, 1) for axis in "YX"]
-    return in_micrometres(*((below / above if above else None, unit) for above, below in per_unit))
+    return in_micrometres(*((_inverse(tags.valueof(f"{axis}Resolution")), unit) for axis in "YX"))
+
+
+def _inverse(resolution) -> float | None:
+    """Units per pixel of a tag that holds pixels per unit; None without one, or where it is 0."""
+    try:
+        above, below = resolution
+        return below / above if above else None
+    except (TypeError, ValueError):  # no tag, or one of another type
+        return None

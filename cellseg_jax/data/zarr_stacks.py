@@ -62,8 +62,13 @@ def _names(attributes) -> tuple[str, ...]:
 def _pixel_size(multiscale, level):
     units = [axis.get("unit") if isinstance(axis, dict) else None
              for axis in multiscale.get("axes", ())][-2:]
-    scales = [np.asarray(transform["scale"][-2:]) for part in (multiscale, level)
-              for transform in part.get("coordinateTransformations", ()) if "scale" in transform]
-    if len(units) < 2 or not scales:
+    try:
+        scales = [np.asarray(transform["scale"][-2:], float) for part in (multiscale, level)
+                  for transform in part.get("coordinateTransformations", ())
+                  if "scale" in transform]
+        sizes = np.prod(scales, 0) if scales else None
+    except (TypeError, ValueError):  # the pixels are good all the same
+        sizes = (np.nan, np.nan)
+    if len(units) < 2 or np.shape(sizes) != (2,):
         return None
-    return in_micrometres(*zip(np.prod(scales, 0), units, strict=True))
+    return in_micrometres(*zip(sizes, units, strict=True))

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cellseg_jax.data.micrometres import believed
 from cellseg_jax.data.resize import resize_image
 from cellseg_jax.data.scale import (
     LARGEST,
-    believed,
     limited,
     scaled_size,
     weighted_median_diameter,

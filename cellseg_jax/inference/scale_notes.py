@@ -4,8 +4,9 @@ import math
 
 import numpy as np
 
+from cellseg_jax.data.micrometres import believed
 from cellseg_jax.data.records import some
-from cellseg_jax.data.scale import believed, cell_diameters
+from cellseg_jax.data.scale import cell_diameters
 from cellseg_jax.inference.original_size import label_kind
 from cellseg_jax.report import terminal
 

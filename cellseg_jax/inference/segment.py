@@ -143,7 +143,7 @@ def segment(runs: Runs, work: Work) -> int:
     file_notes = collections.defaultdict(list)
 
     def open_plane(plane):
-        image = images_of(plane.path)[plane.number]
+        image = images_of(plane.path)[plane.number].calibrated()
         for note in image.notes:
             file_notes[note].append(image.name)
         return image

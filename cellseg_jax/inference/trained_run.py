@@ -21,6 +21,7 @@ import numpy as np
 from cellseg_jax import cli
 from cellseg_jax import config as config_lib
 from cellseg_jax.data import lazy
+from cellseg_jax.data.stacks import chosen_channels
 from cellseg_jax.errors import InputError, check_choice
 from cellseg_jax.files import read_json
 from cellseg_jax.inference import segment
@@ -97,9 +98,9 @@ class TrainedRun:
 
         Args:
           images: (H, W) or (H, W, C) integers or floats, of any size, with the channels of the
-            training's images; or a list of them.
-          options: scale, diameter, pixel_size, halo, tta as the flags of `predict`; and the keys of
-            config.eval, such as threshold=0.4 or min_size=20.
+            training's files, or those alone that the run chose of them; or a list of them.
+          options: scale, diameter, pixel_size, halo, tta, channels as the flags of `predict`; and
+            the keys of config.eval, such as threshold=0.4 or min_size=20.
         Returns: (H, W) int32, instance ids or, of a run of classes, classes; 0 is background. A
           list of them for a list.
         Raises: InputError for an image or option that cannot be used.
@@ -132,7 +133,10 @@ class TrainedRun:
         if np.ndim(label) != 2:
             raise InputError(f"label: got shape {np.shape(label)}; expected (H, W)")
         label, classes = np.asarray(label), segment.class_names(self.config)
-        pixels = np.zeros((*label.shape, 0)) if image is None else as_image(image).read()
+        pixels = np.zeros((*label.shape, 0))
+        if image is not None:
+            image = as_image(image)
+            pixels = table.intensities(image, 0, image.shape[0])
         if pixels.shape[:2] != label.shape:
             raise InputError(f"label: got shape {label.shape}; expected that of its image, "
                              f"{pixels.shape[:2]}")
@@ -142,14 +146,16 @@ class TrainedRun:
 
     def _each(self, wanted: str, images, options):
         """What the format `wanted` of outputs.FORMATS holds of each image, in their order."""
-        several, out = isinstance(images, (list, tuple)), {}
+        several, out, options = isinstance(images, (list, tuple)), {}, dict(options)
         numbered = list(enumerate(images if several else [images]))
         name = "image {}" if several else "image"
         with python_words():
+            channels = str(options.pop("channels", ""))
             runs = self._runs(**options)
+            index = segment.read_options(runs, channels).channel_index
             notes = ScaleNotes(runs.predictor, runs.options)
-            for group, error in segment.together(runs, numbered, lambda item: as_image(
-                    item[1], name.format(item[0])), self.in_memory_pixels):
+            for group, error in segment.together(runs, numbered, lambda item: chosen(
+                    as_image(item[1], name.format(item[0])), index), self.in_memory_pixels):
                 if error:
                     raise error
                 pictures, items = zip(*group, strict=True)
@@ -165,7 +171,7 @@ class TrainedRun:
     def _runs(self, *, halo="", uncertain=False, **options) -> segment.Runs:
         """The runs with these options; the others are keys of config.eval."""
         given = {key: options.pop(key) for key in GIVEN if key in options}
-        known = [*GIVEN, *(key for key in self.config.eval)]
+        known = [*GIVEN, "channels", *(key for key in self.config.eval)]
         for key in options:
             check_choice(key, known, "option")
         changes = {f"eval.{key}": value for key, value in options.items()}
@@ -192,6 +198,25 @@ def as_image(pixels, name: str = "image") -> lazy.Image:
                          "channels first? Pass np.moveaxis(image, 0, -1). A stack? Pass "
                          "list(stack)")
     return lazy.of_pixels(pixels, name)
+
+
+def chosen(image: lazy.Image, channel_index: str) -> lazy.Image:
+    """The channels of an array that a run takes, by numbers as of a file with these channels.
+
+    Args:
+      channel_index: of config.data. An array that has just as many channels as it names, and not
+        all of its numbers, holds what was chosen already.
+    Raises: InputError for another number of channels.
+    """
+    names, count = chosen_channels(channel_index), image.shape[2]
+    if names and all(name.isdecimal() and int(name) < count for name in names):
+        numbers = [int(name) for name in names]
+        return image._replace(shape=(*image.shape[:2], len(numbers)), alpha=False,
+                              rows=lambda start, stop: image.rows(start, stop)[..., numbers])
+    if names and count != len(names):
+        raise InputError(f"{image.name}: got {count} channels; expected {len(names)}, which are "
+                         f"{channel_index} of the training's files")
+    return image
 
 
 def _found(runs: segment.Runs, images, wanted: str) -> Iterator[np.ndarray]:

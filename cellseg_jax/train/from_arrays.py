@@ -100,7 +100,8 @@ def _kept(folder: pathlib.Path, images, labels) -> dict:
 def settings_of(images) -> dict:
     """The settings of arrays where a dict names no others: what the README advises for cells.
 
-    Crops at the image's own scale, half of them sure to hold a cell, mirrored at random.
+    Crops at the image's own scale, half of them sure to hold a cell, mirrored at random. Of other
+    numbers of channels than 1 (gray), 3 (RGB) and 4 (RGBA) each counts as it is.
     """
     longest = max(max(image.shape[:2]) for image in images)
     channels = max(image.shape[-1] for image in images)

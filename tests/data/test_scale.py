@@ -1,4 +1,4 @@
-"""The scale of images: diameters, pixel sizes that are believed, factors, and rescaled caches."""
+"""The scale of images: diameters, factors, and rescaled caches."""
 
 import dataclasses
 import json
@@ -9,7 +9,7 @@ import tifffile
 
 from cellseg_jax import config as config_lib
 from cellseg_jax.crops import rows as window_rows
-from cellseg_jax.data import cache, lazy, pipeline, records_of, resize, scale
+from cellseg_jax.data import cache, lazy, micrometres, pipeline, records_of, resize, scale
 from cellseg_jax.data.datasets import folder
 from cellseg_jax.data.order import Crops, Order, Sampling
 from cellseg_jax.errors import InputError
@@ -85,14 +85,6 @@ def test_weighted_median_counts_each_cell_by_its_diameter():
     assert scale.weighted_median_diameter(label, label) == scale.weighted_median_diameter(label)
     assert scale.median_diameter(label) == pytest.approx(wide)
     assert scale.weighted_median_diameter(label * 0) == 0
-
-
-@pytest.mark.parametrize("pixel_size, expected", [
-    ((0.5, 0.5), 0.5), ((0.5, 0.503), 0.5015), ((0.5, 0.51), None), ((1e-6, 1e-6), None),
-    ((2e4, 2e4), None), ((np.nan, 1), None), ((np.inf, np.inf), None), ((0, 0), None),
-    (None, None)])
-def test_a_pixel_size_is_believed_if_square_and_possible(pixel_size, expected):
-    assert scale.believed(pixel_size) == (expected and pytest.approx(expected, rel=1e-4))
 
 
 @pytest.mark.parametrize("fit", ["random_crop", "center_crop", "pad"])
@@ -232,4 +224,5 @@ def test_pixel_sizes_of_files_are_read_from_their_headers(tmp_path):
     config = config_lib.changed(config_lib.default(), {
         "data.name": "folder", "data.root": str(write(tmp_path / "data")), "data.size": (32, 32)})
     image = scale.as_image(records_of(config.data)[1])
-    assert scale.believed(image.pixel_size) == pytest.approx(6 / 8) and image.shape == (120, 150, 1)
+    assert micrometres.believed(image.pixel_size) == pytest.approx(6 / 8)
+    assert image.shape == (120, 150, 1)

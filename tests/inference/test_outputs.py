@@ -307,6 +307,21 @@ def test_columns_named_as_in_scikit_image_are_its_own(label):
     assert moved["bbox-1"] == columns["bbox-1"]
 
 
+@pytest.mark.parametrize("channels", [2, 4])
+def test_alpha_is_no_intensity(tmp_path, channels):
+    label = TRICKY
+    image = opened(label, channels)
+    for alpha in (False, True):
+        one = image._replace(alpha=alpha)
+        header = outputs.write("csv", tmp_path / f"{alpha}", label, one).read_text().split("\n")[0]
+        features = json.loads(outputs.write("geojson", tmp_path / f"{alpha}", label, one
+                                            ).read_text())["features"]
+        measured = features[0]["properties"]["measurements"]
+        for found in (header.split(","), measured):
+            names = [name for name in found if name.startswith("mean_intensity")]
+            assert len(names) == channels - alpha
+
+
 def test_every_column_is_described():
     label = np.eye(3, dtype=int)
     columns = table.columns_of(label, np.zeros((3, 3, 2)), np.array([0, 1]), ("a",),

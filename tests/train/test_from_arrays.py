@@ -11,9 +11,10 @@ import tifffile
 from helpers import ROOT, child_environment, tiny_config
 
 import cellseg_jax
+from cellseg_jax import cli, data, predict
 from cellseg_jax import config as config_lib
-from cellseg_jax import data
 from cellseg_jax.errors import InputError
+from cellseg_jax.inference import trained_run
 from cellseg_jax.runs.folder import read_config
 from cellseg_jax.train import from_arrays
 
@@ -54,6 +55,26 @@ def test_arrays_become_a_run_that_segments(arrays, tmp_path, capsys):
     assert (tmp_path / "twin/metrics.jsonl").read_text() == before
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("index", ["", "1"])
+def test_two_channels_from_training_to_the_command(arrays, tmp_path, index):
+    """Cells in the second of two channels: all channels are taken, or that one is chosen."""
+    rng = np.random.default_rng(0)
+    images = [np.stack([rng.integers(0, 256, image.shape).astype(np.uint8), image], -1)
+              for image in arrays[0]]
+    run = cellseg_jax.train(TINY | ({"data.channel_index": index} if index else {}),
+                            images, arrays[1], workdir=tmp_path / "run")
+    assert run.config.data.channel_index == (index or "0,1")
+    words = ["predict", f"--workdir={tmp_path / 'run'}", f"--images={tmp_path / 'run_data/images'}",
+             f"--out={tmp_path / 'out'}", "--format=tiff"]
+    assert cli.run_command(predict.main, predict.define_flags, words) == 0
+    for n, label in enumerate(run.predict(images)):
+        np.testing.assert_array_equal(tifffile.imread(tmp_path / f"out/{n:02d}_label.tif"), label)
+    if index:
+        alone = run.predict([image[..., 1] for image in images])
+        np.testing.assert_array_equal(alone, run.predict(images))
+
+
 def test_settings_win_over_those_of_arrays(arrays, tmp_path):
     images, labels = arrays
     found = from_arrays._kept(tmp_path / "data", images, labels)
@@ -76,6 +97,32 @@ def test_pixels_that_are_not_annotated_are_kept(arrays, tmp_path):
     config = from_arrays._config(TINY, from_arrays._kept(tmp_path / "data", images, labels))
     for label, record in zip(labels, data.records_of(config.data), strict=True):
         np.testing.assert_array_equal(record.read().label, label)
+
+
+@pytest.mark.parametrize("channels, keys", [
+    (3, {"channels": "rgb"}), (4, {"channels": "rgba"}), (2, {"channel_index": "0,1"}),
+    (5, {"channel_index": "0,1,2,3,4"})])
+def test_channels_are_read_as_they_were_given(tmp_path, channels, keys):
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (36, 40, channels)).astype(np.uint8) for _ in range(3)]
+    labels = [rng.integers(0, 3, (36, 40)) for _ in range(3)]
+    config = from_arrays._config(TINY, from_arrays._kept(tmp_path / "data", images, labels))
+    for key, value in keys.items():
+        assert config.data[key] == value
+    for image, record in zip(images, data.records_of(config.data), strict=True):
+        np.testing.assert_array_equal(record.read().image, image)
+
+
+def test_channels_that_a_run_chose_are_chosen_of_arrays():
+    image = trained_run.as_image(np.arange(48, dtype=np.uint8).reshape(4, 4, 3))
+    pixels = image.read()
+    for index, wanted in (("", pixels), ("1", pixels[..., [1]]), ("2,0", pixels[..., [2, 0]]),
+                          ("0,5,7", pixels), ("DAPI,GFP,RFP", pixels)):
+        found = trained_run.chosen(image, index)
+        assert found.shape == wanted.shape
+        np.testing.assert_array_equal(found.read(), wanted)
+    with pytest.raises(InputError, match="image: got 3 channels; expected 2, which are 0,5"):
+        trained_run.chosen(image, "0,5")
 
 
 @pytest.mark.parametrize("images, labels, text", [

@@ -20,7 +20,7 @@ import numpy as np
 from cellseg_jax.files import atomic_file
 from cellseg_jax.inference.outputs.files import blocks, objects
 from cellseg_jax.inference.outputs.outlines import outlines
-from cellseg_jax.inference.outputs.table import columns_of, own
+from cellseg_jax.inference.outputs.table import columns_of, intensities, own
 from cellseg_jax.report.panels import PALETTE
 
 
@@ -43,7 +43,7 @@ def _write(file, label, image, classes) -> None:
     separator = "\n"
     file.write('{"type": "FeatureCollection", "features": [')
     for top, part in blocks(label):
-        pixels = image.rows(top, top + len(part))
+        pixels = intensities(image, top, top + len(part))
         table = own(columns_of(part, pixels, class_of, (), top=top, pixel_size=image.pixel_size))
         rows = zip(*table.values(), strict=True)
         for (number, polygons), row in zip(outlines(part).items(), rows, strict=True):

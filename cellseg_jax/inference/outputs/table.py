@@ -50,7 +50,7 @@ def write(path, label, image, probability=None, classes=()) -> None:
     with atomic_file(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = None
         for top, part in blocks(label):
-            pixels = image.rows(top, top + len(part))
+            pixels = intensities(image, top, top + len(part))
             columns = columns_of(part, pixels, class_of, classes, top=top,
                                  pixel_size=image.pixel_size)
             if writer is None:
@@ -59,6 +59,12 @@ def write(path, label, image, probability=None, classes=()) -> None:
             for row in zip(*columns.values(), strict=True):
                 writer.writerow(f"{value:.7g}" if isinstance(value, float) else value
                                 for value in row)
+
+
+def intensities(image, start: int, stop: int) -> np.ndarray:
+    """Rows of a data.lazy.Image, (stop - start, W, C), without alpha."""
+    pixels = image.rows(start, stop)
+    return pixels[..., :-1] if image.alpha else pixels
 
 
 def columns_of(label, pixels, class_of, classes, *, top=0, pixel_size=None) -> dict[str, list]:

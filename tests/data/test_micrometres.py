@@ -1,0 +1,97 @@
+"""Pixel sizes in all kinds of headers: believed, or a note and pixels; none ends the reading."""
+
+import struct
+
+import numpy as np
+import pytest
+import tifffile
+
+from cellseg_jax.data import lazy, micrometres
+
+PIXELS = np.arange(12, dtype=np.uint8).reshape(3, 4)
+OME = """<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">
+<Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint8" SizeX="4" SizeY="3"
+SizeZ="1" SizeC="1" SizeT="1" {}><Channel ID="Channel:0:0" SamplesPerPixel="1"/><TiffData/>
+</Pixels></Image></OME>"""
+
+
+@pytest.mark.parametrize("pixel_size, expected", [
+    ((0.5, 0.5), 0.5), ((0.5, 0.503), 0.5015), ((0.5, 0.51), None), ((1e-6, 1e-6), None),
+    ((2e4, 2e4), None), ((np.nan, 1), None), ((np.inf, np.inf), None), ((0, 0), None),
+    (None, None)])
+def test_a_pixel_size_is_believed_if_square_and_possible(pixel_size, expected):
+    assert micrometres.believed(pixel_size) == (expected and pytest.approx(expected, rel=1e-4))
+
+
+def opened(path):
+    image, = lazy.open_images(path)
+    np.testing.assert_array_equal(image.read()[..., 0], PIXELS)
+    np.testing.assert_equal(lazy.pixel_size_of(path), image.pixel_size)
+    return image.calibrated()
+
+
+@pytest.mark.parametrize("x, y, unit, size", [
+    ("0.5", "0.5", "um", 0.5), ("500", "500", "nm", 0.5), ("0.5", "0.504", "um", 0.502),
+    ("0.5", "1.0", "um", "1 x 0.5 um"), ("inf", "inf", "um", "inf"), ("nan", "nan", "um", "nan"),
+    ("-1", "-1", "um", "-1 x -1 um"), ("1e300", "1e300", "um", "1e+300"),
+    ("1e-6", "1e-6", "um", "1e-06"), ("abc", "0.5", "um", "0.5 x nan um"),
+    ("0.5", None, "um", "nan x 0.5 um"), ("0.5", "0.5", "pixel", None), (None, None, "um", None)])
+def test_sizes_in_ome(tmp_path, x, y, unit, size):
+    words = "".join(f'PhysicalSize{axis}="{value}" PhysicalSize{axis}Unit="{unit}" '
+                    for axis, value in (("X", x), ("Y", y)) if value)
+    tifffile.imwrite(tmp_path / "a.ome.tif", PIXELS, description=OME.format(words).encode(),
+                     metadata=None, photometric="minisblack")
+    image = opened(tmp_path / "a.ome.tif")
+    if isinstance(size, float):
+        assert micrometres.believed(image.pixel_size) == pytest.approx(size, rel=1e-3)
+        assert not image.notes
+    else:
+        assert image.pixel_size is None
+        assert [size in note and "lengths are in pixels" in note for note in image.notes] == (
+            [True] if size else [])
+
+
+@pytest.mark.parametrize("resolution, size", [
+    ((20000, 20000), 0.5), ((20000, 40000), "0.25 x 0.5 um"), (((4 * 10**9, 1),) * 2, "2.5e-06"),
+    (((1, 4 * 10**9),) * 2, "4e+13"), (((0, 1),) * 2, None)])
+def test_sizes_in_tags(tmp_path, resolution, size):
+    tifffile.imwrite(tmp_path / "a.tif", PIXELS, resolution=resolution, resolutionunit=3,
+                     photometric="minisblack")
+    image = opened(tmp_path / "a.tif")
+    if isinstance(size, float):
+        assert image.pixel_size == (size, size) and not image.notes
+    else:
+        assert image.pixel_size is None and [size in note for note in image.notes] == (
+            [True] if size else [])
+
+
+def test_a_tag_of_another_type_is_no_size(tmp_path):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, PIXELS, resolution=(20000, 20000), resolutionunit=3,
+                     photometric="minisblack")
+    with tifffile.TiffFile(path) as tiff:
+        place = tiff.pages[0].tags["XResolution"].offset
+    data = bytearray(path.read_bytes())
+    data[place + 2 : place + 4] = struct.pack("<H", 2)  # ASCII in place of a fraction
+    path.write_bytes(data)
+    image = opened(path)
+    assert image.pixel_size is None and "0.5 x nan um" in image.notes[0]
+
+
+@pytest.mark.parametrize("scale, size", [
+    ([0.5, 0.5], 0.5), ([1.0, 2.0], "1 x 2 um"), ([0, 0], "0 x 0 um"), (["a", "b"], "nan x nan"),
+    ([None, None], "nan"), ([0.5], None)])
+def test_sizes_in_zarr(tmp_path, scale, size):
+    zarr = pytest.importorskip("zarr")
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=2)
+    group.create_array("0", data=PIXELS)
+    group.attrs["multiscales"] = [{
+        "axes": [{"name": axis, "unit": "micrometer"} for axis in "yx"],
+        "datasets": [{"path": "0", "coordinateTransformations": [
+            {"type": "scale", "scale": scale}]}]}]
+    image = opened(tmp_path / "a.zarr")
+    if isinstance(size, float):
+        assert image.pixel_size == (size, size) and not image.notes
+    else:
+        assert image.pixel_size is None and [size in note for note in image.notes] == (
+            [True] if size else [])
