@@ -252,7 +252,9 @@ def _saturation_hue(image, factor, turns):
 
 def rgb_shift(draw: Draw, strength, image: Image) -> Image:
     """To each channel its own number added, uniform in +-strength."""
-    return image + _between(-strength, strength, draw.u[:image.shape[-1]])
+    count = image.shape[-1]
+    u = draw.u[:count] if count <= len(draw.u) else jax.random.uniform(draw.key, (count,))
+    return image + _between(-strength, strength, u)
 
 
 def blur(draw: Draw, strength, image: Image) -> Image:
@@ -482,25 +484,26 @@ def warp(key: Key[Array, ""], sample: dict, settings: dict, patch: Patch | None 
     return sample | jax.lax.optimization_barrier(moved)
 
 
-def intensity(key: Key[Array, ""], image: Image, settings: dict) -> Image:
+def intensity(key: Key[Array, ""], image: Image, settings: dict, colours: int = 3) -> Image:
     """One image, its intensities changed by the INTENSITY augmentations of `settings`.
 
     Args:
       key: of this sample.
-      image: normalised: about 0 to 1. A 4th channel is alpha and stays as it is.
+      image: normalised: about 0 to 1.
       settings: see the module; names of GEOMETRIC are for `warp`.
+      colours: how many channels are changed; those behind them, such as alpha, stay as they are.
     Returns: of the same dtype, not clipped.
     Raises: as `warp`.
     """
     active = _active(settings, INTENSITY, image.shape[:2])
     if not active:
         return image
-    channels = image[..., :3]
+    channels = image[..., :colours]
     for name, (strength, draw) in _draws(key, active, settings).items():
         changed = INTENSITY[name](draw, strength, channels).astype(image.dtype)
         channels = jnp.where(strength > 0, changed, channels)
     # Written in place: a concatenation would compute the whole warp again for each channel.
-    return image.at[..., :3].set(channels) if image.shape[-1] > 3 else channels
+    return image.at[..., :colours].set(channels) if image.shape[-1] > colours else channels
 
 
 def _nuclei(size):

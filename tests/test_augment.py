@@ -363,6 +363,14 @@ def test_colour_leaves_alpha_and_keeps_the_dtype(channels):
     np.testing.assert_array_equal(out, coloured(KEY, image, settings))
 
 
+@pytest.mark.parametrize("channels", [2, 4, 5])
+def test_all_of_chosen_channels_change(channels):
+    image = np.random.default_rng(0).uniform(0.1, 1, (8, 8, channels)).astype(np.float32)
+    for name in INTENSITY:
+        out = np.asarray(augment.intensity(KEY, image, {name: (1.0, float(STRONG[name]))}, channels))
+        assert all((out[..., c] != image[..., c]).any() for c in range(channels)), name
+
+
 # What may be asked for
 
 

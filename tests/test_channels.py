@@ -11,6 +11,7 @@ from helpers import tiny_config
 from cellseg_jax import cli, predict
 from cellseg_jax import config as config_lib
 from cellseg_jax.errors import InputError
+from cellseg_jax.inference import images_in
 from cellseg_jax.train.one_run import train_and_score
 
 if not flags.FLAGS.is_parsed():
@@ -94,3 +95,36 @@ def test_channels_that_no_dataset_or_method_has_are_refused(otsu):
         with pytest.raises(InputError, match=f"config.{key}: got '{value}'.*"
                                              f"{words}"):
             config_lib.changed(OTSU, {key: value})
+
+
+# --- which files are images ----------------------------------------------------------------------
+
+
+def test_brackets_in_the_name_of_a_folder_are_no_wildcards(tmp_path):
+    for folder in ("plate [1]", "plate 1"):
+        (tmp_path / folder / "deep").mkdir(parents=True)
+        for name in ("a.tif", "b.tif", "deep/c.tif"):
+            tifffile.imwrite(tmp_path / folder / name, np.zeros((4, 5), np.uint8))
+    names = lambda text: [(path.relative_to(tmp_path).as_posix(), stem.as_posix())
+                          for path, stem in images_in.find([str(tmp_path / text)], "out")]
+    assert names("plate [1]/*.tif") == [("plate [1]/a.tif", "out/a"), ("plate [1]/b.tif", "out/b")]
+    assert names("plate [1]/**/c.tif") == [("plate [1]/deep/c.tif", "out/deep/c")]
+    assert names("plate [1]/[a]*.tif") == [("plate [1]/a.tif", "out/a")]
+    assert [path for path, _ in names("plate [0-9]/*.tif")] == ["plate 1/a.tif", "plate 1/b.tif"]
+
+
+def test_an_ome_set_is_predicted_once(tmp_path):
+    names = ["a_0.ome.tif", "a_1.ome.tif"]
+    data = "".join(f'<TiffData FirstC="{n}" PlaneCount="1"><UUID FileName="{name}">{name}</UUID>'
+                   "</TiffData>" for n, name in enumerate(names))
+    for n, name in enumerate(names):
+        xml = ('<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"'
+               f' UUID="{name}"><Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYZCT" '
+               'Type="uint8" SizeX="6" SizeY="5" SizeC="2" SizeZ="1" SizeT="1"><Channel ID="C:0"/>'
+               f'<Channel ID="C:1"/>{data}</Pixels></Image></OME>')
+        tifffile.imwrite(tmp_path / name, np.full((5, 6), n, np.uint8), description=xml,
+                         metadata=None)
+    found = images_in.find([str(tmp_path)], "out")
+    assert [path.name for path, _ in found] == names[:1]
+    (tmp_path / names[0]).unlink()  # the other is left, and an error when it is read
+    assert [path.name for path, _ in images_in.find([str(tmp_path)], "out")] == names[1:]

@@ -104,10 +104,14 @@ def tiles(path) -> list[Image.Image]:
 def stretch(image) -> np.ndarray:
     """(H, W, 3) uint8 of (H, W, C): its colours without alpha, minimum to black, maximum to white.
 
-    Mostly dark images are shown brighter (square root), or faint nuclei beside one bright spot
+    Two channels, or more than four, are stains: each is stretched by itself, the first is shown
+    magenta and the second green, or three of them red, green and blue. Mostly dark images are shown brighter (square root), or faint nuclei beside one bright spot
     could not be seen.
     """
     image = np.asarray(image)
+    if image.shape[-1] == 2 or image.shape[-1] > 4:
+        stains = [stretch(image[..., c : c + 1])[..., 0] for c in range(min(3, image.shape[-1]))]
+        return np.stack([*stains, stains[0]][:3], -1)
     colour = image[..., :3] if image.shape[-1] > 2 else image[..., :1]
     low, high = float(colour.min()), float(colour.max())
     scaled = (colour.astype(np.float32) - low) / max(high - low, 1)

@@ -46,6 +46,7 @@ class Spec:
     grid: int  # patches per side that images are cut into after augmentation; 1: not cut there
     remat: bool
     logged_layers: tuple[models.Layer, ...]  # whose gradients are summed up: train.log_gradients
+    colours: int  # channels, the first ones, that intensity augmentations change
     ignore: bool  # whether labels may be -1 where an image is not annotated
     dtype: np.dtype  # of image, parameters and loss
     inactive: tuple[str, ...]  # hyper-parameters that are 0 in all members: not in the program
@@ -185,6 +186,7 @@ def make_spec(configs) -> Spec:
         grid=config.data.grid if config.data.augment_before_grid else 1,
         remat=config.train.remat,
         logged_layers=_logged_layers(config, model),
+        colours=derived.channels(config) if config.data.channel_index else 3,
         ignore=derived.has_ignored(config),
         dtype=np.dtype("float64" if config.train.precision == "float64" else "float32"),
         inactive=_inactive([hyperparameters(c) for c in configs]),

@@ -108,7 +108,7 @@ def augmented(spec: Spec, hparams: dict, key: Key[Array, ""], batch: dict,
         patch = augment.Patch(spec.grid, *rows) if rows else None
         sample = augment.warp(warp_key, sample, chosen | options, patch)
         image = normalize(sample["image"], range_, spec.dtype)
-        return {**sample, "image": augment.intensity(key, image, chosen)}
+        return {**sample, "image": augment.intensity(key, image, chosen, spec.colours)}
 
     mapped = jax.vmap(one, (0, 0, 0, None if rows else 0, 0))
     return {**batch, **mapped((keys, warp_keys), applies, batch["range"], pixels, rows)}

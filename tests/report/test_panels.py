@@ -130,3 +130,12 @@ def test_tiles_are_those_that_were_drawn(tmp_path):
                                       drawn)
         assert found[1].size == found[2].size == found[0].size
         assert abs(found[0].height - drawn.shape[0]) <= panels.GAP
+
+
+def test_stains_are_stretched_one_by_one():
+    image = np.zeros((4, 5, 2), np.uint16)
+    image[0, 0], image[1, 1] = (5000, 0), (0, 3)  # a bright and a faint one
+    picture = panels.stretch(image)
+    assert picture[0, 0].tolist() == [255, 0, 255] and picture[1, 1].tolist() == [0, 255, 0]
+    five = np.dstack([image, image[..., ::-1], image[..., :1]])
+    assert panels.stretch(five)[1, 1].tolist() == [0, 255, 255]

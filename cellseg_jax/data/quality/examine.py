@@ -139,7 +139,7 @@ def _read(record: Record, previewed, *, num_classes, instances, printed, chosen)
         low=colour.min(0).min(0), high=colour.max(0).max(0), pixels=pixels,
         num_objects=int(num_objects), in_pieces=len(pieces), with_holes=len(holes),
         print=duplicates.fingerprints([image])[0] if printed else None,
-        preview=_preview(image, label) if previewed else None, unknown=unknown,
+        preview=_preview(colour, label) if previewed else None, unknown=unknown,
         covering=annotation.covering(label) if instances else annotation.Covering(),
         diameter=median_diameter(label) if instances else 0.0), list(sample.findings)
 

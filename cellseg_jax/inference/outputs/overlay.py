@@ -22,6 +22,8 @@ def write(path, label, image, probability=None, classes=()) -> None:
     rows = max(1, BAND // step) * step
     bands = [image.rows(start, min(start + rows, height))[::step, ::step].copy()
              for start in range(0, height, rows)]  # views would keep the whole image
+    if image.alpha:
+        bands = [band[..., :-1] for band in bands]
     picture = panels.overlay(np.concatenate(bands), label[::step, ::step])
     with atomic_file(path) as temporary:
         Image.fromarray(picture).save(temporary, format="PNG")
