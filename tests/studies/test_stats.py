@@ -108,6 +108,15 @@ def test_per_image_without_differences(a, b, p):
     assert stats.per_image(a, b).p == pytest.approx(p, nan_ok=True)
 
 
+@pytest.mark.parametrize("factor", [1, 0.1, 1 / 3, 1e-4])
+def test_differences_that_are_equal_but_for_rounding_share_a_rank(factor):
+    whole = np.array([8, 7, 6, 5, 9, 3]), np.array([7, 8, 5, 6, 8, 1])  # five ties and a larger one
+    exact = stats.per_image(*whole)
+    assert exact.p == pytest.approx(scipy_stats.wilcoxon(whole[0] - whole[1]).pvalue)
+    scaled = stats.per_image(*(values * factor for values in whole))
+    assert (scaled.p, scaled.effect_size) == pytest.approx((exact.p, exact.effect_size))
+
+
 # --- many rows, noise, power ---------------------------------------------------------------------
 
 
