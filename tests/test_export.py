@@ -152,8 +152,19 @@ def test_bioimageio_package_passes_its_own_validator(run, tmp_path, name):
     pytest.importorskip("onnxruntime")
     # Its packages contradict ours: CELLSEG_BIOIMAGEIO names the Python that has them.
     python = os.environ.get("CELLSEG_BIOIMAGEIO", sys.executable)
-    code = ("import sys, bioimageio.core as core; "
-            "summary = core.test_description(sys.argv[1]); print(summary.status)")
+    code = """
+import sys, numpy as np, onnxruntime, zipfile, bioimageio.core as core
+summary = core.test_description(sys.argv[1])
+assert summary.status == "passed", summary.format()
+image = np.random.default_rng(0).integers(0, 255, (1, 1, 70, 110)).astype(np.float32)
+made = core.predict(model=sys.argv[1], inputs={"image": image}, blocksize_parameter=1)
+probs = made.members["probabilities"].data.values
+print(probs.shape)
+# The second block along both axes: 32x48 pixels without a halo of 4 and 6.
+session = onnxruntime.InferenceSession(zipfile.ZipFile(sys.argv[1]).read("weights.onnx"))
+block, = session.run(None, {"image": image[..., 20:52, 30:78] / np.float32(255)})
+print(np.abs(probs[..., 24:48, 36:72] - block[..., 4:-4, 6:-6]).max())
+"""
     if subprocess.run([python, "-c", "import bioimageio.core"], capture_output=True).returncode:
         pytest.skip("no bioimageio.core: set CELLSEG_BIOIMAGEIO to a Python that has it")
     folder = write_run(tmp_path / "run", data__channels="gray", data__normalize=name,
@@ -161,7 +172,10 @@ def test_bioimageio_package_passes_its_own_validator(run, tmp_path, name):
     assert run(workdir=folder, format="bioimageio", author="Ada; Bob", tile="32,48")[0] == 0
     package = folder / "export/bioimageio/model.zip"
     done = subprocess.run([python, "-c", code, package], capture_output=True, text=True)
-    assert done.stdout.splitlines()[-1] == "passed", done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
+    shape, difference = done.stdout.splitlines()[-2:]
+    assert shape == "(1, 1, 70, 110)"  # an image of any size, put together from blocks
+    assert name != "dtype" or float(difference) <= 1e-6  # others take the range of the image
     with zipfile.ZipFile(package) as files:
         rdf = files.read("rdf.yaml").decode()
         assert {"weights.onnx", "cover.png", "README.md", "sample_input.tif"} <= {*files.namelist()}

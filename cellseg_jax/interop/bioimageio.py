@@ -133,17 +133,24 @@ def _tensors(package, run, program, about, steps, dtype) -> dict:
     """The description's "inputs" and "outputs"."""
     batch = {"type": "batch"} if isinstance(program.shape[0], str) else {"type": "batch", "size": 1}
 
-    def tensor(kind, id_, data, **more):
+    def tensor(kind, id_, space, data, **more):
         axes = [batch, {"type": "channel", "channel_names": list(about[kind]["channels"])}]
-        axes += [{"type": "space", "id": axis, "size": size}
-                 for axis, size in zip("yx", run.tile, strict=True)]
+        axes += [{"type": "space", **axis} for axis in space]
         return {"id": id_, "axes": axes, "data": {"type": "float32", "range": data},
                 "test_tensor": _file(package, f"test_{kind}.npy"),
                 "sample_tensor": _file(package, f"sample_{kind}.tif"), **more}
 
     bounds = [0.0, float(np.iinfo(dtype).max)] if steps else [None, None]
-    return {"inputs": [tensor("input", "image", bounds, preprocessing=steps or [])],
-            "outputs": [tensor("output", "probabilities", [0.0, 1.0])]}
+    read = [{"id": axis, "size": size} for axis, size in zip("yx", run.tile, strict=True)]
+    # Sizes of the output that refer to the input, and a halo, let a consumer put an image of any
+    # size together from blocks: by fixed sizes it gets the first block alone.
+    made = [{"id": axis, "size": {"tensor_id": "image", "axis_id": axis},
+             "halo": int(run.config.eval.overlap * size / 2)}
+            for axis, size in zip("yx", run.tile, strict=True)]
+    regressed = run.predictor.target.num_binary is not None
+    return {"inputs": [tensor("input", "image", read, bounds, preprocessing=steps or [])],
+            "outputs": [tensor("output", "probabilities", made,
+                               [None, None] if regressed else [0.0, 1.0])]}
 
 
 def _file(package: pathlib.Path, name: str) -> dict:
