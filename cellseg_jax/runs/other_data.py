@@ -33,11 +33,13 @@ def config_for(workdir, overrides):
     changes = {f"data.{key}": default().data[key] for key in OF_TRAINING}
     if isinstance(config.data.split, str) and (config.data.split != "official" or renamed):
         changes["data.split"] = default().data.split
-    if not _groups(config.data):
-        changes["data.group"] = ""
     before = config_lib.flatten(config)
     changes = {key: value for key, value in changes.items()
                if key not in given and before[key] != value}
+    config = config_lib.changed(config, changes)
+    if "data.group" not in given and not _groups(config.data):
+        changes["data.group"] = ""
+        config = config_lib.changed(config, {"data.group": ""})
     dropped = [f"{key}={config_lib.flatten(run)[key]!r}" for key in changes]
     if renamed and run.data.mix and "data.mix" not in given:
         dropped.append(f"data.mix={run.data.mix!r}")
@@ -45,7 +47,7 @@ def config_for(workdir, overrides):
         terminal.log(f"{config.data.root or config.data.name}: other data than the run was trained "
                      f"on; left out: {', '.join(dropped)}; set what should count here by "
                      "--config.KEY=VALUE")
-    return config_lib.changed(config, changes)
+    return config
 
 
 def _is_other(workdir, run, config) -> bool:
@@ -61,6 +63,8 @@ def _is_other(workdir, run, config) -> bool:
 
 def _groups(data_config) -> bool:
     """Whether data.group, where there is such a key, finds a case in the name of every image."""
+    if not data_config.get("group"):
+        return True
     try:
         data.records_of(data_config)
     except InputError as error:
