@@ -1,13 +1,16 @@
 """The predict command: exact sizes, one bad image among good ones, going on where it stopped."""
 
+import collections
 import csv
 import functools
+import gzip
 import json
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import roifile
 import tifffile
 from absl import flags
 from helpers import ROOT, child_environment, tiny_config
@@ -15,6 +18,7 @@ from PIL import Image
 
 import cellseg_jax
 from cellseg_jax import cli, predict, train
+from cellseg_jax.data.annotations import geojson, imagej
 from cellseg_jax.errors import InputError
 
 CAPPED = """
@@ -269,7 +273,7 @@ def test_labels_of_a_stack_come_together(run, tmp_path, axes, lengths, imagej):
     code, out, err = run(format="tiff")
     count = int(np.prod(lengths))
     assert code == 0 and f"images predicted: {count}," in out
-    assert "labels of 1 stacks as one TIFF each, such as s_label.tif" in err
+    assert "planes of 1 stacks in one file each, such as s_label.tif" in err
     assert "not linked over planes" in err
     planes = [tifffile.imread(tmp_path / f"out/s_{n:04d}_label.tif") for n in range(count)]
     with tifffile.TiffFile(tmp_path / "out/s_label.tif") as file:
@@ -280,6 +284,44 @@ def test_labels_of_a_stack_come_together(run, tmp_path, axes, lengths, imagej):
     before = (tmp_path / "out/s_label.tif").stat().st_mtime_ns
     assert "stacks" not in run(format="tiff")[2]
     assert (tmp_path / "out/s_label.tif").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("axes, shape", [
+    ("ZYX", (3,)), ("TYX", (3,)), ("TZYX", (2, 3)), ("ZCYX", (3, 3))])
+def test_objects_of_a_stack_come_together_on_their_planes(run, tmp_path, axes, shape):
+    pixels = np.zeros((*shape, 33, 40), np.uint8)
+    for n, index in enumerate(np.ndindex(*shape)):
+        pixels[index][4 + n : 20 + n, 4:20] = 200
+        pixels[index][4:12, 30 - n : 38 - n] = 150
+    (tmp_path / "in").mkdir()
+    tifffile.imwrite(tmp_path / "in/s.tif", pixels, imagej=True, metadata={"axes": axes})
+    assert run(format="tiff,roi,geojson,geojson.gz")[0] == 0
+    out, count = tmp_path / "out", shape[0] if "C" in axes else int(np.prod(shape))
+    labels = [tifffile.imread(out / f"s_{n:04d}_label.tif") for n in range(count)]
+    assert max(label.max() for label in labels) > 0
+    features = json.loads((out / "s_objects.geojson").read_text())["features"]
+    assert gzip.decompress((out / "s_objects.geojson.gz").read_bytes()) == (
+        out / "s_objects.geojson").read_bytes()
+    found = collections.Counter()
+    for feature in features:
+        plane = feature["geometry"]["plane"]
+        assert plane["c"] == -1
+        found[plane["t"] * shape[-1] + plane["z"] if axes == "TZYX" else
+              plane[axes[0].lower()]] += 1
+    assert [found[n] for n in range(count)] == [len(np.unique(one)) - 1 for one in labels]
+    rois = roifile.roiread(out / "s_rois.zip")
+    assert len(rois) == len(features) and {one.name for one in rois} <= {
+        str(n) for label in labels for n in np.unique(label)}
+    for one in rois:
+        simple = axes in ("ZYX", "TYX")
+        assert (one.position > 0) == simple
+        assert (one.z_position > 0 and one.t_position > 0) == (not simple)
+        assert one.z_position <= shape[-1] and one.t_position <= shape[0]
+    if axes == "ZYX":  # read back by the importer, plane by plane
+        for name, reader in (("s_rois.zip", imagej), ("s_objects.geojson", geojson)):
+            for n, label in enumerate(labels):
+                drawn = reader.read(out / name, label.shape, n)
+                np.testing.assert_array_equal(drawn.label, label)
 
 
 def test_masks_beside_images_are_counted_and_not_segmented(run, tmp_path):

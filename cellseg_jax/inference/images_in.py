@@ -159,7 +159,8 @@ def planes(path: pathlib.Path, stem: pathlib.Path, options: ReadOptions) -> list
 def check_distinct(planes: list[Plane], stacks=()) -> None:
     """InputError for two images, or one and a stacks_out.StackOut, with outputs of one name."""
     first = {}
-    for plane in [*planes, *(Plane(stack.source, 0, stack.stem) for stack in stacks)]:
+    joined = {Plane(stack.source, 0, stack.stem) for stack in stacks}
+    for plane in [*planes, *sorted(joined)]:
         other = first.setdefault(plane.stem, plane)
         if other is not plane:
             which = " and ".join(f"{one.path}" + f" (image {one.number} of it)" * (one.number > 0)

@@ -134,7 +134,7 @@ def segment(runs: Runs, work: Work) -> int:
     options = read_options(runs, work.channels)
     files = [(*job, images_in.planes(*job, options)) for job in work.jobs]
     planes = [plane for *_, of_file in files for plane in of_file]
-    stacks = stacks_out.stacks_of(files) if "tiff" in work.formats else []
+    stacks = stacks_out.stacks_of(files, work.formats)
     images_in.check_distinct(planes, stacks)
     waiting = [plane for plane in planes if not images_in.is_finished(plane, work.formats)]
     if len(waiting) < len(planes):

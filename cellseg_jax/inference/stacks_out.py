@@ -1,10 +1,9 @@
-"""The labels of the planes of a stack as one label TIFF, beside those of each plane.
+"""What was found in the planes of a stack in one file of each format, beside those of each plane.
 
-Every plane was segmented by itself: a number in one plane and the same in another are not the same
-cell.
+Labels become one TIFF, ROIs one zip with positions, objects one GeoJSON with planes. Every plane
+was segmented by itself: a number in one plane and the same in another are not the same cell.
 """
 
-import math
 import pathlib
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -12,23 +11,27 @@ from typing import NamedTuple
 import tifffile
 
 from cellseg_jax.data import lazy
-from cellseg_jax.errors import InputError
 from cellseg_jax.inference import outputs
-from cellseg_jax.inference.outputs import tiff
+from cellseg_jax.inference.outputs import geojson, roi, tiff
+from cellseg_jax.inference.outputs.files import StackAxes
 from cellseg_jax.report import terminal
+
+JOINED = {"tiff": tiff.write_stack, "roi": roi.write_stack, "geojson": geojson.write_stack,
+          "geojson.gz": geojson.write_stack_gzip}
 
 
 class StackOut(NamedTuple):
-    """A file of several planes and the label files of these."""
+    """A file of several planes and the files of one format made from these."""
 
     source: pathlib.Path
     stem: pathlib.Path  # path of the outputs of the file, without suffix
-    planes: tuple[pathlib.Path, ...]  # label files, in the order of the planes
+    format: str  # of JOINED
+    planes: tuple[pathlib.Path, ...]  # in the order of the planes
 
     @property
     def file(self) -> pathlib.Path:
-        """Where all labels come together."""
-        return outputs.output_path("tiff", self.stem)
+        """Where all come together."""
+        return outputs.output_path(self.format, self.stem)
 
     def due(self) -> bool:
         """Whether all planes are there, and newer than what came together before."""
@@ -38,52 +41,54 @@ class StackOut(NamedTuple):
         return not (self.file.exists() and self.file.stat().st_mtime_ns >= newest)
 
 
-def stacks_of(jobs) -> list[StackOut]:
-    """The stacks among files.
+def stacks_of(files, formats) -> list[StackOut]:
+    """The stacks among files, in those of the formats that can be joined.
 
     Args:
-      jobs: [(file, path of its outputs without suffix, its images_in.Planes), ...].
+      files: [(file, path of its outputs without suffix, its images_in.Planes), ...].
     """
-    return [StackOut(source, stem, tuple(outputs.output_path("tiff", plane.stem)
-                                         for plane in planes))
-            for source, stem, planes in jobs if len(planes) > 1]
+    return [StackOut(source, stem, name, tuple(outputs.output_path(name, plane.stem)
+                                               for plane in planes))
+            for source, stem, planes in files if len(planes) > 1
+            for name in formats if name in JOINED]
 
 
 def write(stacks: Iterable[StackOut]) -> None:
     """Write what is due; a line says how many there are and that cells are not linked."""
-    written = [stack.file.name for stack in stacks if stack.due() and _write(stack)]
+    written = [stack for stack in stacks if stack.due() and _write(stack)]
     if written:
-        terminal.log(f"labels of {len(written)} stacks as one TIFF each, such as {written[0]}: "
+        count = len({stack.source for stack in written})
+        terminal.log(f"planes of {count} stacks in one file each, such as {written[0].file.name}: "
                      "each plane is segmented and numbered by itself, cells are not linked over "
                      "planes")
 
 
 def _write(stack: StackOut) -> bool:
-    """Whether the planes have one size, so that they could be written."""
-    sizes = set()
-    for path in stack.planes:
-        with tifffile.TiffFile(path) as file:
-            sizes.add(file.pages[0].shape)
-    if len(sizes) > 1:
-        terminal.log(f"{stack.source}: its images have different sizes, so their labels make no "
-                     "stack")
-        return False
-    try:
+    """Whether the planes could be joined: labels of one TIFF have one size."""
+    axes, pixel_size = axes_of(stack.source, len(stack.planes)), None
+    if stack.format == "tiff":
+        sizes = set()
+        for path in stack.planes:
+            with tifffile.TiffFile(path) as file:
+                sizes.add(file.pages[0].shape)
+        if len(sizes) > 1:
+            terminal.log(f"{stack.source}: its images have different sizes, so their labels make "
+                         "no stack")
+            return False
         pixel_size = lazy.pixel_size_of(stack.planes[0])
-    except InputError:
-        pixel_size = None
-    tiff.write_stack(stack.file, stack.planes, axes_of(stack.source, len(stack.planes)), pixel_size)
+    JOINED[stack.format](stack.file, stack.planes, axes, pixel_size)
     return True
 
 
-def axes_of(source: pathlib.Path, count: int) -> dict[str, int]:
-    """{axis: length} of the planes of a file: T and Z as it names them, else Z."""
+def axes_of(source: pathlib.Path, count: int) -> StackAxes:
+    """The axes of `count` planes of a file: T and Z as it names them, else Z."""
     if source.suffix.lower() in (".tif", ".tiff"):
         with tifffile.TiffFile(source) as file:
             series = file.series[0]
-            found = {axis: length for axis, length in
-                     zip(series.axes, series.shape, strict=True) if axis in "TZ"}
+            lengths = dict(zip(series.axes, series.shape, strict=True))
+        has_channels = lengths.get("C", 1) > 1
+        found = {axis: length for axis, length in lengths.items() if axis in "TZ"}
         for axes in (found, {"T": found.get("T", 0)}, {"Z": found.get("Z", 0)}):
-            if axes and math.prod(axes.values()) == count:
-                return axes
-    return {"Z": count}
+            if axes and StackAxes(axes).count == count:
+                return StackAxes(axes, has_channels)
+    return StackAxes({"Z": count})

@@ -10,6 +10,7 @@ QuPath shows and sorts by.
 QuPath opens .geojson and .json; of the packed file docs/qupath.groovy makes objects.
 """
 
+import contextlib
 import gzip
 import io
 import json
@@ -18,7 +19,7 @@ import math
 import numpy as np
 
 from cellseg_jax.files import atomic_file
-from cellseg_jax.inference.outputs.files import blocks, objects
+from cellseg_jax.inference.outputs.files import StackAxes, blocks, objects
 from cellseg_jax.inference.outputs.outlines import outlines
 from cellseg_jax.inference.outputs.table import columns_of, intensities, own
 from cellseg_jax.report.panels import PALETTE
@@ -32,10 +33,42 @@ def write(path, label, image, probability=None, classes=()) -> None:
 
 def write_gzip(path, label, image, probability=None, classes=()) -> None:
     """The same, packed; equal objects make equal files."""
-    with (atomic_file(path) as temporary, open(temporary, "wb") as raw,
-          gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed,
-          io.TextIOWrapper(packed, encoding="utf-8") as file):
+    with atomic_file(path) as temporary, _packed(temporary) as file:
         _write(file, label, image, classes)
+
+
+def write_stack(path, planes, axes: StackAxes, pixel_size=None) -> None:
+    """The files of the planes of a stack as one, each object on its plane."""
+    with atomic_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        _join(file, planes, axes)
+
+
+def write_stack_gzip(path, planes, axes: StackAxes, pixel_size=None) -> None:
+    """The same of packed files."""
+    with atomic_file(path) as temporary, _packed(temporary) as file:
+        _join(file, planes, axes)
+
+
+def _join(file, planes, axes) -> None:
+    separator = "\n"
+    file.write('{"type": "FeatureCollection", "features": [')
+    for number, path in enumerate(planes):
+        data = path.read_bytes()
+        found = json.loads(gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data)
+        place = axes.place(number)
+        for feature in found["features"]:
+            feature["geometry"]["plane"] = {"c": -1, "z": place.get("Z", 0), "t": place.get("T", 0)}
+            file.write(separator + json.dumps(feature, ensure_ascii=False))
+            separator = ",\n"
+    file.write("\n]}\n")
+
+
+@contextlib.contextmanager
+def _packed(path):
+    """A text file that is packed; equal texts make equal files."""
+    with (open(path, "wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed,
+          io.TextIOWrapper(packed, encoding="utf-8") as file):
+        yield file
 
 
 def _write(file, label, image, classes) -> None:

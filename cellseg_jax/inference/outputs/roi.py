@@ -15,7 +15,7 @@ import numpy as np
 import roifile
 
 from cellseg_jax.files import atomic_file
-from cellseg_jax.inference.outputs.files import blocks, objects
+from cellseg_jax.inference.outputs.files import StackAxes, blocks, objects
 from cellseg_jax.inference.outputs.outlines import outlines
 
 MOVE, LINE, CLOSE = 0.0, 1.0, 4.0  # the words of a composite ROI's path
@@ -34,6 +34,27 @@ def write(path, label, image, probability=None, classes=()) -> None:
                 roi.name = str(number)
                 roi.group = int(class_of[number]) if classes else 0
                 archive.writestr(f"{number}.roi", roi.tobytes())
+
+
+def write_stack(path, planes, axes: StackAxes, pixel_size=None) -> None:
+    """The zips of the planes of a stack as one, each ROI with the position of its plane.
+
+    That is the number of the image where ImageJ has a plain stack, slice and frame of a hyperstack
+    else. Files in the zip are named by plane and id, ROIs by their id.
+    """
+    hyperstack = axes.has_channels or len(axes.lengths) > 1
+    with atomic_file(path) as temporary, zipfile.ZipFile(
+            temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number, plane in enumerate(planes):
+            place = {axis: index + 1 for axis, index in axes.place(number).items()}
+            with zipfile.ZipFile(plane) as of_plane:
+                for name in of_plane.namelist():
+                    roi = roifile.ImagejRoi.frombytes(of_plane.read(name))
+                    if hyperstack:
+                        roi.z_position, roi.t_position = place.get("Z", 1), place.get("T", 1)
+                    else:
+                        roi.position = number + 1
+                    archive.writestr(f"{number + 1:04d}-{name}", roi.tobytes())
 
 
 def _traced(ring):

@@ -14,6 +14,7 @@ import numpy as np
 import tifffile
 
 from cellseg_jax.files import atomic_file
+from cellseg_jax.inference.outputs.files import StackAxes
 
 STRIP = 2**20  # bytes before compression
 BAND = 512  # rows that are written at once
@@ -100,12 +101,11 @@ def _calibration(pixel_size) -> tuple[dict, dict]:
                       "resolutionunit": "CENTIMETER"}
 
 
-def write_stack(path, planes, axes: dict[str, int], pixel_size=None) -> None:
+def write_stack(path, planes, axes: StackAxes, pixel_size=None) -> None:
     """Label files of one size, a plane each, as one OME-TIFF; one plane is in memory.
 
     Args:
-      planes: paths, in the order of the axes, the last one fastest.
-      axes: {axis: length} of the planes.
+      planes: paths, in the order of the axes.
       pixel_size: (height, width) of a pixel in micrometres, or None.
     """
     dtypes = []
@@ -123,11 +123,12 @@ def write_stack(path, planes, axes: dict[str, int], pixel_size=None) -> None:
             for start in range(0, size[0], rows):
                 yield zlib.compress(label[start : start + rows].tobytes(), 3)
 
-    shape = *axes.values(), *size
+    shape = *axes.lengths.values(), *size
     with atomic_file(path) as temporary:
         tifffile.imwrite(
             temporary, strips(), shape=shape, dtype=dtype, compression="zlib", rowsperstrip=rows,
-            photometric="minisblack", metadata=metadata | {"axes": "".join(axes) + "YX"}, ome=True,
+            photometric="minisblack", ome=True,
+            metadata=metadata | {"axes": "".join(axes.lengths) + "YX"},
             bigtiff=int(np.prod(shape)) * dtype.itemsize > CLASSIC, **resolution)
 
 
