@@ -25,8 +25,7 @@ def read(path) -> np.ndarray:
     try:
         data = path.read_bytes()
         label = _masks(data) if _is_pickled(data) else np.load(io.BytesIO(data), allow_pickle=False)
-    except (OSError, ValueError, EOFError, KeyError, IndexError, TypeError, AttributeError,
-            pickle.UnpicklingError) as error:
+    except Exception as error:  # NumPy and pickle raise many types; all mean another file
         fix = FIX.format(str(path)[:-4].removesuffix("_seg"), path)
         raise InputError(f"{path}: cannot be read as an array without unpickling it ({error!r}); "
                          f"convert it, {fix}") from error

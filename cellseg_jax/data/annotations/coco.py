@@ -167,7 +167,8 @@ def categories(path) -> dict[str, str]:
     with _mapped(path) as data:
         start = CATEGORIES.search(data)
         found = _decode(path, data[start.end() :]) if start else []
-    return {id_text(one.get("id")): str(one.get("name", "")) for one in found}
+    return {id_text(one.get("id")): str(one.get("name", "")) for one in found
+            if isinstance(one, dict)}
 
 
 def _masks(annotations, height, width) -> tuple[dict, dict]:

@@ -12,6 +12,7 @@ writes.
 
 import gzip
 import json
+import zlib
 
 import numpy as np
 
@@ -63,7 +64,7 @@ def _features(path) -> list[dict]:
     try:
         data = path.read_bytes()
         content = json.loads(gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data)
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise InputError(f"{path}: is no GeoJSON, truncated or damaged ({error}); export it "
                          "again (QuPath: File > Export objects as GeoJSON)") from error
     if isinstance(content, dict):

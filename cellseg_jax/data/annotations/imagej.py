@@ -2,12 +2,14 @@
 
 Areas are drawn as ImageJ fills them: polygons, freehand and traced outlines and composites (with
 holes) by `raster.filled`; an oval is the pixels whose centre lies in or on the ellipse of its
-bounds (OvalRoi.getMask); a rectangle is its pixels. Lines, angles, points and texts have no area.
-An object's id is the ROI's name where all names are different numbers, as in the files that
-`predict` writes; its class is the ROI's group, "" for group 0.
+bounds (OvalRoi.getMask); a rectangle is its pixels. Curves of a composite become CURVE lines. What
+is no area (lines, angles, points, texts) is left out. An object's id is the ROI's name where all
+names are different numbers, as in the files that `predict` writes; its class is the ROI's group, ""
+for group 0.
 """
 
 import zipfile
+import zlib
 
 import numpy as np
 import roifile
@@ -17,6 +19,10 @@ from cellseg_jax.errors import InputError
 
 T = roifile.ROI_TYPE
 OUTLINES = (T.POLYGON, T.FREEHAND, T.TRACED)
+# Steps of a composite's path: go to, line to, quadratic and cubic curve to, back to the start; and
+# how many points each has.
+POINTS = {0: 1, 1: 1, 2: 2, 3: 3, 4: 0}
+CURVE = 32
 WITHOUT_AREA = "a {}, which has no area"
 
 
@@ -60,7 +66,7 @@ def _files(path):
             files = [(name, archive.read(name)) for name in archive.namelist()
                      if name.lower().endswith(".roi")]
             others = len(archive.namelist()) - len(files)
-    except (zipfile.BadZipFile, OSError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError) as error:
         raise InputError(f"{path}: is no zip file, truncated or damaged ({error})") from error
     if others and not files:
         raise InputError(f"{path}: holds {others} files, none of them a .roi; expected a zip of "
@@ -71,7 +77,7 @@ def _files(path):
 def _pixels(roi, shape):
     """(window, mask) of a ROI; ValueError with the reason if it has no area."""
     if roi.composite:
-        return filled(roi.coordinates(multi=True), shape)
+        return filled(_rings(roi.multi_coordinates), shape)
     if roi.roitype in OUTLINES:
         points = roi.coordinates()
         if len(points) < 3:
@@ -92,3 +98,31 @@ def _pixels(roi, shape):
         across, down = (2 * (columns - x) / width - 1) ** 2, (2 * (rows - y) / height - 1) ** 2
         mask = mask & (down[:, None] + across <= 1)
     return window, mask
+
+
+def _rings(path) -> list[np.ndarray]:
+    """(n, 2) corners of each ring of a composite's path; ValueError where it is none."""
+    rings, words = [], np.asarray(path if path is not None else (), np.float64)
+    while len(words):
+        step, count = words[0], POINTS.get(words[0])
+        points = words[1 : 1 + 2 * (count or 0)].reshape(-1, 2)
+        if count is None or len(points) < count or not (rings or step == 0):
+            raise ValueError(f"a damaged path with the step {step:g}")
+        words = words[1 + 2 * count :]
+        if step == 0:
+            rings.append([])
+        if count > 1:
+            points = _curve(np.concatenate([rings[-1][-1:], points]))
+        rings[-1].extend(points)
+    if not rings:
+        raise ValueError("an empty path")
+    return [np.array(ring) for ring in rings]
+
+
+def _curve(points) -> np.ndarray:
+    """(CURVE, 2) points of a Bezier curve behind its start, by de Casteljau's construction."""
+    share = np.linspace(0, 1, CURVE + 1)[1:, None]
+    levels = [np.repeat(point[None], CURVE, 0) for point in points]
+    while len(levels) > 1:
+        levels = [(1 - share) * a + share * b for a, b in zip(levels, levels[1:], strict=False)]
+    return levels[0]

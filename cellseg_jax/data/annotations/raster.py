@@ -42,10 +42,13 @@ def filled(rings: Sequence[np.ndarray], shape: tuple[int, int]):
       rings: (n, 2) numbers (x, y) each, from the image's upper left corner; closed or not.
       shape: (H, W) of the image.
     Returns: slices of the image, and a bool mask of that window, which may be empty.
+    Raises: ValueError for a coordinate that is no number.
     """
     starts = np.concatenate([np.asarray(ring, np.float64).reshape(-1, 2) for ring in rings])
     ends = np.concatenate([np.roll(np.asarray(ring, np.float64).reshape(-1, 2), -1, 0)
                            for ring in rings])
+    if not np.isfinite(starts).all():
+        raise ValueError("a coordinate that is no number")
     limits = np.array(shape[::-1])
     low = np.clip(np.floor(starts.min(0)), 0, limits).astype(int)
     high = np.clip(np.ceil(starts.max(0)), low, limits).astype(int)

@@ -69,6 +69,20 @@ def test_a_single_roi_and_composites_with_holes(tmp_path):
         np.testing.assert_array_equal(imagej.read(tmp_path / name, SHAPE).label, label)
 
 
+def test_curves_of_composites_are_drawn(tmp_path):
+    points = [(5, 5), (40, 5), (40, 30), (5, 30), (1, 20), (5, 5)]
+    steps = [0, *points[0], 2, *points[1], *points[2], 3, *points[3], *points[4], *points[5], 4]
+    roi = box(T.RECT, 5, 5, 40, 30, shape_roi_size=len(steps),
+              multi_coordinates=np.array(steps, np.float32))
+    label = imagej.read(written(tmp_path / "a.zip", roi), SHAPE).label
+    a, b, c, d, e, f = np.array(points, float)
+    s = np.linspace(0, 1, 3000)[:, None]
+    exact = [(1 - s) ** 2 * a + 2 * s * (1 - s) * b + s**2 * c,
+             (1 - s) ** 3 * c + 3 * s * (1 - s) ** 2 * d + 3 * s**2 * (1 - s) * e + s**3 * f]
+    expected = imagej.read(written(tmp_path / "b.zip", polygon(np.concatenate(exact))), SHAPE).label
+    assert np.count_nonzero(label != expected) <= 2 < 300 < expected.sum()
+
+
 def test_what_has_no_area_is_named(tmp_path):
     points = np.array([(3, 2), (20, 4), (14, 18)])
     found = imagej.read(written(
