@@ -33,7 +33,8 @@ ENDINGS = ("_cp_masks", "_masks", "_mask", "_seg", "_labels", "_label", "_rois",
 IMAGE_ENDINGS = ("_0000", ".ome", "_image", "_img")
 # Ends of files that lie beside annotations, written by tools: neither image nor annotation.
 DERIVED = ("_objects.csv", "_overlay.png", "_probability.tif", "_uncertainty.tif", "_flows.tif",
-           "_dP.tif", "_cp_output.png", "_outlines.txt", "predict.json", "dataset.json")
+           "_dP.tif", "_cp_output.png", "_outlines.txt", "predict.json", "columns.txt",
+           "dataset.json")
 PLANE = re.compile("_[0-9]{4}$")  # of the outputs for one plane of a stack
 COMPARED = 100  # names among which the nearest one is looked for, which takes long
 FOLDERS = ("labels", "annotations", "rois")  # of annotations, where there is no folder masks

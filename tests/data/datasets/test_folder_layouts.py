@@ -16,6 +16,8 @@ from cellseg_jax.data.fingerprint import content_fingerprint
 from cellseg_jax.data.quality.examine import examine
 from cellseg_jax.data.records import BadFiles
 from cellseg_jax.errors import InputError
+from cellseg_jax.inference import outputs
+from cellseg_jax.inference.images_in import COLUMNS_FILE, NOTE
 
 SHAPE = (12, 16)
 LABEL = np.zeros(SHAPE, np.uint16)
@@ -102,6 +104,19 @@ def test_masks_of_tools_pair_without_renaming(tmp_path, layout):
         np.testing.assert_array_equal(record.read().label, LABEL * (n + 1))
     assert [f.what.partition(":")[0] for f in found.findings] == [
         f"{2 * len(others)} files are read neither as image nor as annotation"] * bool(others)
+
+
+@pytest.mark.parametrize("place", ["masks/", "images/", ""])
+def test_no_file_of_predict_is_foreign_beside_its_labels(tmp_path, place):
+    image = "" if place == "" else "images/"
+    save(tmp_path / f"{image}a.png")
+    save(tmp_path / f"{place}a_label.tif", LABEL)
+    for name in (*outputs.SUFFIXES, NOTE, COLUMNS_FILE):
+        path = tmp_path / place / (f"a{name}" if name.startswith("_") else name)
+        if not path.exists() and name not in (
+                "_rois.zip", "_objects.geojson", "_objects.geojson.gz", "_coco.json"):
+            path.touch()
+    np.testing.assert_array_equal(labels(tmp_path)["a"], LABEL)
 
 
 @pytest.mark.parametrize("name, content", [
