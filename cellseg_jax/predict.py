@@ -86,7 +86,7 @@ def main(args, overrides: list[tuple[str, str]], in_memory_pixels: int = IN_MEMO
         return 0
     segment.read_options(runs, args.channels)
     given = {"--channels": args.channels} if args.channels else {}
-    images_in.claim(args.out, runs.made_by | given)
+    images_in.claim(args.out, runs.made_by | given, jobs, formats)
     bad = segment.segment(
         runs, segment.Work(jobs, args.out, formats, in_memory_pixels, args.channels))
     return 2 if bad else 0

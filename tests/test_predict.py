@@ -375,6 +375,16 @@ def test_globs_and_outputs_beside_images(run, tmp_path):
     assert (tmp_path / "o/b_label.tif").exists()
 
 
+def test_labels_of_a_person_are_never_replaced(run, tmp_path):
+    write_image(tmp_path / "in/a.png")
+    (tmp_path / "in/a_label.tif").write_bytes(b"hours of work")
+    code, _, err = run(images=tmp_path / "in", out=tmp_path / "in", format="png,tiff")
+    assert code == 2 and "a_label.tif would be replaced" in err
+    assert (tmp_path / "in/a_label.tif").read_bytes() == b"hours of work"
+    assert not (tmp_path / "in/predict.json").exists()
+    assert run(images=tmp_path / "in", out=tmp_path / "in", format="png")[0] == 0
+
+
 def test_many_instances_need_32_bits(run, tmp_path, monkeypatch):
     from cellseg_jax.inference import predictor
 

@@ -170,13 +170,24 @@ def check_distinct(planes: list[Plane], stacks=()) -> None:
                              "different folders")
 
 
-def claim(out, made_by: dict) -> None:
+def claim(out, made_by: dict, jobs=(), formats=()) -> None:
     """Make the folder and note what fills it; another run's labels there would pass for these.
 
-    Raises: InputError where it holds other predictions, or cannot be written to.
+    Args:
+      jobs: [(image, output path without suffix), ...] and the formats that will be written: a
+        user's own a_label.tif must be neither replaced nor taken for a prediction.
+    Raises: InputError where it holds other predictions or such files, or cannot be written to.
     """
     out = pathlib.Path(out)
     note = out / NOTE
+    if not note.exists():
+        there = [path for _, stem in jobs for first in (stem, stem.with_name(f"{stem.name}_0000"))
+                 for path in (outputs.output_path(name, first) for name in formats)
+                 if path.exists()]
+        if there:
+            raise InputError(f"--out: {len(there)} files such as {there[0]} would be replaced, and "
+                             f"predict has not written them ({NOTE} is missing); choose another "
+                             "folder")
     try:
         out.mkdir(parents=True, exist_ok=True)
         before = json.loads(note.read_text()) if note.exists() else made_by
