@@ -34,7 +34,7 @@ def label():
     return cells()
 
 
-@pytest.mark.parametrize("name", ["tiff", "roi", "geojson", "coco"])
+@pytest.mark.parametrize("name", ["tiff", "roi", "geojson", "geojson.gz", "coco"])
 @pytest.mark.parametrize("place", ["masks", "labels", "images", ""])
 def test_labels_come_back(tmp_path, label, name, place):
     if place != "labels":
