@@ -22,6 +22,8 @@ CASES = {
                       rf"rows of a step: {NUMBER} us by grain, {NUMBER} us without"),
     "input_pipeline": ("--count=8 --size=32 --epochs=2 --batch_size=4", "dsb2018",
                        ("torch", "albumentations", "cv2"), rf"cached peer, later epochs: {NUMBER}"),
+    "large_labels": ("--side=400 --targets=distance", "", (),
+                     rf"\| distance \| 400 \| 100 \| 100 \| 0 \|( {NUMBER} \|){{4}}"),
     "member_convolution": ("--quick", "", (), rf"4 channels, 8x8, K = 2: one by one {NUMBER}"),
     "nuclei_monai": ("--size=64 --epochs=1 --batch_size=4", "dsb2018", ("torch", "monai"),
                      rf'"dice_mean": {NUMBER}'),
