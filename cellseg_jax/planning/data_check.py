@@ -15,6 +15,8 @@ from cellseg_jax.planning import target_survival
 from cellseg_jax.step.spec import make_spec
 from cellseg_jax.step.state import check_model
 
+SQUASHED = 1.25  # a change of the ratio of height to width from which shapes are not those of cells
+
 
 def check(config, progress=None) -> Report:
     """Reads the data of a complete config once and checks it, and the config against it.
@@ -52,6 +54,7 @@ def _of_config(config, examination):
         yield Finding("warning", key, "batch normalisation with 1 has the statistics of a single "
                       "image; expected 2 at least")
     yield from _of_size(config, stride)
+    yield from _squashed(config.data, examination.facts)
 
 
 def _of_size(config, stride: int):
@@ -66,6 +69,22 @@ def _of_size(config, stride: int):
     elif padded != (height, width):
         yield Finding("note", "config.data.size", f"{small}, so the network pads to "
                       f"{padded[0]}x{padded[1]} and cuts back")
+
+
+def _squashed(data_config, facts):
+    """A finding on images whose cells resizing makes longer or flatter."""
+    if data_config.fit != "resize" or not facts:
+        return
+    height, width = data_config.size
+    ratios = [one.size[0] * width / (one.size[1] * height) for one in facts]
+    squashed = [max(ratio, 1 / ratio) for ratio in ratios]
+    count, worst = sum(ratio > SQUASHED for ratio in squashed), max(squashed)
+    if count:
+        size = facts[squashed.index(worst)].size
+        yield Finding("warning", "config.data.fit", f"resizing to {height}x{width} changes the shape "
+                      f"of cells in {count} of {len(facts)} images, by {worst:.2g} times in those of "
+                      f"{size[0]}x{size[1]}; config.data.fit=random_crop or pad keeps it, or a "
+                      "config.data.size of another shape")
 
 
 def _of_target(config):
