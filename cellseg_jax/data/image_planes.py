@@ -89,6 +89,14 @@ def check_kind(key) -> None:
             name = getattr(key.compression, "name", key.compression)
             raise InputError(f"its compression ({name}) is not known here; save it without, or "
                              "with deflate, LZW or JPEG") from error
+    if key.predictor != 1 and key.predictor not in tifffile.TIFF.UNPREDICTORS:
+        raise InputError(f"its predictor {key.predictor} is not known here; save it without")
+    formats = key.tags.valueof("SampleFormat")
+    if isinstance(formats, tuple) and len(set(formats)) > 1:
+        raise InputError(f"its channels are of different types (SampleFormat {formats}); save "
+                         "them as one")
+    if 0 in key.shaped:
+        raise InputError(f"has no pixels: {key.imagelength} x {key.imagewidth}")
     if key.dtype is None:
         raise InputError(f"its pixels of {key.bitspersample} bit (SampleFormat {key.sampleformat}) "
                          "are not known here; save it as 8 or 16 bit integers")

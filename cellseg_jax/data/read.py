@@ -9,7 +9,7 @@ import pathlib
 import numpy as np
 from PIL import Image
 
-from cellseg_jax.data.decode import check_file, decoded, kind_of, named, open_tiff, whole
+from cellseg_jax.data.decode import SUFFIXES, check_file, decoded, kind_of, named, open_tiff, whole
 from cellseg_jax.data.dependencies import depends_on
 from cellseg_jax.data.image_planes import COLOURS, INDICES, STORED, WHITE_NOTE
 from cellseg_jax.data.stacks import AS_IT_IS, Pixels, ReadOptions, Stack, check_single, images_of
@@ -57,7 +57,7 @@ def pixels_of(path, options: ReadOptions = AS_IT_IS, as_mask: bool = False) -> l
 
 def _stacks(path, options, as_mask) -> list[Stack]:
     values = STORED if as_mask else INDICES if options.channels == "gray" else COLOURS
-    if is_zarr(path) and not as_mask:
+    if path.suffix.lower() not in SUFFIXES and not as_mask and is_zarr(path):
         return [named(path, lambda: zarr_stack(path))]
     data = check_file(path, as_mask)
     if kind_of(path) == "TIFF":
@@ -80,9 +80,11 @@ def _joined(paths, options) -> list[Stack]:
 
 def _only(path, options, number, as_mask) -> Pixels:
     """Image `number` of a file or of a tuple of them, one for each channel, or the only one."""
-    paths = [pathlib.Path(one) for one in (path if isinstance(path, tuple) else (path,))]
-    path = paths[0]
-    stacks = _joined(paths, options) if len(paths) > 1 else _stacks(path, options, as_mask)
+    if isinstance(path, tuple) and len(path) > 1:
+        stacks, path = _joined(path, options), path[0]
+    else:
+        path = pathlib.Path(path[0] if isinstance(path, tuple) else path)
+        stacks = _stacks(path, options, as_mask)
 
     def choose():
         images = [image for stack in stacks for image in images_of(stack, options, as_mask)]

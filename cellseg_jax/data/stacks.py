@@ -108,6 +108,8 @@ def images_of(stack: Stack, options: ReadOptions, as_mask: bool = False) -> list
         (data.z) is none of the mask.
     Raises: InputError for a plane or channel that is not there, or where channels must be chosen.
     """
+    if len(stack.planes) == 1 and not options.channel_index and options.z in ("", "slices"):
+        return [_single(stack, as_mask)]  # as below, but soon done: most files are so
     groups = _groups(stack, options, as_mask)
     return [_pixels(stack, group, options, as_mask) for group in groups]
 
@@ -141,6 +143,15 @@ def _depth(axes, stack, options) -> int:
     if len(unnamed) > 1:
         raise InputError(f"has {stack.text}, none of them Z; config.data.z={options.z} needs one")
     return unnamed[0] if unnamed else -1
+
+
+def _single(stack, as_mask) -> Pixels:
+    """The image of the only plane, with all its channels."""
+    [plane] = stack.planes
+    names = _names(stack, plane, 1)
+    _check_channels(stack, names, plane.alpha, plane.coloured, as_mask)
+    return Pixels(plane.shape, plane.dtype, plane.rows, plane.alpha, names, plane.notes,
+                  stack.pixel_size)
 
 
 def _pixels(stack, group, options, as_mask) -> Pixels:

@@ -105,7 +105,9 @@ def stretch(image) -> np.ndarray:
     """(H, W, 3) uint8 of (H, W, C): its colours without alpha, minimum to black, maximum to white.
 
     Two channels, or more than four, are stains: each is stretched by itself, the first is shown
-    magenta and the second green, or three of them red, green and blue. Mostly dark images are shown brighter (square root), or faint nuclei beside one bright spot
+    magenta and the second green, or three of them red, green and blue.
+
+    Mostly dark images are shown brighter (square root), or faint nuclei beside one bright spot
     could not be seen.
     """
     image = np.asarray(image)

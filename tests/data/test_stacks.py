@@ -7,6 +7,7 @@ from PIL import Image
 
 from cellseg_jax.data import lazy
 from cellseg_jax.data.colours import to_channels
+from cellseg_jax.data.decode import named
 from cellseg_jax.data.read import image_with_notes, mask_with_notes, read_image, read_mask
 from cellseg_jax.data.stacks import AS_IT_IS, ReadOptions
 from cellseg_jax.errors import InputError
@@ -291,6 +292,49 @@ def test_what_is_not_read_is_not_called_damaged(tmp_path):
         tiff.pages[0].tags["Compression"].overwrite(4242)
     with pytest.raises(InputError, match="a.tif: its compression .4242. is not known here; save"):
         read_image(path)
+    tifffile.imwrite(path, CELLS, compression="zlib", predictor=True, metadata=None)
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        tiff.pages[0].tags["Predictor"].overwrite(77)
+    with pytest.raises(InputError, match="a.tif: its predictor 77 is not known here; save"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("error, words", [
+    (NotImplementedError("12 bit"), "is stored in a way that is not known here .12 bit."),
+    (Image.DecompressionBombError("200 MP"), "has more pixels than this format is opened with"),
+    (ValueError("bad marker"), "truncated or damaged .bad marker.; copy it again")])
+def test_only_what_is_damaged_is_to_be_copied_again(error, words):
+    def fail():
+        raise error
+
+    with pytest.raises(InputError, match=f"a.jpg: .*{words}") as found:
+        named("a.jpg", fail)
+    assert ("copy it again" in str(found.value)) == isinstance(error, ValueError)
+
+
+def test_an_unknown_codec_of_zarr_has_its_own_words(tmp_path):
+    zarr = pytest.importorskip("zarr")
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=2)
+    group.create_array("0", data=CELLS)
+    group.attrs.update({"multiscales": [{"axes": [{"name": a} for a in "yx"],
+                                         "datasets": [{"path": "0"}]}]})
+    about = tmp_path / "a.zarr/0/.zarray"
+    about.write_text(about.read_text().replace('"blosc"', '"unheard"'))
+    with pytest.raises(InputError, match="a.zarr: is stored in a way that is not known here"):
+        lazy.open_images(tmp_path / "a.zarr")[0].read()
+
+
+def test_zarr_is_read_as_it_is_not_as_an_older_summary_says(tmp_path):
+    zarr = pytest.importorskip("zarr")
+    about = {"multiscales": [{"axes": [{"name": a} for a in "yx"], "datasets": [{"path": "0"}]}]}
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=2)
+    group.attrs.update(about)
+    array = group.create_array("0", data=CELLS, chunks=(8, 32))
+    zarr.consolidate_metadata(tmp_path / "a.zarr", zarr_format=2)
+    array.resize((32, 32))
+    array[24:] = 7
+    image = lazy.open_images(tmp_path / "a.zarr")[0].read()
+    np.testing.assert_array_equal(image[..., 0], np.concatenate([CELLS, np.full((8, 32), 7)]))
 
 
 # --- OME sets ------------------------------------------------------------------------------------
