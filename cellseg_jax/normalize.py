@@ -73,6 +73,30 @@ def band_ranges(bands, channels: int, dtype, normalize: str, percentiles=PERCENT
     return ranges
 
 
+class Contrast(NamedTuple):
+    """How far the values of an image lie apart."""
+
+    dtype: str  # of the pixels
+    width: float  # between the two percentiles; of several channels of their own the least
+    stretch: float  # the whole range as a multiple of it; of channels the largest
+
+
+def contrast(image: np.ndarray, percentiles=PERCENTILES) -> Contrast:
+    """The Contrast of an original (H, W, C) image."""
+    whole, inner = (image_ranges(image, name, percentiles) for name in ("minmax", "percentile"))
+    return contrast_of(whole[None], inner[None], image.dtype)
+
+
+def contrast_of(whole: np.ndarray, inner: np.ndarray, dtype) -> Contrast:
+    """The least width and the largest stretch of (m, C, 2) ranges, minmax and percentile.
+
+    A channel that is constant between the percentiles has no stretch.
+    """
+    whole, inner = (np.diff(ranges[:, :3]).astype(np.float64) for ranges in (whole, inner))
+    stretch = np.where(inner > 0, whole / np.where(inner > 0, inner, 1), 0)
+    return Contrast(str(np.dtype(dtype)), float(inner.min()), float(stretch.max()))
+
+
 def _minmax(bands, dtype):
     return _minmax_joint((band[..., :3] for band in bands), dtype)
 

@@ -49,7 +49,7 @@ class Ensemble:
                     raise InputError(f"--workdir: config.data.{key} is {mine!r} in one run and "
                                      f"{its!r} in another; expected runs that learned the same")
         self.members, self.config, self.decode = members, first.config, first.decode
-        self.target, self.scale = first.target, first.scale
+        self.target, self.scale, self.contrast = first.target, first.scale, first.contrast
 
     def probs(self, images, options: PredictOptions = AS_TRAINED) -> list[np.ndarray]:
         """As Predictor.probs, the mean of the members."""

@@ -20,7 +20,12 @@ from cellseg_jax.inference.image_scale import RunScale
 from cellseg_jax.inference.networks import ClassicalMethod, TrainedNetwork
 from cellseg_jax.inference.options import AS_TRAINED, VIEWS, PredictOptions
 from cellseg_jax.inference.tile_blending import turns, turns_back
-from cellseg_jax.runs.folder import ENVIRONMENT_FILE, TRAINING_CELLS, read_config
+from cellseg_jax.runs.folder import (
+    ENVIRONMENT_FILE,
+    TRAINING_CELLS,
+    TRAINING_CONTRAST,
+    read_config,
+)
 
 
 def run_config(workdir, overrides):
@@ -56,6 +61,8 @@ class Predictor:
         self.target = targets.TARGETS[config.data.target]
         environment = read_json(self.workdir / ENVIRONMENT_FILE, {})
         self.scale = RunScale.of(config.data, environment.get(TRAINING_CELLS) or {})
+        known = environment.get(TRAINING_CONTRAST)  # runs of older code have none
+        self.contrast = normalize.Contrast(**known) if known else None
 
     @property
     def step(self) -> int:

@@ -18,11 +18,11 @@ from cellseg_jax.errors import InputError, print_error
 from cellseg_jax.files import write_atomic
 from cellseg_jax.inference import images_in, outputs, stacks_out, stitch_labels, tune
 from cellseg_jax.inference.ensemble import Ensemble
+from cellseg_jax.inference.image_notes import ImageNotes
 from cellseg_jax.inference.options import IN_MEMORY_PIXELS, PredictOptions, check
 from cellseg_jax.inference.outputs.table import COLUMNS_FILE, description
 from cellseg_jax.inference.outputs.tiff import BandedTiff
 from cellseg_jax.inference.predictor import Predictor, run_config
-from cellseg_jax.inference.scale_notes import ScaleNotes
 from cellseg_jax.report import terminal
 from cellseg_jax.runs.folder import TUNING_FILE
 from cellseg_jax.step.memory import peak_rss
@@ -130,7 +130,7 @@ def segment(runs: Runs, work: Work) -> int:
     Raises: InputError where an output cannot be written.
     """
     started, bad = time.monotonic(), 0
-    notes = ScaleNotes(runs.predictor, runs.options)
+    notes = ImageNotes(runs.predictor, runs.options)
     options = read_options(runs, work.channels)
     files = [(*job, images_in.planes(*job, options)) for job in work.jobs]
     planes = [plane for *_, of_file in files for plane in of_file]
@@ -259,7 +259,7 @@ def segment_in_memory(runs: Runs, group, formats, notes) -> None:
 
     Args:
       group: [(lazy.Image, images_in.Plane), ...].
-      notes: ScaleNotes.
+      notes: ImageNotes.
     """
     for (image, plane), found in zip(group, in_memory(runs, [image for image, _ in group]),
                                      strict=True):

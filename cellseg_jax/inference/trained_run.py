@@ -25,10 +25,10 @@ from cellseg_jax.data.stacks import chosen_channels
 from cellseg_jax.errors import InputError, check_choice
 from cellseg_jax.files import read_json
 from cellseg_jax.inference import segment
+from cellseg_jax.inference.image_notes import ImageNotes
 from cellseg_jax.inference.options import AS_TRAINED, GIVEN, IN_MEMORY_PIXELS, PredictOptions
 from cellseg_jax.inference.outputs import table
 from cellseg_jax.inference.outputs.files import objects
-from cellseg_jax.inference.scale_notes import ScaleNotes
 from cellseg_jax.runs.folder import scores_file
 
 
@@ -153,7 +153,7 @@ class TrainedRun:
             channels = str(options.pop("channels", ""))
             runs = self._runs(**options)
             index = segment.read_options(runs, channels).channel_index
-            notes = ScaleNotes(runs.predictor, runs.options)
+            notes = ImageNotes(runs.predictor, runs.options)
             for group, error in segment.together(runs, numbered, lambda item: chosen(
                     as_image(item[1], name.format(item[0])), index), self.in_memory_pixels):
                 if error:

@@ -295,8 +295,8 @@ def error_kinds(label: Ids, pred: Ids) -> ErrorKinds:
     inexact: a prediction covers it or is part of it, but their IoU is too low.
     missed: none of these.
 
-    A prediction that is not matched and covers nothing is a fragment if it is part of a true object,
-    of whichever type, and else spurious.
+    A prediction that is not matched and covers nothing is a fragment if it is part of a true
+    object, of whichever type, and else spurious.
 
     Args:
       label: true instance ids, 0 background.

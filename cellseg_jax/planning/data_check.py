@@ -81,10 +81,10 @@ def _squashed(data_config, facts):
     count, worst = sum(ratio > SQUASHED for ratio in squashed), max(squashed)
     if count:
         size = facts[squashed.index(worst)].size
-        yield Finding("warning", "config.data.fit", f"resizing to {height}x{width} changes the shape "
-                      f"of cells in {count} of {len(facts)} images, by {worst:.2g} times in those of "
-                      f"{size[0]}x{size[1]}; config.data.fit=random_crop or pad keeps it, or a "
-                      "config.data.size of another shape")
+        yield Finding("warning", "config.data.fit", f"resizing to {height}x{width} changes the "
+                      f"shape of cells in {count} of {len(facts)} images, by {worst:.2g} times in "
+                      f"those of {size[0]}x{size[1]}; config.data.fit=random_crop or pad keeps "
+                      "it, or a config.data.size of another shape")
 
 
 def _of_target(config):

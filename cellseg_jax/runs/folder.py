@@ -16,6 +16,7 @@ from cellseg_jax.runs.provenance import environment
 CONFIG_FILE = "config.json"
 ENVIRONMENT_FILE = "environment.json"  # what made the run; there from its first step on
 TRAINING_CELLS = "training_cells"  # its key with how large cells and pixels of the training are
+TRAINING_CONTRAST = "training_contrast"  # and what the least and largest contrast of images is
 RESULT_FILE = "result.json"  # that the run has ended, and how
 SPLIT_FILE = split.FILE  # names of the images of each part
 TUNING_FILE = "tuning.json"  # decoding options that score best on the validation images
@@ -84,11 +85,14 @@ class RunFolder:
         self.extended = check_continues(self.path, config)
         check_same_data(self.path, fingerprint)
 
-    def write_environment(self, program: dict, fingerprint: str, cells: dict) -> None:
-        """Keep what made the run: command, packages, code, devices, program, data and cells."""
+    def write_environment(self, program: dict, fingerprint: str, images: dict) -> None:
+        """Keep what made the run: command, packages, code, devices, program and data.
+
+        Args:
+          images: what prediction compares its images with, by TRAINING_CELLS and so on.
+        """
         if self.writer:
-            record = environment() | {"program": program, "data_fingerprint": fingerprint,
-                                      TRAINING_CELLS: cells}
+            record = environment() | {"program": program, "data_fingerprint": fingerprint, **images}
             write_atomic(self.path / ENVIRONMENT_FILE, json.dumps(record, indent=1))
 
     def cut_logs(self, step: int) -> None:

@@ -9,7 +9,7 @@ from cellseg_jax.runs.folder import RunFolder
 from cellseg_jax.step.state import check_model
 from cellseg_jax.train.result import Result, write_result, write_split
 from cellseg_jax.train.run import Task, is_main_process
-from cellseg_jax.train.training_data import cells_of
+from cellseg_jax.train.training_data import known_of
 
 
 def begin_classical(task: Task) -> Result:
@@ -27,7 +27,7 @@ def begin_classical(task: Task) -> Result:
         if folder.writer:
             parts = data.split_of(config.data, arrays)
             folder.write_environment({"method": config.model.name}, arrays.fingerprint,
-                                     cells_of(config, arrays, parts["train"]))
+                                     known_of(config, arrays, parts["train"]))
             write_split(folder, arrays, parts)
             write_result(folder, result, num_steps=0, timing=[])
     if not derived.is_labels(config):

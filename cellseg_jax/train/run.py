@@ -31,7 +31,7 @@ from cellseg_jax.step.state import NON_FINITE, RUNNING, STOPPED_EARLY, TrainStat
 from cellseg_jax.train import preview, tensorboard
 from cellseg_jax.train.early_stopping import Judgement, judge
 from cellseg_jax.train.result import STATUS, Result, write_result, write_split
-from cellseg_jax.train.training_data import cells_of
+from cellseg_jax.train.training_data import known_of
 
 
 class Task(NamedTuple):
@@ -129,8 +129,8 @@ class Run:
           images: as in Usage.
         """
         if self.folder.writer:
-            cells = cells_of(self.config, self.arrays, self.parts["train"])
-            self.folder.write_environment(program, self.arrays.fingerprint, cells)
+            known = known_of(self.config, self.arrays, self.parts["train"])
+            self.folder.write_environment(program, self.arrays.fingerprint, known)
             (self.folder.path / RESULT_FILE).unlink(missing_ok=True)
             write_split(self.folder, self.arrays, self.parts)
             if not (self.folder.path / AUGMENTED_PICTURE).exists():

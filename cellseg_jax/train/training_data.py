@@ -10,7 +10,9 @@ from cellseg_jax.data import scale
 from cellseg_jax.data.arrays import Arrays
 from cellseg_jax.data.quality import annotation, checks, duplicates
 from cellseg_jax.data.select import BLANK
+from cellseg_jax.normalize import contrast_of
 from cellseg_jax.report import terminal
+from cellseg_jax.runs.folder import TRAINING_CELLS, TRAINING_CONTRAST
 
 
 class Images(NamedTuple):
@@ -58,11 +60,24 @@ def split_findings(training: TrainingData, parts: dict) -> list:
     return new
 
 
-def cells_of(config, arrays: Arrays, train) -> dict:
-    """How large cells and pixels of the training images are: medians over the images.
+def known_of(config, arrays: Arrays, train) -> dict:
+    """What environment.json keeps of the training images, for prediction to compare others with.
 
     Args:
       train: (n,) training samples.
+    """
+    images = np.unique(np.asarray(train) // arrays.grid**2)
+    images = images[[not arrays.image_names[i].startswith(BLANK) for i in images]]
+    whole, inner = (arrays.tables[name][images] for name in ("minmax", "percentile"))
+    found = contrast_of(whole, inner, arrays.image.dtype)._asdict() if len(images) else None
+    return {TRAINING_CELLS: cells_of(config, arrays, images), TRAINING_CONTRAST: found}
+
+
+def cells_of(config, arrays: Arrays, images) -> dict:
+    """How large cells and pixels of the training images are: medians over the images.
+
+    Args:
+      images: (m,) numbers of the training images.
     Returns: median_diameter of the true cells, the median of each image, in pixels of the file;
       median_pixel_size_um; both also as the network sees them (_seen); median_factor, by which
       images were rescaled. None where nothing is known. {} where labels hold no instances.
@@ -70,8 +85,6 @@ def cells_of(config, arrays: Arrays, train) -> dict:
     kind = config.data.get("labels", "instances")
     if kind != "instances" or config.data.target == "classes":
         return {}
-    images = np.unique(np.asarray(train) // arrays.grid**2)
-    images = images[[not arrays.image_names[i].startswith(BLANK) for i in images]]
     facts = scale.facts_of(arrays, lambda: data.records_of(config.data))
     factor = arrays.scales[images]
     if config.data.fit == "resize":

@@ -75,9 +75,10 @@ def test_the_doctor_says_what_a_target_loses(root):
 
 @pytest.mark.parametrize("size, fit, expected", [
     ((64, 64), "resize", []), ((56, 64), "resize", []), ((80, 64), "random_crop", []),
-    ((40, 64), "resize", ["resizing to 40x64 changes the shape of cells in 10 of 10 images, by 1.6 "
-                          "times in those of 64x64; config.data.fit=random_crop or pad keeps it, or "
-                          "a config.data.size of another shape"])])
+    ((40, 64), "resize", [
+        "resizing to 40x64 changes the shape of cells in 10 of 10 images, by 1.6 times in those of "
+        "64x64; config.data.fit=random_crop or pad keeps it, or a config.data.size of another "
+        "shape"])])
 def test_squashed_images_are_a_warning(root, size, fit, expected):
     report = data_check.check(config_of(root, size=size, fit=fit, target="distance"))
     lines = [line for line in report.lines if line.where == "config.data.fit"]
