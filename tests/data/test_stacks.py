@@ -364,6 +364,14 @@ def test_files_of_an_ome_set_are_one_image(ome_set):
         read_image(ome_set / "a_c1.ome.tif", ReadOptions(channel_index="cells"))
 
 
+def test_a_set_with_a_companion_file_is_refused(tmp_path):
+    xml = ('<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">'
+           '<BinaryOnly MetadataFile="a.companion.ome" UUID="urn:uuid:1"/></OME>')
+    tifffile.imwrite(tmp_path / "a.ome.tif", CELLS, description=xml, metadata=None)
+    with pytest.raises(InputError, match="part of the set that a.companion.ome describes"):
+        read_image(tmp_path / "a.ome.tif")
+
+
 @pytest.mark.parametrize("missing", [0, 1])
 def test_a_missing_part_of_an_ome_set_is_named(ome_set, missing):
     (ome_set / f"a_c{missing}.ome.tif").unlink()
