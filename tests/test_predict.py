@@ -163,6 +163,13 @@ def test_what_arrays_cannot_be_used_is_one_line(workdir, image, options, text):
     assert text in str(error.value) and not str(error.value).startswith("--")
 
 
+def test_a_folder_without_a_run_is_one_line(tmp_path):
+    with pytest.raises(InputError) as error:
+        cellseg_jax.load(tmp_path)
+    assert str(error.value).startswith(f"workdir: no run in {tmp_path}")
+    assert str(error.value).endswith("python -m cellseg_jax.main --config=FILE")
+
+
 def test_threshold_decides_how_much_is_foreground(run, tmp_path):
     write_image(tmp_path / "in/a.png")
     areas = []

@@ -56,9 +56,9 @@ def python_words() -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        if "python -m" in str(error):  # a command to type stays one
-            raise
-        raise InputError(re.sub(r"(?<![\w-])--(?=[a-z])", "", str(error))) from error
+        text, command, rest = str(error).partition("python -m")  # a command to type stays one
+        text = re.sub(r"(?<![\w-])--(?=[a-z])", "", text)
+        raise InputError(text + command + rest) from error
 
 
 class TrainedRun:
