@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cellseg_jax.data.annotations import FORMATS, masks, nnunet
+from cellseg_jax.data.annotations import FORMATS, masks, nnunet, outlines
 from cellseg_jax.data.annotations.pairing import LAYOUT, Pair, listing
 from cellseg_jax.data.read import (
     check_root,
@@ -28,7 +28,7 @@ from cellseg_jax.data.read import (
     orientation,
     read_mask,
 )
-from cellseg_jax.data.records import BadFiles, Finding, Record, Records, Sample, some
+from cellseg_jax.data.records import BadFiles, Finding, Record, Records, Sample
 from cellseg_jax.data.stacks import ReadOptions
 from cellseg_jax.data.tiff_stacks import ome_set
 from cellseg_jax.errors import InputError, check_choice, pick
@@ -55,7 +55,8 @@ class Options(NamedTuple):
     pages: str = ""
     # What marks pixels that are not annotated: a value of the masks ("255"; with colours, a place
     # in them), or "suffix:_ignore" for a second file beside the mask, NAME_ignore.png, whose pixels
-    # above 0 are not annotated. An image without that file is annotated all over. "": all is.
+    # above 0 are not annotated. An image without that file is annotated all over. Of outlines,
+    # "class:Ignore*" is the class of objects that are not annotated. "": all is.
     ignore: str = ""
     # Format of the annotations, of annotations.FORMATS: only such files are read; "": whatever lies
     # there. "zarr:NAME" is one of several labels in an OME-Zarr image.
@@ -130,9 +131,12 @@ def _ignored(text: str) -> tuple[int | None, str]:
     kind, _, suffix = text.partition(":")
     if kind == "suffix" and suffix:
         return None, suffix
+    if kind == "class" and suffix:
+        return None, ""
     if text and not re.fullmatch("[0-9]{1,9}", text):
         raise InputError(f"config.data.ignore: got {text!r}; expected a value of the masks such as "
-                         "255, or suffix:_ignore for files masks/NAME_ignore.png")
+                         "255, suffix:_ignore for files masks/NAME_ignore.png, or class:NAME of "
+                         "outlines")
     return (int(text) if text else None), ""
 
 
@@ -180,10 +184,13 @@ def _read(pair: Pair, number, *, options, colours, ignore) -> Sample:
     of_mask = chosen._replace(channel_index="", channels="rgba"), number
     path, findings = pair.annotation, ()
     if pair.read:
-        _check_outlines(path, options, ignore)
-        label, findings = _outlined(path, pair.read(image.shape[:2], number), options)
+        outlines.check(path, options)
+        label, findings = outlines.label(path, pair.read(image.shape[:2], number), options)
         label = np.where(_unknown(pair, of_mask, image, label, None), np.int32(-1), label)
     else:
+        if options.ignore.startswith(outlines.BY_CLASS):
+            raise InputError(f"config.data.ignore: got {options.ignore!r}, but {path.name} holds "
+                             "values of pixels; expected one of them, or suffix:_ignore")
         mask, found = ((pair.values()[..., None], ()) if pair.values else
                        (image_with_notes(path, *of_mask)[0], ()) if len(colours) else
                        mask_with_notes(path, *of_mask))
@@ -196,17 +203,6 @@ def _read(pair: Pair, number, *, options, colours, ignore) -> Sample:
     return Sample(image, label, "", (*_turned(pair.images[0]), *findings))
 
 
-def _check_outlines(path, options, ignore) -> None:
-    """InputError for an option that is about values of pixels."""
-    for key, used in (("threshold", options.threshold), ("colours", len(options.colours)),
-                      ("ignore", ignore is not None)):
-        if used:
-            raise InputError(f"config.data.{key}: got {getattr(options, key)!r}, but {path.name} "
-                             "holds outlines, which have no pixel values; leave it out"
-                             + (", or mark what is not annotated by suffix:_ignore"
-                                if key == "ignore" else ""))
-
-
 def _unknown(pair, of_mask, image, values, ignore) -> np.ndarray:
     """(H, W) bool: what is not annotated."""
     unknown = np.zeros(values.shape, bool) if ignore is None else values == ignore
@@ -215,37 +211,6 @@ def _unknown(pair, of_mask, image, values, ignore) -> np.ndarray:
         check_size(path, marked, pair.images[0], image)
         unknown |= marked.any(-1)
     return unknown
-
-
-def _outlined(path, found, options) -> tuple[np.ndarray, tuple[Finding, ...]]:
-    """(label, findings) of objects that were drawn, by what labels and classes say."""
-    names = sorted(set(found.kinds.values()))
-    place = {name: n for n, name in enumerate(options.classes, 1)}
-    wrong = [n for n, kind in found.kinds.items() if kind not in place]
-    findings = found.findings
-    if options.labels == "classes":
-        if wrong:
-            shown = tuple(name for name in names if name)
-            missing = sum(not kind for kind in found.kinds.values())
-            raise InputError(
-                f"{path}: {len(wrong)} objects have no class of config.data.classes "
-                f"{options.classes}; its classes are {shown}"
-                + (f", and {missing} objects have none" if missing else "")
-                + "; name all of them in config.data.classes, and set config.data.num_classes to "
-                "one more")
-        values = [(n, place[kind]) for n, kind in found.kinds.items()]
-    else:
-        wrong = set(wrong if options.classes else ())
-        values = [(n, 1 if options.labels == "binary" else n)
-                  for n in found.kinds if n not in wrong]
-        if wrong:
-            others = some(sorted({found.kinds[n] or "(none)" for n in wrong}))
-            findings += (Finding("note", str(path), f"{len(wrong)} of {len(found.kinds)} objects "
-                                 f"are of classes that config.data.classes does not name: "
-                                 f"{others}; left out"),)
-    ids, of_ids = np.array([(0, 0), *sorted(values)], np.int64).T
-    at = np.searchsorted(ids, found.label).clip(max=len(ids) - 1)
-    return np.where(ids[at] == found.label, of_ids[at], 0).astype(np.int32), findings
 
 
 def _turned(path: pathlib.Path) -> tuple[Finding, ...]:

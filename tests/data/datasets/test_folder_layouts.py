@@ -229,8 +229,8 @@ def test_classes_of_outlines_are_named(tmp_path):
     assert values() == [0, 1, 2, 3] and values(labels="binary") == [0, 1]
     assert values(classes=("Tumor",)) == [0, 1, 3]
     note, = folder.records(tmp_path, classes=("Tumor",))[0].read().findings
-    assert note.what == ("1 of 3 objects are of classes that config.data.classes does not name: "
-                         "Stroma; left out")
+    assert note.what == ("1 of 3 objects are left out, Stroma: of classes that config.data.classes "
+                         "does not name")
     options = dict(labels="classes", num_classes=3)
     label = labels(tmp_path, classes=("Stroma", "Tumor"), **options)["a"]
     assert [label[2, x] for x in (4, 8, 12)] == [2, 1, 2]
@@ -242,6 +242,25 @@ def test_classes_of_outlines_are_named(tmp_path):
         labels(tmp_path, classes=("Stroma", "Tumor"), **options)
     with pytest.raises(InputError, match="config.data.classes: got 1 names; expected 2"):
         folder.records(tmp_path, classes=("a",), **options)
+
+
+def test_regions_of_qupath_are_no_objects_and_may_be_not_annotated(tmp_path):
+    save(tmp_path / "a.png")
+    write(tmp_path / "a.geojson", geojson("Tumor", "Ignore*", "Region*"))
+    sample = folder.records(tmp_path)[0].read()
+    assert np.unique(sample.label).tolist() == [0, 1]
+    assert sample.findings[-1].what == (
+        "2 of 3 objects are left out, Ignore*, Region*: regions to QuPath (classes that end in *); "
+        "config.data.ignore=class:NAME makes one what is not annotated")
+    label = labels(tmp_path, ignore="class:Ignore*")["a"]
+    assert np.unique(label).tolist() == [-1, 0, 1] and label[2, 8] == -1
+    label = labels(tmp_path, labels="classes", classes=("Tumor",), ignore="class:Ignore*")["a"]
+    assert np.unique(label).tolist() == [-1, 0, 1]
+    assert labels(tmp_path, classes=("Tumor", "Region*"))["a"].max() == 3
+    save(tmp_path / "b.png")
+    save(tmp_path / "b_masks.png", LABEL.astype(np.uint8))
+    with pytest.raises(InputError, match="got 'class:Ignore.', but b_masks.png holds values of"):
+        labels(tmp_path, ignore="class:Ignore*")
 
 
 def nnunet(root, channels=1, **described):
