@@ -11,7 +11,7 @@ from cellseg_jax.config import default
 def get_config():
     config = default()
     config.data = dict(
-        name="dsb2018", size=(256, 256), fit="random_crop", channels="rgb",
+        name="dsb2018", size=(160, 160), fit="random_crop", channels="rgb",
         normalize="percentile", oversample=0.7, target="flow")
     config.augment.flip_horizontal = config.augment.flip_vertical = (0.5, 1.0)
     config.augment.turn = (1.0, 1.0)
@@ -21,12 +21,12 @@ def get_config():
     config.augment.gamma = (0.3, 0.3)
     config.augment.noise = (0.3, 0.05)
     config.augment.blur = (0.2, 1.0)
-    config.model = dict(name="unet", channels=(32, 64, 128, 256, 256), num_res_units=0)
+    config.model = dict(name="unet_classic", channels=(16, 32, 64, 128, 256), norm="batch")
     config.optimizer = dict(
         name="adamw", lr=1e-3, weight_decay=1e-4, schedule="cosine", schedule_per="step",
         warmup=50, clip=1.0, ema=0.99)
     config.train.batch_size = 8
-    config.train.steps = 3000
+    config.train.steps = 4000
     config.train.best = ("loss", "min")
     config.eval.every = 5
     return config

@@ -23,9 +23,9 @@ from cellseg_jax.studies import Claim, rows
 
 TARGETS = ("foreground", "contour", "distance", "star", "flow")
 NETWORKS = {
-    "unet": {},
-    "unet_classic": {"model.name": "unet_classic", "model.channels": (32, 64, 128, 256, 512),
-                     "model.norm": "batch"},
+    "unet_classic": {},
+    "unet": {"model.name": "unet", "model.channels": (32, 64, 128, 256, 256),
+             "model.dropout": 0.0},
     "unet_plan": {"model.name": "unet_plan"},
     "segformer": {"model.name": "segformer"},
 }
@@ -40,23 +40,21 @@ BASE = config.load(str(pathlib.Path(__file__).resolve().parents[1] / "nuclei_ins
 ROWS = {
     **{f"{network}_{target}": {"data.target": target, **changes}
        for network, changes in NETWORKS.items() for target in TARGETS},
-    **{f"unet_flow_{scale}": {"data.target": "flow", **changes}
-       for scale, changes in SCALES.items()},
-    "unet_flow_minmax": {"data.target": "flow", "data.normalize": "minmax"},
+    **{f"unet_classic_flow_{scale}": changes for scale, changes in SCALES.items()},
+    "unet_classic_flow_minmax": {"data.normalize": "minmax"},
 }
-BASELINE = "unet_foreground"
+BASELINE, BEST = "unet_classic_foreground", "unet_classic_flow"
 CLAIMS = (
     *(Claim(f"{name} tell more cells apart than a mask and a watershed",
             tuple(f"{network}_{target}" for network in NETWORKS),
             tuple(f"{network}_foreground" for network in NETWORKS), matched=True)
       for name, target in (("Contours", "contour"), ("Distances", "distance"), ("Stars", "star"),
                            ("Flows", "flow"))),
-    Claim("Flows tell more cells apart than any other target", "unet_flow",
-          tuple(f"unet_{target}" for target in TARGETS if target != "flow"), every=True),
-    Claim("Cells of one diameter are told apart better", "unet_flow_diameter", "unet_flow"),
-    Claim("Native pixels tell more cells apart than resized images", "unet_flow",
-          "unet_flow_resized"),
-    Claim("Percentiles are better than the whole range", "unet_flow", "unet_flow_minmax"),
+    Claim("Flows tell more cells apart than any other target", BEST,
+          tuple(f"unet_classic_{target}" for target in TARGETS if target != "flow"), every=True),
+    Claim("Cells of one diameter are told apart better", f"{BEST}_diameter", BEST),
+    Claim("Native pixels tell more cells apart than resized images", BEST, f"{BEST}_resized"),
+    Claim("Percentiles are better than the whole range", BEST, f"{BEST}_minmax"),
 )
 REPEATS = 3
 VARIES = ("seed", "data.split_seed")
