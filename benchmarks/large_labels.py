@@ -1,11 +1,11 @@
-"""Labels of an image of any size from maps in bands: are all cells there, how long, how much memory.
+"""Labels of an image of any size from maps in bands: the cells found, time and memory.
 
     python -m benchmarks.large_labels [--targets=distance,flow] [--side=20000]
 
 The maps are those of a network without error, of a field of 1,000 x 1,000 pixels with 625 cells
 (ellipses and crescents) that is repeated, so that seams between blocks lie anywhere in a cell. One
-process for each target; the peak is of its own memory, looked at after each block, without the label, which
-is a file on disk.
+process for each target; the peak is of its own memory, looked at after each block, without the
+label, which is a file on disk.
 """
 
 import argparse
@@ -79,7 +79,8 @@ def anonymous() -> float:
 
 def _starts(side, period):
     """First rows of bands that follow each other and end where the field does."""
-    return (start for first in range(0, side, period) for start in range(first, first + period, BAND))
+    return (start for first in range(0, side, period)
+            for start in range(first, first + period, BAND))
 
 
 def main():
