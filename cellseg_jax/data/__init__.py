@@ -145,10 +145,12 @@ def load_few(data_config, count: int = 12) -> Arrays:
 
 def cache_options(data_config) -> CacheOptions:
     """What decoded arrays follow from, of config.data."""
+    later = {k: v for k, v in LATER_OPTIONS.items()
+             if (data_config["name"], k) != ("ebhi_seg", "classes")}  # there from the first
     return CacheOptions(
         dataset=data_config["name"],
         options={k: v for k, v in _chosen(data_config).items()
-                 if k != "channels" and LATER_OPTIONS.get(k) != v}
+                 if k != "channels" and later.get(k) != v}
         | {"mix": list(data_config["mix"])},
         size=tuple(data_config["size"]), fit=data_config["fit"], grid=data_config["grid"],
         channels=data_config["channels"], channel_index=data_config["channel_index"],

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from cellseg_jax import config as config_lib
+from cellseg_jax import data
 from cellseg_jax.config import compare
 from cellseg_jax.errors import InputError
 
@@ -169,3 +170,14 @@ def test_missing_file_names_the_nearest(monkeypatch, tmp_path, file):
     (tmp_path / "configs" / "unet_adam.py").write_text(QUICKSTART)
     with pytest.raises(InputError, match="did you mean configs/unet_adam.py"):
         config_lib.load("configs/unet_adm.py")
+
+
+@pytest.mark.parametrize("name, identity, cache", [
+    ("bbbc039", "8bb03d3088af", "034c85d05797"), ("ctc", "b7c212c79a85", "0162683d5150"),
+    ("dsb2018", "9eda0898463d", "a308d09f8c92"), ("ebhi_seg", "ed0c62141284", "0248bec0548e"),
+    ("folder", "37afe02032f6", "ad746215f8d4"), ("isbi2012", "369fe8cc293c", "405b3a3723fd"),
+    ("livecell", "5a687014fad3", "b8a670a2c49f"), ("synthetic", "5f8bb1631bb0", "a6c875c286b3")])
+def test_keys_that_came_later_leave_the_hashes_of_runs_and_caches(name, identity, cache):
+    config = config_lib.changed(config_lib.default(), {"data.name": name})
+    assert config_lib.identity(config).startswith(identity)
+    assert data.cache_options(config.data).key("f").startswith(cache)

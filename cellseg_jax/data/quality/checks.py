@@ -108,7 +108,7 @@ def _classes(arrays, num_classes) -> list[Finding]:
 
 
 def _is_constant(image) -> bool:
-    colour = image[..., : 3 if image.shape[-1] > 2 else 1]
+    colour = image[..., :3] if image.shape[-1] == 4 else image  # alpha says nothing
     first = colour[0, 0]
     return bool((colour[::16, ::16] == first).all() and (colour == first).all())
 

@@ -86,7 +86,7 @@ def near_duplicates(images, *, threshold=THRESHOLD, symmetries=True, prints=None
 
     Args:
       images: (n, H, W, C) integers, indexed one at a time, so memory-mapped arrays may be large;
-        alpha, the second or fourth channel, is not looked at. Images of one colour have no
+        the fourth of four channels, alpha, is not looked at. Images of one colour have no
         duplicates.
       threshold: of the similarity, in (0, 1].
       symmetries: find turned (by 90 degrees) and flipped copies too.
@@ -130,7 +130,7 @@ def fingerprints(images) -> np.ndarray:
 def _thumbnail(image) -> np.ndarray:
     """(FINE, FINE) float32 sums over colours of area averages, less the first pixel's value."""
     gray = image[..., 0].astype(np.float32)
-    for channel in (1, 2) if image.shape[-1] > 2 else ():
+    for channel in range(1, image.shape[-1] if image.shape[-1] != 4 else 3):
         gray += image[..., channel]
     gray -= gray[0, 0]  # so that an image of one colour is 0 without rounding
     height, width = gray.shape

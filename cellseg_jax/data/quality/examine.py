@@ -138,7 +138,7 @@ def _read(record: Record, previewed, *, num_classes, instances, printed, chosen)
         alpha="" if alpha is None else "varies" if (alpha != alpha[0, 0]).any() else "constant",
         low=colour.min(0).min(0), high=colour.max(0).max(0), pixels=pixels,
         num_objects=int(num_objects), in_pieces=len(pieces), with_holes=len(holes),
-        print=duplicates.fingerprints([image])[0] if printed else None,
+        print=duplicates.fingerprints([colour])[0] if printed else None,
         preview=_preview(colour, label) if previewed else None, unknown=unknown,
         covering=annotation.covering(label) if instances else annotation.Covering(),
         diameter=median_diameter(label) if instances else 0.0), list(sample.findings)
