@@ -22,7 +22,7 @@ FLOORS = (
     ("inference",),
     ("interop",),
     ("train",),
-    ("studies", "analysis", "planning"),
+    ("studies", "analysis", "planning", "napari"),
     ("main", "study", "predict", "doctor", "plan", "analyze", "export", "__main__"),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -1,11 +1,12 @@
 """What a user should know of the contrast of predicted images: one line each, after all of them."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from cellseg_jax.data.records import some
 from cellseg_jax.inference.row_bands import with_channels
 from cellseg_jax.normalize import contrast
-from cellseg_jax.report import terminal
 
 FAINT = 0.2  # of the least contrast of a training image, below which an image is another thing
 STRETCHED = 5.0  # times what the extremes of a training image exceed its other pixels by
@@ -40,17 +41,17 @@ class ContrastNotes:
               and found.stretch > STRETCHED * self.known.stretch):
             self.stretched.append(f"{image.name} {found.stretch:.3g} times")
 
-    def log(self) -> None:
-        """Print a line of each kind that there is."""
+    def lines(self) -> Iterator[str]:
+        """A line of each kind that there is."""
         low, high = self.config.percentiles
         if self.faint:
-            terminal.log(
+            yield (
                 f"{len(self.faint)} of {self.count} images have less contrast than any training "
                 f"image, whose gray values differ by {self.known.width:.4g} at least between "
                 f"percentiles {low:g} and {high:g}: {some(self.faint)}. An empty field has its "
                 "noise stretched to the whole range, and may show cells that are none")
         if self.stretched:
-            terminal.log(
+            yield (
                 f"{len(self.stretched)} of {self.count} images have a few pixels that widen their "
                 f"range, in training by {self.known.stretch:.3g} times at most: "
                 f"{some(self.stretched)}. The other pixels are dark for the network; train with "

@@ -1,7 +1,10 @@
 """What a user should know of predicted images, kind by kind, after all of them."""
 
+from collections.abc import Iterator
+
 from cellseg_jax.inference.contrast_notes import ContrastNotes
 from cellseg_jax.inference.scale_notes import ScaleNotes
+from cellseg_jax.report import terminal
 
 
 class ImageNotes:
@@ -20,7 +23,12 @@ class ImageNotes:
         for kind in self.kinds:
             kind.add(image, label)
 
-    def log(self) -> None:
-        """Print a line of each kind that there is."""
+    def lines(self) -> Iterator[str]:
+        """A line of each kind that there is."""
         for kind in self.kinds:
-            kind.log()
+            yield from kind.lines()
+
+    def log(self) -> None:
+        """Print the lines."""
+        for line in self.lines():
+            terminal.log(line)

@@ -1,6 +1,7 @@
 """What a user should know of the scale of predicted images: one line each, after all of them."""
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -8,7 +9,6 @@ from cellseg_jax.data.micrometres import believed
 from cellseg_jax.data.records import some
 from cellseg_jax.data.scale import cell_diameters
 from cellseg_jax.inference.original_size import label_kind
-from cellseg_jax.report import terminal
 
 RATIO = 1.5  # of diameters, from which cells are too large or small for what was trained
 ENOUGH = 5  # cells; the median of fewer says little
@@ -51,21 +51,21 @@ class ScaleNotes:
             if _differ(median, self.scale.diameter):
                 self.others.append(f"{image.name} {median:.1f}")
 
-    def log(self) -> None:
-        """Print a line of each kind that there is."""
+    def lines(self) -> Iterator[str]:
+        """A line of each kind that there is."""
         if self.others:
-            terminal.log(
+            yield (
                 f"{len(self.others)} of {self.count} images have cells of another size than the "
                 f"training's, whose median diameter is {self.scale.diameter:.1f} pixels as the "
                 f"network sees them: {some(self.others)}. Pass --diameter=PIXELS of the cells in "
                 "the image, or --scale")
         if self.finer:
-            terminal.log(
+            yield (
                 f"{len(self.finer)} of {self.count} images have pixels of another size than the "
                 f"training's, {self.scale.pixel_size:.3g} um as the network sees them: "
                 f"{some(self.finer)}. Pass --pixel_size=UM of the images, or --scale")
         if self.without:
-            terminal.log(
+            yield (
                 f"{len(self.without)} of {self.count} images have no pixel size that can be "
                 f"believed and are taken at their own scale: {some(self.without)}; the run was "
                 f"trained at {self.scale.pixel_size:g} um. Pass --pixel_size=UM of the images")

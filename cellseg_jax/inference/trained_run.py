@@ -56,9 +56,13 @@ def python_words() -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        text, command, rest = str(error).partition("python -m")  # a command to type stays one
-        text = re.sub(r"(?<![\w-])--(?=[a-z])", "", text)
-        raise InputError(text + command + rest) from error
+        raise InputError(without_dashes(str(error))) from error
+
+
+def without_dashes(text: str) -> str:
+    """The text with options as Python has them, diameter for --diameter; commands stay."""
+    text, command, rest = text.partition("python -m")
+    return re.sub(r"(?<![\w-])--(?=[a-z])", "", text) + command + rest
 
 
 class TrainedRun:
@@ -69,11 +73,14 @@ class TrainedRun:
       workdir: its folder.
       in_memory_pixels: of images that are predicted together; a larger image comes in bands, so
         that only its label need fit memory.
+      notes: what a user should know of the last predicted images, such as cells of another size
+        than the training's; a line each, which are printed too.
     """
 
     def __init__(self, runs: segment.Runs):
         self._members = getattr(runs.predictor, "members", [runs.predictor])
         self.in_memory_pixels = IN_MEMORY_PIXELS
+        self.notes: list[str] = []
 
     @property
     def config(self):
@@ -166,6 +173,7 @@ class TrainedRun:
                     if wanted == "tiff":
                         notes.add(picture, values)
             notes.log()
+            self.notes = [without_dashes(line) for line in notes.lines()]
         return [out[n] for n, _ in numbered] if several else out[0]
 
     def _runs(self, *, halo="", uncertain=False, **options) -> segment.Runs:

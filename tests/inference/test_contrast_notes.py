@@ -23,16 +23,15 @@ def cells(seed=0, level=1.0, dtype=np.uint16):
     return (500 + level * pixels).astype(dtype)
 
 
-def notes_of(image, capsys, name="minmax", like=cells):
-    """The lines printed for one image by a run that was trained on `like` with a normalisation."""
+def notes_of(image, name="minmax", like=cells):
+    """The lines on one image by a run that was trained on `like` with a normalisation."""
     config = types.SimpleNamespace(channels="gray", channel_index="", normalize=name,
                                    percentiles=normalize.PERCENTILES)
     predictor = types.SimpleNamespace(config=types.SimpleNamespace(data=config),
                                       contrast=like and normalize.contrast(like()))
     notes = ContrastNotes(predictor)
     notes.add(from_array(image, "a"), None)
-    notes.log()
-    return capsys.readouterr().err.splitlines()
+    return list(notes.lines())
 
 
 def hot(value=65000):
@@ -48,20 +47,20 @@ def hot(value=65000):
     (hot(), "minmax", [r"a few pixels that widen .* in training by 1 times .*: a 4\d\.\d times"]),
     (hot(), "percentile", []), (hot(2500), "minmax", []),
     (cells(1, 0.1).astype(np.uint8), "minmax", [])])  # of another type: nothing is known of it
-def test_images_unlike_those_of_the_training_are_noted(capsys, image, name, words):
-    lines = notes_of(image, capsys, name)
+def test_images_unlike_those_of_the_training_are_noted(image, name, words):
+    lines = notes_of(image, name)
     assert len(lines) == len(words), lines
     assert all(map(re.search, words, lines)), lines
 
 
-def test_runs_of_older_code_know_nothing(capsys):
-    assert notes_of(cells(1, 0.01), capsys, like=None) == []
+def test_runs_of_older_code_know_nothing():
+    assert notes_of(cells(1, 0.01), like=None) == []
 
 
-def test_of_large_images_some_rows_are_looked_at(capsys, monkeypatch):
+def test_of_large_images_some_rows_are_looked_at(monkeypatch):
     monkeypatch.setattr(contrast_notes, "MANY", 100)
-    assert notes_of(cells(1), capsys) == []
-    assert "less contrast" in notes_of(cells(1, 0.1), capsys)[0]
+    assert notes_of(cells(1)) == []
+    assert "less contrast" in notes_of(cells(1, 0.1))[0]
 
 
 def test_contrast_is_that_of_numpy():

@@ -171,7 +171,7 @@ def test_options_that_cannot_be_are_one_line(predictor, cells, options, words):
     assert "\n" not in str(caught.value)
 
 
-def test_cells_of_another_size_and_missing_pixel_sizes_are_noted_once(predictor, capsys):
+def test_cells_of_another_size_and_missing_pixel_sizes_are_noted_once(predictor):
     label = np.zeros((60, 60), np.int32)
     for n, (y, x) in enumerate(np.ndindex(3, 3), 1):
         label[20 * y : 20 * y + 16, 20 * x : 20 * x + 16] = n  # diameter 18.05
@@ -195,8 +195,7 @@ def test_cells_of_another_size_and_missing_pixel_sizes_are_noted_once(predictor,
         notes.add(shown, label)
         notes.add(shown, label)
         notes.add(image, np.minimum(label, 2)) if not words else None  # too few cells
-        notes.log()
-        lines = capsys.readouterr().err.splitlines()
+        lines = list(notes.lines())
         assert len(lines) == len(words), (keys, options, lines)
         assert all(map(re.search, words, lines)), (keys, options, lines)
 
