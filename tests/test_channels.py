@@ -10,8 +10,12 @@ from helpers import tiny_config
 
 from cellseg_jax import cli, predict
 from cellseg_jax import config as config_lib
+from cellseg_jax.data import lazy
+from cellseg_jax.data.stacks import ReadOptions
 from cellseg_jax.errors import InputError
 from cellseg_jax.inference import images_in
+from cellseg_jax.inference.options import AS_TRAINED
+from cellseg_jax.inference.predictor import Predictor
 from cellseg_jax.train.one_run import train_and_score
 
 if not flags.FLAGS.is_parsed():
@@ -95,6 +99,27 @@ def test_channels_that_no_dataset_or_method_has_are_refused(otsu):
         with pytest.raises(InputError, match=f"config.{key}: got '{value}'.*"
                                              f"{words}"):
             config_lib.changed(OTSU, {key: value})
+
+
+@pytest.mark.slow
+def test_a_network_of_stains_predicts_in_bands_what_it_does_at_once(tmp_path):
+    root = write_pairs(tmp_path / "data")
+    config = config_lib.changed(tiny_config(train__epochs=1), {
+        "data.name": "folder", "data.root": str(root), "data.channel_index": "cells,noise",
+        "data.fit": "random_crop", "data.split": (0.5, 0.0, 0.5), "augment.rgb_shift": (1.0, 0.1),
+        "train.batch_size": 2})
+    train_and_score(config, tmp_path / "run")
+    run = Predictor(tmp_path / "run", config)
+    [image] = lazy.open_images(root / "images/0.tif", ReadOptions.of(config.data))
+    assert image.channels == ("cells", "noise")
+    whole = run.image_probs(image)
+    bands = np.concatenate(list(run.bands(image, AS_TRAINED._replace(band_pixels=100))))
+    np.testing.assert_allclose(bands, whole, atol=1e-6)
+    np.testing.assert_array_equal(run.image_probs(image.read()), whole)  # an array in memory
+    other = lazy.open_images(root / "images/0.tif", ReadOptions(channel_index="noise,cells"))[0]
+    assert np.abs(run.image_probs(other) - whole).max() > 1e-3
+    with pytest.raises(InputError, match="image has 3 channels; expected 2, which are"):
+        run.image_probs(np.zeros((32, 32, 3), np.uint16))
 
 
 # --- which files are images ----------------------------------------------------------------------

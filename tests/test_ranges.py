@@ -78,3 +78,17 @@ def test_percentiles_are_those_asked_for_and_do_not_clip(dtype):
     np.testing.assert_allclose(made, expected, atol=1e-5)
     assert "percentiles 20 and 90.5" in range_of("percentile", (20, 90.5)).words
     assert (image_ranges(image, "minmax", (20, 90.5)) == image_ranges(image, "minmax")).all()
+
+
+@pytest.mark.parametrize("name", RANGES)
+@pytest.mark.parametrize("count", [2, 4, 5])
+def test_stains_have_a_range_each_in_bands_too(name, count):
+    rng = np.random.default_rng(0)
+    image = np.stack([rng.integers(c, 50 * (c + 1), (40, 30)) for c in range(count)], -1)
+    image = image.astype(np.uint16)
+    whole = image_ranges(image, name, (2, 95), each=True)
+    alone = [image_ranges(image[..., c : c + 1], name, (2, 95))[0] for c in range(count)]
+    np.testing.assert_array_equal(whole, alone)
+    bands = iter(np.split(image, [7, 8, 33]))
+    np.testing.assert_array_equal(
+        band_ranges(bands, count, image.dtype, name, (2, 95), each=True), whole)

@@ -306,3 +306,42 @@ def test_ids_beside_255_are_not_called_smeared(root):
     mask = np.full((6, 8), 255, np.uint8)
     mask[:3, :4], mask[3:, :2] = 1, 2
     assert set(np.unique(folder.records(with_mask(root, mask))[0].read().label)) == {1, 2, 255}
+
+
+def test_colour_tables_are_display_and_a_warning_names_the_file(root):
+    index = np.arange(48, dtype=np.uint8).reshape(6, 8)
+    image = Image.fromarray(index)
+    image.putpalette([value for n in range(256) for value in (0, n, 0)])
+    image.save(root / "images/p1_a.png")
+    sample = folder.records(root, channels="gray")[0].read()
+    np.testing.assert_array_equal(sample.image[..., 0], index)
+    assert sample.findings == ()
+    sample = folder.records(root)[0].read()
+    np.testing.assert_array_equal(sample.image[..., 1], index)
+    finding, = sample.findings
+    assert finding.level == "warning" and finding.where.endswith("images/p1_a.png")
+    assert "colour table" in finding.what and "config.data.channels=gray" in finding.what
+
+
+def test_planes_of_a_stack_are_projected_and_the_mask_is_one_plane(tmp_path):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 255, (3, 2, 6, 8)).astype(np.uint8)
+    mask = rng.integers(0, 3, (6, 8)).astype(np.uint8)
+    (tmp_path / "images").mkdir()
+    tifffile.imwrite(tmp_path / "images/a.tif", pixels, imagej=True, metadata={"axes": "ZCYX"})
+    save(tmp_path / "masks/a.tif", mask)
+    [record] = folder.records(tmp_path, z="max", channel_index="1")
+    sample = record.read()
+    np.testing.assert_array_equal(sample.image[..., 0], pixels[:, 1].max(0))
+    np.testing.assert_array_equal(sample.label, mask)
+    with pytest.raises(InputError, match="masks/a.tif: mask has 1 pages, its image a.tif gives 3"):
+        folder.records(tmp_path, z="slices", channel_index="1")
+    with pytest.raises(InputError, match="a.tif: has no plane 3 along Z"):
+        folder.records(tmp_path, z="3", channel_index="1")
+    save(tmp_path / "masks/a.tif", np.stack([mask, mask + 1, mask]))
+    found = folder.records(tmp_path, z="slices", channel_index="0")
+    assert [record.name for record in found] == ["a_0000", "a_0001", "a_0002"]
+    np.testing.assert_array_equal(found[1].read().image[..., 0], pixels[1, 0])
+    np.testing.assert_array_equal(found[1].read().label, mask + 1)
+    [record] = folder.records(tmp_path, z="1", channel_index="0")  # of the mask too
+    np.testing.assert_array_equal(record.read().label, mask + 1)
