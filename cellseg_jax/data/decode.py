@@ -15,12 +15,16 @@ import tifffile
 from PIL import Image
 
 from cellseg_jax.data.image_planes import COLOURS, STORED, TABLE_NOTE
+from cellseg_jax.data.microscopes import READERS
 from cellseg_jax.data.stacks import Plane
 from cellseg_jax.errors import InputError
 
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
-SUFFIXES = (*MASK_SUFFIXES, ".jpg", ".jpeg")  # JPEG changes values: fit for images alone
-KINDS = {".png": "PNG", ".bmp": "BMP", ".jpg": "JPEG", ".jpeg": "JPEG"}  # any other is TIFF
+TIFF_SUFFIXES = (".tif", ".tiff", ".lsm", ".qptiff")
+# Fit for images alone: JPEG changes values, and microscopes write no masks.
+SUFFIXES = (*MASK_SUFFIXES, ".jpg", ".jpeg", *TIFF_SUFFIXES[2:], *READERS)
+KINDS = {".png": "PNG", ".bmp": "BMP", ".jpg": "JPEG", ".jpeg": "JPEG",
+         **dict.fromkeys(READERS, "MICROSCOPE")}  # any other is TIFF
 PNG_PALETTE = 3
 SIGNATURES = {b"\x89PNG": "PNG", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"II+\0": "TIFF",
               b"MM\0+": "TIFF", b"\xff\xd8\xff": "JPEG", b"BM": "BMP"}

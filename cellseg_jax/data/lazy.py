@@ -22,9 +22,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cellseg_jax.data.decode import SIGNATURES, SUFFIXES, named, open_tiff
+from cellseg_jax.data.decode import SIGNATURES, SUFFIXES, TIFF_SUFFIXES, kind_of, named, open_tiff
 from cellseg_jax.data.decode import whole as is_whole
 from cellseg_jax.data.micrometres import checked
+from cellseg_jax.data.microscopes import microscope_stacks
 from cellseg_jax.data.read import pixels_of
 from cellseg_jax.data.stacks import AS_IT_IS, Pixels, ReadOptions
 from cellseg_jax.data.tiff_stacks import tiff_pixel_size
@@ -151,12 +152,14 @@ def pixel_size_of(path) -> tuple[float, float] | None:
     path = pathlib.Path(path)
     if is_zarr(path):
         return named(path, lambda: zarr_stack(path)).pixel_size
+    if kind_of(path) == "MICROSCOPE":
+        return named(path, lambda: microscope_stacks(path))[0].pixel_size
     return open_tiff(path, tiff_pixel_size) if _is_tiff(path) else None
 
 
 def _is_tiff(path) -> bool:
     """Whether name and first bytes are those of a TIFF."""
-    if path.suffix.lower() not in (".tif", ".tiff"):
+    if path.suffix.lower() not in TIFF_SUFFIXES:
         return False
     try:
         with open(path, "rb") as file:

@@ -12,6 +12,7 @@ from PIL import Image
 from cellseg_jax.data.decode import SUFFIXES, check_file, decoded, kind_of, named, open_tiff, whole
 from cellseg_jax.data.dependencies import depends_on
 from cellseg_jax.data.image_planes import COLOURS, INDICES, STORED, WHITE_NOTE
+from cellseg_jax.data.microscopes import microscope_stacks
 from cellseg_jax.data.stacks import AS_IT_IS, Pixels, ReadOptions, Stack, check_single, images_of
 from cellseg_jax.data.tiff_stacks import tiff_stacks
 from cellseg_jax.data.zarr_stacks import is_zarr, zarr_stack
@@ -59,6 +60,8 @@ def _stacks(path, options, as_mask) -> list[Stack]:
     values = STORED if as_mask else INDICES if options.channels == "gray" else COLOURS
     if path.suffix.lower() not in SUFFIXES and not as_mask and is_zarr(path):
         return [named(path, lambda: zarr_stack(path))]
+    if kind_of(path) == "MICROSCOPE" and not as_mask:
+        return named(path, lambda: microscope_stacks(path))
     data = check_file(path, as_mask)
     if kind_of(path) == "TIFF":
         return open_tiff(path, lambda tiff: tiff_stacks(tiff, values))
@@ -168,15 +171,16 @@ def mask_with_notes(path, options=AS_IT_IS, number=None) -> tuple[np.ndarray, tu
 
 
 def num_images(path, options: ReadOptions = AS_IT_IS, as_mask: bool = False) -> int:
-    """Images of a file by `options`, from its header alone; 1 of any file but a TIFF."""
-    return len(pixels_of(path, options, as_mask)) if kind_of(path) == "TIFF" else 1
+    """Images of a file by `options`, from its header alone; 1 of PNG, JPEG and BMP."""
+    may_be_several = kind_of(path) in ("TIFF", "MICROSCOPE")
+    return len(pixels_of(path, options, as_mask)) if may_be_several else 1
 
 
 def image_size(path) -> tuple[int, int]:
     """Height and width of an image file (of the first page of a TIFF), from its header alone."""
     path = pathlib.Path(path)
-    if is_zarr(path):
-        return pixels_of(path)[0].shape[:2]
+    if is_zarr(path) or kind_of(path) == "MICROSCOPE":
+        return _stacks(path, AS_IT_IS, False)[0].planes[0].shape[:2]
     if kind_of(path) == "TIFF":
         return open_tiff(path, lambda tiff: (tiff.pages[0].imagelength, tiff.pages[0].imagewidth))
 
@@ -209,6 +213,8 @@ def orientation(path) -> int:
             return int(tag.value) if tag else 1
 
         return open_tiff(path, tagged)
+    if kind_of(path) == "MICROSCOPE":
+        return 1
     try:
         with Image.open(path) as image:
             if image.format == "PNG" and "exif" not in image.info:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from cellseg_jax.data import lazy
+from cellseg_jax.data.decode import kind_of
 from cellseg_jax.data.records import some
 from cellseg_jax.data.stacks import ReadOptions
 from cellseg_jax.data.tiff_stacks import first_of_set
@@ -77,7 +78,8 @@ def _found(text: str, out: pathlib.Path) -> list[tuple[pathlib.Path, pathlib.Pat
     paths = paths if named else _without_masks(text, root, paths)
     if not paths:
         raise InputError(f"--images: no image in {text!r}; expected a file, a folder with PNG, "
-                         "TIFF, BMP, JPEG or OME-Zarr images, or a quoted glob such as 'in/*.tif'")
+                         "TIFF, BMP, JPEG, OME-Zarr or microscope images, or a quoted glob such "
+                         "as 'in/*.tif'")
     # The parts of an OME set beside its first file are read with it.
     there, first = set(paths), {path: first_of_set(path) for path in paths}
     return [(path, out / path.relative_to(root)) for path in paths
@@ -119,8 +121,8 @@ def _log_others(text: str, files, out: pathlib.Path) -> None:
     others = sum(path.name not in (NOTE, COLUMNS_FILE) and not _is_inside(path, out)
                  and not path.name.endswith(outputs.SUFFIXES) for path in files)
     if others:
-        terminal.log(f"{others} files in {text} are no PNG, TIFF, BMP, JPEG or OME-Zarr and left "
-                     "out")
+        terminal.log(f"{others} files in {text} are no PNG, TIFF, BMP, JPEG, OME-Zarr "
+                     "or file of a microscope, and left out")
 
 
 def _is_inside(path: pathlib.Path, folder: pathlib.Path) -> bool:
@@ -145,7 +147,7 @@ def planes(path: pathlib.Path, stem: pathlib.Path, options: ReadOptions) -> list
       stem: path of the outputs of the file, without suffix.
       options: of the run, which planes of a file are images.
     """
-    if path.is_file() and path.suffix.lower() not in (".tif", ".tiff"):
+    if path.is_file() and kind_of(path) not in ("TIFF", "MICROSCOPE"):
         return [Plane(path, 0, stem)]
     try:
         count = len(lazy.open_images(path, options))

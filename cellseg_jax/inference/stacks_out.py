@@ -11,6 +11,8 @@ from typing import NamedTuple
 import tifffile
 
 from cellseg_jax.data import lazy
+from cellseg_jax.data.decode import TIFF_SUFFIXES, kind_of, named
+from cellseg_jax.data.microscopes import microscope_stacks
 from cellseg_jax.inference import outputs
 from cellseg_jax.inference.outputs import geojson, roi, tiff
 from cellseg_jax.inference.outputs.files import StackAxes
@@ -82,13 +84,23 @@ def _write(stack: StackOut) -> bool:
 
 def axes_of(source: pathlib.Path, count: int) -> StackAxes:
     """The axes of `count` planes of a file: T and Z as it names them, else Z."""
-    if source.suffix.lower() in (".tif", ".tiff"):
-        with tifffile.TiffFile(source) as file:
-            series = file.series[0]
-            lengths = dict(zip(series.axes, series.shape, strict=True))
+    lengths = _lengths(source)
+    if lengths:
         has_channels = lengths.get("C", 1) > 1
         found = {axis: length for axis, length in lengths.items() if axis in "TZ"}
         for axes in (found, {"T": found.get("T", 0)}, {"Z": found.get("Z", 0)}):
             if axes and StackAxes(axes).count == count:
                 return StackAxes(axes, has_channels)
     return StackAxes({"Z": count})
+
+
+def _lengths(source: pathlib.Path) -> dict[str, int]:
+    """{axis: length} as a TIFF or the only scene of a file of a microscope names them."""
+    if kind_of(source) == "MICROSCOPE":
+        stacks = named(source, lambda: microscope_stacks(source))
+        return dict(zip(stacks[0].axes, stacks[0].lengths, strict=True)) if not stacks[1:] else {}
+    if source.suffix.lower() not in TIFF_SUFFIXES:
+        return {}
+    with tifffile.TiffFile(source) as file:
+        series = file.series[0]
+        return dict(zip(series.axes, series.shape, strict=True))

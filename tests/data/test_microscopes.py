@@ -1,0 +1,202 @@
+"""Files of microscopes: axes, channels, scenes, pixel size, pixels, in training as in prediction.
+
+Each file is written by one library and read by another, or its bytes are written here.
+"""
+
+import pathlib
+import sys
+
+import numpy as np
+import pytest
+
+from cellseg_jax.data import lazy
+from cellseg_jax.data.microscopes import READERS
+from cellseg_jax.data.read import image_size, num_images, orientation, read_image, read_mask
+from cellseg_jax.data.stacks import ReadOptions
+from cellseg_jax.errors import InputError
+from cellseg_jax.inference.stacks_out import axes_of
+
+RNG = np.random.default_rng(0)
+HEIGHT, WIDTH = 13, 21
+
+
+def pixels(*shape, dtype=np.uint16):
+    return RNG.integers(1, 256, (*shape, HEIGHT, WIDTH), dtype)
+
+
+def both(path, options, number=0):
+    """The pixels of a file in training, which are those in prediction, as a whole or in bands."""
+    image = read_image(path, options, number)
+    shown = lazy.open_images(path, options)[number]
+    np.testing.assert_array_equal(shown.read(), image)
+    np.testing.assert_array_equal(shown.rows(5, 9), image[5:9])
+    return image
+
+
+def check_tzc(path, expected, um=0.25):
+    """Everything that a config chooses of a file with (T, Z, C, H, W) of channels DAPI and GFP."""
+    times, depth = expected.shape[:2]
+    with pytest.raises(InputError, match=f"{path.name}: has 2 channels .*: 0 DAPI, 1 GFP"):
+        read_image(path, ReadOptions(z="slices"), 0)
+    with pytest.raises(InputError, match="has no channel 'Cy5'"):
+        read_image(path, ReadOptions(channel_index="Cy5", z="slices"), 0)
+    chosen = ReadOptions(channel_index="gfp")
+    with pytest.raises(InputError, match=rf"{path.name}: has {times * depth * 2} pages .axes "):
+        read_image(path, chosen)
+    assert num_images(path, chosen) == times * depth
+    for z, of_t, count in (("max", lambda a: a.max(0), times), ("1", lambda a: a[1], times),
+                           ("mean", lambda a: np.rint(a.mean(0)), times)):
+        options = chosen._replace(z=z)
+        assert num_images(path, options) == count
+        for t in range(count):
+            np.testing.assert_array_equal(both(path, options, t)[..., 0], of_t(expected[t, :, 1]))
+    two = ReadOptions(channel_index="1,DAPI", z="slices")
+    np.testing.assert_array_equal(both(path, two, depth + 1),
+                                  np.moveaxis(expected[1, 1, ::-1], 0, -1))
+    shown = lazy.open_images(path, two)[0].calibrated()
+    assert shown.pixel_size == pytest.approx((um, um)) and shown.channels == ("GFP", "DAPI")
+    assert lazy.pixel_size_of(path) == pytest.approx((um, um))
+    assert image_size(path) == expected.shape[-2:] and orientation(path) == 1
+
+
+# --- CZI -----------------------------------------------------------------------------------------
+
+
+def write_czi(path, images, names=("DAPI", "GFP"), um=0.25, skip=(), at=(0, 0), axes="TZC"):
+    """A CZI file with a scene for each (T, Z, C, H, W[, 3]) of images."""
+    czi = pytest.importorskip("pylibCZIrw.czi")
+    with czi.create_czi(str(path)) as file:
+        for scene, image in enumerate(images):
+            for place in np.ndindex(image.shape[:3]):
+                if place not in skip:
+                    plane = image[place].reshape(*image.shape[3:5], -1)
+                    file.write(plane[..., ::-1], location=(at[0] + 1000 * scene, at[1]),
+                               plane=dict(zip(axes, place, strict=True)), scene=scene)
+        file.write_metadata("a", dict(enumerate(names)), um * 1e-6, um * 1e-6, 1e-6)
+
+
+def test_czi_is_a_stack(tmp_path):
+    expected = pixels(2, 2, 2)
+    write_czi(tmp_path / "a.czi", [expected], at=(-7, 40))
+    check_tzc(tmp_path / "a.czi", expected)
+
+
+@pytest.mark.slow
+def test_czi_has_the_pixels_of_czifile(tmp_path):
+    czifile = pytest.importorskip("czifile")
+    colours = np.moveaxis(pixels(1, 1, 1, 3, dtype=np.uint8), 3, -1)
+    write_czi(tmp_path / "a.czi", [pixels(2, 3, 2)])
+    write_czi(tmp_path / "b.czi", [colours], names=("all",))
+    for name, options in (("a", ReadOptions(channel_index="0,1", z="slices")),
+                          ("b", ReadOptions())):
+        with czifile.CziFile(str(tmp_path / f"{name}.czi")) as file:
+            found, axes = file.asarray(), file.axes
+        order = [axes.index(axis) for axis in "TZYXC0" if axis in axes]
+        order = [n for n in range(found.ndim) if n not in order] + order
+        ours = np.stack([both(tmp_path / f"{name}.czi", options, n)
+                         for n in range(num_images(tmp_path / f"{name}.czi", options))])
+        np.testing.assert_array_equal(ours.ravel(), found.transpose(order).ravel())
+
+
+def test_czi_scenes_are_images(tmp_path):
+    first, second = pixels(1, 1, 1), pixels(1, 1, 1)[..., :9, :]
+    write_czi(tmp_path / "a.czi", [first, second], names=("DAPI",))
+    with pytest.raises(InputError, match="a.czi: has 2 pages, which are 2 images of their own"):
+        read_image(tmp_path / "a.czi")
+    for number, image in enumerate((first, second)):
+        found = both(tmp_path / "a.czi", ReadOptions(z="slices"), number)
+        np.testing.assert_array_equal(found[..., 0], image[0, 0, 0])
+
+
+def test_colours_of_czi_are_red_green_and_blue(tmp_path):
+    image = np.moveaxis(pixels(1, 1, 1, 3, dtype=np.uint8), 3, -1)
+    write_czi(tmp_path / "a.czi", [image], names=("all",))
+    np.testing.assert_array_equal(both(tmp_path / "a.czi", ReadOptions()), image[0, 0, 0])
+    [shown] = lazy.open_images(tmp_path / "a.czi")
+    assert shown.channels == ("red", "green", "blue") and not shown.alpha
+
+
+def test_planes_that_a_czi_lacks_are_not_read_as_zeros(tmp_path):
+    write_czi(tmp_path / "a.czi", [pixels(2, 3, 1)], skip=[(1, 2, 0)])
+    with pytest.raises(InputError, match="a.czi: lacks the plane T 1, Z 2, C 0 of scene 0"):
+        lazy.open_images(tmp_path / "a.czi")
+
+
+# --- Imaris --------------------------------------------------------------------------------------
+
+
+def write_imaris(path, image, names=("DAPI", "GFP"), um=0.25):
+    """The groups and attributes of Imaris 5.5, Data padded to whole chunks as Imaris does."""
+    h5py = pytest.importorskip("h5py")
+    letters = lambda text: np.array([c.encode() for c in str(text)], "S1")
+    times, depth, channels, height, width = image.shape
+    with h5py.File(path, "w") as file:
+        info = file.create_group("DataSetInfo/Image")
+        values = {"X": width, "Y": height, "Z": depth, "Unit": "um", "ExtMin0": -3, "ExtMin1": 5,
+                  "ExtMax0": -3 + um * width, "ExtMax1": 5 + um * height}
+        for key, value in values.items():
+            info.attrs[key] = letters(value)
+        for c, name in enumerate(names):
+            file.create_group(f"DataSetInfo/Channel {c}").attrs["Name"] = letters(name)
+        for t, c in np.ndindex(times, channels):
+            for level, step in ((0, 1), (1, 2)):
+                part = np.pad(image[t, :, c, ::step, ::step], ((0, 2), (0, 3), (0, 5)))
+                file.create_dataset(f"DataSet/ResolutionLevel {level}/TimePoint {t}/Channel {c}/"
+                                    "Data", data=part, chunks=(1, 8, 8), compression="gzip")
+
+
+@pytest.mark.slow
+def test_imaris_is_a_stack(tmp_path):
+    expected = pixels(2, 2, 2)
+    write_imaris(tmp_path / "a.ims", expected)
+    check_tzc(tmp_path / "a.ims", expected)
+
+
+def test_imaris_of_one_plane_is_an_image(tmp_path):
+    expected = pixels(1, 1, 1, dtype=np.uint8)
+    write_imaris(tmp_path / "a.ims", expected, names=("x",))
+    np.testing.assert_array_equal(both(tmp_path / "a.ims", ReadOptions())[..., 0],
+                                  expected[0, 0, 0])
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "b.ims", "w") as file:
+        file["data"] = expected
+    with pytest.raises(InputError, match="b.ims: has no DataSet/ResolutionLevel 0"):
+        read_image(tmp_path / "b.ims")
+
+
+# --- all -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", READERS)
+def test_a_missing_reader_is_one_line_with_the_extra(tmp_path, monkeypatch, suffix):
+    reader, path = READERS[suffix], tmp_path / f"a{suffix}"
+    path.write_bytes(b"anything")
+    for name in (reader.package, f"{reader.package}.czi"):
+        monkeypatch.setitem(sys.modules, name, None)
+    for read in (read_image, lazy.open_images):
+        with pytest.raises(InputError, match=rf"^{path}: .* needs the package {reader.package}.*"
+                                             r"pip install 'cellseg_jax\[microscopes\]'$"):
+            read(path)
+
+
+@pytest.mark.parametrize("suffix", READERS)
+def test_damaged_files_of_microscopes_are_refused(tmp_path, suffix):
+    pytest.importorskip(READERS[suffix].package)
+    path = tmp_path / f"a{suffix}"
+    for content in (b"", b"anything" * 100):
+        path.write_bytes(content)
+        for read in (read_image, lazy.open_images, lazy.pixel_size_of, image_size):
+            with pytest.raises(InputError, match=f"^{path}: "):
+                read(path)
+    with pytest.raises(InputError, match="cannot be read .No such file"):
+        read_image(pathlib.Path(f"{tmp_path}/b{suffix}"))
+    with pytest.raises(InputError, match="expected one of .png"):
+        read_mask(path)
+
+
+@pytest.mark.parametrize("write", [write_czi, write_imaris])
+def test_labels_of_a_stack_have_the_axes_of_its_file(tmp_path, write):
+    image, path = pixels(3, 1, 1), tmp_path / "a.file"
+    path = path.with_suffix({write_czi: ".czi", write_imaris: ".ims"}[write])
+    write(path, [image] if write is write_czi else image, names=("x",))
+    assert axes_of(path, 3).lengths == {"T": 3}
