@@ -47,7 +47,7 @@ def imaris_stacks(path) -> list[Stack]:
 
 def _plane(path, time, channel, slice_, shape, dtype) -> Plane:
     def rows(start, stop):
-        import h5py
+        import h5py  # here: an extra
 
         with h5py.File(path, "r") as file:
             return file[_data(time, channel)][slice_, start:stop, : shape[1]][..., None]

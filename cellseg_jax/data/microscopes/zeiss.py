@@ -49,7 +49,7 @@ def _plane(path, scene, area, place, types) -> Plane:
     dtype, samples = TYPES[types[place["C"]]]
 
     def rows(start, stop):
-        from pylibCZIrw import czi
+        from pylibCZIrw import czi  # here: an extra
 
         with czi.open_czi(str(path)) as file:
             band = file.read((left, top + start, width, stop - start), place, scene)
