@@ -4,15 +4,16 @@ Each file is written by one library and read by another, or its bytes are writte
 """
 
 import pathlib
+import struct
 import sys
 
 import numpy as np
 import pytest
 
 from cellseg_jax.data import lazy
-from cellseg_jax.data.microscopes import READERS
+from cellseg_jax.data.microscopes import READERS, microscope_stacks
 from cellseg_jax.data.read import image_size, num_images, orientation, read_image, read_mask
-from cellseg_jax.data.stacks import ReadOptions
+from cellseg_jax.data.stacks import ReadOptions, images_of
 from cellseg_jax.errors import InputError
 from cellseg_jax.inference.stacks_out import axes_of
 
@@ -51,8 +52,8 @@ def check_tzc(path, expected, um=0.25):
         for t in range(count):
             np.testing.assert_array_equal(both(path, options, t)[..., 0], of_t(expected[t, :, 1]))
     two = ReadOptions(channel_index="1,DAPI", z="slices")
-    np.testing.assert_array_equal(both(path, two, depth + 1),
-                                  np.moveaxis(expected[1, 1, ::-1], 0, -1))
+    np.testing.assert_array_equal(both(path, two, depth),
+                                  np.moveaxis(expected[1, 0, ::-1], 0, -1))
     shown = lazy.open_images(path, two)[0].calibrated()
     assert shown.pixel_size == pytest.approx((um, um)) and shown.channels == ("GFP", "DAPI")
     assert lazy.pixel_size_of(path) == pytest.approx((um, um))
@@ -76,7 +77,7 @@ def write_czi(path, images, names=("DAPI", "GFP"), um=0.25, skip=(), at=(0, 0), 
 
 
 def test_czi_is_a_stack(tmp_path):
-    expected = pixels(2, 2, 2)
+    expected = pixels(2, 3, 2)
     write_czi(tmp_path / "a.czi", [expected], at=(-7, 40))
     check_tzc(tmp_path / "a.czi", expected)
 
@@ -147,7 +148,7 @@ def write_imaris(path, image, names=("DAPI", "GFP"), um=0.25):
 
 @pytest.mark.slow
 def test_imaris_is_a_stack(tmp_path):
-    expected = pixels(2, 2, 2)
+    expected = pixels(2, 3, 2)
     write_imaris(tmp_path / "a.ims", expected)
     check_tzc(tmp_path / "a.ims", expected)
 
@@ -162,6 +163,102 @@ def test_imaris_of_one_plane_is_an_image(tmp_path):
         file["data"] = expected
     with pytest.raises(InputError, match="b.ims: has no DataSet/ResolutionLevel 0"):
         read_image(tmp_path / "b.ims")
+
+
+# --- LIF -----------------------------------------------------------------------------------------
+
+
+def lif_image(name, image, names, um, bgr=False):
+    """(XML of an image (T, Z, C, H, W), its bytes): a row after the other of each channel."""
+    bits, tag = 8 * image.itemsize, 0
+    times, depth, channels, height, width = image.shape
+    stored = np.moveaxis(image[:, :, ::-1], 2, -1) if bgr else image
+    pixel = image.itemsize * (channels if bgr else 1)
+    row, plane = pixel * width, pixel * width * height * (1 if bgr else channels)
+    described = "".join(
+        f'<ChannelDescription DataType="0" ChannelTag="{3 - c if bgr else tag}" '
+        f'Resolution="{bits}" NameOfMeasuredQuantity="" Min="0" Max="255" Unit="" '
+        f'LUTName="{label}" IsLUTInverted="0" BitInc="0" '
+        f'BytesInc="{c * (image.itemsize if bgr else row * height)}"/>'
+        for c, label in enumerate(names))
+    dims = [(1, width, um * 1e-6 * (width - 1), pixel), (2, height, um * 1e-6 * (height - 1), row),
+            (3, depth, 1e-6, plane), (4, times, 1.0, plane * depth)]
+    axes = "".join(f'<DimensionDescription DimID="{n}" NumberOfElements="{count}" Origin="0" '
+                   f'Length="{length!r}" Unit="m" BitInc="0" BytesInc="{step}"/>'
+                   for n, count, length, step in dims if count > 1)
+    return (f'<Element Name="{name}" UniqueID="{name}"><Data><Image><ImageDescription><Channels>'
+            f'{described}</Channels><Dimensions>{axes}</Dimensions></ImageDescription></Image>'
+            f'</Data><Memory Size="{stored.nbytes}" MemoryBlockID="Mem{name}"/></Element>',
+            stored.tobytes())
+
+
+def write_lif(path, images):
+    """A LIF file of {name: (XML, bytes)}: a header, the XML and a block for each image."""
+    encode = lambda text: (len(text), text.encode("utf-16-le"))
+    xml = "".join(text for text, _ in images.values())
+    length, text = encode('<LMSDataContainerHeader Version="2"><Element Name="a" UniqueID="a">'
+                          f"<Children>{xml}</Children></Element></LMSDataContainerHeader>")
+    with open(path, "wb") as file:
+        file.write(struct.pack("<IIBI", 0x70, 2 * length + 5, 0x2A, length) + text)
+        for name, (_, content) in images.items():
+            length, text = encode(f"Mem{name}")
+            file.write(struct.pack("<IIBQBI", 0x70, 2 * length + 14, 0x2A, len(content), 0x2A,
+                                   length) + text + content)
+
+
+def test_lif_is_a_stack(tmp_path):
+    pytest.importorskip("liffile")
+    expected = pixels(2, 3, 2)
+    write_lif(tmp_path / "a.lif", {"one": lif_image("one", expected, ("DAPI", "GFP"), 0.25)})
+    check_tzc(tmp_path / "a.lif", expected)
+
+
+def test_lif_has_the_pixels_of_liffile(tmp_path):
+    liffile = pytest.importorskip("liffile")
+    images = {"one": lif_image("one", pixels(2, 3, 2), ("DAPI", "GFP"), 0.25),
+              "colours": lif_image("colours", pixels(1, 1, 3, dtype=np.uint8),
+                                   ("Blue", "Green", "Red"), 0.5, bgr=True),
+              "wide": lif_image("wide", pixels(1, 1, 1)[..., :5, :], ("Gray",), 0.5)}
+    write_lif(tmp_path / "a.lif", images)
+    stacks = microscope_stacks(tmp_path / "a.lif")
+    with liffile.LifFile(tmp_path / "a.lif") as file:
+        for stack, image in zip(stacks, file.images, strict=True):
+            ours = np.stack([plane.rows(0, plane.shape[0]) for plane in stack.planes])
+            theirs = image.asarray()
+            order = [image.dims.index(axis) for axis in "TZCYXS" if axis in image.dims]
+            np.testing.assert_array_equal(ours.ravel(), theirs.transpose(order).ravel())
+            step = np.diff(image.coords["X"])[0] * 1e6
+            assert stack.pixel_size == pytest.approx((step, step))
+    assert [stack.axes for stack in stacks] == ["TZC", "", ""]
+    [colours] = images_of(stacks[1], ReadOptions())
+    assert colours.names == ("red", "green", "blue")
+    assert num_images(tmp_path / "a.lif", ReadOptions(z="max", channel_index="0")) == 4
+
+
+def test_scans_of_a_lif_that_are_no_images_are_named(tmp_path):
+    pytest.importorskip("liffile")
+    line = pixels(2, 1, 1)[..., :1, :]
+    plane = pixels(1, 1, 1)
+    images = {"line": lif_image("line", line, ("Gray",), 0.25),
+              "plane": lif_image("plane", plane, ("Gray",), 0.25)}
+    write_lif(tmp_path / "a.lif", images)
+    [image] = lazy.open_images(tmp_path / "a.lif")
+    np.testing.assert_array_equal(image.read()[..., 0], plane[0, 0, 0])
+    assert "1 of its images are not in X and Y, and left out: line" in image.notes[0]
+    del images["plane"]
+    write_lif(tmp_path / "b.lif", images)
+    with pytest.raises(InputError, match="b.lif: has no image with axes X and Y"):
+        read_image(tmp_path / "b.lif")
+
+
+def test_a_truncated_lif_is_refused(tmp_path):
+    pytest.importorskip("liffile")
+    path = tmp_path / "a.lif"
+    write_lif(path, {"one": lif_image("one", pixels(1, 1, 1), ("Gray",), 0.25)})
+    content = path.read_bytes()
+    path.write_bytes(content[:-10])
+    with pytest.raises(InputError, match=f"^{path}: "):
+        lazy.open_images(path)[0].read()
 
 
 # --- all -----------------------------------------------------------------------------------------
@@ -194,9 +291,17 @@ def test_damaged_files_of_microscopes_are_refused(tmp_path, suffix):
         read_mask(path)
 
 
-@pytest.mark.parametrize("write", [write_czi, write_imaris])
+@pytest.mark.parametrize("write", [write_czi, write_imaris, write_lif])
 def test_labels_of_a_stack_have_the_axes_of_its_file(tmp_path, write):
-    image, path = pixels(3, 1, 1), tmp_path / "a.file"
-    path = path.with_suffix({write_czi: ".czi", write_imaris: ".ims"}[write])
-    write(path, [image] if write is write_czi else image, names=("x",))
+    image = pixels(3, 1, 1)
+    if write is write_lif:
+        pytest.importorskip("liffile")
+        path, image = tmp_path / "a.lif", {"one": lif_image("one", image, ("x",), 0.25)}
+        write(path, image)
+    elif write is write_czi:
+        path = tmp_path / "a.czi"
+        write(path, [image], names=("x",))
+    else:
+        path = tmp_path / "a.ims"
+        write(path, image, names=("x",))
     assert axes_of(path, 3).lengths == {"T": 3}

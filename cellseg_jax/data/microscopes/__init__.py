@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from cellseg_jax.data.microscopes.imaris import imaris_stacks
+from cellseg_jax.data.microscopes.leica import lif_stacks
 from cellseg_jax.data.microscopes.zeiss import czi_stacks
 from cellseg_jax.data.stacks import Stack
 from cellseg_jax.errors import InputError
@@ -25,6 +26,7 @@ class Reader(NamedTuple):
 READERS = {
     ".czi": Reader("CZI (Zeiss)", "pylibCZIrw", czi_stacks),
     ".ims": Reader("IMS (Imaris)", "h5py", imaris_stacks),
+    ".lif": Reader("LIF (Leica)", "liffile", lif_stacks),
 }
 
 
