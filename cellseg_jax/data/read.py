@@ -177,12 +177,12 @@ def num_images(path, options: ReadOptions = AS_IT_IS, as_mask: bool = False) -> 
 
 
 def image_size(path) -> tuple[int, int]:
-    """Height and width of an image file (of the first page of a TIFF), from its header alone."""
+    """Height and width of an image file (of the first image of a TIFF), from its header alone."""
     path = pathlib.Path(path)
     if is_zarr(path) or kind_of(path) == "MICROSCOPE":
         return _stacks(path, AS_IT_IS, False)[0].planes[0].shape[:2]
     if kind_of(path) == "TIFF":
-        return open_tiff(path, lambda tiff: (tiff.pages[0].imagelength, tiff.pages[0].imagewidth))
+        return open_tiff(path, lambda tiff: tiff_stacks(tiff, STORED)[0].planes[0].shape[:2])
 
     def size():
         with Image.open(path) as image:

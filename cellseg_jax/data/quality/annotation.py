@@ -9,6 +9,7 @@ from cellseg_jax.targets import TARGETS
 from cellseg_jax.targets.geometry import neighbours
 
 MARKERS = (255, 65_535, 2**31 - 1)  # the highest values of masks: rarely ids of cells
+EDGE_MASKS = 5  # with an object beside an edge, from which none on it is no chance
 LEAST = 3  # masks below which one id that covers most of them is taken for an object
 
 
@@ -40,6 +41,34 @@ def covering(label: np.ndarray) -> Covering:
     if middle <= 0 or share <= 0.5 or not reaches(side.any() for side in sides):
         return Covering()
     return Covering(middle, share) if ((label > 0) & ~same).any() else Covering()
+
+
+def sides(label: np.ndarray) -> tuple[str, str]:
+    """Letters of the sides of an (H, W) label: t, b, l and r, as top, bottom, left and right.
+
+    Returns: (sides whose last line but one an object reaches, those whose last line one reaches).
+    """
+    lines = {"t": label, "b": label[::-1], "l": label.T, "r": label.T[::-1]}
+    reached = [("".join(name for name, one in lines.items() if len(one) > 1 and (one[n] > 0).any()))
+               for n in (1, 0)]
+    return reached[0], reached[1]
+
+
+def of_sides(found) -> list[Finding]:
+    """A note for each side whose last line no mask of many reaches.
+
+    Args:
+      found: `sides` of each mask.
+    """
+    names = {"t": "first row", "b": "last row", "l": "first column", "r": "last column"}
+    notes = []
+    for side, name in names.items():
+        close = sum(side in near for near, _ in found)
+        if close >= EDGE_MASKS and not any(side in last for _, last in found):
+            notes.append(Finding("note", "config.data.root", f"the {name} is empty in all masks, "
+                                 f"though in {close} of {len(found)} an object reaches the line "
+                                 "beside it: were masks exported a pixel too small, or shifted?"))
+    return notes
 
 
 def of_covering(found, data_config) -> list[Finding]:

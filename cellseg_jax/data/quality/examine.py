@@ -53,6 +53,7 @@ class Facts(NamedTuple):
     preview: tuple[np.ndarray, np.ndarray] | None  # reduced image and label, of some samples
     unknown: annotation.Unknown = annotation.Unknown(0, 0)  # what no other number here counts
     covering: annotation.Covering = annotation.Covering()  # of instances
+    sides: tuple[str, str] = ("", "")  # of annotation.sides
     diameter: float = 0.0  # of the median instance, pixels; 0 where there is none
 
 
@@ -141,6 +142,7 @@ def _read(record: Record, previewed, *, num_classes, instances, printed, chosen)
         print=duplicates.fingerprints([colour])[0] if printed else None,
         preview=_preview(colour, label) if previewed else None, unknown=unknown,
         covering=annotation.covering(label) if instances else annotation.Covering(),
+        sides=annotation.sides(label),
         diameter=median_diameter(label) if instances else 0.0), list(sample.findings)
 
 
@@ -164,6 +166,7 @@ def _together(data_config, facts) -> tuple[list[Finding], dict]:
     findings = [*_channels(data_config, facts), *_depth(data_config, facts),
                 *_sizes(data_config, facts), *_objects(data_config, facts),
                 *annotation.of_covering([fact.covering for fact in facts], data_config),
+                *annotation.of_sides([fact.sides for fact in facts]),
                 *annotation.of_unknown([fact.unknown for fact in facts],
                                        [np.prod(fact.size) for fact in facts], data_config)]
     prints = [fact.print for fact in facts if fact.print is not None]

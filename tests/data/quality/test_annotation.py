@@ -58,3 +58,18 @@ def test_what_is_not_annotated_is_counted():
     [warning] = of_unknown(found[1:], [400], FOLDER | {"ignore": "255"})
     assert warning.level == "warning" and "got '255', but no mask has a pixel" in warning.what
     assert annotation.of_unknown(found[1:], [400], FOLDER) == []
+
+
+def test_an_empty_last_row_or_column_of_all_masks_is_a_note():
+    label = np.zeros((9, 7), np.int32)
+    label[3:6, 1:3], label[5:, 5:] = 1, 2  # the second one in the corner
+    cut = label.copy()
+    cut[-1], cut[:, -1] = 0, 0
+    assert annotation.sides(label) == ("blr", "br") and annotation.sides(cut) == ("blr", "")
+    notes = annotation.of_sides([annotation.sides(cut)] * 5)
+    assert [note.what.partition(" is empty")[0] for note in notes] == [
+        "the last row", "the first column", "the last column"]
+    assert all(note.level == "note" and "in 5 of 5" in note.what for note in notes)
+    assert not annotation.of_sides([annotation.sides(cut)] * 4)
+    found = annotation.of_sides([annotation.sides(one) for one in [cut] * 9 + [label]])
+    assert [note.what.partition(" is")[0] for note in found] == ["the first column"]
