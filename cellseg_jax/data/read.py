@@ -12,7 +12,7 @@ from PIL import Image
 from cellseg_jax.data.decode import SUFFIXES, check_file, decoded, kind_of, named, open_tiff, whole
 from cellseg_jax.data.dependencies import depends_on
 from cellseg_jax.data.image_planes import COLOURS, INDICES, STORED, WHITE_NOTE
-from cellseg_jax.data.microscopes import microscope_stacks
+from cellseg_jax.data.microscopes import OIF_FOLDER, microscope_stacks
 from cellseg_jax.data.stacks import AS_IT_IS, Pixels, ReadOptions, Stack, check_single, images_of
 from cellseg_jax.data.tiff_stacks import tiff_stacks
 from cellseg_jax.data.zarr_stacks import is_zarr, zarr_stack
@@ -24,12 +24,14 @@ ORIENTATION = 274  # of EXIF and TIFF: 1 is upright
 
 
 def entries(folder: pathlib.Path) -> list[pathlib.Path]:
-    """What lies in a folder, sorted by name, without hidden files and Thumbs.db."""
+    """What lies in a folder, sorted by name, without hidden files, Thumbs.db and parts of an OIF.
+    """
     try:
         paths = list(depends_on(folder).iterdir())
     except OSError as error:
         raise InputError(f"{folder}: cannot be read ({error.strerror})") from error
-    return sorted(p for p in paths if not p.name.startswith(".") and p.name.lower() not in JUNK)
+    return sorted(p for p in paths if not p.name.startswith(".") and p.name.lower() not in JUNK
+                  and not p.name.lower().endswith(OIF_FOLDER))
 
 
 def check_root(root, download: str) -> pathlib.Path:

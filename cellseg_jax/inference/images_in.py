@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from cellseg_jax.data import lazy
 from cellseg_jax.data.decode import kind_of
+from cellseg_jax.data.microscopes import OIF_FOLDER
 from cellseg_jax.data.records import some
 from cellseg_jax.data.stacks import ReadOptions
 from cellseg_jax.data.tiff_stacks import first_of_set
@@ -130,9 +131,12 @@ def _is_inside(path: pathlib.Path, folder: pathlib.Path) -> bool:
 
 
 def _below(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Files and OME-Zarr images in a folder and those below it, without hidden ones."""
+    """Files and OME-Zarr images in a folder and those below it, without hidden ones.
+
+    Nor are the planes of an OIF, which are read with it.
+    """
     for path in folder.iterdir():
-        if path.name.startswith("."):
+        if path.name.startswith(".") or path.name.lower().endswith(OIF_FOLDER):
             continue
         if path.is_dir() and not lazy.is_image(path):
             yield from _below(path)

@@ -9,12 +9,14 @@ import sys
 
 import numpy as np
 import pytest
+import tifffile
 
 from cellseg_jax.data import lazy
 from cellseg_jax.data.microscopes import READERS, microscope_stacks
 from cellseg_jax.data.read import image_size, num_images, orientation, read_image, read_mask
 from cellseg_jax.data.stacks import ReadOptions, images_of
 from cellseg_jax.errors import InputError
+from cellseg_jax.inference import images_in
 from cellseg_jax.inference.stacks_out import axes_of
 
 RNG = np.random.default_rng(0)
@@ -259,6 +261,151 @@ def test_a_truncated_lif_is_refused(tmp_path):
     path.write_bytes(content[:-10])
     with pytest.raises(InputError, match=f"^{path}: "):
         lazy.open_images(path)[0].read()
+
+
+# --- ND2 -----------------------------------------------------------------------------------------
+
+
+def nd2_xml(values):
+    """A dict as the XML of ND2 2.1, whose types are named by the first letters of the keys."""
+    kinds = (("b", "bool"), ("ui", "lx_uint32"), ("d", "double"), ("e", "lx_int32"),
+             ("s", "CLxStringW"))
+
+    def node(key, value):
+        if isinstance(value, dict):
+            inside = "".join(map(node, value, value.values()))
+            return f"<{key} runtype='CLxListVariant'>{inside}</{key}>"
+        kind = next(kind for start, kind in kinds if key.startswith(start))
+        return f"<{key} runtype='{kind}' value='{value}'/>"
+
+    return ("<?xml version='1.0'?><variant version='1.0'>"
+            f"<no_name runtype='CLxListVariant'>{''.join(map(node, values, values.values()))}"
+            "</no_name></variant>").encode()
+
+
+def write_nd2(path, frames, loops, names=("DAPI", "GFP"), um=0.25, skip=(), colours=False):
+    """The chunks of ND2 2.1: attributes, metadata, experiment, a chunk for each frame, their map.
+
+    frames: (N, C, H, W), or (N, H, W, 3) with colours. loops: [(letter, length), ...].
+    """
+    stored = frames if colours else np.moveaxis(frames, 1, -1)
+    count, height, width, components = stored.shape
+    bits = 8 * stored.itemsize
+    planes = {f"a{c}": {"sDescription": name, "uiCompCount": components // len(names),
+                       "pFluorescentProbe": {"m_ExcitationSpectrum": {"uiCount": 0}}}
+              for c, name in enumerate(names)}
+    experiment = {}
+    for letter, length in reversed(loops):
+        kind, inside = {
+            "T": (1, {"uiCount": length, "dStart": 0, "dPeriod": 1, "dDuration": 1}),
+            "P": (2, {"Points": {f"p{n}": {"dPosX": n + 1.5} for n in range(length)}}),
+            "Z": (4, {"uiCount": length, "dZLow": 0, "dZHigh": 2, "dZStep": 1})}[letter]
+        inner = {"ppNextLevelEx": {"x0": experiment}} if experiment else {}
+        experiment = {"eType": kind, "uLoopPars": inside, **inner}
+    chunks = {
+        "ImageAttributes!": nd2_xml({
+            "uiWidth": width, "uiWidthBytes": width * components * stored.itemsize,
+            "uiHeight": height, "uiComp": components, "uiBpcInMemory": bits,
+            "uiBpcSignificant": bits, "uiSequenceCount": count, "eCompression": 2}),
+        "ImageMetadataSeq|0!": nd2_xml({
+            "bCalibrated": "true" if um else "false", "dCalibration": um or 1,
+            "sPicturePlanes": {"uiCount": len(names), "sPlane": planes}}),
+        **({"ImageMetadata!": nd2_xml(experiment)} if experiment else {}),
+        **{f"ImageDataSeq|{n}!": struct.pack("<d", n) + frame.tobytes()
+           for n, frame in enumerate(stored) if n not in skip}}
+    where = {}
+    with open(path, "wb") as file:
+        file.write(struct.pack("<IIQ32s64s", 0x0ABECEDA, 32, 64,
+                               b"ND2 FILE SIGNATURE CHUNK NAME01!", b"Ver2.1"))
+        for name, content in chunks.items():
+            where[name] = file.tell(), len(content)
+            reserved = 4096 - 24 if name.startswith("ImageDataSeq") else 64
+            file.write(struct.pack("<IIQ", 0x0ABECEDA, reserved, len(content)))
+            file.write(name.encode().ljust(reserved, b"\0") + content)
+        start, listed = file.tell(), b"".join(
+            name.encode() + struct.pack("<QQ", *place) for name, place in where.items())
+        end = b"ND2 CHUNK MAP SIGNATURE 0000001!" + struct.pack("<Q", start)
+        file.write(struct.pack("<IIQ", 0x0ABECEDA, 32, len(listed + end)))
+        file.write(b"ND2 FILEMAP SIGNATURE NAME 0001!" + listed + end)
+
+
+def test_nd2_is_a_stack(tmp_path):
+    nd2, expected, path = pytest.importorskip("nd2"), pixels(2, 3, 2), tmp_path / "a.nd2"
+    write_nd2(path, expected.reshape(6, 2, HEIGHT, WIDTH), [("T", 2), ("Z", 3)])
+    check_tzc(path, expected)
+    np.testing.assert_array_equal(nd2.imread(path), expected)
+
+
+def test_positions_of_an_nd2_are_images(tmp_path):
+    pytest.importorskip("nd2")
+    expected, path = pixels(3, 2, 1), tmp_path / "a.nd2"  # T, P
+    write_nd2(path, expected.reshape(6, 1, HEIGHT, WIDTH), [("T", 3), ("P", 2)], ("x",), um=None)
+    assert [(one.axes, one.lengths) for one in microscope_stacks(path)] == [("T", (3,))] * 2
+    assert lazy.pixel_size_of(path) is None
+    for number in range(6):
+        found = both(path, ReadOptions(z="slices"), number)[..., 0]
+        np.testing.assert_array_equal(found, expected[number % 3, number // 3, 0])
+
+
+def test_colours_of_nd2_are_one_plane(tmp_path):
+    pytest.importorskip("nd2")
+    image = np.moveaxis(pixels(1, 3, dtype=np.uint8), 1, -1)
+    write_nd2(tmp_path / "a.nd2", image, [], ("Brightfield",), colours=True)
+    np.testing.assert_array_equal(both(tmp_path / "a.nd2", ReadOptions()), image[0])
+
+
+@pytest.mark.parametrize("fault", ["missing", "cut"])
+def test_frames_that_an_nd2_lacks_are_not_read_as_zeros(tmp_path, fault):
+    pytest.importorskip("nd2")
+    path = tmp_path / "a.nd2"
+    write_nd2(path, pixels(3, 1), [("Z", 3)], ("x",), skip=[1] if fault == "missing" else ())
+    if fault == "cut":
+        content = path.read_bytes()
+        path.write_bytes(content[:-5000])
+    with pytest.raises(InputError, match="a.nd2: lacks frame 1" if fault == "missing" else "a.nd2"):
+        lazy.open_images(path, ReadOptions(z="1"))[0].read()
+
+
+# --- OIF -----------------------------------------------------------------------------------------
+
+
+def write_oif(path, image, names=("DAPI", "GFP"), um=0.25, skip=()):
+    """Settings and a folder of TIFFs, one for each plane, of (T, Z, C, H, W)."""
+    folder = path.with_name(f"{path.name}.files")
+    folder.mkdir()
+    for place in np.ndindex(image.shape[:3]):
+        name = "".join(f"{axis}{n + 1:03d}" for axis, n, length in
+                       zip("CZT", place[::-1], image.shape[2::-1], strict=True)
+                       if axis == "C" or length > 1)
+        if place not in skip:
+            tifffile.imwrite(folder / f"s_{name}.tif", image[place], metadata=None)
+    channels = "".join(f"[Channel {c} Parameters]\r\nDyeName=\"{name}\"\r\n"
+                       for c, name in enumerate(names, 1))
+    text = (f"[ProfileSaveInfo]\r\nName=\"x\"\r\nVersion=\"1\"\r\n{channels}"
+            f"[Reference Image Parameter]\r\nHeightConvertValue={um}\r\nHeightUnit=\"um\"\r\n"
+            f"WidthConvertValue={um}\r\nWidthUnit=\"um\"\r\n")
+    path.write_bytes(b"\xff\xfe" + text.encode("utf-16-le"))
+
+
+def test_oif_is_a_stack(tmp_path):
+    pytest.importorskip("oiffile")
+    expected, path = pixels(2, 3, 2), tmp_path / "a.oif"
+    write_oif(path, expected)
+    check_tzc(path, expected)
+
+
+def test_planes_that_an_oif_lacks_are_named(tmp_path):
+    pytest.importorskip("oiffile")
+    write_oif(tmp_path / "a.oif", pixels(2, 3, 2), skip=[(1, 1, 0)])
+    with pytest.raises(InputError, match="a.oif: lacks the plane s_C001Z002T002.tif .was its"):
+        lazy.open_images(tmp_path / "a.oif")
+
+
+def test_oif_and_the_folder_of_its_planes_are_one_image(tmp_path):
+    pytest.importorskip("oiffile")
+    write_oif(tmp_path / "a.oif", pixels(1, 1, 1), names=("x",))
+    [(path, _)] = images_in.find([str(tmp_path)], tmp_path / "out")
+    assert path == tmp_path / "a.oif"
 
 
 # --- all -----------------------------------------------------------------------------------------

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 from cellseg_jax.data.microscopes.imaris import imaris_stacks
 from cellseg_jax.data.microscopes.leica import lif_stacks
+from cellseg_jax.data.microscopes.nikon import nd2_stacks
+from cellseg_jax.data.microscopes.olympus import OIF_FOLDER, oif_stacks
 from cellseg_jax.data.microscopes.zeiss import czi_stacks
 from cellseg_jax.data.stacks import Stack
 from cellseg_jax.errors import InputError
@@ -27,6 +29,9 @@ READERS = {
     ".czi": Reader("CZI (Zeiss)", "pylibCZIrw", czi_stacks),
     ".ims": Reader("IMS (Imaris)", "h5py", imaris_stacks),
     ".lif": Reader("LIF (Leica)", "liffile", lif_stacks),
+    ".nd2": Reader("ND2 (Nikon)", "nd2", nd2_stacks),
+    ".oib": Reader("OIB (Olympus)", "oiffile", oif_stacks),
+    ".oif": Reader("OIF (Olympus)", "oiffile", oif_stacks),
 }
 
 
