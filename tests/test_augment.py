@@ -367,7 +367,8 @@ def test_colour_leaves_alpha_and_keeps_the_dtype(channels):
 def test_all_of_chosen_channels_change(channels):
     image = np.random.default_rng(0).uniform(0.1, 1, (8, 8, channels)).astype(np.float32)
     for name in INTENSITY:
-        out = np.asarray(augment.intensity(KEY, image, {name: (1.0, float(STRONG[name]))}, channels))
+        settings = {name: (1.0, float(STRONG[name]))}
+        out = np.asarray(augment.intensity(KEY, image, settings, channels))
         assert all((out[..., c] != image[..., c]).any() for c in range(channels)), name
 
 
