@@ -196,10 +196,10 @@ def _pixels(stack, group, options, as_mask) -> Pixels:
 def _names(stack, plane, count) -> tuple[str, ...]:
     """Of all channels: as in the file, red, green, blue and alpha, or numbers."""
     samples = plane.shape[-1]
-    if samples == 1 and len(stack.names) == count:
-        return stack.names
     if count == 1 and plane.coloured and samples - plane.alpha == 3:
         return SAMPLE_NAMES[:samples]
+    if len(stack.names) == count * samples:
+        return stack.names
     return tuple(map(str, range(count * samples)))
 
 

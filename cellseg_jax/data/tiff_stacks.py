@@ -124,9 +124,29 @@ def _channel_names(tiff, root):
         if len(images) != len(tiff.series):
             return lambda n: ()
         return functools.partial(_ome_names, images)
-    labels = (tiff.imagej_metadata or {}).get("Labels") if tiff.is_imagej else None
-    named = labels and tiff.series[0].axes.startswith("CYX") and len(set(labels)) == len(labels)
-    return lambda n: tuple(map(str, labels)) if named else ()
+    labels = _labels(tiff)
+    named = labels and all(labels) and len(set(labels)) == len(labels)
+    return lambda n: tuple(map(str, labels)) if named and n == 0 else ()
+
+
+def _labels(tiff) -> list[str]:
+    """Of the channels of the first series, where ImageJ or the microscope wrote them."""
+    if tiff.is_lsm:
+        return (tiff.lsm_metadata.get("ChannelColors") or {}).get("ColorNames", [])
+    if tiff.is_qpi:
+        pages = [_xml(page.description) for page in tiff.series[0].pages]
+        return [page.findtext("Biomarker") or page.findtext("Name") or "" for page in pages]
+    if tiff.is_micromanager:
+        return (tiff.micromanager_metadata or {}).get("Summary", {}).get("ChNames") or []
+    if tiff.is_imagej and tiff.series[0].axes.startswith("CYX"):
+        return (tiff.imagej_metadata or {}).get("Labels") or []
+    return []
+
+
+def _xml(text):
+    with contextlib.suppress(ElementTree.ParseError):
+        return ElementTree.fromstring(text)
+    return ElementTree.Element("none")
 
 
 def _ome_names(images, n) -> tuple[str, ...]:
@@ -135,7 +155,7 @@ def _ome_names(images, n) -> tuple[str, ...]:
 
 
 def tiff_pixel_size(tiff):
-    """(height, width) in micrometres from OME-XML, ImageJ metadata or tags in centimetres."""
+    """(height, width) in micrometres from OME-XML, LSM, ImageJ, or tags in centimetres."""
     if tiff.is_ome:
         try:
             pixels = ElementTree.fromstring(tiff.ome_metadata).find(".//{*}Pixels")
@@ -144,6 +164,8 @@ def tiff_pixel_size(tiff):
                                     for axis in "YX"))
         except (ElementTree.ParseError, AttributeError):
             return None  # the pixels are good all the same
+    if tiff.is_lsm:
+        return in_micrometres(*((tiff.lsm_metadata.get(f"VoxelSize{axis}"), "m") for axis in "YX"))
     tags = tiff.pages[0].tags
     unit = {3: "cm"}.get(tags.valueof("ResolutionUnit"))  # inches are those of a screen
     if tiff.is_imagej:
