@@ -30,8 +30,11 @@ sys.exit(cli.run_command(main, cli.define_device_flags, sys.argv))
 
 
 def child(*words, **environment):
+    # The napari plugin sets it for the process that has imported it.
+    inherited = {key: value for key, value in os.environ.items()
+                 if key != "XLA_PYTHON_CLIENT_PREALLOCATE"}
     return subprocess.run([sys.executable, "-c", CHILD, *words], cwd=ROOT, capture_output=True,
-                          text=True, env=os.environ | environment, timeout=120)
+                          text=True, env=inherited | environment, timeout=120)
 
 
 @pytest.mark.slow
