@@ -73,9 +73,9 @@ def test_the_doctor_says_what_a_target_loses(root):
         "that touch")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size, fit, expected", [
-    ((64, 64), "resize", []), ((56, 64), "resize", []), ((80, 64), "random_crop", []),
-    ((40, 64), "resize", [
+    ((56, 64), "resize", []), ((80, 64), "random_crop", []), ((40, 64), "resize", [
         "resizing to 40x64 changes the shape of cells in 10 of 10 images, by 1.6 times in those of "
         "64x64; config.data.fit=random_crop or pad keeps it, or a config.data.size of another "
         "shape"])])

@@ -5,6 +5,8 @@ import pty
 import subprocess
 import sys
 
+import pytest
+
 from cellseg_jax import errors
 from cellseg_jax.report import terminal
 
@@ -28,6 +30,7 @@ def test_no_control_codes_in_a_pipe():
     assert done.stdout.decode().splitlines()[0] == "reading images: 2 of 2"
 
 
+@pytest.mark.slow
 def test_bar_in_a_terminal():
     parent, child = pty.openpty()
     env = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100"}
