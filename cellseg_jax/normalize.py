@@ -81,18 +81,21 @@ class Contrast(NamedTuple):
     stretch: float  # the whole range as a multiple of it; of channels the largest
 
 
-def contrast(image: np.ndarray, percentiles=PERCENTILES) -> Contrast:
-    """The Contrast of an original (H, W, C) image."""
-    whole, inner = (image_ranges(image, name, percentiles) for name in ("minmax", "percentile"))
-    return contrast_of(whole[None], inner[None], image.dtype)
+def contrast(image: np.ndarray, percentiles=PERCENTILES, *, each: bool = False) -> Contrast:
+    """The Contrast of an original (H, W, C) image; `each` as in `image_ranges`."""
+    whole, inner = (image_ranges(image, name, percentiles, each=each)
+                    for name in ("minmax", "percentile"))
+    return contrast_of(whole[None], inner[None], image.dtype, each=each)
 
 
-def contrast_of(whole: np.ndarray, inner: np.ndarray, dtype) -> Contrast:
+def contrast_of(whole: np.ndarray, inner: np.ndarray, dtype, *, each: bool = False) -> Contrast:
     """The least width and the largest stretch of (m, C, 2) ranges, minmax and percentile.
 
-    A channel that is constant between the percentiles has no stretch.
+    A channel that is constant between the percentiles has no stretch. Of four channels that are
+    colours (not `each`) the last is alpha, and left out.
     """
-    whole, inner = (np.diff(ranges[:, :3]).astype(np.float64) for ranges in (whole, inner))
+    channels = slice(None) if each else slice(3)
+    whole, inner = (np.diff(ranges[:, channels]).astype(np.float64) for ranges in (whole, inner))
     stretch = np.where(inner > 0, whole / np.where(inner > 0, inner, 1), 0)
     return Contrast(str(np.dtype(dtype)), float(inner.min()), float(stretch.max()))
 

@@ -34,7 +34,8 @@ class ContrastNotes:
         self.count += 1
         if self.known is None or str(np.dtype(image.dtype)) != self.known.dtype:
             return
-        found = contrast(_pixels(with_channels(image, self.config)), self.config.percentiles)
+        found = contrast(_pixels(with_channels(image, self.config)), self.config.percentiles,
+                         each=bool(self.config.channel_index))
         if found.width < FAINT * self.known.width:
             self.faint.append(f"{image.name} {found.width:.4g}")
         elif (self.config.normalize.startswith("minmax")

@@ -69,7 +69,8 @@ def known_of(config, arrays: Arrays, train) -> dict:
     images = np.unique(np.asarray(train) // arrays.grid**2)
     images = images[[not arrays.image_names[i].startswith(BLANK) for i in images]]
     whole, inner = (arrays.tables[name][images] for name in ("minmax", "percentile"))
-    found = contrast_of(whole, inner, arrays.image.dtype)._asdict() if len(images) else None
+    found = contrast_of(whole, inner, arrays.image.dtype,
+                        each=bool(config.data.channel_index))._asdict() if len(images) else None
     return {TRAINING_CELLS: cells_of(config, arrays, images), TRAINING_CONTRAST: found}
 
 

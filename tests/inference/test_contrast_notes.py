@@ -72,6 +72,14 @@ def test_contrast_is_that_of_numpy():
     assert normalize.contrast(np.full((4, 4, 1), 7, np.uint8)) == ("uint8", 0, 0)
 
 
+def test_channels_of_their_own_are_compared_each():
+    """The faint stain of a pair counts, and the fourth of four stains is no alpha."""
+    image = np.concatenate([cells(0), cells(1, 0.1), cells(2), cells(3, 0.05)], -1)
+    width = lambda part, each: normalize.contrast(part, each=each).width
+    assert width(image, True) == width(image[..., 3:], False) < width(image[..., 1:2], False)
+    assert width(image, False) == width(image[..., :3], False)  # of colours the fourth is alpha
+
+
 def test_a_run_keeps_the_contrast_of_its_images_and_prediction_compares(tmp_path, capsys):
     config = config_lib.changed(config_lib.default(), {
         "model.name": "otsu", "data.name": "synthetic", "data.count": 12, "data.size": (48, 48),
