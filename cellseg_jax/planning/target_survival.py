@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int32, Integer
 
 from cellseg_jax import metrics, targets
 from cellseg_jax.config import derived
@@ -37,20 +36,19 @@ def survival(config, arrays) -> Survival:
       config: complete.
       arrays: of data.load.
     """
-    images = range(len(arrays.image_names))
+    images, spec = range(len(arrays.image_names)), make_spec([config])
+    target, options = targets.TARGETS[config.data.target], derived.decode_options(config)
+
+    def returned(label):
+        """What decoding makes of a network without error."""
+        return target.decode(np.asarray(spec.encode(label[None])[0]), **options)
+
     counts = metrics.summed(
-        metrics.instance_counts(label, returned(config, label)) for label in arrays.label)
+        metrics.instance_counts(label, returned(label)) for label in arrays.label)
     kinds = metrics.ErrorKinds(*counts.kinds.tolist())
     return Survival(len(images), sum(_num_cells(arrays.original_label(i)) for i in images),
                     counts.n_true, int(counts.tp[0]),
                     (kinds.merged, kinds.split, kinds.inexact, kinds.missed))
-
-
-def returned(config, label: Integer[np.ndarray, "h w"]) -> Int32[np.ndarray, "h w"]:
-    """The label that decoding makes of a network without error."""
-    target = targets.TARGETS[config.data.target]
-    maps = np.asarray(make_spec([config]).encode(label[None])[0])
-    return target.decode(maps, **derived.decode_options(config))
 
 
 def findings(config, found: Survival):

@@ -15,6 +15,15 @@ SizeZ="1" SizeC="1" SizeT="1" {}><Channel ID="Channel:0:0" SamplesPerPixel="1"/>
 </Pixels></Image></OME>"""
 
 
+def check_size(image, size):
+    """`size` is believed, or stands in the only note; None: nothing is said."""
+    if isinstance(size, float):
+        assert image.pixel_size == (size, size) and not image.notes
+    else:
+        assert image.pixel_size is None and [size in note for note in image.notes] == (
+            [True] if size else [])
+
+
 @pytest.mark.parametrize("pixel_size, expected", [
     ((0.5, 0.5), 0.5), ((0.5, 0.503), 0.5015), ((0.5, 0.51), None), ((1e-6, 1e-6), None),
     ((2e4, 2e4), None), ((np.nan, 1), None), ((np.inf, np.inf), None), ((0, 0), None),
@@ -58,11 +67,7 @@ def test_sizes_in_tags(tmp_path, resolution, size):
     tifffile.imwrite(tmp_path / "a.tif", PIXELS, resolution=resolution, resolutionunit=3,
                      photometric="minisblack")
     image = opened(tmp_path / "a.tif")
-    if isinstance(size, float):
-        assert image.pixel_size == (size, size) and not image.notes
-    else:
-        assert image.pixel_size is None and [size in note for note in image.notes] == (
-            [True] if size else [])
+    check_size(image, size)
 
 
 def test_a_tag_of_another_type_is_no_size(tmp_path):
@@ -90,8 +95,4 @@ def test_sizes_in_zarr(tmp_path, scale, size):
         "datasets": [{"path": "0", "coordinateTransformations": [
             {"type": "scale", "scale": scale}]}]}]
     image = opened(tmp_path / "a.zarr")
-    if isinstance(size, float):
-        assert image.pixel_size == (size, size) and not image.notes
-    else:
-        assert image.pixel_size is None and [size in note for note in image.notes] == (
-            [True] if size else [])
+    check_size(image, size)
