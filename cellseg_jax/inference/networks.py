@@ -16,7 +16,7 @@ from cellseg_jax.config import derived
 from cellseg_jax.crops import round_up
 from cellseg_jax.errors import InputError
 from cellseg_jax.runs import checkpoint
-from cellseg_jax.runs.folder import CHECKPOINTS
+from cellseg_jax.runs.folder import CHECKPOINTS, no_checkpoint
 from cellseg_jax.step.mesh import all_devices, fetch, put
 from cellseg_jax.step.programs import (
     abstract_state,
@@ -84,7 +84,7 @@ class TrainedNetwork:
         directory = workdir / CHECKPOINTS
         saved = checkpoint.saved_steps(directory)
         if not saved:
-            raise InputError(f"--workdir: no checkpoint in {workdir} yet; train first")
+            raise InputError(f"--workdir: {no_checkpoint(workdir)}")
         shape = (*derived.input_size(self.config), derived.channels(self.config))
         wanted = abstract_state(self.config, self.spec, shape)
         part = {k: getattr(wanted, k) for k in (wanted.weights, "batch_stats")}

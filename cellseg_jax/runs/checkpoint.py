@@ -1,25 +1,38 @@
 """Checkpoints of one run: the last and the best. The only orbax code.
 
-A checkpoint is a directory `checkpoints/<step>` that orbax completes with one atomic rename, so a
-kill leaves either a whole checkpoint or a temporary that the next start removes.
+A checkpoint is a directory `checkpoints/<step>`, written under another name and renamed when it is
+whole and has its checksums, so that a kill leaves either a whole checkpoint or a temporary that the
+next start removes. Checkpoints of before have no checksums; they are read as they are.
 """
 
+import concurrent.futures
 import dataclasses
-import logging
+import json
 import pathlib
+import re
 import shutil
 from collections.abc import Callable
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from cellseg_jax.errors import InputError
+from cellseg_jax.files import write_atomic
+from cellseg_jax.report import terminal
+from cellseg_jax.runs import checksums
+from cellseg_jax.runs.checksums import Damaged
 
-_save = ocp.training.save_decision_policies
-_keep = ocp.training.preservation_policies
+METADATA = "_CHECKPOINT_METADATA"  # of orbax, with what is kept beside the state
+SCORE = pathlib.Path("metrics", "metrics")  # where orbax keeps scores, for programs that use it
+TEMPORARY = ".saving"  # appended to the name of a checkpoint that is not whole yet
+DELETED = ".deleted"  # or not any more
 # Leaves of the state in checkpoints of before. Now they are in the judgement beside the state.
 JUDGEMENT_LEAVES = ("best", "waited", "previous_loss", "plateau")
+# Errors of the machine, not of a file, as orbax and its storage library word them.
+MACHINE_ERRORS = re.compile(r"RESOURCE_EXHAUSTED|PERMISSION_DENIED|UNAVAILABLE|OS error|Errno|"
+                            r"[Oo]ut of memory|Cannot allocate|Too many open files")
 
 
 class Checkpoints:
@@ -27,20 +40,16 @@ class Checkpoints:
 
     def __init__(self, directory):
         self.directory = pathlib.Path(directory).absolute()
-        self._orbax = ocp.training.Checkpointer(
-            self.directory,
-            cleanup_tmp_directories=True,
-            # The trainer decides; orbax's default policy would skip saves silently.
-            save_decision_policy=_save.FixedIntervalPolicy(1),
-            preservation_policy=_keep.AnyPreservationPolicy([
-                _keep.LatestN(1),
-                _keep.BestN(get_metric_fn=lambda m: m["score"], n=1,
-                            keep_checkpoints_without_metrics=False),
-            ]),
-        )
+        self._writes = jax.process_index() == 0  # what all processes do once
+        if self._writes:
+            self.directory.mkdir(exist_ok=True)
+            for left in self.directory.glob("[0-9]*.*"):  # by a kill; TEMPORARY, DELETED, orbax's
+                shutil.rmtree(left)
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, "save")
+        self._saving = None
 
     def save(self, state, step: int, score: float | None = None, judgement=None) -> None:
-        """Save in the background.
+        """Save in the background, once the save before has ended.
 
         Between processes orbax's barriers have one name for all runs: there a save of one run has
         to end (`wait`) before that of another begins.
@@ -50,88 +59,104 @@ class Checkpoints:
             which of them are in the program depends on the other runs in it.
           score: larger is better; it marks a new best checkpoint.
           judgement: dict of what JSON can hold, kept in the same checkpoint.
-        Raises: FileExistsError (of orbax) for a step that is saved already: callers evaluate first,
-          then save once.
+        Raises: FileExistsError for a step that is saved already: callers evaluate first, then save
+          once. What went wrong with the save before.
         """
-        metrics = None if score is None else {"score": float(score)}
-        self._orbax.save_checkpointables_async(
-            step, {"state": state.replace(values={})}, force=True, metrics=metrics,
-            custom_metadata={"judgement": judgement or {}})
+        self.wait()
+        path = self.directory / str(step)
+        if path.exists():
+            raise FileExistsError(f"{path} is there already")
+        temporary = path.with_name(path.name + TEMPORARY)
+        score = None if score is None else float(score)
+        # Returns when the state is copied off the devices.
+        response = ocp.save_checkpointables_async(
+            temporary, {"state": state.replace(values={})},
+            custom_metadata={"judgement": judgement or {}, "score": score})
+        self._saving = self._thread.submit(self._complete, response, temporary, path, score)
+
+    def _complete(self, response, temporary: pathlib.Path, path: pathlib.Path, score) -> None:
+        """The end of a save: checksums, the name, and the checkpoints that are not needed any more.
+        """
+        response.result()  # without this call orbax keeps a thread and three descriptors
+        if not self._writes:
+            return
+        checksums.write(temporary)
+        if score is not None:
+            (temporary / SCORE).parent.mkdir()
+            write_atomic(temporary / SCORE, json.dumps({"score": score}))
+        temporary.rename(path)
+        for step in set(self.steps()) - set(saved_steps(self.directory).values()):
+            deleted = self.directory / f"{step}{DELETED}"
+            (self.directory / str(step)).rename(deleted)
+            shutil.rmtree(deleted)
 
     def steps(self) -> list[int]:
         """Saved steps, newest first."""
-        return sorted((c.step for c in self._orbax.checkpoints), reverse=True)
+        return _steps(self.directory)
 
     def restore_latest(self, state, log: Callable[[str], None]) -> tuple | None:
-        """(state, judgement) of the newest checkpoint that can be read, or None without one.
+        """(state, judgement) of the newest checkpoint that is not damaged, or None without one.
 
         A damaged checkpoint is moved aside, reported through `log`, and the one before is read.
 
         Args:
           state: TrainState of jax.ShapeDtypeStruct with shardings.
         Raises: InputError if a checkpoint holds the state of another program: other leaves, or
-          leaves of other shapes.
+          leaves of other shapes; or if it cannot be read and nothing proves that it is damaged.
         """
-        state = state.replace(values={})
-        for step in self.steps():
+        state, steps = state.replace(values={}), self.steps()
+        for step, before in zip(steps, [*steps, 0][1:], strict=True):
             try:
-                return self._restore(step, state)
-            except Exception as error:  # orbax raises many kinds for damaged files
-                wrong = _wrong_structure(self._orbax, step, state)
-                if wrong:
-                    raise InputError(f"{self.directory / str(step)}: {wrong}; the checkpoint "
-                                     "was made by other code, use a new workdir") from error
-                self._set_aside(step, error, log)
+                return _read(self.directory / str(step), lambda path: _restored(path, state))
+            except Damaged as error:
+                self._set_aside(step, f"{error}; moved to {{}}, going on from step {before}", log)
         return None
 
-    def _restore(self, step: int, state) -> tuple:
-        """(state, judgement) of a checkpoint, also of one from before the judgement had its place.
-        """
-        metadata = self._orbax.checkpointables_metadata(step)
-        if "judgement" in metadata.custom_metadata:
-            found = self._orbax.load_checkpointables(step, {"state": state})["state"]
-            return found, metadata.custom_metadata["judgement"]
-        part = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
-        saved = metadata.metadata["state"]
-        part |= abstract({name: saved[name] for name in JUDGEMENT_LEAVES}, state.step.sharding)
-        found = load(self.directory, step, {k: v for k, v in part.items() if jax.tree.leaves(v)})
-        judgement = {name: jax.tree.map(lambda x: np.asarray(x).item(), found.pop(name))
-                     for name in JUDGEMENT_LEAVES if name in found}
-        return state.replace(**found), judgement
-
-    def _set_aside(self, step: int, error: Exception, log: Callable[[str], None]) -> None:
+    def _set_aside(self, step: int, text: str, log: Callable[[str], None]) -> None:
         """Move a damaged checkpoint out of the way of those before it."""
         aside = self.directory.parent / f"damaged_checkpoint_{step}"
-        shutil.rmtree(aside, ignore_errors=True)
-        (self.directory / str(step)).rename(aside)
-        reason = str(error).strip().splitlines()[0][:200]
-        self._orbax.reload()
-        before = self.steps()[0] if self.steps() else 0
-        log(f"checkpoint {step} cannot be read ({reason}); moved to {aside.name}, going on from "
-            f"step {before}")
+        if self._writes:
+            shutil.rmtree(aside, ignore_errors=True)
+            (self.directory / str(step)).rename(aside)
+        log(text.format(aside.name))
 
     def wait(self) -> None:
-        """Wait for the saves under way."""
-        self._orbax.wait()
+        """Wait for the save under way; on every process, until all see the checkpoint."""
+        if self._saving:
+            self._end_save()
+            if jax.process_count() > 1:
+                multihost_utils.sync_global_devices("checkpoint")
+
+    def _end_save(self) -> None:
+        saving, self._saving = self._saving, None
+        if saving:
+            saving.result()
 
     def close(self) -> None:
-        """Wait for the saves under way and close."""
-        self._orbax.close()
+        """Wait for the save under way and close."""
+        try:
+            self._end_save()
+        finally:
+            self._thread.shutdown()
 
 
 def saved_steps(directory) -> dict[str, int]:
-    """{"last": step, "best": step} of a finished or running run; {} without checkpoints."""
-    directory = pathlib.Path(directory).absolute()
-    if not directory.is_dir():
+    """{"last": step, "best": step} of a finished or running run; {} without checkpoints.
+
+    Raises: InputError where what is there cannot be read.
+    """
+    directory, scores = pathlib.Path(directory).absolute(), {}
+    for step in _steps(directory):
+        try:
+            scores[step] = _read(directory / str(step), _score, (METADATA,))
+        except Damaged as error:
+            scores[step] = None
+            terminal.log(f"{error}; its score is not known")
+    if not scores:
         return {}
-    with ocp.training.Checkpointer(directory, cleanup_tmp_directories=False) as orbax:
-        found = list(orbax.checkpoints)
-    if not found:
-        return {}
-    last = max(c.step for c in found)
-    scored = [c for c in found if c.metrics]
-    return {"last": last, "best": max(scored, key=lambda c: c.metrics["score"]).step
-            if scored else last}
+    last = max(scores)
+    scored = [step for step in sorted(scores) if scores[step] is not None]
+    return {"last": last, "best": max(scored, key=scores.get, default=last)}
 
 
 def load(directory, step: int, part: dict) -> dict:
@@ -139,36 +164,127 @@ def load(directory, step: int, part: dict) -> dict:
 
     Args:
       part: {field of TrainState: tree of jax.ShapeDtypeStruct with shardings}.
+    Raises: Damaged; InputError where it cannot be read.
     """
-    context = ocp.Context()
-    context.pytree_options.loading.partial_load = True
-    with ocp.training.Checkpointer(
-        pathlib.Path(directory).absolute(), context=context, cleanup_tmp_directories=False
-    ) as orbax:
-        return orbax.load_checkpointables(step, {"state": part})["state"]
+    return _read(pathlib.Path(directory).absolute() / str(step), lambda path: _part(path, part))
 
 
-def load_first(directory, steps, part: dict) -> tuple[int, dict]:
-    """(step, load(...)) of the first of `steps` that can be read.
+def load_first(directory, steps, part) -> tuple[int, dict]:
+    """(step, load(...)) of the first of `steps` that is not damaged.
 
-    Raises: InputError if none can.
+    Args:
+      part: as `load` takes it, or a function that makes it of the `shapes` of the checkpoint.
+    Raises: InputError if all are, or one cannot be read.
     """
+    directory, damage = pathlib.Path(directory).absolute(), ""
+    make = part if callable(part) else lambda _: part
     for step in dict.fromkeys(steps):
         try:
-            return step, load(directory, step, part)
-        except Exception as error:  # orbax raises many kinds for damaged files
-            reason = str(error).strip().splitlines()[0][:200]
-            logging.warning("%s/%d cannot be read (%s)", directory, step, reason)
-    raise InputError(f"{directory}: no checkpoint can be read ({reason}); train again with "
-                     "another --workdir")
+            found = _read(directory / str(step), lambda path: _part(path, make(_shapes(path))))
+        except Damaged as error:
+            damage = str(error)
+            terminal.log(f"{damage}; step {step} is not used")
+        else:
+            if damage:
+                terminal.log(f"{directory}: step {step} is used instead")
+            return step, found
+    raise InputError(f"{damage}, and no other checkpoint is whole; train again with another "
+                     "--workdir")
 
 
-def shapes(directory, step: int) -> dict:
+def _steps(directory: pathlib.Path) -> list[int]:
+    """The steps of the checkpoints in a directory, newest first; none where it does not exist."""
+    if not directory.is_dir():
+        return []
+    return sorted((int(path.name) for path in directory.iterdir() if path.name.isdecimal()),
+                  reverse=True)
+
+
+def _read(path: pathlib.Path, reader: Callable, names=None):
+    """reader(path) of a checkpoint whose files are what was written.
+
+    Args:
+      names: of the files that it reads, None for all.
+    Raises: Damaged where that is proven: by checksums or, in checkpoints of before, by an error of
+      `reader` that is none of the machine. InputError where it could not be read for another
+      reason, such as permissions, descriptors or memory.
+    """
+    has_checksums = True
+    try:
+        has_checksums = checksums.check(path, names)
+        if not has_checksums and "score" in _beside(path):
+            raise Damaged(f"{path / checksums.FILE}: is missing")
+        return reader(path)
+    except InputError:
+        raise
+    except Exception as error:  # orbax raises many kinds
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        if not has_checksums and _proves_damage(path, error):
+            raise Damaged(f"{path}: is damaged ({reason})") from error
+        raise InputError(f"{path}: cannot be read ({reason}); it was left as it is: start again "
+                         "when this is mended") from error
+
+
+def _proves_damage(path: pathlib.Path, error: Exception) -> bool:
+    """Whether an error of reading a checkpoint without checksums is one of its files."""
+    if isinstance(error, MemoryError) or MACHINE_ERRORS.search(str(error)):
+        return isinstance(error, FileNotFoundError) and path.is_dir()
+    try:
+        for file in path.rglob("*"):
+            if file.is_file():
+                checksums.measured(file)
+    except OSError:
+        return False
+    return path.is_dir()
+
+
+def _beside(path: pathlib.Path) -> dict:
+    """What is kept beside the state of a checkpoint: its judgement and, now, its score."""
+    return json.loads((path / METADATA).read_bytes()).get("custom_metadata") or {}
+
+
+def _score(path: pathlib.Path) -> float | None:
+    """The score of a checkpoint, None where it was not the best when it was saved."""
+    beside = _beside(path)
+    if "score" in beside or not (path / SCORE).exists():
+        return beside.get("score")
+    try:
+        return json.loads((path / SCORE).read_bytes())["score"]
+    except (ValueError, KeyError, TypeError):  # damaged: a best checkpoint's judgement has it too
+        return beside.get("judgement", {}).get("best")
+
+
+def _restored(path: pathlib.Path, state) -> tuple:
+    """(state, judgement) of a checkpoint, also of one from before the judgement had its place."""
+    try:
+        beside = _beside(path)
+        if "judgement" in beside:
+            return ocp.load_checkpointables(path, {"state": state})["state"], beside["judgement"]
+        part = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
+        saved = _shapes(path)
+        part |= abstract({name: saved[name] for name in JUDGEMENT_LEAVES}, state.step.sharding)
+        found = _part(path, {k: v for k, v in part.items() if jax.tree.leaves(v)})
+    except Exception as error:
+        wrong = _wrong_structure(path, state)
+        if wrong:
+            raise InputError(f"{path}: {wrong}; the checkpoint was made by other code, use a new "
+                             "workdir") from error
+        raise
+    judgement = {name: jax.tree.map(lambda x: np.asarray(x).item(), found.pop(name))
+                 for name in JUDGEMENT_LEAVES if name in found}
+    return state.replace(**found), judgement
+
+
+def _part(path: pathlib.Path, part: dict) -> dict:
+    context = ocp.Context()
+    context.pytree_options.loading.partial_load = True
+    with context:
+        return ocp.load_checkpointables(path, {"state": part})["state"]
+
+
+def _shapes(path: pathlib.Path) -> dict:
     """{field of TrainState: tree of jax.ShapeDtypeStruct} of a saved state."""
-    with ocp.training.Checkpointer(
-        pathlib.Path(directory).absolute(), cleanup_tmp_directories=False
-    ) as orbax:
-        saved = orbax.checkpointables_metadata(step).metadata["state"]
+    saved = ocp.checkpointables_metadata(path).metadata["state"]
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), saved)
 
 
@@ -177,10 +293,10 @@ def abstract(tree, sharding):
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
 
-def _wrong_structure(orbax, step, state) -> str:
+def _wrong_structure(path: pathlib.Path, state) -> str:
     """What differs between a saved tree and the wanted one: names, shapes; '' if nothing."""
     try:
-        saved = orbax.checkpointables_metadata(step).metadata["state"]
+        saved = ocp.checkpointables_metadata(path).metadata["state"]
     except Exception:  # metadata is damaged too: not a question of structure
         return ""
     here = {_name(path): x.shape for path, x in jax.tree_util.tree_leaves_with_path(state)}

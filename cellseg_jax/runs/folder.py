@@ -52,6 +52,15 @@ def page_file(workdir, name: str = "") -> pathlib.Path:
     return pathlib.Path(workdir) / (f"report_{name}.html" if name else "report.html")
 
 
+def no_checkpoint(workdir) -> str:
+    """Why there is no checkpoint to read: the run is not trained yet, or they were deleted."""
+    step = read_json(pathlib.Path(workdir) / RESULT_FILE, {}).get("step", 0)
+    if not step:
+        return f"no checkpoint in {workdir} yet; train first"
+    return (f"{workdir} was trained to step {step} ({RESULT_FILE}), but there is no whole "
+            f"checkpoint in {CHECKPOINTS}/; restore that folder, or train with another --workdir")
+
+
 class RunFolder:
     """One run's folder, opened for writing; `close` gives it back.
 

@@ -12,7 +12,7 @@ from cellseg_jax.config import derived
 from cellseg_jax.errors import InputError
 from cellseg_jax.interop import torch_weights
 from cellseg_jax.runs import checkpoint
-from cellseg_jax.runs.folder import CHECKPOINTS, read_config
+from cellseg_jax.runs.folder import CHECKPOINTS, no_checkpoint, read_config
 from cellseg_jax.step.mesh import put
 from cellseg_jax.step.spec import make_spec
 from cellseg_jax.step.state import TrainState
@@ -113,15 +113,16 @@ def _of_run(path, config) -> dict:
                          f"{config.model.name}; expected the same network")
     saved = checkpoint.saved_steps(path / CHECKPOINTS)
     if not saved:
-        raise InputError(f"{KEY}: no checkpoint in {path} yet; expected a trained run")
-    shapes = checkpoint.shapes(path / CHECKPOINTS, saved["best"])
-    weights = "ema" if shapes.get("ema") else "params"
-    part = {k: shapes[k] for k in (weights, "batch_stats") if shapes.get(k)}
+        raise InputError(f"{KEY}: {no_checkpoint(path)}")
     cpu = SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
-    _, loaded = checkpoint.load_first(path / CHECKPOINTS, (saved["best"], *saved.values()),
-                                      checkpoint.abstract(part, cpu))
+    _, loaded = checkpoint.load_first(
+        path / CHECKPOINTS, (saved["best"], *saved.values()),
+        lambda shapes: checkpoint.abstract(
+            {k: shapes[k] for k in ("ema" if shapes.get("ema") else "params", "batch_stats")
+             if shapes.get(k)}, cpu))
     loaded = jax.tree.map(np.asarray, loaded)
-    return {"params": loaded[weights], "batch_stats": loaded.get("batch_stats", {})}
+    return {"params": loaded.get("ema") or loaded["params"],
+            "batch_stats": loaded.get("batch_stats", {})}
 
 
 def _leaves(tree):

@@ -13,17 +13,20 @@ from cellseg_jax import data
 from cellseg_jax.config import derived
 from cellseg_jax.data import order
 from cellseg_jax.data.arrays import Arrays
+from cellseg_jax.errors import InputError
 from cellseg_jax.files import read_json, read_jsonl
 from cellseg_jax.report import panels, terminal
 from cellseg_jax.runs.checkpoint import Checkpoints
 from cellseg_jax.runs.folder import (
     AUGMENTED_PICTURE,
     CHECKPOINTS,
+    ENVIRONMENT_FILE,
     GRADIENTS_LOG,
     METRICS_LOG,
     RESULT_FILE,
     TIMING_LOG,
     RunFolder,
+    no_checkpoint,
 )
 from cellseg_jax.step.memory import peak_memory
 from cellseg_jax.step.mesh import fetch
@@ -85,13 +88,20 @@ class Run:
     def open(self) -> None:
         """Open the folder for writing.
 
-        Raises: InputError where it is another run's, InUse where another process writes into it.
+        Raises: InputError where it is another run's or its checkpoints were deleted, InUse where
+          another process writes into it.
         """
         self.folder = RunFolder(self.task.workdir, self.config, self.arrays.fingerprint,
                                 writer=is_main_process())
         if self.folder.extended:
             terminal.log(self.folder.extended)
-        self.checkpoints = Checkpoints(self.folder.path / CHECKPOINTS)
+        began, saves = self.folder.path / ENVIRONMENT_FILE, self.folder.path / CHECKPOINTS
+        if began.exists() and not saves.is_dir():
+            raise InputError(f"--workdir: {saves} is missing, although the run was begun "
+                             f"({began.name}); restore it, or use another --workdir")
+        self.checkpoints = Checkpoints(saves)
+        if not self.checkpoints.steps():
+            self._refuse_restart()
 
     def ended_before(self) -> bool:
         """Whether result.json records that the run has ended; then it is taken as it is."""
@@ -110,7 +120,9 @@ class Run:
         """
         restored = self.checkpoints.restore_latest(abstract, terminal.log)
         state, judgement = restored or (None, None)
-        if state is not None:
+        if state is None:
+            self._refuse_restart()
+        else:
             self.step = self.saved = fetch(state.step).item()
             self.stop = fetch(state.stop).item()
             self.judgement = Judgement.restored(judgement)
@@ -119,6 +131,11 @@ class Run:
                 self.stop = RUNNING
         self.folder.cut_logs(self.step)
         return state
+
+    def _refuse_restart(self) -> None:
+        """InputError where a run that has ended would begin again at step 0."""
+        if (self.folder.path / RESULT_FILE).exists():
+            raise InputError(f"--workdir: {no_checkpoint(self.folder.path)}")
 
     def start(self, program: dict, augmented: Callable, images: int) -> None:
         """Write what is known before the first step.

@@ -247,7 +247,7 @@ def test_damaged_checkpoint_is_set_aside_and_the_one_before_used(tmp_path, capsy
     for file in [f for f in last.rglob("*") if f.is_file() and f.stat().st_size > 200]:
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     assert train.train([config], [tmp_path / "hurt"])[0].status == "done"
-    assert "cannot be read" in (said := capsys.readouterr().err)
+    assert "is damaged" in (said := capsys.readouterr().err)
     assert "going on from step 4" in said
     assert list((tmp_path / "hurt").glob("damaged_checkpoint_*"))
     assert_same_run(tmp_path / "whole", tmp_path / "hurt")
@@ -266,7 +266,7 @@ def test_damaged_best_checkpoint_is_scored_by_the_last_and_without_any_it_is_one
                 file.write_bytes(b"")
         if step_ == saved["best"]:
             assert Predictor(tmp_path / "run", config).step == saved["last"]
-    with pytest.raises(InputError, match="no checkpoint can be read"):
+    with pytest.raises(InputError, match="no other checkpoint is whole"):
         Predictor(tmp_path / "run", config)
 
 

@@ -1,0 +1,44 @@
+"""Run the campaign and print its table as Markdown: python -m tests.faults [--all] [WORD ...]
+
+--all runs every case, otherwise those of each run of the tests; WORDs choose rows by their text.
+"""
+
+import pathlib
+import sys
+import tempfile
+import traceback
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))  # as pytest has it
+
+from faults.table import faults
+
+
+def held(fault, number: int) -> bool:
+    """Whether the case ends as expected; if not, its traceback is printed."""
+    with tempfile.TemporaryDirectory() as place:
+        try:
+            fault.case(pathlib.Path(place), number)
+        except Exception:
+            print(f"{fault.fault}, case {number}:", file=sys.stderr)
+            traceback.print_exc()
+            return False
+    return True
+
+
+def main(words: list[str]) -> int:
+    """The table; returns the number of rows that did not hold."""
+    chosen = [word for word in words if word != "--all"]
+    bad = 0
+    print("| fault | phase | expected | held |\n|---|---|---|---|")
+    for fault in faults():
+        count = fault.count if "--all" in words else fault.fast
+        if count and all(word in " ".join(fault[:3]) for word in chosen):
+            good = sum(held(fault, number) for number in range(count))
+            bad += good < count
+            print(f"| {fault.fault} | {fault.phase} | {fault.ending} | {good} of {count} |",
+                  flush=True)
+    return bad
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
