@@ -1,6 +1,6 @@
 """What follows from a config: sizes, outputs, lengths."""
 
-from cellseg_jax import classical, losses, models, targets
+from cellseg_jax import classical, data, losses, models, targets
 from cellseg_jax.data.colours import num_channels
 from cellseg_jax.data.split import PARTS
 from cellseg_jax.errors import pick
@@ -92,6 +92,23 @@ def has_part(config, part: str) -> bool:
 def num_outputs(config) -> int:
     """Output channels of the network."""
     return targets.TARGETS[config.data.target].num_outputs(**target_options(config))
+
+
+def class_names(config) -> tuple[str, ...]:
+    """Of classes 1, 2, ... of a run of classes; () where labels are instances."""
+    return data.class_names(config.data) if config.data.target == "classes" else ()
+
+
+def output_names(data_config) -> tuple[str, ...]:
+    """What each output of the network is, in words; classes have the names that the data give.
+
+    Args:
+      data_config: config.data, or a mapping with its keys.
+    """
+    if data_config["target"] == "classes":
+        return ("background", *data.class_names(data_config))
+    target = targets.TARGETS[data_config["target"]]
+    return target.names(**{name: data_config[name] for name in target.encode_options})
 
 
 def num_probabilities(config) -> int:

@@ -62,6 +62,18 @@ def published(name: str) -> tuple[int | None, int | None]:
     return getattr(module, "COUNT", None), getattr(module, "PIXELS", None)
 
 
+def class_names(data_config) -> tuple[str, ...]:
+    """Names of the classes 1, 2, ... of labels of classes; "class 1" where the user names none.
+
+    Args:
+      data_config: config.data, or a mapping with its keys.
+    """
+    module = sys.modules[DATASETS[data_config["name"]].__module__]
+    known = getattr(module, "CLASS_NAMES", None) or tuple(data_config.get("classes", ()))
+    numbers = range(1, data_config["num_classes"])
+    return known if len(known) == len(numbers) else tuple(f"class {n}" for n in numbers)
+
+
 def records_of(data_config) -> Records:
     """The samples of config.data, not yet decoded, sorted by name, then those of data.mix.
 

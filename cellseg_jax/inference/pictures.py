@@ -5,6 +5,7 @@ import pathlib
 import numpy as np
 
 from cellseg_jax import crops
+from cellseg_jax.config import derived
 from cellseg_jax.report import panels
 
 
@@ -27,7 +28,7 @@ def pictures(config, arrays, indices, dice, predicted) -> dict:
         out[f"{rank:02d}_{kind}_dice{dice[n]:.3f}_{name}.png"] = panels.panel(
             image, np.asarray(label, np.int32), one,
             f"{name}  {arrays.image_strata[i]}  Dice {dice[n]:.3f}",
-            classes=config.data.target == "classes")
+            classes=derived.class_names(config))
     return out
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cellseg_jax import config as config_lib
+from cellseg_jax.config import derived
 from cellseg_jax.data import lazy
 from cellseg_jax.data.records import some
 from cellseg_jax.data.stacks import ReadOptions, chosen_channels
@@ -346,13 +347,6 @@ def values_of(runs, name, probs, variance):
     return probs[..., : runs.predictor.target.num_binary]
 
 
-def class_names(config) -> tuple[str, ...]:
-    """Of classes 1, 2, ... of a run of classes; () where labels are instances."""
-    if config.data.target != "classes":
-        return ()
-    return tuple(f"class {n}" for n in range(1, config.data.num_classes))
-
-
 def _write(runs, name, stem, label, image, probability=None) -> None:
     outputs.write(name, stem, label, image, probability=probability,
-                  classes=class_names(runs.predictor.config))
+                  classes=derived.class_names(runs.predictor.config))

@@ -20,6 +20,7 @@ import numpy as np
 
 from cellseg_jax import cli
 from cellseg_jax import config as config_lib
+from cellseg_jax.config import derived
 from cellseg_jax.data import lazy
 from cellseg_jax.data.stacks import chosen_channels
 from cellseg_jax.errors import InputError, check_choice
@@ -139,7 +140,7 @@ class TrainedRun:
         """
         if np.ndim(label) != 2:
             raise InputError(f"label: got shape {np.shape(label)}; expected (H, W)")
-        label, classes = np.asarray(label), segment.class_names(self.config)
+        label, classes = np.asarray(label), derived.class_names(self.config)
         pixels = np.zeros((*label.shape, 0))
         if image is not None:
             image = as_image(image)

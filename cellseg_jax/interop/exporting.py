@@ -236,7 +236,7 @@ def describe(run: ExportedRun, form: str, program: Program, difference: float) -
         },
         "output": {
             "dtype": "float32", "axes": axes,
-            "channels": _output_names(config), "target": config.data.target,
+            "channels": derived.output_names(config.data), "target": config.data.target,
             "meaning": _meaning(config),
         },
         "decode": {key: eval_options[key] for key in derived.decode_keys(config)},
@@ -285,10 +285,6 @@ def _tuned(run: ExportedRun) -> dict:
     found = tune.found(run.predictor)
     return {"decode_tuned": {key.removeprefix("eval."): value
                              for key, value in found["options"].items()}} if found else {}
-
-
-def _output_names(config) -> tuple[str, ...]:
-    return targets.TARGETS[config.data.target].names(**derived.target_options(config))
 
 
 def _meaning(config) -> str:

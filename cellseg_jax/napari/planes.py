@@ -5,11 +5,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cellseg_jax.config.derived import class_names
 from cellseg_jax.data.micrometres import in_micrometres
 from cellseg_jax.data.scale import believed
 from cellseg_jax.errors import InputError
 from cellseg_jax.inference.outputs.files import objects
-from cellseg_jax.inference.segment import class_names
 from cellseg_jax.inference.trained_run import as_image, chosen
 from cellseg_jax.napari.layers import Picture, check_channels
 

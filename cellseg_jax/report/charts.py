@@ -59,13 +59,14 @@ def curves(title: str, x_name: str, series: list[Series],
     xs, ys = zip(*(point for one in points for point in one), strict=True)
     y_ticks = ticks(min(ys), max(ys))
     marked = mark is not None and min(xs) <= mark[0] <= max(xs)
+    further = svg.LEGEND_LINE * (svg.legend_lines([s.name for s in series], svg.WIDTH) - 1 + marked)
     plot = Plot((min(xs), max(xs)), (y_ticks[0], y_ticks[-1]),
-                margins=Margins(top=Margins().top + 16 * marked))
+                margins=Margins(top=Margins().top + further))
     plot.y_axis(y_ticks)
     plot.x_axis([x for x in ticks(min(xs), max(xs)) if min(xs) <= x <= max(xs)], x_name)
     if marked:
         _mark(plot, *mark)
-    plot.legend(s.name for s in series)
+    plot.legend([s.name for s in series])
     for (colour, dash), s, own in zip(STYLES, series, points, strict=False):
         plot.curve(s.x, s.y, class_="line", stroke=colour, stroke_dasharray=dash)
         if len(own) == 1:  # a line of one point is invisible
@@ -257,7 +258,9 @@ def reliability(title: str, curves: list[tuple[str, list, list, list]]) -> str:
       curves: (name, mean probability, fraction of positives, share of the pixels) of the bins; a
         dot's area follows the logarithm of its pixels.
     """
-    plot, quarters, numbers = Plot((0, 1), (0, 1), (300, 300)), (0, 0.25, 0.5, 0.75, 1), []
+    names, quarters, numbers = [name for name, *_ in curves], (0, 0.25, 0.5, 0.75, 1), []
+    further = svg.LEGEND_LINE * (svg.legend_lines(names, 300) - 1)
+    plot = Plot((0, 1), (0, 1), (300, 300 + further), Margins(top=Margins().top + further))
     plot.y_axis(quarters)
     plot.x_axis(quarters, "predicted probability")
     plot.parts += [svg.line(plot.to_x(v), plot.top, plot.to_x(v), plot.bottom, class_="grid")
@@ -271,7 +274,7 @@ def reliability(title: str, curves: list[tuple[str, list, list, list]]) -> str:
             plot.dot(probs[n], true[n], max(2.0, 7 + math.log10(pixels[n])), fill=colour)
         numbers.append(f"{name}: " + ", ".join(
             f"{true[n]:.2f} positive at {probs[n]:.2f}" for n in kept))
-    plot.legend(name for name, *_ in curves)
+    plot.legend(names)
     plot.parts.append(svg.tag("g", svg.text(-150, 14, "fraction of positives", "middle"),
                               transform="rotate(-90)"))
     return plot.draw(f"{title}: {'; '.join(numbers)}")

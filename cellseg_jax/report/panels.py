@@ -16,14 +16,14 @@ from cellseg_jax.files import atomic_file
 PALETTE = np.array([(230, 159, 0), (0, 158, 115), (204, 121, 167), (240, 228, 66), (0, 114, 178)],
                    np.uint8)
 MISSED, SPURIOUS, CORRECT = (213, 94, 0), (86, 180, 233), (190, 190, 190)
-WRONG_CLASS = (204, 121, 167)
+WRONG_CLASS = (240, 240, 240)  # no colour of a class
 UNKNOWN = (96, 96, 96)  # not annotated
 INK, PAPER, GAP = (32, 32, 32), (255, 255, 255), 8
 DARK = 0.25  # mean of the stretched image below which it is brightened
 MIN_TILE, MAX_TILE, MIN_CELL = 192, 512, 96  # pixels: longer side of a tile, width of its cell
 
 
-def panel(image, truth, pred, caption="", *, classes=False) -> np.ndarray:
+def panel(image, truth, pred, caption="", *, classes=()) -> np.ndarray:
     """Four tiles side by side: image | truth | prediction | error, over a caption and a legend.
 
     An instance of the prediction has the colour of the true instance it covers most, unless an
@@ -34,20 +34,27 @@ def panel(image, truth, pred, caption="", *, classes=False) -> np.ndarray:
       truth: (H, W) integers: instance ids, a mask, or classes; 0 is background. Pixels of -1,
         which are not annotated, are grey in truth and error.
       pred: as truth.
-      classes: labels are classes: colours are theirs, and a confused class is an error.
+      classes: names of the classes 1, 2, ..., where labels are classes: the legend names the
+        colours of those that are there, and a confused class is an error.
     Returns: (h, w, 3) uint8.
     """
     image, truth, pred = _fit(stretch(image), truth, pred)
     dimmed, unknown, truth = _dimmed(image), truth < 0, np.maximum(truth, 0)
-    true_colours = _colours(truth)
-    pred_colours = _colours(pred, prefer=None if classes else (truth, true_colours))
+    if classes:
+        true_colours, pred_colours = _class_colours(truth), _class_colours(pred)
+    else:
+        true_colours = _colours(truth)
+        pred_colours = _colours(pred, prefer=(truth, true_colours))
     tiles = {
         "image": image,
         "truth": _greyed(_fill(dimmed, truth, true_colours), unknown),
         "prediction": _fill(dimmed, pred, pred_colours),
-        "error": _greyed(_errors(dimmed, truth, pred, classes), unknown),
+        "error": _greyed(_errors(dimmed, truth, pred, bool(classes)), unknown),
     }
-    legend = [("missed", MISSED), ("spurious", SPURIOUS), ("correct", CORRECT)]
+    there = np.union1d(truth, pred)
+    legend = [(name, tuple(_class_colours(np.array(n)).tolist()))
+              for n, name in enumerate(classes, 1) if n in there]
+    legend += [("missed", MISSED), ("spurious", SPURIOUS), ("correct", CORRECT)]
     legend += [("other class", WRONG_CLASS)] if classes else []
     legend += [("not annotated", UNKNOWN)] if unknown.any() else []
     return _page(tiles, caption, legend)
@@ -143,6 +150,11 @@ def _dimmed(image):
     """A dark grey version, on which colours stand out."""
     grey = image.mean(-1, keepdims=True)
     return np.repeat(grey * 0.45, 3, -1)
+
+
+def _class_colours(label) -> np.ndarray:
+    """(H, W, 3) uint8: a colour per class, the same in all pictures."""
+    return PALETTE[(label - 1) % len(PALETTE)]
 
 
 def _colours(label, prefer=None) -> np.ndarray:
@@ -243,7 +255,7 @@ def _page(tiles, caption, legend):
     for name, colour in reversed(legend):
         x -= draw.textlength(name, font)
         draw.text((x, y), name, INK, font, anchor="lm")
-        draw.rectangle((x - 3 * half, y - half, x - half, y + half), colour)
+        draw.rectangle((x - 3 * half, y - half, x - half, y + half), colour, INK)
         x -= 3 * half + size
     if draw.textlength(caption, font) > x - GAP:
         while caption and draw.textlength(caption + "...", font) > x - GAP:

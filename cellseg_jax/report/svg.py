@@ -14,6 +14,7 @@ WIDTH, HEIGHT = 420, 250  # user units; a chart is about this wide on a phone, s
 # Colour and dashes of lines; they differ in both, for grey prints.
 STYLES = (("var(--blue)", "none"), ("var(--orange)", "7 3"), ("var(--green)", "2 3"))
 MAX_POINTS = 600  # of a line
+LEGEND_LINE = 16  # height of a line of a legend, user units
 
 
 def tag(name: str, *content, **attributes) -> Markup:
@@ -76,6 +77,23 @@ class Margins(NamedTuple):
     right: float = 12
     top: float = 30
     bottom: float = 36
+
+
+def legend_lines(names, width: float) -> int:
+    """How many lines a legend takes in a plot of this width; beyond 1 the top needs more room."""
+    return max((row for _, row in _legend_places(names, Margins().left, width)), default=0) + 1
+
+
+def _legend_places(names, left, width) -> list[tuple[float, int]]:
+    """(x, line) of each name; one that does not fit beside the others begins a line."""
+    places, x, row = [], left, 0
+    for name in names:
+        size = 48 + 7 * len(name)
+        if x > left and x + size - 18 > width:
+            x, row = left, row + 1
+        places.append((x, row))
+        x += size
+    return places
 
 
 @dataclasses.dataclass
@@ -145,12 +163,12 @@ class Plot:
         self.parts.append(circle(self.to_x(x), self.to_y(y), radius, **attributes))
 
     def legend(self, names) -> None:
-        """Names beside a piece of their lines, above the plot."""
-        x = self.left
-        for (colour, dash), name in zip(STYLES, names, strict=False):
-            self.parts += [line(x, 14, x + 24, 14, class_="line", stroke=colour,
-                                stroke_dasharray=dash), text(x + 30, 18, name)]
-            x += 48 + 7 * len(name)
+        """Names beside a piece of their lines, above the plot, where `legend_lines` puts them."""
+        for (colour, dash), name, (x, row) in zip(STYLES, names, _legend_places(
+                names, self.left, self.size[0]), strict=False):
+            y = 14 + LEGEND_LINE * row
+            self.parts += [line(x, y, x + 24, y, class_="line", stroke=colour,
+                                stroke_dasharray=dash), text(x + 30, y + 4, name)]
 
     def draw(self, aria_label: str) -> Markup:
         """The whole chart."""

@@ -62,7 +62,7 @@ def write_run_page(folder: pathlib.Path, name: str = "test") -> pathlib.Path:
     if own and name != "test":
         name, scores = "test", read_json(scores_file(folder), None)
     values = _of_run(folder, config, scores, own)
-    values |= _of_scores(folder, name, scores) if scores else {
+    values |= _of_scores(folder, name, config, scores) if scores else {
         "pictures": [], "images": None, "classes": None, "strata": None, "objects": None,
         "decodings": [], "object_strata": [],
         "calibration": None}
@@ -94,17 +94,18 @@ def _of_run(folder, config, scores, own) -> dict:
     }
 
 
-def _of_scores(folder, name, scores) -> dict:
+def _of_scores(folder, name, config, scores) -> dict:
     """What the page shows of eval/<name>.json and the files beside it."""
     images = read_csv(images_file(folder, name), [])
+    names = derived.output_names(config.data)
     return {
         "cards": [(scores[where][key], text, _interval(scores, where, key))
                   for where, key, text in CARDS if scores[where].get(key) is not None],
         "score_rows": _score_rows(scores),
         "options": _options(scores),
-        "classes": _classes(scores), "strata": _strata(scores, images),
+        "classes": _classes(scores, names), "strata": _strata(scores, images),
         "decodings": _decodings(scores), "object_strata": _object_strata(scores),
-        "objects": _objects(scores), "calibration": _calibration(scores),
+        "objects": _objects(scores), "calibration": _calibration(scores, names),
         "pictures": _pictures(pictures_folder(folder, name)), "images": _images(images),
     }
 
@@ -139,14 +140,22 @@ def _score_rows(scores) -> list[tuple]:
              definitions.get(key, "")) for key in {**small, **large}]
 
 
-def _classes(scores) -> dict | None:
+def _classes(scores, outputs) -> dict | None:
     classes = scores.get("per_class", {})
     if len(classes) < 2:
         return None
+    classes = dict(zip(_named(outputs, classes), classes.values(), strict=True))
     names = [name for name in next(iter(classes.values())) if name != "intervals"]
-    bars = [row_charts.Bar(f"class {c}", v["dice_mean"], [], _range(v)) for c, v in classes.items()]
+    bars = [row_charts.Bar(c, v["dice_mean"], [], _range(v)) for c, v in classes.items()]
     return {"names": names, "chart": row_charts.bars("Mean Dice by class", bars),
             "rows": [(c, *(number(v.get(n)) for n in names)) for c, v in classes.items()]}
+
+
+def _named(outputs, numbers) -> list[str]:
+    """Names of the outputs that were scored: their meaning, or else "output 3"."""
+    numbers = list(numbers)
+    return [outputs[n] if len(numbers) <= len(outputs) else f"output {number}"
+            for n, number in enumerate(numbers)]
 
 
 def _strata(scores, images) -> str:
@@ -189,20 +198,19 @@ def _object_strata(scores) -> list[tuple]:
     return found if len(found) > 1 else []
 
 
-def _calibration(scores) -> str:
+def _calibration(scores, outputs) -> str:
     """Reliability diagram, of each output or of all of them where they are many."""
     counts = scores.get("calibration")
     if not counts:
         return ""
-    outputs = [np.array(one) for one in zip(*(counts[k] for k in ("pixels", "probs", "true")),
-                                            strict=True)]
-    names = {1: ("cell",), 3: ("0", "1", "2")}.get(
-        len(outputs), [f"output {n}" for n in range(len(outputs))])
-    if len(outputs) > len(svg.STYLES):
-        outputs, names = [np.sum(outputs, 0)], ("all outputs",)
+    bins = [np.array(one) for one in zip(*(counts[k] for k in ("pixels", "probs", "true")),
+                                         strict=True)]
+    names = _named(outputs, range(len(bins)))
+    if len(bins) > len(svg.STYLES):
+        bins, names = [np.sum(bins, 0)], ("all outputs",)
     return charts.reliability(
         "Fraction of positive pixels by predicted probability",
-        [(name, *_reliability(*one)) for name, one in zip(names, outputs, strict=True)])
+        [(name, *_reliability(*one)) for name, one in zip(names, bins, strict=True)])
 
 
 def _reliability(pixels, probs, true):

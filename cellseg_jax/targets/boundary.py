@@ -76,4 +76,5 @@ def _two_nearest(label, reach):
 
 
 BOUNDARY = FOREGROUND._replace(
-    encode=encode, pixel_weight=unet_weight_map, reach=lambda **options: 1)
+    names=lambda **_: ("cell, a pixel apart from others",), encode=encode,
+    pixel_weight=unet_weight_map, reach=lambda **options: 1)

@@ -64,10 +64,14 @@ def test_panel_caption_shows_letters_beyond_ascii():
 
 def test_panel_classes_show_confusion():
     truth = np.full((200, 200), 1)
-    picture = panels.panel(np.zeros((200, 200, 3), np.uint8), truth, truth + 1, classes=True)
+    picture = panels.panel(np.zeros((200, 200, 3), np.uint8), truth, truth + 1,
+                           classes=("tumour", "stroma", "absent"))
     error = tile_of(picture, 3).astype(int)
     assert np.abs(error[100, 100] - panels.WRONG_CLASS).max() < 40
     assert (tile_of(picture, 1)[100, 100] != tile_of(picture, 2)[100, 100]).any()
+    legend = picture[-40:]
+    there = [(legend == colour).all(-1).any() for colour in panels.PALETTE[:3]]
+    assert there == [True, True, False]  # of the classes that are there
 
 
 def test_outline_equals_hand_value():

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from html_checker import HOSTILE, HOSTILE_FILE, Checker, assert_only_text
 
+from cellseg_jax import config as config_lib
 from cellseg_jax.errors import InputError
 from cellseg_jax.files import read_csv, write_csv
 from cellseg_jax.report import panels
@@ -88,13 +89,31 @@ def test_page_shows_how_scores_were_made_and_shows_other_splits(tmp_path):
     assert "The val split" in shown and "31 images" in shown and "panels 3" not in shown
 
 
-def test_page_explains_class_0_and_leaves_out_a_lone_stratum(tmp_path):
+def with_target(folder, **data):
+    """Make it a run with another config.data and three outputs; returns what its page shows."""
+    config = config_lib.default()
+    config.data = data
+    (folder / "config.json").write_text(config_lib.to_json(config_lib.complete(config)))
+    bins = json.loads((folder / "eval/test.json").read_text())["calibration"]
+    edit(folder / "eval/test.json", per_class={k: {"dice_mean": 0.5} for k in "012"},
+         per_stratum={"all": {"n": 67, "dice_mean": 0.5, "iou_mean": 0.4}},
+         calibration={key: value[:1] * 3 for key, value in bins.items()})
+    text, shown, _ = read(folder)
+    return text, shown
+
+
+def test_page_names_classes_and_leaves_out_a_lone_stratum(tmp_path):
     fake_run.make(tmp_path, pictures=0)
-    assert "Dice by stratum" in read(tmp_path)[1] and "Class 0" not in read(tmp_path)[1]
-    edit(tmp_path / "eval/test.json", per_class={k: {"dice_mean": 0.5} for k in "012"},
-         per_stratum={"all": {"n": 67, "dice_mean": 0.5, "iou_mean": 0.4}})
-    _, shown, _ = read(tmp_path)
-    assert "Dice by stratum" not in shown and "Class 0 is background and left out" in shown
+    assert "Dice by stratum" in read(tmp_path)[1]
+    text, shown = with_target(tmp_path, name="folder", target="classes", num_classes=3,
+                              labels="classes", classes=("tumour", "stroma"))
+    assert "Dice by stratum" not in shown and "The background is left out" in shown
+    calibration = text[text.index('id="calibration"'):]
+    for name in ("background", "tumour", "stroma"):  # bars, table, and legend of calibration
+        assert f"{name} 0.500" in text and f"<td>{name}</td>" in text
+        assert f">{name}</text>" in calibration
+    text, shown = with_target(tmp_path, name="dsb2018", target="contour")
+    assert "<td>nucleus</td>" in text and ">contour</text>" in text[text.index('"calibration"'):]
 
 
 def test_other_data_have_a_page_of_their_own(tmp_path):
@@ -124,7 +143,7 @@ def test_many_classes_have_bars_and_one_calibration_curve(tmp_path):
     edit(tmp_path / "eval/test.json", per_class=dict.fromkeys("01234", score),
          calibration={key: value * 5 for key, value in bins.items()})
     text, shown, _ = read(tmp_path)
-    assert "class 4" in shown and "all outputs" in shown and "Scores by class" in text
+    assert "output 4" in shown and "all outputs" in shown and "Scores by class" in text
 
 
 def with_names(folder, word, file):

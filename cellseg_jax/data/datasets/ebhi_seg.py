@@ -27,6 +27,7 @@ DOWNLOAD = ("Get EBHI-SEG (CC BY 4.0) from https://doi.org/10.6084/m9.figshare.2
             "unpack it")
 PAIRS = {"Adenocarcinoma": 795, "High-grade IN": 186, "Low-grade IN": 637, "Normal": 76,
          "Polyp": 474, "Serrated adenoma": 58}  # 2,226; with the two below 2,228 images
+CLASS_NAMES = tuple(PAIRS)  # of classes 1, 2, ... with labels="classes"
 KNOWN_WITHOUT_LABEL = ("Low-grade IN/GT2012149-2-400-001.png",
                        "Low-grade IN/GTGT2012149-2-400-001.png")
 LABELS = {"binary": "1 where the label is above the threshold",
