@@ -4,6 +4,7 @@ A command's module imports what needs JAX inside its functions, so that `--help`
 """
 
 import contextlib
+import itertools
 import logging
 import os
 import pathlib
@@ -238,9 +239,23 @@ def _select_platform(device: str) -> None:
 
 def _select_gpu(number: int) -> None:
     """Make one of the visible GPUs the only one."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    visible = visible.split(",") if visible else [str(n) for n in range(number + 1)]
+    visible = visible_gpus(os.environ.get("CUDA_VISIBLE_DEVICES"))
+    if visible is None:
+        visible = [str(n) for n in range(number + 1)]
     if number >= len(visible):
         raise InputError(f"--device: got cuda:{number}; expected a number below {len(visible)}, "
-                         "the length of CUDA_VISIBLE_DEVICES")
+                         "the number of GPUs that CUDA_VISIBLE_DEVICES="
+                         f"{os.environ['CUDA_VISIBLE_DEVICES']!r} names")
     os.environ["CUDA_VISIBLE_DEVICES"] = visible[number]
+
+
+def visible_gpus(text: str | None) -> list[str] | None:
+    """The GPUs that CUDA_VISIBLE_DEVICES names: numbers, GPU-UUIDs or names of MIG parts.
+
+    As CUDA reads it, the first entry that names none ends the list: "0,-1,1" is GPU 0 alone, and
+    "", "-1" and Slurm's "NoDevFiles" are no GPU. None where it is not set: all are visible.
+    """
+    if text is None:
+        return None
+    named = lambda entry: entry.isdecimal() or entry.startswith(("GPU-", "MIG-"))
+    return list(itertools.takewhile(named, (entry.strip() for entry in text.split(","))))

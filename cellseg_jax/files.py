@@ -2,16 +2,21 @@
 
 import contextlib
 import csv
+import errno
 import io
 import json
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
 
-import filelock
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
 
 from cellseg_jax.errors import InputError
 
+NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # of file systems without locks
 REQUIRED = object()  # no default: an absent file is an error
 
 
@@ -108,8 +113,37 @@ def read_csv(path, default=REQUIRED) -> list[dict[str, str]]:
         return list(csv.DictReader(file, strict=True))
 
 
+def system_lock(path, *, wait: bool) -> int | None:
+    """The operating system's lock of a file, which ends with the process; to be closed.
+
+    Args:
+      wait: until another process that has it gives it back.
+    Returns: the descriptor of the file; None where the system or the file system has no locks.
+    Raises: BlockingIOError where another has it and `wait` is false; other OSErrors mean nothing
+      about that.
+    """
+    if fcntl is None:
+        return None
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BaseException as error:
+        os.close(descriptor)
+        if getattr(error, "errno", None) in NO_LOCKS:
+            return None
+        raise
+    return descriptor
+
+
 @contextlib.contextmanager
-def locked(path) -> Iterator[None]:
-    """Hold the lock of `path`, waiting for the process that has it; it ends with a process."""
-    with filelock.FileLock(path):
-        yield
+def locked(path) -> Iterator[bool]:
+    """Hold the lock of `path`, waiting for the process that has it; it ends with a process.
+
+    Yields whether there is such a lock: not every file system has them.
+    """
+    descriptor = system_lock(path, wait=True)
+    try:
+        yield descriptor is not None
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)

@@ -45,16 +45,22 @@ gpus=()
 if [[ $per_gpu ]]; then
     list=${CUDA_VISIBLE_DEVICES-$(nvidia-smi --query-gpu=index --format=csv,noheader \
         2>/dev/null | paste -sd, || :)}
-    IFS=, read -ra gpus <<<"$list"
-    ((${#gpus[@]})) || stop "--per-gpu: no GPU; nvidia-smi lists none"
+    IFS=, read -ra named <<<"${list//[[:blank:]]/}"
+    for gpu in ${named[@]+"${named[@]}"}; do # as CUDA, up to the first that names none, such as -1
+        [[ $gpu =~ ^([0-9]+|(GPU|MIG)-.+)$ ]] || break
+        gpus+=("$gpu")
+    done
+    why=${CUDA_VISIBLE_DEVICES+CUDA_VISIBLE_DEVICES=\"$CUDA_VISIBLE_DEVICES\" names none}
+    ((${#gpus[@]})) || stop "--per-gpu: no GPU; ${why:-nvidia-smi lists none}"
 fi
+log_of() { echo "$workdir/logs/gpu_${1//\//_}.log"; } # names of MIG parts may have a slash
 
 show() { printf '%q ' "$@"; echo; }
 if [[ $dry ]]; then
     ((${#gpus[@]})) && show mkdir -p "$workdir/logs"
     for i in "${!gpus[@]}"; do
         echo "CUDA_VISIBLE_DEVICES=${gpus[i]} $(show "${command[@]}" "--task=$i/${#gpus[@]}")>>" \
-            "$(show "$workdir/logs/gpu_${gpus[i]}.log")2>&1 &"
+            "$(show "$(log_of "${gpus[i]}")")2>&1 &"
     done
     ((${#gpus[@]})) || show "${command[@]}"
     echo "# each again after exit code 75, or killed, at most $restarts times; then the tables:"
@@ -100,7 +106,7 @@ if ((${#gpus[@]})); then
     tasks=()
     for i in "${!gpus[@]}"; do
         CUDA_VISIBLE_DEVICES=${gpus[i]} keep_running "${command[@]}" "--task=$i/${#gpus[@]}" \
-            >>"$workdir/logs/gpu_${gpus[i]}.log" 2>&1 &
+            >>"$(log_of "${gpus[i]}")" 2>&1 &
         tasks+=($!)
         children=("${tasks[@]}")
     done

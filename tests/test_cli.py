@@ -52,6 +52,20 @@ def test_device_and_memory_are_set_before_jax_starts():
     assert len(absent.stderr.splitlines()) == 1
 
 
+def test_one_gpu_is_chosen_of_those_that_are_visible(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", " GPU-1a , MIG-2b/1/0,-1,3")
+    with pytest.raises(InputError, match="cuda:2; expected a number below 2"):
+        cli._select_gpu(2)
+    cli._select_gpu(1)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "MIG-2b/1/0"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # no GPU is visible: not all of them
+    with pytest.raises(InputError, match="cuda:0; expected a number below 0"):
+        cli._select_gpu(0)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    cli._select_gpu(3)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
+
+
 HELP = """
 import importlib, sys
 from cellseg_jax import cli

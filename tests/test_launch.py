@@ -26,6 +26,7 @@ import pytest
 import slurm
 from helpers import ROOT, child_environment, run_command
 
+from cellseg_jax import cli
 from cellseg_jax.runs import lock
 from cellseg_jax.runs.resources import RESOURCES
 
@@ -181,6 +182,22 @@ def test_dry_run_says_all_and_does_nothing(place, name, arguments, wanted):
     for words in wanted:
         assert words in said, said
     assert sorted(place.rglob("*")) == before
+
+
+@pytest.mark.parametrize("visible, gpus", [
+    ("0,1", ["0", "1"]), (" 0 , 3 ", ["0", "3"]), ("2,-1,1", ["2"]), ("2,,1", ["2"]),
+    ("GPU-8932f937-d72c,GPU-1a", ["GPU-8932f937-d72c", "GPU-1a"]), ("-1", []), ("", []), (" ", []),
+    ("MIG-GPU-8932f937/1/0,MIG-41b3", ["MIG-GPU-8932f937/1/0", "MIG-41b3"]), ("NoDevFiles", []),
+])
+def test_gpus_are_those_that_cuda_sees_in_the_launcher_and_in_the_command(place, visible, gpus):
+    done = launch("local.sh", *COMMON, "--dry-run", "--per-gpu", cwd=place,
+                  CUDA_VISIBLE_DEVICES=visible)
+    started = [line for line in done.stdout.splitlines() if line.startswith("CUDA_VISIBLE")]
+    assert [line.split()[0].partition("=")[2] for line in started] == gpus
+    assert [line.split("/logs/")[1].split()[0] for line in started] == [
+        f"gpu_{gpu.replace('/', '_')}.log" for gpu in gpus]
+    assert done.returncode == (0 if gpus else 2) and bool(done.stderr) == (not gpus)
+    assert cli.visible_gpus(visible) == gpus
 
 
 # --- one machine ---------------------------------------------------------------------------------

@@ -17,12 +17,14 @@
 """
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
 import os
 import pathlib
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -120,26 +122,31 @@ def open_cache(records, options: CacheOptions, directory,
         return _open(folder)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with locked(folder.with_suffix(".lock")):
+        with locked(folder.with_suffix(".lock")) as alone:
             if not _is_complete(folder):  # else another process made it while this one waited
-                _make(folder, records, options, fingerprint, progress)
+                _make(folder, records, options, fingerprint, progress, alone)
     except OSError as error:
         raise InputError(f"config.data.cache: cannot write to '{directory}' ({error.strerror}); "
                          "pass --config.data.cache=DIR with a folder of yours") from error
     return _open(folder)
 
 
-def _make(folder, records, options, fingerprint, progress) -> None:
-    """Decode into a temporary folder, which becomes `folder` when it is complete."""
-    for stale in folder.parent.glob(f"{folder.name}.tmp*"):
-        shutil.rmtree(stale)  # of a killed process: this one holds the lock
+def _make(folder, records, options, fingerprint, progress, alone: bool) -> None:
+    """Decode into a temporary folder, which becomes `folder` when it is complete.
+
+    Args:
+      alone: whether the lock is held; without, others may do the same, with the same result.
+    """
+    for stale in folder.parent.glob(f"{folder.name}.tmp*") if alone else ():
+        shutil.rmtree(stale)  # of a killed process
     shutil.rmtree(folder, ignore_errors=True)  # a file of it was deleted
-    temporary = folder.with_suffix(f".tmp{os.getpid()}")
+    temporary = folder.with_suffix(f".tmp{os.getpid()}_{secrets.token_hex(4)}")
     try:
         temporary.mkdir()
         decode = functools.partial(_decode, options=options, weigh=options.weigh)
         _write(temporary, records, decode, fingerprint, options.grid, progress)
-        temporary.rename(folder)
+        with contextlib.suppress(OSError if _is_complete(folder) else ()):  # another was faster
+            temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

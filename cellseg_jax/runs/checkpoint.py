@@ -36,9 +36,14 @@ MACHINE_ERRORS = re.compile(r"RESOURCE_EXHAUSTED|PERMISSION_DENIED|UNAVAILABLE|O
 
 
 class Checkpoints:
-    """The checkpoints of a run that is being trained, opened for writing by its trainer alone."""
+    """The checkpoints of a run that is being trained, opened for writing by its trainer alone.
 
-    def __init__(self, directory):
+    Args:
+      check: called before a save and before it gets its name; raises where another process took
+        the run over.
+    """
+
+    def __init__(self, directory, check: Callable[[], None] = lambda: None):
         self.directory = pathlib.Path(directory).absolute()
         self._writes = jax.process_index() == 0  # what all processes do once
         if self._writes:
@@ -46,7 +51,7 @@ class Checkpoints:
             for left in self.directory.glob("[0-9]*.*"):  # by a kill; TEMPORARY, DELETED, orbax's
                 shutil.rmtree(left)
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "save")
-        self._saving = None
+        self._saving, self._check = None, check
 
     def save(self, state, step: int, score: float | None = None, judgement=None) -> None:
         """Save in the background, once the save before has ended.
@@ -60,9 +65,10 @@ class Checkpoints:
           score: larger is better; it marks a new best checkpoint.
           judgement: dict of what JSON can hold, kept in the same checkpoint.
         Raises: FileExistsError for a step that is saved already: callers evaluate first, then save
-          once. What went wrong with the save before.
+          once. What went wrong with the save before, or of `check`.
         """
         self.wait()
+        self._check()
         path = self.directory / str(step)
         if path.exists():
             raise FileExistsError(f"{path} is there already")
@@ -84,6 +90,7 @@ class Checkpoints:
         if score is not None:
             (temporary / SCORE).parent.mkdir()
             write_atomic(temporary / SCORE, json.dumps({"score": score}))
+        self._check()
         temporary.rename(path)
         for step in set(self.steps()) - set(saved_steps(self.directory).values()):
             deleted = self.directory / f"{step}{DELETED}"

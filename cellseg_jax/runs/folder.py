@@ -1,6 +1,5 @@
 """The folder of one run: who may write, what it was started with, and its deterministic log."""
 
-import contextlib
 import json
 import os
 import pathlib
@@ -72,7 +71,7 @@ class RunFolder:
         self.path = pathlib.Path(path)
         self.writer = writer
         self.extended = ""  # what was made longer, in words
-        self._lock = Lock(path) if writer else contextlib.ExitStack()
+        self._lock = Lock(path) if writer else None
         try:
             self._compare(config, fingerprint)
         except InputError:
@@ -115,14 +114,21 @@ class RunFolder:
     def log(self, name: str, line: dict) -> None:
         """Append one line to one of LOGS; all but TIMING_LOG hold deterministic values only."""
         if self.writer:
+            self.check()
             with open(self.path / name, "a") as file:
                 file.write(json.dumps(line) + "\n")
                 file.flush()
                 os.fsync(file.fileno())  # a checkpoint of this step must not outlive its line
 
+    def check(self) -> None:
+        """Before anything is written. Raises: InUse where another process took the folder over."""
+        if self.writer:
+            self._lock.check()
+
     def close(self) -> None:
         """Let others write."""
-        self._lock.close()
+        if self.writer:
+            self._lock.close()
 
 
 def read_config(path):

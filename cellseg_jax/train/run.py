@@ -99,7 +99,7 @@ class Run:
         if began.exists() and not saves.is_dir():
             raise InputError(f"--workdir: {saves} is missing, although the run was begun "
                              f"({began.name}); restore it, or use another --workdir")
-        self.checkpoints = Checkpoints(saves)
+        self.checkpoints = Checkpoints(saves, self.folder.check)
         if not self.checkpoints.steps():
             self._refuse_restart()
 
@@ -165,6 +165,7 @@ class Run:
         """After the last save: wait for it, and write that the run has ended."""
         self.checkpoints.wait()
         if self.folder.writer:
+            self.folder.check()
             write_result(self.folder, self.result(), self.num_steps,
                          read_jsonl(self.folder.path / TIMING_LOG, ()))
 

@@ -21,6 +21,6 @@ class Fault(NamedTuple):
 
 def faults() -> list[Fault]:
     """All rows of the table."""
-    from faults import checkpoints
+    from faults import checkpoints, locks
 
-    return [*checkpoints.FAULTS]
+    return [*checkpoints.FAULTS, *locks.FAULTS]

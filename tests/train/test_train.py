@@ -382,6 +382,7 @@ def test_a_run_of_another_host_is_in_use_while_its_heart_beats(tmp_path, monkeyp
         lock_lib.Lock(tmp_path)
     os.utime(lock, (time.time() - 100,) * 2)
     monkeypatch.setattr(lock_lib, "HEARTBEAT", 0.01)
+    monkeypatch.setattr(lock_lib, "HEARTBEAT_LOST", 0.1)
     with lock_lib.Lock(tmp_path):
         assert lock.read_text().startswith(f"pid {os.getpid()} on ")
         os.utime(lock, (0, 0))
