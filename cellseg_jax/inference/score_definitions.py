@@ -81,6 +81,8 @@ SURFACE_DEFINITIONS = {
                                 "bits; mean of images with cells",
 }
 SCORES = (*DEFINITIONS, *SURFACE_DEFINITIONS, *report_compat.REPORT2_DEFINITIONS)  # all names
+UNBOUNDED = frozenset({"conformity_pooled", "count_error", "count_error_relative", "hausdorff95",
+                       "variation_of_information", "loss"})  # the other scores are in [0, 1]
 INTERVAL_DEFINITION = ("95 % percentile bootstrap that draws whole cases (groups of images): what "
                        "another sample of such images might give. The spread between runs with "
                        "other seeds is not included. A stratum without a drawn image is left "

@@ -142,19 +142,22 @@ def _above(low, one):
                         high=one.high + keep)
 
 
-def scatter(title: str, x_name: str, y_name: str, points, *, diagonal: bool = True) -> str:
+def scatter(title: str, x_name: str, y_name: str, points, *, diagonal: bool = True,
+            limits=(-math.inf, math.inf)) -> str:
     """Numbered (x, y, spread of y) points; close ones share a text, their numbers by commas.
 
     Args:
       diagonal: x and y are of one kind: they share a scale, and a line shows equal values. Else
         x begins at 0.
+      limits: (low, high) that y can be, at which spreads are cut.
     """
     points = [(n, *p) for n, p in enumerate(points, 1) if all(np.isfinite(p[:2]))]
     if not points:
         return ""
     xs = [x for _, x, _, _ in points]
+    ends = lambda y, spread: np.clip((y - spread, y + spread), *limits).tolist()
     ys = [v for _, _, y, spread in points
-          for v in ((y - spread, y, y + spread) if np.isfinite(spread) else (y,))]
+          for v in (y, *(ends(y, spread) if np.isfinite(spread) else ()))]
     both = ticks(min(*xs, *ys), max(*xs, *ys))
     x_ticks, y_ticks = (both, both) if diagonal else (ticks(0, max(xs)), ticks(min(ys), max(ys)))
     plot = Plot((x_ticks[0], x_ticks[-1]), (y_ticks[0], y_ticks[-1]), (svg.WIDTH, 320),
@@ -162,12 +165,12 @@ def scatter(title: str, x_name: str, y_name: str, points, *, diagonal: bool = Tr
     plot.y_axis(y_ticks)
     plot.x_axis(x_ticks, f"{x_name}; upwards: {y_name}", ".4g")
     if diagonal:
-        ends = [(plot.to_x(v), plot.to_y(v)) for v in (both[0], both[-1])]
-        plot.parts.append(svg.line(*ends[0], *ends[1], class_="zero"))
+        corners = [(plot.to_x(v), plot.to_y(v)) for v in (both[0], both[-1])]
+        plot.parts.append(svg.line(*corners[0], *corners[1], class_="zero"))
     for _, x, y, spread in points:
         if np.isfinite(spread):
-            plot.parts.append(svg.line(plot.to_x(x), plot.to_y(y - spread), plot.to_x(x),
-                                       plot.to_y(y + spread), class_="spread"))
+            low, high = map(plot.to_y, ends(y, spread))
+            plot.parts.append(svg.line(plot.to_x(x), low, plot.to_x(x), high, class_="spread"))
         plot.dot(x, y, 4, class_="up")
     _number(plot, points)
     return plot.draw(f"{title}: " + "; ".join(

@@ -14,7 +14,7 @@ from cellseg_jax.files import read_json, read_jsonl, write_atomic
 from cellseg_jax.report import charts, document, row_charts
 from cellseg_jax.report.document import Cell, number
 from cellseg_jax.runs.folder import METRICS_LOG, scores_file
-from cellseg_jax.studies import learning_curve, render, stats, summary
+from cellseg_jax.studies import learning_curve, render, sentences, stats, summary
 from cellseg_jax.studies import table_cells as cells
 from cellseg_jax.studies.disagreement import disagreements, image_column, image_scores, mean
 from cellseg_jax.studies.summary import counted, headline, is_baseline, is_compared
@@ -62,7 +62,8 @@ def _cards(table) -> dict:
     noise, base = _noise(table), found.get(table.study.baseline)
     spent = float(np.nansum([run.train_seconds for row in table.rows for run in row.runs]))
     return {
-        "best": (name, number(found[name].mean[metric]), summary.listed_names(ties))
+        "best": (name, number(found[name].mean[metric]),
+                 sentences.ties_text(table, metric, summary.NAMED) if ties else "")
         if name else None,
         "baseline": number(base.mean.get(metric)) if base else None,
         "noise": noise, "noise_known": noise is not None and math.isfinite(noise.interval[1]),
@@ -81,7 +82,8 @@ def _learning_curve(curve) -> dict:
     if curve.fit is not None:
         sizes = render.curve_sizes(curve)
         score, low, high = learning_curve.predict(curve.fit, sizes)
-        band = charts.Band(curve.name, sizes, low, score, high)
+        band = charts.Band(curve.name, sizes, *np.clip((low, score, high),
+                                                       *stats.bounds(curve.metric)))
     chart = charts.fitted(
         f"Learning curve of {curve.name}", "training images", curve.metric,
         [(n, score) for *_, n, score in curve.points], band,
@@ -104,7 +106,8 @@ def _forest(table) -> dict | None:
     return {"strip": noise is not None, "chart": row_charts.differences(
         "Differences to the baseline", f"{metric} minus the baseline's; {side} is better",
         [row_charts.Difference(row.name, row.compared[metric].difference,
-                               *row.compared[metric].interval, MARKERS[word(row)], word(row))
+                               *stats.cut(metric, row.compared[metric].interval, difference=True),
+                               MARKERS[word(row)], word(row))
          for row in rows], noise.sd if noise else 0.0)}
 
 
@@ -134,7 +137,7 @@ def _published(table) -> list[dict]:
         rows = [r for r in table.rows if metric in r.reference and np.isfinite(r.mean[metric])]
         points = [(r.reference[metric], r.mean[metric], r.sd[metric]) for r in rows]
         chart = charts.scatter(f"{metric}, published and measured", f"published {metric}",
-                               "measured", points)
+                               "measured", points, limits=stats.bounds(metric))
         if chart:
             found.append({"metric": metric, "chart": chart, "key": [
                 (r.name, f"{x:.4g}, {y:.4g}") for r, (x, y, _) in zip(rows, points, strict=True)]})
@@ -151,7 +154,7 @@ def _cost(table) -> dict | None:
     points = [(r.mean["train_seconds"] / 60, r.mean[metric], r.sd[metric]) for r in rows]
     return {"names": [row.name for row in rows], "chart": charts.scatter(
         f"{metric} over minutes of training", "minutes of training", metric, points,
-        diagonal=False)}
+        diagonal=False, limits=stats.bounds(metric))}
 
 
 def _curves(table, rows) -> dict | None:
@@ -185,26 +188,44 @@ def _late_limits(bands):
 
 
 def _parts(table, results) -> list[dict]:
-    """Tables of the scores by stratum and by class, a bar in every cell."""
-    metric, found = headline(table), []
-    for key, title in (("per_stratum", "stratum"), ("per_class", "class")):
-        parts = {row: [test[key] for test in tests if key in test]
-                 for row, tests in results.items()}
-        names = sorted({n for tests in parts.values() for part in tests for n in part})
-        if len(names) < 2:
-            continue
-        used = metric if any(metric in part.get(names[0], ()) for tests in parts.values()
-                             for part in tests) else "dice_mean"
-        sizes = [mean([_part_mean(tests, name, "n") for tests in parts.values()])
-                 for name in names]
-        found.append({
-            "title": f"{used} by {title}",
-            "head": ["row", *(f"{name} (n = {size:.0f})" if math.isfinite(size) else name
-                              for name, size in zip(names, sizes, strict=True))],
-            "rows": [[cells.row_name(table, row),
-                      *(cells.meter(_part_mean(parts[row.name], name, used)) for name in names)]
-                     for row in table.rows]})
-    return found
+    """Tables of the scores by stratum and by class, a bar in every cell.
+
+    A column of a class is what its outputs mean: class 0 of rows with other targets differs.
+    """
+    outputs = {row.name: next((run.outputs for run in row.runs if run.outputs), ())
+               for row in table.rows}
+    strata = {row: [test["per_stratum"] for test in tests if "per_stratum" in test]
+              for row, tests in results.items()}
+    classes = {row: [_by_meaning(test["per_class"], outputs[row]) for test in tests
+                     if "per_class" in test] for row, tests in results.items()}
+    several = any(len(part) > 1 for tests in classes.values() for part in tests)
+    found = [_part(table, strata, "stratum", sorted),
+             _part(table, classes if several else {}, "class", list)]
+    return [one for one in found if one]
+
+
+def _by_meaning(classes, outputs) -> dict:
+    """{what a class is: its scores}; its number where that is not known."""
+    names = outputs if len(outputs) >= len(classes) else list(classes)
+    return dict(zip(names, classes.values(), strict=False))
+
+
+def _part(table, parts, title, ordered) -> dict | None:
+    """The table of {row: [{name: scores} of each repeat]}, None with a single name."""
+    metric = headline(table)
+    names = ordered({n: None for tests in parts.values() for part in tests for n in part})
+    if len(names) < 2:
+        return None
+    used = metric if any(metric in scores for tests in parts.values() for part in tests
+                         for scores in part.values()) else "dice_mean"
+    sizes = [mean([_part_mean(tests, name, "n") for tests in parts.values()]) for name in names]
+    return {
+        "title": f"{used} by {title}",
+        "head": ["row", *(f"{name} (n = {size:.0f})" if math.isfinite(size) else name
+                          for name, size in zip(names, sizes, strict=True))],
+        "rows": [[cells.row_name(table, row),
+                  *(cells.meter(_part_mean(parts[row.name], name, used)) for name in names)]
+                 for row in table.rows]}
 
 
 def _part_mean(tests, name, key) -> float:
@@ -225,7 +246,8 @@ def _distributions(table, rows, images) -> str:
 def _over_images(table) -> dict | None:
     """The tests over images; they are about these runs, not about the methods."""
     metric = headline(table)
-    rows = [(cells.row_name(table, row), Cell(*cells.difference(c)), number(c.p, ".3g"), c.n)
+    rows = [(cells.row_name(table, row), Cell(*cells.difference(c, metric)), number(c.p, ".3g"),
+             c.n)
             for row in table.rows if (c := row.per_image.get(metric)) is not None]
     tests = _tests(row.per_image.get(metric) for row in table.rows)
     return {"rows": rows, "tests": tests} if rows else None

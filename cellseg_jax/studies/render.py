@@ -4,6 +4,7 @@ A score has its spread beside it, a difference its interval and verdict, and the
 sentences of sentences.py. The best row is bold only if a test distinguishes it from each other row.
 """
 
+import itertools
 import math
 import sys
 from typing import NamedTuple
@@ -36,8 +37,9 @@ MOST_MISSING = 20  # lines of what is missing
 WIDE_TERMINAL = 110  # columns that have room for the differences
 COMPARED = (
     "Effect size: mean difference of the repeats in units of their spread (Cohen's d_z with "
-    "Hedges' correction). Over images: secondary, the mean over repeats of the difference on each "
-    "test image, with a bootstrap interval over images or their groups and Wilcoxon's p, not "
+    "Hedges' correction). Intervals end where a difference of scores from 0 to 1 cannot be; "
+    "table.csv has them whole. Over images: secondary, the mean over repeats of the difference on "
+    "each test image, with a bootstrap interval over images or their groups and Wilcoxon's p, not "
     "adjusted. It shows how far the images agree and does not see the chance of a seed: two seeds "
     "of one config may differ in it.")
 TEX = str.maketrans({
@@ -151,7 +153,7 @@ def _curve_lines(curve) -> list[dict]:
 
 
 def show(table, console: Console | None = None) -> None:
-    """Print a table.Table to the terminal: headline, verdicts, costs, claims and sentences."""
+    """Print a table.Table to the terminal: all metrics, verdicts, costs, claims and sentences."""
     live = sys.stdout.isatty()
     console = console or Console(force_terminal=live, no_color=not live, markup=False,
                                  highlight=False, emoji=False, width=None if live else 160)
@@ -159,6 +161,8 @@ def show(table, console: Console | None = None) -> None:
     head, rows = _cells(table, metrics=table.study.metrics[:1], differences=wide,
                         spread=console.width >= WIDE_TERMINAL + 30)
     _print(console, table.study.title, head, rows)
+    for head, rows in _other_metrics(table, console.width):
+        _print(console, "", head, rows)
     if table.claims:
         head, rows = _claims(table)
         chosen = (4, 0, 2, 3, 5) if wide else (4, 0)
@@ -194,7 +198,7 @@ def _cells(table, metrics=None, differences=True, spread=True):
             _Cell(number_text(row.reference.get(m, math.nan)))]
         marked = any(run.mark == "other code" for run in row.runs)
         cells = [_Cell(row.name + CODE_MARK * marked), score(headline), *reference(headline)]
-        cells += [_Cell(difference_text(row.compared[headline]))] * differences
+        cells += [_Cell(difference_text(row.compared[headline], headline))] * differences
         cells.append(_Cell("(baseline)" if row.name == table.study.baseline else
                            "no result" if not _count(row, headline) else row.verdicts[headline]))
         for metric in others:
@@ -202,6 +206,27 @@ def _cells(table, metrics=None, differences=True, spread=True):
         cells += [_Cell(_cost(row, name, one.divisor, spread)) for name, one in RESOURCES.items()]
         rows.append(cells)
     return head, rows
+
+
+def _other_metrics(table, width: int):
+    """(head, cells) of tables of the study's metrics but the first, as wide as the terminal."""
+    names = [row.name for row in table.rows]
+    column = lambda m: [_Cell(_score(row, m), _is_best(table, row, m)) for row in table.rows]
+    room = width - min(max(map(len, names)), 30) - 4
+    waiting = [(m, column(m)) for m in table.study.metrics[1:]]
+    while waiting:
+        sizes = [3 + max(*(len(cell.text) for cell in cells), *map(len, _words(m)))
+                 for m, cells in waiting]
+        fits = max(1, sum(total <= room for total in itertools.accumulate(sizes)))
+        shown, waiting = waiting[:fits], waiting[fits:]
+        yield ["row", *(" ".join(_words(m)) for m, _ in shown)], [
+            [_Cell(name), *cells] for name, *cells in zip(
+                names, *(cells for _, cells in shown), strict=True)]
+
+
+def _words(metric) -> list[str]:
+    """A metric of a stratum or class in the two lines of a heading."""
+    return metric.replace("[", " [", 1).split(" ", 1)
 
 
 def _claims(table):
@@ -221,8 +246,9 @@ def _comparisons(table):
             one, images = row.compared[metric], row.per_image[metric]
             if one:
                 rows.append([
-                    row.name, metric, difference_text(one), number_text(one.effect_size, 2),
-                    _p(row.adjusted_p[metric]), row.verdicts[metric], difference_text(images),
+                    row.name, metric, difference_text(one, metric), number_text(one.effect_size, 2),
+                    _p(row.adjusted_p[metric]), row.verdicts[metric],
+                    difference_text(images, metric),
                     _p(images.p if images else math.nan)])
     return head, rows
 

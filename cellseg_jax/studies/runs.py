@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cellseg_jax import config as config_lib
-from cellseg_jax.config.derived import UNTRAINED
+from cellseg_jax.config.derived import UNTRAINED, output_names
 from cellseg_jax.errors import InputError
 from cellseg_jax.files import read_jsonl
 from cellseg_jax.runs import provenance
@@ -59,6 +59,7 @@ class Run(NamedTuple):
     commit: str
     fingerprint: str  # of the data
     mark: str = ""  # "" | "other code" | "other config" | "other data" | "damaged"
+    outputs: tuple[str, ...] = ()  # what the classes "0", "1", ... of its scores are
 
     @property
     def counts(self) -> bool:
@@ -94,6 +95,7 @@ def read(study, workdir, names, *, repeats, smoke) -> tuple[dict, list[str], lis
             found[name] = [Found(_no_run(name, r, workdir)) for r in range(repeats)]
     notes += [f"{_names(runs)} left out: {why}" for why, runs in left_out.items()]
     found = _mark_data(_mark_code(found, notes), study, notes)
+    found = _one_meaning(found, study, notes)
     missing = [line for name in names for line in _missing(name, found[name])]
     if isinstance(study.rows, Grid):
         found = {name: runs for name, runs in found.items()
@@ -173,23 +175,31 @@ def _read(run, expected, full_config, left_out, with_course) -> Found:
         status = "unfinished"
     used = {**result, "ms_per_image": test.get("ms_per_image")}
     number = lambda key: UNKNOWN if used.get(key) is None else float(used[key])
-    scores = _scores(test)
+    outputs = output_names({key.removeprefix("data."): value for key, value in expected.items()
+                            if key.startswith("data.")})
+    scores = _scores(test, outputs)
     if scores and with_course:
         scores |= course(read_jsonl(folder / METRICS_LOG, []), test)
     run = run._replace(
         status=status, scores=scores, step=result.get("step") or _last_step(folder),
         mark="other config" if changed else "",
         code=environment.get("code", ""), commit=environment.get("commit", ""),
-        fingerprint=environment.get("data_fingerprint", ""), **{k: number(k) for k in RESOURCES})
+        fingerprint=environment.get("data_fingerprint", ""), outputs=outputs,
+        **{k: number(k) for k in RESOURCES})
     return Found(run, expected, environment, test, split)
 
 
-def _scores(test) -> dict[str, float]:
-    """{metric: value} of eval/test.json; "dice_mean[stained]" is of one stratum, [0] of a class."""
+def _scores(test, outputs) -> dict[str, float]:
+    """{metric: value} of eval/test.json.
+
+    "dice_mean[stained]" is of one stratum, [0] of a class by its number, [nucleus] by its name.
+    """
     found = {k: v for part in ("report2", "metrics_original_size", "metrics")
              for k, v in test.get(part, {}).items()}
-    for part in ("per_class", "per_stratum"):
-        for name, scores in test.get(part, {}).items():
+    classes = test.get("per_class", {})
+    named = dict(zip(outputs, classes.values(), strict=False))
+    for parts in (named, classes, test.get("per_stratum", {})):
+        for name, scores in parts.items():
             found |= {f"{k}[{name}]": v for k, v in scores.items()
                       if v is None or type(v) in (int, float)}
     return {k: UNKNOWN if v is None else float(v) for k, v in found.items()}
@@ -299,6 +309,30 @@ def _mark_data(found, study, notes) -> dict:
     if marked:
         notes.append(f"{_names(marked)} left out: made with other data (by fingerprint) than most "
                      "runs of the same dataset")
+    return found
+
+
+def _one_meaning(found, study, notes) -> dict:
+    """Without scores of a class by its number where it is another thing than in the baseline.
+
+    Class 0 is the cell in a run of foreground and the background in one of contours.
+    """
+    known = [one.run for one in _each(found) if one.run.counts]
+    for metric in sorted(metrics_named(study)):
+        number = metric.partition("[")[2].rstrip("]")
+        meaning = lambda run, n=number: run.outputs[int(n)] if int(n) < len(run.outputs) else "none"
+        if not number.isdecimal() or any(number in one.test.get("per_stratum", {})
+                                         for one in _each(found)):
+            continue
+        base = next((meaning(run) for run in known if run.row == study.baseline), None)
+        others = [run for run in known if base and meaning(run) != base]
+        for run in others:
+            run.scores.pop(metric, None)
+        if others:
+            name = metric.partition("[")[0]
+            notes.append(f"{metric} is of {base!r} in {study.baseline} and of "
+                         f"{meaning(others[0])!r} in {_names(others)}, left out there; name what "
+                         f"you mean: {name}[{base}]")
     return found
 
 

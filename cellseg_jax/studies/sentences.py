@@ -61,7 +61,12 @@ def _noise(table, metric) -> list[str]:
     low, high = noise.interval
     return [f"Noise floor: runs of one config that differ in the {varied} alone have an sd of "
             f"{noise.sd:.4f} (95 % interval {low:.4f} to {high:.4f}, {noise.n} runs), so that two "
-            f"single runs{where} differ by up to {1.96 * math.sqrt(2) * noise.sd:.3f} by chance."]
+            f"single runs{where} differ by up to {_chance(metric, noise.sd):.3f} by chance."]
+
+
+def _chance(metric, sd) -> float:
+    """The largest difference of two runs of one config, in 95 of 100 pairs."""
+    return stats.cut(metric, (0, 1.96 * math.sqrt(2) * sd), difference=True)[1]
 
 
 def _best(table, metric) -> list[str]:
@@ -70,21 +75,53 @@ def _best(table, metric) -> list[str]:
     name, ties = table.best[metric]
     if not ties:
         return [f"{name} is best, and better than each other row."]
-    if len(ties) > MOST_TIES:
-        return [f"No row can be called best: {name} has the best mean, and {len(ties)} rows are "
-                "not distinguishable from it."]
-    return [f"No row can be called best: {name} has the best mean, and {', '.join(ties)} "
-            f"{'is' if len(ties) == 1 else 'are'} not distinguishable from it."]
+    return [f"No row can be called best: {name} has the best mean, and {ties_text(table, metric)}."]
+
+
+def ties_text(table, metric, most: int = MOST_TIES) -> str:
+    """'a, b are not distinguishable from it', by the verdicts; "" where none is.
+
+    Args:
+      most: rows that are named.
+    """
+    name, ties = table.best[metric]
+    rows = {row.name: row for row in table.rows}
+    few = [tie for tie in ties if "few" in stats.verdict_of(
+        rows[name].values[metric], rows[tie].values[metric], metric, table.test_train_ratio)]
+    def listed(names, what):
+        text = ", ".join(names) if len(names) <= most else plural(len(names), "row")
+        return f"{text} {'is' if len(names) == 1 else 'are'} {what}" if names else ""
+    return " and ".join(filter(None, (
+        listed([tie for tie in ties if tie not in few], "not distinguishable from it"),
+        listed(few, "not to be compared with it: too few repeats"))))
 
 
 def _needed(table, metric) -> list[str]:
     if not table.needed:
         return []
-    number = lambda n: "no number" if math.isinf(n) else f"{n}"
-    what = ", ".join(f"{number(n)} for {wanted:g}" for wanted, n in sorted(table.needed.items()))
-    more = (" No number: more images are needed." if any(map(math.isinf, table.needed.values()))
-            else "")
-    return [f"Repeats that find a true difference in {metric} 8 times in 10: {what}.{more}"]
+    some = {wanted: n for wanted, n in table.needed.items() if math.isfinite(n)}
+    never = [wanted for wanted, n in table.needed.items() if math.isinf(n)]
+    if not some:
+        return [f"No number of repeats finds a true difference of {max(never):g} or less in "
+                f"{metric} 8 times in 10: that takes more images."]
+    what = ", ".join(f"{n} for a difference of {wanted:g}" for wanted, n in sorted(some.items()))
+    more = (f"; for {max(never):g} no number is enough, that takes more images" if never else "")
+    return [f"Repeats that find a true difference in {metric} 8 times in 10: {what}{more}."]
+
+
+def repeats_sentence(table) -> str:
+    """The repeats that a small difference in the headline metric takes, "" where unknown."""
+    if not table.needed:
+        return ""
+    metric = table.study.metrics[0]
+    wanted, repeats = min(table.needed.items(), key=lambda item: abs(item[0] - 0.01))
+    there = max(sum(run.counts for run in row.runs) for row in table.rows)
+    if math.isinf(repeats):
+        return (f"No number of repeats would find a difference of {wanted:g} in {metric} reliably: "
+                "that takes more images.")
+    have = "there is 1" if there == 1 else f"there are {there}"
+    return (f"To find a difference of {wanted:g} in {metric} in 8 of 10 such studies, "
+            f"{repeats} repeats of each row are needed; {have}.")
 
 
 def curve_sentences(curve) -> list[str]:
@@ -96,7 +133,7 @@ def curve_sentences(curve) -> list[str]:
     few = "" if len(curve.fit.draws) else (f" No interval: fewer than {learning_curve.MIN_REPEATS} "
                                            "repeats.")
     sizes = curve.fit.sizes
-    limit, interval = learning_curve.asymptote(curve.fit)
+    limit, interval = _asymptote(curve)
     limited = math.isclose(limit, 1.0 if curve.fit.sign > 0 else 0.0, abs_tol=1e-6)
     out.append(
         f"Curve of {curve.name}: {curve.metric} = a {'-' if curve.fit.sign > 0 else '+'} b n^-c "
@@ -106,6 +143,12 @@ def curve_sentences(curve) -> list[str]:
         f"{sizes[-1]:.0f} images it is extrapolated. It holds for more images of the same kind "
         f"and for this training.{few}")
     return out
+
+
+def _asymptote(curve):
+    """Where the curve levels off, and its interval within what the metric can be."""
+    limit, interval = learning_curve.asymptote(curve.fit)
+    return limit, stats.cut(curve.metric, interval)
 
 
 def _needed_images(curve, target) -> str:
@@ -119,7 +162,7 @@ def _needed_images(curve, target) -> str:
         return (f"{name} was reached with {reached[0]:.0f} images already; over all sizes these "
                 "runs show no growth with more.")
     if math.isinf(images):
-        limit, interval = learning_curve.asymptote(curve.fit)
+        limit, interval = _asymptote(curve)
         least = (" They do not rule it out: the 95 % interval begins at "
                  f"{_images(low, sizes)} images." if low < MOST_IMAGES else "")
         return (f"{name} is not reachable with more images alone, as far as these runs show: the "
@@ -184,18 +227,22 @@ def compared_text(study, one) -> tuple[str, str, str]:
     how = f", the deciding of {plural(len(claim.pairs), 'pair')}" if one.pair[0] else ""
     within = f", equal within {claim.equal_within:g}" if claim.equal_within else ""
     by = metric if worse == metric else f"{metric} against {worse}"
-    return f"{sides[0]} against {sides[1]}{how}", by + within, difference_text(one.comparison)
+    return (f"{sides[0]} against {sides[1]}{how}", by + within,
+            difference_text(one.comparison, metric))
 
 
 def repeats_text(needed: float) -> str:
     """The repeats that decide a claim, "" where it is decided or nothing is known."""
-    return "" if math.isnan(needed) else "no number" if math.isinf(needed) else f"{needed}"
+    if math.isnan(needed):
+        return ""
+    return "no number is enough" if math.isinf(needed) else f"{needed}"
 
 
-def difference_text(one) -> str:
+def difference_text(one, metric) -> str:
     """'+0.018 [+0.010, +0.026]' of a stats.Comparison, "-" where it is not known."""
     if one is None or math.isnan(one.difference):
         return "-"
-    digits = 3 if max(map(abs, (one.difference, *one.interval))) < 10 else 1
-    text, low, high = (f"{x:+.{digits}f}" for x in (one.difference, *one.interval))
-    return text if math.isnan(one.interval[0]) else f"{text} [{low}, {high}]"
+    interval = stats.cut(metric, one.interval, difference=True)
+    digits = 3 if max(map(abs, (one.difference, *interval))) < 10 else 1
+    text, low, high = (f"{x:+.{digits}f}" for x in (one.difference, *interval))
+    return text if math.isnan(interval[0]) else f"{text} [{low}, {high}]"

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
+from cellseg_jax.inference.score_definitions import SCORES, UNBOUNDED
 from cellseg_jax.metrics import bootstrap
 
 ALPHA = 0.05
@@ -227,6 +228,16 @@ def verdict(comparison: Comparison | None, adjusted_p: float,
     return "better" if (comparison.difference > 0) == larger_is_better else "worse"
 
 
+def verdict_of(a, b, metric: str, test_train_ratio: float = 0.0) -> str:
+    """The verdict on the first of two rows by itself, without adjustment for other rows.
+
+    Args:
+      a, b, test_train_ratio: as in `paired`.
+    """
+    one = paired(a, b, test_train_ratio=test_train_ratio)
+    return verdict(one, one.p, larger_is_better(metric))
+
+
 def p_of_claim(comparison: Comparison | None, equal_within: float = 0.0,
                larger_is_better: bool = True) -> tuple[float, float]:
     """(p that the first is better, p that it is worse); NaN where neither can be judged.
@@ -249,6 +260,22 @@ def p_of_claim(comparison: Comparison | None, equal_within: float = 0.0,
 def larger_is_better(metric: str) -> bool:
     """Of a metric, also of one class or stratum, "dice_mean[stained]"."""
     return metric.partition("[")[0] not in LOWER_IS_BETTER
+
+
+def bounds(metric: str) -> tuple[float, float]:
+    """What a metric can be: (0, 1) of most scores, else without limits."""
+    name = metric.partition("[")[0]
+    return (0.0, 1.0) if name in SCORES and name not in UNBOUNDED else (-math.inf, math.inf)
+
+
+def cut(metric: str, interval: tuple[float, float], *, difference: bool = False):
+    """An interval to be shown, without what the metric, or a difference of two, cannot be.
+
+    Intervals of the t-test are symmetric, and with few repeats they go beyond it. NaN stays.
+    """
+    low, high = bounds(metric)
+    low = low - high if difference else low
+    return tuple(min(max(end, low), high) if end == end else end for end in interval)
 
 
 def margin(comparison: Comparison, equal_within: float = 0.0,

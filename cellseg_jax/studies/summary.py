@@ -4,7 +4,8 @@ import math
 from collections import Counter
 
 from cellseg_jax.report.document import count
-from cellseg_jax.studies import render, stats
+from cellseg_jax.studies import stats
+from cellseg_jax.studies.sentences import curve_sentences, repeats_sentence
 
 NAMED = 4  # rows named in a sentence
 
@@ -39,26 +40,32 @@ def summary_sentence(table) -> str:
         return (f"No row can be compared with the baseline {table.study.baseline} in {metric} yet: "
                 f"{done_sentence(table)}.")
     needed = [line for curve in table.curves if curve.fit is not None
-              for line in render.curve_sentences(curve)[: len(curve.needed)]]
+              for line in curve_sentences(curve)[: len(curve.needed)]]
     sentences = [*needed, *_verdicts(table, metric, compared)]
     if waiting := len(others) - len(compared):
         sentences.append(f"{count(waiting, 'row')} cannot be compared yet.")
-    return " ".join(filter(None, [*sentences, _power(table), claims_sentence(table)]))
+    return " ".join(filter(None, [*sentences, _noise(table), repeats_sentence(table),
+                                  claims_sentence(table)]))
 
 
 def _verdicts(table, metric, compared) -> list[str]:
-    """How many rows differ from the baseline, and which."""
+    """How many of the rows that have a verdict differ from the baseline, and which."""
     by_word = {w: [r.name for r in compared if r.verdicts[metric] == w] for w in stats.VERDICTS}
-    differ = len(by_word["better"]) + len(by_word["worse"])
+    few = by_word.pop("too few repeats")
+    if len(few) == len(compared):
+        return [f"In {metric}, no row can be told from the baseline {table.study.baseline} yet: "
+                f"too few repeats for a verdict, which takes {stats.MIN_PAIRS} of both rows that "
+                "are not copies of one."]
+    judged, differ = len(compared) - len(few), len(by_word["better"]) + len(by_word["worse"])
     which = ", ".join(f"{len(by_word[word])} {word} ({listed_names(by_word[word])})"
                       for word in ("better", "worse") if by_word[word])
-    first = (f"In {metric}, {differ or 'none'} of {count(len(compared), 'row')} "
-             f"{'differs' if 1 in (differ, len(compared)) else 'differ'} from the baseline "
-             f"{table.study.baseline}{': ' if which else ''}{which}.")
-    meaning = {"not distinguishable": "not distinguishable from it",
-               "too few repeats": "without a verdict: too few repeats"}
-    return [first, *(f"{count(n, 'row')} {'is' if n == 1 else 'are'} {text}."
-                     for word, text in meaning.items() if (n := len(by_word[word])))]
+    sentences = [f"In {metric}, {differ or 'none'} of {count(judged, 'row')} "
+                 f"{'differs' if 1 in (differ, judged) else 'differ'} from the baseline "
+                 f"{table.study.baseline}{': ' if which else ''}{which}."]
+    for n, text in ((len(by_word["not distinguishable"]), "not distinguishable from it"),
+                    (len(few), "without a verdict: too few repeats")):
+        sentences += [f"{count(n, 'row')} {'is' if n == 1 else 'are'} {text}."] if n else []
+    return sentences
 
 
 def claims_sentence(table) -> str:
@@ -68,20 +75,12 @@ def claims_sentence(table) -> str:
     return f"Of {count(len(table.claims), 'published claim')}: {numbers}." if numbers else ""
 
 
-def _power(table) -> str:
-    """What difference could have been seen."""
-    noise, parts = table.noise.get(headline(table)), []
-    if noise is not None and math.isfinite(noise.sd):
-        parts.append(f"runs of one config differ by {noise.sd:.2g} (standard deviation)")
-    if table.needed:
-        wanted, repeats = min(table.needed.items(), key=lambda item: abs(item[0] - 0.01))
-        there = max((len(counted(row)) for row in table.rows), default=0)
-        parts.append((f"to see a difference of {wanted:g} takes {repeats:.0f} repeats"
-                      if math.isfinite(repeats) else
-                      f"a difference of {wanted:g} takes more test images, whatever the repeats")
-                     + f" (there {'is' if there == 1 else 'are'} {there})")
-    text = "; ".join(parts)
-    return f"{text[0].upper()}{text[1:]}." if text else ""
+def _noise(table) -> str:
+    """How far runs of one config lie apart."""
+    noise = table.noise.get(headline(table))
+    if noise is None or not math.isfinite(noise.sd):
+        return ""
+    return f"Runs of one config differ by {noise.sd:.2g} (standard deviation)."
 
 
 def done_sentence(table) -> str:

@@ -214,9 +214,8 @@ def _best(study, metric, rows, ratio) -> tuple[str, tuple[str, ...]] | None:
         return None
     up = stats.larger_is_better(metric)
     best = (max if up else min)(rows, key=lambda row: row.mean[metric])
-    def beaten(row):
-        one = stats.paired(best.values[metric], row.values[metric], test_train_ratio=ratio)
-        return stats.verdict(one, one.p, up) == "better"
+    beaten = lambda row: stats.verdict_of(
+        best.values[metric], row.values[metric], metric, ratio) == "better"
     return best.name, tuple(row.name for row in rows if row is not best and not beaten(row))
 
 

@@ -5,6 +5,7 @@ from collections import Counter
 
 from cellseg_jax.report.document import NONE, Cell, number, soft
 from cellseg_jax.runs.resources import RESOURCES
+from cellseg_jax.studies import stats
 from cellseg_jax.studies.sentences import compared_text, repeats_text
 from cellseg_jax.studies.summary import counted, is_baseline
 
@@ -34,11 +35,11 @@ def mean_sd(row, metric, marked=True) -> Cell | str:
                 mark=(MARKS[word], word) if word in ("better", "worse") else None)
 
 
-def difference(compared) -> tuple[str, str]:
+def difference(compared, metric) -> tuple[str, str]:
     """A difference and its interval."""
     if compared is None or not math.isfinite(compared.difference):
         return NONE, ""
-    low, high = compared.interval
+    low, high = stats.cut(metric, compared.interval, difference=True)
     return (f"{compared.difference:+.4f}",
             f"[{low:+.4f}, {high:+.4f}]" if math.isfinite(low) else "")
 
@@ -61,7 +62,7 @@ def comparison(table, row, metric) -> list:
     if is_baseline(table, row):
         return [Cell("0", "by definition"), NONE, NONE]
     word = row.verdicts.get(metric)
-    return [Cell(*difference(row.compared.get(metric))),
+    return [Cell(*difference(row.compared.get(metric), metric)),
             Cell(f"{MARKS[word]}\u00a0{word}", kind=f"v {word}") if word else NONE,
             number(row.adjusted_p.get(metric), ".3g")]
 

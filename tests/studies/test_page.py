@@ -15,7 +15,7 @@ from html_checker import HOSTILE, HOSTILE_FILE, Checker, assert_only_text
 from cellseg_jax import studies
 from cellseg_jax.files import read_csv, write_csv
 from cellseg_jax.report import panels, row_charts
-from cellseg_jax.studies import stats
+from cellseg_jax.studies import render, stats
 from cellseg_jax.studies.claims import JudgedClaim
 from cellseg_jax.studies.disagreement import PICTURED, image_scores
 from cellseg_jax.studies.page import MARKERS, write_study_page
@@ -76,15 +76,75 @@ def test_summary_counts_rows_by_their_verdict(damaged):
     assert verdicts.count("better") == 1 and verdicts.count("worse") == 2
     assert text.startswith("In dice_mean, 3 of 4 rows differ from the baseline unet_adam: 1 better "
                            "(unet_wide), 2 worse (unet_no_augment, otsu). 1 row is not disting")
-    assert f"a difference of 0.01 takes {damaged.needed[0.01]} repeats (there are 5)" in text
+    assert (f"To find a difference of 0.01 in dice_mean in 8 of 10 such studies, "
+            f"{damaged.needed[0.01]} repeats of each row are needed; there are 5.") in text
     assert "Of 4 published claims: 2 supported, 1 contradicted, 1 undecided." in text
     few = damaged._replace(rows=[
         row._replace(verdicts={"dice_mean": row.verdicts["dice_mean"] and "too few repeats"})
         for row in damaged.rows], claims=[], needed={0.01: math.inf}, noise={})
     assert summary_sentence(few) == (
-        "In dice_mean, none of 4 rows differ from the baseline unet_adam. 4 rows are without a "
-        "verdict: too few repeats. A difference of 0.01 takes more test images, whatever the "
-        "repeats (there are 5).")
+        "In dice_mean, no row can be told from the baseline unet_adam yet: too few repeats for a "
+        "verdict, which takes 3 of both rows that are not copies of one. No number of repeats "
+        "would find a difference of 0.01 in dice_mean reliably: that takes more images.")
+
+
+def test_rows_with_too_few_repeats_are_not_called_equal(tmp_path):
+    study = helpers.make_study(repeats=2)
+    table = collect(helpers.write_study(tmp_path, study), tmp_path)
+    assert {row.verdicts["dice_mean"] for row in table.rows[1:]} == {"too few repeats"}
+    _, page = read(table, tmp_path / "report.html")
+    texts = (page.shown, summary_sentence(table), render.markdown(table))
+    for text in texts:  # the verdicts' words, and no others
+        text = text.split("What the words mean")[0].split("Compared with")[0]
+        assert "differ from the baseline" not in text and "distinguishable from it" not in text
+        assert "too few repeats" in text
+    assert "are not to be compared with it: too few repeats" in texts[0]
+
+
+def with_targets(folder):
+    """A study of which one row learns contours, with scores of classes 0, 1 and 2."""
+    study = helpers.make_study(
+        rows={"unet_adam": {}, "contour": {"data.target": "contour"}}, claims=(), reference={},
+        metrics=("dice_mean", "dice_mean[0]", "dice_mean[contour]"))
+    helpers.write_study(folder, study)
+    for repeat in range(study.repeats):
+        path = folder / f"contour/{repeat}/eval/test.json"
+        test = json.loads(path.read_text())
+        test["per_class"] = {n: {"dice_mean": 0.91 - 0.1 * int(n)} for n in "012"}
+        path.write_text(json.dumps(test))
+    return collect(study, folder)
+
+
+def test_a_column_has_one_meaning_and_its_name(tmp_path):
+    table = with_targets(tmp_path)
+    text, page = read(table, tmp_path / "report.html")
+    section = text[text.index('id="dice-mean-by-class"'):text.index('id="scores-of-the-images"')]
+    head = re.findall(r"<th(?: [^>]*)?>(.*?)</th>", section)
+    cell, contour = ([re.sub(r"<.*?>", "", one) for one in row.split("</td>")[1:-1]]
+                     for row in section.split("<tr>")[2:4])
+    assert head == ["row", "cell", "background", "nucleus", "contour"]
+    assert cell[1:] == ["–"] * 3 and float(cell[0]) > 0.5
+    assert contour == ["–", "0.910", "0.810", "0.710"]
+    means = {row.name: row.mean for row in table.rows}
+    assert math.isnan(means["contour"]["dice_mean[0]"])  # its background is no cell
+    assert means["unet_adam"]["dice_mean[0]"] == means["unet_adam"]["dice_mean"]
+    assert means["contour"]["dice_mean[contour]"] == pytest.approx(0.71)
+    note = ("dice_mean[0] is of 'cell' in unet_adam and of 'background' in contour/0, contour/1")
+    assert note in page.shown and "dice_mean[cell]" in page.shown
+
+
+def test_no_interval_is_shown_beyond_what_a_score_can_be(tmp_path):
+    study = helpers.make_study(repeats=3, rows={"a": {}, "b": {"optimizer.lr": 1e-4}},
+                               baseline="a", claims=(), reference={})
+    table = collect(helpers.write_study(tmp_path, study, run_sd=0.45, effects={}), tmp_path)
+    low, high = table.rows[1].compared["dice_mean"].interval
+    assert low < -1 or high > 1
+    _, page = read(table, tmp_path / "report.html")
+    shown = [*map(float, re.findall(r"[-+]\d\.\d{3,4}(?=[],])", page.shown)),
+             *map(float, re.findall(r"[-+]\d\.\d{3}(?=[],])", render.markdown(table)))]
+    assert len(shown) >= 4 and max(map(abs, shown)) == 1
+    assert stats.cut("hausdorff95", (-3.0, 9.0)) == (-3, 9)
+    assert stats.cut("dice_mean[stained]", (-0.2, math.nan))[0] == 0
 
 
 def test_page_of_a_study_without_runs(tmp_path):
@@ -167,7 +227,7 @@ def test_no_name_or_value_becomes_markup(tmp_path):
 def test_page_opens_sorts_and_fits(damaged, tmp_path):
     path = tmp_path / "report.html"
     read(damaged, path)
-    for width in (1280, 390):
+    for width in (1200, 390):
         with browser.opened(path, width=width, dark=width == 390) as page:
             assert page.errors == [] and page.requests == [] and page.overflow() <= 0
             assert page.broken_pictures() == []

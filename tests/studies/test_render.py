@@ -97,6 +97,9 @@ def test_terminal_is_legible_at_any_width(table, broken, width):
     assert "distinguishable" in text and "contradicted" in text and "Noise floor" in text
     assert ("[+0." in text) == (width >= render.WIDE_TERMINAL)
     assert "dice_mean: 2TP/(2TP+FP+FN)" in text
+    for row in table.rows:  # all metrics that the study names
+        assert all(f"{row.mean[m]:.3f}" in text for m in table.study.metrics)
+    assert re.search("iou_mean +seg", text)
 
 
 def test_all_that_is_wrong_is_said(broken):
