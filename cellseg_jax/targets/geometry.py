@@ -95,12 +95,42 @@ def peaks(
 
     Source: h-maxima, Soille 2004, Morphological Image Analysis, section 6.3.4.
     """
+    component, height = components(mask), height.astype(np.float64)
+    highest = np.full(component.max(initial=0) + 1, -np.inf)
+    np.maximum.at(highest, component.ravel(), height.ravel())
+    found = (height >= highest[component] - h) & mask
+    # Component by component, since h-maxima sort all pixels that they are given. One without bumps
+    # needs none: its peak is what rises to h below its highest pixel.
+    places = ndimage.find_objects(component)
+    for number in np.flatnonzero(_has_bumps(height, component)):
+        place = places[number - 1]
+        inside = component[place] == number
+        found[place][inside] = _h_maxima(height[place], inside, h)[inside]
+    return components(found)
+
+
+def _h_maxima(height, mask, h):
     cross = ndimage.generate_binary_structure(2, 1)
-    # Deeper outside than h below the lowest pixel, so that every component keeps a peak.
+    # Around the mask, deeper than h below its lowest pixel, so that it keeps a peak.
     ground = np.min(height, where=mask, initial=0) - h - 1
-    height = np.where(mask, height, ground).astype(np.float64)
+    height = np.pad(np.where(mask, height, ground), 1, constant_values=ground)
     levelled = reconstruction(height - h, height, footprint=cross)
-    return components(local_maxima(levelled, connectivity=1) & mask)
+    return local_maxima(levelled, connectivity=1)[1:-1, 1:-1]
+
+
+def _has_bumps(height, component):
+    """(n + 1,) bool: the components that may have several maxima.
+
+    Neighbours that are both as high as all their neighbours are equally high: where such pixels are
+    connected, there is one maximum.
+    """
+    inside = component > 0
+    level = np.where(inside, height, -np.inf)
+    summits = components(inside & functools.reduce(operator.and_, [
+        level >= other for other in neighbours(level)]))
+    of_summit = np.zeros(summits.max(initial=0) + 1, np.int64)
+    of_summit[summits] = component
+    return np.bincount(of_summit[1:], minlength=component.max(initial=0) + 1) > 1
 
 
 # How `decode` makes instances of a mask: (mask, h) -> label.
