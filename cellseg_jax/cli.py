@@ -17,7 +17,7 @@ from importlib import metadata
 
 from absl import flags
 
-from cellseg_jax import errors
+from cellseg_jax import errors, files
 from cellseg_jax.errors import InputError
 
 INTERRUPTED = 75  # exit code: stopped by SIGTERM after saving; the same command continues
@@ -193,8 +193,7 @@ def run_command(main: Callable, define: Callable, argv: list[str] | None = None)
 
 def prepare_jax() -> None:
     """Before JAX starts: the compile cache, and grain's flags marked as read."""
-    cache = os.environ.get("XDG_CACHE_HOME", "") or pathlib.Path.home() / ".cache"
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(cache, "cellseg_jax/xla")))
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(files.user_cache() / "xla"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()

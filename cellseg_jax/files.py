@@ -20,6 +20,12 @@ NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # of file systems wit
 REQUIRED = object()  # no default: an absent file is an error
 
 
+def user_cache() -> pathlib.Path:
+    """The folder of what can be made again: $XDG_CACHE_HOME/cellseg_jax or ~/.cache/cellseg_jax."""
+    home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(home) / "cellseg_jax"
+
+
 @contextlib.contextmanager
 def atomic_file(path) -> Iterator[pathlib.Path]:
     """The path of a temporary file that replaces `path` when the block ends without an error.

@@ -14,6 +14,7 @@ import sys
 
 import numpy as np
 
+from cellseg_jax import files
 from cellseg_jax.data import select, split, synthetic
 from cellseg_jax.data.arrays import Arrays
 from cellseg_jax.data.cache import CacheOptions, open_cache
@@ -115,7 +116,7 @@ def load(data_config, progress=None, records: Records | None = None) -> Arrays:
       records: other samples than all of records_of(data_config).
     """
     options = cache_options(data_config)
-    directory = data_config["cache"] or _user_cache()
+    directory = data_config["cache"] or files.user_cache()
     if records is not None:
         return open_cache(records, options, directory, progress)
     names = [data_config["name"], *(text.partition(":")[0] for text in data_config["mix"])]
@@ -144,7 +145,7 @@ def load(data_config, progress=None, records: Records | None = None) -> Arrays:
 def fingerprint_of(data_config) -> str:
     """Arrays.fingerprint of what `load` gives, without decoding."""
     options = cache_options(data_config)
-    directory = pathlib.Path(data_config["cache"] or _user_cache()).expanduser()
+    directory = pathlib.Path(data_config["cache"] or files.user_cache()).expanduser()
     return content_fingerprint(records_of(data_config), directory, options.dataset,
                                options.options)
 
@@ -222,8 +223,3 @@ def _records(name, root, chosen) -> Records:
 def _chosen(data_config) -> dict:
     values = {key: data_config[key] for key in options(data_config["name"]) if key in data_config}
     return {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
-
-
-def _user_cache() -> pathlib.Path:
-    home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return pathlib.Path(home) / "cellseg_jax"

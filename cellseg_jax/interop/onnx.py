@@ -15,6 +15,7 @@ from jax.extend.core import ClosedJaxpr, Literal
 from cellseg_jax.interop.onnx_graph import Graph
 from cellseg_jax.interop.onnx_rules import CALLS, IDENTITY, ONE_NODE, RULES
 from cellseg_jax.interop.stablehlo import Program, first_traceable, named
+from cellseg_jax.models import onednn
 
 
 def to_onnx(function: Callable, shape: Sequence[int], *, names=("input", "output")) -> Program:
@@ -31,7 +32,9 @@ def to_onnx(function: Callable, shape: Sequence[int], *, names=("input", "output
 
     def build(image):
         graph = Graph(names[0], image.shape)
-        (result,) = outputs_of(graph, jax.make_jaxpr(function)(image), [names[0]])
+        with onednn.disabled():
+            jaxpr = jax.make_jaxpr(function)(image)
+        (result,) = outputs_of(graph, jaxpr, [names[0]])
         return Program(graph.finish(result, names[1]), named(image.shape))
 
     return first_traceable(build, [("b", *shape[1:]), shape])

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import export
 
+from cellseg_jax.models import onednn
+
 PLATFORMS = ("cpu", "cuda", "tpu")
 MULTIPLES = (1, 8, 16, 32, 64, 128, 256)  # of pixels, that height and width may have to be
 
@@ -33,7 +35,8 @@ def to_stablehlo(function: Callable, shape: Sequence[int]) -> Program:
     open_shapes = [("b", f"{n}*h", f"{n}*w", channels) for n in MULTIPLES]
 
     def build(image):
-        exported = export.export(jax.jit(function), platforms=PLATFORMS)(image)
+        with onednn.disabled():
+            exported = export.export(jax.jit(function), platforms=PLATFORMS)(image)
         return Program(bytes(exported.serialize()), named(image.shape))
 
     return first_traceable(build, [*open_shapes, ("b", height, width, channels), shape])

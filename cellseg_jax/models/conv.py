@@ -17,6 +17,7 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Shaped
 
 from cellseg_jax.errors import pick
+from cellseg_jax.models import onednn
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")  # the only order that XLA compiles to fast code on a CPU
 CACHE_BYTES = 2**24  # gathered patches beyond this cost more memory traffic than they save
@@ -38,35 +39,89 @@ def plain_convolution(
     )
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _convolution(image, kernel, stride, dilation, pads):
-    return plain_convolution(image, kernel, stride, dilation, pads)
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
+def _convolution(image, kernel, stride, dilation, pads, form):
+    plain = partial(plain_convolution, stride=stride, dilation=dilation, pads=pads)
+    if form == "xla":
+        return plain(image, kernel)
+    shape = jax.eval_shape(plain, image, kernel).shape
+    ours = partial(_onednn_forward, shape=shape, stride=stride, dilation=dilation, pads=pads)
+    return _on_cpu(ours, plain, image, kernel)
 
 
-def _convolution_forward(image, kernel, stride, dilation, pads):
-    return plain_convolution(image, kernel, stride, dilation, pads), (image, kernel)
+def _convolution_forward(image, kernel, stride, dilation, pads, form):
+    return _convolution(image, kernel, stride, dilation, pads, form), (image, kernel)
 
 
-def _convolution_backward(stride, dilation, pads, arrays, cotangent):
+def _convolution_backward(stride, dilation, pads, form, arrays, cotangent):
     def plain_form(image, kernel, cotangent):
         form = partial(plain_convolution, stride=stride, dilation=dilation, pads=pads)
         return jax.vjp(form, image, kernel)[1](cotangent)
 
-    def cpu_form(image, kernel, cotangent):
+    def xla_form(image, kernel, cotangent):
         return (
             _image_gradient(image, kernel, cotangent, stride, dilation, pads),
             _kernel_gradient(image, kernel, cotangent, stride, dilation, pads),
         )
 
+    def onednn_form(image, kernel, cotangent):
+        return _onednn_gradients(image, kernel, cotangent, stride, dilation, pads)
+
+    cpu_form = {"xla": xla_form, "onednn": onednn_form}[form]
     return _on_cpu(cpu_form, plain_form, *arrays, cotangent)
 
 
 _convolution.defvjp(_convolution_forward, _convolution_backward)
 
 
+# --- by oneDNN ------------------------------------------------------------------------------------
+
+
+def _form(image, kernel, stride, dilation, pads) -> str:
+    """Whose convolutions a CPU computes with: those of "onednn" or "xla"."""
+    if not onednn.usable(image, kernel) or (stride > 1 and dilation > 1):
+        return "xla"
+    if dilation > 1:
+        pads = _strided_pads(image.shape, kernel.shape, dilation, pads)
+    return "onednn" if min(min(pads)) >= 0 else "xla"
+
+
+def _flipped(kernel):
+    """The kernel of the convolution in the other direction."""
+    return jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+
+
+def _strided_pads(image, kernel, dilation, pads) -> Pads:
+    """Of the strided convolution whose image gradient is this transposed one, given the shapes."""
+    low = [size - 1 - below for size, (below, _) in zip(kernel[:2], pads, strict=True)]
+    out = [(length - 1) * dilation + 1 + sum(pad) - size + 1
+           for length, size, pad in zip(image[1:3], kernel[:2], pads, strict=True)]
+    high = [(length - 1) * dilation + size - below - above for length, size, below, above
+            in zip(image[1:3], kernel[:2], low, out, strict=True)]
+    return tuple(zip(low, high, strict=True))
+
+
+def _onednn_forward(image, kernel, *, shape, stride, dilation, pads):
+    if dilation == 1:
+        return onednn.forward(image, kernel, shape, stride, pads)
+    pads = _strided_pads(image.shape, kernel.shape, dilation, pads)
+    return onednn.image_gradient(image, _flipped(kernel), shape, dilation, pads)
+
+
+def _onednn_gradients(image, kernel, cotangent, stride, dilation, pads):
+    if dilation == 1:
+        return (onednn.image_gradient(cotangent, kernel, image.shape, stride, pads),
+                onednn.kernel_gradient(image, cotangent, kernel.shape, stride, pads))
+    pads, other = _strided_pads(image.shape, kernel.shape, dilation, pads), _flipped(kernel)
+    gradient = onednn.kernel_gradient(cotangent, image, other.shape, dilation, pads)
+    return (onednn.forward(cotangent, other, image.shape, dilation, pads), _flipped(gradient))
+
+
+# --- by XLA ---------------------------------------------------------------------------------------
+
+
 def _image_gradient(image, kernel, cotangent, stride, dilation, pads):
     """A forward convolution with the kernel flipped; stride and dilation change places."""
-    flipped = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
     low = [size - 1 - pad for size, (pad, _) in zip(kernel.shape[:2], pads, strict=True)]
     high = [
         (image.shape[axis + 1] - 1) * dilation
@@ -75,7 +130,7 @@ def _image_gradient(image, kernel, cotangent, stride, dilation, pads):
         for axis in (0, 1)
     ]
     pads = tuple(zip(low, high, strict=True))
-    return plain_convolution(cotangent, flipped, dilation, stride, pads)
+    return plain_convolution(cotangent, _flipped(kernel), dilation, stride, pads)
 
 
 def _kernel_gradient(image, kernel, cotangent, stride, dilation, pads):
@@ -92,7 +147,7 @@ def _kernel_gradient(image, kernel, cotangent, stride, dilation, pads):
             for size, length, height, (low, _) in sizes
         )
         gradient = _correlate(cotangent, image, kernel.shape[:2], dilation, pads)
-        return jnp.flip(gradient, (0, 1)).swapaxes(2, 3)
+        return _flipped(gradient)
     pads = tuple(
         (low, size + (length - 1) * stride - height - low)
         for size, height, length, (low, _) in zip(
@@ -157,7 +212,8 @@ def convolution(
     """
     # Replicated parameters become varying out here, so that autodiff sums their gradients.
     image, kernel = vary_alike(image, kernel)
-    return _convolution(image, kernel, stride, dilation, pads)
+    form = _form(image, kernel, stride, dilation, pads)
+    return _convolution(image, kernel, stride, dilation, pads, form)
 
 
 def at_least_float32(array: Shaped[ArrayLike, "..."]) -> Shaped[ArrayLike, "..."]:

@@ -11,6 +11,7 @@ from flax import linen as nn
 from cellseg_jax import classical, models
 from cellseg_jax.config import derived
 from cellseg_jax.report import terminal
+from cellseg_jax.step import memory
 from cellseg_jax.step.spec import make_spec
 from cellseg_jax.step.state import check_model
 
@@ -33,8 +34,8 @@ def rows(config) -> list[tuple[str, str]]:
     outputs = jax.eval_shape(
         lambda v, x: module.apply(v, x, train=False, capture_intermediates=True,
                                   mutable=["intermediates"])[1], variables, image)
-    cost = jax.jit(lambda v, x: module.apply(v, x, train=False)).lower(
-        variables, image).compile().cost_analysis() or {}
+    forward = jax.jit(lambda v, x: module.apply(v, x, train=False))
+    flops = memory.flops(forward.lower(variables, image).compile())
     parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(variables["params"]))
     activations = sum(math.prod(x.shape) * x.dtype.itemsize
                       for x in jax.tree.leaves(_innermost(outputs["intermediates"])))
@@ -47,7 +48,7 @@ def rows(config) -> list[tuple[str, str]]:
                   f"{derived.num_outputs(config)} outputs"),
         ("parameters", f"{parameters:,} "
                        f"({parameters * np.dtype(spec.dtype).itemsize / 2**20:.1f} MiB)"),
-        ("forward", f"{cost.get('flops', 0) / 1e9:.2f} GFLOP per image"),
+        ("forward", f"{flops / 1e9:.2f} GFLOP per image"),
         ("activations", f"{activations / 2**20:.1f} MiB per image"),
         ("receptive field", f"{field} pixels" if field else "the whole image"),
     ]

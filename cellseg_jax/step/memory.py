@@ -12,6 +12,7 @@ import numpy as np
 import psutil
 
 from cellseg_jax.errors import InputError
+from cellseg_jax.models import onednn
 
 GIB = 2**30
 RESIDENT_SHARE = 0.3  # of a device's memory that resident images may take
@@ -109,9 +110,11 @@ def array_bytes(shape, dtype) -> int:
 def flops(compiled, accumulate: int = 1) -> float:
     """Floating-point operations of one call on one device.
 
-    XLA counts the body of the loop over micro-batches, which has nearly all of them, once.
+    XLA counts the body of the loop over micro-batches, which has nearly all of them, once, and
+    nothing of oneDNN's convolutions.
     """
-    return (compiled.cost_analysis() or {}).get("flops", 0.0) * accumulate
+    counted = (compiled.cost_analysis() or {}).get("flops", 0.0)
+    return (counted + onednn.flops(compiled.as_text())) * accumulate
 
 
 def all_reduced(compiled, accumulate: int = 1) -> int:

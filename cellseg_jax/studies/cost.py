@@ -17,6 +17,7 @@ from cellseg_jax import config as config_lib
 from cellseg_jax import data, models
 from cellseg_jax.config import derived
 from cellseg_jax.errors import InputError
+from cellseg_jax.models import onednn
 from cellseg_jax.report import terminal
 from cellseg_jax.studies.file import config_of
 from cellseg_jax.studies.study import representatives
@@ -120,7 +121,8 @@ def _forward_flop_per_pixel(model, channels) -> float:
     module = models.make(**options)
     image = jax.ShapeDtypeStruct((1, *TRACED_SIZE, channels), jnp.float32)
     variables = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), image)
-    lowered = jax.jit(lambda v, x: module.apply(v, x, train=False)).lower(variables, image)
+    with onednn.disabled():  # the count of what is lowered knows XLA's convolutions only
+        lowered = jax.jit(lambda v, x: module.apply(v, x, train=False)).lower(variables, image)
     return (lowered.cost_analysis() or {}).get("flops", 0.0) / math.prod(TRACED_SIZE)
 
 

@@ -4,6 +4,8 @@ import jax
 
 from cellseg_jax import config as config_lib
 from cellseg_jax.data.split import PARTS
+from cellseg_jax.models import onednn
+from cellseg_jax.step import memory as step_memory
 from cellseg_jax.step.mesh import unused
 from cellseg_jax.train.run import Run
 from cellseg_jax.train.slots import Slots
@@ -28,6 +30,7 @@ def rows(run: Run, slots: Slots) -> list[tuple[str, str]]:
             str(states.execution))))),
         ("length", f"{run.num_steps} steps of {config.train.batch_size} images"
                    + (f", continuing at step {run.step}" if run.step else "")),
+        *([("convolutions", onednn.status().text)] if devices[0].platform == "cpu" else []),
         *_cost(states.compiled)]
 
 
@@ -38,10 +41,10 @@ def _unused(config, slots) -> str:
 
 def _cost(compiled) -> list[tuple[str, str]]:
     """FLOPs and memory, as far as the compiler knows them."""
-    cost, memory = compiled.cost_analysis() or {}, compiled.memory_analysis()
+    flops, memory = step_memory.flops(compiled), compiled.memory_analysis()
     found = []
-    if cost.get("flops", 0) > 0:
-        found.append(("cost", f"{cost['flops'] / 1e9:.1f} GFLOP per call and device"))
+    if flops > 0:
+        found.append(("cost", f"{flops / 1e9:.1f} GFLOP per call and device"))
     if memory is not None:
         used = memory.argument_size_in_bytes + memory.temp_size_in_bytes
         found.append(("memory", f"{used / 2**30:.2f} GiB per device: "
