@@ -9,7 +9,7 @@ from cellseg_jax.data import split
 from cellseg_jax.errors import InputError
 from cellseg_jax.files import read_json, read_jsonl, write_atomic
 from cellseg_jax.runs.lock import Lock
-from cellseg_jax.runs.provenance import environment
+from cellseg_jax.runs.provenance import arithmetic, environment
 
 # Names in the folder; no other module spells them.
 CONFIG_FILE = "config.json"
@@ -92,6 +92,15 @@ class RunFolder:
             return  # bad input ended it before its first step: it can be mended and started again
         self.extended = check_continues(self.path, config)
         check_same_data(self.path, fingerprint)
+
+    def other_arithmetic(self) -> str:
+        """What computes otherwise than where the run was begun, in words; "" if nothing does."""
+        before = read_json(self.path / ENVIRONMENT_FILE, {}).get("arithmetic", {})
+        now = arithmetic()
+        changed = [f"{name} {before[name]} -> {now.get(name)}" for name in before
+                   if before[name] != now.get(name)]
+        return ("continues with other arithmetic, so that last bits may differ: "
+                + "; ".join(changed)) if changed else ""
 
     def write_environment(self, program: dict, fingerprint: str, images: dict) -> None:
         """Keep what made the run: command, packages, code, devices, program and data.

@@ -1,6 +1,7 @@
 """What made a number: command, packages, devices, commit, and a hash of the code."""
 
 import hashlib
+import os
 import pathlib
 import platform
 import shlex
@@ -9,6 +10,9 @@ import sys
 from importlib import metadata
 
 import jax
+import psutil
+
+from cellseg_jax.models import onednn
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[1]
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "ml_collections",
@@ -26,7 +30,18 @@ def environment() -> dict:
         "code": code_hash(),
         "devices": [f"{d.platform} {d.device_kind}" for d in jax.devices()],
         "processes": jax.process_count(),
+        "arithmetic": arithmetic(),
     }
+
+
+def arithmetic() -> dict:
+    """What decides in which order a CPU adds, and so the last bits of a result."""
+    if jax.default_backend() != "cpu":
+        return {"jaxlib": metadata.version("jaxlib")}
+    cores = len(psutil.Process().cpu_affinity() if hasattr(psutil.Process, "cpu_affinity")
+                else range(os.cpu_count() or 1))
+    return {"jaxlib": metadata.version("jaxlib"), "cores": cores,
+            "convolutions": onednn.status().text}
 
 
 def commit() -> str:

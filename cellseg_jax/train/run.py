@@ -126,6 +126,8 @@ class Run:
             self.step = self.saved = fetch(state.step).item()
             self.stop = fetch(state.stop).item()
             self.judgement = Judgement.restored(judgement)
+            if changed := self.folder.other_arithmetic():
+                terminal.log(f"{self.folder.path}: {changed}")
             if self.folder.extended and self.stop == STOPPED_EARLY:
                 self.judgement = dataclasses.replace(self.judgement, waited=0)
                 self.stop = RUNNING

@@ -21,12 +21,12 @@ from helpers import (
 
 from cellseg_jax import cli, data, main, train
 from cellseg_jax.errors import InputError
-from cellseg_jax.files import read_jsonl
+from cellseg_jax.files import read_json, read_jsonl
 from cellseg_jax.inference import measure
 from cellseg_jax.inference.predictor import Predictor
 from cellseg_jax.runs import checkpoint
 from cellseg_jax.runs import lock as lock_lib
-from cellseg_jax.runs.folder import RunFolder, read_config
+from cellseg_jax.runs.folder import ENVIRONMENT_FILE, RunFolder, read_config
 from cellseg_jax.step.batches import eval_batches
 
 CONFIG = """
@@ -116,7 +116,8 @@ def test_sigterm_saves_and_the_run_goes_on_bit_for_bit(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_plateau_averaging_and_all_else_of_the_optimiser_resume_bit_for_bit(tmp_path, monkeypatch):
+def test_plateau_averaging_and_all_else_of_the_optimiser_resume_bit_for_bit(
+        tmp_path, monkeypatch, capsys):
     """Losses that rise make the rate fall at validations before and after the interruption."""
     config = tiny_config(
         train__epochs=5, optimizer__schedule="plateau", optimizer__plateau_metric=("loss", "max"),
@@ -126,7 +127,13 @@ def test_plateau_averaging_and_all_else_of_the_optimiser_resume_bit_for_bit(tmp_
     train.train([config], [tmp_path / "whole"])
     interrupt_at_batch(monkeypatch, 13)
     assert train.train([config], [tmp_path / "cut"])[0].status == "interrupted"
+    file = tmp_path / "cut" / ENVIRONMENT_FILE
+    record = read_json(file)
+    record["arithmetic"]["cores"] += 1  # as if it had been begun on another machine
+    file.write_text(json.dumps(record))
     assert train.train([config], [tmp_path / "cut"])[0].status == "done"
+    cores = record["arithmetic"]["cores"]
+    assert f"last bits may differ: cores {cores} -> {cores - 1}\n" in capsys.readouterr().err
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
     rates = [s["lr"] for s in read_jsonl(tmp_path / "whole" / "metrics.jsonl")]
     assert rates[0] == pytest.approx(2.5e-3) and rates[1] == pytest.approx(5e-3)
