@@ -7,7 +7,6 @@ import contextlib
 import itertools
 import logging
 import os
-import pathlib
 import re
 import signal
 import sys
