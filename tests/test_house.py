@@ -12,7 +12,8 @@ PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "cellseg_jax"
 # From the ground up: a module imports lower floors, or its own room. Maths may import maths.
 FLOORS = (
     ("errors",),
-    ("files", "cli"),
+    ("files",),
+    ("cli",),
     ("losses", "optim", "augment", "targets", "normalize", "crops", "pruning", "metrics",
      "random_bits", "report"),
     ("models", "classical"),
