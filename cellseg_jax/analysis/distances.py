@@ -20,6 +20,7 @@ from cellseg_jax.train.slot_states import init_program
 
 BINS = 100
 COLUMNS = 4  # of the histograms
+UNMOVED = 0.01  # distance from the initial weights, as a share of their norm, below it none
 SHRUNK = 0.7  # norm after / norm before, below which the text names a layer as shrunk
 
 
@@ -136,13 +137,30 @@ def _histograms(before, after):
     return fig
 
 
+def _meaning(known) -> str:
+    """What the distances mean for the user."""
+    if not known:
+        return ""
+    still = [r["layer"] for r in known if r["relative_distance"] < UNMOVED]
+    if still:
+        return (f"Training hardly changed {len(still)} of {len(known)} layers ({still[0]}"
+                f"{', ...' if len(still) > 1 else ''}): they moved by less than {UNMOVED:.0%} of "
+                "their norm, so that they learned next to nothing. More steps or a higher rate "
+                "change that, if they were not frozen on purpose (--analysis=gradients). ")
+    least = min(known, key=lambda r: r["relative_distance"])
+    return (f"Training changed every layer, least {least['layer']}, by "
+            f"{least['relative_distance']:.0%} of its norm at the start: all of them took part in "
+            "learning. ")
+
+
 def _text(config, rows, step) -> list[str]:
     origin = (f"those of train.weights ({config.train.weights})" if config.train.weights
               else f"made again from seed {config.seed}") + (
                   ", pruned by train.prune" if config.train.prune else "")
     known = [r for r in rows if r["relative_distance"] == r["relative_distance"]]
     text = [
-        "By relative distance, which allows for a layer's size, these moved most: "
+        f"{_meaning(known)}By relative distance, which allows for a layer's size, these moved "
+        "most: "
         f"{_most(rows, 'relative_distance')}; 1 means moved by as much as the norm that it began "
         "with. By plain L2 distance, which report 2 shows, these moved most: "
         f"{_most(rows, 'l2_distance')}."]

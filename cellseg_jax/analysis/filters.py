@@ -240,9 +240,11 @@ def _text(measured, reach, chosen, split, num_images, places, step) -> list[str]
     shown = ", ".join(f"{name} ({s['constant_channels']} of {s['channels']})" for name, s in sorted(
         dead.items(), key=lambda item: -item[1]["constant_channels"])[:5])
     text = [f"{lost} of {total} channels are dead: they have the same value in all pixels of all "
-            f"{num_images} images. Most are in {shown}." if dead else
+            f"{num_images} images. Most are in {shown}. They cost time and carry nothing: a "
+            "network with fewer channels there would do the same; where they are many, a lower "
+            "learning rate or a norm keeps them alive." if dead else
             "No channel is dead: the output of each convolution, norm and block varies over the "
-            f"{num_images} images."]
+            f"{num_images} images, so that the whole network is used."]
     name, sparse = max(measured.items(), key=lambda item: item[1]["zeros"])
     text[0] += ("" if sparse["zeros"] < 0.01 else
                 f" The largest share of zeros is in {name}, {sparse['zeros']:.0%}.")

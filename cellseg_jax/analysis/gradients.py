@@ -1,6 +1,8 @@
 """Gradient magnitude per layer: at the end of a run, and over training if logged."""
 
+import math
 import pathlib
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ from flax import traverse_util
 from matplotlib.colors import LogNorm
 
 from cellseg_jax import data
+from cellseg_jax.analysis import distances
 from cellseg_jax.analysis.page import Findings
 from cellseg_jax.files import read_jsonl, write_csv
 from cellseg_jax.inference.predictor import Predictor
@@ -19,7 +22,73 @@ from cellseg_jax.step import train_step
 from cellseg_jax.step.batches import eval_batches, resident_source
 from cellseg_jax.train.initial_weights import layers_of
 
-VANISHING_RATIO = 1e-3  # smallest / largest mean gradient, below which gradients vanish
+# Gradients vanish if those near the image are below this share of those near the output, both
+# relative to the weights, and the layers near the image have not learned.
+VANISHING_RATIO = 1e-3
+IDLE_RATIO = 1e-2  # of a layer's relative gradient to the median one, below which it gets nothing
+DECAYED = 0.1  # norm after / before, below which only weight decay has acted
+NAMED = 4  # layers in a sentence
+
+
+class LayerState(NamedTuple):
+    """What a layer's kernel gets, and what training has made of it."""
+
+    gradient: float  # mean |dL/dw|
+    relative: float  # gradient / mean |w|, by how much of itself a step changes it
+    moved: float  # |w - initial w| / |initial w|
+    norm_ratio: float  # |w| / |initial w|
+
+    @property
+    def learned(self) -> bool:
+        """Whether the weights differ from the initial ones by more than weight decay."""
+        return self.moved >= distances.UNMOVED and self.norm_ratio >= DECAYED
+
+
+def layer_states(gradients: dict, before: dict, after: dict) -> dict[str, LayerState]:
+    """{layer: LayerState}.
+
+    The gradient relative to the weight is the inverse of LARS' trust ratio: layers of another
+    size, fan-in or scale of their weights compare by it, and by the gradient alone they do not.
+    Source: You, Gitman, Ginsburg, arXiv:1708.03888, section 4.
+
+    Args:
+      gradients: {layer: mean absolute gradient}.
+      before, after: {layer: kernel}, initial and trained.
+    """
+    moved, out = distances.distances(before, after), {}
+    for name, gradient in gradients.items():
+        size = float(np.abs(after[name]).mean(dtype=np.float64))
+        old, new = (float(np.linalg.norm(np.asarray(k[name], np.float64))) for k in (before, after))
+        relative = gradient / size if size else math.inf if gradient else 0.0
+        out[name] = LayerState(gradient, relative, moved[name][1] if old else math.inf,
+                               new / old if old else math.inf)
+    return out
+
+
+def idle_layers(states: dict[str, LayerState]) -> list[str]:
+    """Layers that get next to no gradient and have learned nothing.
+
+    A small gradient alone is no fault: at the end of a good training all gradients are small, and
+    smallest in the deep layers of a U-Net, whose skip connections pass most of the signal.
+    """
+    median = float(np.median([one.relative for one in states.values()]))
+    return [name for name, one in states.items()
+            if not one.learned and one.relative <= IDLE_RATIO * median]
+
+
+def vanish(states: dict[str, LayerState]) -> bool:
+    """Whether gradients are lost on their way from the output to the image.
+
+    That is: the quarter of the layers that is nearest to the image has a median relative gradient
+    below VANISHING_RATIO of that of the quarter nearest to the output, and most of it has not
+    learned. Source of the meaning: Glorot and Bengio 2010, section 4.2.
+    """
+    layers = list(states.values())
+    quarter = max(1, len(layers) // 4)
+    near, far = layers[:quarter], layers[-quarter:]
+    median = lambda part: float(np.median([one.relative for one in part]))
+    return (len(layers) > 1 and median(near) < VANISHING_RATIO * median(far)
+            and sum(one.learned for one in near) < len(near) / 2)
 
 
 def evaluation_loss(spec, hparams: dict, params, batch_stats, batch: dict):
@@ -100,35 +169,55 @@ def analyse(workdir, config, folder) -> Findings:
                          "over the steps of each epoch; the colour is on a log scale, grey is 0 or "
                          "not finite"))
     write_csv(folder / "gradients.csv", table)
+    states = layer_states(end, distances.kernels(config, distances.initial_params(config, workdir)),
+                          distances.kernels(config, predictor.network.variables["params"]))
+    write_csv(folder / "layers.csv", [{"layer": name, **one._asdict(), "learned": int(one.learned)}
+                                      for name, one in states.items()])
     return Findings(
         "Gradient magnitude per layer",
-        _text(end, logged, len(rows), config.eval.batch_size, config.optimizer.name,
-              predictor.step), pictures,
-        [("gradients.csv", "Mean absolute gradient of each layer: at the end"
+        [*_verdict(states, config.optimizer.name), *_numbers(end, logged),
+         _how(len(rows), config.eval.batch_size, predictor.step)], pictures,
+        [("layers.csv", "Each layer: its gradient, that relative to its weights, how far training "
+                        "moved the weights, and their norm after / before"),
+         ("gradients.csv", "Mean absolute gradient of each layer: at the end"
                            + (", and of each epoch" if logged else ""))])
 
 
-def _text(end, logged, num_images, batch_size, optimizer, step) -> list[str]:
+def _verdict(states, optimizer) -> list[str]:
+    """What the gradients mean for the user, and what to do about it."""
+    idle = idle_layers(states)
+    if vanish(states):
+        near = list(states)[: max(1, len(states) // 4)]
+        return [f"Gradients vanish on their way to the image: the layers near it ({_some(near)}) "
+                "get almost none and have kept their initial weights, so that the network works "
+                "with random first layers. Norms (batch, instance), residual blocks, a higher "
+                "rate, or fewer layers help."]
+    if idle:
+        decayed = all(states[name].norm_ratio < DECAYED for name in idle)
+        what = ("weight decay has shrunk their weights to almost nothing" if decayed else
+                "training has hardly changed their weights")
+        return [f"{len(idle)} of {len(states)} layers do nothing for the result: {_some(idle)} get "
+                f"almost no gradient, and {what}. The other layers learn. A network without these "
+                "(fewer levels or blocks) is faster and probably scores the same"
+                + ("; less weight decay or a lower rate may bring them into use." if decayed else
+                   f"; or {optimizer} needs a higher rate or more steps to bring them into use.")]
+    name = min(states, key=lambda one: states[one].moved)
+    return ["All layers learn: gradients reach the image, and training has moved the weights of "
+            f"each layer, least those of {name}, by {states[name].moved:.0%} of their norm at the "
+            "start. Nothing has to be changed. Small gradients at the end mean that a layer has "
+            "little left to learn, not that it did not learn."]
+
+
+def _numbers(end, logged) -> list[str]:
     names = sorted(end, key=end.get)
-    least, largest = names[0], names[-1]
-    ratio = end[least] / end[largest] if end[largest] else float("nan")
-    verdict = (f"gradients vanish, by the rule of thumb of 1 in {1 / VANISHING_RATIO:.0f}"
-               if ratio < VANISHING_RATIO else
-               f"no layer falls below a {1 / VANISHING_RATIO:.0f}th of another, so that "
-               "gradients do not vanish on their way back to the image")
-    first, last = list(end)[0], list(end)[-1]
+    first, last, largest = list(end)[0], list(end)[-1], names[-1]
+    ratio = end[names[0]] / end[largest] if end[largest] else float("nan")
     shown = ", ".join(f"{name} ({end[name]:.2g})" for name in names[:3])
     text = [
         f"The smallest gradients are those of {shown}, the largest that of {largest} "
-        f"({end[largest]:.2g}). The smallest is {ratio:.2g} of the largest: {verdict}. The layer "
+        f"({end[largest]:.2g}). The smallest is {ratio:.2g} of the largest. The layer "
         f"nearest to the image, {first}, gets {_times(end[first], end[last])} that of the last, "
         f"{last}."]
-    if ratio < VANISHING_RATIO:
-        text.append(
-            "With sgd such layers hardly change." if optimizer == "sgd" else
-            f"{optimizer} divides a step by the size of its gradients, so that such layers change "
-            "nevertheless: by noise, and by weight decay where that is added to the gradient and "
-            "larger (--analysis=weights shows layers that shrank).")
     if logged:
         epochs, values = [f"{epoch:g}" for epoch in logged[0]], logged[1]
         with np.errstate(all="ignore"):
@@ -143,13 +232,26 @@ def _text(end, logged, num_images, batch_size, optimizer, step) -> list[str]:
     else:
         text.append("How it was over training is not known: the run did not log it. Train with "
                     "--config.train.log_gradients=True to have it (gradients.jsonl).")
-    text.append(
+    return text
+
+
+def _how(num_images, batch_size, step) -> str:
+    return (
         f"How measured: the run's loss on the {num_images} training samples, without augmentation "
         f"and dropout and by the running statistics of batch norm, at the best checkpoint (step "
         f"{step}); the mean absolute gradient of each kernel, without biases and norms, then the "
         f"mean over batches of {batch_size}. Gradients of batches of another size do not compare: "
-        "noise averages out in larger ones.")
-    return text
+        "noise averages out in larger ones. A layer does nothing if its gradient relative to its "
+        f"weights is below 1/{1 / IDLE_RATIO:.0f} of the median layer's, and its weights moved by "
+        f"less than {distances.UNMOVED:.0%} of their initial norm or shrank below {DECAYED:.0%} of "
+        "it. Gradients vanish if, relative to the weights, those of the quarter of the layers "
+        f"nearest to the image are below 1/{1 / VANISHING_RATIO:.0f} of those nearest to the "
+        "output, and most of these layers did not learn.")
+
+
+def _some(names) -> str:
+    more = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _times(value, other) -> str:

@@ -55,7 +55,7 @@ def _curve(ax, sparsity_, scores, one, groups, number, label):
     Scores of images differ far more than their losses, so the band is that of the loss.
     """
     mean, style = mean_over(scores, one).mean(1), figures.line_style(number)
-    ax.plot(sparsity_, mean, label=label, marker="o", markersize=3, **style)
+    ax.plot(sparsity_, mean, label=label, **style)
     lost = intervals(scores[:1] - scores, one, groups)
     ax.fill_between(sparsity_, *(mean[0] - lost.T), color=style["color"], alpha=0.15, linewidth=0)
 
@@ -80,7 +80,7 @@ def _experiments_figure(series, groups, everything):
         label = experiment if layer in ("all", "one by one") else f"{experiment} ({layer})"
         _curve(ax, share, dice, everything, groups, number, label)
     _axis(ax)
-    fig.legend(loc="outside lower center", ncols=2, fontsize=9, frameon=False)
+    figures.label_lines(ax)
     return fig
 
 
@@ -97,6 +97,7 @@ def _class_figure(series, classes, groups):
                    f"({c.images.sum()} images, {cases_text(groups, c)})")
     for ax, one in zip(axes.flat, panels, strict=False):  # last: the lowest Dice is known
         _axis(ax, one.experiment if one.layer == "all" else f"{one.experiment}\n{one.layer}")
+        figures.label_lines(ax, [c.name for c in shown])
     for ax in axes.flat[len(panels):]:
         ax.set_axis_off()
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3,
@@ -140,6 +141,6 @@ def _depth_figure(layers, everything, groups, sizes):
         same = by_size[size]
         label = f"{size_text(size)} ({len(same)} layer{'s' * (len(same) > 1)})"
         _curve(ax, pooled_sparsity(same), pooled_dice(same), everything, groups, number, label)
-    _axis(ax)
-    ax.legend(title="output size of the layer", fontsize=9)
+    _axis(ax, "by output size of the layer")
+    figures.label_lines(ax)
     return fig

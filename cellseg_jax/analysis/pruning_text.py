@@ -19,6 +19,7 @@ from cellseg_jax.analysis.pruning_series import (
 from cellseg_jax.metrics.bootstrap import MIN_GROUPS
 
 REPORT_2_CLASSES = ("Adenocarcinoma", "High-grade IN")  # that lose Dice first, by report 2
+FREE = 0.01  # of Dice, a loss that hardly matters
 MEANING = {  # of pruning.METHODS
     "l1_layers": "the smallest weights of each layer",
     "l1_grouped": "the smallest weights of all layers together",
@@ -92,7 +93,8 @@ def _summary(series, everything, whole: float) -> str:
     """The result of all experiments, in a sentence each."""
     ends = [f"{one.experiment} {mean_over(one.dice(), everything).mean(1)[-1]:.3f} at sparsity "
             f"{one.sparsity()[-1]:.3f}" for one in joint_series(series)]
-    text = f"Mean Dice is {whole:.3f} without pruning, and at the last level: {', '.join(ends)}."
+    text = _spare(series, everything) + (
+        f"Mean Dice is {whole:.3f} without pruning, and at the last level: {', '.join(ends)}.")
     for experiment, layers in single_layer_series(series).items():
         lost = {one.layer: float(mean_over((one.dice()[:1] - one.dice())[-1], everything).mean())
                 for one in pruned_series(layers)}
@@ -101,6 +103,21 @@ def _summary(series, everything, whole: float) -> str:
             text += (f" One layer alone ({experiment}): {most} is needed most (Dice lost "
                      f"{lost[most]:.3f}), {least} least ({lost[least]:.3f}).")
     return text
+
+
+def _spare(series, everything) -> str:
+    """What share of the weights the network does without, in words."""
+    free = {}
+    for one in joint_series(series):
+        mean = mean_over(one.dice(), everything).mean(1)
+        kept = np.flatnonzero(np.logical_and.accumulate(mean > mean[0] - FREE))
+        free[one.experiment] = float(one.sparsity()[kept[-1]])
+    best = max(free, key=free.get)
+    if free[best] == 0:
+        return (f"The network needs all of its weights: each pruning that was tried costs more "
+                f"than {FREE:g} of Dice. ")
+    return (f"The network does without {free[best]:.0%} of these weights: so many can be set to 0 "
+            f"({best}) for less than {FREE:g} of Dice, so that a smaller network may be enough. ")
 
 
 def _all_foreground_dice(one, everything) -> str:

@@ -185,14 +185,13 @@ def _figure(curves):
             one, style = found[experiment], figures.line_style(number)
             dice = one.dice[EVERYTHING]
             mean, sd = dice.mean(0), dice.std(0, ddof=1) if len(dice) > 1 else 0 * dice[0]
-            ax.plot(one.sparsity, mean, label=f"{row} (n = {len(dice)})", marker="o",
-                    markersize=3, **style)
+            ax.plot(one.sparsity, mean, label=f"{row} (n = {len(dice)})", **style)
             ax.fill_between(one.sparsity, mean - sd, mean + sd, color=style["color"], alpha=0.15)
         ax.set(xlabel="sparsity", ylabel="Dice", title=experiment)
         ax.grid(color="0.9")
+        figures.label_lines(ax)
     for ax in axes.flat[len(experiments):]:
         ax.set_axis_off()
-    axes[0, 0].legend(fontsize=9)
     return fig
 
 

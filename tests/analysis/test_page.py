@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from helpers import tiny_config
 from html_checker import HOSTILE, HOSTILE_FILE, Checker, assert_only_text
+from matplotlib.text import Text
 
 from cellseg_jax import config as config_lib
 from cellseg_jax import files
@@ -70,11 +71,33 @@ def test_numbers_of_a_table_are_short_and_what_is_missing_is_a_dash(tmp_path):
 def test_figures_are_written_whole_and_their_lines_differ_without_colour(tmp_path):
     fig, axes = figures.figure(3, 2)
     for number in range(7):
-        axes.plot([0, 1], [0, number], **figures.line_style(number))
+        axes.plot([0, 1], [0, number], label=f"line {number}", **figures.line_style(number))
+    figures.label_lines(axes)
     figures.save(fig, tmp_path / "lines.png")
     assert (tmp_path / "lines.png").read_bytes().startswith(b"\x89PNG")
     assert len({str(figures.line_style(n)["linestyle"]) for n in range(7)}) == 7
+    styles = [figures.line_style(n) for n in range(49)]
+    assert len({(style["color"], str(style["linestyle"])) for style in styles}) == 49
     assert not list(tmp_path.glob("*.tmp"))
+
+
+@pytest.mark.parametrize("ends", [[0.2] * 6, [0, 0.5, 1, 0.98, 0.02, 0.5], [1.0] * 3])
+def test_names_beside_lines_do_not_overlap_and_keep_their_order(ends):
+    fig, axes = figures.figure(4, 3)
+    for n, end in enumerate(ends):
+        axes.plot([0, 1], [0.3, end], label=f"line {n}", **figures.line_style(n))
+    axes.set_ylim(0, 1)
+    figures.label_lines(axes)
+    fig.canvas.draw()
+    boxes = [Text.get_window_extent(text) for text in axes.texts]  # without the line
+    assert [text.get_text() for text in axes.texts] == [f"line {n}" for n in range(len(ends))]
+    assert [text.get_color() for text in axes.texts] == [
+        line.get_color() for line in axes.get_lines()]
+    order = sorted(range(len(ends)), key=lambda n: boxes[n].y0)
+    for below, above in zip(order, order[1:], strict=False):
+        assert boxes[below].y0 + 8 < boxes[above].y0 and ends[below] <= ends[above]
+    assert axes.get_window_extent().y0 - 8 < boxes[order[0]].y0
+    assert boxes[order[-1]].y1 < axes.get_window_extent().y1 + 12
 
 
 def test_no_name_or_value_becomes_markup(tmp_path):

@@ -262,9 +262,15 @@ def test_words_of_known_scores():
                     [[of_classes(0.8, 0.8)], [of_classes(0.75, 0.75)]], [0, 30])
     summary, first, after, *_ = pruning_text.sentences(
         [RANDOM, tuned], classes, GROUPS, {}, pruning.Options(masks=2), "one masked copy per call")
-    assert summary == ("Mean Dice is 0.800 without pruning, and at the last level: "
-                       "random_layers:all 0.600 at sparsity 0.300, random_layers:all, then 3 "
-                       "epochs 0.750 at sparsity 0.300.")
+    assert summary == ("The network needs all of its weights: each pruning that was tried costs "
+                       "more than 0.01 of Dice. Mean Dice is 0.800 without pruning, and at the "
+                       "last level: random_layers:all 0.600 at sparsity 0.300, "
+                       "random_layers:all, then 3 epochs 0.750 at sparsity 0.300.")
+    kept = made_up("l1_layers:all", "all", [[of_classes(0.8, 0.8)], [of_classes(0.795, 0.795)]],
+                   [0, 30])
+    assert pruning_text.sentences([RANDOM, kept], classes, GROUPS, {}, pruning.Options(masks=2),
+                                  "")[0].startswith(
+        "The network does without 30% of these weights: so many can be set to 0 (l1_layers:all)")
     assert first.startswith("random_layers:all at sparsity 0.300 (at the last level; the mean never"
                             " falls by half): mean Dice 0.600, from 0.800 without pruning.")
     assert "most first: a 0.300 (0.200 to 0.400), b 0.100 (0.100 to 0.100)." in first
