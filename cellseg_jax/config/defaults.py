@@ -175,7 +175,9 @@ def default() -> ConfigDict:
         threshold=0.5,  # of the probability
         decode="watershed",  # how a mask becomes instances: components | watershed
         watershed_h=1.0,  # pixels a neck must be thinner than a cell to be cut; larger cuts less
-        min_size=0,  # pixels; smaller instances are dropped
+        # Pixels; smaller instances are dropped. -1: half of the 1st percentile of the areas of the
+        # training cells, which the run keeps (environment.json, training_cells.least_area).
+        min_size=0,
         nms=0.4,  # star: of two outlines that overlap by more than this share, one is dropped
         star_grid=1,  # star: outlines of every 1st, 2nd or 4th row and column only, to save time
         flow_error=0.4,  # flow: cells whose flows differ by more are dropped; 0 keeps all

@@ -83,6 +83,12 @@ def has_ignored(config) -> bool:
     return bool(config.data.get("ignore")) or config.data.get("partial") == "ignore"
 
 
+def has_cells(config) -> bool:
+    """Whether labels hold instances, of which the run learns something."""
+    return config.data.get("labels", "instances") == "instances" and (
+        config.data.target != "classes")
+
+
 def has_part(config, part: str) -> bool:
     """Whether the split may have "val" or "test" images."""
     split = config.data.split

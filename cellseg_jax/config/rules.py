@@ -7,6 +7,7 @@ from cellseg_jax.config.derived import (
     VALIDATION_METRICS,
     augmented_size,
     channels,
+    has_cells,
     has_ignored,
     has_part,
     is_classical,
@@ -252,7 +253,9 @@ def _eval(c, rule):
     rule(c.eval.batch_size >= 1, "eval.batch_size", "at least 1")
     rule(0 < c.eval.threshold < 1, "eval.threshold", "between 0 and 1")
     rule(c.eval.watershed_h >= 0, "eval.watershed_h", "at least 0 pixels")
-    rule(c.eval.min_size >= 0, "eval.min_size", "at least 0 pixels")
+    rule(c.eval.min_size >= -1, "eval.min_size", "at least 0 pixels, or -1 (from training cells)")
+    rule(c.eval.min_size >= 0 or has_cells(c), "eval.min_size",
+         "0 or more pixels, since labels that hold no instances have no areas of cells")
     rule(0 <= c.eval.nms <= 1, "eval.nms", "a share from 0 to 1")
     rule(c.eval.star_grid in (1, 2, 4), "eval.star_grid", "1, 2 or 4 pixels")
     rule(c.eval.flow_error >= 0, "eval.flow_error", "at least 0 (0 = keep all)")

@@ -19,6 +19,9 @@ from cellseg_jax.errors import InputError
 from cellseg_jax.files import read_json, write_atomic
 
 LARGEST = 8.0  # factor; the smallest is 1 / LARGEST. Beyond, a few specks would fill the memory
+# Of the area of the smallest cells: below it there are pieces. For dsb2018 it gives 10 pixels, as
+# validation images chose, see configs/nuclei_instances.py.
+LEAST_SHARE = 0.5
 ROWS_OF = 2**22  # pixels, that are counted at once
 FACTS_FILE = "cells.json"  # in the folder of decoded arrays
 
@@ -82,22 +85,48 @@ def rescaled(image, label, factor: float):
 # --- the size of cells and pixels -----------------------------------------------------------------
 
 
-def cell_diameters(label) -> np.ndarray:
-    """(n,) 2 sqrt(area / pi) of each cell of an (H, W) label, in pixels, by ascending id.
+def cell_areas(label) -> tuple[np.ndarray, np.ndarray]:
+    """(ids, areas), both (n,), of the cells of an (H, W) label, in pixels, by ascending id.
 
     Ids need not be consecutive; values of 0 and below are no cells.
     """
     highest = label.max(initial=0)
     if highest > 4 * label.size:
-        areas = np.unique(label[label > 0], return_counts=True)[1]
-    else:  # counting is many times faster than sorting; some rows at a time
-        areas = np.zeros(highest + 1, np.int64)
-        step = max(1, ROWS_OF // label.shape[1])
-        for start in range(0, label.shape[0], step):
-            ids = np.maximum(label[start : start + step], 0)
-            areas += np.bincount(ids.reshape(-1), minlength=len(areas))
-        areas = areas[1:][areas[1:] > 0]
-    return 2 * np.sqrt(areas / math.pi)
+        return np.unique(label[label > 0], return_counts=True)
+    # Counting is many times faster than sorting; some rows at a time.
+    areas = np.zeros(highest + 1, np.int64)
+    step = max(1, ROWS_OF // label.shape[1])
+    for start in range(0, label.shape[0], step):
+        ids = np.maximum(label[start : start + step], 0)
+        areas += np.bincount(ids.reshape(-1), minlength=len(areas))
+    ids = np.flatnonzero(areas[1:]) + 1
+    return ids, areas[ids]
+
+
+def cell_diameters(label) -> np.ndarray:
+    """(n,) 2 sqrt(area / pi) of each of `cell_areas`."""
+    return 2 * np.sqrt(cell_areas(label)[1] / math.pi)
+
+
+def least_area(labels) -> int:
+    """A least size for predicted cells: LEAST_SHARE of the 1st percentile of true areas, pixels.
+
+    So pieces of half of the smallest true cells are dropped, and cells are not. Cells at the
+    border of their image, which it cuts, do not count where others do.
+
+    Args:
+      labels: an iterable of (H, W).
+    Returns: at least 1; 1 without cells.
+    """
+    inside, cut = [], []
+    for label in labels:
+        ids, areas = cell_areas(label)
+        border = np.isin(ids, np.concatenate([label[0], label[-1], label[:, 0], label[:, -1]]))
+        inside.append(areas[~border])
+        cut.append(areas[border])
+    known = np.concatenate(inside or [np.zeros(0)])
+    known = known if len(known) else np.concatenate(cut or [np.zeros(0)])
+    return max(1, round(LEAST_SHARE * float(np.percentile(known, 1)))) if len(known) else 1
 
 
 def median_diameter(*labels) -> float:

@@ -24,7 +24,7 @@ def decodings(predictor) -> dict[str, dict]:
     if tuning:
         named[f"tuned for {tuning['metric']}"] = scored | {
             key.removeprefix("eval."): value for key, value in tuning["options"].items()}
-    own = read_config(predictor.workdir).eval
+    own = predictor.sized(read_config(predictor.workdir)).eval
     named["config of the run"] = {key: own[key] for key in keys}
     kept = {}
     for name, options in named.items():

@@ -118,9 +118,12 @@ def _of_predictor(predictor, arrays, indices) -> Made:
                         np.asarray(arrays.image_groups)[indices],
                         np.asarray(arrays.image_strata)[indices], original.found)
     predicted = functools.partial(_predicted, predictor, scored, indices)
+    about = {"decoding": original.decodings.rows()} if original.objects else {}
+    if predictor.sized_by_cells:
+        about["min_size"] = predictor.config.eval.min_size
     return Made(measured, original.report2, predictor.step, timed.ms_per_row() * arrays.grid**2,
                 lambda dice: pictures(predictor.config, arrays, indices, dice, predicted),
-                {"decoding": original.decodings.rows()} if original.objects else {})
+                about)
 
 
 def _predicted(predictor, scored, indices, chosen) -> list[np.ndarray]:

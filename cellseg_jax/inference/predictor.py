@@ -42,6 +42,24 @@ def run_config(workdir, overrides):
     return config_lib.override(read_config(workdir), overrides)
 
 
+def sized(config, cells: dict, workdir):
+    """The config with eval.min_size in pixels, where it is -1, "from the training cells".
+
+    Args:
+      cells: training_cells of the run's environment.json.
+    Raises: InputError where the run does not know the areas of its training cells.
+    """
+    if config.eval.min_size >= 0:
+        return config
+    if "least_area" not in cells:
+        raise InputError(f"config.eval.min_size: got -1, but {workdir} was trained with another "
+                         "value and has not kept the areas of its training cells; expected "
+                         "pixels, such as 10, or a run that is trained with -1")
+    config = config.copy_and_resolve_references()
+    config.eval.min_size = cells["least_area"]
+    return config
+
+
 class Predictor:
     """A trained run that turns images into probabilities, repeating the training's `fit`.
 
@@ -54,15 +72,22 @@ class Predictor:
     """
 
     def __init__(self, workdir, config, which: str = "best", batch_size: int = 0):
-        self.config, self.workdir = config, pathlib.Path(workdir)
+        self.workdir = pathlib.Path(workdir)
+        environment = read_json(self.workdir / ENVIRONMENT_FILE, {})
+        self.cells = environment.get(TRAINING_CELLS) or {}
+        self.sized_by_cells = config.eval.min_size < 0
+        self.config = config = self.sized(config)
         self.network = (ClassicalMethod(config) if derived.is_classical(config)
                         else TrainedNetwork(workdir, config, which, batch_size))
         self.tile, self.batch_size = self.network.tile, self.network.batch_size
         self.target = targets.TARGETS[config.data.target]
-        environment = read_json(self.workdir / ENVIRONMENT_FILE, {})
-        self.scale = RunScale.of(config.data, environment.get(TRAINING_CELLS) or {})
+        self.scale = RunScale.of(config.data, self.cells)
         known = environment.get(TRAINING_CONTRAST)  # runs of older code have none
         self.contrast = normalize.Contrast(**known) if known else None
+
+    def sized(self, config):
+        """Another config of this run with eval.min_size in pixels, see `sized`."""
+        return sized(config, self.cells, self.workdir)
 
     @property
     def step(self) -> int:

@@ -283,6 +283,8 @@ def _environment(environment, scores, folder) -> list[tuple[str, str]]:
 def _options(scores) -> list[tuple]:
     """The eval options that scores follow from; labels made elsewhere have none."""
     options = {} if "labels_content" in scores else scores.get("eval_options") or {}
+    if "min_size" in scores:  # what -1 was
+        options = options | {"min_size": scores["min_size"]}
     return [(key, options[key]) for key in SHOWN_OPTIONS if key in options]
 
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cellseg_jax import data
+from cellseg_jax.config import derived
 from cellseg_jax.data import scale
 from cellseg_jax.data.arrays import Arrays
 from cellseg_jax.data.quality import annotation, checks, duplicates
@@ -81,11 +82,13 @@ def cells_of(config, arrays: Arrays, images) -> dict:
       images: (m,) numbers of the training images.
     Returns: median_diameter of the true cells, the median of each image, in pixels of the file;
       median_pixel_size_um; both also as the network sees them (_seen); median_factor, by which
-      images were rescaled. None where nothing is known. {} where labels hold no instances.
+      images were rescaled. None where nothing is known. With eval.min_size=-1 also least_area,
+      what that is, see data.scale.least_area. {} where labels hold no instances.
     """
-    kind = config.data.get("labels", "instances")
-    if kind != "instances" or config.data.target == "classes":
+    if not derived.has_cells(config):
         return {}
+    least = {"least_area": scale.least_area(map(arrays.original_label, images))
+             } if config.eval.min_size < 0 else {}
     facts = scale.facts_of(arrays, lambda: data.records_of(config.data))
     factor = arrays.scales[images]
     if config.data.fit == "resize":
@@ -96,7 +99,7 @@ def cells_of(config, arrays: Arrays, images) -> dict:
             "median_diameter_seen": _median(diameter * factor),
             "median_pixel_size_um": _median(pixel_size),
             "median_pixel_size_seen_um": _median(pixel_size / factor),
-            "median_factor": _median(factor)}
+            "median_factor": _median(factor), **least}
 
 
 def _median(values) -> float | None:

@@ -18,6 +18,7 @@ from cellseg_jax.inference.image_scale import RunScale
 from cellseg_jax.inference.options import PredictOptions
 from cellseg_jax.inference.predictor import Predictor
 from cellseg_jax.inference.scale_notes import ScaleNotes
+from cellseg_jax.runs import page
 
 CELLS = {"median_diameter": 16.0, "median_diameter_seen": 12.0, "median_pixel_size_um": 0.5,
          "median_pixel_size_seen_um": 0.4, "median_factor": 0.8}
@@ -228,6 +229,51 @@ def test_a_run_keeps_the_size_of_its_cells_and_truth_does_not_scale_its_tests(tm
     assert evaluate.at_found_scale(run, seen, indices).scales.tolist() == seen.scales.tolist()
     before = config_lib.changed(config_lib.default(), changes)
     assert evaluate.at_found_scale(Predictor(tmp_path, before), arrays, indices) is arrays
+
+
+def test_least_area_is_half_of_the_smallest_whole_cells():
+    label = np.zeros((100, 100), int)
+    for n in range(16):  # areas 16, 25, 36, ..., of 4 x 4 to 13 x 13 pixels
+        side = 4 + n % 10
+        row, column = 1 + 24 * (n // 4), 1 + 24 * (n % 4)
+        label[row : row + side, column : column + side] = 10**6 + n
+    label[99, 50] = 3  # cut by the border
+    label[98, 2] = -1
+    areas = sorted((4 + n % 10) ** 2 for n in range(16))
+    assert scale.least_area([label]) == round(0.5 * np.percentile(areas, 1)) == 8
+    assert scale.least_area([label * (label == 3)]) == 1 == scale.least_area([])
+
+
+def test_least_size_follows_from_the_training_cells_where_it_is_asked_for(tmp_path):
+    changes = {"model.name": "otsu", "data.name": "synthetic", "data.count": 20, "data.size":
+               (48, 48), "data.fit": "random_crop", "data.channels": "gray"}
+    config = config_lib.changed(config_lib.default(), changes)
+    asked = config_lib.changed(config, {"eval.min_size": -1})
+    assert config_lib.identity(config) == config_lib.identity(asked)
+    train.train([config], [tmp_path / "old"])
+    train.train([asked], [tmp_path / "run"])
+    kept = lambda name: json.loads((tmp_path / name / "environment.json").read_text())[
+        "training_cells"]
+    arrays = data.load(config.data)
+    chosen = data.split_of(config.data, arrays)["train"]
+    least = scale.least_area([arrays.original_label(i) for i in chosen])
+    assert kept("run").pop("least_area") == least > 1
+    assert "least_area" not in kept("old")
+    run, test = Predictor(tmp_path / "run", asked), evaluate.images_of(config, arrays, "test")
+    given = config_lib.changed(config, {"eval.min_size": least})
+    assert run.config.eval.min_size == least
+    assert Predictor(tmp_path / "run", given).config.eval.min_size == least
+    probs = run.image_probs(data.records_of(config.data)[test[0]].read().image)
+    np.testing.assert_array_equal(run.decode(probs),
+                                  Predictor(tmp_path / "old", given).decode(probs))
+    assert Predictor(tmp_path / "old", config).config.eval.min_size == 0  # as before
+    with pytest.raises(InputError, match="has not kept the areas of its training cells"):
+        Predictor(tmp_path / "old", asked)
+    scores = evaluate.evaluate(asked, tmp_path / "run")
+    assert scores["min_size"] == least and scores["eval_options"]["min_size"] == -1
+    assert scores["decoding"][0]["options"]["min_size"] == least
+    assert evaluate.read_scores(tmp_path / "run", "test", asked) is not None
+    assert f"min_size {least}" in page.write_run_page(tmp_path / "run").read_text()
 
 
 @pytest.mark.slow
