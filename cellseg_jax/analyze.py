@@ -68,7 +68,7 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
     runs = [run for of_row in rows.values() for run in of_row]
     for run in runs:
         if not analysis.run(run, overrides, options):
-            return cli.INTERRUPTED
+            return cli.stopping.INTERRUPTED
     if "pruning" in names and len(runs) > 1:
         beside = folders[0].resolve().parent
         for sentence in pruned_rows.write(rows, beside):

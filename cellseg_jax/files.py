@@ -7,7 +7,14 @@ import io
 import json
 import os
 import pathlib
+import re
+import shutil
+import socket
+import time
+import zlib
 from collections.abc import Iterator, Sequence
+
+import psutil
 
 try:
     import fcntl
@@ -17,6 +24,7 @@ except ImportError:  # not on Windows
 from cellseg_jax.errors import InputError
 
 NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # of file systems without locks
+LEFTOVER_AGE = 86400  # seconds
 REQUIRED = object()  # no default: an absent file is an error
 
 
@@ -33,7 +41,7 @@ def atomic_file(path) -> Iterator[pathlib.Path]:
     Until then `path` keeps its old content, whatever ends the process.
     """
     path = pathlib.Path(path)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f"{path.name}.{owner()}.tmp")
     try:
         yield temporary
         with open(temporary, "rb+") as file:
@@ -41,6 +49,26 @@ def atomic_file(path) -> Iterator[pathlib.Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def owner() -> str:
+    """This process, in the names of temporary files: its host, hashed, and its number."""
+    return f"{zlib.crc32(socket.gethostname().encode()):08x}-{os.getpid()}"
+
+
+def remove_leftovers(folders) -> None:
+    """Remove the temporary files that killed processes left in folders.
+
+    Of another host, whose processes cannot be seen, those that are older than a day.
+    """
+    for path in (path for folder in folders for path in pathlib.Path(folder).glob("*.tmp")):
+        found = re.search(r"\.([0-9a-f]{8})-([0-9]+)\.tmp$", path.name)
+        if not found or found[0] == f".{owner()}.tmp":
+            continue
+        with contextlib.suppress(OSError):  # another process was faster, or may not
+            old = time.time() - path.stat().st_mtime > LEFTOVER_AGE
+            if old or found[1] == owner()[:8] and not psutil.pid_exists(int(found[2])):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def write_atomic(path, text: str | bytes) -> None:

@@ -27,6 +27,7 @@ import sys
 from absl import flags
 
 from cellseg_jax import cli
+from cellseg_jax.cli.stopping import INTERRUPTED
 from cellseg_jax.errors import pick
 
 
@@ -64,7 +65,7 @@ def train(config, workdir, args) -> int:
     result = train_and_score(config, workdir, args.split, tuned=args.tuned)
     if result.status == "interrupted":
         terminal.log(f"stopped after saving step {result.step}; the same command continues")
-        return cli.INTERRUPTED
+        return INTERRUPTED
     return 1 if result.status == "non-finite" else 0
 
 

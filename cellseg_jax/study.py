@@ -23,6 +23,7 @@ import sys
 from absl import flags
 
 from cellseg_jax import cli
+from cellseg_jax.cli.stopping import stopping_at_sigterm
 from cellseg_jax.errors import InputError
 
 SMOKE_REPEATS = 2
@@ -73,7 +74,7 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
                               measure_seconds=args.measure)
     code = 0
     if not args.collect:
-        with cli.stopping_at_sigterm():  # while no training, which handles it itself, is under way
+        with stopping_at_sigterm():  # while no training, which handles it itself, is under way
             code = launch.run(study, workdir, rows, repeats, task, smoke=args.smoke,
                               backend=args.backend, slots=args.slots)
     if code == 0 and (args.collect or not args.task):

@@ -12,6 +12,7 @@ from helpers import ROOT, child_environment, tiny_config
 
 from cellseg_jax import __main__, cli, train
 from cellseg_jax import config as config_lib
+from cellseg_jax.cli import stopping
 from cellseg_jax.errors import InputError
 from cellseg_jax.inference.outputs import FORMATS
 
@@ -120,9 +121,9 @@ def test_every_command_is_listed_and_installed():
 
 def test_sigterm_is_handled_in_the_block_alone():
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(SystemExit) as stopped, cli.stopping_at_sigterm():
+    with pytest.raises(SystemExit) as stopped, stopping.stopping_at_sigterm():
         os.kill(os.getpid(), signal.SIGTERM)
-    assert stopped.value.code == cli.INTERRUPTED == 75
+    assert stopped.value.code == stopping.INTERRUPTED == 75
     assert signal.getsignal(signal.SIGTERM) is before
 
 

@@ -18,7 +18,7 @@ from cellseg_jax.data.records import some
 from cellseg_jax.data.stacks import ReadOptions
 from cellseg_jax.data.tiff_stacks import first_of_set
 from cellseg_jax.errors import InputError
-from cellseg_jax.files import write_atomic
+from cellseg_jax.files import remove_leftovers, write_atomic
 from cellseg_jax.inference import masks_beside, outputs
 from cellseg_jax.inference.outputs.table import COLUMNS_FILE
 from cellseg_jax.report import terminal
@@ -209,6 +209,7 @@ def claim(out, made_by: dict, jobs=(), formats=()) -> None:
         raise InputError(f"--out: {out} holds predictions made with another {changed[0]} "
                          f"({before.get(changed[0])}, now {made_by.get(changed[0])}); choose "
                          "another folder or delete it")
+    remove_leftovers({out, *(pathlib.Path(stem).parent for _, stem in jobs)})
 
 
 def is_finished(plane: Plane, formats) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from cellseg_jax.files import owner
 from cellseg_jax.inference.row_bands import Rows
 
 
@@ -104,7 +105,7 @@ class _Found:
 
 def on_disk(size, folder) -> np.memmap:
     """(H, W) uint32 zeros in a file of `folder` that has no name and goes with the array."""
-    path = os.path.join(folder, f".label.{os.getpid()}.tmp")
+    path = os.path.join(folder, f".label.{owner()}.tmp")
     label = np.memmap(path, np.uint32, "w+", shape=tuple(size))
     os.unlink(path)
     return label

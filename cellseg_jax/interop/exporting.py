@@ -3,7 +3,6 @@
 import json
 import pathlib
 import shutil
-import tempfile
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,6 +15,7 @@ from cellseg_jax.config import derived
 from cellseg_jax.crops import mirrored
 from cellseg_jax.data.stacks import chosen_channels
 from cellseg_jax.errors import InputError
+from cellseg_jax.files import owner, remove_leftovers
 from cellseg_jax.inference import tune
 from cellseg_jax.inference.predictor import Predictor, run_config
 from cellseg_jax.interop import bioimageio, onnx, stablehlo
@@ -68,7 +68,9 @@ def export(run: ExportedRun, options: ExportOptions) -> dict:
     """
     out, form = pathlib.Path(options.out), options.format
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = pathlib.Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    remove_leftovers([out.parent])
+    partial = out.parent / f".{out.name}.{owner()}.tmp"
+    partial.mkdir()
     try:
         program = program_of(run, form)
         difference = largest_difference(run, runtime(form, program.data), form)
@@ -84,7 +86,6 @@ def export(run: ExportedRun, options: ExportOptions) -> dict:
                 (partial / "usage.py").write_text(usage(about, run.config))
         (partial / ABOUT).write_text(json.dumps(about, indent=1) + "\n")
         shutil.rmtree(out, ignore_errors=True)
-        partial.chmod(0o755)  # mkdtemp's is for its owner alone
         partial.rename(out)
     except NotImplementedError as error:
         raise CannotExport(f"{run.config.model.name} has no such form: {error}") from error

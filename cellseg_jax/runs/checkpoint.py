@@ -28,6 +28,7 @@ METADATA = "_CHECKPOINT_METADATA"  # of orbax, with what is kept beside the stat
 SCORE = pathlib.Path("metrics", "metrics")  # where orbax keeps scores, for programs that use it
 TEMPORARY = ".saving"  # appended to the name of a checkpoint that is not whole yet
 DELETED = ".deleted"  # or not any more
+LEFT = (TEMPORARY[1:], DELETED[1:], "orbax-checkpoint-tmp")  # what a kill leaves, after a number
 # Leaves of the state in checkpoints of before. Now they are in the judgement beside the state.
 JUDGEMENT_LEAVES = ("best", "waited", "previous_loss", "plateau")
 # Errors of the machine, not of a file, as orbax and its storage library word them.
@@ -48,8 +49,9 @@ class Checkpoints:
         self._writes = jax.process_index() == 0  # what all processes do once
         if self._writes:
             self.directory.mkdir(exist_ok=True)
-            for left in self.directory.glob("[0-9]*.*"):  # by a kill; TEMPORARY, DELETED, orbax's
-                shutil.rmtree(left)
+            for left in self.directory.glob("[0-9]*.*"):
+                if left.name.partition(".")[2].startswith(LEFT):
+                    shutil.rmtree(left)
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "save")
         self._saving, self._check = None, check
 

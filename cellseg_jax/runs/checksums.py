@@ -65,6 +65,7 @@ def _read(file: pathlib.Path) -> dict:
         found = json.loads(file.read_bytes())
     except ValueError as error:
         raise Damaged(f"{file}: is damaged ({error})") from error
-    if not isinstance(found, dict):
+    if not (isinstance(found, dict) and all(isinstance(v, list) and len(v) == 2
+                                            for v in found.values())):
         raise Damaged(f"{file}: is damaged (no table of files)")
     return found

@@ -7,7 +7,7 @@ import pathlib
 from cellseg_jax import config as config_lib
 from cellseg_jax.data import split
 from cellseg_jax.errors import InputError
-from cellseg_jax.files import read_json, read_jsonl, write_atomic
+from cellseg_jax.files import read_json, read_jsonl, remove_leftovers, write_atomic
 from cellseg_jax.runs.lock import Lock
 from cellseg_jax.runs.provenance import arithmetic, environment
 
@@ -78,6 +78,7 @@ class RunFolder:
             self.close()
             raise
         if writer:
+            remove_leftovers([self.path, self.path / EVAL])
             write_atomic(self.path / CONFIG_FILE, config_lib.to_json(config))
 
     def _compare(self, config, fingerprint):

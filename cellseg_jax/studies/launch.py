@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from cellseg_jax import config as config_lib
 from cellseg_jax import train
-from cellseg_jax.cli import INTERRUPTED
+from cellseg_jax.cli.stopping import INTERRUPTED
 from cellseg_jax.config import derived
 from cellseg_jax.errors import InputError, nearest, print_error
 from cellseg_jax.files import read_json, write_atomic

@@ -17,6 +17,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from cellseg_jax import config as config_lib
+from cellseg_jax.cli.stopping import let_finish
 from cellseg_jax.config import derived
 from cellseg_jax.errors import pick, refuse_urls
 from cellseg_jax.report import terminal
@@ -72,6 +73,8 @@ def train(configs: Sequence[ConfigDict], workdirs: Sequence[str], *, mesh=None, 
             results |= ended
             if any(result.status == "interrupted" for result in ended.values()):
                 break
+        if all(result.status != "interrupted" for result in results.values()):
+            interrupted.pass_on()
     return [results[i] for i in range(len(configs))]
 
 
@@ -124,6 +127,8 @@ def run_program(states: SlotStates, tasks: list[Task], data: TrainingData,
             # Evaluate first, then save once: a timed save and a new best are one checkpoint.
             best = {slot for slot, run in events
                     if not run.failed and log_epoch(slot, run, slots, validation)}
+            if stopping:
+                let_finish()
             for slot, run in slots.occupied():
                 due = timed or stopping or not run.running
                 if slot in best or (due and run.saved != run.step):

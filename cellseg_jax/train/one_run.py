@@ -1,6 +1,6 @@
 """One run from its config to its scores: what `main --mode=train` and `cellseg_jax.train` do."""
 
-from cellseg_jax import cli
+from cellseg_jax.cli.stopping import stopping_at_sigterm
 from cellseg_jax.config import derived
 from cellseg_jax.inference.score_run import score_after_training
 from cellseg_jax.report import terminal
@@ -21,6 +21,6 @@ def train_and_score(config, workdir, split: str = "test", *, tuned: bool = False
         return result
     if not derived.is_classical(config):
         terminal.log(f"{workdir}: training is {result.status} at step {result.step}")
-    with cli.stopping_at_sigterm():  # scoring can be done again from its start
+    with stopping_at_sigterm():  # scoring can be done again from its start
         score_after_training(config, workdir, split, tuned=tuned)
     return result

@@ -21,6 +21,6 @@ class Fault(NamedTuple):
 
 def faults() -> list[Fault]:
     """All rows of the table."""
-    from faults import checkpoints, locks
+    from faults import checkpoints, leaks, locks, signals
 
-    return [*checkpoints.FAULTS, *locks.FAULTS]
+    return [*checkpoints.FAULTS, *leaks.FAULTS, *locks.FAULTS, *signals.FAULTS]

@@ -8,18 +8,16 @@ import itertools
 import logging
 import os
 import re
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from importlib import metadata
 
 from absl import flags
 
 from cellseg_jax import errors, files
+from cellseg_jax.cli.stopping import CTRL_C, ending_in_time
 from cellseg_jax.errors import InputError
 
-INTERRUPTED = 75  # exit code: stopped by SIGTERM after saving; the same command continues
 EXAMPLE_CONFIG = "configs/quickstart.py"
 CHECKPOINTS = ("best", "last")  # that a run keeps
 # The values of --device as names of JAX platforms; some work is always done on the CPU.
@@ -130,22 +128,6 @@ def several_processes(distributed: bool) -> Iterator[None]:
             yield
 
 
-@contextlib.contextmanager
-def stopping_at_sigterm() -> Iterator[None]:
-    """SIGTERM ends the process with INTERRUPTED, in a block whose work can be done again.
-
-    Only the main thread may handle signals: elsewhere, as in a viewer, nothing changes.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(INTERRUPTED))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
-
-
 def version() -> str:
     """Of the installed package."""
     try:
@@ -181,13 +163,14 @@ def run_command(main: Callable, define: Callable, argv: list[str] | None = None)
         prepare_jax()
         _silence_libraries()
         _choose_device(args)
-        return main(args, overrides)
+        with ending_in_time():
+            return main(args, overrides)
     except InputError as error:
         errors.print_error(error)
         return 2
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr)
-        return 130
+        return CTRL_C
 
 
 def prepare_jax() -> None:

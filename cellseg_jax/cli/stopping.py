@@ -1,0 +1,100 @@
+"""SIGTERM and Ctrl-C of a command: how it ends, and that it ends soon.
+
+Python runs handlers of signals between two steps of the interpreter, and so not while XLA compiles
+or a file is decoded. A thread therefore watches for signals beside: it ends the process where the
+handlers have not done so in time. All files are written atomically, so nothing is lost but work.
+"""
+
+import contextlib
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+INTERRUPTED = 75  # exit code: stopped by SIGTERM after saving; the same command continues
+CTRL_C = 130  # exit code: stopped by Ctrl-C
+GRACE = 8.0  # seconds from SIGTERM until the process is ended
+
+_finishing = threading.Event()
+
+
+def let_finish() -> None:
+    """From now on nothing but the last save is under way: it is not cut short."""
+    _finishing.set()
+
+
+@contextlib.contextmanager
+def stopping_at_sigterm() -> Iterator[None]:
+    """SIGTERM ends the process with INTERRUPTED, in a block whose work can be done again.
+
+    Only the main thread may handle signals: elsewhere, as in a viewer, nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(INTERRUPTED))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def ending_in_time() -> Iterator[None]:
+    """`stopping_at_sigterm`, at the latest after GRACE; a second Ctrl-C ends the process at once.
+
+    A process that several train together, and whose SIGTERM JAX handles, is not ended.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    _finishing.clear()
+    watcher = threading.Thread(target=_watch, args=(reader,), daemon=True)
+    watcher.start()
+    try:
+        with stopping_at_sigterm():
+            yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(writer)  # which ends the watcher
+        watcher.join()
+
+
+def _watch(reader: int) -> None:
+    """Until the other end of the pipe is closed: end the process where it does not do so itself."""
+    deadline, interrupts = None, 0
+    while True:
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        if not select.select([reader], [], [], left)[0]:
+            if _finishing.is_set():
+                deadline = None
+                continue
+            _end(INTERRUPTED, "stopped; the same command continues")
+        numbers = os.read(reader, 64)
+        if not numbers:
+            os.close(reader)
+            return
+        interrupts += numbers.count(signal.SIGINT)
+        if interrupts > 1:
+            _end(CTRL_C, "interrupted; the same command continues")
+        if signal.SIGTERM in numbers and deadline is None:
+            deadline = time.monotonic() + GRACE
+
+
+def _end(code: int, text: str) -> None:
+    """End the process and those that it has started, without unwinding."""
+    import psutil  # only now: it would delay --help
+
+    with contextlib.suppress(psutil.Error):
+        for child in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                child.kill()
+    with contextlib.suppress(OSError):
+        os.write(2, f"{text}\n".encode())
+    os._exit(code)
