@@ -20,6 +20,7 @@ from cellseg_jax.data.scale import as_image
 from cellseg_jax.data.split import MIXED
 from cellseg_jax.errors import InputError
 from cellseg_jax.files import read_json, write_atomic, write_csv
+from cellseg_jax.inference import count_tables
 from cellseg_jax.inference.label_folder import LabelFolder
 from cellseg_jax.inference.measure import TimedStep, measure
 from cellseg_jax.inference.original_size import OriginalSize
@@ -37,7 +38,9 @@ from cellseg_jax.runs.folder import (
     SPLIT_FILE,
     changes,
     check_same_config,
+    counts_file,
     images_file,
+    objects_file,
     pictures_folder,
     read_config,
     scores_file,
@@ -47,7 +50,7 @@ from cellseg_jax.step.memory import peak_rss
 
 
 def evaluate(config, workdir, *, split: str = "test", which: str = "best") -> dict:
-    """Score a split of a trained run and write eval/<name>.json, _images.csv, _predictions/.
+    """Score a split of a trained run and write eval/<name>.json and tables, _predictions/.
 
     <name> is `result_name`: the split, or dataset and split where the data are not those that
     the run was trained on. Scores are taken at data.size, as the network sees the images, and at
@@ -87,7 +90,11 @@ def evaluate(config, workdir, *, split: str = "test", which: str = "best") -> di
     }
     drawn = made.pictures([row["dice"] for row in table])
     if jax.process_index() == 0:
-        _write(workdir, name, result, table, drawn)
+        names = [arrays.image_names[i] for i in indices]
+        _write(workdir, name, result, {
+            images_file(workdir, name): table,
+            counts_file(workdir, name): count_tables.count_table(names, config, measured),
+            objects_file(workdir, name): count_tables.object_table(names, measured)}, drawn)
     return result
 
 
@@ -186,15 +193,22 @@ def _report2(scores, strata) -> dict:
                         for name in report_compat.REPORT2_DEFINITIONS}}
 
 
-def _write(workdir, name: str, result: dict, table: list[dict], drawn: dict) -> None:
-    """The files of an evaluation; an earlier one is replaced."""
+def _write(workdir, name: str, result: dict, tables: dict, drawn: dict) -> None:
+    """The files of an evaluation; an earlier one is replaced.
+
+    Args:
+      tables: {file: rows}; one without rows is not there.
+    """
     scores_file(workdir, name).unlink(missing_ok=True)
     predictions = pictures_folder(workdir, name)
     shutil.rmtree(predictions, ignore_errors=True)
     predictions.mkdir(parents=True)
     for file, picture in drawn.items():
         panels.write_png(predictions / file, picture)
-    write_csv(images_file(workdir, name), table)
+    for file, rows in tables.items():
+        file.unlink(missing_ok=True)
+        if rows:
+            write_csv(file, rows)
     # last, because its presence means that the evaluation is complete
     write_atomic(scores_file(workdir, name), json.dumps(result, indent=1) + "\n")
 

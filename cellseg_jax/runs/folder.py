@@ -41,6 +41,16 @@ def images_file(workdir, name: str = "test") -> pathlib.Path:
     return pathlib.Path(workdir) / EVAL / f"{name}_images.csv"
 
 
+def counts_file(workdir, name: str = "test") -> pathlib.Path:
+    """What the scores are made of, image by image; see inference.count_tables."""
+    return pathlib.Path(workdir) / EVAL / f"{name}_counts.csv"
+
+
+def objects_file(workdir, name: str = "test") -> pathlib.Path:
+    """The predicted objects of a split, which COCO's AP is made of."""
+    return pathlib.Path(workdir) / EVAL / f"{name}_objects.csv"
+
+
 def pictures_folder(workdir, name: str = "test") -> pathlib.Path:
     """Pictures of some predictions on a split."""
     return pathlib.Path(workdir) / EVAL / f"{name}_predictions"
