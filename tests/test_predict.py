@@ -336,21 +336,22 @@ def test_masks_beside_images_are_counted_and_not_segmented(run, tmp_path):
     label = np.zeros((40, 50), np.uint16)
     label[5:20, 5:20], label[22:38, 20:45] = 1, 2
     for name in ("x.png", "y.tif", "z_image.tif", "data/images/a.tif", "data/images/b.tif",
-                 "only_masks.png", "y_green.tif"):
+                 "only_masks.png", "y_green.tif", "flat/c.png", "flat/d.png", "flat/masks/e.png"):
         write_image(tmp_path / "in" / name)
     masks = ("x_cp_masks.png", "y_masks.tif", "z_masks.tif", "y_nuclei.tif", "data/masks/a.tif",
-             "data/masks/b.tif", "x_cp_output.png")
+             "data/masks/b.tif", "x_cp_output.png", "flat/masks/c.tif", "flat/masks/d_label.tif")
     for name in masks:
         path = tmp_path / "in" / name
         path.parent.mkdir(exist_ok=True)
         (tifffile.imwrite(path, label) if path.suffix == ".tif"
          else Image.fromarray(label).save(path))
     code, out, err = run(format="tiff")
-    assert code == 0 and "images predicted: 7," in out
-    assert err.startswith(f"7 files in {tmp_path / 'in'} are masks of other images")
+    assert code == 0 and "images predicted: 10," in out
+    assert err.startswith(f"9 files in {tmp_path / 'in'} are masks of other images")
     found = {p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.tif")}
     assert found == {f"{name}_label.tif" for name in (
-        "x", "y", "z_image", "data/images/a", "data/images/b", "only_masks", "y_green")}
+        "x", "y", "z_image", "data/images/a", "data/images/b", "only_masks", "y_green",
+        "flat/c", "flat/d", "flat/masks/e")}
     assert "images predicted: 3," in run(images=tmp_path / "in/*.tif", out=tmp_path / "g")[1]
     code, _, err = run(images=tmp_path / "in/data/masks")
     assert code == 2 and "is a folder of masks" in err and "in/data/images'" in err

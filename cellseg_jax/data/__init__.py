@@ -38,8 +38,8 @@ DATASETS = {
 }
 
 # Options that datasets got later: at these values they are left out of a cache's key.
-LATER_OPTIONS = {"ignore": "", "rim": 5, "annotations": "", "mask_suffix": "", "classes": (),
-                 "z": "", "channel_index": ""}
+LATER_OPTIONS = {"ignore": "", "rim": 5, "annotations": "", "mask_suffix": "", "folders": "",
+                 "classes": (), "z": "", "channel_index": ""}
 FRACTIONS = (0.8, 0.1, 0.1)  # of an official split, for the parts that it lacks
 MAX_LOADED = 4  # decoded datasets that a process keeps open
 _LOADED = {}  # what arrays follow from -> (arrays, states of the files), the last used last

@@ -1,8 +1,9 @@
 """Which files among the images of a folder are masks of others, and must not be segmented.
 
-By their place: folders masks, labels, ... beside a folder images. By their name: x_masks.png beside
-x.png, with any of the endings that training pairs. By their content: a file whose name continues
-that of another, of the same size, that holds numbers of objects.
+By their place: folders masks, labels, ... beside a folder images, or beside images of their names.
+By their name: x_masks.png beside x.png, with any of the endings that training pairs. By their
+content: a file whose name continues that of another, of the same size, that holds numbers of
+objects.
 """
 
 import pathlib
@@ -11,7 +12,8 @@ from collections.abc import Iterable
 import numpy as np
 
 from cellseg_jax.data import lazy
-from cellseg_jax.data.annotations.pairing import DERIVED, ENDINGS, FOLDERS, IMAGE_ENDINGS
+from cellseg_jax.data.annotations.layouts import FOLDERS
+from cellseg_jax.data.annotations.pairing import DERIVED, ENDINGS, IMAGE_ENDINGS
 from cellseg_jax.errors import InputError
 
 IMAGE_FOLDERS = ("images", "imagesTr", "imagesTs")
@@ -21,12 +23,25 @@ LARGEST = 2**26  # pixels of a file that is looked into
 INSIDE = 0.75  # share of the pixels of objects whose right neighbour has the same number
 
 
-def in_mask_folder(path: pathlib.Path, root: pathlib.Path) -> bool:
-    """Whether a file below `root` lies in a folder of masks that is beside one of images."""
-    below = path.relative_to(root).parts[:-1]
-    return any(part in MASK_FOLDERS
-               and any(root.joinpath(*below[:n], name).is_dir() for name in IMAGE_FOLDERS)
-               for n, part in enumerate(below))
+def in_mask_folders(paths: Iterable[pathlib.Path], root: pathlib.Path) -> list[pathlib.Path]:
+    """The files below `root` in a folder of masks that is beside one of images, or beside images.
+    """
+    paths, stems = list(paths), {}
+    for path in paths:
+        stems.setdefault(path.parent, set()).add(path.stem)
+    return [path for path in paths if _in_mask_folder(path, root, stems)]
+
+
+def _in_mask_folder(path, root, stems) -> bool:
+    """Args: stems: {folder: names of the files in it, without suffix}."""
+    for n, part in enumerate(path.relative_to(root).parts[:-1]):
+        above = root.joinpath(*path.relative_to(root).parts[:n])
+        beside = stems.get(above, ())
+        if part in MASK_FOLDERS and (
+                any((above / name).is_dir() for name in IMAGE_FOLDERS)
+                or path.stem in beside or _by_name(path.stem, beside)):
+            return True
+    return False
 
 
 def images_beside(folder: pathlib.Path) -> pathlib.Path | None:

@@ -24,15 +24,16 @@ class Format(NamedTuple):
     read: Callable | None  # (path, (H, W), plane) -> raster.Drawn, of outlines
     values: Callable | None = None  # path -> (H, W) numbers, of label images but masks
     stacked: bool = False  # whether `read` knows the planes of a stack apart
+    named: str = ""  # the argument of the function that data.annotations=FORMAT:NAME sets
 
 
 FORMATS = {
     "masks": Format(MASK_SUFFIXES, None),  # label images, read by data.read
     "arrays": Format((".npy",), None, arrays.read),  # NumPy, Cellpose's x_seg.npy
-    "zarr": Format((".zarr",), None, zarr_labels.read),  # napari, OME-Zarr
+    "zarr": Format((".zarr",), None, zarr_labels.read, named="name"),  # napari, OME-Zarr
     "imagej": Format((".zip", ".roi"), imagej.read, stacked=True),
     "geojson": Format((".geojson", ".json", ".geojson.gz", ".json.gz"), geojson.read,
-                      stacked=True),
+                      stacked=True, named="part"),
     "labelme": Format((".json",), labelme.read),
     "coco": Format((".json",), None),  # one file for many images: see `pairing`
 }

@@ -20,15 +20,19 @@ from cellseg_jax.data.annotations.raster import Drawn, Shape, drawn, filled, uni
 from cellseg_jax.data.records import Finding
 from cellseg_jax.errors import InputError
 
+PARTS = ("cell", "nucleus")  # which outline of QuPath's cells is read
+NUCLEUS = "nucleusGeometry"
 REGIONS = ("annotation", "tmaCore")  # types of QuPath's objects that may lie around others
 
 
-def read(path, shape: tuple[int, int], plane: int | None = None) -> Drawn:
+def read(path, shape: tuple[int, int], plane: int | None = None,
+         part: str = "") -> Drawn:
     """The objects of a file in an (H, W) image, or in one plane of a stack.
 
     Args:
       plane: from 0; objects of another plane (z or t) are left to that one. None: the image is no
         stack.
+      part: of PARTS: the outline that is read of cells that have two; "" is cell, with a warning.
     Raises: InputError if it is no GeoJSON, or if its objects lie on several planes and none is
       given.
     """
@@ -45,19 +49,23 @@ def read(path, shape: tuple[int, int], plane: int | None = None) -> Drawn:
     kept = [n for n in range(len(features)) if n not in regions or len(regions) == len(features)]
     shapes, problems = [], []
     for n in kept:
-        geometry = features[n].get("geometry") or {}
+        geometry = _geometry(features[n], part)
         name = str(_properties(features[n]).get("name") or n + 1)
         try:
             parts = [filled(polygon, shape) for polygon in _polygons(geometry)]
             shapes.append(Shape(name, _class(features[n]), *united(parts, shape)))
         except ValueError as error:
             problems.append(f"{name} ({error})")
-    found = drawn(path, shapes, problems, shape)
-    if len(kept) == len(features):
-        return found
-    note = Finding("note", str(path), f"{len(regions)} annotations or TMA cores beside "
-                   f"{len(kept)} detections are regions and no objects: left out")
-    return found._replace(findings=(note, *found.findings))
+    found, notes = drawn(path, shapes, problems, shape), []
+    if len(kept) < len(features):
+        notes.append(Finding("note", str(path), f"{len(regions)} annotations or TMA cores beside "
+                             f"{len(kept)} detections are regions and no objects: left out"))
+    double = sum(NUCLEUS in features[n] for n in kept)
+    if double and not part:
+        notes.append(Finding("warning", str(path), f"{double} cells hold the outline of their "
+                             "nucleus too; that of the cell is read. Choose one: "
+                             "config.data.annotations=geojson:cell or geojson:nucleus"))
+    return found._replace(findings=(*notes, *found.findings))
 
 
 def _features(path) -> list[dict]:
@@ -88,6 +96,12 @@ def _plane(feature) -> int:
 def _type(feature) -> str:
     properties = _properties(feature)
     return str(properties.get("objectType") or properties.get("object_type") or "")
+
+
+def _geometry(feature, part) -> dict:
+    """The outline of an object; {} where a cell has no nucleus and this is chosen."""
+    of_nucleus = part == "nucleus" and _type(feature) == "cell"
+    return feature.get(NUCLEUS if of_nucleus else "geometry") or {}
 
 
 def _class(feature) -> str:

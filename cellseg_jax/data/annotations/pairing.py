@@ -18,6 +18,7 @@ from cellseg_jax.data.annotations import (
     REFUSED,
     coco_images,
     format_of,
+    layouts,
     nnunet,
     suffix_of,
 )
@@ -37,9 +38,6 @@ DERIVED = ("_objects.csv", "_overlay.png", "_probability.tif", "_uncertainty.tif
            "dataset.json")
 PLANE = re.compile("_[0-9]{4}$")  # of the outputs for one plane of a stack
 COMPARED = 100  # names among which the nearest one is looked for, which takes long
-FOLDERS = ("labels", "annotations", "rois")  # of annotations, where there is no folder masks
-LAYOUT = ("Expected DIR/images/NAME.png and DIR/masks/NAME.png (or .tif), or one of the layouts in "
-          "docs/formats.md")
 
 
 class Pair(NamedTuple):
@@ -66,7 +64,8 @@ class Listing(NamedTuple):
     findings: list[Finding]
 
 
-def listing(root: pathlib.Path, wanted: str, mask_suffix: str, ignored: str) -> Listing:
+def listing(root: pathlib.Path, wanted: str = "", mask_suffix: str = "", ignored: str = "",
+            named: str = "") -> Listing:
     """What lies in a folder.
 
     Args:
@@ -75,13 +74,14 @@ def listing(root: pathlib.Path, wanted: str, mask_suffix: str, ignored: str) -> 
       wanted: the format of annotations, "" for whatever lies there.
       mask_suffix: how names of annotations end after the name of the image; "" for any of ENDINGS.
       ignored: how names of files end that mark what is not annotated; "" for none.
-    Raises: InputError where there is no such layout.
+      named: the folders of images and annotations in root, as `layouts.places`.
+    Raises: layouts.NoLayout where nothing is recognised; InputError for what is ambiguous.
     """
-    if nnunet.is_raw(root):
+    if not named and nnunet.is_raw(root):
         pairs, bad = nnunet.listed(root)
         return Listing({name: Pair(images, label) for name, (images, label) in pairs.items()},
                        bad, [])
-    folder, places = _folders(root)
+    folder, places = layouts.places(root, named)
     wanted, _, name = wanted.partition(":")
     images, found = _sorted_out(folder, places, wanted)
     if found.coco and not found.annotations:
@@ -115,10 +115,10 @@ def listing(root: pathlib.Path, wanted: str, mask_suffix: str, ignored: str) -> 
 
 
 def _pair(image, annotation, kind, name, beside) -> Pair:
-    _, read, values, stacked = FORMATS[kind]
-    return Pair((image,), annotation, read and functools.partial(read, annotation),
-                values and functools.partial(values, annotation, *([name] if name else [])), beside,
-                stacked)
+    _, read, values, stacked, named = FORMATS[kind]
+    chosen = {named: name} if name and named else {}
+    return Pair((image,), annotation, read and functools.partial(read, annotation, **chosen),
+                values and functools.partial(values, annotation, **chosen), beside, stacked)
 
 
 class _Found(NamedTuple):
@@ -139,20 +139,6 @@ class _Found(NamedTuple):
                         f"annotation: {names}")]
 
 
-def _folders(root):
-    """(folder of images, folders of annotations); the root where all lies in it."""
-    images, masks = root / "images", root / "masks"
-    if depends_on(images).is_dir():
-        if depends_on(masks).is_dir():
-            return images, [masks]
-        found = [f for f in (root / name for name in FOLDERS) if depends_on(f).is_dir()]
-        return images, found or [images, root]
-    if root.absolute().name == "images":
-        raise InputError(f"config.data.root: '{root}' is itself the folder of images; pass the "
-                         f"one it lies in, --config.data.root='{root.absolute().parent}'")
-    return root, [root, *(f for f in (root / name for name in FOLDERS) if depends_on(f).is_dir())]
-
-
 def _sorted_out(folder, places, wanted) -> tuple[dict, _Found]:
     """({stem: image}, the rest) of a folder of images and those of their annotations."""
     found, images = _Found({}, [], [], [], {}), {}
@@ -161,27 +147,29 @@ def _sorted_out(folder, places, wanted) -> tuple[dict, _Found]:
     files = set() if alone else {_stem(p) for p in here if p.suffix.lower() in SUFFIXES}
     zarrs = {p for p in here if _is_ome_zarr(p) and _stem(p) not in files}
     stems = files | {_stem(path) for path in zarrs}
+    names = stems | {_plain(path.name) for path in here if path.suffix.lower() in SUFFIXES}
     for path in here:
         is_image = path.suffix.lower() in SUFFIXES and path.is_file() or path in zarrs
-        if is_image and (alone or not _is_of_another(path, stems)):
+        if is_image and (alone or not _is_of_another(path, names)):
             if first_of_set(path) == path:  # else it is read as a part of another file
                 _add_image(images, path, found.bad)
-        elif alone:
+        elif alone and path not in places:
             found.bad.append(_foreign(path, folder, SUFFIXES))
     for place in places:
-        _add_annotations(found, place, wanted, images, beside_images=place == folder)
+        _add_annotations(found, place, wanted, images, folder)
     if not wanted or wanted == "zarr":  # of an OME-Zarr image the labels may be inside
         found.inside.update({stem: path for stem, path in images.items()
                              if path.is_dir() and depends_on(path / "labels").is_dir()})
-    if not alone and not (found.annotations or found.coco or found.inside):
-        missing = folder.parent / "masks" if folder.name == "images" else folder / "images"
-        raise InputError(f"config.data.root: folder '{missing}' does not exist. {LAYOUT}")
+    if not alone and not (found.annotations or found.inside or (found.coco and images)):
+        raise layouts.NoLayout("config.data.root: no folder images/ with masks/, labels/, "
+                               "annotations/ or rois/, no image with its annotation beside it")
     return images, found
 
 
-def _add_annotations(found, place, wanted, images, beside_images) -> None:
+def _add_annotations(found, place, wanted, images, folder) -> None:
     """Sorts what lies in a folder; what is no annotation is an error where nothing else belongs."""
-    strict = not beside_images and place.name in ("masks", *FOLDERS)
+    beside_images, around_images = place == folder, place in folder.parents
+    strict = not beside_images and not around_images
     taken = set(images.values()) if beside_images else ()
     for path in entries(place):
         if path in taken or (not strict and path.is_dir() and suffix_of(path) != ".zarr"):
@@ -190,7 +178,7 @@ def _add_annotations(found, place, wanted, images, beside_images) -> None:
             found.left_out.append(path)
             continue
         kind = format_of(path)
-        if not strict and not beside_images and kind != "coco":
+        if around_images and kind != "coco":
             continue  # the root over images/: a COCO file may lie there, and anything else
         if not kind and (strict or path.suffix.lower() in SUFFIXES):
             found.bad.append(_foreign(path, path.parent, MASK_SUFFIXES))
@@ -205,8 +193,11 @@ def _add_annotations(found, place, wanted, images, beside_images) -> None:
 def _stem(path) -> str:
     """The name of a file without suffix, as it is compared: macOS writes an umlaut as two letters.
     """
-    stem = path.name[: len(path.name) - len(suffix_of(path))]
-    return unicodedata.normalize("NFC", stem)
+    return _plain(path.name[: len(path.name) - len(suffix_of(path))])
+
+
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def _is_ome_zarr(path) -> bool:
@@ -240,6 +231,10 @@ def _add_image(images, path, bad) -> None:
 
 
 def _foreign(path, folder, suffixes) -> Finding:
+    if path.is_dir() and suffix_of(path) != ".zarr":
+        return Finding("error", str(path), f"is a folder in '{folder.name}', which holds files "
+                       f"alone; move its files up, or choose it by {layouts.KEY}, such as "
+                       f"{folder.name}/{path.name},masks/{path.name}")
     fix = ("JPEG changes the values of a mask: export it as PNG, or convert it and set "
            "config.data.labels=binary and config.data.threshold=127"
            if path.suffix.lower() in SUFFIXES else "convert it or move it away")
@@ -251,6 +246,7 @@ def _foreign(path, folder, suffixes) -> Finding:
 def _matched(images, annotations, mask_suffix, bad) -> tuple[dict, list]:
     """({stem of an image: its annotations}, annotations of no image)."""
     short = collections.defaultdict(list)  # name without ending -> images
+    whole = {_plain(path.name): stem for stem, path in images.items()}  # a.tif of a.tif.geojson
     for stem in images:
         for key in _keys(stem, IMAGE_ENDINGS):
             short[key].append(stem)
@@ -260,7 +256,7 @@ def _matched(images, annotations, mask_suffix, bad) -> tuple[dict, list]:
         keys = _keys(_stem(path), endings)
         keys = keys[1:] if mask_suffix else keys
         keys += [key.removesuffix(".ome") for key in keys if key.endswith(".ome")]
-        exact = [key for key in keys if key in images]
+        exact = [key for key in keys if key in images] + [whole[k] for k in keys if k in whole]
         stems = exact[:1] or list(dict.fromkeys(s for key in keys for s in short.get(key, ())))
         if len(stems) > 1:
             bad.append(Finding("error", str(path), f"may belong to {some(stems)}; rename it like "

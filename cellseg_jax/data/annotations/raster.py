@@ -109,7 +109,8 @@ def drawn(path, shapes: Sequence[Shape], problems: Sequence[str], shape: tuple[i
       shapes: in the order of the file.
       problems: "name (reason)" of annotations that could not be drawn.
       shape: (H, W) of the image.
-    Raises: InputError if there are annotations, and none has a pixel: the image would be empty.
+    Raises: InputError if there are annotations, and none has a pixel, so that the image would be
+      empty, or most lie outside of the image: then they were drawn on another one.
     """
     empty = {n for n, one in enumerate(shapes) if not one.mask.any()}
     masks = {n: one[2:] for n, one in enumerate(shapes) if n not in empty}
@@ -123,9 +124,15 @@ def drawn(path, shapes: Sequence[Shape], problems: Sequence[str], shape: tuple[i
                          f"{some(left_out)}; expected areas in pixels of an image of "
                          f"{shape[0]}x{shape[1]}; remove the file's annotations if there is no "
                          "object")
+    outside = sum(0 in shapes[n].mask.shape for n in empty)
+    count = len(shapes) + len(problems)
+    if outside > count / 2:
+        raise InputError(f"{path}: {outside} of its {count} annotations lie outside of the image "
+                         f"of {shape[0]}x{shape[1]}; were they drawn on it at another scale, or on a "
+                         "larger one that it was cut from? Export image and outlines alike")
     if left_out:
         findings.append(Finding("warning", str(path), f"{len(left_out)} of "
-                                f"{len(shapes) + len(problems)} annotations are left out: "
+                                f"{count} annotations are left out: "
                                 f"{some(left_out)}"))
     if overlap:
         covered = some(shapes[n].name for n in hidden)

@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cellseg_jax.data.annotations import FORMATS, masks, nnunet, outlines
-from cellseg_jax.data.annotations.pairing import LAYOUT, Pair, listing
+from cellseg_jax.data.annotations import FORMATS, geojson, layouts, masks, nnunet, outlines
+from cellseg_jax.data.annotations.pairing import Pair, listing
 from cellseg_jax.data.read import (
     check_root,
     check_size,
@@ -59,10 +59,14 @@ class Options(NamedTuple):
     # "class:Ignore*" is the class of objects that are not annotated. "": all is.
     ignore: str = ""
     # Format of the annotations, of annotations.FORMATS: only such files are read; "": whatever lies
-    # there. "zarr:NAME" is one of several labels in an OME-Zarr image.
+    # there. "zarr:NAME" is one of several labels in an OME-Zarr image, "geojson:nucleus" or
+    # "geojson:cell" one of the two outlines of QuPath's cells.
     annotations: str = ""
     # How names of masks end after the name of the image, such as "_cp_masks"; "": any usual end.
     mask_suffix: str = ""
+    # Names of the folders of images and annotations in root where they are not images and masks,
+    # with a comma: "raw,annotated"; "." is root itself. "": the usual ones.
+    folders: str = ""
     # Names of the classes 1, 2, ... of outlines. With labels="instances" or "binary" only objects
     # of these classes are read; () = all.
     classes: tuple = ()
@@ -83,10 +87,10 @@ def records(root, **chosen) -> Records:
     options = Options(**chosen)
     find_group, (value, suffix) = _grouping(options.group), _ignored(options.ignore)
     _check(options)
-    root = check_root(root, LAYOUT)
-    if nnunet.is_raw(root):
+    root = check_root(root, layouts.LAYOUT)
+    if not options.folders and nnunet.is_raw(root):
         nnunet.check(root, options)
-    pairs, bad, findings = listing(root, options.annotations, options.mask_suffix, suffix)
+    pairs, bad, findings = _listing(root, options, suffix)
     read = functools.partial(_read, options=options, colours=masks.packed(options.colours),
                              ignore=value)
     good = []
@@ -107,15 +111,30 @@ def records(root, **chosen) -> Records:
     if bad:
         raise BadFiles(bad, good)
     if not good:
-        raise InputError(f"config.data.root: '{root / 'images'}' is empty. {LAYOUT}")
+        raise InputError(f"config.data.root: '{root / 'images'}' is empty. {layouts.LAYOUT}")
     return good
+
+
+def _listing(root, options, suffix):
+    """What lies in the root; where nothing is recognised, an error with what would read it."""
+    def readable(folder, named) -> bool:
+        try:
+            found = listing(folder, options.annotations, options.mask_suffix, suffix, named)
+        except InputError:
+            return False
+        return bool(found.pairs) and not found.bad
+
+    try:
+        return listing(root, options.annotations, options.mask_suffix, suffix, options.folders)
+    except layouts.NoLayout as error:
+        raise InputError(f"{error}. {layouts.advice(root, readable)}") from error
 
 
 def _check(options) -> None:
     """InputError at the first option that is unknown or does not go with the others."""
     pick(masks.LABELS, options.labels, "config.data.labels")
     ReadOptions.of(options._asdict()).check()
-    check_choice(options.annotations.partition(":")[0], ("", *FORMATS), "config.data.annotations")
+    _check_annotations(options.annotations)
     if options.threshold and options.labels != "binary":
         raise InputError(f"config.data.threshold: got {options.threshold} with labels="
                          f"{options.labels}; expected 0, or config.data.labels=binary")
@@ -124,6 +143,15 @@ def _check(options) -> None:
         raise InputError(f"config.data.classes: got {len(options.classes)} names; expected "
                          f"{options.num_classes - 1}, config.data.num_classes without the "
                          "background")
+
+
+def _check_annotations(chosen) -> None:
+    key, (kind, _, name) = "config.data.annotations", chosen.partition(":")
+    check_choice(kind, ("", *FORMATS), key)
+    if name and not (kind and FORMATS[kind].named):
+        raise InputError(f"{key}: got {chosen!r}; expected {kind}, which has no parts to choose")
+    if name and kind == "geojson":
+        check_choice(name, geojson.PARTS, key)
 
 
 def _ignored(text: str) -> tuple[int | None, str]:

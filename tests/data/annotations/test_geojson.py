@@ -84,3 +84,21 @@ def test_planes_and_other_files_are_refused(tmp_path):
     (tmp_path / "a.geojson.gz").write_bytes(gzip.compress(b"[]" * 900)[:20])
     with pytest.raises(InputError, match="a.geojson.gz: is no GeoJSON, truncated or damaged"):
         geojson.read(tmp_path / "a.geojson.gz", SHAPE)
+
+
+def test_the_nuclei_of_cells_are_not_left_out_silently(tmp_path):
+    cell = feature(polygon(square(2, 3, 12)), objectType="cell")
+    features = [cell | {"nucleusGeometry": polygon(square(5, 6, 4))},
+                feature(polygon(square(30, 3)), objectType="cell"),
+                feature(polygon(square(20, 20)), objectType="detection")]
+    found = read(tmp_path, features)
+    assert [np.count_nonzero(found.label == n) for n in (1, 2, 3)] == [144, 36, 36]
+    assert [(f.level, f.what) for f in found.findings] == [("warning", (
+        "1 cells hold the outline of their nucleus too; that of the cell is read. Choose one: "
+        "config.data.annotations=geojson:cell or geojson:nucleus"))]
+    path = tmp_path / "a.geojson"
+    chosen = geojson.read(path, SHAPE, part="cell")
+    assert not chosen.findings and (chosen.label == found.label).all()
+    found = geojson.read(path, SHAPE, part="nucleus")
+    assert [np.count_nonzero(found.label == n) for n in (1, 2, 3)] == [16, 0, 36]
+    assert found.findings[0].what == "1 of 3 annotations are left out: 2 (no geometry)"

@@ -98,6 +98,17 @@ def test_a_file_of_which_nothing_can_be_drawn_is_refused():
     assert not raster.drawn("f", [], [], SHAPE).label.any()
 
 
+def test_outlines_of_another_scale_are_refused():
+    inside, tiny = shape_of("1", (0, 0, 9, 9)), shape_of("2", (5.1, 5.1, 5.2, 5.2))
+    outside = [shape_of("3", (60, 5, 70, 9)), shape_of("4", (5, 40, 9, 80))]
+    for shapes in ([inside, outside[0]], [inside, tiny, tiny], [inside, tiny, *outside]):
+        assert raster.drawn("f", shapes, [], SHAPE).label.any()
+    with pytest.raises(InputError, match="f: 2 of its 3 annotations lie outside of the image of 40"
+                                         "x50; were they drawn on it at another scale, or on a l"):
+        raster.drawn("f", [inside, *outside], [], SHAPE)
+
+
+
 @pytest.mark.parametrize("names, ids", [
     (["5", "2147483647"], [5, 2147483647]), (["5", "5"], [1, 2]), (["0", "1"], [1, 2]),
     (["2147483648", "1"], [1, 2]), (["0001-0034", "7"], [1, 2]), (["-3", "7"], [1, 2]), ([], [])])

@@ -85,6 +85,10 @@ MASKS = {
     "OME-TIFF and ours": ("images/{}.ome.tif", "labels/{}.ome_label.tif", ()),
     "x_mask": ("images/{}.jpg", "masks/{}_mask.png", ()),
     "NumPy": ("images/{}.png", "masks/{}.npy", ()),
+    "the name of the whole file": ("images/{}.tif", "masks/{}.tif.png", ()),
+    "the name of the whole file, and an ending": ("{}.tif", "{}.tif_mask.png", ()),
+    "masks in a folder beside images": ("{}.tif", "masks/{}.tif", ()),
+    "CVAT, a folder in each": ("images/default/{}.png", "masks/default/{}.png", ()),
 }
 
 
@@ -120,7 +124,8 @@ def test_no_file_of_predict_is_foreign_beside_its_labels(tmp_path, place):
 
 
 @pytest.mark.parametrize("name, content", [
-    ("{}.json", labelme()), ("{}.geojson", geojson("", "")), ("rois/{}.geojson", geojson("", ""))])
+    ("{}.json", labelme()), ("{}.geojson", geojson("", "")),
+    ("{}.png.geojson", geojson("", "")), ("rois/{}.geojson", geojson("", ""))])
 @pytest.mark.parametrize("place", ["", "images/"])
 def test_outlines_lie_beside_images_or_in_a_folder(tmp_path, name, content, place):
     for stem in "ab":
@@ -217,6 +222,18 @@ def test_listing_takes_time_in_proportion_to_the_number_of_files(tmp_path):
                 (tmp_path / name).touch()
         calls.append(calls_of(lambda: folder.records(tmp_path, ignore="suffix:_ignore")))
     assert calls[1] < 5 * calls[0]  # 16 times where each is compared with each
+
+
+def test_an_export_of_cvat_has_its_images_in_a_folder_of_the_subset(tmp_path):
+    for stem in "ab":
+        save(tmp_path / f"images/default/{stem}.png")
+    write(tmp_path / "annotations/instances_default.json", coco())
+    assert sorted(labels(tmp_path)) == ["a", "b"]
+    save(tmp_path / "images/other/c.png")
+    with pytest.raises(BadFiles, match="images/default: is a folder in 'images', which holds files"
+                                       " alone; .* such as images/default,masks/default"):
+        folder.records(tmp_path)
+    assert sorted(labels(tmp_path, folders="images/default,annotations")) == ["a", "b"]
 
 
 # --- classes --------------------------------------------------------------------------------------
@@ -413,11 +430,69 @@ def test_what_is_not_read_is_refused_with_words(tmp_path, name, content, words):
 
 def test_a_folder_of_images_alone_has_no_masks(tmp_path):
     save(tmp_path / "a.png")
-    with pytest.raises(InputError, match="folder '.*/images' does not exist. Expected DIR/images"):
+    with pytest.raises(InputError, match=r"no folder images/ .* holds 1 files \(a.png\). Expected"):
         folder.records(tmp_path)
+    save(tmp_path / "images/b.png")
+    with pytest.raises(InputError, match=r"holds 1 folders \(images\) and 1 files \(a.png\). Exp"):
+        folder.records(tmp_path)
+
+
+# --- folders of other names -----------------------------------------------------------------------
+
+
+def test_folders_of_any_names_are_read_where_they_are_named(tmp_path):
+    for stem in "ab":
+        save(tmp_path / f"raw/{stem}.tif")
+        save(tmp_path / f"curated/{stem}.tif", LABEL)
+    with pytest.raises(InputError, match="name the folder of the images and that of the annotations"
+                       ": --config.data.folders=curated,raw or --config.data.folders=raw,curated$"):
+        folder.records(tmp_path)
+    for label in labels(tmp_path, folders="raw, curated").values():
+        np.testing.assert_array_equal(label, LABEL)
+    with pytest.raises(InputError, match="folders: got 'raw'; expected the folder of the images "):
+        folder.records(tmp_path, folders="raw")
+    with pytest.raises(InputError, match=r"folders: folder '.*/row' does not exist; .* holds 2 fold"
+                                         r"ers \(curated, raw\)"):
+        folder.records(tmp_path, folders="row,curated")
+    save(tmp_path / "curated/c.tif", LABEL)
+    with pytest.raises(BadFiles, match="c.tif: mask without an image"):
+        folder.records(tmp_path, folders="raw,curated")
+
+
+@pytest.mark.parametrize("place, named", [("json/{}.json", "images,json"), ("{}.json", None)])
+def test_outlines_in_a_folder_of_any_name_are_found_for_the_message(tmp_path, place, named):
     save(tmp_path / "images/a.png")
-    with pytest.raises(InputError, match="folder '.*/masks' does not exist. Expected DIR/images"):
+    write(tmp_path / place.format("a"), labelme())
+    expected = f"--config.data.folders={named or 'images,.'}"
+    with pytest.raises(InputError, match=f"annotations: {expected}$" if named else "Expected DIR"):
         folder.records(tmp_path)
+    assert not named or labels(tmp_path, folders=named)["a"].any()
+
+
+def test_a_coco_file_beside_a_folder_of_any_name(tmp_path):
+    for stem in "ab":
+        save(tmp_path / f"photos/{stem}.png")
+    write(tmp_path / "all.json", coco())
+    with pytest.raises(InputError, match="annotations: --config.data.folders=photos,.$"):
+        folder.records(tmp_path)
+    assert labels(tmp_path, folders="photos,.")["a"].any()
+
+
+def test_datasets_one_or_two_folders_deeper_are_named(tmp_path):
+    for part in ("test", "train"):
+        save(tmp_path / f"stardist/{part}/images/a.tif")
+        save(tmp_path / f"stardist/{part}/masks/a.tif", LABEL)
+    for root in (tmp_path / "stardist", tmp_path):
+        with pytest.raises(InputError, match="pass --config.data.root='.*stardist/train' .test can "
+                           "be scored .* --split=all --config.data.root='.*stardist/test'"):
+            folder.records(root)
+    nnunet(tmp_path / "raw/nnUNet_raw/Dataset001_Cells")
+    with pytest.raises(InputError, match="deeper: pass --config.data.root='.*/Dataset001_Cells'$"):
+        folder.records(tmp_path / "raw")
+    for name in ("images/p.png", "masks/1.png", "masks/2.png"):
+        save(tmp_path / "dsb/p" / name)
+    with pytest.raises(InputError, match="--config.data.name=dsb2018 reads that, with a mask for"):
+        folder.records(tmp_path / "dsb")
 
 
 def test_the_doctor_reads_annotations(tmp_path):
