@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cellseg_jax import data
-from cellseg_jax.data.quality import annotation, checks, duplicates
+from cellseg_jax.data.quality import annotation, checks, duplicates, shift
 from cellseg_jax.data.quality.topology import pieces_and_holes
 from cellseg_jax.data.read import JUNK
 from cellseg_jax.data.records import BadFiles, Finding, Record, some
@@ -25,6 +25,7 @@ from cellseg_jax.data.scale import median_diameter
 from cellseg_jax.errors import InputError
 
 THREADS = 2
+NUM_ALIGNED = 100  # images of which masks are compared with edges, see shift
 NUM_PREVIEWS, PREVIEW_SIDE = 16, 256  # images kept for a contact sheet; pixels, longer side
 KINDS = {1: "gray", 2: "gray + alpha", 3: "RGB", 4: "RGBA"}
 LITTLE = 0.5  # share of the range of 16 bit below which it is worth a word
@@ -54,6 +55,7 @@ class Facts(NamedTuple):
     unknown: annotation.Unknown = annotation.Unknown(0, 0)  # what no other number here counts
     covering: annotation.Covering = annotation.Covering()  # of instances
     sides: tuple[str, str] = ("", "")  # of annotation.sides
+    borders: np.ndarray | None = None  # shift.border_gradients; None: not looked at, or too few
     diameter: float = 0.0  # of the median instance, pixels; 0 where there is none
 
 
@@ -81,13 +83,15 @@ def examine(data_config, progress: Callable[[int, int], None] | None = None) -> 
         records = error.records
         findings = [*error.findings, *getattr(records, "findings", ())]
     facts = []
-    previewed = set(np.linspace(0, len(records) - 1, NUM_PREVIEWS).astype(int))
+    previewed, aligned = (set(np.linspace(0, len(records) - 1, most).astype(int))
+                          for most in (NUM_PREVIEWS, NUM_ALIGNED))
     instances = data_config.get("labels", "instances") == "instances"
     read = functools.partial(_read, num_classes=_num_classes(data_config), instances=instances,
                              printed=len(records) <= duplicates.MAX_IMAGES,
                              chosen=bool(data_config["channel_index"]))
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
-        results = pool.map(read, records, (i in previewed for i in range(len(records))))
+        results = pool.map(read, records, *((i in chosen for i in range(len(records)))
+                                            for chosen in (previewed, aligned)))
         for done, (one, found) in enumerate(results, 1):
             facts += [] if one is None else [one]
             findings += found
@@ -111,7 +115,7 @@ def finding_of(error: InputError) -> Finding:
 # --- one sample ----------------------------------------------------------------------------------
 
 
-def _read(record: Record, previewed, *, num_classes, instances, printed, chosen):
+def _read(record: Record, previewed, aligned, *, num_classes, instances, printed, chosen):
     """(Facts or None, findings) of one record."""
     try:
         sample = record.read()
@@ -143,6 +147,7 @@ def _read(record: Record, previewed, *, num_classes, instances, printed, chosen)
         preview=_preview(colour, label) if previewed else None, unknown=unknown,
         covering=annotation.covering(label) if instances else annotation.Covering(),
         sides=annotation.sides(label),
+        borders=shift.border_gradients(colour, np.maximum(label, 0)) if aligned else None,
         diameter=median_diameter(label) if instances else 0.0), list(sample.findings)
 
 
@@ -167,6 +172,7 @@ def _together(data_config, facts) -> tuple[list[Finding], dict]:
                 *_sizes(data_config, facts), *_objects(data_config, facts),
                 *annotation.of_covering([fact.covering for fact in facts], data_config),
                 *annotation.of_sides([fact.sides for fact in facts]),
+                *shift.of_shifts([fact.borders for fact in facts]),
                 *annotation.of_unknown([fact.unknown for fact in facts],
                                        [np.prod(fact.size) for fact in facts], data_config)]
     prints = [fact.print for fact in facts if fact.print is not None]
