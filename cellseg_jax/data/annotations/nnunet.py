@@ -11,6 +11,7 @@ from cellseg_jax.data.decode import MASK_SUFFIXES, SUFFIXES
 from cellseg_jax.data.dependencies import depends_on
 from cellseg_jax.data.read import entries
 from cellseg_jax.data.records import Finding
+from cellseg_jax.data.stacks import chosen_channels
 from cellseg_jax.errors import InputError
 
 CHANNEL = re.compile("(.+)_([0-9]{4})")
@@ -23,7 +24,7 @@ def is_raw(root) -> bool:
 
 def listed(root) -> tuple[dict, list[Finding]]:
     """({name: (image files by channel, label file)}, errors of files that belong to none)."""
-    channels = len(_described(root, "channel_names", "modality"))
+    channels = len(_channels(root))
     labels, images, bad = {}, {}, []
     for path in entries(root / "labelsTr"):
         if path.suffix.lower() in MASK_SUFFIXES:
@@ -67,6 +68,28 @@ def check(root, options) -> None:
         raise InputError(f"config.data.ignore: got {options.ignore!r}; dataset.json of '{root}' "
                          f"says that {ignore or 'nothing'} is not annotated: set "
                          f"config.data.ignore={ignore!r}")
+
+
+def numbers(root, channel_index: str) -> str:
+    """config.data.channel_index with the names of dataset.json as numbers of the files.
+
+    Raises: InputError for a name that is not there, with those that are.
+    """
+    if not channel_index:
+        return ""
+    named = {str(name).lower(): number for number, name in _channels(root).items()}
+    out = []
+    for one in chosen_channels(channel_index):
+        if one.lower() not in named and not (one.isdecimal() and one in named.values()):
+            raise InputError(f"config.data.channel_index: dataset.json of '{root}' has no channel "
+                             f"{one!r}; its channels are "
+                             + ", ".join(f"{n} {name}" for n, name in _channels(root).items()))
+        out.append(named.get(one.lower(), one))
+    return ",".join(out)
+
+
+def _channels(root) -> dict[str, str]:
+    return _described(root, "channel_names", "modality")
 
 
 def _described(root, *keys) -> dict:

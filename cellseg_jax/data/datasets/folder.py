@@ -90,6 +90,7 @@ def records(root, **chosen) -> Records:
     root = check_root(root, layouts.LAYOUT)
     if not options.folders and nnunet.is_raw(root):
         nnunet.check(root, options)
+        options = options._replace(channel_index=nnunet.numbers(root, options.channel_index))
     pairs, bad, findings = _listing(root, options, suffix)
     read = functools.partial(_read, options=options, colours=masks.packed(options.colours),
                              ignore=value)

@@ -311,6 +311,20 @@ def test_raw_data_of_nnunet(tmp_path):
         folder.records(tmp_path, **options)
 
 
+def test_channels_of_nnunet_are_chosen_by_their_names(tmp_path):
+    nnunet(tmp_path, channels=3, channel_names={"0": "DAPI", "1": "GFP", "2": "bright field"})
+    options = dict(labels="classes", num_classes=2, ignore="2")
+    def pixel(chosen):
+        sample = folder.records(tmp_path, channel_index=chosen, **options)[0].read()
+        return sample.image[0, 0].tolist()
+    assert pixel("GFP") == [17] == pixel("1") == pixel("gfp")
+    assert pixel("bright field, DAPI") == [27, 7]
+    with pytest.raises(InputError, match="has no channel 'RFP'; its channels are 0 DAPI, 1 GFP, 2"):
+        pixel("RFP")
+    with pytest.raises(InputError, match="no channel '3'"):
+        pixel("3")
+
+
 # --- what is ambiguous or not read ----------------------------------------------------------------
 
 
