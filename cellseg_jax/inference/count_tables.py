@@ -40,7 +40,12 @@ def count_table(names, config, measured: Measured) -> list[dict]:
 
 
 def object_table(names, measured: Measured) -> list[dict]:
-    """A row per predicted object: its image, its score, and whether COCO matches it at each IoU."""
+    """A row per predicted object: its image, its score, and whether COCO matches it at each IoU.
+
+    Labels without objects (binary, classes) give no rows.
+    """
+    if not measured.found:
+        return []
     percent = [round(100 * t) for t in metrics.COCO_THRESHOLDS]
     return [{"image": name, "score": float(score),
              **{f"correct_{t}": int(one.correct[k, j]) for k, t in enumerate(percent)}}

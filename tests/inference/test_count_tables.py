@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 from helpers import tiny_config
+from PIL import Image
 
 from cellseg_jax import config as config_lib
 from cellseg_jax import train
@@ -149,3 +150,24 @@ def test_loss_and_calibration_of_a_network_follow_too(tmp_path):
     assert_same(test["metrics"], of_pixels(read(folder / "test_counts.csv"), "seen")
                 | {"loss": of_images(read(folder / "test_images.csv"))["loss"],
                    "ece": off.mean()})
+
+
+def test_labels_without_objects_have_no_table_of_them(tmp_path):
+    rng = np.random.default_rng(0)
+    for part in ("images", "masks"):
+        (tmp_path / part).mkdir()
+    for n in range(5):
+        mask = np.zeros((16, 16), np.uint8)
+        mask[4:9, 3 + n : 10] = 1
+        Image.fromarray(mask).save(tmp_path / f"masks/{n}.png")
+        Image.fromarray(mask * 200 + rng.integers(0, 20, mask.shape, np.uint8)).save(
+            tmp_path / f"images/{n}.png")
+    config = config_lib.default()
+    config.data.update(name="folder", root=str(tmp_path), size=(16, 16), cache=str(tmp_path),
+                       channels="gray", split=(0.4, 0.0, 0.6), labels="binary")
+    config = config_lib.complete(config_lib.changed(config, {"model.name": "otsu"}))
+    train.train([config], [tmp_path / "run"])
+    scores = evaluate.evaluate(config, tmp_path / "run")
+    rows = read(tmp_path / "run/eval/test_counts.csv")
+    assert len(rows) == 3 and not (tmp_path / "run/eval/test_objects.csv").exists()
+    assert of_pixels(rows, "seen")["dice_mean"] == pytest.approx(scores["metrics"]["dice_mean"])
