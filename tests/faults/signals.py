@@ -162,7 +162,10 @@ def stopped(name, times=3):
             assert code in (0, 75), (place / "log").read_text()[-3000:]
         done = run_command(*words, f"{out}={place / 'cut'}", PYTHONPATH=f"{ROOT}:{place}")
         assert done.returncode == 0, done.stderr
-        assert "Traceback" not in (place / "log").read_text()
+        log = (place / "log").read_text()
+        # Python drops what a handler raises in a callback of its memory management; the watching
+        # thread ends the process then.
+        assert log.count("Traceback") == log.count("Exception ignored"), log[-3000:]
         if name == "main":
             assert_same_run(place / "whole", place / "cut")
         files = [sorted(p.relative_to(f) for p in f.rglob("*") if "checkpoints" not in str(p)
