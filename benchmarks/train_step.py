@@ -1,100 +1,68 @@
 """One training step of our networks and of torch's on this machine, in turns.
 
-    python -m benchmarks.train_step --cases=unet_128,unet_512
+    python -m benchmarks.train_step --cases=unet_128,unet_512 [--steps=15] [--out=FILE.json]
 
 A step is forward, Dice-focal loss, gradient and Adam, in float32; ours also gathers and normalises
 the uint8 images, which torch's gets normalised. MONAI's networks stand beside unet and unetr; the
 torch networks of tests/reference, written from the papers, beside the others. Dropout is 0.2 where
-MONAI has it, else 0. Both sides run one step after the other, so that other load on the machine
-meets both; medians are printed. torch gets as many threads as there are cores.
+MONAI has it, else 0.
+
+Each side is a process of its own, as users have it: ours as it starts, ours with XLA's own
+convolutions where oneDNN's were taken, and torch with a thread per core. They run one step after
+the other, so that other load on the machine meets all, and a side that waits uses no core. Ratios
+are medians of those of each turn, of wall time and of CPU time: torch's threads wait busily for
+one another under load, which wall time shows.
 """
 
 import argparse
+import json
 import os
+import pathlib
+import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import numpy as np
-import torch
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from monai.losses import DiceFocalLoss
-from monai.networks.nets import UNETR, UNet
 
 from cellseg_jax import config as config_lib
-from cellseg_jax.models import resenc_unet
+from cellseg_jax.models import onednn
+from cellseg_jax.runs.provenance import commit
 from cellseg_jax.step.mapped import map_train
 from cellseg_jax.step.mesh import default_mesh
 from cellseg_jax.step.spec import make_spec, traced_values
 from cellseg_jax.step.state import init_state
-from tests.reference.torch_attention import TorchMedT, TorchSegNet
-from tests.reference.torch_resenc_unet import TorchResEncUNet
-from tests.reference.torch_segformer import TorchSegFormer
-from tests.reference.torch_unets import TorchSimpleConv, TorchSmallUNet, TorchUNet
 
 
 class Case(NamedTuple):
-    """A network of ours, an image size, and torch's network of that size."""
+    """A network of ours, an image size and a batch; torch_networks has torch's of that name."""
 
     model: dict
     size: int
     batch: int
-    torch: Callable
 
 
-def monai_unet(size):
-    return UNet(spatial_dims=2, in_channels=3, out_channels=1, strides=(2,) * 5, act="LEAKYRELU",
-                channels=(16, 32, 64, 128, 256, 512), norm="BATCH", dropout=0.2)
-
-
-def monai_unetr(size):  # needs einops
-    return UNETR(in_channels=3, out_channels=1, img_size=size, norm_name="batch",
-                 dropout_rate=0.2, spatial_dims=2)
-
-
-class First(torch.nn.Module):
-    """The first output, and of it the first channel, of a network that has more."""
-
-    def __init__(self, network):
-        super().__init__()
-        self.network = network
-
-    def forward(self, x):
-        """(N, C, H, W) -> (N, 1, H, W)."""
-        out = self.network(x)
-        return (out[0] if isinstance(out, (tuple, list)) else out)[:, :1]
-
-
-def torch_plan(size):
-    stages = resenc_unet.encoder_stages((size, size))
-    return First(TorchResEncUNet(3, 1, *zip(*stages, strict=True)))
-
-
-MEDT = dict(features=16, stem_features=128, num_heads=8, blocks=(1, 2, 4, 1), patch_grid=4,
-            gates="before_norm")
 CASES = {
-    "unet_128": Case(dict(name="unet"), 128, 16, monai_unet),
-    "unet_512": Case(dict(name="unet"), 512, 4, monai_unet),
-    "unetr_128": Case(dict(name="unetr", image_size=0), 128, 4, monai_unetr),
-    "unet_classic_128": Case(dict(name="unet_classic"), 128, 4, lambda _: TorchUNet()),
-    "small_unet_64": Case(dict(name="small_unet", dropout=0.0), 64, 44,
-                          lambda _: TorchSmallUNet(3, 1)),
-    "unet_add_64": Case(dict(name="unet_add", dropout=0.0), 64, 16,
-                        lambda _: TorchSmallUNet(3, 1, (16, 32, 64, 128, 256))),
-    "simple_conv_64": Case(dict(name="simple_conv"), 64, 16, lambda _: TorchSimpleConv(3, 1)),
-    "segnet_128": Case(dict(name="segnet"), 128, 4, lambda _: TorchSegNet(
-        3, 1, (64, 128, 256, 512, 512), (2, 2, 3, 3, 3))),
-    "medt_128": Case(dict(name="medt"), 128, 2, lambda size: First(TorchMedT(size, **MEDT))),
-    "unet_plan_128": Case(dict(name="unet_plan", deep_supervision=False), 128, 2, torch_plan),
-    "segformer_128": Case(dict(name="segformer", drop_path=0.0, dropout=0.0), 128, 8,
-                          lambda _: First(
-                              TorchSegFormer(3, 1, (32, 64, 160, 256), (2, 2, 2, 2), 256))),
+    "unet_128": Case(dict(name="unet"), 128, 16),
+    "unet_512": Case(dict(name="unet"), 512, 4),
+    "unetr_128": Case(dict(name="unetr", image_size=0), 128, 4),
+    "unet_classic_128": Case(dict(name="unet_classic"), 128, 4),
+    "small_unet_64": Case(dict(name="small_unet", dropout=0.0), 64, 44),
+    "unet_add_64": Case(dict(name="unet_add", dropout=0.0), 64, 16),
+    "simple_conv_64": Case(dict(name="simple_conv"), 64, 16),
+    "segnet_128": Case(dict(name="segnet"), 128, 4),
+    "medt_128": Case(dict(name="medt"), 128, 2),
+    "unet_plan_128": Case(dict(name="unet_plan", deep_supervision=False), 128, 2),
+    "segformer_128": Case(dict(name="segformer", drop_path=0.0, dropout=0.0), 128, 8),
 }
 
 
-def our_step(case, image, label):
+def our_step(case: Case, image, label) -> Callable:
     """A function of nothing that trains one step and waits for it: the step of every run."""
     config = config_lib.default()
     config.data.size = (case.size, case.size)
@@ -122,51 +90,105 @@ def our_step(case, image, label):
     return run
 
 
-def torch_step(case, image, label):
-    """The same of torch's network, on images that are normalised beforehand."""
-    network = case.torch(case.size)
-    network.train()
-    loss_fn = DiceFocalLoss(sigmoid=True)
-    optimizer = torch.optim.Adam(network.parameters(), lr=5e-3, weight_decay=3e-5)
-    arrays = image.astype(np.float32) / 255, label[..., None].astype(np.float32)
-    tensors = [torch.tensor(array).permute(0, 3, 1, 2).contiguous() for array in arrays]
+def made_up(case: Case) -> tuple[np.ndarray, np.ndarray]:
+    """Images (N, H, W, 3) uint8 and labels (N, H, W) uint16, the same on every side."""
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (case.batch, case.size, case.size, 3)).astype(np.uint8)
+    return image, (image[..., 0] > 127).astype(np.uint16)
 
-    def run():
-        optimizer.zero_grad()
-        loss = loss_fn(network(tensors[0]), tensors[1])
-        loss.backward()
-        optimizer.step()
-        return loss.item()
 
-    return run
+def work(name: str, side: str) -> None:
+    """A side in its process: a step for each line of stdin, and a line of JSON for each step."""
+    case = CASES[name]
+    if side == "torch":
+        from benchmarks.torch_networks import torch_step  # torch is in no other side's process
+
+        run = torch_step(name, *made_up(case))
+    else:
+        run = our_step(case, *made_up(case))
+    for _ in sys.stdin:
+        cpu, wall = time.process_time(), time.perf_counter()
+        loss = run()
+        print(json.dumps({"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu,
+                          "loss": loss}), flush=True)
+
+
+class Side:
+    """The process of one side of a case."""
+
+    def __init__(self, name: str, side: str):
+        environment = os.environ | ({onednn.SWITCH: "off"} if side == "xla" else {})
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.train_step", f"--cases={name}", f"--side={side}"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+
+    def step(self) -> dict:
+        """{"wall": seconds, "cpu": seconds, "loss": number} of one step."""
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{' '.join(self._process.args)} ended, code {self._process.wait()}")
+        return json.loads(line)
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def measure(name: str, sides, steps: int) -> dict:
+    """{side: [Side.step(), ...]} of steps in turns, after two that compile and allocate."""
+    running = {side: Side(name, side) for side in sides}
+    try:
+        for side in running.values():
+            side.step(), side.step()
+        found = {side: [] for side in sides}
+        for _ in range(steps):
+            for side, process in running.items():
+                found[side].append(process.step())
+    finally:
+        for process in running.values():
+            process.close()
+    return found
+
+
+def ratio(found: dict, side: str, clock: str) -> float:
+    """Times faster than torch: the median of torch's seconds by the side's, turn by turn."""
+    return statistics.median(
+        theirs[clock] / ours[clock]
+        for theirs, ours in zip(found["torch"], found[side], strict=True))
 
 
 def main():
+    """Measure the cases and print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--cases", default=",".join(CASES), help=", ".join(CASES))
-    parser.add_argument("--steps", type=int, default=15)
+    parser.add_argument("--steps", type=int, default=15, help="turns")
+    parser.add_argument("--out", default="", help="a file for all seconds, as JSON")
+    parser.add_argument("--side", default="", help="only run this side: ours, xla or torch")
     args = parser.parse_args()
-    torch.set_num_threads(os.cpu_count())
+    if args.side:
+        work(args.cases, args.side)
+        return
+    sides = ("ours", *(["xla"] if onednn.status().ready else []), "torch")
+    record = {"commit": commit(), "device": jax.devices()[0].device_kind,
+              "cores": len(os.sched_getaffinity(0)), "convolutions": onednn.status().text,
+              "seconds": {}, "load": {}}
+    print(f"Convolutions of ours: {record['convolutions']}; {record['cores']} cores, commit "
+          f"{record['commit'][:7]}\n")
+    columns = [f"{side}, {clock}" for side in sides if side != "torch" for clock in ("wall", "cpu")]
+    print(f"| case | torch, images/s | {' | '.join(columns)} | load |")
+    print("|---|" + "---|" * (len(columns) + 2))
     for name in args.cases.split(","):
-        case = CASES[name]
-        rng = np.random.default_rng(0)
-        image = rng.integers(0, 256, (case.batch, case.size, case.size, 3)).astype(np.uint8)
-        label = (image[..., 0] > 127).astype(np.uint16)
-        runs = [build(case, image, label) for build in (our_step, torch_step)]
-        for run in runs * 2:  # compile, allocate
-            run()
-        seconds = [[], []]
-        for _ in range(args.steps):
-            for run, times in zip(runs, seconds, strict=True):
-                start = time.perf_counter()
-                run()
-                times.append(time.perf_counter() - start)
-        ours, theirs = (case.batch / np.median(times) for times in seconds)
-        print(
-            f"{name}: ours {ours:.2f}, torch {theirs:.2f} images/s, ratio {ours / theirs:.2f} "
-            f"(batch {case.batch}, {jax.default_backend()}, load {os.getloadavg()[0]:.1f})",
-            flush=True,
-        )
+        found = record["seconds"][name] = measure(name, sides, args.steps)
+        load = record["load"][name] = os.getloadavg()[0]
+        ratios = [f"{ratio(found, side, clock):.2f}" for side in sides if side != "torch"
+                  for clock in ("wall", "cpu")]
+        theirs = CASES[name].batch / statistics.median(s["wall"] for s in found["torch"])
+        print(f"| {name} | {theirs:.2f} | {' | '.join(ratios)} | {load:.1f} |", flush=True)
+    if args.out:
+        pathlib.Path(args.out).write_text(json.dumps(record, indent=1))
 
 
 if __name__ == "__main__":

@@ -34,12 +34,13 @@ CASES = {
     "target_survival": ("--targets=distance --every=20", "dsb2018", (),
                         rf"\| distance \|( {NUMBER} \|){{7}}"),
     "train_step": ("--cases=simple_conv_64 --steps=1", "", ("torch", "monai", "einops"),
-                   rf"simple_conv_64: ours {NUMBER}, torch {NUMBER} images/s"),
+                   rf"\| simple_conv_64 \| {NUMBER} \|( {NUMBER} \|)+"),
 }
+PARTS = {"torch_networks"}  # of other benchmarks
 
 
 def test_no_benchmark_is_left_out():
-    assert set(CASES) == {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
+    assert set(CASES) | PARTS == {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
 
 
 def resolve(module, name):
