@@ -7,11 +7,12 @@ the uint8 images, which torch's gets normalised. MONAI's networks stand beside u
 torch networks of tests/reference, written from the papers, beside the others. Dropout is 0.2 where
 MONAI has it, else 0.
 
-Each side is a process of its own, as users have it: ours as it starts, ours with XLA's own
-convolutions where oneDNN's were taken, and torch with a thread per core. They run one step after
-the other, so that other load on the machine meets all, and a side that waits uses no core. Ratios
-are medians of those of each turn, of wall time and of CPU time: torch's threads wait busily for
-one another under load, which wall time shows.
+Each side is a process of its own, as users have it: ours as commands start, with large pages; the
+same with XLA's own convolutions where oneDNN's were taken; and torch with a thread per core. With
+GLIBC_TUNABLES=glibc.malloc.hugetlb=1 in the environment torch has large pages too. They run one
+step after the other, so that other load on the machine meets all, and a side that waits uses no
+core. Ratios are medians of those of each turn, of wall time and of CPU time: torch's threads wait
+busily for one another under load, which wall time shows.
 """
 
 import argparse
@@ -31,6 +32,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from cellseg_jax import config as config_lib
+from cellseg_jax.cli import huge_pages
 from cellseg_jax.models import onednn
 from cellseg_jax.runs.provenance import commit
 from cellseg_jax.step.mapped import map_train
@@ -117,7 +119,8 @@ class Side:
     """The process of one side of a case."""
 
     def __init__(self, name: str, side: str):
-        environment = os.environ | ({onednn.SWITCH: "off"} if side == "xla" else {})
+        environment = os.environ | ({} if side == "torch" else huge_pages.wanted())
+        environment |= {onednn.SWITCH: "off"} if side == "xla" else {}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.train_step", f"--cases={name}", f"--side={side}"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)

@@ -15,6 +15,7 @@ from importlib import metadata
 from absl import flags
 
 from cellseg_jax import errors, files
+from cellseg_jax.cli import huge_pages
 from cellseg_jax.cli.stopping import CTRL_C, ending_in_time
 from cellseg_jax.errors import InputError
 
@@ -160,6 +161,7 @@ def run_command(main: Callable, define: Callable, argv: list[str] | None = None)
         return 0
     try:
         args, overrides = parse(argv, define)
+        huge_pages.restart()
         prepare_jax()
         _silence_libraries()
         _choose_device(args)
