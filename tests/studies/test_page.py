@@ -56,7 +56,8 @@ def test_page_holds_the_answer_its_noise_and_what_is_missing(damaged, tmp_path):
     text, page = read(damaged, tmp_path / "report.html")
     for part in ("Optimisers, width & augmentation", summary_sentence(damaged),
                  "unet_sgd/1: no run", "unet_wide/4: unfinished", "other code",
-                 "So many repeats decide a claim 8 times in 10", "augmentation helps", "contradicted", "optimizer.name=sgd", "not distinguishable",
+                 "So many repeats decide a claim 8 times in 10",
+                 "augmentation helps", "contradicted", "optimizer.name=sgd", "not distinguishable",
                  "stain <dark> (n = ", "Tests over images", "2TP/(2TP+FP+FN)",
                  "--study=configs/studies/optimisers.py", "git checkout 0123456789"):
         assert part in page.shown, part
