@@ -4,6 +4,7 @@ A file that cannot be read whole is an InputError that names it. EXIF orientatio
 masks do not carry it.
 """
 
+import itertools
 import pathlib
 
 import numpy as np
@@ -13,7 +14,15 @@ from cellseg_jax.data.decode import SUFFIXES, check_file, decoded, kind_of, name
 from cellseg_jax.data.dependencies import depends_on
 from cellseg_jax.data.image_planes import COLOURS, INDICES, STORED, WHITE_NOTE
 from cellseg_jax.data.microscopes import OIF_FOLDER, microscope_stacks
-from cellseg_jax.data.stacks import AS_IT_IS, Pixels, ReadOptions, Stack, check_single, images_of
+from cellseg_jax.data.stacks import (
+    AS_IT_IS,
+    Pixels,
+    ReadOptions,
+    Stack,
+    check_single,
+    chosen_channels,
+    images_of,
+)
 from cellseg_jax.data.tiff_stacks import tiff_stacks
 from cellseg_jax.data.zarr_stacks import is_zarr, zarr_stack
 from cellseg_jax.errors import InputError
@@ -50,12 +59,48 @@ def check_root(root, download: str) -> pathlib.Path:
 def pixels_of(path, options: ReadOptions = AS_IT_IS, as_mask: bool = False) -> list[Pixels]:
     """The images of a file or OME-Zarr folder, of any dtype, not yet read.
 
+    Where several channels are chosen that NAME_0000 lacks, and NAME_0001, ... lie beside it, these
+    are its other channels, as in nnU-Net's folders.
+
     Raises: InputError, in one line that names the file.
     """
     path = pathlib.Path(path)
     stacks = _stacks(path, options, as_mask)
-    return named(path, lambda: [image for stack in stacks
-                                for image in images_of(stack, options, as_mask)])
+    made = lambda of: [image for one in of for image in images_of(one, options, as_mask)]
+    try:
+        return named(path, lambda: made(stacks))
+    except InputError:
+        files = () if as_mask else _channel_files(path, options)
+        try:
+            joined = _joined(files, options) if len(files) > 1 else []
+        except InputError:
+            joined = []
+        if not joined:
+            raise
+    return named(path, lambda: made(joined))
+
+
+def _channel_files(path, options) -> tuple[pathlib.Path, ...]:
+    """NAME_0000, NAME_0001, ... in order, if several channels are chosen; () for other names."""
+    if len(chosen_channels(options.channel_index)) < 2 or not path.stem.endswith("_0000"):
+        return ()
+    numbered = (path.with_name(f"{path.stem[:-4]}{n:04d}{path.suffix}") for n in range(10_000))
+    return tuple(itertools.takewhile(pathlib.Path.is_file, numbered))
+
+
+def other_channels(path, options: ReadOptions) -> tuple[pathlib.Path, ...]:
+    """The files that `pixels_of` reads as further channels of a file; () where it needs none."""
+    files = _channel_files(path, options)
+    try:
+        for stack in _stacks(path, options, False) if len(files) > 1 else ():
+            images_of(stack, options)
+    except InputError:
+        try:
+            pixels_of(path, options)
+        except InputError:
+            return ()
+        return files[1:]
+    return ()
 
 
 def _stacks(path, options, as_mask) -> list[Stack]:

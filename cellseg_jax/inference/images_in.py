@@ -14,6 +14,7 @@ from typing import NamedTuple
 from cellseg_jax.data import lazy
 from cellseg_jax.data.decode import kind_of
 from cellseg_jax.data.microscopes import OIF_FOLDER
+from cellseg_jax.data.read import other_channels
 from cellseg_jax.data.records import some
 from cellseg_jax.data.stacks import ReadOptions
 from cellseg_jax.data.tiff_stacks import first_of_set
@@ -142,6 +143,12 @@ def _below(folder: pathlib.Path) -> Iterator[pathlib.Path]:
             yield from _below(path)
         else:
             yield path
+
+
+def without_channels(jobs, options: ReadOptions) -> list:
+    """The jobs but those of files that are read as further channels of another one."""
+    others = {file for path, _ in jobs for file in other_channels(path, options)}
+    return [job for job in jobs if job[0] not in others]
 
 
 def planes(path: pathlib.Path, stem: pathlib.Path, options: ReadOptions) -> list[Plane]:

@@ -133,7 +133,8 @@ def segment(runs: Runs, work: Work) -> int:
     started, bad = time.monotonic(), 0
     notes = ImageNotes(runs.predictor, runs.options)
     options = read_options(runs, work.channels)
-    files = [(*job, images_in.planes(*job, options)) for job in work.jobs]
+    jobs = images_in.without_channels(work.jobs, options)
+    files = [(*job, images_in.planes(*job, options)) for job in jobs]
     planes = [plane for *_, of_file in files for plane in of_file]
     stacks = stacks_out.stacks_of(files, work.formats)
     images_in.check_distinct(planes, stacks)

@@ -4,6 +4,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from cellseg_jax.data import lazy
 from cellseg_jax.data.read import (
     ORIENTATION,
     SLICES,
@@ -16,6 +17,7 @@ from cellseg_jax.data.read import (
 )
 from cellseg_jax.data.stacks import ReadOptions
 from cellseg_jax.errors import InputError
+from cellseg_jax.inference import images_in
 
 
 @pytest.fixture
@@ -269,3 +271,27 @@ def test_entries_ignores_junk(tmp_path):
     for name in (".DS_Store", "._a.png", "Thumbs.db", "b.png", "a.png"):
         (tmp_path / name).touch()
     assert [p.name for p in entries(tmp_path)] == ["a.png", "b.png"]
+
+
+@pytest.mark.parametrize("end", [".png", ".tif"])
+def test_files_of_channels_are_one_image_where_several_are_chosen(tmp_path, end):
+    several = ReadOptions(channel_index="1,0")
+    paths = [tmp_path / f"a_{n:04d}{end}" for n in range(2)]
+    for n, path in enumerate(paths):
+        pixels = np.full((5, 6), 10 + n, np.uint8)
+        Image.fromarray(pixels).save(path) if end == ".png" else tifffile.imwrite(path, pixels)
+    image, = lazy.open_images(paths[0], several)
+    assert image.read()[0, 0].tolist() == [11, 10]
+    jobs = [(path, tmp_path / path.stem) for path in paths]
+    assert images_in.without_channels(jobs, several) == jobs[:1]
+    for options in (ReadOptions(), ReadOptions(channel_index="0")):  # an image each
+        assert lazy.open_images(paths[0], options)[0].read()[0, 0].tolist() == [10]
+        assert images_in.without_channels(jobs, options) == jobs
+    with pytest.raises(InputError, match="a_0000.* has no channel '2' .* channels are 0, 1;"):
+        lazy.open_images(paths[0], ReadOptions(channel_index="0,2"))
+    tifffile.imwrite(tmp_path / "t_0000.tif", np.zeros((2, 5, 6), np.uint8), imagej=True,
+                     metadata={"axes": "CYX"})  # of a series: it has both channels itself
+    tifffile.imwrite(tmp_path / "t_0001.tif", np.zeros((2, 5, 6), np.uint8), imagej=True,
+                     metadata={"axes": "CYX"})
+    jobs = [(tmp_path / f"t_000{n}.tif", tmp_path / f"t{n}") for n in range(2)]
+    assert images_in.without_channels(jobs, several) == jobs

@@ -128,8 +128,8 @@ def drawn(path, shapes: Sequence[Shape], problems: Sequence[str], shape: tuple[i
     count = len(shapes) + len(problems)
     if outside > count / 2:
         raise InputError(f"{path}: {outside} of its {count} annotations lie outside of the image "
-                         f"of {shape[0]}x{shape[1]}; were they drawn on it at another scale, or on a "
-                         "larger one that it was cut from? Export image and outlines alike")
+                         f"of {shape[0]}x{shape[1]}; were they drawn on it at another scale, or on "
+                         "a larger one that it was cut from? Export image and outlines alike")
     if left_out:
         findings.append(Finding("warning", str(path), f"{len(left_out)} of "
                                 f"{count} annotations are left out: "
