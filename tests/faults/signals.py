@@ -46,10 +46,16 @@ def get_config():
     return config
 """
 STUDY = """
+from cellseg_jax.config import default
 from cellseg_jax.studies import rows
-from config import get_config as base
 
-BASE, ROWS, REPEATS = base, {"one": {}, "two": {"optimizer.lr": 0.01}}, 2
+TITLE = "rates"
+BASE = default()
+BASE.data = dict(name="synthetic", size=(32, 32), count=40)
+BASE.model = dict(name="unet", channels=(4, 8))
+BASE.train.epochs, BASE.train.batch_size, BASE.eval.batch_size = 10, 8, 8
+ROWS = {"base": {}, "slow": {"optimizer.lr": 1e-4}}
+REPEATS = 2
 get_config = rows(BASE, ROWS)
 """
 
