@@ -67,7 +67,8 @@ NUMBERS = ("augment", "classical", "config", "crops", "data", "inference", "inte
 
 def number_sources(package=PACKAGE) -> list[pathlib.Path]:
     """The modules that decide a number: those of the rooms NUMBERS, without their pages."""
-    return [path for path in sorted(package.rglob("*.py")) if path.name != "page.py"
+    sources = sorted([*package.rglob("*.py"), *package.rglob("*.cc")])
+    return [path for path in sources if path.name != "page.py"
             and path.relative_to(package).parts[0].removesuffix(".py") in NUMBERS]
 
 

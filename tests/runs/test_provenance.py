@@ -51,7 +51,7 @@ def test_every_module_that_training_and_scoring_reach_is_hashed_or_only_shows():
 
 
 @pytest.mark.parametrize("file, counts", [
-    ("train/loop.py", True), ("data/cache.py", True), ("runs/page.py", False),
+    ("train/loop.py", True), ("data/cache.py", True), ("models/onednn.cc", True), ("runs/page.py", False),
     ("data/quality/page.py", False), ("report/svg.py", False)])
 def test_code_hash_changes_with_code_that_decides_a_number(file, counts, tmp_path):
     package = tmp_path / "cellseg_jax"
@@ -65,5 +65,6 @@ def test_code_hash_changes_with_code_that_decides_a_number(file, counts, tmp_pat
 def test_environment_names_code_and_packages():
     found = provenance.environment()
     assert list(found) == ["command", "python", "platform", "packages", "commit", "code",
-                           "devices", "processes"]
+                           "devices", "processes", "arithmetic"]
+    assert list(found["arithmetic"]) == ["jaxlib", "cores", "convolutions"]
     assert found["code"] == provenance.code_hash() and found["packages"]["jax"]
