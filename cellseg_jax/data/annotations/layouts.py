@@ -18,6 +18,7 @@ FOLDERS = ("labels", "annotations", "rois")  # of annotations, where there is no
 LAYOUT = ("Expected DIR/images/NAME.png and DIR/masks/NAME.png (or .tif), or one of the layouts in "
           "docs/formats.md")
 KEY = "config.data.folders"
+OF_LABELS = ("mask", "label", "annot", "seg", "truth", "gt", "roi")  # in names of their folders
 TRIED = 8  # folders that `advice` looks into
 
 
@@ -99,6 +100,7 @@ def advice(root: pathlib.Path, readable: Callable) -> str:
             return f"'{root}' holds datasets, one folder deeper: {_root_of(found)}"
     names = [path.name for path in below] + ["."]
     pairs = [pair for pair in itertools.permutations(names, 2) if readable(root, ",".join(pair))]
+    pairs.sort(key=lambda pair: any(word in pair[0].lower() for word in OF_LABELS))
     if pairs:
         choices = " or ".join(f"--{KEY}={images},{masks}" for images, masks in pairs[:4])
         return (f"'{root}' holds {_held(root)}; name the folder of the images and that of the "

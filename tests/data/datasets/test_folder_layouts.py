@@ -457,20 +457,20 @@ def test_a_folder_of_images_alone_has_no_masks(tmp_path):
 def test_folders_of_any_names_are_read_where_they_are_named(tmp_path):
     for stem in "ab":
         save(tmp_path / f"raw/{stem}.tif")
-        save(tmp_path / f"curated/{stem}.tif", LABEL)
-    with pytest.raises(InputError, match="name the folder of the images and that of the annotations"
-                       ": --config.data.folders=curated,raw or --config.data.folders=raw,curated$"):
+        save(tmp_path / f"annotated/{stem}.tif", LABEL)
+    with pytest.raises(InputError, match="annotations: --config.data.folders=raw,annotat"
+                                         "ed or --config.data.folders=annotated,raw$"):
         folder.records(tmp_path)
-    for label in labels(tmp_path, folders="raw, curated").values():
+    for label in labels(tmp_path, folders="raw, annotated").values():
         np.testing.assert_array_equal(label, LABEL)
     with pytest.raises(InputError, match="folders: got 'raw'; expected the folder of the images "):
         folder.records(tmp_path, folders="raw")
     with pytest.raises(InputError, match=r"folders: folder '.*/row' does not exist; .* holds 2 fold"
-                                         r"ers \(curated, raw\)"):
-        folder.records(tmp_path, folders="row,curated")
-    save(tmp_path / "curated/c.tif", LABEL)
+                                         r"ers \(annotated, raw\)"):
+        folder.records(tmp_path, folders="row,annotated")
+    save(tmp_path / "annotated/c.tif", LABEL)
     with pytest.raises(BadFiles, match="c.tif: mask without an image"):
-        folder.records(tmp_path, folders="raw,curated")
+        folder.records(tmp_path, folders="raw,annotated")
 
 
 @pytest.mark.parametrize("place, named", [("json/{}.json", "images,json"), ("{}.json", None)])
