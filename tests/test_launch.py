@@ -272,7 +272,8 @@ elif [[ $2 == cp ]]; then
         fail "(gcloud.storage.cp) HTTPError 403"
     to=$(path "$4")
     mkdir -p "$to"
-    exec cp "$3" "$to"
+    cp "$3" "$to/.part$$" # whole or not at all, as an object; hosts may write the same one
+    exec mv "$to/.part$$" "$to/$(basename "$3")"
 fi
 
 cd "$HERE" || exit

@@ -149,16 +149,26 @@ class Lock:
             claim.unlink()
 
     def _wait_for(self, claim: pathlib.Path, before: _Holder) -> None:
-        """Remove a claim that a kill left; one process alone can. Raises: InUse."""
-        end = time.monotonic() + CLAIM_LOST
-        while claim.exists() and time.monotonic() < end:
+        """Wait until a claim ends; remove it if a kill left it. Raises: InUse.
+
+        Of those who waited for the same claim one alone removes it, who has the file named after
+        it, and nobody removes the claim that comes after it.
+        """
+        left, end = _identity(claim), time.monotonic() + CLAIM_LOST
+        while left and _identity(claim) == left and time.monotonic() < end:
             time.sleep(min(0.1, CLAIM_LOST / 10))
         if self._read() != before:
             raise self._in_use(self._read().name)
-        removed = claim.with_name(f"{claim.name}.{self._host}.{os.getpid()}.tmp")
-        with contextlib.suppress(FileNotFoundError):
-            claim.rename(removed)
-            removed.unlink()
+        if not left or _identity(claim) != left:
+            return
+        remover = claim.with_name(f"{claim.name}.{left[0]}.{left[1]}.tmp")
+        if not _created(remover):
+            raise self._in_use("")
+        try:
+            if _identity(claim) == left:
+                claim.unlink()
+        finally:
+            remover.unlink()
 
     def _in_use(self, holder: str) -> InUse:
         self._release()
@@ -186,6 +196,15 @@ def _created(path) -> bool:
     except FileExistsError:
         return False
     return True
+
+
+def _identity(path) -> tuple[int, int] | None:
+    """What tells a file from another that has its name later; None without one."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def _is_alive(pid: str) -> bool:

@@ -27,8 +27,8 @@ from cellseg_jax import cli
 from cellseg_jax.cli import stopping
 stopping.GRACE = 0.5
 def main(args, overrides):
-    print("began", flush=True)
     try:
+        print("began", flush=True)
         {work}
     except KeyboardInterrupt:
         {after}
