@@ -39,8 +39,7 @@ def plain_convolution(
     )
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
-def _convolution(image, kernel, stride, dilation, pads, form):
+def _output(image, kernel, stride, dilation, pads, form):
     plain = partial(plain_convolution, stride=stride, dilation=dilation, pads=pads)
     if form == "xla":
         return plain(image, kernel)
@@ -49,8 +48,11 @@ def _convolution(image, kernel, stride, dilation, pads, form):
     return _on_cpu(ours, plain, image, kernel)
 
 
+_convolution = jax.custom_vjp(_output, nondiff_argnums=(2, 3, 4, 5))
+
+
 def _convolution_forward(image, kernel, stride, dilation, pads, form):
-    return _convolution(image, kernel, stride, dilation, pads, form), (image, kernel)
+    return _output(image, kernel, stride, dilation, pads, form), (image, kernel)
 
 
 def _convolution_backward(stride, dilation, pads, form, arrays, cotangent):

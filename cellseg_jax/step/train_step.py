@@ -22,7 +22,8 @@ from cellseg_jax.step.spec import Spec
 from cellseg_jax.step.state import NON_FINITE, RUNNING, TrainState
 
 TRUTH = ("target", "pixel_weight", "regression_weight")  # of spec.truth
-REMAT_SAVES = ("conv_general_dilated", "dot_general")  # kept for the backward pass with train.remat
+# Kept for the backward pass with train.remat; ffi_call is a convolution of oneDNN.
+REMAT_SAVES = ("conv_general_dilated", "dot_general", "ffi_call")
 
 
 def train_step(spec: Spec, state: TrainState, batch: dict) -> tuple[TrainState, dict]:
