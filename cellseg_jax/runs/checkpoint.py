@@ -113,6 +113,7 @@ class Checkpoints:
         Raises: InputError if a checkpoint holds the state of another program: other leaves, or
           leaves of other shapes; or if it cannot be read and nothing proves that it is damaged.
         """
+        self.wait()  # a save under way is not among the steps yet
         state, steps = state.replace(values={}), self.steps()
         for step, before in zip(steps, [*steps, 0][1:], strict=True):
             try:

@@ -1,6 +1,7 @@
 """Checkpoints: a judgement beside the state, and those made before it was there."""
 
 import dataclasses
+import time
 
 import jax
 import jax.numpy as jnp
@@ -66,6 +67,15 @@ def test_a_checkpoint_with_the_judgement_among_its_leaves_is_restored(tmp_path, 
         assert judgement.get("plateau", {}) == plateau
         assert [judgement[k] for k in ("best", "waited", "previous_loss")] == [0.25, 2, -0.5]
         assert all(isinstance(judgement[k], (int, float)) for k in ("best", "waited"))
+
+
+def test_a_save_under_way_is_what_is_restored(tmp_path, state, monkeypatch):
+    saves = checkpoint.Checkpoints(tmp_path)
+    write = checkpoint.checksums.write
+    monkeypatch.setattr(checkpoint.checksums, "write", lambda path: (time.sleep(0.5), write(path)))
+    saves.save(state, 3)
+    assert saves.restore_latest(wanted(state), fail) is not None
+    saves.close()
 
 
 def test_a_checkpoint_of_another_network_is_refused_with_the_leaf_that_differs(tmp_path, state):
