@@ -108,10 +108,10 @@ def kernel_gradient(
 
 
 def _call(kind, first, second, shape, stride, pads):
-    kind_of = jax.typeof(first)  # both vary over the same axes of a mesh
-    sharding = kind_of.sharding if kind_of.manual_axis_type.varying else None
+    like = jax.typeof(first)  # both vary over the same axes of a mesh
+    sharding = like.sharding if like.manual_axis_type.varying else None
     result = jax.ShapeDtypeStruct(
-        shape, jnp.float32, sharding=sharding, manual_axis_type=kind_of.manual_axis_type)
+        shape, jnp.float32, sharding=sharding, manual_axis_type=like.manual_axis_type)
     (top, bottom), (left, right) = pads
     return jax.ffi.ffi_call(TARGET, result, vmap_method="expand_dims")(
         first, second, kind=np.int64(kind), stride=np.int64(stride),

@@ -63,13 +63,18 @@ def panel(image, truth, pred, caption="", *, classes=()) -> np.ndarray:
 def outline(label) -> np.ndarray:
     """(H, W) bool: pixels of an object with another id above, below, left or right of them."""
     label = np.asarray(label)
+    return borders(label) & (label != 0)
+
+
+def borders(label) -> np.ndarray:
+    """(H, W) bool: pixels of objects or background with another id beside them."""
     edge = np.zeros(label.shape, bool)
     down, right = label[1:] != label[:-1], label[:, 1:] != label[:, :-1]
     edge[1:] |= down
     edge[:-1] |= down
     edge[:, 1:] |= right
     edge[:, :-1] |= right
-    return edge & (label != 0)
+    return edge
 
 
 def overlay(image, label) -> np.ndarray:

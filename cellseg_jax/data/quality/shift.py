@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cellseg_jax.data.records import Finding
+from cellseg_jax.report.panels import borders
 
 REACH = 3  # pixels, the largest shift that is looked for
 MIN_PIXELS = 50  # of borders, that an image needs
@@ -30,20 +31,14 @@ def border_gradients(image, label) -> np.ndarray | None:
 
     Args:
       image: (H, W, C), whose channels are averaged.
-      label: (H, W) ids, 0 background; borders are pixels with another value beside them.
+      label: (H, W) ids, 0 background.
     Returns: None for too few borders, or an image without a gradient.
     """
     if min(label.shape) <= 2 * REACH + 1:
         return None
     gradient = np.hypot(*np.gradient(image.mean(-1, dtype=np.float32)))
     gradient = np.minimum(gradient, np.quantile(gradient, BRIGHTEST))
-    border = np.zeros(label.shape, bool)
-    down, right = label[1:] != label[:-1], label[:, 1:] != label[:, :-1]
-    border[1:] |= down
-    border[:-1] |= down
-    border[:, 1:] |= right
-    border[:, :-1] |= right
-    rows, columns = np.nonzero(border[REACH:-REACH, REACH:-REACH])
+    rows, columns = np.nonzero(borders(label)[REACH:-REACH, REACH:-REACH])
     spread = float(gradient.std())
     if len(rows) < MIN_PIXELS or not spread:
         return None
