@@ -20,6 +20,8 @@ MARKERS = {
     "down": Markup('<path class="down" d="M0 6L6-5H-6Z"/>'),
     "circle": Markup('<circle class="circle" r="4.5"/>'),
     "diamond": Markup('<path class="diamond" d="M0-6L6 0L0 6L-6 0Z"/>'),
+    "cross": Markup('<path class="cross" d="M-5-5L5 5M-5 5L5-5"/>'),
+    "ring": Markup('<circle class="ring" r="4.5"/>'),
 }
 
 

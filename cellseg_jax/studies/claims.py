@@ -6,6 +6,8 @@ repeat. "Best" and "worst" are more than above average: with `every`, each pair 
 pair is significantly the other way round, with Bonferroni's correction for the number of pairs. A
 true claim and a false one can then each go wrong in at most half of alpha.
 
+A side of which a repeat diverged or is missing wins no claim, see gaps.
+
 Source: Berger 1982, Multiparameter hypothesis testing and acceptance sampling.
 """
 
@@ -15,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cellseg_jax.studies import stats
+from cellseg_jax.studies.gaps import gaps_of
 from cellseg_jax.studies.runs import values_of
 from cellseg_jax.studies.study import Claim, metrics_of
 
@@ -28,6 +31,7 @@ class JudgedClaim(NamedTuple):
     pair: tuple[str, str]  # rows of that comparison; "" where rows were averaged
     needed: float  # repeats that decide it with a power of 0.8, if what was seen is the truth;
     #   inf: none do; NaN: judged already, or not known
+    lacking: str = ""  # repeats that keep it from being judged: "2 of 5 of unet diverged"
 
 
 class _Pairs(NamedTuple):
@@ -38,6 +42,7 @@ class _Pairs(NamedTuple):
     holds: np.ndarray  # (pairs,) p that the claim holds for a pair, two-sided; 1: other direction
     fails: np.ndarray  # (pairs,) p that it does not
     larger_is_better: bool
+    lacking: tuple[str, str]  # repeats that diverged or are missing, of better and of worse rows
 
 
 def judge_claims(study, found, ratio: float) -> list[JudgedClaim]:
@@ -69,7 +74,15 @@ def _pairs(study, claim, found, ratio) -> _Pairs | None:
     compared = [stats.paired(a, b, test_train_ratio=ratio) for a, b in sides]
     up = stats.larger_is_better(ahead)
     p = np.array([stats.p_of_claim(one, claim.equal_within, up) for one in compared])
-    return _Pairs(compared, names, p[:, 0], p[:, 1], up)
+    lacking = tuple(_lacking(found, rows, metric) for rows, metric in (
+        (claim.better, ahead), (claim.worse, behind)))
+    return _Pairs(compared, names, p[:, 0], p[:, 1], up, lacking)
+
+
+def _lacking(found, rows, metric) -> str:
+    """'a: 2 of 5 diverged; b: 1 of 5 missing', "" where all repeats have the metric."""
+    gaps = {row: gaps_of(found[row], metric) for row in rows}
+    return "; ".join(f"{row}: {gap}" for row, gap in gaps.items() if gap)
 
 
 def _p(pairs) -> float:
@@ -84,10 +97,20 @@ def _judged(claim, pairs, p, alpha, ratio) -> JudgedClaim:
         return JudgedClaim(claim, "undecided", None, ("", ""), math.nan)
     holding = pairs.holds.max() <= len(pairs.fails) * pairs.fails.min()
     decided = np.isfinite(p) and p < stats.ALPHA
-    word = ("supported" if holding else "contradicted") if decided else "undecided"
+    lacking = _which_lack(claim, pairs, holding) if np.isfinite(p) else ""
+    word = ("supported" if holding else "contradicted") if decided and not lacking else "undecided"
     weakest = int(np.argmax(pairs.holds) if holding else np.argmin(pairs.fails))
-    needed = math.nan if decided else _repeats_needed(claim, pairs, alpha, ratio)
-    return JudgedClaim(claim, word, pairs.comparisons[weakest], pairs.names[weakest], needed)
+    needed = math.nan if decided or lacking else _repeats_needed(claim, pairs, alpha, ratio)
+    return JudgedClaim(claim, word, pairs.comparisons[weakest], pairs.names[weakest], needed,
+                       lacking)
+
+
+def _which_lack(claim, pairs, holding) -> str:
+    """The repeats that are lacking on the side which a judgement would favour, see gaps."""
+    better, worse = pairs.lacking
+    if claim.equal_within:
+        return "; ".join(filter(None, dict.fromkeys((better, worse))))
+    return better if holding else worse
 
 
 def _repeats_needed(claim, pairs, alpha, ratio) -> float:

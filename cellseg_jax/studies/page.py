@@ -17,13 +17,13 @@ from cellseg_jax.runs.folder import METRICS_LOG, scores_file
 from cellseg_jax.studies import learning_curve, render, sentences, stats, summary
 from cellseg_jax.studies import table_cells as cells
 from cellseg_jax.studies.disagreement import disagreements, image_column, image_scores, mean
-from cellseg_jax.studies.summary import counted, headline, is_baseline, is_compared
+from cellseg_jax.studies.summary import counted, headline, is_baseline
 from cellseg_jax.studies.table import Table
 
 MAX_ROWS = 60  # of a chart: beyond it, those with the largest differences
 OPEN_ROWS = 12  # up to which the charts of losses are shown unfolded
 MARKERS = {"better": "up", "worse": "down", "not distinguishable": "circle",
-           "too few repeats": "diamond"}
+           "too few repeats": "diamond", "diverged": "cross", "incomplete": "ring"}
 
 
 def write_study_page(table: Table, path) -> None:
@@ -97,7 +97,8 @@ def _learning_curve(curve) -> dict:
 
 def _forest(table) -> dict | None:
     metric, noise = headline(table), _noise(table)
-    rows = [row for row in table.rows if is_compared(row, metric)]
+    rows = [row for row in table.rows if (one := row.compared.get(metric)) is not None
+            and math.isfinite(one.difference)]
     if not rows:
         return None
     rows = sorted(_strongest(table, rows), key=lambda row: -row.compared[metric].difference)

@@ -6,6 +6,7 @@ sentences of sentences.py. The best row is bold only if a test distinguishes it 
 
 import itertools
 import math
+import re
 import sys
 from typing import NamedTuple
 
@@ -23,18 +24,22 @@ from cellseg_jax.studies.sentences import (
     curve_sentences,
     curve_sizes,
     difference_text,
+    gap_text,
     number_text,
     repeats_text,
     sentences,
+    verdict_text,
 )
 
 FIELDS = ("study", "row", "metric", "n", "mean", "sd", "published", "baseline", "difference",
           "interval_low", "interval_high", "p", "adjusted_p", "effect_size", "verdict", "best",
-          "images_difference", "images_low", "images_high", "images_p", "runs_of_other_code")
+          "images_difference", "images_low", "images_high", "images_p", "runs_of_other_code",
+          "repeats", "diverged", "missing", "rank_verdict", "rank_p", "rank_adjusted_p")
 CURVE_FIELDS = ("study", "curve", "metric", "what", "row", "repeat", "images", "images_low",
                 "images_high", "score", "score_low", "score_high")
 MOST_MISSING = 20  # lines of what is missing
 WIDE_TERMINAL = 110  # columns that have room for the differences
+NUMBER = re.compile(r"[-+]?\d[\d.]*($|\s*[\[(])")
 COMPARED = (
     "Effect size: mean difference of the repeats in units of their spread (Cohen's d_z with "
     "Hedges' correction). Intervals end where a difference of scores from 0 to 1 cannot be; "
@@ -94,8 +99,10 @@ def latex(table) -> str:
 def csv_text(table) -> str:
     """A table.Table as CSV, a line per row and metric: FIELDS, in full precision.
 
-    Unknown numbers are empty. p and interval are of the repeats; images_* of the test images, by
-    stats.per_image. pandas: read_csv(...).pivot(index="row", columns="metric", values="mean").
+    Unknown numbers are empty. mean, sd and difference are of the n of `repeats` that have a score;
+    diverged and missing count the others. rank_* rank those that diverged last. p and interval are
+    of the repeats; images_* of the test images, by stats.per_image.
+    pandas: read_csv(...).pivot(index="row", columns="metric", values="mean").
     """
     return _csv(FIELDS, [_csv_line(table, row, metric)
                          for row in table.rows for metric in table.metrics])
@@ -118,6 +125,11 @@ def _csv_line(table, row, metric) -> dict:
     if one:
         line |= {"difference": one.difference, "interval_low": one.interval[0],
                  "interval_high": one.interval[1], "p": one.p, "effect_size": one.effect_size}
+    gaps, reading = row.gaps[metric], row.by_rank.get(metric)
+    line |= {"repeats": gaps.repeats, "diverged": gaps.diverged, "missing": gaps.missing}
+    if reading:
+        line |= {"rank_verdict": reading.verdict, "rank_p": reading.comparison.p,
+                 "rank_adjusted_p": reading.adjusted_p}
     if images:
         line |= {"images_difference": images.difference, "images_low": images.interval[0],
                  "images_high": images.interval[1], "images_p": images.p}
@@ -199,8 +211,7 @@ def _cells(table, metrics=None, differences=True, spread=True):
         marked = any(run.mark == "other code" for run in row.runs)
         cells = [_Cell(row.name + CODE_MARK * marked), score(headline), *reference(headline)]
         cells += [_Cell(difference_text(row.compared[headline], headline))] * differences
-        cells.append(_Cell("(baseline)" if row.name == table.study.baseline else
-                           "no result" if not _count(row, headline) else row.verdicts[headline]))
+        cells.append(_Cell(verdict_text(table, row, headline)))
         for metric in others:
             cells += [score(metric), *reference(metric)]
         cells += [_Cell(_cost(row, name, one.divisor, spread)) for name, one in RESOURCES.items()]
@@ -215,7 +226,8 @@ def _other_metrics(table, width: int):
     room = width - min(max(map(len, names)), 30) - 4
     waiting = [(m, column(m)) for m in table.study.metrics[1:]]
     while waiting:
-        sizes = [3 + max(*(len(cell.text) for cell in cells), *map(len, _words(m)))
+        sizes = [3 + max(len(line) for text in (*(_two_lines(cell.text) for cell in cells),
+                                                "\n".join(_words(m))) for line in text.split("\n"))
                  for m, cells in waiting]
         fits = max(1, sum(total <= room for total in itertools.accumulate(sizes)))
         shown, waiting = waiting[:fits], waiting[fits:]
@@ -232,7 +244,7 @@ def _words(metric) -> list[str]:
 def _claims(table):
     """The head and the texts of the table of claims."""
     return ["claim", "compared", "metric", "difference [95 %]", "judged", "repeats to decide"], [
-        [one.claim.text, *compared_text(table.study, one), one.judgement, repeats_text(one.needed)]
+        [one.claim.text, *compared_text(table.study, one), one.judgement, repeats_text(one)]
         for one in table.claims]
 
 
@@ -247,7 +259,7 @@ def _comparisons(table):
             if one:
                 rows.append([
                     row.name, metric, difference_text(one, metric), number_text(one.effect_size, 2),
-                    _p(row.adjusted_p[metric]), row.verdicts[metric],
+                    _p(row.adjusted_p[metric]), verdict_text(table, row, metric),
                     difference_text(images, metric),
                     _p(images.p if images else math.nan)])
     return head, rows
@@ -268,10 +280,10 @@ def _is_best(table, row, metric) -> bool:
 
 
 def _score(row, metric) -> str:
-    """'0.823 ± 0.004', with the number of repeats where some are not there."""
-    mean, sd, n = row.mean[metric], row.sd[metric], _count(row, metric)
+    """'0.823 ± 0.004 (2 of 5 diverged)': the mean of those that ended, and what lacks."""
+    mean, sd, lacking = row.mean[metric], row.sd[metric], gap_text(row, metric)
     text = number_text(mean) if math.isnan(sd) else f"{mean:.3f} ± {sd:.3f}"
-    return f"{text} ({n})" if 0 < n < len(row.runs) else text
+    return f"{text} ({lacking})" if lacking else text
 
 
 def _cost(row, metric, per, spread) -> str:
@@ -302,14 +314,20 @@ def _print(console, title, head, rows) -> None:
     table = RichTable(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD,
                       show_edge=False, padding=(0, int(console.width >= 100), 0, 0))
     for n, column in enumerate(head):
-        texts = [row[n].text for row in rows]
-        numeric = any("±" in t or t.lstrip("+-")[:1].isdigit() for t in texts) and n > 0
-        words = [len(word) for text in texts for word in text.split()] if n else [12]
+        texts = [_two_lines(row[n].text) for row in rows]
+        numeric = n > 0 and any("±" in t or NUMBER.match(t) for t in texts)
+        words = [len(word) for text in texts for word in (
+            text.split("\n") if numeric else text.split())] if n else [12]
         table.add_column(column.replace(" ", "\n", 1), justify="right" if numeric else "left",
                          no_wrap=numeric, overflow="fold", min_width=max(words, default=0))
     for row in rows:
-        table.add_row(*(Text(cell.text, "bold" if cell.bold else "") for cell in row))
+        table.add_row(*(Text(_two_lines(cell.text), "bold" if cell.bold else "") for cell in row))
     console.print(table)
+
+
+def _two_lines(text) -> str:
+    """A score over the repeats that lack."""
+    return text.replace(" (", "\n(") if re.match(r"[-\d.± ]+ \(", text) else text
 
 
 def _md(text) -> str:

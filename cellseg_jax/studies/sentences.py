@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from cellseg_jax.studies import learning_curve, stats
+from cellseg_jax.studies.gaps import word_between
 from cellseg_jax.studies.study import metrics_of
 
 CODE_MARK = "†"  # beside a row with runs of other code
@@ -18,8 +19,8 @@ def sentences(table) -> list[str]:
     repeats = len(table.rows[0].runs)
     compared = sum(bool(row.compared[metric]) and row.compared[metric].n >= stats.MIN_PAIRS
                    for row in table.rows)
-    out = [f"Mean ± sd over {plural(repeats, 'repeat')}, where fewer count their number in "
-           "brackets."]
+    out = [f"Mean ± sd over {plural(repeats, 'repeat')}; repeats named in brackets have no score "
+           "and are not in the mean."] + _gap_rule(table, metric)
     if compared:
         test = "corrected resampled t-test (Nadeau and Bengio 2003), because random splits overlap"
         test = test if table.test_train_ratio else "paired t-test"
@@ -52,6 +53,44 @@ def sentences(table) -> list[str]:
     return out
 
 
+def _gap_rule(table, metric) -> list[str]:
+    """What becomes of rows that lack repeats, where there is one."""
+    if not any(row.gaps[metric] for row in table.rows if not _nothing(row, metric)):
+        return []
+    ranks = any(row.by_rank for row in table.rows)
+    return ["A row of which a repeat diverged (its loss or gradient became non-finite) or is "
+            "missing cannot be better nor best: the repeats that ended may be the lucky ones."
+            + " By rank: a rank-sum test of all repeats in which those that diverged come last, "
+              "with Holm's correction; beside the verdict, not part of it." * ranks]
+
+
+def _nothing(row, metric) -> bool:
+    """Whether no repeat has ended, well or badly."""
+    return row.gaps[metric].missing == row.gaps[metric].repeats
+
+
+def gap_text(row, metric) -> str:
+    """'2 of 5 diverged', "" where all repeats have a score, and where none has been run."""
+    return "" if _nothing(row, metric) else str(row.gaps[metric])
+
+
+def verdict_text(table, row, metric) -> str:
+    """The verdict with what keeps it from being better, and the reading by rank beside it."""
+    base = next(one for one in table.rows if one.name == table.study.baseline)
+    if row is base:
+        return "(baseline)"
+    if _nothing(row, metric):
+        return "no result"
+    word, mine, other = row.verdicts[metric], gap_text(row, metric), gap_text(base, metric)
+    said = [mine] if mine else []
+    if other and word in ("diverged", "incomplete"):
+        said.append(f"{base.name}: {other}")
+    if said and word:
+        word = mine if word == "diverged" and said == [mine] else f"{word} ({', '.join(said)})"
+    reading = row.by_rank.get(metric)
+    return f"{word}; by rank {reading.verdict}" if reading else word
+
+
 def _noise(table, metric) -> list[str]:
     noise = table.noise[metric]
     if math.isnan(noise.sd):
@@ -70,8 +109,12 @@ def _chance(metric, sd) -> float:
 
 
 def _best(table, metric) -> list[str]:
-    if metric not in table.best or len(table.rows) < 2:
+    if len(table.rows) < 2:
         return []
+    if metric not in table.best:
+        scored = any(math.isfinite(row.mean[metric]) for row in table.rows)
+        return ["No row can be called best: none has all its repeats."] * (
+            scored and all(row.gaps[metric] for row in table.rows))
     name, ties = table.best[metric]
     if not ties:
         return [f"{name} is best, and better than each other row."]
@@ -86,14 +129,18 @@ def ties_text(table, metric, most: int = MOST_TIES) -> str:
     """
     name, ties = table.best[metric]
     rows = {row.name: row for row in table.rows}
-    few = [tie for tie in ties if "few" in stats.verdict_of(
-        rows[name].values[metric], rows[tie].values[metric], metric, table.test_train_ratio)]
+    words = {tie: word_between(rows[name], rows[tie], metric, table.test_train_ratio)
+             for tie in ties}
     def listed(names, what):
         text = ", ".join(names) if len(names) <= most else plural(len(names), "row")
         return f"{text} {'is' if len(names) == 1 else 'are'} {what}" if names else ""
+    few, lacking = "too few repeats", ("diverged", "incomplete")
+    of = lambda *chosen: [tie for tie in ties if words[tie] in chosen]
     return " and ".join(filter(None, (
-        listed([tie for tie in ties if tie not in few], "not distinguishable from it"),
-        listed(few, "not to be compared with it: too few repeats"))))
+        listed([tie for tie in ties if words[tie] not in (few, *lacking)],
+               "not distinguishable from it"),
+        listed(of(few), f"not to be compared with it: {few}"),
+        listed(of(*lacking), "not shown to be worse: repeats diverged or are missing"))))
 
 
 def _needed(table, metric) -> list[str]:
@@ -134,6 +181,7 @@ def curve_sentences(curve) -> list[str]:
                                            "repeats.")
     sizes = curve.fit.sizes
     limit, interval = _asymptote(curve)
+    lacking = f" Not in it: {curve.lacking}." if curve.lacking else ""
     limited = math.isclose(limit, 1.0 if curve.fit.sign > 0 else 0.0, abs_tol=1e-6)
     out.append(
         f"Curve of {curve.name}: {curve.metric} = a {'-' if curve.fit.sign > 0 else '+'} b n^-c "
@@ -141,7 +189,7 @@ def curve_sentences(curve) -> list[str]:
         f"images n from {sizes[0]:.0f} to {sizes[-1]:.0f}; it levels off at {limit:.3f}"
         f"{_span(interval, number_text)}{', the best there can be' * limited}. Beyond "
         f"{sizes[-1]:.0f} images it is extrapolated. It holds for more images of the same kind "
-        f"and for this training.{few}")
+        f"and for this training.{few}{lacking}")
     return out
 
 
@@ -231,10 +279,11 @@ def compared_text(study, one) -> tuple[str, str, str]:
             difference_text(one.comparison, metric))
 
 
-def repeats_text(needed: float) -> str:
-    """The repeats that decide a claim, "" where it is decided or nothing is known."""
+def repeats_text(one) -> str:
+    """The repeats that decide a claims.JudgedClaim, "" where it is decided or nothing is known."""
+    needed = one.needed
     if math.isnan(needed):
-        return ""
+        return f"not before all have ended ({one.lacking})" if one.lacking else ""
     return "no number is enough" if math.isinf(needed) else f"{needed}"
 
 

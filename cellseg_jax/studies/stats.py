@@ -8,7 +8,7 @@ images are therefore secondary.
 Limits of the t-tests: heavy tails and occasional runs that collapse make them conservative. Where
 nearly every third run collapses, the baseline may do so in all of three repeats; a table of eight
 equal rows then has a family-wise type I error of 9 % instead of 5 %. With five repeats it is at
-most 5 %.
+most 5 %. Repeats that became non-finite have no score: see gaps.
 """
 
 import math
@@ -29,7 +29,8 @@ LOWER_IS_BETTER = frozenset({
     "count_error", "count_error_relative", "merge_rate", "split_rate",
     "rand_error", "variation_of_information", "information_error", "ms_per_image",
     "epochs_to_95", "train_loss", "val_loss", "val_loss_rise", "val_loss_spread", "loss_gap"})
-VERDICTS = ("better", "worse", "not distinguishable", "too few repeats")
+VERDICTS = ("better", "worse", "not distinguishable", "too few repeats",
+            "diverged", "incomplete")  # the last two by gaps.limited alone
 JUDGEMENTS = ("supported", "contradicted", "undecided")
 
 
@@ -215,7 +216,7 @@ def repeats_needed(sd: float, difference: float, *, power: float = 0.8, alpha: f
 
 def verdict(comparison: Comparison | None, adjusted_p: float,
             larger_is_better: bool = True) -> str:
-    """One of VERDICTS on the first of the two that were compared.
+    """One of VERDICTS on the first of two, from the repeats that both have.
 
     "too few repeats": fewer than three pairs, or pairs that are copies of one (p is NaN).
     "better", "worse": adjusted_p < 0.05. Else "not distinguishable", which is no proof of

@@ -21,9 +21,10 @@ def is_baseline(table, row) -> bool:
 
 
 def is_compared(row, metric) -> bool:
-    """Whether there is a difference to the baseline."""
+    """Whether there is a difference to the baseline, or a repeat that diverged keeps it away."""
     compared = row.compared.get(metric)
-    return compared is not None and math.isfinite(compared.difference)
+    return compared is not None and (math.isfinite(compared.difference)
+                                     or row.verdicts.get(metric) == "diverged")
 
 
 def counted(row) -> list:
@@ -51,12 +52,21 @@ def summary_sentence(table) -> str:
 def _verdicts(table, metric, compared) -> list[str]:
     """How many of the rows that have a verdict differ from the baseline, and which."""
     by_word = {w: [r.name for r in compared if r.verdicts[metric] == w] for w in stats.VERDICTS}
-    few = by_word.pop("too few repeats")
+    few, lost, waiting = (by_word.pop(word) for word in (
+        "too few repeats", "diverged", "incomplete"))
+    out = [f"{count(len(lost), 'row')} cannot be better, since repeats diverged "
+           f"({listed_names(lost)})."] if lost else []
+    out += [f"{count(len(waiting), 'row')} cannot be better before the missing repeats have ended "
+            f"({listed_names(waiting)})."] if waiting else []
+    unjudged = len(few) + len(lost) + len(waiting)
+    if unjudged == len(compared) and out:
+        return out + ([f"{count(len(few), 'row')} without a verdict: too few repeats."]
+                      if few else [])
     if len(few) == len(compared):
         return [f"In {metric}, no row can be told from the baseline {table.study.baseline} yet: "
                 f"too few repeats for a verdict, which takes {stats.MIN_PAIRS} of both rows that "
                 "are not copies of one."]
-    judged, differ = len(compared) - len(few), len(by_word["better"]) + len(by_word["worse"])
+    judged, differ = len(compared) - unjudged, len(by_word["better"]) + len(by_word["worse"])
     which = ", ".join(f"{len(by_word[word])} {word} ({listed_names(by_word[word])})"
                       for word in ("better", "worse") if by_word[word])
     sentences = [f"In {metric}, {differ or 'none'} of {count(judged, 'row')} "
@@ -65,7 +75,7 @@ def _verdicts(table, metric, compared) -> list[str]:
     for n, text in ((len(by_word["not distinguishable"]), "not distinguishable from it"),
                     (len(few), "without a verdict: too few repeats")):
         sentences += [f"{count(n, 'row')} {'is' if n == 1 else 'are'} {text}."] if n else []
-    return sentences
+    return sentences + out
 
 
 def claims_sentence(table) -> str:

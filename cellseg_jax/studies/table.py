@@ -1,6 +1,5 @@
 """The table of a study: scores and costs of its rows, compared, with their noise and claims."""
 
-import csv
 import math
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -10,17 +9,40 @@ import numpy as np
 from cellseg_jax import config as config_lib
 from cellseg_jax.data.split import MIXED
 from cellseg_jax.errors import InputError, pick
-from cellseg_jax.runs.folder import images_file
 from cellseg_jax.runs.resources import RESOURCES
 from cellseg_jax.studies import learning_curve, stats
 from cellseg_jax.studies.claims import JudgedClaim, judge_claims
 from cellseg_jax.studies.course import COURSE, LOSS_METRICS
+from cellseg_jax.studies.gaps import (
+    Gaps,
+    by_rank,
+    diverged,
+    gaps_of,
+    limited,
+    with_last,
+    word_between,
+)
+from cellseg_jax.studies.image_tables import (
+    column_of,
+    coverage_notes,
+    per_image,
+    read_images,
+    twin_notes,
+)
 from cellseg_jax.studies.row_families import FRACTION, families
 from cellseg_jax.studies.runs import Run, read, split_ratio, values_of
 from cellseg_jax.studies.study import Study, metrics_of
 
 DETECTABLE = (0.005, 0.01, 0.02)  # differences of a score: how many repeats find them?
 SPLIT_SEED = "data.split_seed"
+
+
+class RankReading(NamedTuple):
+    """A row against the baseline with the repeats that diverged as the worst, see gaps.by_rank."""
+
+    comparison: stats.Comparison
+    adjusted_p: float  # Holm over all rows of the table
+    verdict: str  # better, worse, not distinguishable or too few repeats
 
 
 class Row(NamedTuple):
@@ -37,6 +59,9 @@ class Row(NamedTuple):
     adjusted_p: dict[str, float]  # Holm over the rows, for each metric by itself
     verdicts: dict[str, str]  # one of stats.VERDICTS; "" for the baseline and what is not ranked
     per_image: dict[str, stats.Comparison | None]  # secondary; None: not the same test images
+    diverged: np.ndarray = np.zeros(0, bool)  # (R,) which runs became non-finite
+    gaps: Mapping[str, Gaps] = {}  # {metric: repeats without a score}
+    by_rank: Mapping[str, RankReading] = {}  # {score: reading}, where this or the baseline diverged
 
 
 class Curve(NamedTuple):
@@ -49,6 +74,7 @@ class Curve(NamedTuple):
     fit: learning_curve.Fit | None
     problem: str  # why there is no fit, else ""
     needed: Mapping[float, tuple[float, tuple[float, float]]]  # {target: images_needed}
+    lacking: str = ""  # "unet_0.5: 1 of 3 diverged": runs that the fit has to do without
 
 
 class Table(NamedTuple):
@@ -88,8 +114,11 @@ def collect(study, workdir, *, rows=None, repeats=None, smoke=False) -> Table:
     metrics = tuple(dict.fromkeys((*study.metrics, *RESOURCES)))
     values = {name: {m: values_of(runs, m) for m in metrics} for name, runs in found.items()}
     ratio = _test_train_ratio(study, found)
+    wanted = {column_of(metric) for metric in study.metrics}
+    images = {name: [read_images(one.run, wanted) for one in runs] for name, runs in found.items()}
+    notes = [*notes, *coverage_notes(images, found, study.baseline), *twin_notes(found)]
     made = [_row(study, name, found, values, ratio) for name in found]
-    made = _with_verdicts(study, made, found)
+    made = _with_ranks(study, _with_verdicts(study, made, images), ratio)
     definitions = {k: v for runs in found.values() for one in runs
                    for k, v in one.test.get("definitions", {}).items()}
     if study.learning_curve and SPLIT_SEED not in study.varies:
@@ -128,14 +157,12 @@ def _row(study, name, found, values, ratio) -> Row:
         study.reference.get(name, {}),
         {m: stats.paired(x, base[m], test_train_ratio=ratio) if m in ranked else None
          for m, x in mine.items()},
-        {}, {}, {})
+        {}, {}, {}, diverged(found[name]), {m: gaps_of(found[name], m) for m in mine})
 
 
-def _with_verdicts(study, rows, found) -> list[Row]:
+def _with_verdicts(study, rows, images) -> list[Row]:
     """The rows with Holm-adjusted p-values and a verdict for each metric."""
-    wanted = {_image_column(metric) for metric in study.metrics}
-    images = {name: [_images(one.run, wanted) for one in runs] for name, runs in found.items()}
-    adjusted = {}
+    base, adjusted = next(row for row in rows if row.name == study.baseline), {}
     for metric in rows[0].compared:
         judged = [row for row in rows if row.compared[metric]
                   and row.compared[metric].n >= stats.MIN_PAIRS]
@@ -147,75 +174,49 @@ def _with_verdicts(study, rows, found) -> list[Row]:
         p = {m: adjusted[m].get(row.name, math.nan) for m in row.compared}
         out.append(row._replace(
             adjusted_p=p,
-            verdicts={m: stats.verdict(one, p[m], stats.larger_is_better(m)) if one else ""
+            verdicts={m: limited(stats.verdict(one, p[m], stats.larger_is_better(m)),
+                                 row.gaps[m], base.gaps[m]) if one else ""
                       for m, one in row.compared.items()},
-            per_image={m: _per_image(images[row.name], images[study.baseline], m) if one else None
+            per_image={m: per_image(images[row.name], images[study.baseline], m) if one else None
                        for m, one in row.compared.items()}))
     return out
 
 
-class _Images(NamedTuple):
-    """eval/test_images.csv, sorted by name."""
+def _with_ranks(study, rows, ratio) -> list[Row]:
+    """The rows with a reading by rank of each score, if a run of the table diverged.
 
-    names: np.ndarray
-    groups: np.ndarray
-    columns: dict[str, np.ndarray]  # float64, NaN where the file has nothing
-
-
-def _image_column(metric) -> str:
-    return metric.removesuffix("_mean")
-
-
-def _images(run, wanted) -> _Images | None:
-    """Some columns of a run's test images; None if it does not count, has none or is damaged."""
-    file = images_file(run.workdir)
-    if not run.counts or not file.is_file():
-        return None
-    try:
-        with open(file, newline="") as lines:
-            rows = sorted(csv.DictReader(lines, strict=True), key=lambda row: row["name"])
-        columns = {c: np.array([row[c] or "nan" for row in rows], np.float64)
-                   for c in wanted & set(rows[0])}
-        names, groups = (np.array([row[c] for row in rows]) for c in ("name", "group"))
-    except (csv.Error, KeyError, IndexError, TypeError, ValueError):  # cut within a line
-        return None
-    return _Images(names, groups, columns)
-
-
-def _per_image(mine, base, metric) -> stats.Comparison | None:
-    """Means over the repeats that tested both on the same images, image by image.
-
-    dice_mean is compared by the column "dice"; objects are scored image by image, whatever the
-    metric adds up. None for a metric without a column and where no repeat has the same images.
+    All rows are read and adjusted, so that the number of readings does not depend on chance; only
+    those of a row that diverged, or of all if the baseline did, are kept.
     """
-    column = _image_column(metric)
-    parts = [(a, b) for a, b in zip(mine, base, strict=True)
-             if a and b and column in a.columns and column in b.columns
-             and np.array_equal(a.names, b.names)]
-    if not parts:
-        return None
-    x, y = (np.concatenate([one.columns[column] for one in side])
-            for side in zip(*parts, strict=True))
-    names, groups = (np.concatenate([getattr(a, key) for a, _ in parts])
-                     for key in ("names", "groups"))
-    kept = np.isfinite(x) & np.isfinite(y)
-    _, first, index = np.unique(names[kept], return_index=True, return_inverse=True)
-    mean = lambda v: np.bincount(index, v[kept]) / np.bincount(index)
-    return stats.per_image(mean(x), mean(y), groups[kept][first])
+    base = next(row for row in rows if row.name == study.baseline)
+    if not any(row.diverged.any() for row in rows):
+        return rows
+    readings = {row.name: {} for row in rows}
+    for metric in dict.fromkeys(study.metrics):
+        others = [row for row in rows if row.compared[metric]]
+        last = lambda row, m=metric: with_last(row.values[m], row.diverged,
+                                               stats.larger_is_better(m))
+        compared = [by_rank(last(row), last(base), ratio) for row in others]
+        adjusted = stats.holm([one.p for one in compared]).tolist()
+        for row, one, p in zip(others, compared, adjusted, strict=True):
+            if row.diverged.any() or base.diverged.any():
+                readings[row.name][metric] = RankReading(one, p, stats.verdict(one, p))
+    return [row._replace(by_rank=readings[row.name]) for row in rows]
 
 
 def _best(study, metric, rows, ratio) -> tuple[str, tuple[str, ...]] | None:
     """The row of the best mean, and the rows that no paired test distinguishes from it.
 
-    The best row has to be better than each other one, which needs no adjustment.
+    The best row has to be better than each other one, which needs no adjustment. A row of which a
+    repeat diverged or is missing cannot be best; None where there is no other one.
     """
     rows = [row for row in rows if np.isfinite(row.mean[metric])]
-    if not rows or not _same_loss(study, metric, [row.name for row in rows]):
+    whole = [row for row in rows if not row.gaps[metric]]
+    if not whole or not _same_loss(study, metric, [row.name for row in rows]):
         return None
     up = stats.larger_is_better(metric)
-    best = (max if up else min)(rows, key=lambda row: row.mean[metric])
-    beaten = lambda row: stats.verdict_of(
-        best.values[metric], row.values[metric], metric, ratio) == "better"
+    best = (max if up else min)(whole, key=lambda row: row.mean[metric])
+    beaten = lambda row: word_between(best, row, metric, ratio) == "better"
     return best.name, tuple(row.name for row in rows if row is not best and not beaten(row))
 
 
@@ -246,7 +247,9 @@ def _curve(study, name, found, ratio) -> Curve:
     sizes = np.where(known, images, 0).sum(1) / np.maximum(known.sum(1), 1)
     rows = list(found)
     curve = Curve(name, metric, [(rows[k], int(r), int(images[k, r]), float(scores[k, r]))
-                                 for k, r in np.argwhere(known)], math.nan, None, "", {})
+                                 for k, r in np.argwhere(known)], math.nan, None, "", {},
+                  "; ".join(f"{row}: {gap}" for row, runs in found.items()
+                            if (gap := gaps_of(runs, metric))))
     larger = stats.larger_is_better(metric)
     best = 1.0 if larger else 0.0
     beyond = any((score > best) == larger and score != best for *_, score in curve.points)

@@ -6,32 +6,33 @@ from collections import Counter
 from cellseg_jax.report.document import NONE, Cell, number, soft
 from cellseg_jax.runs.resources import RESOURCES
 from cellseg_jax.studies import stats
-from cellseg_jax.studies.sentences import compared_text, repeats_text
-from cellseg_jax.studies.summary import counted, is_baseline
+from cellseg_jax.studies.sentences import compared_text, gap_text, repeats_text
+from cellseg_jax.studies.summary import counted, headline, is_baseline
 
 MARKS = {"better": "\u25b2", "worse": "\u25bc", "not distinguishable": "\u25cf",
-         "too few repeats": "\u25c7"}
+         "too few repeats": "\u25c7", "diverged": "\u2715", "incomplete": "\u25cb"}
 CLAIM_MARKS = {"supported": "\u2714", "contradicted": "\u2718", "undecided": "?"}
 TITLES = {name: one.title for name, one in RESOURCES.items()}
 
 
-
 def row_name(table, row) -> Cell:
-    """The name of a row, and whether it is the baseline."""
-    base = is_baseline(table, row)
-    return Cell(soft(row.name), "baseline" * base, kind="name base" if base else "name")
+    """The name of a row, whether it is the baseline, and the repeats that its means lack."""
+    base, lacking = is_baseline(table, row), gap_text(row, headline(table))
+    return Cell(soft(row.name), "baseline" * base, below=(lacking,),
+                kind="name base" if base else "name")
 
 
 def mean_sd(row, metric, marked=True) -> Cell | str:
     """Mean \u00b1 sd, in the unit that the heading names, with the verdict's mark."""
     average, sd = row.mean.get(metric, math.nan), row.sd.get(metric, math.nan)
     if not math.isfinite(average):
-        return NONE
+        return Cell(NONE, below=(gap_text(row, metric),))
     unit = RESOURCES[metric].divisor if metric in RESOURCES else 1
     digits = ".2f" if metric in RESOURCES else ".4f"
     word = row.verdicts.get(metric, "") if marked and metric not in RESOURCES else ""
     return Cell(f"{average / unit:{digits}}",
                 f"\u00b1 {sd / unit:{digits}}" if math.isfinite(sd) else "",
+                below=("" if metric in RESOURCES else gap_text(row, metric),),
                 mark=(MARKS[word], word) if word in ("better", "worse") else None)
 
 
@@ -61,9 +62,10 @@ def comparison(table, row, metric) -> list:
     """Difference, verdict and p of a row."""
     if is_baseline(table, row):
         return [Cell("0", "by definition"), NONE, NONE]
-    word = row.verdicts.get(metric)
+    word, reading = row.verdicts.get(metric), row.by_rank.get(metric)
+    ranked = (f"by rank: {reading.verdict}",) if reading else ()
     return [Cell(*difference(row.compared.get(metric), metric)),
-            Cell(f"{MARKS[word]}\u00a0{word}", kind=f"v {word}") if word else NONE,
+            Cell(f"{MARKS[word]}\u00a0{word}", kind=f"v {word}", below=ranked) if word else NONE,
             number(row.adjusted_p.get(metric), ".3g")]
 
 
@@ -72,5 +74,5 @@ def judged_claim(table, one) -> tuple[Cell, str, Cell]:
     claim, word = one.claim, one.judgement
     sides, metric, difference = compared_text(table.study, one)
     return (Cell(f"{CLAIM_MARKS[word]}\u00a0{word}", kind=f"v {word}"),
-            repeats_text(one.needed) or NONE,
+            repeats_text(one) or NONE,
             Cell(claim.text, below=(soft(sides), soft(f"{metric}: {difference}"))))

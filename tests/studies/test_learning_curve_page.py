@@ -155,3 +155,10 @@ def test_overlap_of_splits_counts_the_whole_training_part(tmp_path):
             split["train"] = split["train"][: round(320 * share)]
             file.write_text(json.dumps(split))
     assert collect(study, tmp_path).test_train_ratio == pytest.approx(40 / 320)
+
+
+def test_a_curve_names_the_runs_that_it_has_to_do_without(tmp_path):
+    study = write(tmp_path, shares=SHARES[2:], repeats=3)
+    helpers.damage(tmp_path / "unet_0.5/1", "non-finite")
+    curve = collect(study, tmp_path).curves[0]
+    assert " Not in it: unet_0.5: 1 of 3 diverged." in render.curve_sentences(curve)[-1]
