@@ -66,9 +66,9 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
     study = studies.load(args.study, overrides)
     workdir = pathlib.Path(args.workdir or f"runs/{study.name}{'_smoke' * args.smoke}")
     repeats = args.repeats or (SMOKE_REPEATS if args.smoke else study.repeats)
-    rows = launch.chosen_rows(args.rows, study.rows) if args.rows else None
     if args.smoke:
         study = prepare_smoke(study, workdir / "twins")
+    rows = launch.chosen_rows(args.rows, study.rows) if args.rows else None
     if args.dry_run:
         return launch.dry_run(study, rows, repeats, task, smoke=args.smoke,
                               measure_seconds=args.measure)

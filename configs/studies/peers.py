@@ -13,19 +13,19 @@ Result: docs/results/peers.md.
 
 import pathlib
 
-from cellseg_jax import config
+from cellseg_jax import config, studies
 from cellseg_jax.studies import Claim, rows
 
+INSTANCES = studies.load(pathlib.Path(__file__).with_name("instances.py"))
+
 TITLE = "Nuclei told apart: flows of a classic U-Net beside StarDist"
-BASE = config.changed(
-    config.load(str(pathlib.Path(__file__).resolve().parents[1] / "nuclei_instances.py")),
-    {"data.strata": ("fluorescence",), "data.channels": "gray", "data.threads": 1,
-     "train.steps": 1400})
+BASE = config.changed(INSTANCES.base, {
+    "data.strata": ("fluorescence",), "data.channels": "gray", "data.threads": 1,
+    "train.steps": 1400})
 ROWS = {"flow": {}, "stardist": {"labels": "runs/peers/stardist_{seed}/test"}}
 BASELINE = "stardist"
 CLAIMS = (Claim("Flows tell more nuclei apart than StarDist", "flow", "stardist"),)
-REPEATS = 5
-VARIES = ("seed", "data.split_seed")
+REPEATS, VARIES, SMOKE = 5, INSTANCES.varies, INSTANCES.smoke
 METRICS = ("ap50", "ap", "ap50_image_mean", "merge_rate", "split_rate", "count_error")
 
 get_config = rows(BASE, ROWS)

@@ -229,7 +229,18 @@ def test_what_has_no_twin_is_synthetic_or_said(study_file, tmp_path, monkeypatch
     assert not (tmp_path / "none").exists()
     monkeypatch.delitem(twins.TWINS, "dsb2018")
     with pytest.raises(InputError, match="dsb2018"):
+        prepare_smoke(studies.load(study_file('SMOKE = {"train.steps": 2}')), tmp_path / "none")
+
+
+def test_smoke_needs_overrides_and_leaves_out_labels_made_elsewhere(study_file, tmp_path, capsys):
+    with pytest.raises(InputError, match="has no SMOKE; expected overrides"):
         prepare_smoke(studies.load(study_file()), tmp_path / "none")
+    study = prepare_smoke(studies.load(study_file(
+        'ROWS = {"peer": {"labels": "DIR"}, "ours": {}}', 'BASELINE = "peer"',
+        'import cellseg_jax.studies as s; CLAIMS = [s.Claim("ahead", "ours", "peer")]',
+        'SMOKE = {"data.name": "synthetic"}')), tmp_path / "none")
+    assert (*study.rows,) == ("ours",) and study.baseline == "ours" and study.claims == ()
+    assert "leaves out rows of labels made elsewhere: peer" in capsys.readouterr().err
 
 
 SHARES = """
