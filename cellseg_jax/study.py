@@ -7,9 +7,9 @@
 Runs lie in WORKDIR/<row>/<repeat>, each an ordinary run. Those that differ in values only train
 in one program. Started again it continues with the runs that are not done. --task=i/n takes the
 i-th of n shares, i from 0, for job arrays; --collect writes table.csv, table.md, table.tex and
-report.html from the finished runs and names the missing ones, and learning_curve.csv if the study
-has LEARNING_CURVE. --dry_run prints what would be run and how long it would take.
---smoke makes every run tiny, on synthetic twins of the data.
+report.html from the finished runs and names the missing ones, learning_curve.csv if the study has
+LEARNING_CURVE, and predictions out of fold and ensembles if its REPEATS are folds. --dry_run prints
+what would be run and how long it would take. --smoke makes every run tiny, on synthetic twins.
 
 Exit codes: 0 done, 2 bad input or config, 75 stopped by SIGTERM after saving, or another process
 has a run (start it again), 1 anything else.

@@ -92,7 +92,8 @@ def default() -> ConfigDict:
         weight_w0=10.0,  # with target="boundary": how much a gap between touching cells weighs more
         weight_sigma=5.0,  # with target="boundary": width of such gaps, pixels
         # Fractions (train, validation, test); or "official", the dataset's own; or a file with
-        # the names of each part, such as another run's split.json.
+        # the names of each part, such as another run's split.json; or a fold of a
+        # cross-validation, "fold:0/5" (data.folds has its options).
         split=(0.8, 0.1, 0.1),
         # What fractions place as a whole: group (a case stays together) | image. By image, other
         # images of the test cases are trained on, and scores are too high: it shows by how much.

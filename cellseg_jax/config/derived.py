@@ -1,6 +1,7 @@
 """What follows from a config: sizes, outputs, lengths."""
 
 from cellseg_jax import classical, data, losses, models, targets
+from cellseg_jax.data import folds
 from cellseg_jax.data.colours import num_channels
 from cellseg_jax.data.split import PARTS
 from cellseg_jax.errors import pick
@@ -92,6 +93,8 @@ def has_cells(config) -> bool:
 def has_part(config, part: str) -> bool:
     """Whether the split may have "val" or "test" images."""
     split = config.data.split
+    if folds.is_fold(split):
+        return part != "val" or folds.parse(split).val > 0
     return isinstance(split, str) or split[PARTS.index(part)] > 0
 
 
@@ -138,7 +141,10 @@ def training_samples(config, count: int) -> int:
 
     An estimate: of an official split the share is not known, nor are blank samples left out.
     """
-    share = 0.8 if isinstance(config.data.split, str) else config.data.split[0]
+    split = config.data.split
+    share = 0.8 if isinstance(split, str) else split[0]
+    if folds.is_fold(split):
+        share = folds.parse(split).training_share
     images = int(count * share * config.data.train_fraction + 1e-6)
     return max(images * config.data.grid**2 * (config.data.copies + 1), 1)
 

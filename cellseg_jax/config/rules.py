@@ -15,7 +15,7 @@ from cellseg_jax.config.derived import (
     num_outputs,
     num_probabilities,
 )
-from cellseg_jax.data import resize
+from cellseg_jax.data import folds, resize
 from cellseg_jax.data.colours import NUM_CHANNELS
 from cellseg_jax.data.stacks import ReadOptions
 from cellseg_jax.errors import InputError, pick, refuse_urls
@@ -58,7 +58,9 @@ def _data(c, rule):
     _one_of(c, "data", "residence", ("auto", "device", "host"))
     _one_of(c, "data", "split_by", ("group", "image"))
     rule(len(c.data.size) == 2 and min(c.data.size) > 0, "data.size", "(height, width) in pixels")
-    if isinstance(c.data.split, str):
+    if folds.is_fold(c.data.split):
+        folds.parse(c.data.split)
+    elif isinstance(c.data.split, str):
         rule(c.data.split, "data.split", "fractions, 'official', or a file such as split.json")
     else:
         rule(len(c.data.split) == 3 and min(c.data.split) >= 0 and sum(c.data.split) < 1 + 1e-6,

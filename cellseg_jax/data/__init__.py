@@ -15,7 +15,7 @@ import sys
 import numpy as np
 
 from cellseg_jax import files
-from cellseg_jax.data import select, split, synthetic
+from cellseg_jax.data import folds, select, split, synthetic
 from cellseg_jax.data.arrays import Arrays
 from cellseg_jax.data.cache import CacheOptions, open_cache
 from cellseg_jax.data.datasets import bbbc039, ctc, dsb2018, ebhi_seg, folder, isbi2012, livecell
@@ -183,11 +183,11 @@ def split_of(data_config, arrays: Arrays) -> dict:
     Raises: InputError for a stratum that no image has.
     """
     how, seed = data_config["split"], data_config["split_seed"]
-    by = {"group": arrays.image_groups, "image": arrays.image_names}
-    groups, strata = by[data_config["split_by"]], arrays.image_strata
-    fixed = [part if name.startswith(split.MIXED) else ""
-             for name, part in zip(arrays.image_names, arrays.image_parts, strict=True)]
-    if how == "official":
+    groups, strata, fixed = _grouping(data_config, arrays)
+    if folds.is_fold(how):
+        parts = folds.split(folds.parse(how), groups, strata, arrays.image_names, seed=seed,
+                            parts=arrays.image_parts, fixed=fixed)
+    elif how == "official":
         parts = split.official(groups, strata, arrays.image_parts, fractions=FRACTIONS, seed=seed,
                                keep=np.array(fixed) != "", dataset=data_config["name"])
     elif isinstance(how, str):
@@ -207,6 +207,28 @@ def split_of(data_config, arrays: Arrays) -> dict:
             data_config["augment_before_grid"] and data_config["copies"]):
         parts["train"] = parts["train"][arrays.foreground[parts["train"]] > 0]
     return parts
+
+
+def outer_test_images(data_config, arrays: Arrays) -> np.ndarray:
+    """(m,) int32: images in no fold of a cross-validation, kept for the end; see data.folds.
+
+    Images, not samples: patches are not counted. Of data.strata those alone.
+    """
+    groups, strata, fixed = _grouping(data_config, arrays)
+    found = folds.outer(folds.parse(data_config["split"]), groups, strata,
+                        seed=data_config["split_seed"], parts=arrays.image_parts, fixed=fixed)
+    if data_config["strata"]:
+        chosen = select.of_strata(strata, data_config["strata"], np.array(fixed) != "")
+        found = found[chosen[found]]
+    return found
+
+
+def _grouping(data_config, arrays):
+    """Groups and strata of the images; the part of those mixed in, "" of the others."""
+    by = {"group": arrays.image_groups, "image": arrays.image_names}
+    fixed = [part if name.startswith(split.MIXED) else ""
+             for name, part in zip(arrays.image_names, arrays.image_parts, strict=True)]
+    return by[data_config["split_by"]], arrays.image_strata, fixed
 
 
 def never_copied(data_config, arrays: Arrays) -> np.ndarray:

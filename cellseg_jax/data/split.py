@@ -42,13 +42,13 @@ def split(groups, strata, *, fractions, seed, parts=None) -> dict[str, np.ndarra
     """
     fractions = _check(fractions)
     groups, strata = np.asarray(groups), np.asarray(strata)
-    place = _places(parts, len(groups))
+    place = places(parts, len(groups))
     for part in PARTS:
         place[(place == "") & np.isin(groups, groups[place == part])] = part
     free = np.flatnonzero(place == "")
     if free.size:
-        place[free] = _draw(groups[free], strata[free], fractions, seed)
-    return _indices(place)
+        place[free] = draw(groups[free], strata[free], fractions, seed)
+    return indices_of(place)
 
 
 def official(groups, strata, parts, *, fractions, seed, keep=None,
@@ -69,7 +69,7 @@ def official(groups, strata, parts, *, fractions, seed, keep=None,
     Raises: InputError if no sample has a part, if train is the only part and some have none, or
       if no sample is in train.
     """
-    place = _places(parts, len(groups))
+    place = places(parts, len(groups))
     missing = [part for part in PARTS[1:] if not (place == part).any()]
     if set(place) == {""} or (len(missing) == 2 and (place == "").any()):
         raise InputError(f"{KEY}: 'official', but {dataset} has no split of its own; expected "
@@ -81,9 +81,9 @@ def official(groups, strata, parts, *, fractions, seed, keep=None,
     if share[1:].any():
         stays = np.zeros(len(place), bool) if keep is None else np.asarray(keep)
         cut = np.flatnonzero((place == "train") & ~stays)
-        place[cut] = _draw(np.asarray(groups)[cut], np.asarray(strata)[cut],
+        place[cut] = draw(np.asarray(groups)[cut], np.asarray(strata)[cut],
                            np.append(share / share.sum(), 0.0), seed)
-    return _indices(place)
+    return indices_of(place)
 
 
 def from_file(path, names, *, parts=None) -> dict[str, np.ndarray]:
@@ -112,10 +112,10 @@ def from_file(path, names, *, parts=None) -> dict[str, np.ndarray]:
     if unknown:
         raise InputError(f"{path}: {len(unknown)} of {len(listed)} names are not in the data: "
                          f"{some(unknown)}{nearest(unknown[0], index)}")
-    place = _places(parts, len(names))
+    place = places(parts, len(names))
     for part, chosen in lists.items():
         place[[index[name] for name in chosen]] = part
-    return _indices(place)
+    return indices_of(place)
 
 
 def share(train, groups, strata, *, fraction, seed, keep=None) -> np.ndarray:
@@ -166,8 +166,14 @@ def share(train, groups, strata, *, fraction, seed, keep=None) -> np.ndarray:
     return np.sort(np.concatenate([train[stays], drawn[chosen[group]]]))
 
 
-def _draw(groups, strata, fractions, seed) -> np.ndarray:
-    """The part of every sample: (n,) str. See `split`; fractions: (4,), the unused rest last."""
+def draw(groups, strata, fractions, seed, parts=(*PARTS, ""), stream=STREAM) -> np.ndarray:
+    """The part of every sample: (n,) str. See `split`.
+
+    Args:
+      fractions: of the samples for each part.
+      parts: their names; "" is the unused rest, which may stay empty.
+      stream: of Philox, another one for another purpose.
+    """
     names, group = np.unique(groups, return_inverse=True)
     kinds, stratum = np.unique(strata, return_inverse=True)
     counts = np.zeros((len(names), len(kinds)), np.int64)
@@ -175,11 +181,11 @@ def _draw(groups, strata, fractions, seed) -> np.ndarray:
     sizes = counts.sum(1)
 
     # Raw Philox words are the one numpy stream that is promised never to change.
-    words = np.random.Philox(key=[seed % 2**64, STREAM]).random_raw(len(names))
+    words = np.random.Philox(key=[seed % 2**64, stream]).random_raw(len(names))
     waiting = np.lexsort((words, -sizes)).tolist()
     part = np.zeros(len(names), np.int64)
     lacks = fractions[:, None] * counts.sum(0)  # (parts, strata), what is still to be filled
-    empty = {p for p in range(len(PARTS)) if fractions[p] > 0}
+    empty = {p for p, name in enumerate(parts) if name and fractions[p] > 0}
     deferred, left = [], len(waiting)
     for last_round in (False, True):
         for g in deferred if last_round else waiting:
@@ -199,10 +205,10 @@ def _draw(groups, strata, fractions, seed) -> np.ndarray:
             empty.discard(choice)
             left -= 1
     if empty:
-        missing = ", ".join(PARTS[p] for p in sorted(empty))
+        missing = ", ".join(parts[p] for p in sorted(empty))
         raise InputError(f"{KEY}: {missing} would be empty with {len(groups)} images in "
                          f"{len(names)} groups; add images or set that fraction to 0")
-    return np.array([*PARTS, ""])[part[group]]
+    return np.array(parts)[part[group]]
 
 
 def _check(fractions) -> np.ndarray:
@@ -218,7 +224,7 @@ def _check(fractions) -> np.ndarray:
     return np.array([*fractions, rest], np.float64)
 
 
-def _places(parts, n: int) -> np.ndarray:
+def places(parts, n: int) -> np.ndarray:
     """(n,) str, a copy of `parts`; None: no sample has a place yet."""
     place = np.array([""] * n if parts is None else list(parts), dtype="<U16")
     if len(place) != n or not set(place) <= {*PARTS, ""}:
@@ -227,7 +233,8 @@ def _places(parts, n: int) -> np.ndarray:
     return place
 
 
-def _indices(place) -> dict[str, np.ndarray]:
+def indices_of(place) -> dict[str, np.ndarray]:
+    """{part: ascending int32 indices} of the part of every sample."""
     return {part: np.flatnonzero(place == part).astype(np.int32) for part in PARTS}
 
 

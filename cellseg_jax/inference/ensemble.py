@@ -50,6 +50,7 @@ class Ensemble:
                                      f"{its!r} in another; expected runs that learned the same")
         self.members, self.config, self.decode = members, first.config, first.decode
         self.target, self.scale, self.contrast = first.target, first.scale, first.contrast
+        self.counts, self.batch_size = first.counts, first.batch_size
 
     def probs(self, images, options: PredictOptions = AS_TRAINED) -> list[np.ndarray]:
         """As Predictor.probs, the mean of the members."""

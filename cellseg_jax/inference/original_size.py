@@ -53,7 +53,7 @@ class OriginalSize:
             probs = self.predictor.image_probs(self._source[i].read().image, options)
         of_instances = label_kind(config) == "instances"
         found = self.predictor.decode(probs) if of_instances else None
-        self._counts.append(self._pixel_counts(label, probs, found))
+        self._counts.append(pixel_counts(self.predictor, label, probs, found))
         if of_instances:
             self.objects.append(metrics.instance_counts(label, found))
             self.decodings.add(label, probs, self.objects[-1])
@@ -61,14 +61,6 @@ class OriginalSize:
                 label, found, np.asarray(self.predictor.target.cell_probs(probs))))
         if config.eval.surface:
             self.surfaces.append(surface_scores(label, probs, self.predictor))
-
-    def _pixel_counts(self, label, probs, found) -> metrics.Counts:
-        """Of (1, K). Where outputs are regressed, a user's mask is that of the cells found."""
-        if self.predictor.target.num_binary is None:
-            return self.predictor.counts(label, probs)
-        if found is None:
-            found = self.predictor.decode(probs)
-        return cell_counts(label, found)
 
     def _add_as_seen(self, probs, i) -> None:
         """Scores of probabilities and report 2's, which are taken at data.size."""
@@ -97,6 +89,17 @@ class OriginalSize:
 
 def _joined(counts) -> list[np.ndarray]:
     return [np.concatenate(c).astype(np.float64) for c in zip(*counts, strict=True)]
+
+
+def pixel_counts(predictor, label, probs, found=None) -> metrics.Counts:
+    """Of (1, K): an image. Where outputs are regressed, a user's mask is that of the cells found.
+
+    Args:
+      found: what `probs` are decoded to, if that is known.
+    """
+    if predictor.target.num_binary is None:
+        return predictor.counts(label, probs)
+    return cell_counts(label, predictor.decode(probs) if found is None else found)
 
 
 def cell_counts(label, found) -> metrics.Counts:

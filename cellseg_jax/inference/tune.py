@@ -5,6 +5,7 @@ Test images are never looked at: only the part "val" of the run's own split is r
 
 import json
 import pathlib
+from collections.abc import Callable
 
 import numpy as np
 
@@ -55,13 +56,12 @@ def tune(predictor, metric: str, *, fixed=()) -> dict:
         if before.get("made_by") == made_by:
             return before
     images = validation_images(predictor)
-    keys = derived.decode_keys(config)
-    choices = {key: values for key, values in _choices(images, fixed).items() if key in keys}
-    start = {key: config.eval[key] for key in (*CHOICES, "min_size") if key in keys}
+    choices = choices_of(config, [label for label, _ in images], fixed)
+    start = start_of(config)
     with terminal.counting("tuning") as progress:
         most = sum(map(len, choices.values()))
         score = Score(predictor, images, metric, lambda done: progress(done, most))
-        best = _best(start, choices, score, config.data.target)
+        best = best_options(start, choices, score, config.data.target)
         scores = score(start), score(best)
     result = {"metric": metric, "score": scores[1], "score_before": scores[0],
               "options": {f"eval.{key}": value for key, value in best.items()},
@@ -80,33 +80,61 @@ class Score:
 
     def __init__(self, predictor, images, metric: str, progress):
         self.predictor, self.images, self.metric = predictor, images, metric
-        self.progress, self.tried = progress, []
+        self.progress, self.tried, self._counts = progress, [], []
 
     def __call__(self, options: dict) -> float:
         """The metric of the images decoded with the options."""
         known = [value for other, value in self.tried if other == options]
         if known:
             return known[0]
-        counts = [metrics.instance_counts(label, self.predictor.decode(probs, **options))
-                  for label, probs in self.images]
-        total = metrics.summed(counts)
-        self.tried.append((options, float(metrics.instance_scores(total)[self.metric])))
+        self.tried.append((options, self.among(range(len(self.images)))(options)))
         self.progress(len(self.tried))
         return self.tried[-1][1]
 
+    def counts(self, options: dict) -> list[metrics.InstanceCounts]:
+        """The counts of each image; each is computed once."""
+        for other, counts in self._counts:
+            if other == options:
+                return counts
+        self._counts.append((options, [
+            metrics.instance_counts(label, self.predictor.decode(probs, **options))
+            for label, probs in self.images]))
+        return self._counts[-1][1]
 
-def _choices(images, fixed) -> dict:
-    """{option: values that are tried}, without the fixed ones."""
+    def among(self, chosen) -> Callable[[dict], float]:
+        """Options -> the score of images number `chosen` alone."""
+        def score(options):
+            counts = self.counts(options)
+            total = metrics.summed(counts[i] for i in chosen)
+            return float(metrics.instance_scores(total)[self.metric])
+        return score
+
+
+def start_of(config) -> dict:
+    """{option: value} of what is tuned, as the config has it."""
+    keys = derived.decode_keys(config)
+    return {key: config.eval[key] for key in (*CHOICES, "min_size") if key in keys}
+
+
+def choices_of(config, labels, fixed=()) -> dict:
+    """{option: values that are tried} of the options that the target's decode reads.
+
+    Args:
+      labels: the true ones, whose areas decide the least sizes.
+      fixed: keys, as "eval.threshold", that are left out.
+    Raises: InputError where they hold no objects.
+    """
     areas = np.concatenate([np.unique(label[label > 0], return_counts=True)[1]
-                            for label, _ in images])
+                            for label in labels])
     if not areas.size:
         raise InputError("--tune: the validation images hold no objects; expected some")
     sizes = sorted({round(share * float(np.median(areas))) for share in MIN_SIZES})
+    keys = derived.decode_keys(config)
     return {key: values for key, values in (CHOICES | {"min_size": sizes}).items()
-            if f"eval.{key}" not in fixed}
+            if key in keys and f"eval.{key}" not in fixed}
 
 
-def _best(options: dict, choices: dict, score: Score, target: str) -> dict:
+def best_options(options: dict, choices: dict, score: Callable, target: str) -> dict:
     """The options after each was set to what scores best, one after the other."""
     for key in (*CHOICES, "min_size"):
         if (key == "watershed_h" and options.get("decode") != "watershed") or (

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from cellseg_jax import config as config_lib
 from cellseg_jax.config import derived
 from cellseg_jax.errors import InputError, nearest
+from cellseg_jax.inference.original_size import label_kind
 from cellseg_jax.inference.score_definitions import SCORES
 from cellseg_jax.runs.resources import RESOURCES
 from cellseg_jax.studies.course import COURSE
@@ -17,7 +18,8 @@ from cellseg_jax.studies.smoke import smoke_config
 from cellseg_jax.studies.study import Claim, Study, metrics_of, row_config
 
 ROW_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,119}")  # a folder on every system
-RESERVED_FOLDERS = ("logs", "twins")  # beside the rows: of the launchers, of --smoke
+# Beside the rows: of the launchers, of --smoke, of folds.
+RESERVED_FOLDERS = ("logs", "twins", "out_of_fold")
 MIN_FRACTIONS = 3  # of a learning curve: as many as its law has parameters
 
 
@@ -73,6 +75,9 @@ def _check_rows(study) -> None:
             raise InputError(f"ROWS[{row!r}]: differs from {other!r} in capitals alone, which is "
                              "one folder on some systems; rename one")
         config = smoke_config(row_config(study.base, table, row), study.smoke, row)
+        if study.folds and study.folds.tune and label_kind(config) != "instances":
+            raise InputError(f"REPEATS: got tune={study.folds.tune!r}, but the labels of row {row} "
+                             f"are {label_kind(config)}, without instances to match; leave it out")
         if first := derived.first_row(config):
             _check_first_row(study, row, first)
 
@@ -96,6 +101,21 @@ def _check_repeats_and_metrics(study) -> None:
         if type(flat.get(key)) is not int:
             raise InputError(f"VARIES: got {key!r}; expected keys of whole numbers, such as "
                              "('seed', 'data.split_seed')")
+    if study.folds:
+        _check_folds(study)
+
+
+def _check_folds(study) -> None:
+    """The repeats of all rows are folds of one assignment: nothing else decides the split."""
+    if "data.split_seed" in study.varies:
+        raise InputError("VARIES: got data.split_seed with REPEATS = folds(...), whose images "
+                         "would not be tested exactly once; expected VARIES = ('seed',)")
+    table = study.rows
+    for row in table.one_at_a_time() if isinstance(table, Grid) else table:
+        for key in ("data.split", "data.split_by", "data.split_seed"):
+            if key in table[row]:
+                raise InputError(f"ROWS[{row!r}]: sets {key}, which REPEATS = folds(...) decides; "
+                                 "expected it in BASE alone, or a number of REPEATS")
 
 
 def _check_row_exists(study, row, where) -> None:

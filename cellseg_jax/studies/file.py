@@ -8,7 +8,7 @@ A study file is a Python file with these names:
     GRID       {key: choices}, a full factorial, see `Grid`
     REFERENCE  {row: {metric: published value}}
     CLAIMS     a tuple of `Claim`
-    REPEATS    runs of each row; default 3
+    REPEATS    runs of each row, default 3; or folds(5), a cross-validation, see `study.folds`
     VARIES     keys that repeat number r of a run adds r to; default ("seed",)
     METRICS    columns of the table, the headline first
     BASELINE   the row that the others are compared with; default the first
@@ -30,7 +30,7 @@ from cellseg_jax.errors import InputError, nearest
 from cellseg_jax.studies.check import check, check_names, checked_claim
 from cellseg_jax.studies.grid import Grid
 from cellseg_jax.studies.smoke import smoke_config
-from cellseg_jax.studies.study import Study, located, row_config
+from cellseg_jax.studies.study import Folds, Study, located, row_config
 
 OPTIONAL = dict(REFERENCE={}, CLAIMS=(), REPEATS=3, VARIES=("seed",),
                 METRICS=("dice_mean", "iou_mean"), BASELINE="", SMOKE={}, LEARNING_CURVE={})
@@ -73,18 +73,25 @@ def config_of(study: Study, row: str, repeat: int, *, smoke: bool = False) -> Co
     config = row_config(study.base, study.rows, row)
     if smoke:
         config = smoke_config(config, study.smoke, row)
-    return _repeated(study, config, repeat) if repeat else config
+    changes = repeat_changes(study, config_lib.flatten(config), repeat)
+    return config_lib.changed(config, changes) if changes else config
+
+
+def repeat_changes(study: Study, flat: Mapping, repeat: int) -> dict:
+    """{dotted key: value} of repeat number `repeat`, where a row's config is {dotted key: value}.
+
+    With folds for each repeat, else not for the first.
+    """
+    changes = study.folds.changes(repeat) if study.folds else {}
+    return changes | ({key: flat[key] + repeat for key in study.varies} if repeat else {})
 
 
 def run_configs(study: Study, row: str, repeats: int, *, smoke: bool = False) -> list[ConfigDict]:
     """`config_of` of repeats 0, 1, ...; the row itself is completed and checked once."""
     first = config_of(study, row, 0, smoke=smoke)
-    return [first, *(_repeated(study, first, repeat) for repeat in range(1, repeats))]
-
-
-def _repeated(study, config, repeat) -> ConfigDict:
-    flat = config_lib.flatten(config)
-    return config_lib.changed(config, {key: flat[key] + repeat for key in study.varies})
+    flat = config_lib.flatten(first)
+    return [first, *(config_lib.changed(first, repeat_changes(study, flat, repeat))
+                     for repeat in range(1, repeats))]
 
 
 def _study(name, found, overrides) -> Study:
@@ -95,10 +102,13 @@ def _study(name, found, overrides) -> Study:
     if not isinstance(table, Mapping) or not len(table):
         raise InputError("ROWS: expected {row: {dotted key: value}} with at least one row")
     base = located("BASE", config_lib.complete, found["BASE"])
+    repeats = settings["REPEATS"]
+    folds = repeats if isinstance(repeats, Folds) else None
     return Study(
         name=name, title=str(found["TITLE"]), base=config_lib.override(base, overrides),
         rows=table, reference=dict(settings["REFERENCE"]),
-        claims=tuple(map(checked_claim, settings["CLAIMS"])), repeats=settings["REPEATS"],
+        claims=tuple(map(checked_claim, settings["CLAIMS"])),
+        repeats=folds.count if folds else repeats,
         varies=tuple(settings["VARIES"]), metrics=tuple(settings["METRICS"]),
         baseline=settings["BASELINE"] or next(iter(table)), smoke=dict(settings["SMOKE"]),
-        learning_curve=settings["LEARNING_CURVE"])
+        learning_curve=settings["LEARNING_CURVE"], folds=folds)

@@ -18,7 +18,7 @@ from cellseg_jax.report import terminal
 from cellseg_jax.runs import page
 from cellseg_jax.runs.folder import ENVIRONMENT_FILE, RESULT_FILE, check_continues, scores_file
 from cellseg_jax.runs.lock import InUse, Lock
-from cellseg_jax.studies import render
+from cellseg_jax.studies import out_of_fold, render
 from cellseg_jax.studies import table as tables
 from cellseg_jax.studies.cost import estimate, print_estimate
 from cellseg_jax.studies.file import run_configs
@@ -65,6 +65,8 @@ def collect(study, workdir: pathlib.Path, rows, repeats: int, *, smoke: bool) ->
     if not workdir.is_dir():
         raise InputError(f"--workdir: no folder {workdir}; run the study first")
     table = tables.collect(study, workdir, rows=rows, repeats=repeats, smoke=smoke)
+    if study.folds:
+        table = table._replace(notes=[*table.notes, *_combine_folds(study, workdir, rows, smoke)])
     for suffix, text in (("md", render.markdown), ("tex", render.latex), ("csv", render.csv_text)):
         write_atomic(workdir / f"table.{suffix}", text(table))
     if table.curves:
@@ -74,6 +76,25 @@ def collect(study, workdir: pathlib.Path, rows, repeats: int, *, smoke: bool) ->
     curves = f"; learning curves: {workdir}/learning_curve.csv" if table.curves else ""
     terminal.log(f"tables: {workdir}/table.md, .tex, .csv; page: {workdir}/report.html{curves}")
     return 0
+
+
+def _combine_folds(study, workdir, rows, smoke: bool) -> list[str]:
+    """Predict, tune and join the folds of those rows that have all of them; sentences on them."""
+    combined, waiting = {}, []
+    for row in study.rows if rows is None else rows:
+        runs = [PlannedRun(config, workdir / row / str(repeat)) for repeat, config in enumerate(
+            run_configs(study, row, study.folds.count, smoke=smoke))]
+        if not all(is_done(*one) and _has_ended_well(one.folder) for one in runs):
+            waiting.append(row)
+        elif found := out_of_fold.combine(study, workdir, row, runs):
+            combined[row] = found
+    notes = [f"{', '.join(waiting)}: not all folds have ended well, so nothing is predicted out of "
+             "fold"] if waiting else []
+    return notes + (out_of_fold.write_table(study, workdir, combined) if combined else [])
+
+
+def _has_ended_well(folder) -> bool:
+    return read_json(folder / RESULT_FILE, {}).get("status") in ("done", "stopped early")
 
 
 def run(study, workdir: pathlib.Path, rows, repeats: int, task: tuple[int, int], *,

@@ -29,7 +29,7 @@ from cellseg_jax.runs.folder import (
 )
 from cellseg_jax.runs.resources import RESOURCES
 from cellseg_jax.studies.course import COURSE, course
-from cellseg_jax.studies.file import config_of
+from cellseg_jax.studies.file import config_of, repeat_changes
 from cellseg_jax.studies.grid import Grid
 from cellseg_jax.studies.study import metrics_named
 
@@ -143,7 +143,7 @@ def _read_row(study, name, repeats, workdir, smoke, left_out) -> list[Found]:
     found = []
     with_course = any(metric.partition("[")[0] in COURSE for metric in metrics_named(study))
     for repeat in range(repeats):  # building each config would take most of a large table's time
-        expected = first | {key: first[key] + repeat for key in study.varies}
+        expected = first | repeat_changes(study, first, repeat)
         full = functools.partial(config_of, study, name, repeat, smoke=smoke)
         found.append(_read(_no_run(name, repeat, workdir), expected, full, left_out, with_course))
     return found

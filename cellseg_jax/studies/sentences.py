@@ -22,7 +22,8 @@ def sentences(table) -> list[str]:
     out = [f"Mean ± sd over {plural(repeats, 'repeat')}; repeats named in brackets have no score "
            "and are not in the mean."] + _gap_rule(table, metric)
     if compared:
-        test = "corrected resampled t-test (Nadeau and Bengio 2003), because random splits overlap"
+        test = ("corrected resampled t-test (Nadeau and Bengio 2003), because "
+                f"{'training images of folds' if study.folds else 'random splits'} overlap")
         test = test if table.test_train_ratio else "paired t-test"
         out.append(f"Verdicts: {metric} against {study.baseline}, repeat by repeat, two-sided "
                    f"{test}, p < 0.05 after Holm's correction for {plural(compared, 'row')}."

@@ -10,7 +10,10 @@ from ml_collections import ConfigDict
 from cellseg_jax import config as config_lib
 from cellseg_jax import data, models
 from cellseg_jax.config.derived import LABELS, UNTRAINED, model_options
-from cellseg_jax.errors import InputError, nearest
+from cellseg_jax.data.folds import VAL, Fold
+from cellseg_jax.data.folds import check as check_fold
+from cellseg_jax.errors import InputError, check_choice, nearest
+from cellseg_jax.inference.tune import METRICS
 from cellseg_jax.studies.grid import Grid
 
 
@@ -38,6 +41,51 @@ class Claim(NamedTuple):
         return list(itertools.product(self.better, self.worse)) if self.every else []
 
 
+class Folds(NamedTuple):
+    """Repeats that are the folds of a cross-validation; made by `folds`."""
+
+    count: int
+    groups: str  # value of data.split_by
+    val: float
+    test: float | str  # share of all images in no fold, or "official"
+    nnunet: bool
+    tune: str  # metric of inference.tune that decoding options are found for; "" = none
+
+    def changes(self, repeat: int) -> dict:
+        """{dotted key: value} of the run of a repeat."""
+        fold = Fold(repeat, self.count, self.val, self.test, self.nnunet)
+        return {"data.split": str(fold), "data.split_by": self.groups}
+
+
+def folds(count: int = 5, *, groups: str = "group", val: float | None = None,
+          test: float | str = 0.0, nnunet: bool = False, tune: str = "") -> Folds:
+    """REPEATS of a study as the folds of a cross-validation: repeat r tests fold r.
+
+    Every image is tested once. More repeats than folds are further assignments: of 10 repeats with
+    5 folds, each image is tested twice.
+
+    Args:
+      groups: what stays together in one fold: "group" (cases, as the dataset has them) | "image".
+      val: share of the images outside of a fold that validates; default 0.1, with nnunet 0.
+      test: share of all images in no fold, or "official", the dataset's test part: the ensemble
+        of the folds is scored on it.
+      nnunet: the assignment that nnU-Net makes of the same names; groups has to be "image".
+      tune: ap50 | pq | seg ...: find decoding options on predictions out of fold, see
+        studies.out_of_fold.
+    Raises: InputError for numbers that make no sense.
+    """
+    val = (0.0 if nnunet else VAL) if val is None else val
+    check_fold(Fold(0, count, val, test, nnunet), "REPEATS")
+    check_choice(groups, ("group", "image"), "REPEATS: groups")
+    if nnunet and groups != "image":
+        raise InputError("REPEATS: got nnunet with groups='group', but nnU-Net draws images; "
+                         "expected folds(..., groups='image', nnunet=True), where cases may be "
+                         "split")
+    if tune:
+        check_choice(tune, METRICS, "REPEATS: tune")
+    return Folds(count, groups, val, test, nnunet, tune)
+
+
 class Study(NamedTuple):
     """A study file that has been read and checked."""
 
@@ -54,6 +102,7 @@ class Study(NamedTuple):
     smoke: dict
     path: str = ""  # of the file
     learning_curve: Mapping = {}  # metric and targets, or nothing
+    folds: Folds | None = None  # what the repeats are, where they are folds
 
 
 def metrics_of(study: Study, claim: Claim) -> tuple[str, str]:

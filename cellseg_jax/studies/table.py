@@ -121,7 +121,7 @@ def collect(study, workdir, *, rows=None, repeats=None, smoke=False) -> Table:
     made = _with_ranks(study, _with_verdicts(study, made, images), ratio)
     definitions = {k: v for runs in found.values() for one in runs
                    for k, v in one.test.get("definitions", {}).items()}
-    if study.learning_curve and SPLIT_SEED not in study.varies:
+    if study.learning_curve and not _draws_splits(study):
         notes = [*notes, "All repeats train on the same images (VARIES has no data.split_seed): "
                          "intervals of the learning curve leave out which images were drawn."]
     return Table(
@@ -264,9 +264,14 @@ def _curve(study, name, found, ratio) -> Curve:
         target: learning_curve.images_needed(fit, target) for target in targets})
 
 
+def _draws_splits(study) -> bool:
+    """Whether each repeat is tested on other images: folds, or random splits."""
+    return study.folds is not None or SPLIT_SEED in study.varies
+
+
 def _test_train_ratio(study, found) -> float:
     """Of stats.paired: the largest of rows; 0 where repeats share a split."""
-    if SPLIT_SEED not in study.varies:
+    if not _draws_splits(study):
         return 0.0
     counted = [[one for one in runs if one.run.counts] for runs in found.values()]
     return max((split_ratio([one.split for one in runs], [one.config[FRACTION] for one in runs])

@@ -110,6 +110,6 @@ def test_tries_the_options_that_the_target_reads(target):
     assert {key for key in tune.CHOICES if key in keys} == own | {"threshold"}
     start = {key: config.eval[key] for key in (*tune.CHOICES, "min_size") if key in keys}
     seen = []
-    best = tune._best(start, {k: v for k, v in tune.CHOICES.items() if k in keys},
+    best = tune.best_options(start, {k: v for k, v in tune.CHOICES.items() if k in keys},
                       lambda options: seen.append(options) or options["threshold"], target)
     assert best == {**start, "threshold": 0.8} and all(set(o) == set(start) for o in seen)
