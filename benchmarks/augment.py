@@ -1,23 +1,20 @@
 """What augmenting costs: the train step of configs/quickstart.py with and without, in turns.
 
-    python benchmarks/augment.py
+    python benchmarks/run.py augment
 
 All augmentations of a row are applied to every image. The step is that of every run: it gathers
 the images, augments, normalises and trains. "alone" is the same augmentation of the same batch
-without a network. One after the other, so that other load on the machine meets all alike;
-medians are printed. The aim is less than 15 % of the step for all warps together.
+without a network. The aim is less than 15 % of the step for all warps together.
 """
 
-import argparse
-import os
 import pathlib
-import time
 
 import jax
 import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from benchmarks.measuring import Result, Table, in_turns, median, times_faster
 from cellseg_jax import augment
 from cellseg_jax import config as config_lib
 from cellseg_jax.config import derived
@@ -36,6 +33,13 @@ CASES = {
     "all geometric": augment.GEOMETRIC,
     "all colour": augment.INTENSITY,
     **{name: (name,) for name in augment.INTENSITY},
+}
+OPTIONS = {
+    "cases": (["none", "whole pixels", "all but elastic", "elastic", "all geometric",
+               "all colour"], "the first is what the others are compared with; all: "
+              + ", ".join(CASES)),
+    "rounds": (25, "turns"),
+    "size": (0, "pixels per side; 0: quickstart's"),
 }
 
 
@@ -88,45 +92,26 @@ def make_alone(names, source):
     return lambda: jax.block_until_ready(augmented(*arguments))
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--cases", default="none,whole pixels,all but elastic,elastic,"
-                        "all geometric,all colour", help=", ".join(CASES))
-    parser.add_argument("--rounds", type=int, default=25)
-    parser.add_argument("--size", type=int, default=0, help="pixels per side; 0: quickstart's")
-    args = parser.parse_args()
-    cases = args.cases.split(",")
+def measure(options) -> Result:
     config = config_lib.load(str(QUICKSTART))
     batch, size = config.train.batch_size, config.data.size
-    size = (args.size, args.size) if args.size else size
+    size = (options.size, options.size) if options.size else size
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (batch, *size, derived.channels(config))).astype(np.uint8)
     source = {"image": image, "label": (image[..., 0] > 127).astype(np.uint16),
               "range": np.broadcast_to(np.array([0, 255], np.float32), (*image.shape[::3], 2))}
     runs = {}
-    for case in cases:
+    for case in options.cases:
         runs[case, "step"] = make_step(CASES[case], config, source)
         if CASES[case]:
             runs[case, "alone"] = make_alone(CASES[case], source)
-    for run in list(runs.values()) * 2:  # compile, allocate
-        run()
-    seconds = {which: [] for which in runs}
-    for _ in range(args.rounds):
-        for which, run in runs.items():
-            start = time.perf_counter()
-            run()
-            seconds[which].append(time.perf_counter() - start)
-    plain = np.median(seconds[cases[0], "step"])
-    print(f"batch {image.shape}, {jax.devices()[0].device_kind}, {os.cpu_count()} cores, "
-          f"load {os.getloadavg()[0]:.1f}, median of {args.rounds} rounds")
-    print(f"{'augmentation':20}{'step ms':>9}{'more':>8}{'alone ms':>10}{'of step':>9}")
-    for case in cases:
-        ours = np.array(seconds[case, "step"])
-        more = np.median(ours / seconds[cases[0], "step"]) - 1  # of neighbours in time
-        alone = np.median(seconds.get((case, "alone"), 0))
-        print(f"{case:20}{np.median(ours) * 1e3:9.1f}{more:8.1%}{alone * 1e3:10.2f}"
-              f"{alone / plain:9.1%}")
-
-
-if __name__ == "__main__":
-    main()
+    seconds = in_turns(runs, options.rounds)
+    plain = seconds[options.cases[0], "step"]
+    rows = []
+    for case in options.cases:
+        step, alone = seconds[case, "step"], seconds.get((case, "alone"))
+        rows.append([case, 1e3 * median(step), 100 * (1 / times_faster(step, plain) - 1),
+                     *([1e3 * median(alone), 100 * median(alone) / median(plain)] if alone
+                       else [None, None])])
+    head = ["augmentation", "step, ms", "more, %", "alone, ms", "alone, % of a step"]
+    return Result([Table(head, rows)], [f"Batch {image.shape}, {options.rounds} rounds."])

@@ -1,21 +1,21 @@
 """The classical methods on EBHI-SEG, class by class, beside the numbers of its paper.
 
-    python benchmarks/classical_ebhi.py --root=DIR/EBHI-SEG [--option=mrf.beta=1 ...] [--out=DIR]
+    python benchmarks/run.py classical_ebhi --root=EBHI-SEG [--option=mrf.beta=1,...] [--images=DIR]
 
-Prints two markdown tables. The columns without a polarity are of "dark", which is what the stain
+The columns without a polarity are of "dark", which is what the stain
 suggests; "best of two" takes the better of dark and bright of each image, knowing the truth, and
 is no method. All scores are means over images at their own 224x224 pixels, labels
 cut at 127, by cellseg_jax.metrics. "Everything" calls each pixel foreground: what a method must
-beat. With --out, a few images with truth and masks are drawn into it.
+beat. With --images, a few images with truth and masks are drawn into it.
 """
 
-import argparse
 import ast
 import collections
 import pathlib
 
 import numpy as np
 
+from benchmarks.measuring import Result, Table
 from cellseg_jax import classical, metrics
 from cellseg_jax.data.datasets import ebhi_seg
 from cellseg_jax.report import panels
@@ -36,6 +36,11 @@ REPEATED = {("Normal", "mrf"), ("Serrated adenoma", "kmeans"), ("Low-grade IN", 
             ("Adenocarcinoma", "mrf")}
 SHOWN = ("dice", "iou", "conformity", "precision", "recall")  # with polarity="dark"
 OTHERS = {"bright": "bright", "auto": "auto", "best": "best of two"}  # other polarities
+OPTIONS = {
+    "root": (pathlib.Path, "EBHI-SEG"),
+    "option": ([], "of methods, as mrf.beta=1"),
+    "images": ("", "a folder for pictures"),
+}
 
 
 def counts_of(label, masks):
@@ -63,41 +68,38 @@ def best_of_two(dark, bright):
     return metrics.Counts(*(np.where(better, a, b) for a, b in zip(dark, bright, strict=True)))
 
 
-def table(head, rows):
-    """Markdown."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines) + "\n"
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--root", type=pathlib.Path, required=True)
-    parser.add_argument("--option", action="append", default=[], help="method.option=value")
-    parser.add_argument("--out", type=pathlib.Path)
-    args = parser.parse_args()
-    options = collections.defaultdict(dict)
-    for text in args.option:
+def measure(options) -> Result:
+    chosen = collections.defaultdict(dict)
+    for text in options.option:
         key, _, value = text.partition("=")
         method, _, name = key.partition(".")
-        options[method][name] = ast.literal_eval(value)
+        chosen[method][name] = ast.literal_eval(value)
+    found = counted(options.root, chosen, options.images and pathlib.Path(options.images))
+    return Result(tables(found))
 
+
+def counted(root, options, pictures) -> dict:
+    """{(class, method, polarity): metrics.Counts, an image a row}."""
     found = collections.defaultdict(list)  # (class, method, polarity) -> counts of each image
-    for n, record in enumerate(ebhi_seg.records(args.root)):
+    for n, record in enumerate(ebhi_seg.records(root)):
         sample = record.read()
         masks = masks_of(sample.image, options)
         counts = counts_of(sample.label, list(masks.values()))
         for k, key in enumerate(masks):
             found[sample.stratum, *key].append([c[:, k : k + 1] for c in counts])
-        if args.out and n % 20 == 0:
-            args.out.mkdir(parents=True, exist_ok=True)
+        if pictures and n % 20 == 0:
+            pictures.mkdir(parents=True, exist_ok=True)
             name = record.name.replace("/", "_")
             for (method, polarity), mask in masks.items():
                 if polarity in ("", "dark"):
-                    panels.write_png(args.out / f"{name}_{method}.png", panels.panel(
+                    panels.write_png(pictures / f"{name}_{method}.png", panels.panel(
                         sample.image, sample.label, mask.astype(np.int32), f"{name} {method}"))
-    found = {key: metrics.Counts(*(np.concatenate(c) for c in zip(*each, strict=True)))
-             for key, each in found.items()}
+    return {key: metrics.Counts(*(np.concatenate(c) for c in zip(*each, strict=True)))
+            for key, each in found.items()}
 
+
+def tables(found) -> list[Table]:
+    """Of each class, and of their mean."""
     rows, by_method = [], collections.defaultdict(list)
     score = lambda name, counts: float(np.mean(metrics.PIXEL_SCORES[name](counts)))
     for stratum, published in PUBLISHED.items():
@@ -112,17 +114,13 @@ def main():
                          "best": score("dice", best_of_two(counts, bright))}
             by_method[method].append(dice)
             rows.append([f"{stratum} ({len(counts.tp)})", method,
-                         *(f"{score(name, counts):.3f}" for name in SHOWN),
-                         *(f"{dice[k]:.3f}" if k in dice else "" for k in OTHERS),
+                         *(score(name, counts) for name in SHOWN), *(dice.get(k) for k in OTHERS),
                          str(published.get(method, ""))
                          + " repeated" * ((stratum, method) in REPEATED)])
-    print(table(["class (images)", "method", *SHOWN, *(f"dice, {k}" for k in OTHERS.values()),
-                 "dice, paper"], rows))
-    macro = lambda each, k: f"{np.mean([d[k] for d in each]):.3f}" if each[0].get(k) else ""
-    print(table(["mean of six classes, dice", "dark", *OTHERS.values(), "paper"],
-                [[method, *(macro(each, k) for k in ("dark", *OTHERS, "published"))]
-                 for method, each in by_method.items()]))
-
-
-if __name__ == "__main__":
-    main()
+    macro = lambda each, k: np.mean([d[k] for d in each]).item() if each[0].get(k) else None
+    return [
+        Table(["class (images)", "method", *SHOWN, *(f"dice, {k}" for k in OTHERS.values()),
+               "dice, paper"], rows),
+        Table(["mean of six classes, dice", "dark", *OTHERS.values(), "paper"],
+              [[method, *(macro(each, k) for k in ("dark", *OTHERS, "published"))]
+               for method, each in by_method.items()])]

@@ -1,25 +1,22 @@
 """What grain costs in the default run, beside the code without it that it replaced.
 
-    python benchmarks/grain_readers.py --root=DIR [--count=96] [--size=256] [--rounds=5]
+    python benchmarks/run.py grain_readers --root=DIR [--count=96] [--size=256] [--rounds=5]
 
 DIR is stage1_train of the 2018 Data Science Bowl. Decoding: its images are decoded into a fresh
 cache by grain's readers and by a pool of as many threads, in turn, and both caches must be equal
 byte for byte. Order: the rows of the steps of an epoch from the grain dataset that a run reads,
-and from data.order itself. Ratios are of interleaved rounds; the load of the machine cancels.
+and from data.order itself.
 """
 
-import argparse
 import collections
 import concurrent.futures
 import itertools
-import os
 import pathlib
-import statistics
 import tempfile
-import time
 
 import numpy as np
 
+from benchmarks.measuring import Result, Table, in_turns, median, timed, times_faster
 from cellseg_jax import config as config_lib
 from cellseg_jax import data
 from cellseg_jax.data import cache, pipeline
@@ -45,6 +42,12 @@ def pool(function, items):
 
 
 READERS = {"grain": cache.in_order, "pool": pool}
+OPTIONS = {
+    "root": (pathlib.Path, "stage1_train"),
+    "count": (96, "images"),
+    "size": (256, "pixels per side"),
+    "rounds": (5, "turns"),
+}
 
 
 def contents(path):
@@ -55,59 +58,47 @@ def contents(path):
         return {name: array.tobytes() for name, array in arrays.items()}
 
 
-def decoded(reader, options, records):
-    """(seconds, {file: bytes}) of decoding into a fresh cache."""
-    with tempfile.TemporaryDirectory() as folder:
-        cache.in_order, started = READERS[reader], time.perf_counter()
-        arrays = data.load({**options, "cache": folder}, records=records)
-        seconds = time.perf_counter() - started
-        return seconds, {path.name: contents(path) for path in arrays.folder.iterdir()}
+def decoder(reader, options, records):
+    """(call, contents): decode into a fresh cache, and {file: bytes} of the last one."""
+    made = {}
+
+    def decode():
+        with tempfile.TemporaryDirectory() as folder:
+            cache.in_order = READERS[reader]
+            seconds = timed(lambda: data.load({**options, "cache": folder}, records=records))
+            made.update((path.name, contents(path)) for path in pathlib.Path(folder).rglob("*")
+                        if path.is_file())
+            return seconds
+
+    return decode, made
 
 
-def row_seconds(order, rows):
-    """Seconds per step of reading an epoch's rows."""
-    started = time.perf_counter()
-    for step in range(order.steps_per_epoch):
-        rows(step)
-    return (time.perf_counter() - started) / order.steps_per_epoch
+def epoch(order, rows):
+    """A function of nothing that reads an epoch's rows."""
+    return lambda: [rows(step) for step in range(order.steps_per_epoch)]
 
 
-def main():
-    """Prints the two ratios."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--root", required=True, type=pathlib.Path)
-    parser.add_argument("--count", type=int, default=96)
-    parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=5)
-    args = parser.parse_args()
+def measure(options) -> Result:
     config = config_lib.default()
-    config.data.root, config.data.size = str(args.root), (args.size, args.size)
+    config.data.root, config.data.size = str(options.root), (options.size, options.size)
     config.train.batch_size = 4
     config = config_lib.complete(config)
-    options = config.data.to_dict()
-    records = data.records_of(options)[: args.count]
-    found = {name: decoded(name, options, records)[1] for name in READERS}  # and warms up
-    assert found["grain"] == found["pool"], "the caches differ"
-    seconds = {name: [] for name in READERS}
-    for number in range(args.rounds):
-        for name in sorted(READERS, reverse=number % 2):
-            seconds[name].append(decoded(name, options, records)[0])
-    arrays = data.load({**options, "cache": tempfile.mkdtemp()}, records=records)
+    settings = config.data.to_dict()
+    records = data.records_of(settings)[: options.count]
+    decoders = {name: decoder(name, settings, records) for name in READERS}
+    seconds = in_turns({name: call for name, (call, _) in decoders.items()}, options.rounds,
+                       warm=1, clock=lambda call: call())
+    cache.in_order = READERS["grain"]
+    assert decoders["grain"][1] == decoders["pool"][1], "the caches differ"
+    arrays = data.load({**settings, "cache": tempfile.mkdtemp()}, records=records)
     order = order_of(config, arrays, np.arange(len(arrays.names)))
-    direct, through = [], []
-    for _ in range(20 * args.rounds):
-        direct.append(row_seconds(order, order.rows))
-        through.append(row_seconds(
-            order, pipeline.train_rows(order, order.steps_per_epoch).__getitem__))
-    print(f"{len(records)} images to {args.size}x{args.size}, {os.cpu_count()} cores, load "
-          f"{os.getloadavg()[0]:.1f}")
-    rates = {name: len(records) / statistics.median(times) for name, times in seconds.items()}
-    ratio = statistics.median(a / b for a, b in zip(*seconds.values(), strict=True))
-    print(f"decoding: grain {rates['grain']:.1f}, pool {rates['pool']:.1f} images/s, "
-          f"grain / pool in seconds: {ratio:.3f}")
-    print(f"rows of a step: {1e6 * statistics.median(through):.1f} us by grain, "
-          f"{1e6 * statistics.median(direct):.1f} us without")
-
-
-if __name__ == "__main__":
-    main()
+    through = pipeline.train_rows(order, order.steps_per_epoch).__getitem__
+    rows = in_turns({"grain": epoch(order, through), "pool": epoch(order, order.rows)},
+                    20 * options.rounds)
+    table = [[name, len(records) / median(seconds[name]),
+              times_faster(seconds[name], seconds["pool"]),
+              1e6 * median(rows[name]) / order.steps_per_epoch] for name in READERS]
+    return Result([Table(["reader", "decoding, images/s", "times as fast as the pool",
+                          "rows of a step, us"], table)],
+                  [f"{len(records)} images to {options.size}x{options.size}. The order of the "
+                   "pool is data.order without grain."])

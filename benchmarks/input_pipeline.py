@@ -1,21 +1,18 @@
 """Images/s of the input path against torch's DataLoader with albumentations, on the same files.
 
-    python benchmarks/input_pipeline.py --root=DIR [--count=96] [--size=256] [--epochs=4]
+    python benchmarks/run.py input_pipeline --root=DIR [--count=96] [--size=256] [--epochs=4]
 
 DIR is stage1_train of the 2018 Data Science Bowl. Needs torch, albumentations and OpenCV beside
 the package. Every path reads the same files with the same reader, resizes them, applies the same
 operations (flip, rotation, elastic deformation, brightness; image and mask warped together) and
 ends in normalised float32 batches. Peers have two worker processes, albumentations on one thread
 each; "cached" keeps decoded and resized arrays in memory. Ours decodes into its cache and has the
-compiled program gather and augment. Rounds are interleaved; the table gives the first epoch, the
-median of the later ones, and CPU seconds per 1,000 images of all processes.
+compiled program gather and augment. CPU seconds are of all processes.
 """
 
 import argparse
 import os
 import pathlib
-import shutil
-import statistics
 import tempfile
 import time
 
@@ -26,6 +23,7 @@ import numpy as np
 import torch
 from absl import flags
 
+from benchmarks.measuring import Result, Sample, Table, in_turns, median
 from cellseg_jax import config as config_lib
 from cellseg_jax import data
 from cellseg_jax.data import order
@@ -38,6 +36,13 @@ from cellseg_jax.step.spec import make_spec, traced_values
 
 OPERATIONS = {"flip_horizontal": (0.5, 1.0), "rotation": (1.0, 30.0), "elastic": (1.0, 100.0),
               "brightness": (1.0, 0.2)}
+OPTIONS = {
+    "root": (pathlib.Path, "stage1_train"),
+    "count": (96, "images"),
+    "size": (256, "pixels per side"),
+    "epochs": (5, "turns, the first included"),
+    "batch_size": (16, "images"),
+}
 
 
 def make_config(args, cache):
@@ -137,43 +142,29 @@ def cpu_seconds():
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
-def main():
-    """Prints the table."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--root", required=True, type=pathlib.Path)
-    parser.add_argument("--count", type=int, default=96)
-    parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--batch_size", type=int, default=16)
-    args = parser.parse_args()
-    flags.FLAGS.mark_as_parsed()
-    cache, part = tempfile.mkdtemp(), tempfile.mkdtemp()
-    for folder in sorted(args.root.iterdir())[: args.count]:  # a part of the files, for all paths
-        pathlib.Path(part, folder.name).symlink_to(folder.resolve())
-    args.root = part
-    # Workers are forked: before JAX starts its threads.
-    paths = {"albumentations": peer(args, False), "albumentations, cached": peer(args, True),
-             "cellseg_jax": ours(args, cache)}
-    seconds, cpu = ({name: [] for name in paths} for _ in range(2))
-    for _ in range(args.epochs):
-        for name, path in paths.items():
-            before = cpu_seconds()
-            seconds[name].append(next(path))
-            cpu[name].append(cpu_seconds() - before)
-    shutil.rmtree(cache)
-    shutil.rmtree(part)
-    images = args.count // args.batch_size * args.batch_size
-    print(f"{args.count} images to {args.size}x{args.size}, batch {args.batch_size}, "
-          f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
-    print("| path | first epoch, images/s | later epochs | CPU s per 1,000 images, later |")
-    print("|---|---|---|---|")
-    later = {name: images / statistics.median(s[1:]) for name, s in seconds.items()}
-    for name in paths:
-        used = 1000 * statistics.median(cpu[name][1:]) / images
-        print(f"| {name} | {images / seconds[name][0]:.0f} | {later[name]:.0f} | {used:.1f} |")
-    print(f"ours / cached peer, later epochs: "
-          f"{later['cellseg_jax'] / later['albumentations, cached']:.1f}")
+def clock(path) -> Sample:
+    """Seconds of an epoch, the CPU's of all processes."""
+    before = cpu_seconds()
+    return Sample(next(path), cpu_seconds() - before)
 
 
-if __name__ == "__main__":
-    main()
+def measure(options) -> Result:
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # grain reads them
+    with tempfile.TemporaryDirectory() as cache, tempfile.TemporaryDirectory() as part:
+        for folder in sorted(options.root.iterdir())[: options.count]:  # the same for all paths
+            pathlib.Path(part, folder.name).symlink_to(folder.resolve())
+        args = argparse.Namespace(**vars(options) | {"root": part})
+        # Workers are forked: before JAX starts its threads.
+        paths = {"albumentations": peer(args, False), "albumentations, cached": peer(args, True),
+                 "cellseg_jax": ours(args, cache)}
+        seconds = in_turns(paths, options.epochs, warm=0, clock=clock)
+    images = options.count // options.batch_size * options.batch_size
+    cached = median(seconds["albumentations, cached"][1:])
+    rows = [[name, images / first.wall, images / median(later),
+             1000 * median(later, "cpu") / images, cached / median(later)]
+            for name, (first, *later) in seconds.items()]
+    return Result([Table(["path", "first epoch, images/s", "later epochs, images/s",
+                          "CPU s per 1,000 images, later", "times the cached peer, later"], rows)],
+                  [f"{options.count} images to {options.size}x{options.size}, batches of "
+                   f"{options.batch_size}."])

@@ -1,6 +1,6 @@
 """Labels of an image of any size from maps in bands: the cells found, time and memory.
 
-    python -m benchmarks.large_labels [--targets=distance,flow] [--side=20000]
+    python benchmarks/run.py large_labels [--targets=distance,flow] [--side=20000]
 
 The maps are those of a network without error, of a field of 1,000 x 1,000 pixels with 625 cells
 (ellipses and crescents) that is repeated, so that seams between blocks lie anywhere in a cell. One
@@ -8,7 +8,7 @@ process for each target; the peak is of its own memory, looked at after each blo
 label, which is a file on disk.
 """
 
-import argparse
+import json
 import pathlib
 import re
 import subprocess
@@ -19,11 +19,18 @@ import time
 import numpy as np
 from skimage.measure import label as label_pieces
 
+from benchmarks.measuring import Result, Table
 from cellseg_jax import targets
 from cellseg_jax.inference import stitch_labels
 
 FIELD, PITCH, BAND = 1000, 40, 256  # pixels: side of the field, of the place of a cell, of a band
 SMALL = 5 * PITCH  # side of the field that smaller images repeat
+OPTIONS = {
+    "targets": (["foreground", "contour", "distance", "signed", "star", "flow"], "to decode"),
+    "side": (20_000, f"pixels, a multiple of {SMALL}"),
+}
+HEAD = ["target", "side", "cells", "found", "pixels of cells that differ", "CPU s",
+        "CPU s per 1,000 cells", "GiB before", "GiB peak"]
 
 
 def field(seed: int, side: int) -> np.ndarray:
@@ -45,7 +52,7 @@ def field(seed: int, side: int) -> np.ndarray:
     return label
 
 
-def measure(name: str, side: int) -> str:
+def decoded(name: str, side: int) -> list:
     """A row of the table for one target."""
     one = field(0, FIELD if side % FIELD == 0 else SMALL)
     times = side // len(one)
@@ -67,8 +74,7 @@ def measure(name: str, side: int) -> str:
         seconds, found = time.process_time() - start, int(label.max())
         wrong = sum(int(np.count_nonzero((label[y : y + len(one)] > 0) != np.tile(one > 0, times)))
                     for y in range(0, side, len(one)))
-    return (f"| {name} | {side:,} | {cells:,} | {found:,} | {wrong:,} | {seconds:.0f} | "
-            f"{1000 * seconds / cells:.2f} | {held[0]:.2f} | {max(held):.2f} |")
+    return [name, side, cells, found, wrong, seconds, 1000 * seconds / cells, held[0], max(held)]
 
 
 def anonymous() -> float:
@@ -83,23 +89,14 @@ def _starts(side, period):
             for start in range(first, first + period, BAND))
 
 
-def main():
-    """Print a table, one row for each target."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--targets", default="foreground,contour,distance,signed,star,flow")
-    parser.add_argument("--side", type=int, default=20_000, help=f"a multiple of {SMALL}")
-    parser.add_argument("--one", default="", help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.one:
-        print(measure(args.one, args.side))
-        return
-    print("| target | side | cells | found | pixels of cells that differ | CPU s | "
-          "CPU s per 1,000 cells | GiB before | GiB peak |")
-    print("|---" * 9 + "|", flush=True)
-    for name in args.targets.split(","):
-        subprocess.run([sys.executable, "-m", "benchmarks.large_labels", f"--one={name}",
-                        f"--side={args.side}"], check=True)
+def measure(options) -> Result:
+    rows = []
+    for name in options.targets:
+        done = subprocess.run([sys.executable, "-m", "benchmarks.large_labels", name,
+                               str(options.side)], check=True, stdout=subprocess.PIPE, text=True)
+        rows.append(json.loads(done.stdout.splitlines()[-1]))
+    return Result([Table(HEAD, rows)])
 
 
-if __name__ == "__main__":
-    main()
+if __name__ == "__main__":  # the process of one target
+    print(json.dumps(decoded(sys.argv[1], int(sys.argv[2]))))

@@ -1,20 +1,20 @@
 """How K members should convolve at once: one after the other, grouped, or as matrix products.
 
-    python benchmarks/member_convolution.py [--quick]
+    python benchmarks/run.py member_convolution [--quick]
 
 A 3x3 convolution and its gradients in image and kernel, of K members with kernels of their own.
-Prints the speed of each form relative to one member after the other, from interleaved rounds.
+The table has the speed of each form relative to one member after the other.
 """
-
-import argparse
-import time
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from benchmarks.measuring import Result, Table, in_turns, times_faster
+
 SIZES = ((16, 64), (64, 32), (256, 8))  # channels, pixels per side; 4 images per member
-MEMBERS, ROUNDS = (2, 8), 5
+MEMBERS = (2, 8)
+OPTIONS = {"quick": (False, "one tiny case, to see that it runs"), "rounds": (5, "turns")}
 
 
 def convolution(image, kernel):
@@ -46,33 +46,25 @@ def gradients(form):
     return jax.grad(lambda image, kernel: (form(image, kernel) ** 2).sum(), (0, 1))
 
 
-def main():
-    """One line per size and K."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="one tiny case, to see that it runs")
-    quick = parser.parse_args().quick
-    alone = jax.jit(gradients(convolution))
-    together = {form.__name__: jax.jit(jax.vmap(gradients(form)))
-                for form in (convolution, one_product, nine_products)}
-    for channels, side in ((4, 8),) if quick else SIZES:
-        for members in MEMBERS[:1] if quick else MEMBERS:
-            image = jnp.ones((members, 4, side, side, channels))
-            kernel = jnp.full((members, 3, 3, channels, channels), 0.01)
-            pairs = list(zip(image, kernel, strict=True))
-            calls = {"one by one": lambda pairs=pairs: [alone(*pair) for pair in pairs]}
-            calls |= {name: lambda form=form, arrays=(image, kernel): form(*arrays)
-                      for name, form in together.items()}
-            jax.block_until_ready([call() for call in calls.values()])
-            seconds = {name: [] for name in calls}
-            for _ in range(ROUNDS):
-                for name, call in calls.items():
-                    started = time.monotonic()
-                    jax.block_until_ready(call())
-                    seconds[name].append(time.monotonic() - started)
-            best = {name: min(times) for name, times in seconds.items()}
-            print(f"{channels} channels, {side}x{side}, K = {members}: " + ", ".join(
-                f"{name} {best['one by one'] / time_:.2f}" for name, time_ in best.items()))
+def ways(channels: int, side: int, members: int, dtype=jnp.float32) -> dict:
+    """{form: a function of nothing}, the first one member after the other."""
+    image = jnp.ones((members, 4, side, side, channels), dtype)
+    kernel = jnp.full((members, 3, 3, channels, channels), 0.01, dtype)
+    alone, pairs = jax.jit(gradients(convolution)), list(zip(image, kernel, strict=True))
+    forms = {form.__name__: jax.jit(jax.vmap(gradients(form)))
+             for form in (convolution, one_product, nine_products)}
+    wait = jax.block_until_ready
+    return {"one by one": lambda: wait([alone(*pair) for pair in pairs])} | {
+        name: lambda form=form: wait(form(image, kernel)) for name, form in forms.items()}
 
 
-if __name__ == "__main__":
-    main()
+def measure(options) -> Result:
+    rows = []
+    for channels, side in ((4, 8),) if options.quick else SIZES:
+        for members in MEMBERS[:1] if options.quick else MEMBERS:
+            found = in_turns(ways(channels, side, members), options.rounds)
+            alone = found.pop("one by one")
+            rows.append([channels, f"{side}x{side}", members,
+                         *(times_faster(seconds, alone) for seconds in found.values())])
+    return Result([Table(["channels", "size", "K", "grouped convolution", "one product",
+                          "nine products"], rows)])

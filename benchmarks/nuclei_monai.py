@@ -1,18 +1,17 @@
 """The peer of our U-Net on nuclei: MONAI's, trained with the recipe of report 0.
 
-    python benchmarks/nuclei_monai.py --root=DIR --size=128 --epochs=40
+    python benchmarks/run.py nuclei_monai --root=DIR --size=128 --epochs=40
 
 `--root` is the 2018 Data Science Bowl's stage1_train: <id>/images/<id>.png, <id>/masks/*.png.
 `--split` is a JSON file {"train": [ids], "val": [ids], "test": [ids]}, to train both codebases on
 the same images; without it the ids are split 80/10/10 by --seed. The epoch with the best
-validation Dice is tested. The last line printed is one JSON object.
+validation Dice is tested.
 """
 
-import argparse
 import copy
 import json
-import os
 import pathlib
+import sys
 import time
 
 import imageio.v3 as imageio
@@ -21,6 +20,20 @@ import torch
 import torch.nn.functional as F
 from monai.losses import DiceFocalLoss
 from monai.networks.nets import UNet
+
+from benchmarks.measuring import Result, Table
+
+NORMALIZE = ("minmax", "minmax_joint")
+OPTIONS = {
+    "root": (pathlib.Path, "stage1_train"),
+    "split": ("", "split.json of a run"),
+    "size": (128, "pixels per side"),
+    "epochs": (40, "of training"),
+    "batch_size": (16, "images"),
+    "seed": (0, "of weights, order and split"),
+    "normalize": (NORMALIZE[0], f"one of {', '.join(NORMALIZE)}"),
+    "turns": (False, "random flips and right angles"),
+}
 
 
 def load(folder: pathlib.Path, size: int, normalize: str):
@@ -48,7 +61,7 @@ def load(folder: pathlib.Path, size: int, normalize: str):
 def read_split(args) -> dict[str, list[str]]:
     """The ids of train, val and test."""
     if args.split:
-        return json.loads(args.split.read_text())
+        return json.loads(pathlib.Path(args.split).read_text())
     ids = sorted(path.name for path in args.root.iterdir() if (path / "masks").is_dir())
     ids = list(np.random.default_rng(args.seed).permutation(ids))
     first, second = int(0.8 * len(ids)), int(0.9 * len(ids))
@@ -79,18 +92,9 @@ def score(network, images, masks, batch_size):
     return dice.mean().item(), iou.mean().item()
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--root", type=pathlib.Path, required=True)
-    parser.add_argument("--split", type=pathlib.Path)
-    parser.add_argument("--size", type=int, default=128)
-    parser.add_argument("--epochs", type=int, default=40)
-    parser.add_argument("--batch_size", type=int, default=16)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--normalize", choices=("minmax", "minmax_joint"), default="minmax")
-    parser.add_argument("--turns", action="store_true", help="random flips and right angles")
-    args = parser.parse_args()
-
+def measure(args) -> Result:
+    if args.normalize not in NORMALIZE:
+        raise SystemExit(f"--normalize: got {args.normalize}; expected {' or '.join(NORMALIZE)}")
     torch.manual_seed(args.seed)
     generator = torch.Generator().manual_seed(args.seed)
     data = {}
@@ -122,18 +126,15 @@ def main():
             losses.append(loss.item())
         training += time.perf_counter() - epoch_start
         dice, _ = score(network, *data["val"], args.batch_size)
-        print(f"epoch {epoch}: loss {np.mean(losses):.4f}, validation Dice {dice:.4f}", flush=True)
+        print(f"epoch {epoch}: loss {np.mean(losses):.4f}, validation Dice {dice:.4f}",
+              file=sys.stderr)
         if dice > best:
             best, best_epoch, best_state = dice, epoch, copy.deepcopy(network.state_dict())
     network.load_state_dict(best_state)
     dice, iou = score(network, *data["test"], args.batch_size)
-    result = {
-        "dice_mean": dice, "iou_mean": iou, "best_epoch": best_epoch, "val_dice_mean": best,
-        "seconds": time.perf_counter() - start, "training_seconds": training,
-        "threads": torch.get_num_threads(), "load": os.getloadavg(),
-    }
-    print(json.dumps(result))
-
-
-if __name__ == "__main__":
-    main()
+    seconds = time.perf_counter() - start
+    return Result(
+        [Table(["test Dice", "test IoU", "best validation Dice", "epoch", "minutes",
+                "minutes of training steps"],
+               [[dice, iou, best, best_epoch, seconds / 60, training / 60]])],
+        [f"{torch.get_num_threads()} threads."])

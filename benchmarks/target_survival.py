@@ -1,22 +1,28 @@
 """Cells that survive decode(encode(label)), by target: the share at three IoUs, and seconds.
 
-    python -m benchmarks.target_survival --root=DIR [--targets=distance,flow] [--every=10]
+    python benchmarks/run.py target_survival --root=DIR [--targets=distance,flow] [--every=10]
 
 DIR is stage1_train of the 2018 Data Science Bowl. Labels are padded with background, so that the
 border of an image is an edge of its cells. Seconds are CPU seconds, of decoding and of encoding.
 """
 
-import argparse
+import pathlib
 import time
 
 import numpy as np
 
+from benchmarks.measuring import Result, Table
 from cellseg_jax import metrics, targets
 from cellseg_jax.crops import round_up
 from cellseg_jax.data.datasets import dsb2018
 
 LEVELS = {"0.5": 0.5, "0.9": 0.9, "equal": 1.0}
 PAD = 64  # sizes are padded to multiples of it, so that few programs are compiled
+OPTIONS = {
+    "root": (pathlib.Path, "stage1_train"),
+    "targets": (["foreground", "contour", "distance", "signed", "star", "flow"], "to survive"),
+    "every": (1, "1: all images"),
+}
 
 
 def padded(label):
@@ -42,23 +48,13 @@ def survival(name, labels):
     return cells, found, counts, seconds
 
 
-def main():
-    """Print a table, one row for each target."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--root", required=True)
-    parser.add_argument("--targets", default="foreground,contour,distance,signed,star,flow")
-    parser.add_argument("--every", type=int, default=1, help="1: all images")
-    args = parser.parse_args()
-    records = dsb2018.records(args.root)[::args.every]
-    print("| target |", *(f"{level} |" for level in LEVELS),
-          "objects found | of cells | encode, s | decode, s |")
-    print("|---|" + "---|" * (len(LEVELS) + 4))
-    for name in args.targets.split(","):
+def measure(options) -> Result:
+    records = dsb2018.records(options.root)[::options.every]
+    rows = []
+    for name in options.targets:
         labels = (padded(record.read().label) for record in records)
-        cells, found, counts, (encode, decode) = survival(name, labels)
-        print(f"| {name} |", *(f"{count / cells:.4f} |" for count in counts.values()),
-              f"{found:,} | {cells:,} | {encode:.0f} | {decode:.0f} |", flush=True)
-
-
-if __name__ == "__main__":
-    main()
+        cells, found, counts, seconds = survival(name, labels)
+        rows.append([name, *(f"{count / cells:.4f}" for count in counts.values()), int(found),
+                     cells, *map(float, seconds)])
+    return Result([Table(["target", *LEVELS, "objects found", "of cells", "encode, s",
+                          "decode, s"], rows)], [f"{len(records)} images."])

@@ -1,6 +1,6 @@
 """One training step of our networks and of torch's on this machine, in turns.
 
-    python -m benchmarks.train_step --cases=unet_128,unet_512 [--steps=15] [--out=FILE.json]
+    python benchmarks/run.py train_step [--cases=unet_128,unet_512] [--rounds=15]
 
 A step is forward, Dice-focal loss, gradient and Adam, in float32; ours also gathers and normalises
 the uint8 images, which torch's gets normalised. MONAI's networks stand beside unet and unetr; the
@@ -9,20 +9,15 @@ MONAI has it, else 0.
 
 Each side is a process of its own, as users have it: ours as commands start, with large pages; the
 same with XLA's own convolutions where oneDNN's were taken; and torch with a thread per core. With
-GLIBC_TUNABLES=glibc.malloc.hugetlb=1 in the environment torch has large pages too. They run one
-step after the other, so that other load on the machine meets all, and a side that waits uses no
-core. Ratios are medians of those of each turn, of wall time and of CPU time: torch's threads wait
+GLIBC_TUNABLES=glibc.malloc.hugetlb=1 in the environment torch has large pages too. A side that
+waits for its turn uses no core. Ratios are of wall time and of CPU time: torch's threads wait
 busily for one another under load, which wall time shows.
 """
 
-import argparse
 import json
 import os
-import pathlib
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -31,10 +26,10 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from benchmarks.measuring import Result, Sample, Table, in_turns, median, timed, times_faster
 from cellseg_jax import config as config_lib
 from cellseg_jax.cli import huge_pages
 from cellseg_jax.models import onednn
-from cellseg_jax.runs.provenance import commit
 from cellseg_jax.step.mapped import map_train
 from cellseg_jax.step.mesh import default_mesh
 from cellseg_jax.step.spec import make_spec, traced_values
@@ -62,6 +57,7 @@ CASES = {
     "unet_plan_128": Case(dict(name="unet_plan", deep_supervision=False), 128, 2),
     "segformer_128": Case(dict(name="segformer", drop_path=0.0, dropout=0.0), 128, 8),
 }
+OPTIONS = {"cases": (list(CASES), "networks"), "rounds": (15, "turns")}
 
 
 def our_step(case: Case, image, label) -> Callable:
@@ -109,10 +105,7 @@ def work(name: str, side: str) -> None:
     else:
         run = our_step(case, *made_up(case))
     for _ in sys.stdin:
-        cpu, wall = time.process_time(), time.perf_counter()
-        loss = run()
-        print(json.dumps({"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu,
-                          "loss": loss}), flush=True)
+        print(json.dumps(timed(run)), flush=True)
 
 
 class Side:
@@ -122,17 +115,17 @@ class Side:
         environment = os.environ | ({} if side == "torch" else huge_pages.wanted())
         environment |= {onednn.SWITCH: "off"} if side == "xla" else {}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.train_step", f"--cases={name}", f"--side={side}"],
+            [sys.executable, "-m", "benchmarks.train_step", name, side],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
 
-    def step(self) -> dict:
-        """{"wall": seconds, "cpu": seconds, "loss": number} of one step."""
+    def step(self) -> Sample:
+        """Seconds of one step."""
         self._process.stdin.write("\n")
         self._process.stdin.flush()
         line = self._process.stdout.readline()
         if not line:
-            raise SystemExit(f"{' '.join(self._process.args)} ended, code {self._process.wait()}")
-        return json.loads(line)
+            raise RuntimeError(f"{self._process.args[-2:]} ended, code {self._process.wait()}")
+        return Sample(*json.loads(line))
 
     def close(self) -> None:
         """End the process."""
@@ -140,59 +133,30 @@ class Side:
         self._process.wait()
 
 
-def measure(name: str, sides, steps: int) -> dict:
-    """{side: [Side.step(), ...]} of steps in turns, after two that compile and allocate."""
+def steps_of(name: str, sides, rounds: int) -> dict:
+    """{side: [Sample, ...]} of steps in turns."""
     running = {side: Side(name, side) for side in sides}
     try:
-        for side in running.values():
-            side.step(), side.step()
-        found = {side: [] for side in sides}
-        for _ in range(steps):
-            for side, process in running.items():
-                found[side].append(process.step())
+        return in_turns(running, rounds, clock=Side.step)
     finally:
         for process in running.values():
             process.close()
-    return found
 
 
-def ratio(found: dict, side: str, clock: str) -> float:
-    """Times faster than torch: the median of torch's seconds by the side's, turn by turn."""
-    return statistics.median(
-        theirs[clock] / ours[clock]
-        for theirs, ours in zip(found["torch"], found[side], strict=True))
-
-
-def main():
-    """Measure the cases and print a Markdown table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--cases", default=",".join(CASES), help=", ".join(CASES))
-    parser.add_argument("--steps", type=int, default=15, help="turns")
-    parser.add_argument("--out", default="", help="a file for all seconds, as JSON")
-    parser.add_argument("--side", default="", help="only run this side: ours, xla or torch")
-    args = parser.parse_args()
-    if args.side:
-        work(args.cases, args.side)
-        return
+def measure(options) -> Result:
     sides = ("ours", *(["xla"] if onednn.status().ready else []), "torch")
-    record = {"commit": commit(), "device": jax.devices()[0].device_kind,
-              "cores": len(os.sched_getaffinity(0)), "convolutions": onednn.status().text,
-              "seconds": {}, "load": {}}
-    print(f"Convolutions of ours: {record['convolutions']}; {record['cores']} cores, commit "
-          f"{record['commit'][:7]}\n")
-    columns = [f"{side}, {clock}" for side in sides if side != "torch" for clock in ("wall", "cpu")]
-    print(f"| case | torch, images/s | {' | '.join(columns)} | load |")
-    print("|---|" + "---|" * (len(columns) + 2))
-    for name in args.cases.split(","):
-        found = record["seconds"][name] = measure(name, sides, args.steps)
-        load = record["load"][name] = os.getloadavg()[0]
-        ratios = [f"{ratio(found, side, clock):.2f}" for side in sides if side != "torch"
-                  for clock in ("wall", "cpu")]
-        theirs = CASES[name].batch / statistics.median(s["wall"] for s in found["torch"])
-        print(f"| {name} | {theirs:.2f} | {' | '.join(ratios)} | {load:.1f} |", flush=True)
-    if args.out:
-        pathlib.Path(args.out).write_text(json.dumps(record, indent=1))
+    rows, found = [], {}
+    for name in options.cases:
+        seconds = found[name] = steps_of(name, sides, options.rounds)
+        theirs = seconds["torch"]
+        rows.append([name, CASES[name].batch / median(theirs),
+                     *(times_faster(seconds[side], theirs, clock) for side in sides[:-1]
+                       for clock in Sample._fields), os.getloadavg()[0]])
+        print(*rows[-1], file=sys.stderr)
+    columns = [f"{side}, {clock}" for side in sides[:-1] for clock in Sample._fields]
+    return Result([Table(["case", "torch, images/s", *columns, "load"], rows)],
+                  [f"Times as fast as torch. Convolutions of ours: {onednn.status().text}."], found)
 
 
-if __name__ == "__main__":
-    main()
+if __name__ == "__main__":  # the process of one side
+    work(*sys.argv[1:])

@@ -1,7 +1,8 @@
-"""Every benchmark still runs: its smallest case, in one round, prints its numbers."""
+"""The front of the benchmarks; each still runs: its smallest case, in one round."""
 
 import ast
 import importlib
+import json
 import re
 import subprocess
 import sys
@@ -10,37 +11,105 @@ import types
 import pytest
 from helpers import ROOT, child_environment
 
+from benchmarks import measuring, run
 from cellseg_jax.data.synthetic import twins
 
-# {benchmark: (arguments, twin of a dataset for --root or "", what it imports, its last lines)}
-NUMBER = r"\d+(\.\d+)?(e-\d+)?"
+# {benchmark: (arguments, twin of a dataset for --root or "", what it imports, a row of its table)}
+NUMBER = r"-?[\d,]+(\.\d+)?(e-\d+)?"
 CASES = {
     "augment": ("--cases=none,elastic --size=32 --rounds=1", "", (),
-                rf"elastic +{NUMBER} +-?{NUMBER}%"),
-    "classical_ebhi": ("", "ebhi_seg", (), rf"\| otsu \| {NUMBER} \|"),
+                rf"\| elastic \|( {NUMBER} \|){{4}}"),
+    "classical_ebhi": ("", "ebhi_seg", (), rf"\| otsu \|( {NUMBER} \|){{4}}"),
     "grain_readers": ("--count=8 --size=32 --rounds=1", "dsb2018", (),
-                      rf"rows of a step: {NUMBER} us by grain, {NUMBER} us without"),
+                      rf"\| grain \|( {NUMBER} \|){{3}}"),
     "input_pipeline": ("--count=8 --size=32 --epochs=2 --batch_size=4", "dsb2018",
-                       ("torch", "albumentations", "cv2"), rf"cached peer, later epochs: {NUMBER}"),
+                       ("torch", "albumentations", "cv2"),
+                       rf"\| cellseg_jax \|( {NUMBER} \|){{4}}"),
     "large_labels": ("--side=400 --targets=distance", "", (),
                      rf"\| distance \| 400 \| 100 \| 100 \| 0 \|( {NUMBER} \|){{4}}"),
-    "member_convolution": ("--quick", "", (), rf"4 channels, 8x8, K = 2: one by one {NUMBER}"),
+    "member_convolution": ("--quick --rounds=1", "", (),
+                           rf"\| 4 \| 8x8 \| 2 \|( {NUMBER} \|){{3}}"),
     "nuclei_monai": ("--size=64 --epochs=1 --batch_size=4", "dsb2018", ("torch", "monai"),
-                     rf'"dice_mean": {NUMBER}'),
-    "population": ("--slots=1,2 --backends=vmap --rounds=1 --steps=1", "", (),
+                     rf"\|( {NUMBER} \|){{6}}"),
+    "population": ("--slots=2 --backends=vmap --rounds=1 --steps=1", "", (),
                    rf"\| vmap \| 2 \| {NUMBER} \| {NUMBER} \|"),
     "pruning": ("--size=16 --channels=4,8 --images=8 --levels=1 --rounds=1", "", (),
                 rf"\| one program \| {NUMBER} \| {NUMBER} \|"),
     "target_survival": ("--targets=distance --every=20", "dsb2018", (),
                         rf"\| distance \|( {NUMBER} \|){{7}}"),
-    "train_step": ("--cases=simple_conv_64 --steps=1", "", ("torch", "monai", "einops"),
-                   rf"\| simple_conv_64 \| {NUMBER} \|( {NUMBER} \|)+"),
+    "train_step": ("--cases=simple_conv_64 --rounds=1", "", ("torch", "monai", "einops"),
+                   rf"\| simple_conv_64 \|( {NUMBER} \|)+"),
 }
-PARTS = {"torch_networks"}  # of other benchmarks
+PARTS = {"torch_networks", "measuring", "run"}  # of other benchmarks
+
+
+def front(*arguments):
+    return subprocess.run([sys.executable, "benchmarks/run.py", *arguments], cwd=ROOT,
+                          env=child_environment(), capture_output=True, text=True, timeout=600)
 
 
 def test_no_benchmark_is_left_out():
-    assert set(CASES) | PARTS == {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
+    files = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
+    assert set(CASES) | PARTS == files and set(CASES) == set(run.summaries())
+
+
+def test_the_front_lists_and_refuses_in_one_line(monkeypatch, capsys):
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
+        try:
+            return run.main(), capsys.readouterr()
+        except SystemExit as stop:
+            return stop.code, capsys.readouterr()
+
+    code, out = call("--list")
+    assert code == 0 and [line.split()[0] for line in out.out.splitlines()] == sorted(CASES)
+    code, out = call("--list", "member_convolution")
+    assert code == 0 and "--quick" in out.out
+    for arguments, wanted in {("nothing",): "got nothing; expected some of augment, ",
+                              ("member_convolution", "--rounds=2", "--sides=3"):
+                              "no benchmark of these has --sides=3",
+                              (): "expected the name of a benchmark"}.items():
+        code, out = call(*arguments)
+        assert code == 2 and wanted in out.err.splitlines()[-1]
+
+
+def test_turns_alternate_and_ratios_are_of_neighbours():
+    order = []
+    clock = lambda name: order.append(name) or measuring.Sample(*{"a": (1, 4), "b": (2, 2)}[name])
+    found = measuring.in_turns({"a": "a", "b": "b"}, 3, warm=1, clock=clock)
+    assert order == ["b", "a", "a", "b", "b", "a", "a", "b"]
+    assert len(found["a"]) == 3 and measuring.median(found["b"]) == 2
+    assert measuring.times_faster(found["a"], found["b"]) == 2
+    assert measuring.times_faster(found["a"], found["b"], "cpu") == 0.5
+    pairs = [[measuring.Sample(wall, 0) for wall in walls] for walls in ((1, 10, 4), (3, 10, 6))]
+    assert measuring.times_faster(*pairs) == 1.5
+
+
+def test_a_record_becomes_the_table_of_the_page_and_a_failure_ends_no_other(tmp_path, monkeypatch):
+    table = measuring.Table(["case", "s"], [["a", 0.12345], ["b", 12345], ["c", 1.0], ["d", None]])
+    made = types.SimpleNamespace(measure=lambda options: measuring.Result([table], ["A note."]))
+    broken = types.SimpleNamespace(measure=lambda options: 1 / 0)
+    modules = {"benchmarks.made": made, "benchmarks.broken": broken}
+    monkeypatch.setattr(importlib, "import_module", modules.get)
+    options = measuring.parser_of({"root": (str, "x"), "k": ([1], "x"), "turns": (False, "x")})
+    options = options.parse_args(["--root=r", "--k=2,3"])
+    assert not run.run("broken", options, str(tmp_path))
+    assert run.run("made", options, str(tmp_path))
+    found = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
+    assert found.keys() == {"made"}
+    assert found["made"]["options"] == {"root": "r", "k": [2, 3], "turns": False}
+    assert len(found["made"]["load"]) == 2 and found["made"]["machine"]["cores"] > 0
+    page = run.with_tables("top\n<!-- made -->\nold\n<!-- /made -->\nend\n", found)
+    assert page.startswith("top\n<!-- made -->\n`python benchmarks/run.py")
+    assert page.endswith("| a | 0.123 |\n| b | 12,345 |\n| c | 1.00 |\n| d |  |\n"
+                         "<!-- /made -->\nend\n") and "A note." in page
+    with pytest.raises(ValueError, match="marks for"):
+        run.with_tables("no marks", found)
+
+
+def test_tables_of_the_page_are_those_of_the_results():
+    page = run.PAGE.read_text()
+    assert run.with_tables(page, run.kept()) == page
 
 
 def resolve(module, name):
@@ -84,7 +153,6 @@ def test_benchmark_prints_its_numbers(name, tmp_path):
         root = next(path for path in (tmp_path / twin / "stage1_train", tmp_path / twin)
                     if path.is_dir())
         arguments.append(f"--root={root}")
-    done = subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *arguments], cwd=ROOT,
-                          env=child_environment(), capture_output=True, text=True, timeout=600)
+    done = front(name, *arguments)
     assert done.returncode == 0, done.stderr[-3000:]
     assert re.search(wanted, done.stdout), done.stdout
