@@ -77,27 +77,27 @@ def _ends(mask: Bool[np.ndarray, "h w"], flow: Float32[np.ndarray, "h w 2"]
     """
     start = np.argwhere(mask).astype(np.float32)
     size = 4 ** int(np.ceil(np.log2(max(mask.size, 2**14)) / 2))
-    table = np.zeros((size, 2), np.float32)
-    table[: mask.size] = (flow * mask[..., None]).reshape(-1, 2)
-    table = jnp.asarray(table)
+    flow = np.moveaxis(flow * mask[..., None], -1, 0).reshape(2, -1)
+    down, right = (jnp.asarray(np.pad(x, (0, size - mask.size))) for x in flow)
     # Few points at a time fill a CPU; a GPU needs many.
     count = 2**10 if jax.default_backend() == "cpu" else 2**18
     padded = np.pad(start, ((0, -len(start) % count), (0, 0)))
     shape = np.array(mask.shape, np.int32)
-    ends = [follow(table, shape, points) for points in np.split(padded, len(padded) // count)]
+    ends = [follow(down, right, shape, points) for points in np.split(padded, len(padded) // count)]
     return np.concatenate(ends)[: len(start)].astype(np.int32)
 
 
 @functools.partial(jax.jit, static_argnames="steps")
-def follow(table: Float[Array, "m 2"], shape: Integer[ArrayLike, " 2"],
+def follow(down: Float[Array, " m"], right: Float[Array, " m"], shape: Integer[ArrayLike, " 2"],
            points: Float[ArrayLike, "n 2"], steps: int = STEPS) -> Float[Array, "n 2"]:
     """Where points (y, x) are after Euler steps along a flow, interpolated between pixels.
 
     Args:
-      table: the flow (dy, dx) in reading order; rows beyond those of the image are not read.
+      down, right: the flow in reading order, apart, since to take them from one array would copy
+        the whole image in each call; what lies beyond the image's pixels is not read.
       shape: height and width of the image, which points do not leave.
     """
-    (down, right), width = table.T, shape[1]
+    width = shape[1]
     last_y, last_x = shape[0] - 1, shape[1] - 1
 
     def step(_, place):  # y and x apart, which is much faster on a CPU than one array of both
