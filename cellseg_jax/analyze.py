@@ -1,7 +1,7 @@
 """Analyse trained runs: which layers matter, how far they moved, what they respond to.
 
     python -m cellseg_jax.analyze --workdir=runs/NAME --analysis=pruning,weights,gradients,filters
-        [--split=test] [--config.data.root=DIR]
+        [--split=test] [--config.data.root=DIR] [--out=DIR]
         [--prune=l1_layers:all,random_layers:each,random_layers:top1 ...] [--kinds=conv]
         [--amount=0.25] [--iterations=10] [--masks=3] [--finetune_epochs=0] [--images=2]
 
@@ -12,14 +12,13 @@
              over training
   filters    filters, activation maps, and where a transformer attends
 
-Tables and pictures lie in analysis/ of the run; analysis.html shows them all. --workdir takes the
-folder of a row of a study too, for all its repeats, and several with commas between: pruning then
-also leaves pruning_rows.csv and .png beside the rows, with mean and spread over the repeats,
-which row loses more than the first, and which class first. Exit codes: 0 done,
-75 stopped by SIGTERM while fine-tuning, after saving (start it again), 2 bad input.
+Tables and pictures lie in analysis/ of the run, or of its copy in --out; analysis.html has all.
+--workdir takes a row's folder too, for all its repeats, and several with commas between: pruning
+then also leaves pruning_rows.csv and .png beside the rows, with mean and spread over the repeats,
+which row loses more than the first, and which class first. Exit codes: 0 done, 75 stopped by
+SIGTERM while fine-tuning, after saving (start it again), 2 bad input, 1 a full disk and the like.
 """
 
-import pathlib
 import sys
 
 from absl import flags
@@ -36,6 +35,7 @@ def define_flags(values: flags.FlagValues) -> None:
     """The flags of this command."""
     cli.string(values, "workdir", "the folder of a trained run, or of a row of a study; several "
                "with commas between")
+    cli.string(values, "out", "a folder for a copy of the run, which is analysed in place of it")
     cli.string(values, "analysis", f"{', '.join(OPTIONS)}; several with commas between")
     cli.string(values, "split", "whose images pruning and filters use: train | val | test", "test")
     cli.string(values, "prune", "experiments HOW:LAYERS, with commas between. HOW: l1 or random, "
@@ -58,15 +58,15 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
     from cellseg_jax import analysis
     from cellseg_jax.data.split import PARTS
     from cellseg_jax.report import terminal
+    from cellseg_jax.runs.elsewhere import folders_of
     from cellseg_jax.studies import pruned_rows
 
     cli.check_choice(args, "split", PARTS)
-    options = {name: {option: args[option].value for option in OPTIONS[name]
-                      if args[option].value != ""} for name in names}
-    folders = [pathlib.Path(folder) for folder in args.workdir.split(",") if folder]
+    options = {name: {o: args[o].value for o in OPTIONS[name] if args[o].value != ""}
+               for name in names}
+    folders = folders_of(args.workdir, args.out)
     rows = {folder.name: pruned_rows.runs_of(folder) for folder in folders}
-    runs = [run for of_row in rows.values() for run in of_row]
-    for run in runs:
+    for run in (runs := sum(rows.values(), [])):
         if not analysis.run(run, overrides, options):
             return cli.stopping.INTERRUPTED
     if "pruning" in names and len(runs) > 1:

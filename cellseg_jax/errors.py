@@ -1,6 +1,7 @@
 """What a user did wrong, in one line, and the one way to look up a name in a table."""
 
 import difflib
+import errno
 import re
 import sys
 from collections.abc import Iterable, Mapping
@@ -51,4 +52,28 @@ def pick(table: Mapping, name: str, key: str):
 
 def print_error(error) -> None:
     """One plain line to stderr: what a user has to read first."""
-    print("error: " + " ".join(str(error).split()), file=sys.stderr, flush=True)
+    print(error_line(error), file=sys.stderr, flush=True)
+
+
+def error_line(error) -> str:
+    """The line that `print_error` prints."""
+    return "error: " + " ".join(str(error).split())
+
+
+# What to do about errors of the machine, by their number.
+ADVICE = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room there: what was written whole before "
+                    "stays as it is, and the same command continues"),
+    errno.EROFS: "expected a folder that can be written",
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "expected the permission for it"),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "close other programs, or raise ulimit -n"),
+    errno.ENAMETOOLONG: "expected a shorter name",
+    errno.ELOOP: "expected a file, not a loop of links",
+}
+
+
+def os_error_line(error: OSError) -> str:
+    """An error of the operating system with its file, and what to do about it."""
+    where = f"{error.filename}: " if error.filename else ""
+    advice = ADVICE.get(error.errno)
+    return f"{where}{error.strerror or error}{f'; {advice}' if advice else ''}"

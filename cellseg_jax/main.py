@@ -2,7 +2,7 @@
 
     python -m cellseg_jax.main --config=configs/unetr_sgd.py [--workdir=runs/NAME]
         [--mode=train|eval|describe] [--config.data.root=DIR] [--config.optimizer.lr=1e-3 ...]
-    python -m cellseg_jax.main --mode=eval --workdir=runs/NAME [--split=val]
+    python -m cellseg_jax.main --mode=eval --workdir=runs/NAME [--split=val] [--out=DIR]
     python -m cellseg_jax.main --mode=eval --workdir=runs/NAME --split=all
         --config.data.name=bbbc039 --config.data.root=DIR
     python -m cellseg_jax.main --mode=eval --labels=DIR --config=... --workdir=runs/NEW
@@ -28,12 +28,14 @@ from absl import flags
 
 from cellseg_jax import cli
 from cellseg_jax.cli.stopping import INTERRUPTED
-from cellseg_jax.errors import pick
+from cellseg_jax.errors import InputError, pick
 
 
 def define_flags(values: flags.FlagValues) -> None:
     """The flags of this command, beside --config and --config.*."""
     cli.string(values, "workdir", "the run's folder; default runs/<config name>")
+    cli.string(values, "out", "with --mode=eval: a folder for a copy of the run, which is scored "
+               "in place of it, such as of a run that cannot be written to")
     cli.string(values, "mode", "train | eval | describe", "train")
     cli.string(values, "split", "with --mode=eval: train | val | test; of other data than trained "
                "on also all", "test")
@@ -54,6 +56,8 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
     mode = pick(MODES, args.mode, "--mode")
     with cli.several_processes(args.distributed):
         name = pathlib.Path(args.config.partition(":")[0]).stem
+        if args.out and (args.mode != "eval" or args.labels):
+            raise InputError("--out: expected --mode=eval with it, and no --labels")
         return mode(run_config(args, overrides), args.workdir or f"runs/{name}", args)
 
 
@@ -72,10 +76,11 @@ def train(config, workdir, args) -> int:
 def evaluate(config, workdir, args) -> int:
     """Score a split of a trained run, of its own or of other data."""
     from cellseg_jax.inference.score_run import score_run
+    from cellseg_jax.runs.elsewhere import folder_of
 
     if args.labels:  # there is nothing to train: the run's folder is made at once
         return train(config, workdir, args)
-    score_run(config, workdir, args.split, tuned=args.tuned, metric=args.tune)
+    score_run(config, folder_of(workdir, args.out), args.split, tuned=args.tuned, metric=args.tune)
     return 0
 
 

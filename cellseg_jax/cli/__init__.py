@@ -15,7 +15,7 @@ from importlib import metadata
 from absl import flags
 
 from cellseg_jax import errors, files
-from cellseg_jax.cli import huge_pages
+from cellseg_jax.cli import huge_pages, stopping
 from cellseg_jax.cli.stopping import CTRL_C, ending_in_time
 from cellseg_jax.errors import InputError
 
@@ -170,6 +170,16 @@ def run_command(main: Callable, define: Callable, argv: list[str] | None = None)
     except InputError as error:
         errors.print_error(error)
         return 2
+    except BrokenPipeError:  # of `COMMAND | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:  # a full disk, say: nothing that the code could mend
+        # Threads of orbax wait ten minutes for what failed, and would keep the process.
+        stopping.end(1, errors.error_line(errors.os_error_line(error)))
+    except MemoryError as error:
+        errors.print_error(f"out of memory ({error or 'no size is known'}); smaller images or "
+                           "batches need less")
+        return 1
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr)
         return CTRL_C

@@ -75,26 +75,28 @@ def _watch(reader: int) -> None:
             if _finishing.is_set():
                 deadline = None
                 continue
-            _end(INTERRUPTED, "stopped; the same command continues")
+            end(INTERRUPTED, "stopped; the same command continues")
         numbers = os.read(reader, 64)
         if not numbers:
             os.close(reader)
             return
         interrupts += numbers.count(signal.SIGINT)
         if interrupts > 1:
-            _end(CTRL_C, "interrupted; the same command continues")
+            end(CTRL_C, "interrupted; the same command continues")
         if signal.SIGTERM in numbers and deadline is None:
             deadline = time.monotonic() + GRACE
 
 
-def _end(code: int, text: str) -> None:
-    """End the process and those that it has started, without unwinding."""
+def end(code: int, text: str) -> None:
+    """End the process and those that it has started, without unwinding and waiting for threads."""
     import psutil  # only now: it would delay --help
 
     with contextlib.suppress(psutil.Error):
         for child in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.Error):
                 child.kill()
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
     with contextlib.suppress(OSError):
         os.write(2, f"{text}\n".encode())
     os._exit(code)

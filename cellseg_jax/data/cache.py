@@ -11,9 +11,10 @@
       tables.npz                  a (m, C, 2) float32 per normalisation, foreground, anchors;
                                   of rescaled images scale and scaled_size
       meta.json                   names, groups, strata, original sizes, fingerprint, versions
+      checksums.json              of these files, checked whenever they are opened
       near_duplicates.json        pairs of images, once they were looked for
     <directory>/<key>.lock        held while a process decodes; the others wait
-    <directory>/fingerprints/     content hashes by the (path, size, mtime) of all files
+    <directory>/fingerprints/     content hashes by path, size and times of all files
 """
 
 import collections
@@ -26,7 +27,7 @@ import os
 import pathlib
 import secrets
 import shutil
-import tempfile
+import zipfile
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -41,8 +42,10 @@ from cellseg_jax.data.records import Finding
 from cellseg_jax.data.resize import FITS
 from cellseg_jax.data.scale import ScaleOptions, rescaled, scaled_size
 from cellseg_jax.errors import InputError, pick
-from cellseg_jax.files import locked
+from cellseg_jax.files import checksums, locked, strangers
+from cellseg_jax.files.maps import scratch_map
 from cellseg_jax.normalize import PERCENTILES, RANGES, image_ranges
+from cellseg_jax.report import terminal
 from cellseg_jax.targets import TARGETS
 
 VERSION = 2  # of decoding, resizing, ranges and layout: raise it when any of them changes
@@ -126,8 +129,9 @@ def open_cache(records, options: CacheOptions, directory,
             if not _is_complete(folder):  # else another process made it while this one waited
                 _make(folder, records, options, fingerprint, progress, alone)
     except OSError as error:
-        raise InputError(f"config.data.cache: cannot write to '{directory}' ({error.strerror}); "
-                         "pass --config.data.cache=DIR with a folder of yours") from error
+        raise InputError(f"config.data.cache: cannot write to '{directory}' "
+                         f"({error.strerror or error}); pass --config.data.cache=DIR with a "
+                         "folder of yours") from error
     return _open(folder)
 
 
@@ -205,8 +209,10 @@ def refitted(arrays: Arrays, records, options: CacheOptions, factors: dict) -> A
       factors: {image: factor}.
     """
     cells, tables = arrays.grid**2, dict(arrays.tables)
-    pixels = {name: _writable(getattr(arrays, name)) for name in ("image", "label", "pixel_weight")
-              if getattr(arrays, name) is not None}
+    rows = [i * cells + cell for i in factors for cell in range(cells)]
+    fitted = {name: getattr(arrays, name) for name in ("image", "label", "pixel_weight")}
+    pixels = {name: scratch_map(one.dtype, one.shape, rows=rows)
+              for name, one in fitted.items() if one is not None}
     tables |= {name: tables[name].copy() for name in ("scale", "foreground")}
     for i, factor in factors.items():
         size = scaled_size(arrays.original_sizes[i], factor)
@@ -218,12 +224,6 @@ def refitted(arrays: Arrays, records, options: CacheOptions, factors: dict) -> A
         for name in ("scale", "foreground"):
             tables[name][i] = one.tables[name]
     return dataclasses.replace(arrays, tables=tables, **pixels)
-
-
-def _writable(array) -> np.memmap:
-    """Zeros of that shape and type in a file without a name, which has holes until written to."""
-    with tempfile.TemporaryFile() as file:
-        return np.memmap(file, array.dtype, "w+", shape=array.shape)
 
 
 def _foreground(label) -> np.ndarray:
@@ -288,6 +288,7 @@ def _write(folder, records, decode, fingerprint, grid, progress) -> None:
         "original_sizes": sizes, "findings": findings,
     }
     (folder / "meta.json").write_text(json.dumps(meta))
+    checksums.write(folder)
 
 
 def in_order(function, items) -> Iterator:
@@ -305,18 +306,36 @@ def in_order(function, items) -> Iterator:
 
 
 def _is_complete(folder: pathlib.Path) -> bool:
-    """Whether all files are there in full length."""
+    """Whether all files are there as they were written; in caches of before, in their full length.
+
+    Raises: InputError where something in the folder leads out of it.
+    """
+    strangers.check(folder, itself=True)
     try:
+        if checksums.check(folder):
+            return True
         sizes = json.loads((folder / "meta.json").read_text())["bytes"]
         return all((folder / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError, KeyError):
-        return False
+    except checksums.Damaged as error:
+        terminal.log(f"{error}; the images are decoded again")
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError):
+        pass  # it is not there, or not whole
+    return False
 
 
 def _open(folder: pathlib.Path) -> Arrays:
+    """The arrays of a complete folder. Raises: InputError where it is none of this program's."""
+    try:
+        return _arrays(folder)
+    except (KeyError, TypeError, ValueError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{folder}: is no cache of decoded images ({error}); remove it, or pass "
+                         "--config.data.cache=DIR") from error
+
+
+def _arrays(folder: pathlib.Path) -> Arrays:
     meta = json.loads((folder / "meta.json").read_text())
     files = {name.removesuffix(".npy"): np.load(folder / name, mmap_mode="r")
-             for name in meta["bytes"] if name.endswith(".npy")}
+             for name in meta["bytes"] if name.endswith(".npy") and "/" not in name}
     with np.load(folder / "tables.npz") as tables:
         tables = dict(tables)
     flat = {"label": files["original"]}  # flat_label takes its place

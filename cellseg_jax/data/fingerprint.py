@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pathlib
+import zlib
 
 from cellseg_jax.errors import InputError
 from cellseg_jax.files import write_atomic
@@ -18,8 +19,8 @@ def content_fingerprint(records, directory: pathlib.Path, dataset: str, options:
     """Hash of names, groups and bytes of all files, wherever they lie and whenever written.
 
     Records without files are made from the options alone, which then stand for the content.
-    The hash is kept in `directory` by (path, size, mtime) of the files, so that a second start
-    costs one stat call per file. A file changed within the clock tick of its mtime, at equal
+    The hash is kept in `directory` by (path, size, mtime, ctime) of the files, so that a second
+    start costs one stat call per file. A file changed within the clock tick of its ctime, at equal
     size, goes unseen.
     """
     if not any(record.files for record in records):
@@ -28,15 +29,21 @@ def content_fingerprint(records, directory: pathlib.Path, dataset: str, options:
         return hashlib.blake2b(made.encode(), digest_size=16).hexdigest()
     try:
         memo = directory / "fingerprints" / _stat_hash(records)
-        with contextlib.suppress(OSError):
-            return memo.read_text()
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            kept, _, checksum = memo.read_text().partition(" ")
+            if checksum == _checksum(kept):
+                return kept
         fingerprint = _byte_hash(records)
     except OSError as error:
         raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from error
     with contextlib.suppress(OSError):  # a read-only cache makes the next start slow, not wrong
         memo.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(memo, fingerprint)
+        write_atomic(memo, f"{fingerprint} {_checksum(fingerprint)}")
     return fingerprint
+
+
+def _checksum(text: str) -> str:
+    return f"{zlib.crc32(text.encode()):08x}"
 
 
 def contents(path: pathlib.Path) -> list[pathlib.Path]:
@@ -50,7 +57,8 @@ def _stat_hash(records) -> str:
         hash_.update(repr((record.name, record.group)).encode())
         for path in (part for file in record.files for part in contents(file)):
             stat = os.stat(path)
-            hash_.update(f"{os.path.abspath(path)}\n{stat.st_size} {stat.st_mtime_ns}\n".encode())
+            hash_.update(f"{os.path.abspath(path)}\n{stat.st_size} {stat.st_mtime_ns} "
+                         f"{stat.st_ctime_ns}\n".encode())
     return hash_.hexdigest()
 
 

@@ -4,14 +4,13 @@ Blocks overlap, so that an object on a seam is seen by both sides. Each pixel ke
 block found; two objects that are the same one in the overlap get one id.
 """
 
-import os
 from typing import NamedTuple
 
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from cellseg_jax.files import owner
+from cellseg_jax.files.maps import scratch_map
 from cellseg_jax.inference.row_bands import Rows
 
 
@@ -105,10 +104,7 @@ class _Found:
 
 def on_disk(size, folder) -> np.memmap:
     """(H, W) uint32 zeros in a file of `folder` that has no name and goes with the array."""
-    path = os.path.join(folder, f".label.{owner()}.tmp")
-    label = np.memmap(path, np.uint32, "w+", shape=tuple(size))
-    os.unlink(path)
-    return label
+    return scratch_map(np.uint32, size, folder)
 
 
 def _first_pixels(own, number, origin, width) -> np.ndarray:

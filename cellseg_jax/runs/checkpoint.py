@@ -6,8 +6,10 @@ next start removes. Checkpoints of before have no checksums; they are read as th
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -19,10 +21,9 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from cellseg_jax.errors import InputError
-from cellseg_jax.files import write_atomic
+from cellseg_jax.files import checksums, write_atomic
+from cellseg_jax.files.checksums import Damaged
 from cellseg_jax.report import terminal
-from cellseg_jax.runs import checksums
-from cellseg_jax.runs.checksums import Damaged
 
 METADATA = "_CHECKPOINT_METADATA"  # of orbax, with what is kept beside the state
 SCORE = pathlib.Path("metrics", "metrics")  # where orbax keeps scores, for programs that use it
@@ -76,10 +77,10 @@ class Checkpoints:
             raise FileExistsError(f"{path} is there already")
         temporary = path.with_name(path.name + TEMPORARY)
         score = None if score is None else float(score)
-        # Returns when the state is copied off the devices.
-        response = ocp.save_checkpointables_async(
-            temporary, {"state": state.replace(values={})},
-            custom_metadata={"judgement": judgement or {}, "score": score})
+        with self._naming():  # it returns when the state is copied off the devices
+            response = ocp.save_checkpointables_async(
+                temporary, {"state": state.replace(values={})},
+                custom_metadata={"judgement": judgement or {}, "score": score})
         self._saving = self._thread.submit(self._complete, response, temporary, path, score)
 
     def _complete(self, response, temporary: pathlib.Path, path: pathlib.Path, score) -> None:
@@ -140,7 +141,23 @@ class Checkpoints:
     def _end_save(self) -> None:
         saving, self._saving = self._saving, None
         if saving:
-            saving.result()
+            with self._naming():
+                saving.result()
+
+    @contextlib.contextmanager
+    def _naming(self):
+        """Errors of the machine in a save are OSErrors that name the folder, and what is safe."""
+        try:
+            yield
+        except Exception as error:  # orbax raises many kinds
+            found = re.search(r"os_error_code='(\d+)'", str(error))
+            number = int(found[1]) if found else getattr(error, "errno", None)
+            if number is None:
+                raise
+            steps = self.steps()
+            safe = f"step {steps[0]} is saved whole" if steps else "no step is saved yet"
+            raise OSError(number, f"cannot save ({os.strerror(number)}); {safe}",
+                          str(self.directory)) from error
 
     def close(self) -> None:
         """Wait for the save under way and close."""

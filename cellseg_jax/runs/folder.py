@@ -1,13 +1,19 @@
 """The folder of one run: who may write, what it was started with, and its deterministic log."""
 
 import json
-import os
 import pathlib
 
 from cellseg_jax import config as config_lib
 from cellseg_jax.data import split
 from cellseg_jax.errors import InputError
-from cellseg_jax.files import read_json, read_jsonl, remove_leftovers, write_atomic
+from cellseg_jax.files import (
+    append_line,
+    read_json,
+    read_jsonl,
+    remove_leftovers,
+    strangers,
+    write_atomic,
+)
 from cellseg_jax.runs.lock import Lock
 from cellseg_jax.runs.provenance import arithmetic, environment
 
@@ -81,6 +87,7 @@ class RunFolder:
         self.path = pathlib.Path(path)
         self.writer = writer
         self.extended = ""  # what was made longer, in words
+        strangers.check(path)
         self._lock = Lock(path) if writer else None
         try:
             self._compare(config, fingerprint)
@@ -94,9 +101,9 @@ class RunFolder:
     def _compare(self, config, fingerprint):
         if not (self.path / CONFIG_FILE).exists():
             ignored = (".lock", ".tmp")  # a kill may leave half of a first file
-            strangers = [p.name for p in self.path.glob("*") if not p.name.endswith(ignored)]
-            if strangers and self.writer:
-                raise InputError(f"--workdir: {self.path} holds other files ({strangers[0]} ...) "
+            others = [p.name for p in self.path.glob("*") if not p.name.endswith(ignored)]
+            if others and self.writer:
+                raise InputError(f"--workdir: {self.path} holds other files ({others[0]} ...) "
                                  "and no run; choose an empty or new folder")
             return
         if not (self.path / ENVIRONMENT_FILE).exists():
@@ -135,10 +142,8 @@ class RunFolder:
         """Append one line to one of LOGS; all but TIMING_LOG hold deterministic values only."""
         if self.writer:
             self.check()
-            with open(self.path / name, "a") as file:
-                file.write(json.dumps(line) + "\n")
-                file.flush()
-                os.fsync(file.fileno())  # a checkpoint of this step must not outlive its line
+            # On the disk at once: a checkpoint of this step must not outlive its line.
+            append_line(self.path / name, json.dumps(line))
 
     def check(self) -> None:
         """Before anything is written. Raises: InUse where another process took the folder over."""
@@ -152,8 +157,9 @@ class RunFolder:
 
 
 def read_config(path):
-    """The config of a run; InputError if there is no run."""
+    """The config of a run; InputError if there is no run, or one whose folder has foreign links."""
     file = pathlib.Path(path) / CONFIG_FILE
+    strangers.check(path)
     if not file.is_file():
         raise InputError(f"--workdir: no run in {path} ({CONFIG_FILE} is missing); "
                          "train one with python -m cellseg_jax.main --config=FILE")

@@ -1,5 +1,6 @@
 """The host's side of one run that is being trained: its data, its folder, when something is due."""
 
+import contextlib
 import dataclasses
 import pathlib
 import time
@@ -173,10 +174,11 @@ class Run:
 
     def close(self) -> None:
         """Give the folder back; a second time does nothing."""
-        for resource in (self.checkpoints, self.board, self.folder):
-            if resource:
-                resource.close()
-        self.checkpoints = self.board = self.folder = None
+        with contextlib.ExitStack() as opened:  # each is closed, whatever closing another raises
+            for resource in (self.folder, self.board, self.checkpoints):
+                if resource:
+                    opened.callback(resource.close)
+            self.checkpoints = self.board = self.folder = None
 
     # --- what is due ------------------------------------------------------------------------------
 

@@ -112,16 +112,50 @@ def test_open_cache_decodes_once_per_content_and_settings(root, tmp_path, decode
     assert len(decoded) == 36
 
 
-def test_open_cache_reads_no_file_the_second_time(root, tmp_path):
-    """Files that only their content tells apart from those before are not looked into."""
+def test_open_cache_reads_no_file_the_second_time(root, tmp_path, monkeypatch):
     first = open_(root, tmp_path / "cache")
-    for path in root.rglob("*.tif"):
-        before = path.stat()
-        path.write_bytes(bytes(before.st_size))
-        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    monkeypatch.setattr("cellseg_jax.data.fingerprint._byte_hash", None)
+    monkeypatch.setattr("cellseg_jax.data.cache._decode", None)
     again = open_(root, tmp_path / "cache")
     assert again.fingerprint == first.fingerprint
     np.testing.assert_array_equal(again.image, first.image)
+
+
+def test_open_cache_sees_content_that_was_replaced_with_size_and_time_kept(root, tmp_path):
+    first = open_(root, tmp_path / "cache")
+    path = sorted(root.rglob("*.tif"))[0]
+    before, content = path.stat(), path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert open_(root, tmp_path / "cache").fingerprint != first.fingerprint
+
+
+@pytest.mark.parametrize("content", ["", "0" * 32, "{} 00000000"])
+def test_open_cache_does_not_believe_a_damaged_fingerprint(root, tmp_path, content):
+    first = open_(root, tmp_path / "cache")
+    memo, = (tmp_path / "cache/fingerprints").iterdir()
+    memo.write_text(content.format(first.fingerprint[::-1]))
+    assert open_(root, tmp_path / "cache").fingerprint == first.fingerprint
+
+
+def test_open_cache_decodes_again_what_has_a_flipped_bit(root, tmp_path, decoded):
+    first = open_(root, tmp_path / "cache")
+    before = np.array(first.label)
+    file, = (tmp_path / "cache").glob("*/label.npy")
+    content = bytearray(file.read_bytes())
+    content[-100] ^= 4
+    file.write_bytes(content)
+    np.testing.assert_array_equal(open_(root, tmp_path / "cache").label, before)
+    assert len(decoded) == 12
+
+
+def test_open_cache_follows_no_link_out_of_it(root, tmp_path):
+    open_(root, tmp_path / "cache")
+    folder, = (p.parent for p in (tmp_path / "cache").glob("*/meta.json"))
+    folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="is a link to"):
+        open_(root, tmp_path / "cache")
 
 
 def test_open_cache_repairs_a_damaged_folder(root, tmp_path, decoded):

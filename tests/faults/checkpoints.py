@@ -17,7 +17,8 @@ from helpers import tiny_config
 
 from cellseg_jax import train
 from cellseg_jax.errors import InputError
-from cellseg_jax.runs import checkpoint, checksums
+from cellseg_jax.files import checksums
+from cellseg_jax.runs import checkpoint
 from cellseg_jax.step.spec import make_spec, traced_values
 from cellseg_jax.step.state import init_state
 

@@ -21,6 +21,7 @@ class Fault(NamedTuple):
 
 def faults() -> list[Fault]:
     """All rows of the table."""
-    from faults import checkpoints, leaks, locks, signals
+    from faults import checkpoints, disks, leaks, locks, signals
 
-    return [*checkpoints.FAULTS, *leaks.FAULTS, *locks.FAULTS, *signals.FAULTS]
+    return [*checkpoints.FAULTS, *leaks.FAULTS, *locks.FAULTS, *signals.FAULTS,
+            *disks.FAULTS]

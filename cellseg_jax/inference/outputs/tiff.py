@@ -13,7 +13,7 @@ import zlib
 import numpy as np
 import tifffile
 
-from cellseg_jax.files import atomic_file
+from cellseg_jax.files import atomic_file, naming
 from cellseg_jax.inference.outputs.files import StackAxes
 
 STRIP = 2**20  # bytes before compression
@@ -63,7 +63,8 @@ class BandedTiff:
                 strip = rows[start : min(start + self.strip_rows, end), :, page]
                 data = zlib.compress(np.ascontiguousarray(strip), 3)
                 strips.append((self._spool.tell(), len(data)))
-                self._spool.write(data)
+                with naming(self.path):
+                    self._spool.write(data)
         self._waiting = rows[end:].copy()
 
     def __exit__(self, kind, *_):

@@ -25,6 +25,8 @@ from cellseg_jax.errors import InputError
 
 NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # of file systems without locks
 LEFTOVER_AGE = 86400  # seconds
+LONGEST_NAME = 255  # bytes, of a file in nearly all file systems
+NO_LINKS = getattr(os, "O_NOFOLLOW", 0)  # Windows has none
 REQUIRED = object()  # no default: an absent file is an error
 
 
@@ -38,17 +40,59 @@ def user_cache() -> pathlib.Path:
 def atomic_file(path) -> Iterator[pathlib.Path]:
     """The path of a temporary file that replaces `path` when the block ends without an error.
 
-    Until then `path` keeps its old content, whatever ends the process.
+    Until then `path` keeps its old content, whatever ends the process. A link of that name is
+    replaced, and none is followed.
+
+    Raises: OSError with the name of `path`, such as of a full disk.
     """
     path = pathlib.Path(path)
-    temporary = path.with_name(f"{path.name}.{owner()}.tmp")
+    temporary = path.with_name(_temporary_name(path.name))
+    with naming(path):
+        try:
+            temporary.unlink(missing_ok=True)
+            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+            yield temporary
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())  # else a power cut after the rename could leave it empty
+            os.replace(temporary, path)
+        finally:
+            with contextlib.suppress(OSError):  # too long a name, or a read-only folder
+                temporary.unlink(missing_ok=True)
+
+
+def _temporary_name(name: str) -> str:
+    """Beside a file; a long name is cut, so that the longest ones that can be written can be."""
+    end = f".{owner()}.tmp"
+    if len(name.encode()) + len(end) <= LONGEST_NAME or len(name.encode()) > LONGEST_NAME:
+        return name + end
+    return f"{zlib.crc32(name.encode()):08x}{end}"
+
+
+@contextlib.contextmanager
+def naming(path) -> Iterator[None]:
+    """OSErrors of the block get the name of the file that it writes, where they have none."""
     try:
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())  # else a power cut after the rename could leave an empty file
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        own = str(error.filename or "").endswith(f".{owner()}.tmp")
+        if error.errno is not None and (own or error.filename is None):
+            error.filename, error.filename2 = str(path), None
+        raise
+
+
+def append_line(path, line: str) -> None:
+    """Append a line to a file, and wait until it is on the disk; a link is not followed.
+
+    Raises: OSError with the name of `path`; the line may then be cut.
+    """
+    with naming(path), open(path, "a", opener=_without_links) as file:
+        file.write(line + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _without_links(path, flags: int) -> int:
+    return os.open(path, flags | NO_LINKS, 0o666)
 
 
 def owner() -> str:
@@ -158,7 +202,7 @@ def system_lock(path, *, wait: bool) -> int | None:
     """
     if fcntl is None:
         return None
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | NO_LINKS, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BaseException as error:

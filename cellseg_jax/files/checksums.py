@@ -65,7 +65,9 @@ def _read(file: pathlib.Path) -> dict:
         found = json.loads(file.read_bytes())
     except ValueError as error:
         raise Damaged(f"{file}: is damaged ({error})") from error
-    if not (isinstance(found, dict) and all(isinstance(v, list) and len(v) == 2
-                                            for v in found.values())):
+    inside = lambda name: ".." not in name.split("/") and not name.startswith("/")
+    if not (isinstance(found, dict) and all(
+            inside(name) and isinstance(value, list) and len(value) == 2
+            for name, value in found.items())):
         raise Damaged(f"{file}: is damaged (no table of files)")
     return found
