@@ -172,13 +172,13 @@ def scatter(title: str, x_name: str, y_name: str, points, *, diagonal: bool = Tr
             low, high = map(plot.to_y, ends(y, spread))
             plot.parts.append(svg.line(plot.to_x(x), low, plot.to_x(x), high, class_="spread"))
         plot.dot(x, y, 4, class_="up")
-    _number(plot, points)
+    number_points(plot, points)
     return plot.draw(f"{title}: " + "; ".join(
         f"{n}: {x_name} {x:.4g}, {y_name} {y:.4g}" for n, x, y, _ in points))
 
 
-def _number(plot, points) -> None:
-    """The numbers of points beside them."""
+def number_points(plot, points) -> None:
+    """The numbers of (number, x, y, ...) points beside them."""
     named = {}
     for n, x, y, _ in points:
         x, y = plot.to_x(x), plot.to_y(y)

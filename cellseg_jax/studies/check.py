@@ -1,5 +1,6 @@
 """What can be wrong in a study file: each is found before any run and reported in one line."""
 
+import ast
 import difflib
 import math
 import re
@@ -42,6 +43,17 @@ def check_names(found: Mapping, optional) -> None:
         raise InputError("expected either ROWS or GRID; a table and a grid are two files")
 
 
+def check_literals(path) -> None:
+    """InputError where a dict of the file has a key twice: Python keeps the last without a word."""
+    for node in ast.walk(ast.parse(path.read_bytes(), str(path))):
+        seen = set()
+        for key in node.keys if isinstance(node, ast.Dict) else ():
+            if isinstance(key, ast.Constant) and (type(key.value), key.value) in seen:
+                raise InputError(f"line {key.lineno}: {key.value!r} is there twice in one "
+                                 "{...}, and the first would be lost; rename or remove one")
+            seen.add((type(key.value), key.value) if isinstance(key, ast.Constant) else key)
+
+
 def checked_claim(claim) -> Claim:
     """A claim with tuples of rows, also where the file gives one name. Raises InputError."""
     if not isinstance(claim, Claim):
@@ -56,6 +68,7 @@ def check(study: Study) -> None:
     _check_repeats_and_metrics(study)
     _check_references(study)
     _check_claims(study)
+    _check_margin(study)
     if study.learning_curve:
         _check_learning_curve(study)
 
@@ -96,6 +109,8 @@ def _check_repeats_and_metrics(study) -> None:
         raise InputError(f"REPEATS: got {study.repeats!r}; expected a number of runs, at least 1")
     if not study.metrics or not all(isinstance(m, str) for m in study.metrics):
         raise InputError(f"METRICS: got {study.metrics!r}; expected names such as ('dice_mean',)")
+    if twice := [m for m in study.metrics if study.metrics.count(m) > 1]:
+        raise InputError(f"METRICS: {twice[0]!r} is there twice; expected each column once")
     flat = config_lib.flatten(study.base)
     for key in study.varies:
         if type(flat.get(key)) is not int:
@@ -116,6 +131,18 @@ def _check_folds(study) -> None:
             if key in table[row]:
                 raise InputError(f"ROWS[{row!r}]: sets {key}, which REPEATS = folds(...) decides; "
                                  "expected it in BASE alone, or a number of REPEATS")
+
+
+def _check_margin(study) -> None:
+    """{metric of METRICS: a number above 0}."""
+    got, where = study.margin, f"MARGIN: got {study.margin!r}"
+    if not isinstance(got, Mapping):
+        raise InputError(f"{where}; expected {{'dice_mean': 0.01}}")
+    for metric, size in got.items():
+        _check_metric_exists(study, metric, "MARGIN")
+        if type(size) not in (int, float) or not 0 < size < math.inf:
+            raise InputError(f"{where}; expected the largest difference in {metric} that does not "
+                             "matter, a number above 0 such as 0.01")
 
 
 def _check_row_exists(study, row, where) -> None:

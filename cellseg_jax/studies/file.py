@@ -12,6 +12,8 @@ A study file is a Python file with these names:
     VARIES     keys that repeat number r of a run adds r to; default ("seed",)
     METRICS    columns of the table, the headline first
     BASELINE   the row that the others are compared with; default the first
+    MARGIN     {metric: the largest difference that does not matter}, such as {"dice_mean": 0.01}:
+               which rows are equal to the baseline, or no worse, within it
     SMOKE      {dotted key: value}: overrides that make every run tiny, see `config_of`
     LEARNING_CURVE  {"metric": name, "targets": (wanted score, ...)}: how many training images a
                score takes, from rows that differ in data.train_fraction alone, see `fractions`
@@ -27,13 +29,14 @@ from ml_collections import ConfigDict
 
 from cellseg_jax import config as config_lib
 from cellseg_jax.errors import InputError, nearest
-from cellseg_jax.studies.check import check, check_names, checked_claim
+from cellseg_jax.studies.check import check, check_literals, check_names, checked_claim
 from cellseg_jax.studies.grid import Grid
 from cellseg_jax.studies.smoke import smoke_config
 from cellseg_jax.studies.study import Folds, Study, located, row_config
 
 OPTIONAL = dict(REFERENCE={}, CLAIMS=(), REPEATS=3, VARIES=("seed",),
-                METRICS=("dice_mean", "iou_mean"), BASELINE="", SMOKE={}, LEARNING_CURVE={})
+                METRICS=("dice_mean", "iou_mean"), BASELINE="", SMOKE={}, LEARNING_CURVE={},
+                MARGIN={})
 
 
 def load(path, overrides=()) -> Study:
@@ -48,6 +51,7 @@ def load(path, overrides=()) -> Study:
         raise InputError(f"--study: no file '{path}' in {pathlib.Path.cwd()}"
                          f"{nearest(str(path), known)}; expected a Python file (.py)")
     with config_lib.blame(str(path)):
+        check_literals(path)
         study = _study(path.stem, vars(config_lib.run_file(str(path))), overrides)
         check(study)
     return study._replace(path=str(path))
@@ -111,4 +115,4 @@ def _study(name, found, overrides) -> Study:
         repeats=folds.count if folds else repeats,
         varies=tuple(settings["VARIES"]), metrics=tuple(settings["METRICS"]),
         baseline=settings["BASELINE"] or next(iter(table)), smoke=dict(settings["SMOKE"]),
-        learning_curve=settings["LEARNING_CURVE"], folds=folds)
+        learning_curve=settings["LEARNING_CURVE"], folds=folds, margin=settings["MARGIN"])

@@ -17,7 +17,9 @@ from rich.text import Text
 
 from cellseg_jax import files
 from cellseg_jax.runs.resources import RESOURCES
-from cellseg_jax.studies import learning_curve
+from cellseg_jax.studies import confounders, learning_curve
+from cellseg_jax.studies.confounders import not_named
+from cellseg_jax.studies.next_step import next_step
 from cellseg_jax.studies.sentences import (
     CODE_MARK,
     compared_text,
@@ -26,15 +28,19 @@ from cellseg_jax.studies.sentences import (
     difference_text,
     gap_text,
     number_text,
+    p_text,
     repeats_text,
     sentences,
     verdict_text,
+    within_texts,
 )
 
 FIELDS = ("study", "row", "metric", "n", "mean", "sd", "published", "baseline", "difference",
           "interval_low", "interval_high", "p", "adjusted_p", "effect_size", "verdict", "best",
           "images_difference", "images_low", "images_high", "images_p", "runs_of_other_code",
-          "repeats", "diverged", "missing", "rank_verdict", "rank_p", "rank_adjusted_p")
+          "repeats", "diverged", "missing", "rank_verdict", "rank_p", "rank_adjusted_p",
+          "margin", "within", "no_worse_p", "equal_p", "chance_worse", "chance_equal",
+          "chance_better", "confounded", "differs", "next_step")
 CURVE_FIELDS = ("study", "curve", "metric", "what", "row", "repeat", "images", "images_low",
                 "images_high", "score", "score_low", "score_high")
 MOST_MISSING = 20  # lines of what is missing
@@ -75,6 +81,13 @@ def markdown(table) -> str:
     if rows:
         parts += [f"## Compared with {_md(table.study.baseline)}",
                   _md_table(head, [map(_md, row) for row in rows]), COMPARED]
+    if table.study.margin:
+        head, rows = _margins(table)
+        parts += ["## Equal or no worse, within a margin",
+                  _md_table(head, [map(_md, row) for row in rows])]
+    head, rows = _advice(table)
+    parts += ["## What to do next, and what a row changes",
+              _md_table(head, [map(_md, row) for row in rows])]
     for title, lines in (("Definitions", _definitions(table, table.metrics)),
                          ("Notes", table.notes), ("Missing", _missing(table))):
         if lines:
@@ -130,6 +143,15 @@ def _csv_line(table, row, metric) -> dict:
     if reading:
         line |= {"rank_verdict": reading.verdict, "rank_p": reading.comparison.p,
                  "rank_adjusted_p": reading.adjusted_p}
+    if metric in row.within:
+        one = row.within[metric]
+        line |= {"margin": one.margin, "within": one.word, "no_worse_p": one.p_no_worse,
+                 "equal_p": one.p_equal, "chance_worse": one.posterior.worse,
+                 "chance_equal": one.posterior.equal, "chance_better": one.posterior.better}
+    line |= {"confounded": int(bool(not_named(row.differs))),
+             "differs": "; ".join(map(confounders.text, row.differs))}
+    if metric == table.study.metrics[0]:
+        line["next_step"] = next_step(table, row)
     if images:
         line |= {"images_difference": images.difference, "images_low": images.interval[0],
                  "images_high": images.interval[1], "images_p": images.p}
@@ -180,6 +202,10 @@ def show(table, console: Console | None = None) -> None:
         chosen = (4, 0, 2, 3, 5) if wide else (4, 0)
         _print(console, "claims", [head[i] for i in chosen],
                [[_Cell(row[i]) for i in chosen] for row in rows])
+    if table.study.margin and wide:
+        _print(console, "within the margin", *_as_cells(*_margins(table)))
+    head, rows = _advice(table)
+    _print(console, "", *_as_cells(head[:2], [row[:2] for row in rows]))
     for line in (*(line for curve in table.curves for line in curve_sentences(curve)),
                  *sentences(table), *_definitions(table, table.study.metrics[:1])):
         console.print(line)
@@ -259,10 +285,29 @@ def _comparisons(table):
             if one:
                 rows.append([
                     row.name, metric, difference_text(one, metric), number_text(one.effect_size, 2),
-                    _p(row.adjusted_p[metric]), verdict_text(table, row, metric),
+                    p_text(row.adjusted_p[metric]), verdict_text(table, row, metric),
                     difference_text(images, metric),
-                    _p(images.p if images else math.nan)])
+                    p_text(images.p if images else math.nan)])
     return head, rows
+
+
+def _margins(table):
+    """The head and the texts of what is shown within the margins of the study."""
+    return ["row", "metric", "difference [95 %]", "within the margin", "p (no worse)", "p (equal)",
+            "P(worse / equal / better)"], [
+        [row.name, metric, difference_text(row.compared[metric], metric),
+         *within_texts(reading)]
+        for row in table.rows for metric, reading in row.within.items()]
+
+
+def _advice(table):
+    """The head and the texts of what to do about each row, and the keys in which it differs."""
+    return ["row", "next", "differs from the baseline in", "not named by the row"], [
+        [row.name, next_step(table, row) or "-",
+         "; ".join(confounders.text(one) for one in row.differs
+                   if one.why != confounders.NOT_NAMED) or "-",
+         f"confounded: {'; '.join(other)}" if (other := not_named(row.differs)) else "-"]
+        for row in table.rows]
 
 
 def _definitions(table, metrics) -> list[str]:
@@ -294,10 +339,6 @@ def _cost(row, metric, per, spread) -> str:
     return number_text(mean, digits)
 
 
-def _p(value) -> str:
-    return "< 0.001" if value < 0.001 else number_text(value)
-
-
 def _missing(table) -> list[str]:
     """The lines of table.missing, rows without a run in one, and at most MOST_MISSING of each."""
     without = [line.removesuffix(": no run") for line in table.missing
@@ -307,6 +348,10 @@ def _missing(table) -> list[str]:
         len(items) > MOST_MISSING)
     shown = ", ".join(without[:MOST_MISSING]) + "".join(f" {text}" for text in more(without))
     return [*([f"no run of {shown}"] if without else []), *lines[:MOST_MISSING], *more(lines)]
+
+
+def _as_cells(head, rows):
+    return head, [[_Cell(text) for text in row] for row in rows]
 
 
 def _print(console, title, head, rows) -> None:

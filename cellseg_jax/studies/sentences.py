@@ -34,6 +34,11 @@ def sentences(table) -> list[str]:
     elif len(table.rows) > 1:
         out.append(f"Verdicts on {metric} against {study.baseline} need at least "
                    f"{stats.MIN_PAIRS} finished repeats of both.")
+    if table.study.margin:
+        margins = ", ".join(f"{m} {size:g}" for m, size in table.study.margin.items())
+        out.append(f"Within the margin ({margins}): two one-sided tests at 5 % with the same error "
+                   "and correction; not shown is neither equal nor different. P(worse / equal / "
+                   "better): a Bayesian reading of the same differences, not adjusted.")
     absent = sum(not run.counts for row in table.rows for run in row.runs)
     if absent:
         out.append(f"{absent} of the table's {repeats * len(table.rows)} runs are missing or do "
@@ -278,6 +283,22 @@ def compared_text(study, one) -> tuple[str, str, str]:
     by = metric if worse == metric else f"{metric} against {worse}"
     return (f"{sides[0]} against {sides[1]}{how}", by + within,
             difference_text(one.comparison, metric))
+
+
+def within_texts(reading) -> tuple[str, ...]:
+    """An equivalence.Within: the word, p of no worse, p of equal, and P(worse / equal / better)."""
+    word = {"equal": f"equal within {reading.margin:g}",
+            "no worse": f"no worse than by {reading.margin:g}"}.get(
+                reading.word, f"not shown within {reading.margin:g}")
+    chances = reading.posterior
+    return (word, p_text(reading.p_no_worse), p_text(reading.p_equal),
+            " / ".join(number_text(chance, 2) for chance in chances)
+            if math.isfinite(chances.equal) else "-")
+
+
+def p_text(value) -> str:
+    """A p-value with three decimals, "-" for NaN."""
+    return "< 0.001" if value < 0.001 else number_text(value)
 
 
 def repeats_text(one) -> str:

@@ -201,8 +201,12 @@ def repeats_needed(sd: float, difference: float, *, power: float = 0.8, alpha: f
         return math.nan
     if sd <= 0 or difference == 0:
         return math.inf if difference == 0 else MIN_PAIRS
-    enough = lambda n: power_of(n, sd, difference, alpha=alpha,
-                                test_train_ratio=test_train_ratio) >= power
+    return smallest(lambda n: power_of(n, sd, difference, alpha=alpha,
+                                       test_train_ratio=test_train_ratio) >= power)
+
+
+def smallest(enough) -> float:
+    """The smallest number of repeats, at least 3, for which `enough(n)`; inf beyond a million."""
     few, many = MIN_PAIRS - 1, MIN_PAIRS
     while not enough(many):
         few, many = many, 2 * many
@@ -287,19 +291,25 @@ def margin(comparison: Comparison, equal_within: float = 0.0,
     return comparison.difference if larger_is_better else -comparison.difference
 
 
+def standard_error(comparison: Comparison) -> float:
+    """Of the mean difference of a `paired` comparison; NaN with fewer than two pairs."""
+    if comparison.n < 2:
+        return math.nan
+    half = comparison.interval[1] - comparison.difference
+    return half / float(stats.t.ppf(1 - ALPHA / 2, comparison.n - 1))
+
+
 def sd_of(comparison: Comparison, test_train_ratio: float = 0.0) -> float:
     """The standard deviation of the differences of a `paired` comparison."""
     if comparison.n < 2:
         return math.nan
-    half = comparison.interval[1] - comparison.difference
-    quantile = float(stats.t.ppf(1 - ALPHA / 2, comparison.n - 1))
-    return half / quantile / math.sqrt(1 / comparison.n + test_train_ratio)
+    return standard_error(comparison) / math.sqrt(1 / comparison.n + test_train_ratio)
 
 
 def _equality(comparison, within) -> tuple[float, float]:
     """p of |difference| >= within (small: equal), p of |difference| <= within (small: not)."""
     df, size = comparison.n - 1, abs(comparison.difference)
-    error = (comparison.interval[1] - comparison.difference) / float(stats.t.ppf(1 - ALPHA / 2, df))
+    error = standard_error(comparison)
     t = (within - size) / error if error else math.inf  # all differences are 0
     return float(stats.t.sf(t, df)), min(1.0, 2 * float(stats.t.sf(-t, df)))
 

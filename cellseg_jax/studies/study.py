@@ -103,6 +103,7 @@ class Study(NamedTuple):
     path: str = ""  # of the file
     learning_curve: Mapping = {}  # metric and targets, or nothing
     folds: Folds | None = None  # what the repeats are, where they are folds
+    margin: Mapping[str, float] = {}  # {metric: the largest difference that does not matter}
 
 
 def metrics_of(study: Study, claim: Claim) -> tuple[str, str]:

@@ -12,7 +12,9 @@ from cellseg_jax.errors import InputError, pick
 from cellseg_jax.runs.resources import RESOURCES
 from cellseg_jax.studies import learning_curve, stats
 from cellseg_jax.studies.claims import JudgedClaim, judge_claims
+from cellseg_jax.studies.confounders import Differs, differences
 from cellseg_jax.studies.course import COURSE, LOSS_METRICS
+from cellseg_jax.studies.equivalence import Within, within
 from cellseg_jax.studies.gaps import (
     Gaps,
     by_rank,
@@ -62,6 +64,8 @@ class Row(NamedTuple):
     diverged: np.ndarray = np.zeros(0, bool)  # (R,) which runs became non-finite
     gaps: Mapping[str, Gaps] = {}  # {metric: repeats without a score}
     by_rank: Mapping[str, RankReading] = {}  # {score: reading}, where this or the baseline diverged
+    within: Mapping[str, Within] = {}  # {metric of MARGIN: equal to the baseline, no worse, or not}
+    differs: tuple[Differs, ...] = ()  # all keys in which it differs from the baseline
 
 
 class Curve(NamedTuple):
@@ -119,6 +123,8 @@ def collect(study, workdir, *, rows=None, repeats=None, smoke=False) -> Table:
     notes = [*notes, *coverage_notes(images, found, study.baseline), *twin_notes(found)]
     made = [_row(study, name, found, values, ratio) for name in found]
     made = _with_ranks(study, _with_verdicts(study, made, images), ratio)
+    made = [row._replace(differs=differences(study, row.name, found, smoke=smoke))
+            for row in _with_margins(study, made)]
     definitions = {k: v for runs in found.values() for one in runs
                    for k, v in one.test.get("definitions", {}).items()}
     if study.learning_curve and not _draws_splits(study):
@@ -202,6 +208,18 @@ def _with_ranks(study, rows, ratio) -> list[Row]:
             if row.diverged.any() or base.diverged.any():
                 readings[row.name][metric] = RankReading(one, p, stats.verdict(one, p))
     return [row._replace(by_rank=readings[row.name]) for row in rows]
+
+
+def _with_margins(study, rows) -> list[Row]:
+    """The rows with what is shown within the study's margins."""
+    base, found = next(row for row in rows if row.name == study.baseline), {}
+    for metric, margin in study.margin.items():
+        others = [row for row in rows if row.compared[metric]]
+        found[metric] = dict(zip((row.name for row in others), within(
+            [row.compared[metric] for row in others], [row.gaps[metric] for row in others],
+            base.gaps[metric], margin, stats.larger_is_better(metric)), strict=True))
+    return [row._replace(within={m: of_row[row.name] for m, of_row in found.items()
+                                 if row.name in of_row}) for row in rows]
 
 
 def _best(study, metric, rows, ratio) -> tuple[str, tuple[str, ...]] | None:

@@ -248,6 +248,31 @@ from cellseg_jax.studies import fractions
 ROWS = {"otsu": {"model.name": "otsu"},
         **fractions({"unet_13_1": {}, "slow": {"optimizer.lr": 1e-3}}, (1 / 4, 1 / 2, 1))}
 """
+def test_margins_are_read(study_file):
+    assert studies.load(study_file('MARGIN = {"dice_mean": 0.01, "train_seconds": 60}')).margin == {
+        "dice_mean": 0.01, "train_seconds": 60}
+
+
+@pytest.mark.parametrize("line, message", [
+    ("MARGIN = 0.01", r"MARGIN: got 0.01; expected {'dice_mean': 0.01}"),
+    ('MARGIN = {"dice": 0.01}', "MARGIN: metric 'dice' is no column; did you mean dice_mean"),
+    ('MARGIN = {"dice_mean": 0}', "MARGIN: got .*; expected the largest difference in dice_mean"),
+    ('MARGIN = {"dice_mean": True}', "expected the largest difference in dice_mean"),
+    ('METRICS = ("dice_mean", "iou_mean", "dice_mean")', "METRICS: 'dice_mean' is there twice"),
+])
+def test_wrong_margins_and_columns_are_one_line(study_file, line, message):
+    with pytest.raises(InputError, match=message):
+        studies.load(study_file(line))
+
+
+@pytest.mark.parametrize("table, line", [
+    ('ROWS = {"base": {}, "slow": {"optimizer.lr": 1e-3},\n        "slow": {}}', "line 8: 'slow'"),
+    ('ROWS = {"a": {"optimizer.lr": 1e-3, "optimizer.lr": 1e-2}}', "line 7: 'optimizer.lr'")])
+def test_a_key_that_is_there_twice_is_not_lost(study_file, table, line):
+    with pytest.raises(InputError, match=f"{line} is there twice in one .*the first would be lost"):
+        studies.load(study_file(table=table))
+
+
 WANTED = 'LEARNING_CURVE = {"metric": "dice_mean", "targets": (0.85, 0.9)}'
 
 

@@ -71,7 +71,8 @@ def test_markdown_holds_a_score_its_noise_and_its_definition(table):
     assert "- dice_mean: 2TP/(2TP+FP+FN)" in text and "| Otsu is best |" in text
     lines = [line for line in text.splitlines() if line.startswith("|")]
     widths = [line.replace("\\|", "").count("|") for line in lines]
-    assert [len(set(widths[a:b])) for a, b in ((0, 7), (7, 13), (13, None))] == [1, 1, 1]
+    assert [len(set(widths[a:b])) for a, b in (
+        (0, 7), (7, 13), (13, 27), (27, None))] == [1, 1, 1, 1]
     assert f"{table.rows[2].compared['iou_mean'].effect_size:.2f}" in text and "secondary" in text
 
 

@@ -1,0 +1,142 @@
+"""What to do next about a row, and which rows are worth their cost."""
+
+import shutil
+
+import helpers_study as helpers
+import numpy as np
+import pytest
+
+from cellseg_jax.report import front_chart
+from cellseg_jax.report.row_charts import MARKERS
+from cellseg_jax.studies import pareto, stats
+from cellseg_jax.studies.next_step import next_step
+from cellseg_jax.studies.table import collect
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """(study, folder): unet_sgd is equal to the baseline, unet_wide better and dearer."""
+    folder = tmp_path_factory.mktemp("study")
+    return helpers.write_study(folder, effects={
+        "unet_wide": 0.03, "unet_no_augment": -0.03, "otsu": -0.25}, images=8), folder
+
+
+def row_of(table, name):
+    return next(row for row in table.rows if row.name == name)
+
+
+def with_values(table, name, values, **margin):
+    """The table with other scores of a row, compared anew by itself."""
+    base = row_of(table, table.study.baseline).values["dice_mean"]
+    one = stats.paired(values, base)
+    row = row_of(table, name)
+    row = row._replace(compared=row.compared | {"dice_mean": one}, verdicts=row.verdicts | {
+        "dice_mean": stats.verdict(one, one.p)})
+    return table._replace(study=table.study._replace(margin=margin), rows=[
+        row if other.name == name else other for other in table.rows]), row
+
+
+def test_a_verdict_needs_nothing_more(done):
+    table = collect(*done)
+    assert next_step(table, row_of(table, "unet_wide")).startswith("decided: better, with ")
+    assert next_step(table, row_of(table, "otsu")).startswith("decided: worse, with 0 against")
+    assert next_step(table, row_of(table, "unet_adam")) == ""
+
+
+def test_below_the_noise_floor_the_cheaper_is_chosen(done):
+    table = collect(*done)
+    base = row_of(table, "unet_adam").values["dice_mean"]
+    spread = np.array([-1, 1, -1, 1, 0.4]) * 0.004
+    found, row = with_values(table, "unet_sgd", base + spread)
+    text = next_step(found, row)
+    assert "is below the noise floor of" in text and "choose the cheaper" in text
+    assert "more repeat" not in text  # nobody asked for equality
+    found, row = with_values(table, "unet_sgd", base + spread, dice_mean=0.02)
+    assert "show that they are equal within 0.02, if they are" in next_step(found, row)
+
+
+def test_repeats_that_decide_are_those_of_the_power(done):
+    table = collect(*done)
+    base = row_of(table, "unet_adam").values["dice_mean"]
+    spread = np.array([-1, 1.2, -1, 1, 0]) * 0.012
+    found, row = with_values(table, "unet_sgd", base + 0.01 + spread)
+    one = row.compared["dice_mean"]
+    needed = stats.repeats_needed(stats.sd_of(one), abs(one.difference), alpha=0.05 / 4)
+    assert row.verdicts["dice_mean"] == "not distinguishable"
+    assert next_step(found, row).startswith(f"{needed - 5} more repeats of both rows decide it")
+
+
+def test_rows_that_lack_repeats_are_mended_first(done, tmp_path):
+    study, source = done
+    shutil.copytree(source, tmp_path, dirs_exist_ok=True)
+    helpers.damage(tmp_path / "unet_wide/1", "non-finite")
+    helpers.damage(tmp_path / "unet_sgd/2", "gone")
+    table = collect(study, tmp_path)
+    assert next_step(table, row_of(table, "unet_wide")) == (
+        "unet_wide: 1 of 5 runs diverged, the first after step 31: lower optimizer.lr, or set "
+        "optimizer.clip, in a new row")
+    assert next_step(table, row_of(table, "unet_sgd")) == (
+        "run the missing repeats of unet_sgd: 1 of 5")
+    helpers.damage(tmp_path / "unet_adam/0", "gone")
+    table = collect(study, tmp_path)
+    assert next_step(table, row_of(table, "otsu")).startswith(
+        "run the missing repeats of unet_adam")
+
+
+def test_confounded_rows_are_told_so(tmp_path):
+    rows = {"base": {}, "classic": {"model.name": "unet_classic"}}
+    study = helpers.make_study(rows=rows, baseline="base", claims=(), reference={})
+    table = collect(helpers.write_study(tmp_path, study, images=4), tmp_path)
+    assert ("confounded, since it also differs in 2 keys that it does not name"
+            in next_step(table, table.rows[1]))
+
+
+# --- the Pareto front -----------------------------------------------------------------------------
+
+
+def test_front_is_what_no_row_beats_by_brute_force(done):
+    table = collect(*done)
+    found = {one.name: one for one in pareto.points(table, "dice_mean", "train_seconds")}
+    beaten = lambda a: any(b.score >= a.score and b.cost <= a.cost and
+                           (b.score, b.cost) != (a.score, a.cost) for b in found.values())
+    assert {n for n, one in found.items() if one.kind == pareto.FRONT} == {
+        n for n, one in found.items() if not beaten(one)}
+    assert found["unet_wide"].kind == found["otsu"].kind == pareto.FRONT
+    # Worse, and not shown to be dearer; worse by a test alone is not dominated.
+    assert found["unet_no_augment"].kind in (pareto.UNSURE, pareto.DOMINATED)
+
+
+def test_dominated_takes_a_test_of_both(done):
+    table = collect(*done)
+    def kind(score, cost):
+        rows = [row._replace(
+            values=row.values | {"dice_mean": score + 0.001 * np.array([0, 1, -1, 2, 0.5]),
+                                 "train_seconds": cost + np.array([0, 1, -1, 2, 0.3])},
+            mean=row.mean | {"dice_mean": score, "train_seconds": cost})
+            if row.name == "unet_sgd" else row for row in table.rows]
+        return next(one.kind for one in pareto.points(
+            table._replace(rows=rows), "dice_mean", "train_seconds") if one.name == "unet_sgd")
+    assert kind(0.6, 1000.0) == pareto.DOMINATED
+    best = row_of(table, "unet_wide")
+    assert kind(0.6, best.mean["train_seconds"] + 0.01) in (pareto.DOMINATED, pareto.UNSURE)
+    assert kind(0.99, 1.0) == pareto.FRONT
+
+
+def test_rows_that_diverged_are_on_no_front(done, tmp_path):
+    study, source = done
+    shutil.copytree(source, tmp_path, dirs_exist_ok=True)
+    helpers.damage(tmp_path / "unet_wide/1", "non-finite")
+    found = {one.name: one.kind for one in pareto.points(
+        collect(study, tmp_path), "dice_mean", "train_seconds")}
+    assert found["unet_wide"] == pareto.NOT_WHOLE
+
+
+def test_front_chart_names_its_points_and_numbers_the_others():
+    points = [("a", 1.0, 0.5, 0.01, MARKERS["up"], True), ("b", 100.0, 0.9, 0.01, MARKERS["up"],
+                                                          True),
+              ("c", 50.0, 0.4, float("nan"), MARKERS["circle"], False)]
+    text = front_chart.front("t", ("minutes", "dice"), points)
+    assert ">a</text>" in text and ">b</text>" in text and ">3</text>" in text
+    assert 'class="front"' in text and "c minutes 50, dice 0.4" in text
+    assert front_chart.front("t", ("x", "y"), []) == ""
+    assert "NaN" not in text and "nan" not in text
