@@ -15,7 +15,8 @@ def scratch_map(dtype, shape, folder=None, rows=None) -> np.memmap:
 
     Args:
       folder: where it lies; None is the system's for temporary files.
-      rows: of the first axis, those that will be written; None means all. The others must not be.
+      rows: of the first axis, those that will be used; None means all. The others must be neither
+        written nor read: file systems in memory take room for what is read, too.
     Raises: OSError, with the folder, where there is no room for them.
     """
     folder = tempfile.gettempdir() if folder is None else folder
