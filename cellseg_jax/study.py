@@ -10,6 +10,7 @@ i-th of n shares, i from 0, for job arrays; --collect writes table.csv, table.md
 report.html from the finished runs and names the missing ones, learning_curve.csv if the study has
 LEARNING_CURVE, and predictions out of fold and ensembles if its REPEATS are folds. --dry_run prints
 what would be run and how long it would take. --smoke makes every run tiny, on synthetic twins.
+--search=halving|hyperband|random looks for a config by SEARCH of the file, see studies/search.py.
 
 Exit codes: 0 done, 2 bad input or config, 75 stopped by SIGTERM after saving, or another process
 has a run (start it again), 1 anything else.
@@ -27,6 +28,7 @@ from cellseg_jax.cli.stopping import stopping_at_sigterm
 from cellseg_jax.errors import InputError
 
 SMOKE_REPEATS = 2
+UNOPTIMISED = "--xla_backend_optimization_level=0"
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -34,13 +36,13 @@ def define_flags(values: flags.FlagValues) -> None:
     cli.string(values, "study", "the study file")
     cli.string(values, "workdir", "the study's folder; default runs/<study name>")
     cli.string(values, "rows", "only these rows, by name or pattern: 'unet_*,unetr_sgd'")
+    cli.string(values, "search", "halving | hyperband | random: look for a config, by SEARCH")
     cli.integer(values, "repeats", "runs of each row; 0 = the number in the study file")
     cli.string(values, "task", "i/n: only the i-th of n shares of the runs, i from 0")
     cli.switch(values, "collect", "only write the tables of the finished runs")
     cli.switch(values, "dry_run", "only print what would be run, and how long it would take")
     cli.switch(values, "smoke", "tiny runs on synthetic data, to see that every row works")
-    cli.string(values, "backend", "how runs that share a program are computed: loop | unroll | "
-               "vmap; default by measurement")
+    cli.string(values, "backend", "loop | unroll | vmap: how runs share a program")
     cli.integer(values, "slots", "runs under way at once in a program; 0 = by measurement")
     cli.number(values, "measure", "with --dry_run: seconds of measuring steps", default=5.0)
     cli.define_device_flags(values)
@@ -50,17 +52,15 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
     """One study; returns the exit code."""
     if not args.study:
         raise InputError("--study: missing; expected a file such as configs/studies/nuclei.py")
-    cli.refuse_config(args, "a study", "pass --study=FILE, and --config.KEY=VALUE to change its "
-                      "base")
+    cli.refuse_config(args, "a study", "pass --study=FILE, --config.KEY=VALUE changes its base")
     task = _task(args.task)
     for name in ("repeats", "slots"):
         if getattr(args, name) < 0:
             raise InputError(f"--{name}: got {getattr(args, name)}; expected 0 or more")
     if args.smoke:  # two steps are no faster when optimised, and compile in half the time
-        os.environ["XLA_FLAGS"] = (os.environ.get("XLA_FLAGS", "")
-                                   + " --xla_backend_optimization_level=0")
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {UNOPTIMISED}"
     from cellseg_jax import studies
-    from cellseg_jax.studies import launch
+    from cellseg_jax.studies import launch, search
     from cellseg_jax.studies.smoke import prepare_smoke
 
     study = studies.load(args.study, overrides)
@@ -68,6 +68,8 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
     repeats = args.repeats or (SMOKE_REPEATS if args.smoke else study.repeats)
     if args.smoke:
         study = prepare_smoke(study, workdir / "twins")
+    if args.search:
+        return search.command(study, workdir, args, repeats)
     rows = launch.chosen_rows(args.rows, study.rows) if args.rows else None
     if args.dry_run:
         return launch.dry_run(study, rows, repeats, task, smoke=args.smoke,

@@ -19,8 +19,8 @@ from cellseg_jax.studies.smoke import smoke_config
 from cellseg_jax.studies.study import Claim, Study, metrics_of, row_config
 
 ROW_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,119}")  # a folder on every system
-# Beside the rows: of the launchers, of --smoke, of folds.
-RESERVED_FOLDERS = ("logs", "twins", "out_of_fold")
+# Beside the rows: of the launchers, of --smoke, of folds, of --search.
+RESERVED_FOLDERS = ("logs", "twins", "out_of_fold", "search")
 MIN_FRACTIONS = 3  # of a learning curve: as many as its law has parameters
 
 

@@ -17,6 +17,7 @@ A study file is a Python file with these names:
     SMOKE      {dotted key: value}: overrides that make every run tiny, see `config_of`
     LEARNING_CURVE  {"metric": name, "targets": (wanted score, ...)}: how many training images a
                score takes, from rows that differ in data.train_fraction alone, see `fractions`
+    SEARCH     {"space": {key: range}, ...}: what --search varies, see `search_space`
     get_config = rows(BASE, ROWS)
 
 so that `--config=FILE.py:ROW` is a run of one row as well.
@@ -31,12 +32,13 @@ from cellseg_jax import config as config_lib
 from cellseg_jax.errors import InputError, nearest
 from cellseg_jax.studies.check import check, check_literals, check_names, checked_claim
 from cellseg_jax.studies.grid import Grid
+from cellseg_jax.studies.search_space import searched
 from cellseg_jax.studies.smoke import smoke_config
 from cellseg_jax.studies.study import Folds, Study, located, row_config
 
 OPTIONAL = dict(REFERENCE={}, CLAIMS=(), REPEATS=3, VARIES=("seed",),
                 METRICS=("dice_mean", "iou_mean"), BASELINE="", SMOKE={}, LEARNING_CURVE={},
-                MARGIN={})
+                MARGIN={}, SEARCH={})
 
 
 def load(path, overrides=()) -> Study:
@@ -106,13 +108,14 @@ def _study(name, found, overrides) -> Study:
     if not isinstance(table, Mapping) or not len(table):
         raise InputError("ROWS: expected {row: {dotted key: value}} with at least one row")
     base = located("BASE", config_lib.complete, found["BASE"])
-    repeats = settings["REPEATS"]
+    base, repeats = config_lib.override(base, overrides), settings["REPEATS"]
     folds = repeats if isinstance(repeats, Folds) else None
     return Study(
-        name=name, title=str(found["TITLE"]), base=config_lib.override(base, overrides),
+        name=name, title=str(found["TITLE"]), base=base,
         rows=table, reference=dict(settings["REFERENCE"]),
         claims=tuple(map(checked_claim, settings["CLAIMS"])),
         repeats=folds.count if folds else repeats,
         varies=tuple(settings["VARIES"]), metrics=tuple(settings["METRICS"]),
         baseline=settings["BASELINE"] or next(iter(table)), smoke=dict(settings["SMOKE"]),
-        learning_curve=settings["LEARNING_CURVE"], folds=folds, margin=settings["MARGIN"])
+        learning_curve=settings["LEARNING_CURVE"], folds=folds, margin=settings["MARGIN"],
+        search=searched(settings["SEARCH"], base))

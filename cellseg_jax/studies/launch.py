@@ -57,16 +57,19 @@ def dry_run(study, rows, repeats: int, task: tuple[int, int], *, smoke: bool,
     return 0
 
 
-def collect(study, workdir: pathlib.Path, rows, repeats: int, *, smoke: bool) -> int:
+def collect(study, workdir: pathlib.Path, rows, repeats: int, *, smoke: bool, notes=()) -> int:
     """Write and print the tables of the finished runs; the exit code. See `run`.
 
+    Args:
+      notes: sentences that a reader needs, beside those of the table.
     Raises: InputError without a study folder.
     """
     if not workdir.is_dir():
         raise InputError(f"--workdir: no folder {workdir}; run the study first")
     table = tables.collect(study, workdir, rows=rows, repeats=repeats, smoke=smoke)
     if study.folds:
-        table = table._replace(notes=[*table.notes, *_combine_folds(study, workdir, rows, smoke)])
+        notes = [*notes, *_combine_folds(study, workdir, rows, smoke)]
+    table = table._replace(notes=[*notes, *table.notes])
     for suffix, text in (("md", render.markdown), ("tex", render.latex), ("csv", render.csv_text)):
         write_atomic(workdir / f"table.{suffix}", text(table))
     if table.curves:

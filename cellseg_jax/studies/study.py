@@ -104,6 +104,7 @@ class Study(NamedTuple):
     learning_curve: Mapping = {}  # metric and targets, or nothing
     folds: Folds | None = None  # what the repeats are, where they are folds
     margin: Mapping[str, float] = {}  # {metric: the largest difference that does not matter}
+    search: tuple | None = None  # a search_space.Search
 
 
 def metrics_of(study: Study, claim: Claim) -> tuple[str, str]:

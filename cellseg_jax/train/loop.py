@@ -130,7 +130,7 @@ def run_program(states: SlotStates, tasks: list[Task], data: TrainingData,
             if stopping:
                 let_finish()
             for slot, run in slots.occupied():
-                due = timed or stopping or not run.running
+                due = timed or stopping or not run.training
                 if slot in best or (due and run.saved != run.step):
                     save(slot, run, slots, is_best=slot in best)
             if timed:
@@ -138,7 +138,7 @@ def run_program(states: SlotStates, tasks: list[Task], data: TrainingData,
             for slot, run in slots.occupied():
                 if not run.running:
                     run.finish()
-                if stopping or not run.running:
+                if stopping or not run.training:
                     queue.end(slots.release(slot))
             if not stopping:
                 fill(slots, queue, validation, augmented)
@@ -154,7 +154,7 @@ def fill(slots: Slots, queue: Queue, validation: Validation, augmented: Callable
         run, state = queue.next() or (None, None)
         if run is None:
             break
-        first = slots.images == 0 and not slots.occupied()
+        first = not slots.states.checked
         slots.assign(slot, run, state)
         if first:
             preflight.check(slots, run, validation)
@@ -163,7 +163,7 @@ def fill(slots: Slots, queue: Queue, validation: Validation, augmented: Callable
         run.start(record, augmented, slots.images)
         if first and is_main_process():
             terminal.summary(summary.rows(run, slots))
-        slots.progress.begin(run.task.number, run.task.name, run.num_steps, run.step)
+        slots.progress.begin(run.task.number, run.task.name, run.pause_step, run.step)
 
 
 def report_findings(data: TrainingData, run: Run, first: bool) -> None:

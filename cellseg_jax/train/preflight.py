@@ -11,7 +11,7 @@ from cellseg_jax.train.slot_states import SlotStates
 
 
 def check(slots, run, validation) -> None:
-    """Compile the step and the validation of the program whose first run has just its slot.
+    """Compile the step and the validation of the program whose first run has just its slot, once.
 
     Args:
       slots: train.slots.Slots with `run` in slot 0.
@@ -22,6 +22,7 @@ def check(slots, run, validation) -> None:
     if len(run.parts["val"]):
         smallest = validation.smallest_call(run, slots.states.get(0))
         check_validation(slots.states, validation.program, smallest, run.config)
+    slots.states.checked = True
 
 
 def compile_checked(states: SlotStates, arguments: tuple, config) -> None:

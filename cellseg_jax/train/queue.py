@@ -16,7 +16,7 @@ from cellseg_jax.train import initial_weights
 from cellseg_jax.train.early_stopping import learning_rate
 from cellseg_jax.train.result import Result
 from cellseg_jax.train.run import Run, Task
-from cellseg_jax.train.slot_states import SlotStates, init_program
+from cellseg_jax.train.slot_states import SlotStates
 
 
 class Queue:
@@ -30,7 +30,7 @@ class Queue:
         self.results: dict[int, Result] = {}
         self._waiting = collections.deque(tasks)
         self._arrays, self._states, self._opened = arrays, states, opened
-        self._init = init_program(states.spec, arrays.image.shape[1:], states.replicated)
+        self._init = states.init(arrays.image.shape[1:])
 
     def next(self) -> tuple[Run, TrainState] | None:
         """The next run that has steps to do, open, and its state; None where there is none.
@@ -54,9 +54,10 @@ class Queue:
                 continue
             if not run.ended_before():
                 state = self._first_state(run)
-                if run.running:
+                if run.training:
                     return run, state
-                run.finish()
+                if not run.running:
+                    run.finish()
             self.end(run)
         return None
 

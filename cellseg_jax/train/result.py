@@ -14,7 +14,8 @@ STATUS = {RUNNING: "done", STOPPED_EARLY: "stopped early", NON_FINITE: "non-fini
 class Result(NamedTuple):
     """How one run ended.
 
-    status is one of STATUS, "interrupted" by SIGTERM after saving, or "in use" by another process.
+    status is one of STATUS, "paused" where its Task.until was done, "interrupted" by SIGTERM after
+    saving, or "in use" by another process.
     """
 
     workdir: str

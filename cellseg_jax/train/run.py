@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import pathlib
 import time
 from collections.abc import Callable
@@ -46,6 +47,7 @@ class Task(NamedTuple):
     workdir: pathlib.Path
     alone: bool  # the only one: that it is in use elsewhere is an error
     name: str = ""  # in the progress
+    until: float = 1.0  # share of its steps after which it pauses, at the next validation
 
 
 def is_main_process() -> bool:
@@ -78,6 +80,7 @@ class Run:
         self.order = order.order_of(self.config, arrays, self.parts["train"])
         self.steps_per_epoch = self.order.steps_per_epoch
         self.num_steps = derived.num_steps(self.config, self.steps_per_epoch)
+        self.pause_step = self._pause_step()
         self.folder = self.checkpoints = self.board = None
         self.step, self.saved, self.stop = 0, -1, RUNNING
         self.judgement = Judgement()
@@ -160,8 +163,10 @@ class Run:
         self.logged_at = Usage.now(images)
 
     def result(self) -> Result:
-        """How the run has ended, or that it was interrupted."""
-        status = "interrupted" if self.running else STATUS[self.stop]
+        """How the run has ended, or that it pauses or was interrupted."""
+        status = STATUS[self.stop]
+        if self.running:
+            status = "interrupted" if self.training else "paused"
         return Result(str(self.task.workdir), status, self.step, self.metrics)
 
     def finish(self) -> None:
@@ -186,6 +191,19 @@ class Run:
     def running(self) -> bool:
         """Whether steps are left to do."""
         return self.stop == RUNNING and self.step < self.num_steps
+
+    @property
+    def training(self) -> bool:
+        """Whether steps are left to do now: it has neither ended nor to pause."""
+        return self.running and self.step < self.pause_step
+
+    def _pause_step(self) -> int:
+        """The first step with a validation at which the share task.until is done."""
+        if self.task.until >= 1:
+            return self.num_steps
+        every = self.steps_per_epoch * self.config.eval.every
+        wanted = self.task.until * self.num_steps
+        return min(math.ceil(wanted / every - 1e-9) * every, self.num_steps)
 
     @property
     def failed(self) -> bool:

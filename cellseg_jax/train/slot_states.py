@@ -48,7 +48,8 @@ class SlotStates:
         self.spec, self.execution = spec, execution
         self.mesh = make_mesh(*execution.mesh)
         self.replicated = NamedSharding(self.mesh, P())
-        self.compiled = None
+        self.compiled, self.checked = None, False  # checked: by preflight.check
+        self._inits = {}  # by shape of an image
         width = execution.width
         self.chunks = [range(k, k + width) for k in range(0, execution.slots, width)]
         self.states = [None] * len(self.chunks)
@@ -59,6 +60,12 @@ class SlotStates:
         self._place = jax.jit(_place, out_shardings=by_member, donate_argnums=0)
         self._take = jax.jit(lambda states, k: jax.tree.map(lambda x: x[k], states),
                              out_shardings=self.replicated)
+
+    def init(self, image_shape) -> Callable:
+        """`init_program` of this program's runs, made once."""
+        if image_shape not in self._inits:
+            self._inits[image_shape] = init_program(self.spec, image_shape, self.replicated)
+        return self._inits[image_shape]
 
     def compile(self, arguments) -> None:
         """Compile the step for the arguments (Batches.next) of any chunk, once."""
