@@ -37,7 +37,8 @@ def config(name, row, smoke=False):
 def test_the_promised_studies_exist():
     files = {path.stem for path in (CONFIGS / "studies").glob("*.py")}
     small = {f"{name}_cpu" for name in TABLES}  # parts of the tables at a size for CPUs
-    assert files == {*TABLES, "small_unet_grid", "learning_curve", "peers", *small}
+    assert files == {*TABLES, "small_unet_grid", "learning_curve", "peers", *small,
+                     "search_nuclei_cpu"}
     assert all(study(name).repeats >= 5 for name in small)
     assert all(study(name).rows.keys() <= study(name[:-4]).rows.keys() for name in small)
     assert {name: len(study(name).rows) for name in TABLES} == ROWS

@@ -4,6 +4,8 @@ Optuna keeps what it knows in SEARCH/optuna.db. Proposal number n is made by a s
 seed of the search plus n, so that a search which was ended at any moment gets the same ones.
 """
 
+import functools
+
 from cellseg_jax.errors import InputError
 
 STORAGE = "optuna.db"
@@ -45,11 +47,16 @@ def tell(books, trials) -> None:
 def _study(books, number: int):
     optuna = _optuna()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    books.folder.mkdir(parents=True, exist_ok=True)
     return optuna.create_study(
-        storage=f"sqlite:///{books.folder / STORAGE}", study_name=NAME, load_if_exists=True,
+        storage=_storage(books.folder), study_name=NAME, load_if_exists=True,
         direction="maximize" if books.sign > 0 else "minimize",
         sampler=optuna.samplers.TPESampler(seed=books.study.search.seed + number))
+
+
+@functools.lru_cache(maxsize=1)  # opening takes a second
+def _storage(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    return _optuna().storages.RDBStorage(f"sqlite:///{folder / STORAGE}")
 
 
 def _distribution(range_):

@@ -93,9 +93,11 @@ def plan_of_study(study, method: str, smoke: bool = False):
     if study.baseline == FOUND:
         raise InputError(f"--search: the baseline is called {FOUND!r}, as the row of what a search "
                          "finds is; rename it")
-    options = study.base.train
-    epochs = 0 if options.steps or smoke else options.epochs
-    return plan_of(method, study.search, epochs, study.base.eval.every)
+    options, wanted = study.base.train, study.search
+    if smoke:  # two steps each: as few trials as there are decisions
+        few = min(wanted.trials, wanted.eta ** (wanted.rungs - 1))
+        return plan_of(method, wanted._replace(trials=max(2, few)))
+    return plan_of(method, wanted, 0 if options.steps else options.epochs, study.base.eval.every)
 
 
 def describe(study, method: str, repeats: int) -> int:

@@ -4,7 +4,9 @@ import json
 import math
 import random
 import subprocess
+import sys
 import time
+import types
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from scipy import stats as scipy_stats
 from cellseg_jax import config as config_lib
 from cellseg_jax import studies
 from cellseg_jax.errors import InputError
-from cellseg_jax.studies import search, search_plan
+from cellseg_jax.studies import optuna_sampler, search, search_plan, search_space
 from cellseg_jax.studies.search_space import Search, choice, drawn, ints, log, uniform
 from cellseg_jax.train import train
 from cellseg_jax.train.rungs import Rungs
@@ -231,6 +233,49 @@ def test_a_search_among_equals_seldom_finds_a_better_one(tables):
     assert np.mean(better) <= scipy_stats.binom.ppf(0.999, tables, 0.05) / tables
 
 
+# --- Optuna ---------------------------------------------------------------------------------------
+
+
+def books_of(folder, found):
+    return types.SimpleNamespace(trials=[], study=found, folder=folder, sign=1.0)
+
+
+def proposed(folder, found, *, interrupted):
+    """Values of two batches of four trials; the better the nearer the rate is to 0.01."""
+    books, out = books_of(folder, found), []
+    for batch in range(2):
+        if interrupted:  # asked for, then ended before anything was known
+            optuna_sampler.asked(books, 2 + batch)
+        values = optuna_sampler.asked(books, 4)
+        new = [{"trial": f"t{len(out) + n:03d}", "values": one, "rungs": [
+            {"share": 1.0 if n % 2 else 0.5, "step": 8, "score": -abs(math.log(
+                one["optimizer.lr"] / 0.01)) if n else None}]} for n, one in enumerate(values)]
+        out += values
+        books.trials += new
+        optuna_sampler.tell(books, new)
+        optuna_sampler.tell(books, new)  # as after a kill: what is known stays
+    return out
+
+
+@pytest.mark.slow
+def test_optuna_proposes_the_same_after_any_end(tmp_path):
+    pytest.importorskip("optuna")
+    found = load(tmp_path, FILE.replace('"rungs": 3', '"rungs": 3, "sampler": "optuna"'))
+    one, other = (proposed(tmp_path / name, found, interrupted=name == "b") for name in "ab")
+    assert one == other and len({repr(values) for values in one}) == 8
+    for values in one:
+        assert 1e-3 <= values["optimizer.lr"] <= 1e-1
+        assert values["augment"] in found.search.space["augment"].choices
+        search_space.changes_of(values, found.base)
+
+
+def test_a_missing_optuna_is_named_with_its_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    found = load(tmp_path, FILE.replace('"rungs": 3', '"rungs": 3, "sampler": "optuna"'))
+    with pytest.raises(InputError, match=r"pip install cellseg_jax\[search\]"):
+        optuna_sampler.asked(books_of(tmp_path, found), 1)
+
+
 # --- trained from rung to rung --------------------------------------------------------------------
 
 
@@ -264,11 +309,16 @@ def searched(file, workdir):
     return subprocess.Popen(
         command("study", f"--study={file}", f"--workdir={workdir}", "--search=halving",
                 "--backend=unroll", "--slots=2"), env=child_environment(),
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def lines_in(workdir):
-    return sum(path.read_text().count("\n") for path in workdir.rglob("metrics.jsonl"))
+    return sum(path.read_text().count("\n") for path in logs_in(workdir))
+
+
+def logs_in(workdir):
+    return [path for folder in ("trials/*", "rerun/*/*")
+            for path in workdir.glob(f"search/halving/{folder}/metrics.jsonl")]
 
 
 @pytest.mark.weekly
@@ -297,7 +347,7 @@ def test_killed_at_random_moments_it_has_the_same_books_and_winner(tmp_path):
     for name in FILES:
         a, b = ((folder / "search/halving" / name).read_bytes() for folder in (undisturbed, killed))
         assert a == b, name
-    logs = {path.relative_to(undisturbed) for path in undisturbed.rglob("metrics.jsonl")}
-    assert logs == {path.relative_to(killed) for path in killed.rglob("metrics.jsonl")}
+    logs = {path.relative_to(undisturbed) for path in logs_in(undisturbed)}
+    assert logs == {path.relative_to(killed) for path in logs_in(killed)}
     for log_file in logs:
         assert (undisturbed / log_file).read_text() == (killed / log_file).read_text(), log_file
