@@ -1,26 +1,33 @@
-"""How often does a search find the best of a grid? Successive halving against random search.
+"""How often a search finds the best of a grid: successive halving against random search.
 
-    python benchmarks/search.py                      simulated, the 8,192 points of report 1's grid
-    python benchmarks/search.py --real --out=DIR     32 points that are trained, on synthetic cells
+    python benchmarks/run.py search [--repeats=20] [--trained] [--folder=runs/benchmark_search]
 
-All methods have equal steps, those of 7 or of 100 whole runs. Simulated: a point's true score is a
-sum of effects of its choices and of pairs of them; its curve is a power law whose speed is the
-point's own, in the last case such that the best ones are slow; each validation is noisy, and a run
-has luck of its own. Real: each point is trained with two seeds; the search sees the validation
-curves of the first, the truth is the score of the second. Trials are drawn 20 times.
+All methods have equal steps, those of 7 or of 100 whole runs. Simulated are the 8,192 points of
+report 1's grid: a point's true score is a sum of effects of its choices and of pairs of them; its
+curve is a power law whose speed is the point's own, in the last case such that the best ones are
+slow; each validation is noisy, and a run has luck of its own. With --trained also 32 points that
+are trained on synthetic cells, with two seeds each: the search sees the validation curves of the
+first, the truth is the score of the second. Trials are drawn `repeats` times.
 """
 
-import argparse
 import pathlib
 
 import numpy as np
 
+from benchmarks.measuring import Result, Table
 from cellseg_jax import config as config_lib
 from cellseg_jax import studies, train
 from cellseg_jax.studies.search import score_at
 from cellseg_jax.studies.search_plan import METHODS, plan_of, survivors
 from cellseg_jax.studies.search_space import Search
 
+OPTIONS = {
+    "repeats": (20, "drawings of trials"),
+    "trained": (False, "train a small grid too"),
+    "folder": ("runs/benchmark_search", "of the trained runs"),
+}
+HEAD = ["whole runs", "rank correlation of first rung and truth", "method", "best decile",
+        "best percentile", "below the best"]
 GRID = pathlib.Path(__file__).resolve().parents[1] / "configs/studies/small_unet_grid.py"
 LEVELS = (2, 4, 2, 4, 4, 4, 2, 4)  # choices of the factors of small_unet_grid.py
 
@@ -81,10 +88,9 @@ class Simulated:
         return float(np.corrcoef(*ranks)[0, 1])
 
 
-def simulate(repeats: int) -> None:
-    """Print a line per number of whole runs, slowness and method."""
-    print("| whole runs | rank correlation of first rung and truth | method | best decile | best "
-          "percentile | below the best |\n| --- | --- | --- | --- | --- | --- |")
+def simulated(repeats: int) -> list[list]:
+    """A row per number of whole runs, slowness and method."""
+    rows = []
     for trials, rungs in ((27, 3), (900, 4)):
         for slowness, aligned in ((0.0, 0.0), (0.6, 0.0), (2.0, 0.0), (1.0, 0.9)):
             grids = [Simulated(np.random.default_rng(seed), slowness, aligned)
@@ -93,11 +99,12 @@ def simulate(repeats: int) -> None:
                 # The brackets of Hyperband share the steps.
                 share = rungs if method == "hyperband" else 1
                 search = Search({}, trials=max(trials // share, 9), eta=3, rungs=rungs)
-                print(_line(grids, method, search, 3.0 ** (1 - rungs)), flush=True)
+                rows.append(_row(grids, method, search, 3.0 ** (1 - rungs)))
+    return rows
 
 
-def _line(grids, method, search, first) -> str:
-    """A line of the table: a method on grids, each with a drawing of its own."""
+def _row(grids, method, search, first) -> list:
+    """A method on grids, each with a drawing of its own."""
     chosen = [searched(method, search, grid.points, grid.score, np.random.default_rng(1000 + seed))
               for seed, grid in enumerate(grids)]
     above = np.array([np.mean(grid.truth > grid.truth[point])
@@ -106,12 +113,12 @@ def _line(grids, method, search, first) -> str:
                       for grid, point in zip(grids, chosen, strict=True)])
     cost = sum(bracket.cost for bracket in plan_of(method, search))
     rho = np.mean([grid.correlation(first) for grid in grids])
-    return (f"| {cost:.0f} | {rho:.2f} | {method} | {np.mean(above < 0.1):.2f} | "
-            f"{np.mean(above < 0.01):.2f} | {regret:.4f} |")
+    return [f"{cost:.0f}", f"{rho:.2f}", method, f"{np.mean(above < 0.1):.2f}",
+            f"{np.mean(above < 0.01):.2f}", f"{regret:.4f}"]
 
 
-def real(repeats: int, out: pathlib.Path) -> None:
-    """Train a part of report 1's grid on synthetic cells, and search in what was recorded."""
+def trained(repeats: int, out: pathlib.Path) -> list[list]:
+    """Train a part of report 1's grid on synthetic cells; rows of searches in what was recorded."""
     study = studies.load(GRID)
     base = config_lib.changed(study.base, {
         "data.name": "synthetic", "data.size": (32, 40), "data.count": 60, "data.mix": (),
@@ -130,30 +137,26 @@ def real(repeats: int, out: pathlib.Path) -> None:
     train.train(configs, folders)
     score = lambda point, share: score_at(folders[point], configs[point], share)[1]
     truth = np.array([score(len(grid) + point, 1.0) for point in range(len(grid))])
-    search = Search({}, trials=18, eta=3, rungs=3)
-    cost = plan_of("halving", search)[0].cost
-    print(f"{len(grid)} points, true Dice {np.sort(truth)[::-1].round(3).tolist()}; halving "
-          f"{cost:.2f} whole runs, {repeats} repeats")
+    search, rows = Search({}, trials=18, eta=3, rungs=3), []
+    ranked = lambda scores: np.argsort(np.argsort(scores))
+    first = [score(point, 1 / 9) for point in range(len(grid))]
+    rho = np.corrcoef(ranked(first), ranked(truth))[0, 1]
     for method in ("halving", "random"):
         chosen = [searched(method, search, len(grid), score, np.random.default_rng(seed))
                   for seed in range(repeats)]
-        ranks = np.array([np.sum(truth > truth[point]) for point in chosen])
-        print(f"{method}: best decile ({len(grid) // 10} points) {np.mean(ranks < len(grid) // 10)}"
-              f", below the best by {np.mean(truth.max() - truth[chosen]):.4f}")
+        above = np.array([np.sum(truth > truth[point]) for point in chosen])
+        cost = sum(bracket.cost for bracket in plan_of(method, search))
+        rows.append([f"{cost:.2g}", f"{rho:.2f}", method,
+                     f"{np.mean(above < len(grid) // 10):.2f}", f"{np.mean(above < 1):.2f}",
+                     f"{np.mean(truth.max() - truth[chosen]):.4f}"])
+    return rows
 
 
-def main():
-    """Parse the flags."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--real", action="store_true")
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/benchmark_search"))
-    options = parser.parse_args()
-    if options.real:
-        real(options.repeats, options.out)
-    else:
-        simulate(options.repeats)
-
-
-if __name__ == "__main__":
-    main()
+def measure(options) -> Result:
+    """Both tables."""
+    tables = [Table(HEAD, simulated(options.repeats), "Simulated, 8,192 points:")]
+    if options.trained:
+        tables.append(Table([*HEAD[:4], "best of all", HEAD[5]],
+                            trained(options.repeats, pathlib.Path(options.folder)),
+                            "Trained, 32 points (the best decile is 3):"))
+    return Result(tables, [f"{options.repeats} drawings of trials."])

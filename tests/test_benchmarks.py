@@ -35,6 +35,7 @@ CASES = {
                    rf"\| vmap \| 2 \| {NUMBER} \| {NUMBER} \|"),
     "pruning": ("--size=16 --channels=4,8 --images=8 --levels=1 --rounds=1", "", (),
                 rf"\| one program \| {NUMBER} \| {NUMBER} \|"),
+    "search": ("--repeats=1", "", (), r"\| 7 \| 0\.\d+ \| halving \|( \d\.\d+ \|){3}"),
     "target_survival": ("--targets=distance --every=20", "dsb2018", (),
                         rf"\| distance \|( {NUMBER} \|){{7}}"),
     "train_step": ("--cases=simple_conv_64 --rounds=1", "", ("torch", "monai", "einops"),
