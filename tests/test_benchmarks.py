@@ -40,6 +40,8 @@ CASES = {
                         rf"\| distance \|( {NUMBER} \|){{7}}"),
     "train_step": ("--cases=simple_conv_64 --rounds=1", "", ("torch", "monai", "einops"),
                    rf"\| simple_conv_64 \|( {NUMBER} \|)+"),
+    "whole_image": ("--sides=1024 --rounds=1 --steps=2", "", ("torch", "monai"),
+                    rf"\| 1,024 \|( {NUMBER} \|){{9}}"),
 }
 PARTS = {"torch_networks", "measuring", "run"}  # of other benchmarks
 
