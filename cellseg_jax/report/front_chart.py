@@ -9,6 +9,7 @@ from cellseg_jax.report.charts import number_points
 from cellseg_jax.report.svg import Margins, Plot, ticks
 
 LOGARITHMIC = 20  # largest / smallest cost beyond which the axis is logarithmic
+CLIPPED = 6  # scores further from the best than so many times the median one lie at the edge
 LETTER, LINE = 6.2, 12  # width of a letter and height of a line, user units
 
 
@@ -28,6 +29,8 @@ def front(title: str, axes: tuple[str, str], points, *, upwards: bool = True,
     costs = [cost for _, cost, *_ in points]
     ends = [np.clip((y - spread, y + spread), *limits).tolist() if np.isfinite(spread) else [y, y]
             for _, _, y, spread, *_ in points]
+    inside = _limits([y for _, _, y, *_ in points], upwards)
+    ends = [np.clip(pair, *inside).tolist() for pair in ends]
     y_ticks = ticks(min(low for low, _ in ends), max(high for _, high in ends))
     log_x = min(costs) > 0 and max(costs) / min(costs) > LOGARITHMIC
     x = ((min(costs) / 1.3, max(costs) * 1.3) if log_x else
@@ -36,18 +39,35 @@ def front(title: str, axes: tuple[str, str], points, *, upwards: bool = True,
     plot.y_axis(y_ticks)
     plot.x_axis(_round_numbers(*x) if log_x else ticks(*x), f"{axes[0]}; upwards: {axes[1]}",
                 ".4g")
-    _staircase(plot, sorted((cost, y) for _, cost, y, *_, best in points if best))
+    rim = 0.06 * (y_ticks[-1] - y_ticks[0])  # room for the arrow of a score beyond the axis
+    edge = lambda y: (y_ticks[0] + rim if y < y_ticks[0] else
+                      y_ticks[-1] - rim if y > y_ticks[-1] else y)
+    _staircase(plot, sorted((cost, edge(y)) for _, cost, y, *_, best in points if best))
     for (_, cost, y, _, marker, _), (low, high) in zip(points, ends, strict=True):
         at = plot.to_x(cost)
         if high > low:
             plot.parts.append(svg.line(at, plot.to_y(low), at, plot.to_y(high), class_="grid"))
-        plot.parts.append(svg.tag("g", marker, transform=f"translate({at:.1f} {plot.to_y(y):.1f})"))
-    number_points(plot, [(n, cost, y, 0) for n, (_, cost, y, *_, best) in enumerate(points, 1)
+        height = plot.to_y(edge(y))
+        plot.parts.append(svg.tag("g", marker, transform=f"translate({at:.1f} {height:.1f})"))
+        if edge(y) != y:
+            way = 1 if y < edge(y) else -1
+            plot.parts.append(svg.tag("path", class_="span open circle",
+                                      d=f"M{at - 5:.1f} {height + 8 * way:.1f}l5 {5 * way}l5 "
+                                        f"{-5 * way}"))
+    number_points(plot, [(n, cost, edge(y), 0) for n, (_, cost, y, *_, best) in enumerate(points, 1)
                    if not best])
-    _name_front(plot, [(name, cost, y) for name, cost, y, *_, best in points if best], upwards)
+    _name_front(plot, [(name, cost, edge(y)) for name, cost, y, *_, best in points if best],
+                upwards)
     return plot.draw(f"{title}: " + "; ".join(
         f"{name} {axes[0]} {cost:.4g}, {axes[1]} {y:.4g}{', on the front' if best else ''}"
         for name, cost, y, *_, best in points))
+
+
+def _limits(scores, upwards) -> tuple[float, float]:
+    """Of the scores that the axis shows: one far behind the others does not press them flat."""
+    best = max(scores) if upwards else min(scores)
+    reach = CLIPPED * float(np.median(np.abs(np.subtract(scores, best)))) or math.inf
+    return best - reach if upwards else -math.inf, math.inf if upwards else best + reach
 
 
 def _staircase(plot, steps) -> None:

@@ -21,7 +21,7 @@ MARKERS = {
     "circle": Markup('<circle class="circle" r="4.5"/>'),
     "diamond": Markup('<path class="diamond" d="M0-6L6 0L0 6L-6 0Z"/>'),
     "cross": Markup('<path class="cross" d="M-5-5L5 5M-5 5L5-5"/>'),
-    "ring": Markup('<circle class="ring" r="4.5"/>'),
+    "square": Markup('<path class="square" d="M-4.5-4.5H4.5V4.5H-4.5Z"/>'),
 }
 
 

@@ -30,13 +30,26 @@ def image_column(table) -> str:
     return "dice"
 
 
-def image_scores(row, column: str) -> Mapping[str, tuple[float, str]]:
-    """{image: (mean score of the repeats that tested it, stratum)}."""
+def run_scores(row, column: str) -> list[Mapping[str, tuple[float, str]] | None]:
+    """{image: (score, stratum)} of each repeat; None where it does not count, or is damaged."""
+    return [_scores_of(run, column) if run.counts else None for run in row.runs]
+
+
+def _scores_of(run, column) -> Mapping[str, tuple[float, str]] | None:
+    try:
+        return {line["name"]: (float(line[column] or "nan"), line["stratum"])
+                for line in read_csv(images_file(run.workdir), [])}
+    except (KeyError, TypeError, ValueError):  # cut within a line
+        return None
+
+
+def image_scores(runs) -> Mapping[str, tuple[float, str]]:
+    """{image: (mean score of the repeats that tested it, stratum)} of a row's run_scores."""
     scores, strata = {}, {}
-    for run in counted(row):
-        for line in read_csv(images_file(run.workdir), []):
-            scores.setdefault(line["name"], []).append(float(line[column] or "nan"))
-            strata[line["name"]] = line["stratum"]
+    for images in filter(None, runs):
+        for name, (score, stratum) in images.items():
+            scores.setdefault(name, []).append(score)
+            strata[name] = stratum
     return {name: (mean(values), strata[name]) for name, values in scores.items()}
 
 

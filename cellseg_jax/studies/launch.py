@@ -22,6 +22,7 @@ from cellseg_jax.studies import out_of_fold, render
 from cellseg_jax.studies import table as tables
 from cellseg_jax.studies.cost import estimate, print_estimate
 from cellseg_jax.studies.file import run_configs
+from cellseg_jax.studies.methods import methods
 from cellseg_jax.studies.page import write_study_page
 
 
@@ -76,8 +77,10 @@ def collect(study, workdir: pathlib.Path, rows, repeats: int, *, smoke: bool, no
         write_atomic(workdir / "learning_curve.csv", render.curves_csv(table))
     render.show(table)
     write_study_page(table, workdir / "report.html")
+    write_atomic(workdir / "methods.txt", methods(table) + "\n")
     curves = f"; learning curves: {workdir}/learning_curve.csv" if table.curves else ""
-    terminal.log(f"tables: {workdir}/table.md, .tex, .csv; page: {workdir}/report.html{curves}")
+    terminal.log(f"tables: {workdir}/table.md, .tex, .csv; page: {workdir}/report.html; "
+                 f"for a paper: {workdir}/methods.txt{curves}")
     return 0
 
 

@@ -14,22 +14,31 @@ from cellseg_jax.files import read_json, read_jsonl, write_atomic
 from cellseg_jax.report import charts, document, row_charts
 from cellseg_jax.report.document import Cell, number
 from cellseg_jax.runs.folder import METRICS_LOG, scores_file
-from cellseg_jax.studies import learning_curve, render, sentences, stats, summary
+from cellseg_jax.studies import learning_curve, page_rows, render, sentences, stats, summary
 from cellseg_jax.studies import table_cells as cells
-from cellseg_jax.studies.disagreement import disagreements, image_column, image_scores, mean
+from cellseg_jax.studies.abstract import abstract
+from cellseg_jax.studies.disagreement import (
+    disagreements,
+    image_column,
+    image_scores,
+    mean,
+    run_scores,
+)
+from cellseg_jax.studies.methods import methods
 from cellseg_jax.studies.summary import counted, headline, is_baseline
 from cellseg_jax.studies.table import Table
 
 MAX_ROWS = 60  # of a chart: beyond it, those with the largest differences
 OPEN_ROWS = 12  # up to which the charts of losses are shown unfolded
 MARKERS = {"better": "up", "worse": "down", "not distinguishable": "circle",
-           "too few repeats": "diamond", "diverged": "cross", "incomplete": "ring"}
+           "too few repeats": "diamond", "diverged": "cross", "incomplete": "square"}
 
 
 def write_study_page(table: Table, path) -> None:
     """Write the page of a study's table; runs are read from the folders that it names."""
     column = image_column(table)
-    images = {row.name: image_scores(row, column) for row in table.rows}
+    by_run = {row.name: run_scores(row, column) for row in table.rows}
+    images = {row: image_scores(runs) for row, runs in by_run.items()}
     results = {row.name: [test for run in counted(row)
                           if (test := read_json(scores_file(run.workdir), None))]
                for row in table.rows}
@@ -37,11 +46,14 @@ def write_study_page(table: Table, path) -> None:
     commits = sorted({run.commit for row in table.rows for run in row.runs if run.commit})
     write_atomic(pathlib.Path(path), document.render(
         "studies/page.html.jinja", title=table.study.title or table.study.name, table=table,
-        study=table.study, metric=headline(table), answer=summary.summary_sentence(table),
+        study=table.study, metric=headline(table), abstract=abstract(table),
+        answer=summary.summary_sentence(table), methods=methods(table),
         done=summary.done_sentence(table), alpha=stats.ALPHA, min_pairs=stats.MIN_PAIRS,
         cards=_cards(table), learning_curves=[_learning_curve(c) for c in table.curves],
         forest=_forest(table), claims=[cells.judged_claim(table, one) for one in table.claims],
-        all_rows=_table(table), published=_published(table), cost=_cost(table),
+        all_rows=_table(table), published=_published(table), fronts=page_rows.fronts(table),
+        advice=page_rows.advice(table), margins=page_rows.margins(table),
+        won=page_rows.won(table, by_run, column),
         curves=_curves(table, shown), parts_of=_parts(table, results),
         column=column, distributions=_distributions(table, shown, images),
         over_images=_over_images(table), disagreements=disagreements(table, images),
@@ -143,19 +155,6 @@ def _published(table) -> list[dict]:
             found.append({"metric": metric, "chart": chart, "key": [
                 (r.name, f"{x:.4g}, {y:.4g}") for r, (x, y, _) in zip(rows, points, strict=True)]})
     return found
-
-
-def _cost(table) -> dict | None:
-    """The headline score over the minutes of training, for rows that were trained."""
-    metric = headline(table)
-    rows = [r for r in table.rows if (r.mean.get("train_seconds", 0) or 0) > 0
-            and math.isfinite(r.mean[metric])]
-    if len(rows) < 2:
-        return None
-    points = [(r.mean["train_seconds"] / 60, r.mean[metric], r.sd[metric]) for r in rows]
-    return {"names": [row.name for row in rows], "chart": charts.scatter(
-        f"{metric} over minutes of training", "minutes of training", metric, points,
-        diagonal=False, limits=stats.bounds(metric))}
 
 
 def _curves(table, rows) -> dict | None:

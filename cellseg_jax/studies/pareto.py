@@ -1,8 +1,9 @@
 """Which rows are worth their cost: the Pareto front of a score against a cost.
 
-A row is on the front if no other one has a better mean score for less. Means are uncertain, so
-that a row off the front counts as dominated only where a test shows another one to be better in the
-score and cheaper, each by itself and not adjusted.
+A row is on the front if no other one has a better mean score for less; costs within 5 % of one
+another count as equal, since they vary by as much from run to run. Means are uncertain, so that a
+row off the front counts as dominated only where a test shows another one to be better in the score
+and cheaper, each by itself and not adjusted.
 """
 
 import math
@@ -12,6 +13,7 @@ from cellseg_jax.studies import stats
 from cellseg_jax.studies.gaps import word_between
 
 FRONT, DOMINATED, UNSURE, NOT_WHOLE = "on the front", "dominated", "not shown", "lacks repeats"
+SAME_COST = 1.05  # ratio of two costs that counts as none
 COSTS = ("train_seconds", "peak_memory_gib", "ms_per_image")
 
 
@@ -49,5 +51,6 @@ def _kind(row, whole, metric, cost, ratio) -> str:
 def _dominates(other, row, metric, cost) -> bool:
     """By means: nowhere behind, and ahead in one."""
     up = 1 if stats.larger_is_better(metric) else -1
-    gain, saved = up * (other.mean[metric] - row.mean[metric]), row.mean[cost] - other.mean[cost]
-    return gain >= 0 and saved >= 0 and (gain > 0 or saved > 0)
+    gain, (mine, theirs) = up * (other.mean[metric] - row.mean[metric]), (
+        one.mean[cost] for one in (row, other))
+    return gain > 0 and theirs <= SAME_COST * mine or gain >= 0 and SAME_COST * theirs < mine

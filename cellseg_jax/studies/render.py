@@ -296,8 +296,7 @@ def _margins(table):
     return ["row", "metric", "difference [95 %]", "within the margin", "p (no worse)", "p (equal)",
             "P(worse / equal / better)"], [
         [row.name, metric, difference_text(row.compared[metric], metric),
-         *within_texts(reading)]
-        for row in table.rows for metric, reading in row.within.items()]
+         *within_texts(row, metric)] for row in table.rows for metric in row.within]
 
 
 def _advice(table):

@@ -285,11 +285,13 @@ def compared_text(study, one) -> tuple[str, str, str]:
             difference_text(one.comparison, metric))
 
 
-def within_texts(reading) -> tuple[str, ...]:
-    """An equivalence.Within: the word, p of no worse, p of equal, and P(worse / equal / better)."""
+def within_texts(row, metric) -> tuple[str, ...]:
+    """Within a margin: the word, p of no worse, p of equal, and P(worse / equal / better)."""
+    reading, lacking = row.within[metric], gap_text(row, metric)
     word = {"equal": f"equal within {reading.margin:g}",
             "no worse": f"no worse than by {reading.margin:g}"}.get(
                 reading.word, f"not shown within {reading.margin:g}")
+    word += f" ({lacking})" if lacking else ""
     chances = reading.posterior
     return (word, p_text(reading.p_no_worse), p_text(reading.p_equal),
             " / ".join(number_text(chance, 2) for chance in chances)

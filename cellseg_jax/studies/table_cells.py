@@ -10,7 +10,7 @@ from cellseg_jax.studies.sentences import compared_text, gap_text, repeats_text
 from cellseg_jax.studies.summary import counted, headline, is_baseline
 
 MARKS = {"better": "\u25b2", "worse": "\u25bc", "not distinguishable": "\u25cf",
-         "too few repeats": "\u25c7", "diverged": "\u2715", "incomplete": "\u25cb"}
+         "too few repeats": "\u25c7", "diverged": "\u2715", "incomplete": "\u25a1"}
 CLAIM_MARKS = {"supported": "\u2714", "contradicted": "\u2718", "undecided": "?"}
 TITLES = {name: one.title for name, one in RESOURCES.items()}
 

@@ -17,7 +17,7 @@ from cellseg_jax.files import read_csv, write_csv
 from cellseg_jax.report import panels, row_charts
 from cellseg_jax.studies import render, stats
 from cellseg_jax.studies.claims import JudgedClaim
-from cellseg_jax.studies.disagreement import PICTURED, image_scores
+from cellseg_jax.studies.disagreement import PICTURED, image_scores, run_scores
 from cellseg_jax.studies.page import MARKERS, write_study_page
 from cellseg_jax.studies.summary import summary_sentence
 from cellseg_jax.studies.table import collect
@@ -66,8 +66,8 @@ def test_page_holds_the_answer_its_noise_and_what_is_missing(damaged, tmp_path):
     assert page.shown.index("unet_sgd/1: no run") < top  # told first, not hidden
     for chart in re.findall(r"<svg.*?</svg>", text):
         xml.dom.minidom.parseString(chart)
-    # differences, 2 published, cost, scores of images, 2 charts of curves for each of 4 networks
-    assert page.tags.count("svg") == 5 + 2 * 4
+    # differences, 2 published, 3 costs, scores of images, 2 charts of curves of each of 4 networks
+    assert page.tags.count("svg") == 7 + 2 * 4
     assert [p.name for p in tmp_path.glob("*.tmp")] == []
 
 
@@ -157,14 +157,14 @@ def test_page_of_a_study_without_runs(tmp_path):
 
 def test_images_are_ranked_by_how_much_rows_disagree(damaged, tmp_path):
     text, page = read(damaged, tmp_path / "report.html")
-    scores = {row.name: image_scores(row, "dice") for row in damaged.rows}
+    scores = {row.name: image_scores(run_scores(row, "dice")) for row in damaged.rows}
     spread = {name: np.std([scores[row][name][0] for row in scores], ddof=1)
               for name in scores["otsu"]}
     worst = max(spread, key=spread.get)
     section = text[text.index('id="images-on-which-the-rows-disagree-most"'):]
     assert re.search(r"field_\d+\.png", section)[0] == worst
     # image, truth and two predictions of each picture
-    assert page.tags.count("img") == 4 * PICTURED
+    assert section.count("<img") == 4 * PICTURED
     assert f"prediction of otsu, {worst}" in text and f"prediction of unet_adam, {worst}" in text
     assert len(text) < 1e6
 
@@ -239,6 +239,16 @@ def test_page_opens_sorts_and_fits(damaged, tmp_path):
             page.press(f"{tables} th:nth-child(4) button")
             ups = [float(text.split()[0]) for text in page.column(4, tables)]
             assert ups == sorted(ups) and len(ups) == 5
+            area = '.search:has(+ .scroll[aria-label="All rows of the study"])'
+            rows = page.page.locator(f"{tables} tbody tr:visible")
+            page.page.fill(f"{area} input", "unet worse")
+            assert [text.split()[0] for text in rows.all_inner_texts()] == ["unet_no_augment"]
+            assert page.page.inner_text(f"{area} output") == "1 of 5 rows"
+            page.page.fill(f"{area} input", "UNET -worse -sgd")
+            assert {text.split()[0] for text in rows.all_inner_texts()} == {
+                "unet_adam", "unet_wide"}
+            page.page.fill(f"{area} input", "")
+            assert rows.count() == 5
 
 
 @pytest.mark.slow

@@ -1,0 +1,105 @@
+"""The methods of a study as a paragraph for a paper: data, splits, seeds, tests, versions.
+
+All of it is read from the study and from the folder of a run of the baseline.
+"""
+
+import pathlib
+
+from cellseg_jax import config as config_lib
+from cellseg_jax.config.defaults import LOSSES
+from cellseg_jax.files import read_json
+from cellseg_jax.runs.folder import CONFIG_FILE, ENVIRONMENT_FILE, SPLIT_FILE
+from cellseg_jax.studies import stats
+from cellseg_jax.studies.sentences import plural
+from cellseg_jax.studies.summary import counted, headline, is_baseline
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy")
+
+
+def methods(table) -> str:
+    """The paragraph of a table.Table."""
+    runs = [run for row in sorted(table.rows, key=lambda row: not is_baseline(table, row))
+            for run in counted(row)]
+    if not runs:
+        return "No run has ended: there is nothing to report yet."
+    folder = pathlib.Path(runs[0].workdir)
+    config, environment, split = (read_json(folder / file, {}) for file in (
+        CONFIG_FILE, ENVIRONMENT_FILE, SPLIT_FILE))
+    parts = [_data(table, config, split), _training(table, config), _scores(table),
+             _tests(table), _software(runs, environment)]
+    return " ".join(filter(None, parts))
+
+
+def _data(table, config, split) -> str:
+    data, study = config["data"], table.study
+    sizes = ", ".join(f"{len(split.get(part, ()))} for {word}" for part, word in (
+        ("train", "training"), ("val", "validation"), ("test", "testing")) if split.get(part))
+    by = "cases" if data.get("split_by", "group") == "group" else "images"
+    if study.folds:
+        how = f"each repeat tests one of {study.folds.count} folds, which keep {by} together"
+    elif table.test_train_ratio:
+        how = f"each repeat draws its own random split of {by}"
+    elif isinstance(data.get("split"), str):
+        how = f"one split for all runs ({data['split']})"
+    else:
+        how = f"one random split of {by} for all runs (seed {data.get('split_seed', 0)})"
+    return (f"Images are of {data['name']}, {sizes} in the first repeat; {how}. They are brought "
+            f"to {'x'.join(map(str, data['size']))} pixels by {data['fit']} and normalised by "
+            f"{data['normalize']}.")
+
+
+def _training(table, config) -> str:
+    study, optimizer, train = table.study, config["optimizer"], config["train"]
+    losses = ", ".join(f"{weight:g} {name}" for name, weight in sorted(config["loss"].items())
+                       if name in LOSSES and weight)
+    length = f"{train['steps']} steps" if train["steps"] else f"{train['epochs']} epochs"
+    flat = config_lib.flatten(config)
+    seeds = ", ".join(f"{key} from {flat[key]} to {flat[key] + study.repeats - 1}"
+                      for key in study.varies if key in flat) or "the same seeds"
+    others, times = len(table.rows) - 1, plural(study.repeats, "time")
+    verb = "differs" if others == 1 else "differ"
+    return (f"The baseline {study.baseline} is {config['model']['name']}, trained for {length} in "
+            f"batches of {train['batch_size']} with {optimizer['name']} at a learning rate of "
+            f"{optimizer['lr']:g} ({optimizer['schedule']} schedule) and the loss {losses}; "
+            f"{plural(others, 'other setting')} {verb} from it as listed in the table. Every "
+            f"setting was to be trained {times}, with {seeds}.")
+
+
+def _scores(table) -> str:
+    shown = [f"{metric} ({table.definitions[metric]})" if metric in table.definitions else metric
+             for metric in table.study.metrics]
+    return f"Scores of the test images: {'; '.join(shown)}."
+
+
+def _tests(table) -> str:
+    metric = headline(table)
+    test = ("the corrected resampled t-test (Nadeau and Bengio 2003, test / training images "
+            f"{table.test_train_ratio:.3f})" if table.test_train_ratio else "a paired t-test")
+    text = (f"Settings were compared with the baseline repeat by repeat by {test}, two-sided, with "
+            f"Holm's correction over settings at {stats.ALPHA:g}; at least {stats.MIN_PAIRS} pairs "
+            "were needed. A setting of which a repeat diverged or is missing was not called better "
+            "or best.")
+    diverged = sum(row.gaps[metric].diverged for row in table.rows)
+    missing = sum(row.gaps[metric].missing for row in table.rows)
+    if diverged or missing:
+        text += f" {plural(diverged, 'run')} diverged, and {plural(missing, 'run')} had no score."
+    if any(row.by_rank for row in table.rows):
+        text += (" Beside it, all repeats were compared by a rank-sum test with those that "
+                 "diverged last.")
+    if table.study.margin:
+        margins = ", ".join(f"{size:g} in {m}" for m, size in table.study.margin.items())
+        text += (f" Equality and non-inferiority within {margins} were tested by two one-sided "
+                 "tests (Schuirmann 1987) with the same correction, beside the Bayesian correlated "
+                 "t-test (Benavoli et al. 2017).")
+    return text
+
+
+def _software(runs, environment) -> str:
+    packages = environment.get("packages", {})
+    versions = ", ".join(f"{name} {packages[name]}" for name in PACKAGES if name in packages)
+    commits = sorted({run.commit for run in runs if run.commit})
+    devices = ", ".join(sorted(set(environment.get("devices", ())))) or "unknown devices"
+    code = (f"cellseg_jax at commit {commits[0]}" if len(commits) == 1 else
+            f"cellseg_jax at {plural(len(commits), 'commit')}" if commits else "cellseg_jax")
+    return (f"Software: {code}, Python {environment.get('python', 'unknown')}"
+            f"{', ' + versions if versions else ''}, on {devices}.")

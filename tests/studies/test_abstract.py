@@ -1,0 +1,107 @@
+"""Five sentences that are never more certain than the verdicts, and a paragraph of methods."""
+
+import re
+import shutil
+
+import helpers_study as helpers
+import numpy as np
+import pytest
+
+from cellseg_jax.studies import stats
+from cellseg_jax.studies.abstract import abstract
+from cellseg_jax.studies.equivalence import Posterior, Within
+from cellseg_jax.studies.methods import methods
+from cellseg_jax.studies.table import collect
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """(study, folder, table) with a margin and a confounded row."""
+    folder = tmp_path_factory.mktemp("study")
+    rows = {**helpers.ROWS, "classic": {"model.name": "unet_classic"}}
+    study = helpers.write_study(folder, helpers.make_study(rows=rows, margin={"dice_mean": 0.01}),
+                                images=8)
+    return study, folder, collect(study, folder)
+
+
+def with_words(table, words):
+    """The table with {row: verdict, or "equal"} in the headline metric."""
+    def of(row):
+        word = words.get(row.name, "")
+        if not word:
+            return row
+        within = Within(0.01, 0.01, 0.01, Posterior(0, 1, 0), "not shown")
+        if word == "equal":
+            within, word = within._replace(word="equal"), "not distinguishable"
+        return row._replace(verdicts=row.verdicts | {"dice_mean": word},
+                            within={"dice_mean": within})
+    return table._replace(rows=[of(row) for row in table.rows])
+
+
+def test_there_are_five_sentences_whatever_there_is(done, tmp_path):
+    study, folder, table = done
+    for one in (table, collect(study, tmp_path / "none"), collect(study, folder, rows=()),
+                collect(study._replace(repeats=1), folder, repeats=1)):
+        sentences = abstract(one)
+        assert len(sentences) == 5
+        for text in sentences:
+            assert text.endswith(".") and ". " not in text and "nan" not in text
+            assert text[0].isupper() or text[0].isdigit()
+
+
+def test_words_are_those_of_the_verdicts(done):
+    """Every assignment of words to rows that was drawn: a row is called what its verdict says."""
+    rng, names = np.random.default_rng(0), [row.name for row in done[2].rows[1:]]
+    said = {"better": r"Shown to be better than unet_adam: (.*)\.",
+            "worse": r"worse than it \((.*?)\)", "equal": r"equal to it within 0.01 \((.*?)\)",
+            "not distinguishable": r"not told apart from it \((.*?), which shows no equality\)",
+            "diverged": r"since trainings diverged \((.*?)\)"}
+    for _ in range(60):
+        words = dict(zip(names, rng.choice([*stats.VERDICTS, "equal"], len(names)), strict=True))
+        _, better, rest, *_ = abstract(with_words(done[2], words))
+        for word, pattern in said.items():
+            found = re.search(pattern, better if word == "better" else rest)
+            chosen = [name for name in names if words[name] == word]
+            assert bool(found) == bool(chosen), (words, better, rest)
+            if found and word != "better":
+                assert found[1].split(", ") == chosen[:4] or "more" in found[1]
+        assert ("better" in better.replace("No setting is shown to be better", "")) == (
+            "better" in words.values())
+
+
+def test_best_is_claimed_only_if_it_beats_each_other(done):
+    table = done[2]
+    alone = table._replace(best={"dice_mean": ("unet_wide", ())})
+    assert abstract(alone)[4] == ("The choice is unet_wide, which is better than each other "
+                                  "setting.")
+    tied = table._replace(best={"dice_mean": ("unet_wide", ("unet_sgd",))})
+    assert abstract(tied)[4].startswith("No setting is shown to be best; unet_wide has the best "
+                                        "mean")
+    assert abstract(table._replace(best={}))[4] == (
+        "No setting can be recommended before all repeats of one have ended well.")
+
+
+def test_what_limits_it_is_named(done):
+    text = abstract(done[2])[3]
+    assert "by chance" in text and "not for other images" in text
+    assert "classic differs from the baseline in more than is named" in text
+
+
+def test_methods_name_data_splits_seeds_tests_and_versions(done, tmp_path):
+    study, folder, table = done
+    text = methods(table)
+    for part in ("Images are of synthetic, 64 for training, 8 for validation, 8 for testing",
+                 "one random split of cases for all runs (seed 0)", "32x32 pixels", "unet_adam",
+                 "adam at a learning rate of 0.005", "1 dice, 1 focal", "5 times",
+                 "seed from 0 to 4",
+                 "dice_mean (2TP/(2TP+FP+FN)", "a paired t-test, two-sided, with Holm's correction",
+                 "within 0.01 in dice_mean", "at commit 0123456789", "Python 3.11.2", "jax 0.10.2"):
+        assert part in text, part
+    assert "diverged, and" not in text and "nan" not in text
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    helpers.damage(tmp_path / "unet_wide/1", "non-finite")
+    text = methods(collect(study, tmp_path))
+    assert "1 run diverged, and 0 runs had no score. Beside it, all repeats were compared by a " \
+        "rank-sum test" in text
+    assert methods(collect(study, tmp_path / "none")) == (
+        "No run has ended: there is nothing to report yet.")
