@@ -1,11 +1,12 @@
-"""What a run costs and whether it fits, before it is run: on this machine or on a TPU slice.
+"""What a run costs and whether it fits, before it is run: here, on GPUs or on a TPU slice.
 
     python -m cellseg_jax.plan --config=configs/unetr_sgd.py [--config.train.batch_size=8 ...]
-        [--topology=local|v5e:2x4|v4:2x2x1|...] [--nobatch] [--json=FILE]
+        [--topology=local|h100|h200x8|a100|l4|rtx4090|v5e:2x4|...] [--nobatch] [--json=FILE]
 
 Compiles the run's own train step and validation. For a TPU slice the compiler of libtpu does so
-without a TPU: pip install -e ".[plan]". It prints, and writes nothing but --json. Exit codes: 0 it
-fits, 2 it does not fit (what would fit is then computed), or bad input.
+without a TPU (pip install -e ".[plan]"), for GPUs that of CUDA without a GPU (".[cuda]"). It
+prints, and writes nothing but --json. Exit codes: 0 it fits, 2 it does not fit (what would fit is
+then computed), or bad input.
 """
 
 import json
@@ -27,8 +28,8 @@ WITHOUT_A_TPU = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost",
 
 def define_flags(values: flags.FlagValues) -> None:
     """The flags of this command, beside --config and --config.*."""
-    cli.string(values, "topology", "local: all devices of this machine; or a TPU slice as "
-               "GENERATION:AxB[xC], such as v5e:2x4", default=LOCAL)
+    cli.string(values, "topology", "local: all devices of this machine; or GPUs as NAMExN, such "
+               "as h100x8; or a TPU slice as GENERATION:AxB[xC], such as v5e:2x4", default=LOCAL)
     cli.switch(values, "batch", "search for the largest batch that fits: compiles a few more "
                "programs", default=True)
     cli.string(values, "json", "a file for the same as data")

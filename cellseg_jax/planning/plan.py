@@ -1,7 +1,7 @@
 """The plan of a run: its cost, whether it fits its devices, and what would fit.
 
-On a TPU slice nothing runs: memory and FLOPs come from the compiler, speed from assumptions that
-the plan states. Speed on this machine is measured.
+On a TPU slice, or on GPUs that are only described, nothing runs: memory comes from the compiler,
+speed from assumptions that the plan states. Speed on this machine is measured.
 """
 
 import dataclasses
@@ -23,14 +23,14 @@ from cellseg_jax.planning.search import (
     largest_training_batch,
 )
 from cellseg_jax.planning.target import LOCAL, Target
-from cellseg_jax.planning.tpu import generation_of
 from cellseg_jax.report import terminal
 from cellseg_jax.step.memory import GIB, all_reduced, flops, refusal
 from cellseg_jax.step.mesh import unused
 from cellseg_jax.step.state import check_model
 from cellseg_jax.train import measure
 
-ASSUMED_UTILISATION = 0.3  # of the peak that training steps of convolutional networks reach
+# Of the peak that training steps of convolutional networks reach; neither was measured here.
+ASSUMED_UTILISATION = {"tpu": 0.3, "gpu": 0.1}
 SEARCH_SECONDS = 600.0  # after which no other program is compiled to find one that fits
 SAMPLED_IMAGES = 8  # whose size is read
 UNKNOWN_COUNT = 100  # images of data that is not there and of no published number
@@ -41,7 +41,7 @@ def plan(config, topology: str = LOCAL, *, search: bool = True, limit: float | N
     """Everything `rows` prints, as plain data; memory in bytes per device.
 
     Args:
-      topology: "local" or a TPU slice such as "v5e:2x4".
+      topology: "local", GPUs such as "h100x8", or a TPU slice such as "v5e:2x4".
       search: find the largest batch that fits, too.
       limit: bytes of a device, instead of what it has.
     Raises: InputError for a method without training, a network that cannot be built, or a
@@ -69,9 +69,11 @@ def plan(config, topology: str = LOCAL, *, search: bool = True, limit: float | N
                            f"{out['device']}, {config.train.batch_size} images per step")
     programs = target.compiled(config, images, resident, exact=True)
     out |= {"compile_seconds": time.monotonic() - began, "needs": programs.needs,
-            "fits": programs.needs <= limit, "validation": programs.validation}
+            "fits": programs.needs <= limit, "validation": programs.validation,
+            "workspace": programs.workspace}
     if programs.train is not None:
-        out |= _cost(programs, config, mesh, topology, resident)
+        out |= _cost(programs, config, mesh, target, resident)
+        out["notes"] += _margin(programs)
     out |= _what_fits(Search(config, images, resident, target, limit,
                              time.monotonic() + SEARCH_SECONDS), programs, mesh.size, search)
     if out["fits"] and target.is_local:
@@ -114,10 +116,19 @@ def _fitting(plan, config) -> str:
         "tried fits: choose a smaller network or config.data.size")
 
 
-def _cost(programs, config, mesh, topology, resident) -> dict:
-    """What the compiled programs show, and on a TPU the speed that follows."""
-    needs, local, used = programs.footprint, topology == LOCAL, mesh.shape["data"]
-    flop = flops(programs.train, config.optimizer.accumulate)
+def _margin(programs) -> list[str]:
+    """A note on what of the memory is not the compiler's count."""
+    if not programs.workspace:
+        return []
+    return [f"temporaries include {programs.workspace / 2**20:,.0f} MiB for workspaces of cuDNN's "
+            "convolutions: an estimate, since only a GPU shows which algorithms run"]
+
+
+def _cost(programs, config, mesh, target, resident) -> dict:
+    """What the compiled programs show, and of described devices the speed that follows."""
+    needs, used = programs.footprint, mesh.shape["data"]
+    flop = (shapes.lowered_flops(config, used) if target.is_gpu
+            else flops(programs.train, config.optimizer.accumulate))
     out = {
         "num_parameters": needs.parameters // (8 if config.train.precision == "float64" else 4),
         "memory": needs._asdict(),
@@ -125,17 +136,17 @@ def _cost(programs, config, mesh, topology, resident) -> dict:
         "all_reduced": all_reduced(programs.train, config.optimizer.accumulate)
         if used > 1 else 0,
     }
-    if local:
+    if target.is_local:
         if jax.default_backend() == "cpu":
             out["process_peak"] = shapes.cpu_peak(programs, config, mesh.size, resident)
         return out
-    generation = generation_of(topology)
-    teraflops, gigabytes = generation.bf16_teraflops, generation.link_gigabytes
+    teraflops, gigabytes = target.throughput(config.train.precision)
     all_reduce_seconds = (2 * (used - 1) / used * out["all_reduced"]
                           / (gigabytes * 1e9))
-    seconds = (flop / (teraflops * 1e12 * ASSUMED_UTILISATION) + all_reduce_seconds
-               + measure.CALL_SECONDS)
-    assumption = (f"{ASSUMED_UTILISATION:.0%} of {teraflops:g} bf16 TFLOP/s per device, ring "
+    share = ASSUMED_UTILISATION["gpu" if target.is_gpu else "tpu"]
+    seconds = flop / (teraflops * 1e12 * share) + all_reduce_seconds + measure.CALL_SECONDS
+    kind = "TF32" if target.is_gpu and config.train.precision != "bfloat16" else "bf16"
+    assumption = (f"{share:.0%} of {teraflops:g} {kind} TFLOP/s per device, ring "
                   f"all-reduce at {gigabytes:g} GB/s that overlaps with nothing, "
                   f"{1e3 * measure.CALL_SECONDS:g} ms per call, input that keeps up")
     return out | {"step_seconds": seconds, "collective_share": all_reduce_seconds / seconds,
@@ -177,8 +188,7 @@ def rows(plan: dict) -> list[tuple[str, str]]:
     if "memory" in plan:
         out += [
             ("parameters", f"{plan['num_parameters']:,}"),
-            ("FLOPs", f"{plan['flops'] / 1e9:,.1f} GFLOP per step, of the compiled step as XLA "
-                      "counts them"),
+            ("FLOPs", f"{plan['flops'] / 1e9:,.1f} GFLOP per step, as XLA counts them"),
             *((f"  {name.replace('_', ' ')}", gib(n)) for name, n in plan["memory"].items()),
             ("training", f"{gib(sum(plan['memory'].values()))} per device"),
             ("validation", f"{gib(plan['validation'])} per device"),

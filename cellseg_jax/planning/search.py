@@ -9,7 +9,6 @@ from ml_collections import ConfigDict
 from cellseg_jax.config import derived
 from cellseg_jax.planning import shapes
 from cellseg_jax.planning.target import Target
-from cellseg_jax.planning.tpu import larger_slices
 
 MICRO_BATCHES = (2, 4, 8, 16, 32, 64)  # that are tried of optimizer.accumulate
 
@@ -111,7 +110,7 @@ def alternatives(search: Search, original: ConfigDict, training_fits: bool) -> l
         and one fits.
     """
     target, found = search.target, []
-    batch_size, num_devices = original.train.batch_size, len(target.devices)
+    batch_size = original.train.batch_size
     rows = batch_size // target.mesh(original).shape["data"]  # on each device
     smaller = ({} if search.config.eval.batch_size == original.eval.batch_size
                else {"eval.batch_size": search.config.eval.batch_size})
@@ -139,8 +138,7 @@ def alternatives(search: Search, original: ConfigDict, training_fits: bool) -> l
         if (n > original.optimizer.accumulate and rows % n == 0
                 and not search.out_of_time and try_change({"optimizer.accumulate": n})):
             break
-    for slice_ in () if target.is_local else larger_slices(
-            target.topology, batch_size, num_devices):
-        if search.out_of_time or try_change({}, slice_):
+    for larger in target.larger(batch_size):
+        if search.out_of_time or try_change({}, larger):
             break
     return found

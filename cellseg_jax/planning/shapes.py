@@ -6,8 +6,11 @@ import jax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from cellseg_jax import config as config_lib
 from cellseg_jax.config import derived
 from cellseg_jax.crops import round_up
+from cellseg_jax.models import onednn
+from cellseg_jax.planning import gpu
 from cellseg_jax.step import batches
 from cellseg_jax.step.mapped import map_train
 from cellseg_jax.step.memory import (
@@ -21,6 +24,7 @@ from cellseg_jax.step.memory import (
     held_bytes,
     process_memory,
 )
+from cellseg_jax.step.mesh import make_mesh
 from cellseg_jax.step.programs import eval_program, scoring_values
 from cellseg_jax.step.spec import make_spec, traced_values
 from cellseg_jax.step.state import init_state
@@ -45,6 +49,7 @@ class Programs(NamedTuple):
     footprint: Footprint | None  # of the train step
     training: int  # bytes on each device while it trains; 0 where that was not compiled
     validation: int  # bytes on each device while it validates; 0 where that was not compiled
+    workspace: int = 0  # of the temporaries, an estimate: see gpu.workspace
 
     @property
     def needs(self) -> int:
@@ -102,11 +107,13 @@ def compiled_programs(config, mesh, images: Images, *, resident: bool, quick: bo
         extra = sum(array_bytes(*leaf) for leaf in
                     batches.resident_layout(config, *images).eval.values())
     train = needs = None
-    trains = validates = 0
+    trains = validates = workspace = 0
     if training:
         try:
             train = _compiled(map_train(spec, mesh, backend), given, mesh, quick)
+            workspace = _workspace(train, mesh)
             needs = footprint(train, given, extra)
+            needs = needs._replace(temporaries=needs.temporaries + workspace)
             trains = needs.total
         except CompilerOutOfMemory as error:
             trains, = error.args
@@ -115,7 +122,7 @@ def compiled_programs(config, mesh, images: Images, *, resident: bool, quick: bo
             validates = _validation(config, spec, mesh, given, extra, quick)
         except CompilerOutOfMemory as error:
             validates, = error.args
-    return Programs(train, needs, trains, validates)
+    return Programs(train, needs, trains, validates, workspace)
 
 
 def _validation(config, spec, mesh, given, extra, quick) -> int:
@@ -131,12 +138,36 @@ def _validation(config, spec, mesh, given, extra, quick) -> int:
     batch = {k: jax.ShapeDtypeStruct((count, *shape), dtype, sharding=rows)
              for k, (shape, dtype) in batches.eval_layout(config, resident).items()}
     program = eval_program(spec, mesh, config.eval.threshold)
-    memory = _compiled(program, (values, variables, batch), mesh, quick).memory_analysis()
+    compiled = _compiled(program, (values, variables, batch), mesh, quick)
+    memory = compiled.memory_analysis()
     held = held_bytes(given)
     parameters = held["parameters"] + held["batch_stats"]  # among the arguments, and in the state
     whole = parameters + held["optimizer"] + held["averaged"]
     return (2 * whole + held["images"] + extra + memory.argument_size_in_bytes - parameters
-            + memory.output_size_in_bytes + memory.temp_size_in_bytes)
+            + memory.output_size_in_bytes + memory.temp_size_in_bytes + _workspace(compiled, mesh))
+
+
+def _workspace(compiled, mesh) -> int:
+    """What a program for a GPU that is only described does not count."""
+    device = mesh.devices.flat[0]
+    described = device.platform == "gpu" and device not in jax.devices()
+    return gpu.workspace(compiled.as_text()) if described else 0
+
+
+def lowered_flops(config, num_devices: int) -> float:
+    """Floating-point operations of one step on one of so many devices.
+
+    As XLA counts them in the step before it is compiled, with the convolutions of a CPU: CUDA's
+    compiler counts none.
+    """
+    spec, rows = make_spec([config]), config.train.batch_size // num_devices
+    mesh = make_mesh(1, 1, jax.devices("cpu")[:1])
+    one = config_lib.changed(config, {"train.batch_size": rows})
+    given = arguments(one, spec, mesh, Images(1, 1), False)
+    with onednn.disabled():  # the count of what is lowered knows XLA's convolutions only
+        lowered = map_train(spec, mesh).lower(*given)
+    counted = (lowered.cost_analysis() or {}).get("flops", 0.0)
+    return counted * config.optimizer.accumulate
 
 
 def _compiled(program, given, mesh, quick):

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 
 from cellseg_jax.errors import InputError, pick
+from cellseg_jax.step.memory import GIB
 
 
 class Generation(NamedTuple):
@@ -65,6 +66,13 @@ def tpu_devices(topology: str) -> list:
         why = " ".join(str(error).split())[:200]
         raise InputError(f"--topology: got {topology!r}; expected a slice such as {sizes} "
                          f"(libtpu: {why})") from error
+
+
+def memory_of(topology: str) -> tuple[float, str]:
+    """(bytes of a device of a slice, where the number comes from)."""
+    memory = generation_of(topology).memory_gib
+    return ((memory - RUNTIME_GIB) * GIB, f"{topology.partition(':')[0]}: {memory} GiB less "
+                                          f"{RUNTIME_GIB} of the runtime")
 
 
 def larger_slices(topology: str, batch_size: int, num_devices: int) -> list[str]:
