@@ -109,8 +109,8 @@ def gpu_devices(topology: str) -> list:
             topology=f"1x1x{count}").devices
     except (jax.errors.JaxRuntimeError, NotImplementedError) as error:
         why = " ".join(str(error).split())[:200]
-        raise InputError(f'--topology: {topology}: no CUDA compiler (pip install -e ".[cuda]"): '
-                         f"{why}") from error
+        raise InputError(f'--topology: {topology}: no CUDA compiler (pip install -e ".[cuda]", and '
+                         f"without a GPU JAX_PLATFORMS=cpu in the environment): {why}") from error
 
 
 def description(gpu: Gpu) -> str:

@@ -89,13 +89,15 @@ def plan(config, topology: str = LOCAL, *, search: bool = True, limit: float | N
 def _what_fits(search, programs, num_devices, find_batch) -> dict:
     """The largest batches, and for a run that does not fit its alternatives, as keys of a plan."""
     config, out = search.config, {}
-    training_fits = programs.training <= search.limit
+    training_fits, validation = programs.training <= search.limit, programs.validation
     if programs.validation > search.limit:  # else no other batch of training could help
         size = out["largest_eval_batch"] = largest_eval_batch(search, num_devices)
         search = dataclasses.replace(
             search, config=config_lib.changed(config, {"eval.batch_size": size} if size else {}))
+        validation = search.needs({}, training=False) if size else validation
     if find_batch:
-        out["largest_batch"] = out.get("largest_eval_batch", 1) and largest_training_batch(search)
+        out["largest_batch"] = out.get("largest_eval_batch", 1) and largest_training_batch(
+            search, programs.training, validation)
     if programs.needs > search.limit:
         out["key"] = "config.eval.batch_size" if training_fits else "config.train.batch_size"
         out["alternatives"] = alternatives(search, config, training_fits)

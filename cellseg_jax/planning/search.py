@@ -85,19 +85,23 @@ def largest_eval_batch(search: Search, num_devices: int) -> int | None:
         search.limit, unit=num_devices, at=size // 2, most=size, deadline=search.deadline)
 
 
-def largest_training_batch(search: Search) -> int | None:
-    """The largest train.batch_size that fits on all devices beside the config's validation."""
+def largest_training_batch(search: Search, training: int, validation: int) -> int | None:
+    """The largest train.batch_size that fits on all devices beside the config's validation.
+
+    Args:
+      training: bytes per device that the config needs while it trains.
+      validation: likewise, while it validates.
+    """
     config, images, resident, target = search.config, search.images, search.resident, search.target
     at = config.train.batch_size
-    now = target.compiled(config, images, resident, exact=False, training=False).validation
     # While a run validates, the next batch of a stream is in memory.
     mesh, num_devices = target.mesh(config), len(target.devices)
     used = mesh.shape["data"]
     batch = 0 if resident else shapes.batch_bytes(config, images, mesh)
     larger = lambda n: batch * (n * used - at * num_devices) // (at * num_devices)
     return largest_batch(
-        lambda n: max(now and now + larger(n),
-                      search.needs({"train.batch_size": n}, validation=False)),
+        lambda n: max(validation and validation + larger(n), training if n == at
+                      else search.needs({"train.batch_size": n}, validation=False)),
         search.limit, unit=num_devices * config.optimizer.accumulate, at=at,
         most=derived.training_samples(config, images.count), deadline=search.deadline)
 
