@@ -18,22 +18,23 @@ OPTIONS = {
     "configs": (sorted(path.stem for path in CONFIGS.glob("*.py")), "names of config files"),
     "topologies": (["h100", "h100x8"], "of cellseg_jax.plan"),
     "nobatch": (False, "without the search for the largest batch"),
+    "keep": ("", "a folder of the plans made so far, with which a second start goes on"),
 }
 MIB = 2**20
 HEAD = ["config", "GPUs", "batch", "state, MiB", "images", "temporaries", "of it workspaces",
         "training", "validation", "fits", "largest batch", "all-reduced", "compiled, s"]
 
 
-def planned(config: str, topology: str, *, search: bool) -> dict:
-    """The plan as data."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = pathlib.Path(folder, "plan.json")
+def planned(config: str, topology: str, folder, *, search: bool) -> dict:
+    """The plan as data, kept in a folder."""
+    file = pathlib.Path(folder, f"{config}_{topology}.json")
+    if not file.exists():
         command = [sys.executable, "-m", "cellseg_jax.plan", f"--config={CONFIGS / config}.py",
                    f"--topology={topology}", f"--json={file}", *([] if search else ["--nobatch"])]
         done = subprocess.run(command, capture_output=True, text=True)
         if not file.exists():
             raise RuntimeError(f"{config}, {topology}: {done.stderr[-2000:]}")
-        return json.loads(file.read_text())
+    return json.loads(file.read_text())
 
 
 def row(config: str, plan: dict) -> list:
@@ -49,11 +50,20 @@ def row(config: str, plan: dict) -> list:
 
 
 def measure(options) -> Result:
+    with tempfile.TemporaryDirectory() as folder:
+        if options.keep:
+            pathlib.Path(options.keep).mkdir(parents=True, exist_ok=True)
+        return result(options, options.keep or folder)
+
+
+def result(options, folder) -> Result:
+    """All plans, made or found in the folder."""
     rows, plans = [], {}
     for config in options.configs:
         for topology in options.topologies:
             search = topology == options.topologies[0] and not options.nobatch
-            plan = plans[f"{config} {topology}"] = planned(config, topology, search=search)
+            plan = plans[f"{config} {topology}"] = planned(config, topology, folder,
+                                                               search=search)
             rows.append(row(config, plan))
             print(*rows[-1], file=sys.stderr)
     found = {plan["topology"]: f"{plan['device']} with {plan['limit'] / 2**30:.1f} GiB "
