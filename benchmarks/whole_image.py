@@ -90,7 +90,8 @@ def peer(path: pathlib.Path, maps: pathlib.Path, out: pathlib.Path) -> None:
     from monai.inferers import sliding_window_inference
     from monai.networks.nets import UNet
     from PIL import Image
-    from scipy.ndimage import distance_transform_edt, label
+    from scipy.ndimage import distance_transform_edt
+    from skimage.measure import label
     from skimage.morphology import h_maxima
     from skimage.segmentation import find_boundaries, watershed
 
@@ -104,7 +105,7 @@ def peer(path: pathlib.Path, maps: pathlib.Path, out: pathlib.Path) -> None:
             torch.from_numpy(image)[None, None], (WINDOW, WINDOW), 8, network, overlap=OVERLAP))
     mask = tifffile.imread(maps) > 0.5
     distance = distance_transform_edt(mask)
-    markers, _ = label(h_maxima(distance, 1))
+    markers = label(h_maxima(distance, 1))
     cells = watershed(-distance, markers, mask=mask)
     tifffile.imwrite(out / f"{path.stem}_label.tif", cells.astype(np.uint16), compression="zlib")
     picture = np.repeat((image.clip(0, 1) * 255).astype(np.uint8)[..., None], 3, -1)
