@@ -20,6 +20,8 @@ CASES = {
     "augment": ("--cases=none,elastic --size=32 --rounds=1", "", (),
                 rf"\| elastic \|( {NUMBER} \|){{4}}"),
     "classical_ebhi": ("", "ebhi_seg", (), rf"\| otsu \|( {NUMBER} \|){{4}}"),
+    "gpu_plans": ("--configs=quickstart --topologies=h100 --nobatch", "", ("jax_plugins",),
+                  rf"\| quickstart \| h100 \| 16 \|( {NUMBER} \|){{6}} yes \|"),
     "grain_readers": ("--count=8 --size=32 --rounds=1", "dsb2018", (),
                       rf"\| grain \|( {NUMBER} \|){{3}}"),
     "input_pipeline": ("--count=8 --size=32 --epochs=2 --batch_size=4", "dsb2018",
