@@ -26,21 +26,19 @@ def asked(books, count: int) -> list[dict]:
 
 
 def tell(books, trials) -> None:
-    """The scores of trials, which are known now; of stopped ones as pruned."""
+    """The scores of trials, which are known now; of stopped ones that they were."""
     optuna = _optuna()
     states = optuna.trial.TrialState
     study = _study(books, 0)
     for trial in trials:
         number, score = int(trial["trial"][1:]), trial["rungs"][-1]["score"]
-        frozen = study.get_trials(deepcopy=False)[number]
-        if frozen.state.is_finished():
+        if study.get_trials(deepcopy=False)[number].state.is_finished():
             continue
         if score is None:
             study.tell(number, state=states.FAIL)
         elif trial["rungs"][-1]["share"] >= 1:
             study.tell(number, score)
         else:
-            optuna.trial.Trial(study, frozen._trial_id).report(score, trial["rungs"][-1]["step"])
             study.tell(number, state=states.PRUNED)
 
 

@@ -30,6 +30,7 @@ from cellseg_jax.runs.folder import METRICS_LOG, RESULT_FILE
 from cellseg_jax.studies import launch, optuna_sampler
 from cellseg_jax.studies import table as tables
 from cellseg_jax.studies.file import config_of
+from cellseg_jax.studies.grid import Grid
 from cellseg_jax.studies.search_plan import METHODS, plan_of, survivors
 from cellseg_jax.studies.search_space import changes_of, drawn
 from cellseg_jax.train.rungs import Rungs
@@ -48,7 +49,7 @@ def command(study, workdir, args, repeats: int) -> int:
     """
     for name in ("rows", "task", "collect"):
         if getattr(args, name):
-            raise InputError(f"--{name}: a search has no part of it; leave it out, or --search")
+            raise InputError(f"--{name}: not together with --search; leave one of the two out")
     if args.dry_run:
         return describe(study, args.search, repeats)
     with stopping_at_sigterm():  # while no training, which handles it itself, is under way
@@ -70,7 +71,8 @@ def run(study, workdir, method: str, *, repeats: int, smoke: bool = False, backe
     books = Books(study, folder, method, smoke)
     for number, bracket in enumerate(plan):
         if not _train_bracket(books, number, bracket, backend, slots):
-            terminal.log("stopped after saving; the same command continues")
+            terminal.log("stopped after saving, or another process has a run; the same command "
+                         "continues")
             return INTERRUPTED
     winner = books.winner()
     rerun = rerun_study(study, winner["values"])
@@ -273,7 +275,10 @@ def rerun_study(study, values):
         varies = tuple(dict.fromkeys((*varies, "data.split_seed")))
     base = config_lib.changed(base, {key: config_lib.flatten(base)[key] + FRESH
                                      for key in ("seed", "data.split_seed")})
-    rows = {study.baseline: study.rows[study.baseline], FOUND: changes_of(values, study.base)}
+    baseline = study.rows[study.baseline]
+    if isinstance(study.rows, Grid):  # without keys that only other models have
+        baseline = changes_of(baseline, study.base)
+    rows = {study.baseline: baseline, FOUND: changes_of(values, study.base)}
     return study._replace(base=base, rows=rows, varies=varies, claims=(), reference={},
                           learning_curve={}, title=f"{study.title}: what the search found")
 

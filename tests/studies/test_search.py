@@ -173,6 +173,31 @@ def test_score_at_is_the_best_so_far_at_the_first_validation_after_the_share(tmp
     assert search.score_at(tmp_path, loss, 2 / 9) == (8, pytest.approx(-0.5))
 
 
+def test_the_books_are_of_one_search_and_say_what_was_drawn(tmp_path):
+    found, folder = load(tmp_path), tmp_path / "halving"
+    books = search.Books(found, folder, "halving", False)
+    trials = books.begin_bracket(0, 4)
+    for n, trial in enumerate(trials):
+        trial["rungs"].append({"rung": 0, "share": 0.25, "step": 8, "decision": "stopped",
+                               "score": None if n == 2 else 0.5 + n / 100})
+    books.write()
+    kept = json.loads((folder / "books.json").read_text())
+    assert kept["steps"] == 32 and [one["trial"] for one in kept["trials"]] == [
+        "t000", "t001", "t002", "t003"]
+    lines = (folder / "books.csv").read_text().splitlines()
+    assert lines[0] == ("trial,bracket,seed,split_seed,rung,share,step,decision,score,"
+                        "optimizer.lr,augment")
+    assert len(lines) == 5 and lines[1].endswith(("none", "flip"))
+    again = search.Books(found, folder, "halving", False)
+    assert [one["values"] for one in again.begin_bracket(0, 4)] == [
+        one["values"] for one in trials]
+    with pytest.raises(InputError, match="no trial ended with a finite dice_mean"):
+        books.winner()
+    other = found._replace(search=found.search._replace(eta=3))
+    with pytest.raises(InputError, match="holds a search with another search"):
+        search.Books(other, folder, "halving", False)
+
+
 # --- the winner -----------------------------------------------------------------------------------
 
 
