@@ -22,6 +22,7 @@ EFFECTS = {"unet_sgd": -0.002, "unet_wide": 0.02, "unet_no_augment": -0.03,
            "otsu": -0.25}  # against unet_adam
 STRATA = {"fluorescence": 0.04, "stain <dark>": -0.08}
 STEPS, EPOCHS = 12, 10  # per epoch
+POOL, FRACTIONS = 200, (0.8, 0.1)  # images, shares of train and test
 
 
 def make_study(**changes) -> studies.Study:
@@ -162,3 +163,23 @@ def damage(folder, what) -> None:
         change("environment.json", data_fingerprint="cd" * 16)
     else:
         raise ValueError(what)
+
+
+def twin_tables(rng, tables, rows, repeats, *, run_sd, image_sd, resampled):
+    """(tables, rows, repeats) scores of one method under many names.
+
+    Each name's score of an image has a part of its own (image_sd: rows disagree on images, and
+    over all images in the world on none), each run its luck (run_sd), each image a difficulty
+    that all share. Repeat r tests every name on the same images of the pool, or on all of them.
+    """
+    count = round(POOL * FRACTIONS[1])
+    difficulty = rng.normal(0.8, 0.1, (tables, 1, POOL))
+    image = difficulty + rng.normal(0, image_sd, (tables, rows, POOL))
+    if resampled:
+        order = np.argsort(rng.random((tables, repeats, POOL)), -1)[..., :count]
+        tested = np.zeros((tables, repeats, POOL))
+        np.put_along_axis(tested, order, 1 / count, -1)
+        scores = image @ tested.swapaxes(1, 2)
+    else:  # rows that disagree on the images of a fixed test set do differ on that set
+        scores = np.broadcast_to(difficulty.mean(-1, keepdims=True), (tables, rows, repeats))
+    return scores + rng.normal(0, run_sd, (tables, rows, repeats))

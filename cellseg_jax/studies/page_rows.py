@@ -22,8 +22,8 @@ def fronts(table) -> list[dict]:
     metric, found = headline(table), []
     for cost in pareto.COSTS:
         kind = RESOURCES[cost]
-        points = pareto.points(table, metric, cost)
-        if len({one.cost for one in points}) < 2 or len(points) > MOST_POINTS:
+        points = _most(pareto.points(table, metric, cost))
+        if len({one.cost for one in points}) < 2:
             continue
         chart = front_chart.front(
             f"{metric} over {kind.title}", (kind.title, metric),
@@ -33,6 +33,12 @@ def fronts(table) -> list[dict]:
         found.append({"title": kind.title, "chart": chart,
                       "key": [(one.name, one.kind) for one in points]})
     return found
+
+
+def _most(points) -> list[pareto.Point]:
+    """At most MOST_POINTS in their order: those of the front, then the first of the others."""
+    kept = sorted(points, key=lambda one: one.kind != pareto.FRONT)[:MOST_POINTS]
+    return [one for one in points if one in kept]
 
 
 def advice(table) -> dict:

@@ -148,10 +148,10 @@ def _csv_line(table, row, metric) -> dict:
         line |= {"margin": one.margin, "within": one.word, "no_worse_p": one.p_no_worse,
                  "equal_p": one.p_equal, "chance_worse": one.posterior.worse,
                  "chance_equal": one.posterior.equal, "chance_better": one.posterior.better}
-    line |= {"confounded": int(bool(not_named(row.differs))),
-             "differs": "; ".join(map(confounders.text, row.differs))}
+    line["confounded"] = int(bool(not_named(row.differs)))
     if metric == table.study.metrics[0]:
-        line["next_step"] = next_step(table, row)
+        line |= {"next_step": next_step(table, row),
+                 "differs": "; ".join(map(confounders.text, row.differs))}
     if images:
         line |= {"images_difference": images.difference, "images_low": images.interval[0],
                  "images_high": images.interval[1], "images_p": images.p}

@@ -5,23 +5,12 @@ import shutil
 
 import helpers_study as helpers
 import numpy as np
-import pytest
 
 from cellseg_jax.studies import stats
 from cellseg_jax.studies.abstract import abstract
 from cellseg_jax.studies.equivalence import Posterior, Within
 from cellseg_jax.studies.methods import methods
 from cellseg_jax.studies.table import collect
-
-
-@pytest.fixture(scope="module")
-def done(tmp_path_factory):
-    """(study, folder, table) with a margin and a confounded row."""
-    folder = tmp_path_factory.mktemp("study")
-    rows = {**helpers.ROWS, "classic": {"model.name": "unet_classic"}}
-    study = helpers.write_study(folder, helpers.make_study(rows=rows, margin={"dice_mean": 0.01}),
-                                images=8)
-    return study, folder, collect(study, folder)
 
 
 def with_words(table, words):
@@ -38,8 +27,8 @@ def with_words(table, words):
     return table._replace(rows=[of(row) for row in table.rows])
 
 
-def test_there_are_five_sentences_whatever_there_is(done, tmp_path):
-    study, folder, table = done
+def test_there_are_five_sentences_whatever_there_is(runs, table, tmp_path):
+    study, folder = runs
     for one in (table, collect(study, tmp_path / "none"), collect(study, folder, rows=()),
                 collect(study._replace(repeats=1), folder, repeats=1)):
         sentences = abstract(one)
@@ -49,16 +38,16 @@ def test_there_are_five_sentences_whatever_there_is(done, tmp_path):
             assert text[0].isupper() or text[0].isdigit()
 
 
-def test_words_are_those_of_the_verdicts(done):
+def test_words_are_those_of_the_verdicts(table):
     """Every assignment of words to rows that was drawn: a row is called what its verdict says."""
-    rng, names = np.random.default_rng(0), [row.name for row in done[2].rows[1:]]
+    rng, names = np.random.default_rng(0), [row.name for row in table.rows[1:]]
     said = {"better": r"Shown to be better than unet_adam: (.*)\.",
             "worse": r"worse than it \((.*?)\)", "equal": r"equal to it within 0.01 \((.*?)\)",
             "not distinguishable": r"not told apart from it \((.*?), which shows no equality\)",
             "diverged": r"since trainings diverged \((.*?)\)"}
     for _ in range(60):
         words = dict(zip(names, rng.choice([*stats.VERDICTS, "equal"], len(names)), strict=True))
-        _, better, rest, *_ = abstract(with_words(done[2], words))
+        _, better, rest, *_ = abstract(with_words(table, words))
         for word, pattern in said.items():
             found = re.search(pattern, better if word == "better" else rest)
             chosen = [name for name in names if words[name] == word]
@@ -69,8 +58,7 @@ def test_words_are_those_of_the_verdicts(done):
             "better" in words.values())
 
 
-def test_best_is_claimed_only_if_it_beats_each_other(done):
-    table = done[2]
+def test_best_is_claimed_only_if_it_beats_each_other(table):
     alone = table._replace(best={"dice_mean": ("unet_wide", ())})
     assert abstract(alone)[4] == ("The choice is unet_wide, which is better than each other "
                                   "setting.")
@@ -81,16 +69,16 @@ def test_best_is_claimed_only_if_it_beats_each_other(done):
         "No setting can be recommended before all repeats of one have ended well.")
 
 
-def test_what_limits_it_is_named(done):
-    text = abstract(done[2])[3]
+def test_what_limits_it_is_named(table):
+    text = abstract(table)[3]
     assert "by chance" in text and "not for other images" in text
     assert "classic differs from the baseline in more than is named" in text
 
 
-def test_methods_name_data_splits_seeds_tests_and_versions(done, tmp_path):
-    study, folder, table = done
+def test_methods_name_data_splits_seeds_tests_and_versions(runs, table, tmp_path):
+    study, folder = runs
     text = methods(table)
-    for part in ("Images are of synthetic, 64 for training, 8 for validation, 8 for testing",
+    for part in ("Images are of synthetic, 48 for training, 6 for validation, 6 for testing",
                  "one random split of cases for all runs (seed 0)", "32x32 pixels", "unet_adam",
                  "adam at a learning rate of 0.005", "1 dice, 1 focal", "5 times",
                  "seed from 0 to 4",

@@ -90,14 +90,16 @@ def test_images_and_steps_follow_or_confound(tmp_path):
             in text)
 
 
-def test_it_reads_the_configs_of_all_studies():
-    """The keys by their configs, for the rows of a study file with a model of its own width."""
-    study = studies.load("configs/studies/small_unet.py")
-    found = differences(study, "unet", {})
-    mine, base = (config_lib.flatten(studies.config_of(study, row, 0))
-                  for row in ("unet", study.baseline))
+def test_all_keys_of_both_configs_are_compared():
+    """The keys by their configs, for a row of a shipped study that names its diameter alone."""
+    study = studies.load("configs/studies/instances_cpu.py")
+    row = "unet_classic_flow_diameter"
+    found = differences(study, row, {})
+    mine, base = (config_lib.flatten(studies.config_of(study, name, 0))
+                  for name in (row, study.baseline))
     assert {one.key for one in found} == {k for k in {**mine, **base} if mine.get(k) != base.get(k)}
-    assert [line.split()[0] for line in not_named(found)] == ["model.channels"]
+    assert [line.split()[0] for line in not_named(found)] == [
+        "data.target", "loss.bce", "loss.dice", "loss.focal", "loss.mse"]
 
 
 @pytest.mark.parametrize("row", ["unet_wide", "otsu"])

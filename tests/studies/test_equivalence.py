@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from helpers_study import FRACTIONS, twin_tables
 from scipy import integrate
 from scipy import stats as scipy_stats
 
@@ -164,6 +165,17 @@ def test_rows_at_the_margin_are_seldom_shown(rows, repeats, ratio, side, tables)
     assert side > 0 or no_worse.any(-1).mean() <= limit
     if rows == 1 and side < 0:  # an exact test
         assert no_worse.mean() >= scipy_stats.binom.ppf(0.001, tables, stats.ALPHA) / tables
+
+
+@pytest.mark.parametrize("tables", [500, pytest.param(20000, marks=pytest.mark.slow)])
+def test_rows_at_the_margin_are_seldom_shown_on_other_splits(tables):
+    """Every repeat tests another tenth of a pool of images on which rows differ by chance."""
+    rng, margin, ratio = np.random.default_rng(32), 0.03, FRACTIONS[1] / FRACTIONS[0]
+    shown = []
+    for _ in range(tables // 500):
+        scores = twin_tables(rng, 500, 5, 6, run_sd=0.005, image_sd=0.05, resampled=True)
+        shown.append(words(scores[:, 1:] - scores[:, :1] - margin, margin, ratio)[0].any(-1))
+    assert np.mean(shown) <= scipy_stats.binom.ppf(0.999, tables, stats.ALPHA) / tables
 
 
 @pytest.mark.parametrize("n, ratio, alpha", [(5, 0.0, 0.05), (8, 0.0, 0.0125), (20, 0.125, 0.05)])

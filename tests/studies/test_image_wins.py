@@ -17,12 +17,12 @@ def table(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
     study = helpers.make_study(rows={k: helpers.ROWS[k] for k in ("unet_adam", "unet_sgd", "otsu")},
                                repeats=2, claims=(), reference={})
-    helpers.write_study(folder, study, images=12)
+    helpers.write_study(folder, study, images=8)
     helpers.damage(folder / "unet_sgd/1", "unfinished")
     picture = panels.panel(np.zeros((40, 40, 1), np.uint8), *[np.eye(40, dtype=int)] * 2)
     for row in study.rows:
         (folder / row / "0/eval/test_predictions").mkdir()
-        for n in range(12):
+        for n in range(8):
             panels.write_png(folder / row / "0/eval/test_predictions"
                              / f"{n:02d}_worst_dice0.500_field_{n:04d}.png.png", picture)
     return collect(study, folder)
