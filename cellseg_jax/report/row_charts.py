@@ -93,22 +93,26 @@ def shares(title: str, rows: list[tuple[str, int, str]]) -> str:
     return svg.element(f"{title}: {numbers}", WIDTH, 58 + 22 * len(rows), parts)
 
 
-def differences(title: str, x_name: str, rows: list[Difference], strip: float = 0.0) -> str:
+def differences(title: str, x_name: str, rows: list[Difference], strip: float = 0.0,
+                margin: float = 0.0) -> str:
     """Differences with their intervals, one under the other: a forest plot.
 
     Args:
       strip: half the width of the shaded strip around zero, such as the noise of a repetition.
+      margin: a difference that does not matter; dotted lines on both sides of zero, if above 0.
     """
     if not rows:
         return ""
     layout = _Layout.of([r.label for r in rows], right=66, heights=(24, 38))
-    low, high = _limits(rows, strip)
+    low, high = _limits(rows, max(strip, margin))
     pad = 0.04 * (high - low)
     to_x = svg.scale(low - pad, high + pad, layout.left, WIDTH - layout.right)
     bottom = len(rows) * layout.height + 12
     parts = [svg.tag("rect", class_="strip", x=float(to_x(-strip)), y=6, height=bottom - 6,
                      width=float(to_x(strip) - to_x(-strip)))] if strip else []
     parts.append(svg.line(to_x(0), 6, to_x(0), bottom, class_="zero"))
+    parts += [svg.line(to_x(end), 6, to_x(end), bottom, class_="target")
+              for end in ((-margin, margin) if margin else ())]
     for n, row in enumerate(rows):
         y = layout.middle(n)
         parts += [layout.label(n, row.label),

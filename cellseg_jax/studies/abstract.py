@@ -66,14 +66,17 @@ def _difference(row, metric) -> str:
 
 
 def _rest(table, metric, others) -> str:
-    """The rows that are not better, by their verdict; equality before 'not distinguishable'."""
-    equal = [row.name for row in others if metric in row.within
-             and row.within[metric].word == "equal" and row.verdicts[metric] != "better"]
-    of = lambda word: [row.name for row in others
-                       if row.verdicts[metric] == word and row.name not in equal]
+    """The rows that are not better, by their verdict and what is shown within the margin."""
+    level = "not distinguishable"
+    shown = lambda word: [row.name for row in others if row.verdicts[metric] == level
+                          and metric in row.within and row.within[metric].word == word]
+    equal, no_worse, margin = shown("equal"), shown("no worse"), table.study.margin.get(metric, 0)
+    of = lambda word: [row.name for row in others if row.verdicts[metric] == word
+                       and row.name not in (*equal, *no_worse)]
     parts = [(of("worse"), "worse than it", ""),
-             (equal, f"equal to it within {table.study.margin.get(metric, 0):g}", ""),
-             (of("not distinguishable"), "not told apart from it", "which shows no equality"),
+             (equal, f"equal to it within {margin:g}", ""),
+             (no_worse, f"not told apart from it and no worse than by {margin:g}", ""),
+             (of(level), "not told apart from it", "which shows no equality"),
              (of("diverged"), "not to be called better, since trainings diverged", ""),
              (of("incomplete") + of("too few repeats"), "without enough repeats to be judged", "")]
     texts = [f"{count(len(names), 'setting')} {'is' if len(names) == 1 else 'are'} {text} "

@@ -9,7 +9,9 @@ from cellseg_jax import config as config_lib
 from cellseg_jax.config.defaults import LOSSES
 from cellseg_jax.files import read_json
 from cellseg_jax.runs.folder import CONFIG_FILE, ENVIRONMENT_FILE, SPLIT_FILE
+from cellseg_jax.runs.resources import RESOURCES
 from cellseg_jax.studies import stats
+from cellseg_jax.studies.course import COURSE, LOSS_METRICS
 from cellseg_jax.studies.sentences import plural
 from cellseg_jax.studies.summary import counted, headline, is_baseline
 
@@ -66,8 +68,10 @@ def _training(table, config) -> str:
 
 
 def _scores(table) -> str:
+    scores = [m for m in table.study.metrics
+              if m.partition("[")[0] not in {*COURSE, *LOSS_METRICS, *RESOURCES}]
     shown = [f"{metric} ({table.definitions[metric]})" if metric in table.definitions else metric
-             for metric in table.study.metrics]
+             for metric in scores]
     return f"Scores of the test images: {'; '.join(shown)}."
 
 

@@ -57,8 +57,9 @@ def _undecided(table, row, base, metric) -> str:
     one, ratio = row.compared[metric], table.test_train_ratio
     compared = sum(other.compared[metric] is not None for other in table.rows)
     sd, alpha = stats.sd_of(one, ratio), stats.ALPHA / max(1, compared)
-    noise, margin = table.noise[metric].sd, table.study.margin.get(metric)
-    size = abs(one.difference)
+    margin, size = table.study.margin.get(metric), abs(one.difference)
+    # Of one run, without what both rows share in a repeat, such as how hard its images are.
+    noise = min(table.noise[metric].sd, sd / math.sqrt(2))
     if size < noise:
         text = (f"{size:.2g} is below the noise floor of {noise:.2g}: choose the cheaper"
                 f"{_cheaper(row, base)}")
@@ -66,7 +67,8 @@ def _undecided(table, row, base, metric) -> str:
         needed = stats.repeats_needed(sd, size, alpha=alpha, test_train_ratio=ratio)
         if needed <= MANY:
             more = max(1, int(needed) - one.n)
-            return (f"{plural(more, 'more repeat')} of both rows decide it 8 times in 10, if "
+            verb = "decides" if more == 1 else "decide"
+            return (f"{plural(more, 'more repeat')} of both rows {verb} it 8 times in 10, if "
                     f"{one.difference:+.2g} is the truth")
         text = (("no number of repeats decides it, more test images may" if math.isinf(needed) else
                  f"it takes {needed:.0f} repeats to decide") + f"; or choose the cheaper"
@@ -75,8 +77,8 @@ def _undecided(table, row, base, metric) -> str:
         equal = equivalence.repeats_to_equal(sd, margin, alpha=alpha, test_train_ratio=ratio)
         if equal <= MANY:
             more = max(1, int(equal) - one.n)
-            text += (f"; {plural(more, 'more repeat')} of both show that they are equal within "
-                     f"{margin:g}, if they are")
+            text += (f"; {plural(more, 'more repeat')} of both {'shows' if more == 1 else 'show'} "
+                     f"that they are equal within {margin:g}, if they are")
     return text
 
 

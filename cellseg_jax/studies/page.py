@@ -116,12 +116,13 @@ def _forest(table) -> dict | None:
     rows = sorted(_strongest(table, rows), key=lambda row: -row.compared[metric].difference)
     word = lambda row: row.verdicts.get(metric) or "too few repeats"
     side = "right" if stats.larger_is_better(metric) else "left"
-    return {"strip": noise is not None, "chart": row_charts.differences(
+    margin = table.study.margin.get(metric, 0.0)
+    return {"strip": noise is not None, "margin": margin, "chart": row_charts.differences(
         "Differences to the baseline", f"{metric} minus the baseline's; {side} is better",
         [row_charts.Difference(row.name, row.compared[metric].difference,
                                *stats.cut(metric, row.compared[metric].interval, difference=True),
                                MARKERS[word(row)], word(row))
-         for row in rows], noise.sd if noise else 0.0)}
+         for row in rows], noise.sd if noise else 0.0, margin)}
 
 
 def _table(table) -> dict:

@@ -61,3 +61,12 @@ def test_distributions_survive_missing_values():
     xml.dom.minidom.parseString(text)
     assert text.count('class="violin"') == 2 and "\u25c21<" in text and "nan" not in text
     assert row_charts.distributions("t", "x", []) == ""
+
+
+def test_a_margin_has_a_line_on_either_side():
+    rows = [row_charts.Difference("a", 0.02, 0.01, 0.03, "up", "better")]
+    text = row_charts.differences("t", "x", rows, 0.005, 0.05)
+    ends = [float(x) for x in re.findall(r'<line x1="([\d.]+)"[^>]*class="target"', text)]
+    zero = float(re.search(r'<line x1="([\d.]+)"[^>]*class="zero"', text)[1])
+    assert len(ends) == 2 and sum(ends) / 2 == pytest.approx(zero, abs=0.2)
+    assert 'class="target"' not in row_charts.differences("t", "x", rows, 0.005)

@@ -14,14 +14,14 @@ from cellseg_jax.studies.table import collect
 
 
 def with_words(table, words):
-    """The table with {row: verdict, or "equal"} in the headline metric."""
+    """The table with {row: verdict, or "equal" or "no worse"} in the headline metric."""
     def of(row):
         word = words.get(row.name, "")
         if not word:
             return row
         within = Within(0.01, 0.01, 0.01, Posterior(0, 1, 0), "not shown")
-        if word == "equal":
-            within, word = within._replace(word="equal"), "not distinguishable"
+        if word in ("equal", "no worse"):
+            within, word = within._replace(word=word), "not distinguishable"
         return row._replace(verdicts=row.verdicts | {"dice_mean": word},
                             within={"dice_mean": within})
     return table._replace(rows=[of(row) for row in table.rows])
@@ -44,9 +44,11 @@ def test_words_are_those_of_the_verdicts(table):
     said = {"better": r"Shown to be better than unet_adam: (.*)\.",
             "worse": r"worse than it \((.*?)\)", "equal": r"equal to it within 0.01 \((.*?)\)",
             "not distinguishable": r"not told apart from it \((.*?), which shows no equality\)",
+            "no worse": r"told apart from it and no worse than by 0.01 \((.*?)\)",
             "diverged": r"since trainings diverged \((.*?)\)"}
+    every = [*stats.VERDICTS, "equal", "no worse"]
     for _ in range(60):
-        words = dict(zip(names, rng.choice([*stats.VERDICTS, "equal"], len(names)), strict=True))
+        words = dict(zip(names, rng.choice(every, len(names)), strict=True))
         _, better, rest, *_ = abstract(with_words(table, words))
         for word, pattern in said.items():
             found = re.search(pattern, better if word == "better" else rest)

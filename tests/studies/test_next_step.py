@@ -41,7 +41,7 @@ def test_below_the_noise_floor_the_cheaper_is_chosen(table):
     assert "is below the noise floor of" in text and "choose the cheaper" in text
     assert "more repeat" not in text  # nobody asked for equality
     found, row = with_values(table, "unet_sgd", base + spread, dice_mean=0.02)
-    assert "show that they are equal within 0.02, if they are" in next_step(found, row)
+    assert "1 more repeat of both shows that they are equal within 0.02" in next_step(found, row)
 
 
 def test_repeats_that_decide_are_those_of_the_power(table):
