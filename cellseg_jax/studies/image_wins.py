@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 from cellseg_jax.report import embedded, panels
 from cellseg_jax.studies import stats
-from cellseg_jax.studies.disagreement import TILE, mean
+from cellseg_jax.studies.disagreement import mean
 
 SHOWN = 3  # images of each side
 PICTURED = 6  # images with pictures, of all rows together
+TILE = 200  # pixels, longer side of a picture
 
 
 class Image(NamedTuple):

@@ -9,7 +9,8 @@ from cellseg_jax.studies.sentences import plural
 
 MANY = 100  # repeats beyond which nobody waits for a verdict
 CHEAPER = 1.1  # ratio of two costs from which on the difference is worth a word
-COSTS = ("train_seconds", "ms_per_image", "peak_memory_gib")  # the first that differs decides
+# The first that differs decides. Memory is that of a process until then, so of earlier rows too.
+COSTS = ("train_seconds", "ms_per_image")
 
 
 def next_step(table, row) -> str:
@@ -61,8 +62,10 @@ def _undecided(table, row, base, metric) -> str:
     # Of one run, without what both rows share in a repeat, such as how hard its images are.
     noise = min(table.noise[metric].sd, sd / math.sqrt(2))
     if size < noise:
+        low, high = stats.cut(metric, one.interval, difference=True)
         text = (f"{size:.2g} is below the noise floor of {noise:.2g}: choose the cheaper"
-                f"{_cheaper(row, base)}")
+                f"{_cheaper(row, base)}, unless a difference from {low:+.2g} to {high:+.2g} "
+                "matters")
     else:
         needed = stats.repeats_needed(sd, size, alpha=alpha, test_train_ratio=ratio)
         if needed <= MANY:
@@ -70,9 +73,8 @@ def _undecided(table, row, base, metric) -> str:
             verb = "decides" if more == 1 else "decide"
             return (f"{plural(more, 'more repeat')} of both rows {verb} it 8 times in 10, if "
                     f"{one.difference:+.2g} is the truth")
-        text = (("no number of repeats decides it, more test images may" if math.isinf(needed) else
-                 f"it takes {needed:.0f} repeats to decide") + f"; or choose the cheaper"
-                f"{_cheaper(row, base)}")
+        text = ("no number of repeats decides it: that takes more images" if math.isinf(needed) else
+                f"it takes {needed:.0f} repeats to decide, if {one.difference:+.2g} is the truth")
     if margin:
         equal = equivalence.repeats_to_equal(sd, margin, alpha=alpha, test_train_ratio=ratio)
         if equal <= MANY:

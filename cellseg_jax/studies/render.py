@@ -22,6 +22,7 @@ from cellseg_jax.studies.confounders import not_named
 from cellseg_jax.studies.next_step import next_step
 from cellseg_jax.studies.sentences import (
     CODE_MARK,
+    CONFOUNDED_MARK,
     compared_text,
     curve_sentences,
     curve_sizes,
@@ -57,6 +58,7 @@ TEX = str.maketrans({
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "<": r"\textless{}", ">": r"\textgreater{}", "±": r"$\pm$", CODE_MARK: r"$^\dagger$",
+    CONFOUNDED_MARK: r"$^\ddagger$",
     "\n": " "})
 
 
@@ -234,8 +236,9 @@ def _cells(table, metrics=None, differences=True, spread=True):
         score = lambda m, row=row: _Cell(_score(row, m), _is_best(table, row, m))
         reference = lambda m, row=row: published(m) * [
             _Cell(number_text(row.reference.get(m, math.nan)))]
-        marked = any(run.mark == "other code" for run in row.runs)
-        cells = [_Cell(row.name + CODE_MARK * marked), score(headline), *reference(headline)]
+        marks = (CODE_MARK * any(run.mark == "other code" for run in row.runs)
+                 + CONFOUNDED_MARK * bool(not_named(row.differs)))
+        cells = [_Cell(row.name + marks), score(headline), *reference(headline)]
         cells += [_Cell(difference_text(row.compared[headline], headline))] * differences
         cells.append(_Cell(verdict_text(table, row, headline)))
         for metric in others:

@@ -5,10 +5,12 @@ import math
 import numpy as np
 
 from cellseg_jax.studies import learning_curve, stats
+from cellseg_jax.studies.confounders import not_named
 from cellseg_jax.studies.gaps import word_between
 from cellseg_jax.studies.study import metrics_of
 
 CODE_MARK = "†"  # beside a row with runs of other code
+CONFOUNDED_MARK = "‡"  # beside a row that differs from the baseline in keys that it does not name
 MOST_TIES = 5  # rows that are named as not distinguishable from the best
 MOST_IMAGES = 1e6  # beyond it a number of images is "over a million"
 
@@ -56,6 +58,10 @@ def sentences(table) -> list[str]:
     out += _noise(table, metric) + _best(table, metric) + _needed(table, metric)
     if any(run.mark == "other code" for row in table.rows for run in row.runs):
         out.append(f"{CODE_MARK} marks rows with runs of other code, see the notes.")
+    if any(not_named(row.differs) for row in table.rows):
+        out.append(f"{CONFOUNDED_MARK} marks confounded rows: they differ from the baseline in "
+                   "keys that the study file does not name for them, so that a difference may come "
+                   "from these.")
     return out
 
 

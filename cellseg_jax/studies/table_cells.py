@@ -6,6 +6,7 @@ from collections import Counter
 from cellseg_jax.report.document import NONE, Cell, number, soft
 from cellseg_jax.runs.resources import RESOURCES
 from cellseg_jax.studies import stats
+from cellseg_jax.studies.confounders import not_named
 from cellseg_jax.studies.sentences import compared_text, gap_text, repeats_text
 from cellseg_jax.studies.summary import counted, headline, is_baseline
 
@@ -16,9 +17,10 @@ TITLES = {name: one.title for name, one in RESOURCES.items()}
 
 
 def row_name(table, row) -> Cell:
-    """The name of a row, whether it is the baseline, and the repeats that its means lack."""
+    """The name of a row, whether it is the baseline or confounded, and the repeats that lack."""
     base, lacking = is_baseline(table, row), gap_text(row, headline(table))
-    return Cell(soft(row.name), "baseline" * base, below=(lacking,),
+    return Cell(soft(row.name), "baseline" * base,
+                below=(lacking, "confounded" * bool(not_named(row.differs))),
                 kind="name base" if base else "name")
 
 

@@ -86,6 +86,8 @@ def test_images_and_steps_follow_or_confound(tmp_path):
     assert of["half"] == {"data.train_fraction": NAMED, IMAGES: FOLLOWS, STEPS: FOLLOWS}
     assert of["rate"] == {"optimizer.lr": NAMED, IMAGES: NOT_NAMED, STEPS: NOT_NAMED}
     text = render.markdown(table)
+    assert "| rate‡ |" in text and "| half |" in text and "‡ marks confounded rows" in text
+    assert r"rate$^\ddagger$" in render.latex(table)
     assert ("confounded: training images 20 (baseline 32); optimizer steps 100 (baseline 120)"
             in text)
 

@@ -40,6 +40,8 @@ def test_below_the_noise_floor_the_cheaper_is_chosen(table):
     text = next_step(found, row)
     assert "is below the noise floor of" in text and "choose the cheaper" in text
     assert "more repeat" not in text  # nobody asked for equality
+    low, high = row.compared["dice_mean"].interval
+    assert f"unless a difference from {low:+.2g} to {high:+.2g} matters" in text
     found, row = with_values(table, "unet_sgd", base + spread, dice_mean=0.02)
     assert "1 more repeat of both shows that they are equal within 0.02" in next_step(found, row)
 
@@ -52,6 +54,8 @@ def test_repeats_that_decide_are_those_of_the_power(table):
     needed = stats.repeats_needed(stats.sd_of(one), abs(one.difference), alpha=0.05 / 5)
     assert row.verdicts["dice_mean"] == "not distinguishable"
     assert next_step(found, row).startswith(f"{needed - 5} more repeats of both rows decide it")
+    never = found._replace(test_train_ratio=2.0)
+    assert next_step(never, row) == "no number of repeats decides it: that takes more images"
 
 
 def test_rows_that_lack_repeats_are_mended_first(runs, tmp_path):
