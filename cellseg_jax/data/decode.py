@@ -12,12 +12,14 @@ import zlib
 import imagecodecs
 import numpy as np
 import tifffile
-from PIL import Image
+from PIL import BmpImagePlugin, JpegImagePlugin, PngImagePlugin
 
 from cellseg_jax.data.image_planes import COLOURS, STORED, TABLE_NOTE
+from cellseg_jax.data.limits import check_pixels
 from cellseg_jax.data.microscopes import READERS
 from cellseg_jax.data.stacks import Plane
 from cellseg_jax.errors import InputError
+from cellseg_jax.files.strangers import check_regular
 
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
 TIFF_SUFFIXES = (".tif", ".tiff", ".lsm", ".qptiff")
@@ -26,6 +28,11 @@ SUFFIXES = (*MASK_SUFFIXES, ".jpg", ".jpeg", *TIFF_SUFFIXES[2:], *READERS)
 KINDS = {".png": "PNG", ".bmp": "BMP", ".jpg": "JPEG", ".jpeg": "JPEG",
          **dict.fromkeys(READERS, "MICROSCOPE")}  # any other is TIFF
 PNG_PALETTE = 3
+PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of a pixel, by colour type
+DEFLATE_RATIO = 1032  # the most that deflate packs: 258 bytes into 2 bits
+# Pillow's own readers: Image.open refuses more than 179 million pixels, whatever memory there is.
+PILLOW = {"PNG": PngImagePlugin.PngImageFile, "JPEG": JpegImagePlugin.JpegImageFile,
+          "BMP": BmpImagePlugin.BmpImageFile}
 SIGNATURES = {b"\x89PNG": "PNG", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"II+\0": "TIFF",
               b"MM\0+": "TIFF", b"\xff\xd8\xff": "JPEG", b"BM": "BMP"}
 
@@ -51,6 +58,7 @@ def check_file(path: pathlib.Path, as_mask: bool) -> bytes:
     if path.suffix.lower() not in suffixes:
         raise InputError(f"{path}: expected one of {', '.join(suffixes)}; convert the file")
     kind = kind_of(path)
+    check_regular(path)
     try:
         with open(path, "rb") as file:
             data = file.read(8 if kind == "TIFF" else -1)
@@ -85,12 +93,30 @@ def _decode_png(data: bytes, values: str) -> tuple[np.ndarray, tuple[str, ...]]:
     """(pixels, notes)."""
     _check_png(data)
     depth, colour_type = data[24], data[25]  # fixed places in the first chunk
+    if colour_type not in PNG_SAMPLES:
+        raise InputError(f"has the colour type {colour_type}, which PNG does not know")
+    _check_size(data, depth * PNG_SAMPLES[colour_type])
     if values != COLOURS and colour_type == PNG_PALETTE:
-        return np.asarray(Image.open(io.BytesIO(data))), ()  # libpng would give the colours
+        return np.asarray(PILLOW["PNG"](io.BytesIO(data))), ()  # libpng would give the colours
     image = imagecodecs.png_decode(data)
     if values == STORED and depth < 8:
         image = image // (255 // (2**depth - 1))  # libpng stretched the values to 0..255
     return image, (TABLE_NOTE,) if colour_type == PNG_PALETTE else ()
+
+
+def _check_size(data: bytes, bits: int) -> None:
+    """InputError for a PNG that declares more than memory, or its own data, can hold.
+
+    Args:
+      bits: of a pixel.
+    """
+    width, height = struct.unpack(">II", data[16:24])
+    check_pixels(height, width)
+    declared, most = height * (-(-width * bits // 8) + 1), DEFLATE_RATIO * len(data)
+    if declared > most:
+        raise InputError(f"declares {width} x {height} pixels, {declared:,} bytes, but its "
+                         f"{len(data):,} bytes cannot hold more than {most:,}; copy it again from "
+                         "its source")
 
 
 def _check_png(data: bytes) -> None:
@@ -113,7 +139,8 @@ def _check_png(data: bytes) -> None:
 
 def _decode_pillow(data: bytes, values: str) -> tuple[np.ndarray, tuple[str, ...]]:
     """(pixels, notes) of JPEG and BMP."""
-    image = Image.open(io.BytesIO(data))
+    image = PILLOW["JPEG" if data.startswith(b"\xff\xd8") else "BMP"](io.BytesIO(data))
+    check_pixels(*image.size[::-1])
     # The end of a JPEG comes after its last scan; Pillow overlooks a cut behind the last pixels.
     if image.format == "JPEG" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
         raise InputError(f"is truncated: it ends at byte {len(data)} without the end of a JPEG; "
@@ -129,6 +156,7 @@ def _decode_pillow(data: bytes, values: str) -> tuple[np.ndarray, tuple[str, ...
 def open_tiff(path, function):
     """function(the open TIFF), with errors as `named`."""
     def run():
+        check_regular(path)
         with tifffile.TiffFile(path) as tiff:
             return function(tiff)
 
@@ -143,9 +171,10 @@ def named(path, function):
         raise InputError(f"{path}: {error}") from error
     except (FileNotFoundError, PermissionError) as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except MemoryError:
-        raise
-    except Image.DecompressionBombError as error:
+    except MemoryError as error:
+        raise InputError(f"{path}: does not fit memory ({error or 'of unknown size'}); save it "
+                         "as a tiled TIFF, in parts or smaller") from error
+    except Image.DecompressionBombError as error:  # of a library that opens images by Pillow
         raise InputError(f"{path}: has more pixels than this format is opened with ({error}); "
                          "save it as TIFF or OME-Zarr") from error
     except Exception as error:  # decoders raise many types; all others mean a damaged file

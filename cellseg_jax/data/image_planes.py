@@ -3,6 +3,7 @@
 import numpy as np
 import tifffile
 
+from cellseg_jax.data.limits import check_pixels
 from cellseg_jax.data.stacks import Plane
 from cellseg_jax.errors import InputError
 
@@ -41,9 +42,12 @@ def tiff_plane(page, values: str) -> Plane:
     length, across = (key.tilelength, -(-width // key.tilewidth)) if key.is_tiled else (
         key.rowsperstrip, 1)
     down = -(-height // length)
+    check_pixels(min(length, height), key.tilewidth if key.is_tiled else width,
+                 "has a tile or strip of")
     kept = {}  # decoded tiles of the last row, which the next band may begin in
 
     def read(start, stop):
+        check_pixels(stop - start, width, "is read in bands of")
         out = np.full((separate, stop - start, width, contiguous), key.nodata, key.dtype)
         before = dict(kept)
         kept.clear()

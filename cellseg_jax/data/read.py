@@ -5,14 +5,24 @@ masks do not carry it.
 """
 
 import itertools
+import os
 import pathlib
 
 import numpy as np
-from PIL import Image
 
-from cellseg_jax.data.decode import SUFFIXES, check_file, decoded, kind_of, named, open_tiff, whole
+from cellseg_jax.data.decode import (
+    PILLOW,
+    SUFFIXES,
+    check_file,
+    decoded,
+    kind_of,
+    named,
+    open_tiff,
+    whole,
+)
 from cellseg_jax.data.dependencies import depends_on
 from cellseg_jax.data.image_planes import COLOURS, INDICES, STORED, WHITE_NOTE
+from cellseg_jax.data.limits import check_pixels
 from cellseg_jax.data.microscopes import OIF_FOLDER, microscope_stacks
 from cellseg_jax.data.stacks import (
     AS_IT_IS,
@@ -26,6 +36,7 @@ from cellseg_jax.data.stacks import (
 from cellseg_jax.data.tiff_stacks import tiff_stacks
 from cellseg_jax.data.zarr_stacks import is_zarr, zarr_stack
 from cellseg_jax.errors import InputError
+from cellseg_jax.files.strangers import check_regular
 
 SLICES = ReadOptions(pages="slices")
 JUNK = ("thumbs.db", "desktop.ini")
@@ -34,9 +45,13 @@ ORIENTATION = 274  # of EXIF and TIFF: 1 is upright
 
 def entries(folder: pathlib.Path) -> list[pathlib.Path]:
     """What lies in a folder, sorted by name, without hidden files, Thumbs.db and parts of an OIF.
+
+    Raises: InputError for what is no file and no folder, such as a FIFO, or if it cannot be read.
     """
     try:
-        paths = list(depends_on(folder).iterdir())
+        with os.scandir(depends_on(folder)) as found:
+            paths = [folder / entry.name for entry in found
+                     if entry.is_file() or entry.is_dir() or not check_regular(entry.path)]
     except OSError as error:
         raise InputError(f"{folder}: cannot be read ({error.strerror})") from error
     return sorted(p for p in paths if not p.name.startswith(".") and p.name.lower() not in JUNK
@@ -104,6 +119,7 @@ def other_channels(path, options: ReadOptions) -> tuple[pathlib.Path, ...]:
 
 
 def _stacks(path, options, as_mask) -> list[Stack]:
+    check_regular(path)
     values = STORED if as_mask else INDICES if options.channels == "gray" else COLOURS
     if path.suffix.lower() not in SUFFIXES and not as_mask and is_zarr(path):
         return [named(path, lambda: zarr_stack(path))]
@@ -148,6 +164,7 @@ def _only(path, options, number, as_mask) -> Pixels:
 
 
 def _whole(path, image: Pixels) -> np.ndarray:
+    named(path, lambda: check_pixels(*image.shape[:2], "has"))
     pixels = named(path, lambda: image.rows(0, image.shape[0]))
     if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
         raise InputError(f"{path}: pixels are {pixels.dtype} with {np.isnan(pixels).sum()} NaN and "
@@ -232,10 +249,16 @@ def image_size(path) -> tuple[int, int]:
         return open_tiff(path, lambda tiff: tiff_stacks(tiff, STORED)[0].planes[0].shape[:2])
 
     def size():
-        with Image.open(path) as image:
+        with _opened(path) as image:
             return image.size[::-1]
 
     return named(path, size)
+
+
+def _opened(path):
+    """A PNG, JPEG or BMP, whose pixels are not read."""
+    check_regular(path)
+    return PILLOW[kind_of(path)](path)
 
 
 def check_size(mask_path, mask: np.ndarray, image_path, image: np.ndarray) -> None:
@@ -263,9 +286,9 @@ def orientation(path) -> int:
     if kind_of(path) == "MICROSCOPE":
         return 1
     try:
-        with Image.open(path) as image:
+        with _opened(path) as image:
             if image.format == "PNG" and "exif" not in image.info:
                 return 1  # else Pillow would decode all pixels to look behind them
             return image.getexif().get(ORIENTATION, 1)
-    except OSError:
+    except (OSError, SyntaxError):  # the second is Pillow's for a file of another format
         return 1

@@ -7,6 +7,7 @@ import collections
 import functools
 import glob
 import json
+import os
 import pathlib
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -19,7 +20,7 @@ from cellseg_jax.data.records import some
 from cellseg_jax.data.stacks import ReadOptions
 from cellseg_jax.data.tiff_stacks import first_of_set
 from cellseg_jax.errors import InputError
-from cellseg_jax.files import remove_leftovers, write_atomic
+from cellseg_jax.files import LONGEST_NAME, remove_leftovers, write_atomic
 from cellseg_jax.inference import masks_beside, outputs
 from cellseg_jax.inference.outputs.table import COLUMNS_FILE
 from cellseg_jax.report import terminal
@@ -115,7 +116,8 @@ def _matching(pattern: pathlib.Path) -> tuple[pathlib.Path, list[pathlib.Path]]:
         fixed = min([fixed, *(n for n, name in enumerate(names)
                               if n >= there and glob.has_magic(name))])
     return (pathlib.Path(*names[:fixed]),
-            [path for path in paths if path.is_file() or lazy.is_image(path)])
+            [path for path in paths if (path.is_file() or lazy.is_image(path))
+             and not _in_loop(path.parent)])
 
 
 def _log_others(text: str, files, out: pathlib.Path) -> None:
@@ -140,9 +142,16 @@ def _below(folder: pathlib.Path) -> Iterator[pathlib.Path]:
         if path.name.startswith(".") or path.name.lower().endswith(OIF_FOLDER):
             continue
         if path.is_dir() and not lazy.is_image(path):
-            yield from _below(path)
+            yield from () if _in_loop(path) else _below(path)
         else:
             yield path
+
+
+@functools.cache
+def _in_loop(folder: pathlib.Path) -> bool:
+    """Whether a link leads to a folder from one inside of it."""
+    here = os.path.realpath(folder)
+    return any(os.path.realpath(above) == here for above in folder.parents)
 
 
 def without_channels(jobs, options: ReadOptions) -> list:
@@ -183,6 +192,29 @@ def check_distinct(planes: list[Plane], stacks=()) -> None:
                              "different folders")
 
 
+def without_long_names(planes: list[Plane], formats, out) -> tuple[list[Plane], list[InputError]]:
+    """(planes, errors of the others), whose outputs have names that the folder's disk cannot hold.
+    """
+    try:
+        most = os.pathconf(out, "PC_NAME_MAX")
+    except (OSError, ValueError, AttributeError):  # Windows has no such call
+        most = LONGEST_NAME
+    fitting, errors = [], []
+    for plane in planes:
+        longest = max((outputs.output_path(name, plane.stem).name for name in formats), key=_bytes)
+        if _bytes(longest) <= most:
+            fitting.append(plane)
+        else:
+            errors.append(InputError(
+                f"{plane.path}: its output {longest} has a name of {_bytes(longest)} bytes; the "
+                f"disk takes {most}, rename the image"))
+    return fitting, errors
+
+
+def _bytes(name: str) -> int:
+    return len(os.fsencode(name))
+
+
 def claim(out, made_by: dict, jobs=(), formats=()) -> None:
     """Make the folder and note what fills it; another run's labels there would pass for these.
 
@@ -196,7 +228,7 @@ def claim(out, made_by: dict, jobs=(), formats=()) -> None:
     if not note.exists():
         there = [path for _, stem in jobs for first in (stem, stem.with_name(f"{stem.name}_0000"))
                  for path in (outputs.output_path(name, first) for name in formats)
-                 if path.exists()]
+                 if os.path.lexists(path)]
         if there:
             raise InputError(f"--out: {len(there)} files such as {there[0]} would be replaced, and "
                              f"predict has not written them ({NOTE} is missing); choose another "

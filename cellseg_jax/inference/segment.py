@@ -4,6 +4,7 @@ import collections
 import contextlib
 import functools
 import pathlib
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -130,7 +131,7 @@ def segment(runs: Runs, work: Work) -> int:
 
     Raises: InputError where an output cannot be written.
     """
-    started, bad = time.monotonic(), 0
+    started = time.monotonic()
     notes = ImageNotes(runs.predictor, runs.options)
     options = read_options(runs, work.channels)
     jobs = images_in.without_channels(work.jobs, options)
@@ -138,6 +139,10 @@ def segment(runs: Runs, work: Work) -> int:
     planes = [plane for *_, of_file in files for plane in of_file]
     stacks = stacks_out.stacks_of(files, work.formats)
     images_in.check_distinct(planes, stacks)
+    planes, errors = images_in.without_long_names(planes, work.formats, work.out)
+    bad = len(errors)
+    for error in errors:
+        print_error(error)
     waiting = [plane for plane in planes if not images_in.is_finished(plane, work.formats)]
     if len(waiting) < len(planes):
         terminal.log(f"{len(planes) - len(waiting)} of {len(planes)} images were finished before")
@@ -163,7 +168,7 @@ def segment(runs: Runs, work: Work) -> int:
     _log_file_notes(file_notes)
     if "csv" in work.formats:
         write_atomic(pathlib.Path(work.out, COLUMNS_FILE), description())
-    print(f"images predicted: {len(waiting) - bad}, bad: {bad}, in "
+    print(f"images predicted: {len(waiting) - bad + len(errors)}, bad: {bad}, in "
           f"{time.monotonic() - started:.1f} s; peak memory {peak_rss() / 2**30:.2f} GiB")
     return bad
 
@@ -274,6 +279,11 @@ def segment_in_memory(runs: Runs, group, formats, notes) -> None:
 def segment_in_bands(runs: Runs, image: lazy.Image, stem: pathlib.Path, formats, notes) -> None:
     """The same of one image that is read, predicted, decoded and written in bands."""
     stem.parent.mkdir(parents=True, exist_ok=True)
+    needed, free = 4 * image.shape[0] * image.shape[1], shutil.disk_usage(stem.parent).free
+    if needed > free:
+        raise InputError(f"{image.path}: its label of {image.shape[1]} x {image.shape[0]} pixels "
+                         f"needs {needed / 2**20:,.0f} MiB in {stem.parent}, where "
+                         f"{free / 2**20:,.0f} MiB are free")
     in_bands = [name for name in formats if name in ("probability", "uncertainty")]
     label = label_in_bands(runs, image, stem, in_bands)
     notes.add(image, label)

@@ -1,4 +1,4 @@
-"""Run the campaign and print its table as Markdown: python -m tests.faults [--all] [WORD ...]
+"""Run the campaign and print its table as Markdown: python tests/faults [--all] [WORD ...]
 
 --all runs every case, otherwise those of each run of the tests; WORDs choose rows by their text.
 """
@@ -10,7 +10,8 @@ import traceback
 
 import pytest
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))  # as pytest has it
+TESTS = pathlib.Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(TESTS), str(TESTS.parent)]  # as pytest has it
 
 from faults.table import faults
 
