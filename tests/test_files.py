@@ -1,7 +1,6 @@
 """Atomic writes, files that are absent or damaged, CSV, and locks between processes."""
 
 import ast
-import csv
 import os
 import pathlib
 import subprocess
@@ -75,7 +74,7 @@ def test_csv_roundtrip_with_commas_quotes_and_absent_values(tmp_path):
 
 def test_read_csv_refuses_what_was_cut_within_quotes(tmp_path):
     (tmp_path / "a.csv").write_text('name\n"half')
-    with pytest.raises(csv.Error):
+    with pytest.raises(InputError, match="is damaged"):
         files.read_csv(tmp_path / "a.csv")
 
 

@@ -12,7 +12,7 @@ import shutil
 from typing import NamedTuple
 
 from cellseg_jax.errors import InputError
-from cellseg_jax.files import read_json, write_atomic
+from cellseg_jax.files import csv_value, interpreting, read_json, write_atomic
 from cellseg_jax.report import document, embedded
 from cellseg_jax.runs.folder import ANALYSIS, ANALYSIS_PAGE, read_config, scores_file
 
@@ -62,19 +62,28 @@ def write(folder: pathlib.Path, findings: Findings) -> None:
 def write_page(workdir) -> pathlib.Path:
     """Write analysis.html from what lies in `analysis/` of the run; returns its path."""
     workdir = pathlib.Path(workdir)
+    with interpreting(workdir):
+        page = _page(workdir)
+    path = workdir / ANALYSIS_PAGE
+    write_atomic(path, page)
+    return path
+
+
+def _page(workdir: pathlib.Path) -> str:
     found = {file.parent.name: file for file in (workdir / ANALYSIS).glob(f"*/{FINDINGS}")}
     scores = read_json(scores_file(workdir), None)
-    path = workdir / ANALYSIS_PAGE
-    write_atomic(path, document.render(
+    return document.render(
         "analysis/page.html.jinja", title=f"Inside {workdir.resolve().name}",
         config=read_config(workdir), dice=scores and scores["metrics"]["dice_mean"],
-        analyses=[_analysis(found[name]) for name in ORDER if name in found]))
-    return path
+        analyses=[_analysis(found[name]) for name in ORDER if name in found])
 
 
 def _analysis(file) -> dict:
     """The findings of one analysis with its figures and tables."""
     findings, folder = Findings(**read_json(file)), file.parent
+    for name, _ in (*findings.figures, *findings.tables):
+        if pathlib.PurePath(name).name != name:
+            raise InputError(f"{file}: names {name!r}; expected a file beside it")
     return {"title": findings.title, "text": findings.text,
             "figures": [(embedded.png(folder / name), text) for name, text in findings.figures],
             "tables": [_table(folder / name, text) for name, text in findings.tables]}
@@ -83,7 +92,7 @@ def _analysis(file) -> dict:
 def _table(path, caption) -> dict:
     """A CSV file as the table of a page, cut to MAX_ROWS."""
     with open(path, newline="") as file:
-        head, *rows = csv.reader(file)
+        head, *rows = ([csv_value(cell) for cell in row] for row in csv.reader(file))
     numeric = [n for n in range(len(head)) if rows and all(_is_number(row[n]) for row in rows)]
     shown = [[_short(cell) if n in numeric else cell for n, cell in enumerate(row)]
              for row in rows[:MAX_ROWS]]

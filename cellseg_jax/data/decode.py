@@ -12,7 +12,7 @@ import zlib
 import imagecodecs
 import numpy as np
 import tifffile
-from PIL import BmpImagePlugin, JpegImagePlugin, PngImagePlugin
+from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin
 
 from cellseg_jax.data.image_planes import COLOURS, STORED, TABLE_NOTE
 from cellseg_jax.data.limits import check_pixels

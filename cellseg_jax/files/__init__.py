@@ -25,8 +25,10 @@ from cellseg_jax.errors import InputError
 
 NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # of file systems without locks
 LEFTOVER_AGE = 86400  # seconds
+MOST_TEXT = 2**28  # bytes of a JSON or CSV file that is read at once
 LONGEST_NAME = 255  # bytes, of a file in nearly all file systems
 NO_LINKS = getattr(os, "O_NOFOLLOW", 0)  # Windows has none
+FORMULA = "=+-@\t\r\n"  # how formulas begin in spreadsheets
 REQUIRED = object()  # no default: an absent file is an error
 
 
@@ -121,26 +123,54 @@ def write_atomic(path, text: str | bytes) -> None:
         temporary.write_bytes(text.encode() if isinstance(text, str) else text)
 
 
-def read_json(path, default=REQUIRED):
-    """The value in a JSON file.
+def read_json(path, default=REQUIRED) -> dict:
+    """The object in a JSON file.
 
     Args:
       default: returned where there is no such file.
     Raises: FileNotFoundError without a file and without a default; InputError where the file is
-      damaged.
+      damaged, holds no object, or is larger than MOST_TEXT.
     """
     path = pathlib.Path(path)
     if default is not REQUIRED and not path.is_file():
         return default
+    fix = "restore it, or use another --workdir"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: is damaged ({error}); restore it, or use another "
-                         "--workdir") from error
+        found = json.loads(_text(path))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: is damaged ({error}); {fix}") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: is damaged (it holds a {type(found).__name__}; expected an "
+                         f"object); {fix}")
+    return found
+
+
+def _text(path) -> str:
+    """The text of a file. Raises: InputError for one that is larger than MOST_TEXT."""
+    size = os.stat(path).st_size
+    if size > MOST_TEXT:
+        raise InputError(f"{path}: has {size:,} bytes; expected at most {MOST_TEXT:,}, restore it")
+    return path.read_text(encoding="utf-8")
+
+
+@contextlib.contextmanager
+def interpreting(path) -> Iterator[None]:
+    """Of what files of a run hold: where it is of other types than this code writes, InputError.
+
+    Args:
+      path: of the file, or of the folder where several are read.
+    """
+    try:
+        yield
+    except (InputError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise InputError(f"{path}: cannot be read as this version writes it ({type(error).__name__}"
+                         f": {error}); restore it, or use another folder") from error
 
 
 def read_jsonl(path, default=REQUIRED) -> list[dict]:
-    """The whole lines of a log; a last line cut by a kill is left out.
+    """The whole lines of a log; those that were cut or damaged, or have no step, are left out.
 
     Args:
       default: returned where there is no such file.
@@ -150,12 +180,37 @@ def read_jsonl(path, default=REQUIRED) -> list[dict]:
     if default is not REQUIRED and not path.is_file():
         return default
     lines = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for text in file:
+            with contextlib.suppress(ValueError, RecursionError):
+                line = json.loads(text)
+                if isinstance(line, dict) and type(line.get("step")) is int:
+                    lines.append(line)
     return lines
+
+
+def csv_cell(value):
+    """A cell that no spreadsheet takes for a formula: texts that begin like one get a quote before.
+
+    `csv_value` is the inverse. Numbers stay.
+    """
+    return f"'{value}" if isinstance(value, str) and _is_formula(value) else value
+
+
+def csv_value(text: str) -> str:
+    """The text that `csv_cell` made a cell of."""
+    return text[1:] if text[:1] == "'" and _is_formula(text[1:]) else text
+
+
+def _is_formula(text: str) -> bool:
+    begin = text.lstrip("'")[:1]
+    if begin not in FORMULA or not begin:
+        return False
+    try:
+        float(text)
+    except ValueError:
+        return True
+    return False  # a negative number
 
 
 def csv_text(rows: Sequence[dict], fields: Sequence[str] | None = None) -> str:
@@ -168,7 +223,7 @@ def csv_text(rows: Sequence[dict], fields: Sequence[str] | None = None) -> str:
     writer = csv.DictWriter(text, list(rows[0]) if fields is None else fields,
                             lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({key: csv_cell(value) for key, value in row.items()} for row in rows)
     return text.getvalue()
 
 
@@ -182,13 +237,18 @@ def read_csv(path, default=REQUIRED) -> list[dict[str, str]]:
 
     Args:
       default: returned where there is no such file.
-    Raises: FileNotFoundError without a file and without a default; csv.Error if it is no CSV.
+    Raises: FileNotFoundError without a file and without a default; InputError if it is no CSV.
     """
     path = pathlib.Path(path)
     if default is not REQUIRED and not path.is_file():
         return default
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file, strict=True))
+    try:
+        rows = list(csv.DictReader(io.StringIO(_text(path), newline=""), strict=True))
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: is damaged ({error}); restore it, or score the run again"
+                         ) from error
+    return [{key: csv_value(value or "") for key, value in row.items() if key is not None}
+            for row in rows]
 
 
 def system_lock(path, *, wait: bool) -> int | None:

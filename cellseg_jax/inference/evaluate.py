@@ -19,7 +19,7 @@ from cellseg_jax.data.cache import refitted
 from cellseg_jax.data.scale import as_image
 from cellseg_jax.data.split import MIXED
 from cellseg_jax.errors import InputError
-from cellseg_jax.files import read_json, write_atomic, write_csv
+from cellseg_jax.files import interpreting, read_json, write_atomic, write_csv
 from cellseg_jax.inference import count_tables
 from cellseg_jax.inference.label_folder import LabelFolder
 from cellseg_jax.inference.measure import TimedStep, measure
@@ -280,8 +280,9 @@ def images_of(config, arrays, split) -> np.ndarray:
 
 def other_data(workdir, config, arrays, indices) -> dict:
     """The fields of scores of other data than the run was trained on."""
-    parts = read_json(pathlib.Path(workdir) / SPLIT_FILE, {})
-    trained = {name for part in ("train", "val") for name in parts.get(part, ())}
+    with interpreting(pathlib.Path(workdir) / SPLIT_FILE):
+        parts = read_json(pathlib.Path(workdir) / SPLIT_FILE, {})
+        trained = {name for part in ("train", "val") for name in parts.get(part, ())}
     return {"data": config_lib.as_json(config.data),
             "names_of_training_images": sum(arrays.image_names[i] in trained for i in indices)}
 

@@ -20,7 +20,7 @@ from cellseg_jax.data.records import some
 from cellseg_jax.data.stacks import ReadOptions
 from cellseg_jax.data.tiff_stacks import first_of_set
 from cellseg_jax.errors import InputError
-from cellseg_jax.files import LONGEST_NAME, remove_leftovers, write_atomic
+from cellseg_jax.files import LONGEST_NAME, read_json, remove_leftovers, write_atomic
 from cellseg_jax.inference import masks_beside, outputs
 from cellseg_jax.inference.outputs.table import COLUMNS_FILE
 from cellseg_jax.report import terminal
@@ -235,12 +235,11 @@ def claim(out, made_by: dict, jobs=(), formats=()) -> None:
                              "folder")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        before = json.loads(note.read_text()) if note.exists() else made_by
+        before = read_json(note, made_by)
         if before == made_by:
             write_atomic(note, json.dumps(made_by, indent=1))
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"--out: cannot write to {out} ({reason}); "
+    except OSError as error:
+        raise InputError(f"--out: cannot write to {out} ({error.strerror or error}); "
                          "choose another folder") from error
     changed = [key for key in (*made_by, *(before.keys() - made_by.keys()))
                if before.get(key) != made_by.get(key)]

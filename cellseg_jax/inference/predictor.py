@@ -13,7 +13,7 @@ from cellseg_jax.data import resize
 from cellseg_jax.data.lazy import Image, from_array
 from cellseg_jax.data.scale import scaled_size
 from cellseg_jax.errors import InputError
-from cellseg_jax.files import read_json
+from cellseg_jax.files import interpreting, read_json
 from cellseg_jax.inference import row_bands, tile_blending
 from cellseg_jax.inference.ensemble import mean_of
 from cellseg_jax.inference.image_scale import RunScale
@@ -73,8 +73,11 @@ class Predictor:
 
     def __init__(self, workdir, config, which: str = "best", batch_size: int = 0):
         self.workdir = pathlib.Path(workdir)
-        environment = read_json(self.workdir / ENVIRONMENT_FILE, {})
-        self.cells = environment.get(TRAINING_CELLS) or {}
+        with interpreting(self.workdir / ENVIRONMENT_FILE):
+            environment = read_json(self.workdir / ENVIRONMENT_FILE, {})
+            self.cells = dict(environment.get(TRAINING_CELLS) or {})
+            known = environment.get(TRAINING_CONTRAST)  # runs of older code have none
+            self.contrast = normalize.Contrast(**known) if known else None
         self.sized_by_cells = config.eval.min_size < 0
         self.config = config = self.sized(config)
         self.network = (ClassicalMethod(config) if derived.is_classical(config)
@@ -82,8 +85,6 @@ class Predictor:
         self.tile, self.batch_size = self.network.tile, self.network.batch_size
         self.target = targets.TARGETS[config.data.target]
         self.scale = RunScale.of(config.data, self.cells)
-        known = environment.get(TRAINING_CONTRAST)  # runs of older code have none
-        self.contrast = normalize.Contrast(**known) if known else None
 
     def sized(self, config):
         """Another config of this run with eval.min_size in pixels, see `sized`."""

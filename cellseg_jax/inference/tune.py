@@ -14,7 +14,7 @@ from cellseg_jax import data, metrics
 from cellseg_jax.config import derived
 from cellseg_jax.data.scale import as_image
 from cellseg_jax.errors import InputError, check_choice
-from cellseg_jax.files import read_json, write_atomic
+from cellseg_jax.files import interpreting, read_json, write_atomic
 from cellseg_jax.report import terminal
 from cellseg_jax.runs import provenance
 from cellseg_jax.runs.folder import TUNING_FILE, check_same_data, read_config
@@ -152,11 +152,16 @@ def read(workdir, config, step: int) -> dict:
     if not file.exists():
         raise InputError(f"--workdir: {workdir} has no {TUNING_FILE}; make it with python -m "
                          f"cellseg_jax.predict --workdir={workdir} --tune=ap50")
-    tuning = read_json(file)
+    with interpreting(file):
+        tuning = read_json(file)
+        made_by = dict(tuning["made_by"])
+        sentence(tuning)
+        if not all(key.startswith("eval.") for key in tuning["options"]):
+            raise InputError(f"{file}: has options that are none of eval; tune again")
     for key, value in _made_by(config, step, "", ()).items():
-        if key not in ("metric", "fixed", "options") and tuning["made_by"].get(key) != value:
-            raise InputError(f"{file}: was made with another {key} ({tuning['made_by'].get(key)}, "
-                             f"now {value}); tune again")
+        if key not in ("metric", "fixed", "options") and made_by.get(key) != value:
+            raise InputError(f"{file}: was made with another {key} ({made_by.get(key)}, now "
+                             f"{value}); tune again")
     return tuning
 
 

@@ -15,7 +15,7 @@ from cellseg_jax.config import derived
 from cellseg_jax.crops import mirrored
 from cellseg_jax.data.stacks import chosen_channels
 from cellseg_jax.errors import InputError
-from cellseg_jax.files import owner, remove_leftovers
+from cellseg_jax.files import naming, owner, remove_leftovers
 from cellseg_jax.inference import tune
 from cellseg_jax.inference.predictor import Predictor, run_config
 from cellseg_jax.interop import bioimageio, onnx, stablehlo
@@ -67,6 +67,11 @@ def export(run: ExportedRun, options: ExportOptions) -> dict:
     Raises: CannotExport, and nothing is written.
     """
     out, form = pathlib.Path(options.out), options.format
+    with naming(out):
+        return _export(run, options, out, form)
+
+
+def _export(run, options, out, form) -> dict:
     out.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers([out.parent])
     partial = out.parent / f".{out.name}.{owner()}.tmp"

@@ -8,6 +8,7 @@ from cellseg_jax.data import split
 from cellseg_jax.errors import InputError
 from cellseg_jax.files import (
     append_line,
+    interpreting,
     read_json,
     read_jsonl,
     remove_leftovers,
@@ -113,10 +114,11 @@ class RunFolder:
 
     def other_arithmetic(self) -> str:
         """What computes otherwise than where the run was begun, in words; "" if nothing does."""
-        before = read_json(self.path / ENVIRONMENT_FILE, {}).get("arithmetic", {})
         now = arithmetic()
-        changed = [f"{name} {before[name]} -> {now.get(name)}" for name in before
-                   if before[name] != now.get(name)]
+        with interpreting(self.path / ENVIRONMENT_FILE):
+            before = read_json(self.path / ENVIRONMENT_FILE, {}).get("arithmetic", {})
+            changed = [f"{name} {before[name]} -> {now.get(name)}" for name in before
+                       if before[name] != now.get(name)]
         return ("continues with other arithmetic, so that last bits may differ: "
                 + "; ".join(changed)) if changed else ""
 
@@ -163,7 +165,8 @@ def read_config(path):
     if not file.is_file():
         raise InputError(f"--workdir: no run in {path} ({CONFIG_FILE} is missing); "
                          "train one with python -m cellseg_jax.main --config=FILE")
-    return config_lib.from_json(json.dumps(read_json(file)))
+    with interpreting(file):
+        return config_lib.from_json(json.dumps(read_json(file)))
 
 
 def changes(path, config) -> dict:
@@ -201,5 +204,5 @@ def check_same_data(path, fingerprint: str) -> None:
     before = read_json(file).get("data_fingerprint") if file.exists() else fingerprint
     if before != fingerprint:
         raise InputError(f"--workdir: {path} was trained on other data (fingerprint "
-                         f"{before[:12]}, now {fingerprint[:12]}); use the old data or another "
-                         "--workdir")
+                         f"{str(before)[:12]}, now {fingerprint[:12]}); use the old data or "
+                         "another --workdir")

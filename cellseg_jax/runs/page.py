@@ -12,7 +12,7 @@ import numpy as np
 
 from cellseg_jax import config as config_lib
 from cellseg_jax.config import derived
-from cellseg_jax.files import read_csv, read_json, read_jsonl, write_atomic
+from cellseg_jax.files import interpreting, read_csv, read_json, read_jsonl, write_atomic
 from cellseg_jax.report import charts, document, embedded, row_charts, svg
 from cellseg_jax.report.document import Cell, number
 from cellseg_jax.runs import rerun
@@ -56,6 +56,14 @@ def write_run_page(folder: pathlib.Path, name: str = "test") -> pathlib.Path:
     Raises: InputError if there is no run in the folder.
     """
     folder = pathlib.Path(folder)
+    with interpreting(folder):
+        path, page = _page(folder, name)
+    write_atomic(path, page)
+    return path
+
+
+def _page(folder: pathlib.Path, name: str) -> tuple[pathlib.Path, str]:
+    """(path, HTML) of the page."""
     config = read_config(folder)
     scores = read_json(scores_file(folder, name), None)
     own = scores is None or "data" not in scores
@@ -67,9 +75,7 @@ def write_run_page(folder: pathlib.Path, name: str = "test") -> pathlib.Path:
         "decodings": [], "object_strata": [],
         "calibration": None}
     path = page_file(folder, "" if own else name)
-    write_atomic(path, document.render("runs/page.html.jinja", config=config, scores=scores,
-                                       **values))
-    return path
+    return path, document.render("runs/page.html.jinja", config=config, scores=scores, **values)
 
 
 def _of_run(folder, config, scores, own) -> dict:

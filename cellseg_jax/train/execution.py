@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 
 from cellseg_jax.crops import round_up
-from cellseg_jax.files import read_json
+from cellseg_jax.files import interpreting, read_json
 from cellseg_jax.report import terminal
 from cellseg_jax.runs.folder import ENVIRONMENT_FILE
 
@@ -63,13 +63,14 @@ def candidates(first: Execution, num_runs: int) -> list[Execution]:
 
 def stored(workdir: pathlib.Path) -> Execution | None:
     """The execution that a run was begun in, if there are as many devices as then."""
-    environment = read_json(workdir / ENVIRONMENT_FILE, {})
-    record = environment.get("program", {})
-    if not record.keys() >= set(Execution._fields):
-        return None
-    found = Execution(record["backend"], record["slots"], tuple(record["mesh"]),
-                      tuple(record["zeros"]))
-    before = len(environment.get("devices", ())), environment.get("processes", 1)
+    with interpreting(workdir / ENVIRONMENT_FILE):
+        environment = read_json(workdir / ENVIRONMENT_FILE, {})
+        record = environment.get("program", {})
+        if not record.keys() >= set(Execution._fields):
+            return None
+        found = Execution(record["backend"], record["slots"], tuple(record["mesh"]),
+                          tuple(record["zeros"]))
+        before = len(environment.get("devices", ())), environment.get("processes", 1)
     now = jax.device_count(), jax.process_count()
     if before == now:
         return found

@@ -16,7 +16,7 @@ from cellseg_jax.config import derived
 from cellseg_jax.data import order
 from cellseg_jax.data.arrays import Arrays
 from cellseg_jax.errors import InputError
-from cellseg_jax.files import read_json, read_jsonl
+from cellseg_jax.files import interpreting, read_json, read_jsonl
 from cellseg_jax.report import panels, terminal
 from cellseg_jax.runs.checkpoint import Checkpoints
 from cellseg_jax.runs.folder import (
@@ -112,9 +112,10 @@ class Run:
         file = self.folder.path / RESULT_FILE
         if not file.exists() or self.folder.extended:
             return False
-        result = read_json(file)
-        self.step, self.metrics = result["step"], result["metrics"]
-        self.stop = next(k for k, status in STATUS.items() if status == result["status"])
+        with interpreting(file):
+            result = read_json(file)
+            self.step, self.metrics = int(result["step"]), dict(result["metrics"])
+            self.stop = {status: k for k, status in STATUS.items()}[result["status"]]
         return True
 
     def restore(self, abstract: TrainState) -> TrainState | None:

@@ -10,8 +10,8 @@ import traceback
 
 import pytest
 
-TESTS = pathlib.Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(TESTS), str(TESTS.parent)]  # as pytest has it
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))  # as pytest has it
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from faults.table import faults
 

@@ -9,7 +9,7 @@ import csv
 
 import numpy as np
 
-from cellseg_jax.files import atomic_file
+from cellseg_jax.files import atomic_file, csv_cell
 from cellseg_jax.inference.outputs.files import blocks, objects
 
 COLUMNS_FILE = "columns.txt"
@@ -57,7 +57,7 @@ def write(path, label, image, probability=None, classes=()) -> None:
                 writer = csv.writer(file)
                 writer.writerow(columns)
             for row in zip(*columns.values(), strict=True):
-                writer.writerow(f"{value:.7g}" if isinstance(value, float) else value
+                writer.writerow(f"{value:.7g}" if isinstance(value, float) else csv_cell(value)
                                 for value in row)
 
 
