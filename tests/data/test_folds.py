@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from cellseg_jax import config as config_lib
+from cellseg_jax.config import derived
 from cellseg_jax.data import folds
 from cellseg_jax.errors import InputError
 
@@ -119,3 +121,15 @@ def test_rejects_fewer_groups_than_folds_and_nnunet_with_groups():
                                   "fold:4/5:val=0.1:nnunet"])
 def test_text_roundtrip(text):
     assert str(folds.parse(text)) == text
+
+
+def test_a_fold_is_a_value_of_the_key_data_split():
+    config = config_lib.override(config_lib.default(), [("data.split", "fold:1/5:test=0.2")])
+    assert derived.has_part(config, "val") and derived.has_part(config, "test")
+    assert derived.training_samples(config, 1000) == 576  # of 800, 640 are not tested
+    nnunet = config_lib.override(config, [("data.split", "fold:1/5:nnunet")])
+    assert not derived.has_part(nnunet, "val") and derived.training_samples(nnunet, 1000) == 800
+    with pytest.raises(InputError, match="early_stopping: got 5; expected 0 without a validation"):
+        config_lib.override(nnunet, [("train.early_stopping", "5")])
+    with pytest.raises(InputError, match="config.data.split: got 'fold:1of5'"):
+        config_lib.override(config, [("data.split", "fold:1of5")])
