@@ -64,7 +64,23 @@ def write(rows: dict[str, list[pathlib.Path]], folder) -> list[str]:
                for line in compare_classes(found, _test_train_ratio(rows[row]), row)]
     if classes:
         write_csv(folder / "pruning_rows_classes.csv", classes)
-    return [_sentence(line) for line in compared if line["class"] == EVERYTHING]
+    return [*(_sentence(line) for line in compared if line["class"] == EVERYTHING),
+            *_left_out(rows, curves)]
+
+
+def _left_out(rows, curves) -> list[str]:
+    """What no comparison is made of: repeats of one of two rows, experiments of some repeats."""
+    first, *others = rows
+    names = lambda row: {run.name for run in rows[row]}
+    out = [f"{other} and {first} are compared without repeats that only one of them has: "
+           f"{', '.join(sorted(alone, key=int))}."
+           for other in others if (alone := names(other) ^ names(first))
+           and all(map(str.isdigit, alone))]
+    for row, runs in rows.items():
+        some = {name for run in runs for name in _one_run(run)} - curves[row].keys()
+        out += [f"{row} is shown without experiments that not all of its repeats have: "
+                f"{', '.join(sorted(some))}."] if some else []
+    return out
 
 
 def read(runs) -> dict[str, Curves]:

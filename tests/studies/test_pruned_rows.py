@@ -86,3 +86,14 @@ def test_only_repeats_that_both_rows_have_are_compared(tmp_path):
     pruned_rows.write(rows, tmp_path)
     line = table(tmp_path / "pruning_rows_compared.csv")[0]
     assert line["repeats"] == "3" and float(line["lost_more"]) == pytest.approx(0.15)
+
+
+def test_what_is_left_out_is_named(tmp_path):
+    rows = {"plain": make_row(tmp_path / "plain", (0.12, 0.15, 0.13, 0.2)),
+            "simple": make_row(tmp_path / "simple", (0.2, 0.22, 0.24))}
+    lines = table(rows["plain"][1] / pruned_rows.SCORES_FILE)
+    write_csv(rows["plain"][1] / pruned_rows.SCORES_FILE,
+              [*lines, *(line | {"experiment": "random:all"} for line in lines)])
+    assert pruned_rows.write(rows, tmp_path)[1:] == [
+        "simple and plain are compared without repeats that only one of them has: 3.",
+        "plain is shown without experiments that not all of its repeats have: random:all."]
