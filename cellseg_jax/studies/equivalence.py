@@ -11,6 +11,7 @@ Beside it stands a Bayesian reading of the same differences, the probability tha
 equal or better by more than the margin. It is not adjusted for the number of rows.
 """
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -103,6 +104,7 @@ def within(compared, gaps, base_gaps: Gaps, margin: float, larger_is_better: boo
     return found
 
 
+@functools.cache
 def repeats_to_equal(sd: float, margin: float, *, power: float = 0.8, alpha: float = stats.ALPHA,
                      test_train_ratio: float = 0.0) -> float:
     """Repeats with which two equal rows are shown to be equal within the margin; inf: none do.

@@ -6,6 +6,8 @@ worse, else the word is "diverged" or "incomplete". Beside it stands a reading b
 repeat that diverged comes after all others, and which may be decided either way.
 """
 
+import functools
+import itertools
 import math
 from typing import NamedTuple
 
@@ -16,7 +18,7 @@ from cellseg_jax.studies import stats
 from cellseg_jax.studies.runs import values_of
 
 DIVERGED, INCOMPLETE = "diverged", "incomplete"  # of stats.VERDICTS
-PERMUTATIONS = scipy_stats.PermutationMethod(rng=0)  # all of them up to 7 repeats, else 9,999
+EXACT = 8  # repeats up to which every permutation is tried, else a fixed random 9,999
 
 
 class Gaps(NamedTuple):
@@ -92,12 +94,28 @@ def by_rank(a, b, test_train_ratio: float = 0.0) -> stats.Comparison:
         return stats.Comparison(math.nan, unknown, math.nan, math.nan, n, "rank-sum test")
     x, y = ranks[:n], ranks[n:]
     difference = float(x.mean() - y.mean())
-    test = scipy_stats.mannwhitneyu(x, y, method=PERMUTATIONS)
-    p = min(1.0, float(test.pvalue))
+    p = _permuted_p(ranks, n)
     if test_train_ratio:
         corrected = stats.paired(x, y, test_train_ratio=test_train_ratio).p
         p = max(p, 1.0 if math.isnan(corrected) else corrected)
     return stats.Comparison(difference, unknown, p, difference / n, n, "rank-sum test")
+
+
+def _permuted_p(ranks, n) -> float:
+    """The share of permutations whose first n ranks have a sum at least as far from its mean."""
+    if n > EXACT:
+        method = scipy_stats.PermutationMethod(rng=0)
+        return min(1.0, float(scipy_stats.mannwhitneyu(ranks[:n], ranks[n:],
+                                                       method=method).pvalue))
+    centre = ranks.sum() / 2
+    far = np.abs(ranks[_choices(n)].sum(1) - centre)
+    return float(np.mean(far >= abs(ranks[:n].sum() - centre) - 1e-9))
+
+
+@functools.cache
+def _choices(n) -> np.ndarray:
+    """(C, n) every choice of n of 2 n."""
+    return np.array(list(itertools.combinations(range(2 * n), n)))
 
 
 def word_between(first, second, metric: str, test_train_ratio: float) -> str:

@@ -11,6 +11,7 @@ equal rows then has a family-wise type I error of 9 % instead of 5 %. With five 
 most 5 %. Repeats that became non-finite have no score: see gaps.
 """
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -186,6 +187,7 @@ def power_of(n: int, sd: float, difference: float, *, alpha: float = ALPHA,
     return float(stats.ncf.sf(limit, 1, n - 1, centre))  # t squared: nct has NaN in its tails
 
 
+@functools.cache
 def repeats_needed(sd: float, difference: float, *, power: float = 0.8, alpha: float = ALPHA,
                    test_train_ratio: float = 0.0) -> float:
     """The smallest number of repeats, at least 3, with which a true difference is found.
