@@ -18,7 +18,7 @@ from cellseg_jax.report import terminal
 from cellseg_jax.runs import page
 from cellseg_jax.runs.folder import ENVIRONMENT_FILE, RESULT_FILE, check_continues, scores_file
 from cellseg_jax.runs.lock import InUse, Lock
-from cellseg_jax.studies import out_of_fold, render
+from cellseg_jax.studies import out_of_fold, render, table_csv
 from cellseg_jax.studies import table as tables
 from cellseg_jax.studies.cost import estimate, print_estimate
 from cellseg_jax.studies.file import run_configs
@@ -71,10 +71,11 @@ def collect(study, workdir: pathlib.Path, rows, repeats: int, *, smoke: bool, no
     if study.folds:
         notes = [*notes, *_combine_folds(study, workdir, rows, smoke)]
     table = table._replace(notes=[*notes, *table.notes])
-    for suffix, text in (("md", render.markdown), ("tex", render.latex), ("csv", render.csv_text)):
+    for suffix, text in (("md", render.markdown), ("tex", render.latex),
+                         ("csv", table_csv.csv_text)):
         write_atomic(workdir / f"table.{suffix}", text(table))
     if table.curves:
-        write_atomic(workdir / "learning_curve.csv", render.curves_csv(table))
+        write_atomic(workdir / "learning_curve.csv", table_csv.curves_csv(table))
     render.show(table)
     write_study_page(table, workdir / "report.html")
     write_atomic(workdir / "methods.txt", methods(table) + "\n")

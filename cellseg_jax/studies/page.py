@@ -14,7 +14,7 @@ from cellseg_jax.files import read_json, read_jsonl, write_atomic
 from cellseg_jax.report import charts, document, row_charts
 from cellseg_jax.report.document import Cell, number
 from cellseg_jax.runs.folder import METRICS_LOG, scores_file
-from cellseg_jax.studies import learning_curve, page_rows, render, sentences, stats, summary
+from cellseg_jax.studies import learning_curve, page_rows, sentences, stats, summary
 from cellseg_jax.studies import table_cells as cells
 from cellseg_jax.studies.abstract import abstract
 from cellseg_jax.studies.disagreement import (
@@ -92,7 +92,7 @@ def _learning_curve(curve) -> dict:
     """Scores over the number of training images, what was fitted, and its sentences."""
     band, best = None, 1.0 if stats.larger_is_better(curve.metric) else 0.0
     if curve.fit is not None:
-        sizes = render.curve_sizes(curve)
+        sizes = sentences.curve_sizes(curve)
         score, low, high = learning_curve.predict(curve.fit, sizes)
         band = charts.Band(curve.name, sizes, *np.clip((low, score, high),
                                                        *stats.bounds(curve.metric)))
@@ -104,7 +104,7 @@ def _learning_curve(curve) -> dict:
                  for target, (n, _) in curve.needed.items()])
     return {"name": curve.name, "chart": chart, "fitted": band is not None,
             "band": band is not None and len(curve.fit.draws) > 0,
-            "sentences": render.curve_sentences(curve)}
+            "sentences": sentences.curve_sentences(curve)}
 
 
 def _forest(table) -> dict | None:

@@ -27,6 +27,12 @@ def is_compared(row, metric) -> bool:
                                      or row.verdicts.get(metric) == "diverged")
 
 
+def is_best(table, row, metric) -> bool:
+    """Whether a test distinguishes this row from each other one, and there is one."""
+    name, ties = table.best.get(metric, ("", ()))
+    return name == row.name and not ties and len(table.rows) > 1
+
+
 def counted(row) -> list:
     """Runs whose scores are in the table."""
     return [run for run in row.runs if run.counts]

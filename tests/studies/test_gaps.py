@@ -12,7 +12,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from cellseg_jax import studies
-from cellseg_jax.studies import render, stats
+from cellseg_jax.studies import render, stats, table_csv
 from cellseg_jax.studies.gaps import Gaps, by_rank, limited, with_last
 from cellseg_jax.studies.page import write_study_page
 from cellseg_jax.studies.summary import summary_sentence
@@ -149,7 +149,7 @@ def test_it_stands_in_every_format(done, tmp_path):
     assert "| 2 of 5 diverged; by rank not distinguishable |" in text
     assert "cannot be better nor best" in text and "**" not in text
     assert "1 row cannot be better, since repeats diverged (unet_wide)" in summary_sentence(table)
-    line = next(one for one in csv.DictReader(io.StringIO(render.csv_text(table)))
+    line = next(one for one in csv.DictReader(io.StringIO(table_csv.csv_text(table)))
                 if one["row"] == "unet_wide" and one["metric"] == "dice_mean")
     assert (line["n"], line["repeats"], line["diverged"], line["missing"]) == ("3", "5", "2", "0")
     assert (line["verdict"], line["rank_verdict"], line["best"]) == (

@@ -12,7 +12,7 @@ from html_checker import Checker
 from rich.console import Console
 
 from cellseg_jax import studies
-from cellseg_jax.studies import learning_curve, render
+from cellseg_jax.studies import learning_curve, render, sentences, table_csv
 from cellseg_jax.studies.page import write_study_page
 from cellseg_jax.studies.row_families import FRACTION
 from cellseg_jax.studies.summary import summary_sentence
@@ -57,7 +57,7 @@ def test_a_score_that_few_images_reached_is_not_called_out_of_reach():
     targets = {target: learning_curve.images_needed(fit, target) for target in (0.8, 0.9)}
     points = [("row", 0, size, mean) for size, mean in zip(sizes, fit.means, strict=True)]
     curve = Curve("unet", "dice_mean", points, 48.0, fit, "", targets)
-    reached, never, _ = render.curve_sentences(curve)
+    reached, never, _ = sentences.curve_sentences(curve)
     assert "0.80 was reached with 5 images already" in reached and "no growth" in reached
     assert "0.90 is not reachable" in never
 
@@ -75,7 +75,7 @@ def test_points_are_those_of_the_files_and_the_fit_is_their_law(table):
 
 
 def test_sentences_say_what_each_target_takes(table):
-    low, reached, beyond, never, about = render.curve_sentences(table.curves[0])
+    low, reached, beyond, never, about = sentences.curve_sentences(table.curves[0])
     assert low.startswith("unet: dice_mean 0.50 needs fewer than 20 training images")
     assert reached.startswith("unet: dice_mean 0.82 needs about 100 training images (95 %: ")
     assert reached.endswith(", 0.31 times the 320 that there are.")
@@ -90,21 +90,21 @@ def test_sentences_say_what_each_target_takes(table):
 def test_an_interval_without_an_upper_end_says_so():
     fitted = learning_curve.Fit(np.array([0.9, 0.4, 0.5]), np.zeros((0, 3)),
                                 np.array([20.0, 320]), np.array([0.8, 0.88]), 1.0)
-    said = lambda interval: render.curve_sentences(Curve(
+    said = lambda interval: sentences.curve_sentences(Curve(
         "unet", "dice_mean", [], 640.0, fitted, "", {0.89: (1600.0, interval)}))
     assert "1,600 training images (95 %: 700 to no limit), 2.5 times" in said((700.0, math.inf))[0]
     assert "(95 %: fewer than 20 to over a million)" in said((3.0, 1e9))[0]
     assert "1,600 training images, 2.5 times" in said((math.nan, math.nan))[0]
     never = Curve("unet", "dice_mean", [], 640.0, fitted, "", {
         0.95: (math.inf, (3400.0, math.inf))})
-    assert render.curve_sentences(never)[0].endswith(
+    assert sentences.curve_sentences(never)[0].endswith(
         "They do not rule it out: the 95 % interval begins at 3,400 images.")
     assert "No interval: fewer than 3 repeats" in said((math.nan, math.nan))[-1]
 
 
 def test_csv_holds_runs_curve_and_targets(table):
-    lines = list(csv.DictReader(io.StringIO(render.curves_csv(table))))
-    assert list(lines[0]) == list(render.CURVE_FIELDS)
+    lines = list(csv.DictReader(io.StringIO(table_csv.curves_csv(table))))
+    assert list(lines[0]) == list(table_csv.CURVE_FIELDS)
     of = lambda what: [line for line in lines if line["what"] == what]
     assert len(of("run")) == 20 and len(of("asymptote")) == 1
     assert [(line["score"], line["images"]) for line in of("target")][-1] == ("0.9", "inf")
@@ -120,7 +120,7 @@ def test_terminal_markdown_and_page_tell_the_same(table, tmp_path):
     render.show(table, Console(file=text, width=400))
     write_study_page(table, tmp_path / "report.html")
     page = Checker((tmp_path / "report.html").read_text())
-    for line in render.curve_sentences(table.curves[0]):
+    for line in sentences.curve_sentences(table.curves[0]):
         assert line in text.getvalue() and line in page.shown and line in render.markdown(table)
     assert summary_sentence(table).startswith("unet: dice_mean 0.50 needs fewer than")
 
@@ -130,17 +130,17 @@ def test_too_few_fractions_are_one_line(tmp_path):
     for repeat in range(2):
         helpers.damage(tmp_path / f"unet_0.5/{repeat}", "gone")
     table = collect(study, tmp_path)
-    assert render.curve_sentences(table.curves[0]) == [
+    assert sentences.curve_sentences(table.curves[0]) == [
         "unet: a learning curve needs scores at 3 numbers of training images or more; there are 2."]
     write_study_page(table, tmp_path / "report.html")
     assert "there are 2." in (tmp_path / "report.html").read_text()
-    assert "curve,asymptote" not in render.curves_csv(table)
+    assert "curve,asymptote" not in table_csv.curves_csv(table)
 
 
 def test_a_study_without_a_run_still_has_its_sentence(tmp_path):
     study = write(tmp_path / "other", repeats=2)
     table = collect(study, tmp_path)
-    assert "there are 0" in render.curve_sentences(table.curves[0])[0]
+    assert "there are 0" in sentences.curve_sentences(table.curves[0])[0]
     write_study_page(table, tmp_path / "report.html")
 
 
@@ -161,4 +161,4 @@ def test_a_curve_names_the_runs_that_it_has_to_do_without(tmp_path):
     study = write(tmp_path, shares=SHARES[2:], repeats=3)
     helpers.damage(tmp_path / "unet_0.5/1", "non-finite")
     curve = collect(study, tmp_path).curves[0]
-    assert " Not in it: unet_0.5: 1 of 3 diverged." in render.curve_sentences(curve)[-1]
+    assert " Not in it: unet_0.5: 1 of 3 diverged." in sentences.curve_sentences(curve)[-1]

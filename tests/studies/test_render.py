@@ -9,7 +9,7 @@ import helpers_study as helpers
 import pytest
 from rich.console import Console
 
-from cellseg_jax.studies import render
+from cellseg_jax.studies import render, table_csv
 from cellseg_jax.studies.table import collect
 
 
@@ -40,9 +40,9 @@ def shown(table, width):
 
 
 def test_csv_gives_every_number_back(table):
-    lines = list(csv.DictReader(io.StringIO(render.csv_text(table))))
+    lines = list(csv.DictReader(io.StringIO(table_csv.csv_text(table))))
     assert len(lines) == len(table.rows) * len(table.metrics)
-    assert list(lines[0]) == list(render.FIELDS)
+    assert list(lines[0]) == list(table_csv.FIELDS)
     for line in lines:
         row = next(r for r in table.rows if r.name == line["row"])
         metric, one = line["metric"], row.compared[line["metric"]]
@@ -57,7 +57,7 @@ def test_csv_gives_every_number_back(table):
             assert number("adjusted_p") == row.adjusted_p[metric]
     assert [line["row"] for line in lines if line["metric"] == "dice_mean" and line["best"] == "1"
             ] == ["unet_wide"]
-    assert "nan" not in render.csv_text(table)
+    assert "nan" not in table_csv.csv_text(table)
 
 
 def test_markdown_holds_a_score_its_noise_and_its_definition(table):
@@ -138,7 +138,7 @@ def test_latex_rows_have_as_many_cells_as_columns(table):
 
 def test_empty_study_has_a_table_in_every_format(tmp_path):
     table = collect(helpers.make_study(), tmp_path)
-    for text in (render.markdown(table), render.latex(table), render.csv_text(table),
+    for text in (render.markdown(table), render.latex(table), table_csv.csv_text(table),
                  shown(table, 80)):
         assert "adam" in text and not re.search(r"\bnan\b", text)
     text = render.markdown(table)
