@@ -134,18 +134,19 @@ def trained(repeats: int, out: pathlib.Path) -> list[list]:
     train.train(configs, folders)
     score = lambda point, share: score_at(folders[point], configs[point], share)[1]
     truth = np.array([score(len(grid) + point, 1.0) for point in range(len(grid))])
-    search, rows = Search({}, trials=18, eta=3, rungs=3), []
-    ranked = lambda scores: np.argsort(np.argsort(scores))
-    first = [score(point, 1 / 9) for point in range(len(grid))]
-    rho = np.corrcoef(ranked(first), ranked(truth))[0, 1]
-    for method in ("halving", "random"):
-        chosen = [searched(method, search, len(grid), score, np.random.default_rng(seed))
-                  for seed in range(repeats)]
-        above = np.array([np.sum(truth > truth[point]) for point in chosen])
-        cost = sum(bracket.cost for bracket in plan_of(method, search))
-        rows.append([f"{cost:.2g}", f"{rho:.2f}", method,
-                     f"{np.mean(above < len(grid) // 10):.2f}", f"{np.mean(above < 1):.2f}",
-                     f"{np.mean(truth.max() - truth[chosen]):.4f}"])
+    ranked, rows = lambda scores: np.argsort(np.argsort(scores)), []
+    for trials, rungs in ((18, 3), (9, 2)):  # the first one after 1 and after 3 of 9 epochs
+        search = Search({}, trials=trials, eta=3, rungs=rungs)
+        first = [score(point, 3.0 ** (1 - rungs)) for point in range(len(grid))]
+        rho = np.corrcoef(ranked(first), ranked(truth))[0, 1]
+        for method in ("halving", "random"):
+            chosen = [searched(method, search, len(grid), score, np.random.default_rng(seed))
+                      for seed in range(repeats)]
+            above = np.array([np.sum(truth > truth[point]) for point in chosen])
+            cost = sum(bracket.cost for bracket in plan_of(method, search))
+            rows.append([f"{cost:.2g}", f"{rho:.2f}", method,
+                         f"{np.mean(above < len(grid) // 10):.2f}", f"{np.mean(above < 1):.2f}",
+                         f"{np.mean(truth.max() - truth[chosen]):.4f}"])
     return rows
 
 

@@ -31,7 +31,7 @@ from cellseg_jax.studies import launch, optuna_sampler
 from cellseg_jax.studies import table as tables
 from cellseg_jax.studies.file import config_of
 from cellseg_jax.studies.grid import Grid
-from cellseg_jax.studies.search_plan import METHODS, plan_of, survivors
+from cellseg_jax.studies.search_plan import METHODS, cut_among_equals, plan_of, survivors
 from cellseg_jax.studies.search_space import changes_of, drawn
 from cellseg_jax.train.rungs import Rungs
 
@@ -224,6 +224,10 @@ def _train_bracket(books: Books, number: int, bracket, backend, slots) -> bool:
         scores = {n: score for n, (_, score) in at.items()}
         last = rung + 1 == len(bracket.shares)
         kept = survivors(scores, len(going) if last else bracket.kept[rung + 1])
+        if cut_among_equals(scores, kept):
+            terminal.log(f"bracket {number}, rung {rung}: trials with equal scores of "
+                         f"{abs(scores[kept[-1]]):.4f} were parted by their number; networks that "
+                         "have learned something differ: fewer rungs or more train.epochs help")
         for n in going:
             step, score = at[n]
             word = "diverged" if not math.isfinite(score) else (

@@ -75,3 +75,9 @@ def survivors(scores: dict, keep: int) -> list:
     """
     finite = [trial for trial, score in scores.items() if math.isfinite(score)]
     return sorted(finite, key=lambda trial: -scores[trial])[:keep]
+
+
+def cut_among_equals(scores: dict, kept: list) -> bool:
+    """Whether a trial that is not kept has the score of one that is."""
+    return bool(kept) and any(score == scores[kept[-1]] for trial, score in scores.items()
+                              if trial not in kept)
