@@ -6,10 +6,14 @@ that must be given; a list takes values with commas between them.
 """
 
 import argparse
+import contextlib
 import datetime
+import json
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from importlib import metadata
@@ -80,6 +84,45 @@ def times_faster(ours: list[Sample], theirs: list[Sample], field: str = "wall") 
     """The median of the ratios of neighbours in time; above 1 where ours are faster."""
     return statistics.median(getattr(b, field) / getattr(a, field)
                              for a, b in zip(ours, theirs, strict=True))
+
+
+class Side:
+    """A process that makes a step when it is its turn: one that calls `serve`."""
+
+    def __init__(self, command: list[str], environment: dict):
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            text=True, env=environment)
+
+    def ask(self, question: str = "step"):
+        """Its answer, of JSON. Raises: RuntimeError if the process has ended."""
+        try:
+            self._process.stdin.write(f"{question}\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            raise RuntimeError(f"{' '.join(self._process.args[2:])} ended, code "
+                               f"{self._process.wait()}")
+        return json.loads(line)
+
+    def step(self) -> Sample:
+        """Seconds of one step."""
+        return Sample(*self.ask())
+
+    def close(self) -> None:
+        """End the process."""
+        with contextlib.suppress(BrokenPipeError):  # of one that has ended, with a question unread
+            self._process.stdin.close()
+        self._process.wait()
+
+
+def serve(step: Callable, **others: Callable) -> None:
+    """Answer the questions of a Side: step() -> Sample, and others by name."""
+    answers = {"step": step, **others}
+    for line in sys.stdin:
+        print(json.dumps(answers[line.strip()]()), flush=True)
 
 
 # --- options, records and Markdown ----------------------------------------------------------------

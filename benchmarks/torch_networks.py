@@ -1,6 +1,8 @@
 """torch's side of train_step: its networks by the names of CASES, and one step of them."""
 
 import os
+import pathlib
+import sys
 
 import numpy as np
 import torch
@@ -8,10 +10,13 @@ from monai.losses import DiceFocalLoss
 from monai.networks.nets import UNETR, UNet
 
 from cellseg_jax.models import resenc_unet
-from tests.reference.torch_attention import TorchMedT, TorchSegNet
-from tests.reference.torch_resenc_unet import TorchResEncUNet
-from tests.reference.torch_segformer import TorchSegFormer
-from tests.reference.torch_unets import TorchSimpleConv, TorchSmallUNet, TorchUNet
+
+# Some packages install a `tests` of their own, which comes before a folder without __init__.py.
+sys.path.append(str(pathlib.Path(__file__).resolve().parent.parent / "tests"))
+from reference.torch_attention import TorchMedT, TorchSegNet  # noqa: E402
+from reference.torch_resenc_unet import TorchResEncUNet  # noqa: E402
+from reference.torch_segformer import TorchSegFormer  # noqa: E402
+from reference.torch_unets import TorchSimpleConv, TorchSmallUNet, TorchUNet  # noqa: E402
 
 
 def monai_unet():
@@ -60,21 +65,43 @@ NETWORKS = {
 }
 
 
-def torch_step(name: str, image: np.ndarray, label: np.ndarray):
-    """A function of nothing that trains one step, on images that are normalised beforehand."""
+def torch_step(name: str, image: np.ndarray, label: np.ndarray, *, bfloat16: bool = False,
+               compiled: bool = False):
+    """A function that trains so many steps and waits for the last; its loss.
+
+    On a GPU where torch sees one, with TF32.
+
+    Args:
+      image: (N, H, W, 3) uint8; normalised beforehand.
+      label: (N, H, W), 0 or 1.
+      bfloat16: by autocast.
+      compiled: by torch.compile, channels last.
+    """
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    network = NETWORKS[name]()
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    layout = torch.channels_last if compiled else torch.contiguous_format
+    network = NETWORKS[name]().to(device, memory_format=layout)
     network.train()
     loss_fn = DiceFocalLoss(sigmoid=True)
     optimizer = torch.optim.Adam(network.parameters(), lr=5e-3, weight_decay=3e-5)
     arrays = image.astype(np.float32) / 255, label[..., None].astype(np.float32)
-    tensors = [torch.tensor(array).permute(0, 3, 1, 2).contiguous() for array in arrays]
+    image, mask = (torch.tensor(array).permute(0, 3, 1, 2).to(device).contiguous(
+        memory_format=layout) for array in arrays)
 
-    def run():
-        optimizer.zero_grad()
-        loss = loss_fn(network(tensors[0]), tensors[1])
-        loss.backward()
-        optimizer.step()
+    def loss_of(image, mask):
+        with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
+            logits = network(image)
+        return loss_fn(logits.float(), mask)
+
+    forward = torch.compile(loss_of) if compiled else loss_of
+
+    def run(steps: int = 1) -> float:
+        for _ in range(steps):
+            optimizer.zero_grad()
+            loss = forward(image, mask)
+            loss.backward()
+            optimizer.step()
         return loss.item()
 
     return run

@@ -14,9 +14,7 @@ waits for its turn uses no core. Ratios are of wall time and of CPU time: torch'
 busily for one another under load, which wall time shows.
 """
 
-import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from typing import NamedTuple
@@ -26,14 +24,24 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from benchmarks.measuring import Result, Sample, Table, in_turns, median, timed, times_faster
+from benchmarks.measuring import (
+    Result,
+    Sample,
+    Side,
+    Table,
+    in_turns,
+    median,
+    serve,
+    timed,
+    times_faster,
+)
 from cellseg_jax import config as config_lib
 from cellseg_jax.cli import huge_pages
 from cellseg_jax.models import onednn
 from cellseg_jax.step.mapped import map_train
 from cellseg_jax.step.mesh import default_mesh
-from cellseg_jax.step.spec import make_spec, traced_values
-from cellseg_jax.step.state import init_state
+from cellseg_jax.step.spec import Spec, make_spec, traced_values
+from cellseg_jax.step.state import TrainState, init_state
 
 
 class Case(NamedTuple):
@@ -60,15 +68,27 @@ CASES = {
 OPTIONS = {"cases": (list(CASES), "networks"), "rounds": (15, "turns")}
 
 
-def our_step(case: Case, image, label) -> Callable:
-    """A function of nothing that trains one step and waits for it: the step of every run."""
+class Program(NamedTuple):
+    """A train step and what it takes."""
+
+    spec: Spec
+    step: Callable  # (state, source, index) -> (state, out)
+    state: TrainState
+    source: dict
+    index: dict
+
+
+def our_program(case: Case, image, label, precision: str = "float32") -> Program:
+    """The step of every run, of a case, for images that lie on the device."""
     config = config_lib.default()
     config.data.size = (case.size, case.size)
     config.data.channels = "rgb"
     config.model = case.model
+    config.train.precision = precision
     config = config_lib.complete(config)
     spec = make_spec([config])
     values = traced_values(config, spec, 100)
+    values["num_steps"] = np.int32(2**30)  # it never ends
     mesh = default_mesh(1, len(image))
     rows = NamedSharding(mesh, P("member", "data"))
     state = jax.jit(lambda v: init_state(spec, v, image.shape[1:]))(values)
@@ -77,11 +97,17 @@ def our_step(case: Case, image, label) -> Callable:
     source = {"image": image, "label": label, "range": range_}
     source = jax.device_put(source, NamedSharding(mesh, P()))
     index = jax.device_put({"id": np.arange(len(image), dtype=np.int32)[None]}, rows)
-    compiled = map_train(spec, mesh, "unroll")
+    return Program(spec, map_train(spec, mesh, "unroll"), state, source, index)
 
-    def run():
+
+def our_step(program: Program) -> Callable:
+    """A function that trains so many steps and waits for the last; its loss."""
+    state = program.state
+
+    def run(steps: int = 1) -> float:
         nonlocal state
-        state, out = compiled(state, source, index)
+        for _ in range(steps):
+            state, out = program.step(state, program.source, program.index)
         jax.block_until_ready(state)
         return float(out["loss"][0])
 
@@ -103,39 +129,20 @@ def work(name: str, side: str) -> None:
 
         run = torch_step(name, *made_up(case))
     else:
-        run = our_step(case, *made_up(case))
-    for _ in sys.stdin:
-        print(json.dumps(timed(run)), flush=True)
+        run = our_step(our_program(case, *made_up(case)))
+    serve(lambda: timed(run))
 
 
-class Side:
+def side_of(name: str, side: str) -> Side:
     """The process of one side of a case."""
-
-    def __init__(self, name: str, side: str):
-        environment = os.environ | ({} if side == "torch" else huge_pages.wanted())
-        environment |= {onednn.SWITCH: "off"} if side == "xla" else {}
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.train_step", name, side],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
-
-    def step(self) -> Sample:
-        """Seconds of one step."""
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{self._process.args[-2:]} ended, code {self._process.wait()}")
-        return Sample(*json.loads(line))
-
-    def close(self) -> None:
-        """End the process."""
-        self._process.stdin.close()
-        self._process.wait()
+    environment = os.environ | ({} if side == "torch" else huge_pages.wanted())
+    environment |= {onednn.SWITCH: "off"} if side == "xla" else {}
+    return Side(["benchmarks.train_step", name, side], environment)
 
 
 def steps_of(name: str, sides, rounds: int) -> dict:
     """{side: [Sample, ...]} of steps in turns."""
-    running = {side: Side(name, side) for side in sides}
+    running = {side: side_of(name, side) for side in sides}
     try:
         return in_turns(running, rounds, clock=Side.step)
     finally:

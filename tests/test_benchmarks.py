@@ -11,7 +11,7 @@ import types
 import pytest
 from helpers import ROOT, child_environment
 
-from benchmarks import measuring, run
+from benchmarks import measuring, on_gpu, run, train_step
 from cellseg_jax.data.synthetic import twins
 
 # {benchmark: (arguments, twin of a dataset for --root or "", what it imports, a row of its table)}
@@ -33,6 +33,8 @@ CASES = {
                            rf"\| 4 \| 8x8 \| 2 \|( {NUMBER} \|){{3}}"),
     "nuclei_monai": ("--size=64 --epochs=1 --batch_size=4", "dsb2018", ("torch", "monai"),
                      rf"\|( {NUMBER} \|){{6}}"),
+    "on_gpu": ("--tiny --folder={tmp_path}", "", ("torch", "monai", "einops"),
+               rf"\| simple_conv_64 \| bfloat16 \| 2 \|( {NUMBER} \|){{3}}"),
     "population": ("--slots=2 --backends=vmap --rounds=1 --steps=1", "", (),
                    rf"\| vmap \| 2 \| {NUMBER} \| {NUMBER} \|"),
     "pruning": ("--size=16 --channels=4,8 --images=8 --levels=1 --rounds=1", "", (),
@@ -117,6 +119,74 @@ def test_tables_of_the_page_are_those_of_the_results():
     assert run.with_tables(page, run.kept()) == page
 
 
+# --- the agenda of a GPU --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def agenda(tmp_path, monkeypatch):
+    """run(**options) -> {cell: what was found}, and the names of the cells that were begun."""
+    begun, now = [], [0.0]
+
+    class Process:
+        pid, returncode = -1, 0
+
+        def __init__(self, command, **_):
+            self.name = command[-2]
+            begun.append(self.name)
+
+        def communicate(self, timeout=None):
+            if timeout is None:
+                return "", ""
+            if self.name == "long" and timeout < 300:
+                now[0] += timeout
+                raise subprocess.TimeoutExpired("x", timeout)
+            now[0] += 60.0
+            self.returncode = self.name == "broken"
+            table = measuring.Table(["cell"], [[self.name]], "Cells")
+            return f"...\n{json.dumps(table._asdict())}\n", "Traceback\nValueError: no\n"
+
+    fake = types.SimpleNamespace(Popen=Process, PIPE=-1, TimeoutExpired=subprocess.TimeoutExpired)
+    monkeypatch.setattr(on_gpu, "subprocess", fake)
+    monkeypatch.setattr(on_gpu, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(on_gpu.os, "killpg", lambda *_: None)
+    monkeypatch.setattr(on_gpu, "agenda", lambda tiny: [
+        on_gpu.Cell(name, None) for name in ("first", "broken", "second", "long", "last")])
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+    def go(*arguments):
+        begun.clear()
+        options = measuring.parser_of(on_gpu.OPTIONS).parse_args(
+            [f"--folder={tmp_path}", *arguments])
+        return on_gpu.measure(options)
+
+    return go, begun
+
+
+def test_a_failed_cell_ends_no_other_and_a_second_start_goes_on(agenda):
+    go, begun = agenda
+    found = go("--minutes=5")
+    assert begun == ["first", "broken", "second", "long"]  # 60 s each; then too little is left
+    assert [row for table in found.tables for row in table.rows] == [["first"], ["second"]]
+    assert found.notes == ["- broken: ValueError: no", "- long: not ready after 120 s",
+                           "- last: no time was left"]
+    found = go("--minutes=25")
+    assert begun == ["long", "last"] and found.data["broken"]["error"] == "ValueError: no"
+    assert [row[0] for row in found.tables[0].rows] == ["first", "second", "long", "last"]
+    go("--again")
+    assert begun == ["broken"]
+    go("--only=fi")
+    assert begun == []
+    with pytest.raises(SystemExit, match="take another --folder"):
+        go("--tiny")
+
+
+def test_cells_of_most_worth_come_first_and_all_cases_are_among_them():
+    names = [cell.name for cell in on_gpu.agenda(tiny=False)]
+    assert len(set(names)) == len(names) and names[0] == "step_unet_512"
+    assert {f"step_{name}" for name in train_step.CASES} < set(names)
+    assert set(on_gpu.BATCH) == set(train_step.CASES)
+
+
 def resolve(module, name):
     """An attribute or submodule of a module of the package; AttributeError if there is none."""
     found = importlib.import_module(module)
@@ -151,7 +221,7 @@ def test_benchmark_prints_its_numbers(name, tmp_path):
     arguments, twin, needed, wanted = CASES[name]
     for module in needed:
         pytest.importorskip(module)
-    arguments = arguments.split()
+    arguments = arguments.format(tmp_path=tmp_path).split()
     if twin:
         twins.write(twin, tmp_path / twin, count={"ebhi_seg": 1, "dsb2018": 16}[twin],
                     size=(32, 32))

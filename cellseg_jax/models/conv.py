@@ -61,10 +61,7 @@ def _convolution_backward(stride, dilation, pads, form, arrays, cotangent):
         return jax.vjp(form, image, kernel)[1](cotangent)
 
     def xla_form(image, kernel, cotangent):
-        return (
-            _image_gradient(image, kernel, cotangent, stride, dilation, pads),
-            _kernel_gradient(image, kernel, cotangent, stride, dilation, pads),
-        )
+        return xla_gradients(image, kernel, cotangent, stride, dilation, pads)
 
     def onednn_form(image, kernel, cotangent):
         return _onednn_gradients(image, kernel, cotangent, stride, dilation, pads)
@@ -120,6 +117,17 @@ def _onednn_gradients(image, kernel, cotangent, stride, dilation, pads):
 
 
 # --- by XLA ---------------------------------------------------------------------------------------
+
+
+def xla_gradients(
+    image: Float[ArrayLike, "n h w c"], kernel: Float[ArrayLike, "u v c k"],
+    cotangent: Float[ArrayLike, "n p q k"], stride: int, dilation: int, pads: Pads,
+) -> tuple[Float[Array, "n h w c"], Float[Array, "u v c k"]]:
+    """The gradients of `plain_convolution` in image and kernel, as convolutions and products."""
+    return (
+        _image_gradient(image, kernel, cotangent, stride, dilation, pads),
+        _kernel_gradient(image, kernel, cotangent, stride, dilation, pads),
+    )
 
 
 def _image_gradient(image, kernel, cotangent, stride, dilation, pads):
