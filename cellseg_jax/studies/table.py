@@ -225,10 +225,13 @@ def _with_margins(study, rows) -> list[Row]:
 def _best(study, metric, rows, ratio) -> tuple[str, tuple[str, ...]] | None:
     """The row of the best mean, and the rows that no paired test distinguishes from it.
 
-    The best row has to be better than each other one, which needs no adjustment. A row of which a
-    repeat diverged or is missing cannot be best; None where there is no other one.
+    The best row has to be better than each other one, which needs no adjustment: also than those
+    without a run that ended well, but for rows that have ended and have no such score (the cost of
+    what is not trained). A row of which a repeat diverged or is missing cannot be best; None where
+    there is no other one.
     """
-    rows = [row for row in rows if np.isfinite(row.mean[metric])]
+    rows = [row for row in rows if np.isfinite(row.mean[metric])
+            or not any(run.counts for run in row.runs)]
     whole = [row for row in rows if not row.gaps[metric]]
     if not whole or not _same_loss(study, metric, [row.name for row in rows]):
         return None

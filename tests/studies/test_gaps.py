@@ -3,6 +3,7 @@
 import csv
 import io
 import itertools
+import json
 import math
 import shutil
 
@@ -168,6 +169,30 @@ def test_best_is_better_than_rows_with_survivors_by_rank(done, tmp_path):
     """Four of five diverged: no test of the one that is left, but a reading of all five."""
     table = damaged(done, tmp_path, unet_sgd=dict.fromkeys(range(4), "non-finite"))
     assert table.best["dice_mean"] == ("unet_wide", ())
+
+
+@pytest.mark.parametrize("what, words", [
+    ("non-finite", "unet_sgd is not shown to be worse: repeats diverged or are missing"),
+    ("gone", "unet_sgd is not to be compared with it: too few repeats")])
+def test_best_is_not_better_than_what_was_not_compared(done, tmp_path, what, words):
+    """Three repeats, of one row none ended: nothing shows that it is worse."""
+    study, source = done
+    study = study._replace(repeats=3, claims=())
+    table = damaged((study, source), tmp_path, unet_sgd=dict.fromkeys(range(3), what))
+    assert table.best["dice_mean"][1] == ("unet_sgd",)
+    text = render.markdown(table)
+    assert "**" not in text.split("## ")[0] and words in text and "is best, and better" not in text
+
+
+def test_a_row_that_has_no_such_score_does_not_keep_others_from_being_best(runs, tmp_path):
+    study, source = runs
+    study = study._replace(rows={k: helpers.ROWS[k] for k in ("unet_adam", "unet_wide", "otsu")},
+                           claims=(), margin={})
+    damaged((study, source), tmp_path)
+    for repeat in range(5):
+        path = tmp_path / f"otsu/{repeat}/eval/test.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"ms_per_image": None}))
+    assert collect(study, tmp_path).best["ms_per_image"] == ("unet_adam", ())
 
 
 def test_a_baseline_that_diverged_cannot_win(done, tmp_path):
