@@ -10,7 +10,8 @@ import threading
 import pytest
 
 from cellseg_jax import files
-from cellseg_jax.errors import InputError
+from cellseg_jax.errors import InputError, os_error_line
+from cellseg_jax.files import strangers
 
 
 def test_write_atomic_replaces_the_whole_content(tmp_path):
@@ -118,3 +119,85 @@ def test_no_module_needs_a_posix_system_to_be_imported(path):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else (
             [node.module or ""] if isinstance(node, ast.ImportFrom) else [])
         assert not {name.split(".")[0] for name in names} & POSIX_ONLY
+
+
+def test_strangers_are_links_out_of_a_folder_and_what_is_no_file(tmp_path):
+    folder = tmp_path / "run"
+    (folder / "eval").mkdir(parents=True)
+    (folder / "a.json").write_text("{}")
+    (folder / "inside").symlink_to("a.json")
+    strangers.check(folder)
+    strangers.check(tmp_path / "nothing")
+    (tmp_path / "link").symlink_to(folder)
+    strangers.check(tmp_path / "link")
+    with pytest.raises(InputError, match="link: is a link to"):
+        strangers.check(tmp_path / "link", itself=True)
+    for target in (tmp_path, "../../x", "/etc/passwd", "nothing/../../../x"):
+        (folder / "eval" / "b").symlink_to(target)
+        with pytest.raises(InputError, match="eval/b: is a link to .*, out of .*run"):
+            strangers.check(folder)
+        (folder / "eval" / "b").unlink()
+    os.mkfifo(folder / "eval" / "test.json")
+    with pytest.raises(InputError, match="test.json: is a FIFO; expected a file"):
+        strangers.check(folder)
+
+
+def test_atomic_file_and_logs_follow_no_link(tmp_path):
+    outside = tmp_path / "outside"
+    outside.write_text("old")
+    for name in ("log", f"a.{files.owner()}.tmp", "a"):
+        (tmp_path / name).symlink_to(outside)
+    with pytest.raises(OSError):
+        files.append_line(tmp_path / "log", "new")
+    with pytest.raises(OSError):
+        files.system_lock(tmp_path / "log", wait=False)
+    files.write_atomic(tmp_path / "a", "new")
+    assert outside.read_text() == "old" and not (tmp_path / "a").is_symlink()
+
+
+@pytest.mark.parametrize("text", [
+    "=1+1", "+1+1", "-a", "@x", "\tx", "'=1", "''+x", "plain", "'plain", "", "a=b", "-1.5", "+2"])
+def test_csv_cells_are_no_formulas_and_are_read_back(tmp_path, text):
+    files.write_csv(tmp_path / "a.csv", [{"name": text, "score": -0.5}])
+    row, = files.read_csv(tmp_path / "a.csv")
+    assert row == {"name": text, "score": "-0.5"}
+    cell = files.csv_cell(text)
+    assert cell[:1] not in tuple("=+-@\t") or text in ("-1.5", "+2")
+
+
+def test_read_jsonl_keeps_the_lines_after_a_damaged_one(tmp_path):
+    whole = ['{"step": 1}', '{"step": 2}', '{"step": 3}']
+    (tmp_path / "a").write_bytes(b"\n".join([
+        whole[0].encode(), b'{"step": 1, "x', b"\xff\xfe", b"[1]", b'{"step": "2"}', b"",
+        whole[1].encode(), b"[" * 10**5, whole[2].encode(), b'{"st']))
+    assert files.read_jsonl(tmp_path / "a") == [{"step": 1}, {"step": 2}, {"step": 3}]
+
+
+@pytest.mark.parametrize("content", ["[]", "5", "null", '"x"', "[" * 10**5, "{", ""])
+def test_read_json_names_a_file_that_holds_no_object(tmp_path, content):
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(InputError, match="a.json: is damaged"):
+        files.read_json(tmp_path / "a.json")
+
+
+def test_read_json_takes_no_memory_for_a_file_with_holes(tmp_path):
+    (tmp_path / "a.json").touch()
+    os.truncate(tmp_path / "a.json", 10**12)
+    with pytest.raises(InputError, match="has 1,000,000,000,000 bytes; expected at most"):
+        files.read_json(tmp_path / "a.json")
+
+
+def test_interpreting_names_the_file_and_leaves_other_errors():
+    with pytest.raises(InputError, match="a.json: cannot be read .*KeyError: 'x'"):
+        with files.interpreting("a.json"):
+            {}["x"]
+    with pytest.raises(OSError, match="full"), files.interpreting("a.json"):
+        raise OSError("full")
+
+
+def test_the_longest_names_can_be_written(tmp_path):
+    files.write_atomic(tmp_path / ("n" * 255), "x")
+    with pytest.raises(OSError) as caught:
+        files.write_atomic(tmp_path / ("n" * 256), "x")
+    assert "shorter name" in os_error_line(caught.value)
+    assert [p.name for p in tmp_path.iterdir()] == ["n" * 255]

@@ -77,6 +77,7 @@ def _filled(config) -> ConfigDict:
     for section in reference:
         if section not in given:
             raise InputError(f"config.{section}: missing; expected what config.default() has")
+        _check_form(section, given[section], reference[section])
     reference.model.update(model_options(given.model.get("name", "")))
     pick(data.DATASETS, given.data.get("name", ""), "config.data.name")
     reference.data.update(
@@ -88,6 +89,15 @@ def _filled(config) -> ConfigDict:
     for key, value in flatten(given).items():
         set_value(reference, key, value)
     return reference
+
+
+def _check_form(section: str, given, reference) -> None:
+    """InputError for a value where a section should be, or a section where a value should be."""
+    if isinstance(reference, ConfigDict) and not isinstance(given, ConfigDict):
+        raise InputError(f"config.{section}: got {given!r}; expected a section of keys")
+    for key, value in given.items() if isinstance(given, ConfigDict) else ():
+        if isinstance(value, ConfigDict) and not isinstance(reference.get(key), ConfigDict):
+            raise InputError(f"config.{section}.{key}: got {value.to_dict()!r}; expected a value")
 
 
 def _has_default_losses(config, target: str) -> bool:

@@ -15,7 +15,9 @@ from cellseg_jax.errors import InputError
 # What users of other frameworks call our keys.
 SYNONYMS = {"learning_rate": "lr", "beta1": "b1", "beta2": "b2", "num_epochs": "epochs"}
 
-# Of keys whose default is an empty tuple.
+# Entries, by type, and examples of keys whose default is an empty tuple.
+ENTRIES = {"loss.class_weights": (1, 1.0), "data.mix": ("",), "data.only_size": (1,),
+           "data.strata": ("",), "data.classes": ("",)}
 EXAMPLES = {"data.mix": "('bbbc039:DIR',)", "data.only_size": "(512, 640)"}
 
 
@@ -32,15 +34,15 @@ def set_value(config: ConfigDict, key: str, value) -> None:
         raise InputError(f"config.{key}: no such key{nearest_key(key, config)}")
     old = node[leaf]
     if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        value = _float(value, key)
     if isinstance(old, tuple) and isinstance(value, (tuple, list)):
-        value = _floats_as_in(old, value)
+        value = _floats_as_in(old, value, key)
     if key == "data.split" and isinstance(value, str):
         old = value  # "official" or a file, in place of fractions
     elif key == "data.split" and isinstance(value, tuple) and isinstance(old, str):
-        old = value = _floats_as_in((0.0,), value)
+        old = value = _floats_as_in((0.0,), value, key)
     if type(value) is not type(old) or (
-            old and isinstance(old, tuple) and not _same_types(old, value)):
+            isinstance(old, tuple) and not _same_types(old or ENTRIES.get(key, ()), value)):
         pair = key.removeprefix("augment.") in augment.AUGMENTATIONS
         example = ("(probability, strength)" if pair else EXAMPLES.get(key, repr(old)))
         raise InputError(f"config.{key}: got {value!r}; expected {_type_text(old)} such as "
@@ -98,17 +100,25 @@ def as_tuples(value):
     return tuple(map(as_tuples, value)) if isinstance(value, (list, tuple)) else value
 
 
-def _floats_as_in(old: tuple, value) -> tuple:
+def _float(value: int, key: str) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        raise InputError(f"config.{key}: got an integer of {len(str(value))} digits; expected "
+                         "a number below 1e308") from None
+
+
+def _floats_as_in(old: tuple, value, key: str) -> tuple:
     """`value` as a tuple, its ints made floats where the old one holds floats."""
     value = tuple(value)
     if old and all(isinstance(v, float) for v in old):
-        value = tuple(float(v) if isinstance(v, int) else v for v in value)
+        value = tuple(_float(v, key) if isinstance(v, int) else v for v in value)
     return value
 
 
 def _same_types(old: tuple, value: tuple) -> bool:
-    """Whether the entries of `value` have types that occur in `old`."""
-    return {type(v) for v in value} <= {type(v) for v in old}
+    """Whether the entries of `value` have types that occur in `old`; any where that is empty."""
+    return not old or {type(v) for v in value} <= {type(v) for v in old}
 
 
 def _type_text(value) -> str:

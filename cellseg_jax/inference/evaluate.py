@@ -226,7 +226,7 @@ def read_scores(workdir, split: str, config) -> dict | None:
     if not file.is_file() or not saved or derived.is_labels(config):  # labels may be other ones
         return None
     scores = read_json(file)
-    wanted = made_by(config, saved["best"], fingerprint)
+    wanted = made_by(config, saved["best"], fingerprint) | {"name": name}
     return scores if all(scores.get(k) == v for k, v in wanted.items()) else None
 
 

@@ -8,12 +8,13 @@ import jax
 from cellseg_jax.config import derived
 from cellseg_jax.data.split import PARTS
 from cellseg_jax.errors import check_choice
+from cellseg_jax.files import interpreting
 from cellseg_jax.inference import tune
 from cellseg_jax.inference.evaluate import evaluate, read_scores
 from cellseg_jax.inference.predictor import Predictor
 from cellseg_jax.report import terminal
 from cellseg_jax.runs import checkpoint, page
-from cellseg_jax.runs.folder import CHECKPOINTS, read_config
+from cellseg_jax.runs.folder import CHECKPOINTS, read_config, scores_file
 from cellseg_jax.runs.lock import Lock
 from cellseg_jax.runs.score_table import print_scores
 
@@ -53,7 +54,8 @@ def score_run(config, workdir, split: str, *, tuned: bool = False, metric: str =
         if scores["name"] != split:
             terminal.log(f"{config.data.name}: other data than the run was trained on"
                          + _warning(scores))
-        print_scores(scores)
+        with interpreting(scores_file(workdir, scores["name"])):
+            print_scores(scores)
         if is_main_process:
             terminal.log(f"report: {page.write_run_page(workdir, scores['name'])}")
     return scores

@@ -75,6 +75,9 @@ def index(path: pathlib.Path) -> Index:
         at, ids = found[:, 0], found[:, 1]
         places = np.stack([np.r_[0, at][:-1], at, np.r_[at, len(data)][1:]], axis=1)
         without = sum(1 for _ in SEGMENTATION.finditer(data)) - len(at)
+    if not all(isinstance(image, dict) for image in images):
+        raise InputError(f"{path}: its list \"images\" holds other than objects; expected a COCO "
+                         "annotation file")
     for image in images:
         lacks = {"id", "file_name", "height", "width"} - set(image)
         if lacks:
@@ -253,7 +256,7 @@ def _decode(path, text: bytes):
     """The value that `text` starts with; what follows is not looked at."""
     try:
         return DECODE(text.decode("utf-8", "replace"))[0]
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: is no json, truncated or damaged ({error})") from error
 
 
