@@ -19,8 +19,10 @@ def training(environment: dict) -> str:
         script = f"python -m {PACKAGE.name}.{script.removesuffix('.py')}"
     elif script.endswith(".py"):
         script = f"python {shlex.quote(script)}"
+    else:
+        script = shlex.quote(script)
     commit = environment.get("commit", "")
-    checkout = f"git checkout {commit.rstrip('+')}\n" if commit else ""
+    checkout = f"git checkout {shlex.quote(commit.rstrip('+'))}\n" if commit else ""
     return checkout + _command(script, *words)
 
 

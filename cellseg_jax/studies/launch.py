@@ -12,7 +12,7 @@ from cellseg_jax import train
 from cellseg_jax.cli.stopping import INTERRUPTED
 from cellseg_jax.config import derived
 from cellseg_jax.errors import InputError, nearest, print_error
-from cellseg_jax.files import read_json, write_atomic
+from cellseg_jax.files import read_json, strangers, write_atomic
 from cellseg_jax.inference import evaluate
 from cellseg_jax.report import terminal
 from cellseg_jax.runs import page
@@ -65,6 +65,7 @@ def collect(study, workdir: pathlib.Path, rows, repeats: int, *, smoke: bool, no
       notes: sentences that a reader needs, beside those of the table.
     Raises: InputError without a study folder.
     """
+    strangers.check(workdir)
     if not workdir.is_dir():
         raise InputError(f"--workdir: no folder {workdir}; run the study first")
     table = tables.collect(study, workdir, rows=rows, repeats=repeats, smoke=smoke)
@@ -115,6 +116,7 @@ def run(study, workdir: pathlib.Path, rows, repeats: int, task: tuple[int, int],
       backend, slots: see train.train.
     Raises: InputError if a folder holds a run with another config.
     """
+    strangers.check(workdir)
     programs, count = _not_done(_programs(study, workdir, rows, repeats, smoke), task)
     left = sum(map(len, programs))
     share = f"task {task[0]}/{task[1]}: " if task[1] > 1 else ""

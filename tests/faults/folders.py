@@ -185,6 +185,28 @@ def changed(change, works, refused=False):
     return case
 
 
+MARKUP = ("<b>x</b>", "' onx='", '" onx="', "{{ 7 }}", "</script><i>x</i>", "]]><u>x</u>")
+
+
+def injected(place, number):
+    """Names and texts in a run's folder are shown on its page, never as markup."""
+    run, mark = shutil.copytree(scored(), place / "run"), MARKUP[number]
+    for name in ("environment.json", "eval/test.json", "metrics.jsonl"):
+        lines = [json.loads(line) for line in (run / name).read_text().splitlines()] if (
+            name.endswith("l")) else [json.loads((run / name).read_text())]
+        for content in lines:
+            for holder, key in list(leaves(content)):
+                if isinstance(holder[key], str) and key not in ("name", "command"):
+                    holder[key] = mark
+        (run / name).write_text("\n".join(map(json.dumps, lines)))
+    table = run / "eval" / "test_images.csv"
+    head, *rows = table.read_text().splitlines()
+    quoted = mark.replace('"', '""')
+    table.write_text("\n".join([head, *(f'"{quoted}",{row.partition(",")[2]}' for row in rows)]))
+    text = write_run_page(run).read_text()
+    assert (mark in text) == (mark == "{{ 7 }}")  # which is no markup where it is not a template
+
+
 READS = (evaluate, predict, analyse, page)
 FAULTS = (
     Fault("another content of a file of a run", "eval, predict, analyze, page, train",
@@ -195,6 +217,8 @@ FAULTS = (
     Fault("a link out of a run's folder", "eval, predict, analyze, page, train",
           "one line, nothing outside changes", changed(link, (*READS, go_on), refused=True),
           len(LINKED)),
+    Fault("markup in names and texts of a run", "page", "it is shown as text", injected,
+          len(MARKUP)),
     Fault("a FIFO in a run's folder", "eval, predict, analyze, page, train", "one line",
           changed(special, (*READS, go_on), refused=True), 6),
     Fault("a file of a terabyte in a run's folder", "eval, predict, analyze, page, train",

@@ -21,7 +21,7 @@ class Fault(NamedTuple):
 
 def faults() -> list[Fault]:
     """All rows of the table."""
-    from faults import checkpoints, disks, folders, images, leaks, locks, signals
+    from faults import checkpoints, disks, folders, images, leaks, locks, signals, weights
 
     return [*checkpoints.FAULTS, *leaks.FAULTS, *locks.FAULTS, *signals.FAULTS,
-            *disks.FAULTS, *images.FAULTS, *folders.FAULTS]
+            *disks.FAULTS, *images.FAULTS, *folders.FAULTS, *weights.FAULTS]
