@@ -87,7 +87,7 @@ def full_prediction(place, number):
         Image.fromarray(rng.integers(0, 255, shape, np.uint8)).save(place / "in" / f"{n}.png")
     words = ["predict", f"--workdir={trained()}", f"--images={place}/in", "--format=tiff,csv"]
     run(*words, f"--out={place}/whole", place=place, good=True)
-    with small_disk(place / "disk", ("8k", "20k", "1m")[number]) as disk:
+    with small_disk(place / "disk", ("8k", "20k", "40k")[number]) as disk:
         error = run(*words, f"--out={disk}/out", place=place)
         assert str(disk) in error and "No space" in error, error
         enlarge(disk)
