@@ -40,8 +40,9 @@ BASE = config.load(str(pathlib.Path(__file__).resolve().parents[1] / "nuclei_ins
 ROWS = {
     **{f"{network}_{target}": {"data.target": target, **changes}
        for network, changes in NETWORKS.items() for target in TARGETS},
-    **{f"unet_classic_flow_{scale}": changes for scale, changes in SCALES.items()},
-    "unet_classic_flow_minmax": {"data.normalize": "minmax"},
+    **{f"unet_classic_flow_{scale}": {"data.target": "flow", **changes}
+       for scale, changes in SCALES.items()},
+    "unet_classic_flow_minmax": {"data.target": "flow", "data.normalize": "minmax"},
 }
 BASELINE, BEST = "unet_classic_foreground", "unet_classic_flow"
 CLAIMS = (
