@@ -18,9 +18,9 @@ import numpy as np
 from benchmarks.measuring import Result, Table
 from cellseg_jax import config as config_lib
 from cellseg_jax import studies, train
-from cellseg_jax.studies.search import score_at
-from cellseg_jax.studies.search_plan import METHODS, plan_of, survivors
-from cellseg_jax.studies.search_space import Search
+from cellseg_jax.studies.search.plan import METHODS, plan_of, survivors
+from cellseg_jax.studies.search.space import Search
+from cellseg_jax.studies.search.trials import score_at
 
 OPTIONS = {
     "repeats": (20, "drawings of trials"),

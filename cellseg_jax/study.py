@@ -2,7 +2,7 @@
 
     python -m cellseg_jax.study --study=configs/studies/nuclei.py --workdir=runs/nuclei
         [--rows=a,b] [--repeats=3] [--task=i/n] [--collect] [--dry_run] [--smoke]
-        [--config.data.root=DIR ...]
+        [--search=halving|hyperband|random] [--config.data.root=DIR ...]
 
 Runs lie in WORKDIR/<row>/<repeat>, each an ordinary run. Those that differ in values only train
 in one program. Started again it continues with the runs that are not done. --task=i/n takes the
@@ -10,7 +10,7 @@ i-th of n shares, i from 0, for job arrays; --collect writes table.csv, table.md
 report.html from the finished runs and names the missing ones, learning_curve.csv if the study has
 LEARNING_CURVE, and predictions out of fold and ensembles if its REPEATS are folds. --dry_run prints
 what would be run and how long it would take. --smoke makes every run tiny, on synthetic twins.
---search=halving|hyperband|random looks for a config by SEARCH of the file, see studies/search.py.
+--search looks for a config by SEARCH of the file, see studies/search.
 
 Exit codes: 0 done, 2 bad input or config, 75 stopped by SIGTERM after saving, or another process
 has a run (start it again), 1 anything else.
@@ -18,7 +18,6 @@ has a run (start it again), 1 anything else.
 
 import os
 import pathlib
-import re
 import sys
 
 from absl import flags
@@ -53,16 +52,17 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
     if not args.study:
         raise InputError("--study: missing; expected a file such as configs/studies/nuclei.py")
     cli.refuse_config(args, "a study", "pass --study=FILE, --config.KEY=VALUE changes its base")
-    task = _task(args.task)
     for name in ("repeats", "slots"):
         if getattr(args, name) < 0:
             raise InputError(f"--{name}: got {getattr(args, name)}; expected 0 or more")
     if args.smoke:  # two steps are no faster when optimised, and compile in half the time
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {UNOPTIMISED}"
     from cellseg_jax import studies
-    from cellseg_jax.studies import launch, search
+    from cellseg_jax.studies import launch
+    from cellseg_jax.studies.search import trials as search
     from cellseg_jax.studies.smoke import prepare_smoke
 
+    task = launch.task_of(args.task)
     study = studies.load(args.study, overrides)
     workdir = pathlib.Path(args.workdir or f"runs/{study.name}{'_smoke' * args.smoke}")
     repeats = args.repeats or (SMOKE_REPEATS if args.smoke else study.repeats)
@@ -79,20 +79,13 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
         with stopping_at_sigterm():  # while no training, which handles it itself, is under way
             code = launch.run(study, workdir, rows, repeats, task, smoke=args.smoke,
                               backend=args.backend, slots=args.slots)
-    if code == 0 and (args.collect or not args.task):
+    if code:
+        return code
+    if args.collect or not args.task:
         return launch.collect(study, workdir, rows, repeats, smoke=args.smoke)
-    if code == 0:
-        print(f"task {args.task} is done; after the last one: --collect, for the tables",
-              file=sys.stderr)
-    return code
-
-
-def _task(text: str) -> tuple[int, int]:
-    """(i, n) of --task=i/n; (0, 1) of an empty text."""
-    found = re.fullmatch(r"(\d+)/(\d+)", text or "0/1")
-    if not found or not int(found[1]) < int(found[2]):
-        raise InputError(f"--task: got {text!r}; expected i/n with i from 0 to n - 1, as 0/4")
-    return int(found[1]), int(found[2])
+    print(f"task {args.task} is done; after the last one: --collect, for the tables",
+          file=sys.stderr)
+    return 0
 
 
 if __name__ == "__main__":

@@ -64,13 +64,13 @@ def changed_times(folder):
 
 @pytest.mark.parametrize("text, expected", [("", (0, 1)), ("0/4", (0, 4)), ("3/4", (3, 4))])
 def test_tasks(text, expected):
-    assert study._task(text) == expected
+    assert launch.task_of(text) == expected
 
 
 @pytest.mark.parametrize("text", ["4/4", "1", "a/b", "-1/3", "1/0"])
 def test_tasks_that_are_none(text):
     with pytest.raises(InputError, match="--task: got .*; expected i/n"):
-        study._task(text)
+        launch.task_of(text)
 
 
 def test_rows_are_chosen_by_name_and_pattern_in_the_order_of_the_study():

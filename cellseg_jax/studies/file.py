@@ -32,7 +32,7 @@ from cellseg_jax import config as config_lib
 from cellseg_jax.errors import InputError, nearest
 from cellseg_jax.studies.check import check, check_literals, check_names, checked_claim
 from cellseg_jax.studies.grid import Grid
-from cellseg_jax.studies.search_space import searched
+from cellseg_jax.studies.search.space import searched
 from cellseg_jax.studies.smoke import smoke_config
 from cellseg_jax.studies.study import Folds, Study, located, row_config
 

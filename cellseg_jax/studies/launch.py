@@ -2,6 +2,7 @@
 
 import fnmatch
 import pathlib
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -18,12 +19,13 @@ from cellseg_jax.report import terminal
 from cellseg_jax.runs import page
 from cellseg_jax.runs.folder import ENVIRONMENT_FILE, RESULT_FILE, check_continues, scores_file
 from cellseg_jax.runs.lock import InUse, Lock
-from cellseg_jax.studies import out_of_fold, render, table_csv
+from cellseg_jax.studies import out_of_fold
 from cellseg_jax.studies import table as tables
 from cellseg_jax.studies.cost import estimate, print_estimate
 from cellseg_jax.studies.file import run_configs
-from cellseg_jax.studies.methods import methods
-from cellseg_jax.studies.page import write_study_page
+from cellseg_jax.studies.output import render, table_csv
+from cellseg_jax.studies.output.methods import methods
+from cellseg_jax.studies.output.page import write_study_page
 
 
 class PlannedRun(NamedTuple):
@@ -48,6 +50,14 @@ def chosen_rows(text: str, rows) -> list[str]:
             raise InputError(f"--rows: no row {pattern!r}{nearest(pattern, rows)}")
         found.update(matches)
     return [row for row in rows if row in found]
+
+
+def task_of(text: str) -> tuple[int, int]:
+    """(i, n) of --task=i/n; (0, 1) of an empty text."""
+    found = re.fullmatch(r"(\d+)/(\d+)", text or "0/1")
+    if not found or not int(found[1]) < int(found[2]):
+        raise InputError(f"--task: got {text!r}; expected i/n with i from 0 to n - 1, as 0/4")
+    return int(found[1]), int(found[2])
 
 
 def dry_run(study, rows, repeats: int, task: tuple[int, int], *, smoke: bool,

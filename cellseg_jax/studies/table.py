@@ -24,7 +24,7 @@ from cellseg_jax.studies.gaps import (
     with_last,
     word_between,
 )
-from cellseg_jax.studies.image_tables import (
+from cellseg_jax.studies.output.image_tables import (
     column_of,
     coverage_notes,
     per_image,

@@ -7,9 +7,9 @@ import helpers_study as helpers
 import numpy as np
 
 from cellseg_jax.studies import stats
-from cellseg_jax.studies.abstract import abstract
 from cellseg_jax.studies.equivalence import Posterior, Within
-from cellseg_jax.studies.methods import methods
+from cellseg_jax.studies.output.abstract import abstract
+from cellseg_jax.studies.output.methods import methods
 from cellseg_jax.studies.table import collect
 
 

@@ -7,7 +7,6 @@ import pytest
 
 from cellseg_jax import config as config_lib
 from cellseg_jax import studies
-from cellseg_jax.studies import render
 from cellseg_jax.studies.confounders import (
     FOLLOWS,
     IMAGES,
@@ -17,6 +16,7 @@ from cellseg_jax.studies.confounders import (
     differences,
     not_named,
 )
+from cellseg_jax.studies.output import render
 from cellseg_jax.studies.table import collect
 
 
@@ -93,9 +93,9 @@ def test_images_and_steps_follow_or_confound(tmp_path):
 
 
 def test_all_keys_of_both_configs_are_compared():
-    """The keys by their configs, for a row of a shipped study that names its diameter alone."""
-    study = studies.load("configs/studies/instances_cpu.py")
-    row = "unet_classic_flow_diameter"
+    """The keys by their configs, for a row that names its diameter alone, BASE having its target."""
+    study, row = studies.load("configs/studies/instances_cpu.py"), "unet_classic_flow_diameter"
+    study = study._replace(rows={**study.rows, row: {"data.diameter": 30.0}})
     found = differences(study, row, {})
     mine, base = (config_lib.flatten(studies.config_of(study, name, 0))
                   for name in (row, study.baseline))

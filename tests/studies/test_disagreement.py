@@ -3,7 +3,7 @@
 import helpers_study as helpers
 from PIL import Image
 
-from cellseg_jax.studies.disagreement import pictures
+from cellseg_jax.studies.output.disagreement import pictures
 from cellseg_jax.studies.table import Row, Run, Table
 
 

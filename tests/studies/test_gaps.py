@@ -13,10 +13,11 @@ import pytest
 from scipy import stats as scipy_stats
 
 from cellseg_jax import studies
-from cellseg_jax.studies import render, stats, table_csv
+from cellseg_jax.studies import stats
 from cellseg_jax.studies.gaps import Gaps, by_rank, limited, with_last
-from cellseg_jax.studies.page import write_study_page
-from cellseg_jax.studies.summary import summary_sentence
+from cellseg_jax.studies.output import render, table_csv
+from cellseg_jax.studies.output.page import write_study_page
+from cellseg_jax.studies.output.summary import summary_sentence
 from cellseg_jax.studies.table import collect
 
 WORSE, LAST = -np.inf, np.array([0.8, 0.81, 0.82, 0.83, 0.84])

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from cellseg_jax.report import panels
-from cellseg_jax.studies import image_wins
-from cellseg_jax.studies.disagreement import pictures, run_scores
+from cellseg_jax.studies.output import image_wins
+from cellseg_jax.studies.output.disagreement import pictures, run_scores
 from cellseg_jax.studies.table import collect
 
 

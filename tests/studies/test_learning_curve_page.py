@@ -12,10 +12,11 @@ from html_checker import Checker
 from rich.console import Console
 
 from cellseg_jax import studies
-from cellseg_jax.studies import learning_curve, render, sentences, table_csv
-from cellseg_jax.studies.page import write_study_page
+from cellseg_jax.studies import learning_curve
+from cellseg_jax.studies.output import render, sentences, table_csv
+from cellseg_jax.studies.output.page import write_study_page
+from cellseg_jax.studies.output.summary import summary_sentence
 from cellseg_jax.studies.row_families import FRACTION
-from cellseg_jax.studies.summary import summary_sentence
 from cellseg_jax.studies.table import Curve, collect
 
 SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)

@@ -8,7 +8,7 @@ import numpy as np
 from cellseg_jax.report import front_chart
 from cellseg_jax.report.row_charts import MARKERS
 from cellseg_jax.studies import pareto, stats
-from cellseg_jax.studies.next_step import next_step
+from cellseg_jax.studies.output.next_step import next_step
 from cellseg_jax.studies.table import collect
 
 

@@ -15,13 +15,14 @@ from html_checker import HOSTILE, HOSTILE_FILE, Checker, assert_only_text
 from cellseg_jax import studies
 from cellseg_jax.files import read_csv, write_csv
 from cellseg_jax.report import panels, row_charts
-from cellseg_jax.studies import render, stats
+from cellseg_jax.studies import stats
 from cellseg_jax.studies.claims import JudgedClaim
-from cellseg_jax.studies.disagreement import PICTURED, image_scores, run_scores
-from cellseg_jax.studies.page import MARKERS, write_study_page
-from cellseg_jax.studies.summary import summary_sentence
+from cellseg_jax.studies.output import render
+from cellseg_jax.studies.output.disagreement import PICTURED, image_scores, run_scores
+from cellseg_jax.studies.output.page import MARKERS, write_study_page
+from cellseg_jax.studies.output.summary import summary_sentence
+from cellseg_jax.studies.output.table_cells import MARKS
 from cellseg_jax.studies.table import collect
-from cellseg_jax.studies.table_cells import MARKS
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import helpers_study as helpers
 import pytest
 from rich.console import Console
 
-from cellseg_jax.studies import render, table_csv
+from cellseg_jax.studies.output import render, table_csv
 from cellseg_jax.studies.table import collect
 
 

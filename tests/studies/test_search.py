@@ -16,8 +16,11 @@ from scipy import stats as scipy_stats
 from cellseg_jax import config as config_lib
 from cellseg_jax import studies
 from cellseg_jax.errors import InputError
-from cellseg_jax.studies import optuna_sampler, search, search_plan, search_space
-from cellseg_jax.studies.search_space import Search, choice, drawn, ints, log, uniform
+from cellseg_jax.studies.search import optuna_sampler
+from cellseg_jax.studies.search import plan as search_plan
+from cellseg_jax.studies.search import space as search_space
+from cellseg_jax.studies.search import trials as search
+from cellseg_jax.studies.search.space import Search, choice, drawn, ints, log, uniform
 from cellseg_jax.train import train
 from cellseg_jax.train.rungs import Rungs
 

@@ -18,8 +18,8 @@ from rich.text import Text
 from cellseg_jax.runs.resources import RESOURCES
 from cellseg_jax.studies import confounders
 from cellseg_jax.studies.confounders import not_named
-from cellseg_jax.studies.next_step import next_step
-from cellseg_jax.studies.sentences import (
+from cellseg_jax.studies.output.next_step import next_step
+from cellseg_jax.studies.output.sentences import (
     CODE_MARK,
     CONFOUNDED_MARK,
     compared_text,
@@ -33,7 +33,7 @@ from cellseg_jax.studies.sentences import (
     verdict_text,
     within_texts,
 )
-from cellseg_jax.studies.summary import is_best
+from cellseg_jax.studies.output.summary import is_best
 
 MOST_MISSING = 20  # lines of what is missing
 WIDE_TERMINAL = 110  # columns that have room for the differences

@@ -27,12 +27,13 @@ from cellseg_jax.errors import InputError, check_choice
 from cellseg_jax.files import read_json, read_jsonl, write_atomic, write_csv
 from cellseg_jax.report import terminal
 from cellseg_jax.runs.folder import METRICS_LOG, RESULT_FILE
-from cellseg_jax.studies import launch, optuna_sampler
+from cellseg_jax.studies import launch
 from cellseg_jax.studies import table as tables
 from cellseg_jax.studies.file import config_of
 from cellseg_jax.studies.grid import Grid
-from cellseg_jax.studies.search_plan import METHODS, cut_among_equals, plan_of, survivors
-from cellseg_jax.studies.search_space import changes_of, drawn
+from cellseg_jax.studies.search import optuna_sampler
+from cellseg_jax.studies.search.plan import METHODS, cut_among_equals, plan_of, survivors
+from cellseg_jax.studies.search.space import changes_of, drawn
 from cellseg_jax.train.rungs import Rungs
 
 FOLDER, TRIALS, RERUN = "search", "trials", "rerun"

@@ -4,13 +4,14 @@ from cellseg_jax.report import front_chart
 from cellseg_jax.report.document import NONE, Cell, number, soft
 from cellseg_jax.report.row_charts import MARKERS
 from cellseg_jax.runs.resources import RESOURCES
-from cellseg_jax.studies import image_wins, pareto, stats
-from cellseg_jax.studies import table_cells as cells
+from cellseg_jax.studies import pareto, stats
 from cellseg_jax.studies.confounders import FOLLOWS, NAMED, NOT_NAMED, text
-from cellseg_jax.studies.disagreement import pictures
-from cellseg_jax.studies.next_step import next_step
-from cellseg_jax.studies.sentences import within_texts
-from cellseg_jax.studies.summary import headline
+from cellseg_jax.studies.output import image_wins
+from cellseg_jax.studies.output import table_cells as cells
+from cellseg_jax.studies.output.disagreement import pictures
+from cellseg_jax.studies.output.next_step import next_step
+from cellseg_jax.studies.output.sentences import within_texts
+from cellseg_jax.studies.output.summary import headline
 
 FRONT_MARKERS = {pareto.FRONT: "up", pareto.UNSURE: "circle", pareto.DOMINATED: "diamond",
                  pareto.NOT_WHOLE: "cross"}

@@ -11,7 +11,7 @@ from cellseg_jax.runs.resources import RESOURCES
 from cellseg_jax.studies import stats
 from cellseg_jax.studies.confounders import not_named
 from cellseg_jax.studies.gaps import word_between
-from cellseg_jax.studies.summary import done_sentence, headline, is_baseline, listed_names
+from cellseg_jax.studies.output.summary import done_sentence, headline, is_baseline, listed_names
 
 PLAIN = {  # what a score means, by the name before "_"
     "dice": "overlap with the annotation, from 0 to 1",

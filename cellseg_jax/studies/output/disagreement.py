@@ -12,7 +12,7 @@ from cellseg_jax.report import embedded, panels
 from cellseg_jax.report.document import Cell
 from cellseg_jax.runs.folder import images_file, pictures_folder
 from cellseg_jax.runs.page import PICTURE_NAME
-from cellseg_jax.studies.summary import counted, headline
+from cellseg_jax.studies.output.summary import counted, headline
 
 LISTED, PICTURED = 15, 6  # images listed, and shown
 TILE = 280  # pixels, longer side of a picture

@@ -14,18 +14,19 @@ from cellseg_jax.files import read_json, read_jsonl, write_atomic
 from cellseg_jax.report import charts, document, row_charts
 from cellseg_jax.report.document import Cell, number
 from cellseg_jax.runs.folder import METRICS_LOG, scores_file
-from cellseg_jax.studies import learning_curve, page_rows, sentences, stats, summary
-from cellseg_jax.studies import table_cells as cells
-from cellseg_jax.studies.abstract import abstract
-from cellseg_jax.studies.disagreement import (
+from cellseg_jax.studies import learning_curve, stats
+from cellseg_jax.studies.output import page_rows, sentences, summary
+from cellseg_jax.studies.output import table_cells as cells
+from cellseg_jax.studies.output.abstract import abstract
+from cellseg_jax.studies.output.disagreement import (
     disagreements,
     image_column,
     image_scores,
     mean,
     run_scores,
 )
-from cellseg_jax.studies.methods import methods
-from cellseg_jax.studies.summary import counted, headline, is_baseline
+from cellseg_jax.studies.output.methods import methods
+from cellseg_jax.studies.output.summary import counted, headline, is_baseline
 from cellseg_jax.studies.table import Table
 
 MAX_ROWS = 60  # of a chart: beyond it, those with the largest differences
@@ -45,7 +46,7 @@ def write_study_page(table: Table, path) -> None:
     shown = _strongest(table, table.rows)
     commits = sorted({run.commit for row in table.rows for run in row.runs if run.commit})
     write_atomic(pathlib.Path(path), document.render(
-        "studies/page.html.jinja", title=table.study.title or table.study.name, table=table,
+        "studies/output/page.html.jinja", title=table.study.title or table.study.name, table=table,
         study=table.study, metric=headline(table), abstract=abstract(table),
         answer=summary.summary_sentence(table), methods=methods(table),
         done=summary.done_sentence(table), alpha=stats.ALPHA, min_pairs=stats.MIN_PAIRS,

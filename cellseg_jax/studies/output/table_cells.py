@@ -7,8 +7,8 @@ from cellseg_jax.report.document import NONE, Cell, number, soft
 from cellseg_jax.runs.resources import RESOURCES
 from cellseg_jax.studies import stats
 from cellseg_jax.studies.confounders import not_named
-from cellseg_jax.studies.sentences import compared_text, gap_text, repeats_text
-from cellseg_jax.studies.summary import counted, headline, is_baseline
+from cellseg_jax.studies.output.sentences import compared_text, gap_text, repeats_text
+from cellseg_jax.studies.output.summary import counted, headline, is_baseline
 
 MARKS = {"better": "\u25b2", "worse": "\u25bc", "not distinguishable": "\u25cf",
          "too few repeats": "\u25c7", "diverged": "\u2715", "incomplete": "\u25a1"}

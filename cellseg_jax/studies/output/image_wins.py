@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from cellseg_jax.report import embedded, panels
 from cellseg_jax.studies import stats
-from cellseg_jax.studies.disagreement import mean
+from cellseg_jax.studies.output.disagreement import mean
 
 SHOWN = 3  # images of each side
 PICTURED = 6  # images with pictures, of all rows together

@@ -5,9 +5,9 @@ import math
 from cellseg_jax import files
 from cellseg_jax.studies import confounders, learning_curve
 from cellseg_jax.studies.confounders import not_named
-from cellseg_jax.studies.next_step import next_step
-from cellseg_jax.studies.sentences import curve_sizes
-from cellseg_jax.studies.summary import is_best
+from cellseg_jax.studies.output.next_step import next_step
+from cellseg_jax.studies.output.sentences import curve_sizes
+from cellseg_jax.studies.output.summary import is_best
 
 FIELDS = ("study", "row", "metric", "n", "mean", "sd", "published", "baseline", "difference",
           "interval_low", "interval_high", "p", "adjusted_p", "effect_size", "verdict", "best",

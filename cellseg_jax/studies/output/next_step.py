@@ -5,7 +5,7 @@ import math
 from cellseg_jax.runs.resources import RESOURCES
 from cellseg_jax.studies import equivalence, stats
 from cellseg_jax.studies.confounders import not_named
-from cellseg_jax.studies.sentences import plural
+from cellseg_jax.studies.output.sentences import plural
 
 MANY = 100  # repeats beyond which nobody waits for a verdict
 CHEAPER = 1.1  # ratio of two costs from which on the difference is worth a word

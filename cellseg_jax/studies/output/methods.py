@@ -12,8 +12,8 @@ from cellseg_jax.runs.folder import CONFIG_FILE, ENVIRONMENT_FILE, SPLIT_FILE
 from cellseg_jax.runs.resources import RESOURCES
 from cellseg_jax.studies import stats
 from cellseg_jax.studies.course import COURSE, LOSS_METRICS
-from cellseg_jax.studies.sentences import plural
-from cellseg_jax.studies.summary import counted, headline, is_baseline
+from cellseg_jax.studies.output.sentences import plural
+from cellseg_jax.studies.output.summary import counted, headline, is_baseline
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy")
 

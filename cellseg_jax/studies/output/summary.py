@@ -5,7 +5,7 @@ from collections import Counter
 
 from cellseg_jax.report.document import count
 from cellseg_jax.studies import stats
-from cellseg_jax.studies.sentences import curve_sentences, repeats_sentence
+from cellseg_jax.studies.output.sentences import curve_sentences, repeats_sentence
 
 NAMED = 4  # rows named in a sentence
 

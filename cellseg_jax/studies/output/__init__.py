@@ -1,0 +1,1 @@
+"""What is written of the table of a study: page, Markdown, LaTeX, CSV, sentences."""

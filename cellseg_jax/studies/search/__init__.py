@@ -1,0 +1,1 @@
+"""Search for a config: trials that are stopped where others are better, and the winner re-run."""
