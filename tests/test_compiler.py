@@ -24,6 +24,9 @@ NETWORKS = {
     "unetr": dict(image_size=64, feature_size=8, hidden_size=64, mlp_dim=128, num_heads=2,
                   num_layers=2),
     "unet_classic": dict(channels=(16, 32, 64)),
+    "small_unet": dict(channels=(16, 32, 64)),
+    "unet_add": dict(channels=(16, 32, 64)),
+    "simple_conv": {},
 }
 OWN_SIZE = {"unetr": (64, 64)}
 OPTIMIZERS = {**{name: {} for name in optim.OPTIMIZERS}, "nesterov": dict(nesterov=True),
