@@ -93,7 +93,7 @@ def test_images_and_steps_follow_or_confound(tmp_path):
 
 
 def test_all_keys_of_both_configs_are_compared():
-    """The keys by their configs, for a row that names its diameter alone, BASE having its target."""
+    """The keys by their configs, for a row that names its diameter, and not its target."""
     study, row = studies.load("configs/studies/instances_cpu.py"), "unet_classic_flow_diameter"
     study = study._replace(rows={**study.rows, row: {"data.diameter": 30.0}})
     found = differences(study, row, {})
