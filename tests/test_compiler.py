@@ -27,6 +27,10 @@ NETWORKS = {
     "small_unet": dict(channels=(16, 32, 64)),
     "unet_add": dict(channels=(16, 32, 64)),
     "simple_conv": {},
+    "segnet": dict(channels=(16, 32, 64), convs=(1, 1, 1)),
+    "unet_plan": dict(features_per_stage=(16, 32, 64), blocks_per_stage=(1, 1, 1)),
+    "segformer": dict(widths=(8, 16, 40, 64), depths=(1, 1, 1, 1), decoder_width=32),
+    "medt": dict(features=8, stem_features=16, num_heads=4),
 }
 OWN_SIZE = {"unetr": (64, 64)}
 OPTIMIZERS = {**{name: {} for name in optim.OPTIMIZERS}, "nesterov": dict(nesterov=True),
@@ -74,8 +78,6 @@ def check(function, *arguments):
     print(f"furthest from float64: {compiled.max():.1e}, without fusions {without.max():.1e}")
     limit = np.maximum(TIMES_FURTHER * without, max(ROUNDING, TIMES_FURTHER * np.median(without)))
     assert (compiled <= limit).all(), (compiled / limit, compiled, without)
-
-
 
 
 def test_the_guard_sees_what_is_known_to_be_wrong():
