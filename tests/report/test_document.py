@@ -51,7 +51,8 @@ def test_every_template_is_package_data():
     kept = [path for pattern in patterns for path in document.PACKAGE.rglob(pattern)]
     assert {path.relative_to(document.PACKAGE).as_posix() for path in kept} >= {
         "report/page.html.jinja", "report/style.css", "report/script.js", "runs/page.html.jinja",
-        "studies/page.html.jinja", "analysis/page.html.jinja", "data/quality/page.html.jinja"}
+        "studies/output/page.html.jinja", "analysis/page.html.jinja",
+        "data/quality/page.html.jinja"}
 
 
 def test_numbers_counts_and_plain_values():

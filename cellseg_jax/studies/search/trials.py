@@ -37,7 +37,7 @@ from cellseg_jax.studies.search.space import changes_of, drawn
 from cellseg_jax.train.rungs import Rungs
 
 FOLDER, TRIALS, RERUN = "search", "trials", "rerun"
-BOOKS, RESULT = "books.json", "result.json"
+BOOKS = "books.json"
 FOUND = "found"  # the row of the winner
 FRESH = 10**6  # added to the seeds of re-runs
 EPSILON = 1e-9
@@ -82,7 +82,7 @@ def run(study, workdir, method: str, *, repeats: int, smoke: bool = False, backe
     if code:
         return code
     result = _result(rerun, folder, books, winner, repeats, smoke)
-    write_atomic(folder / RESULT, json.dumps(result, indent=1) + "\n")
+    write_atomic(folder / RESULT_FILE, json.dumps(result, indent=1) + "\n")
     return launch.collect(rerun, folder / RERUN, None, repeats, smoke=smoke,
                           notes=sentences(result))
 
