@@ -70,4 +70,10 @@ def as_json(section: ConfigDict) -> dict:
 
 def from_json(text: str) -> ConfigDict:
     """The inverse of to_json; lists become tuples again. Raises InputError as `complete`."""
-    return complete(ConfigDict(as_tuples(json.loads(text))))
+    found = as_tuples(json.loads(text))
+    try:
+        config = ConfigDict(found)
+    except ValueError as error:
+        raise InputError("config: a name of a key has a dot in it; expected a section in a "
+                         'section, such as {"optimizer": {"lr": 0.001}}') from error
+    return complete(config)

@@ -59,6 +59,11 @@ def test_json_roundtrip(file):
     assert config_lib.diff(config, config_lib.from_json(config_lib.to_json(config))) == {}
 
 
+def test_a_dotted_name_in_a_runs_config_is_one_line():
+    with pytest.raises(InputError, match="^config: a name of a key has a dot in it; expected"):
+        config_lib.from_json('{"data": {".": null}}')
+
+
 def test_identity_ignores_where_the_data_lies_and_nothing_else(file):
     base = config_lib.identity(config_lib.load(file))
     assert config_lib.identity(config_lib.load(file, [("data.cache", "elsewhere")])) == base

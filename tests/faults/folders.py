@@ -102,13 +102,6 @@ def huge(run, number):
                 10**12)
 
 
-def huge_network(run, number):
-    config = json.loads((run / "config.json").read_text())
-    key, value = (("channels", [10**9, 10**9]), ("channels", [4] * 3000))[number]
-    config["model"][key] = value
-    (run / "config.json").write_text(json.dumps(config))
-
-
 # --- what is done with them ----------------------------------------------------------------------
 
 
@@ -223,6 +216,4 @@ FAULTS = (
           changed(special, (*READS, go_on), refused=True), 6),
     Fault("a file of a terabyte in a run's folder", "eval, predict, analyze, page, train",
           "right, or one line; no memory is taken", changed(huge, (*READS, go_on)), 4),
-    Fault("a network in config.json that fits no memory", "eval, predict, analyze",
-          "one line", changed(huge_network, (evaluate, predict, analyse), refused=True), 2),
 )

@@ -165,7 +165,9 @@ def stopped(name, times=3):
         for _ in range(times):
             code = stopped_at(rng.random(), seconds, [*words, f"{out}={place / 'cut'}"],
                               place / "log")
-            assert code in (0, 75), (place / "log").read_text()[-3000:]
+            log = (place / "log").read_text()
+            # Once its tables are written Python itself ends, and does not handle the signal.
+            assert code in (0, 75) or "tables: " in log, log[-3000:]
         done = run_command(*words, f"{out}={place / 'cut'}", PYTHONPATH=f"{ROOT}:{place}")
         assert done.returncode == 0, done.stderr
         log = (place / "log").read_text()

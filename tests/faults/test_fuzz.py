@@ -126,7 +126,7 @@ def test_any_coco_document_is_taken_or_refused(place, value, remove, cut):
     path.write_text(text if cut > len(text) or cut % 3 else text[:cut])
     for sample in right_or_one_line(lambda: coco_samples(path)) or ():
         assert sample.label.shape == sample.image.shape[:2] == (16, 20)
-        assert 0 <= sample.label.min() and sample.label.max() <= 2
+        assert sample.label.min() >= 0 and len(np.unique(sample.label)) <= 3  # ids stay as given
 
 
 FILES = ("config.json", "environment.json", "result.json", "split.json", "eval/test.json")
