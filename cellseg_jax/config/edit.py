@@ -115,9 +115,11 @@ def _switched(config, changes) -> ConfigDict:
             shared = _standard()[section]
             config[section] = {k: v for k, v in config[section].items() if k in shared}
             config[section].name = name
-    target = config.data.get("target", _standard().data.target)
-    if ("data.target" in changes and target in targets.TARGETS
-            and _has_default_losses(config, target)):
+    standard = _standard().data.target
+    target = config.data.get("target", standard)
+    # Of a complete config, or of one that `_filled` has not seen.
+    if "data.target" in changes and target in targets.TARGETS and (
+            _has_default_losses(config, target) or _has_default_losses(config, standard)):
         config.data.target = changes["data.target"]
-        config.loss.update(default_losses(_standard().data.target))  # for `_filled` to replace
+        config.loss.update(default_losses(standard))  # for `_filled` to replace
     return config

@@ -54,6 +54,22 @@ def test_another_target_brings_its_own_losses(file):
     assert used(config_lib.load(file)) == {"dice": 1.0}
 
 
+@pytest.mark.parametrize("completed", [False, True])
+@pytest.mark.parametrize("before", ["foreground", "distance", "star", "flow"])
+@pytest.mark.parametrize("after", ["foreground", "distance", "star", "flow"])
+def test_the_losses_of_a_target_do_not_stay_when_it_is_replaced(before, after, completed):
+    def config(target):
+        out = config_lib.default()
+        out.data = dict(name="synthetic", size=(128, 128), target=target)
+        return out
+
+    start = config_lib.complete(config(before)) if completed else config(before)
+    switched = config_lib.override(start, [("data.target", after)])
+    assert switched.loss == config_lib.complete(config(after)).loss
+    chosen = config_lib.override(start, [("loss.bce", "0.5"), ("data.target", after)])
+    assert chosen.loss.bce == 0.5
+
+
 def test_json_roundtrip(file):
     config = config_lib.load(file)
     assert config_lib.diff(config, config_lib.from_json(config_lib.to_json(config))) == {}
