@@ -50,6 +50,12 @@ def pick(table: Mapping, name: str, key: str):
     return table[name]
 
 
+def shortened(value, most: int = 300) -> str:
+    """repr of a value, for a message: cut after `most` characters."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
+
+
 def print_error(error) -> None:
     """One plain line to stderr: what a user has to read first."""
     print(error_line(error), file=sys.stderr, flush=True)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 
+import jax
 import pytest
 from helpers import ROOT, child_environment, tiny_config
 
@@ -117,6 +118,28 @@ def test_every_command_is_listed_and_installed():
         assert callable(importlib.import_module(f"cellseg_jax.{module}").define_flags)
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     assert scripts == {"cellseg": "cellseg_jax.__main__:main"}
+
+
+@pytest.mark.parametrize("error, line", [
+    (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nmore"),
+     "error: out of memory (RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes. more); smaller "
+     "images or batches need less\n"),
+    (MemoryError("Unable to allocate 9 GiB"),
+     "error: out of memory (Unable to allocate 9 GiB); smaller images or batches need less\n")])
+def test_memory_that_is_not_given_is_one_line(capsys, error, line):
+    def fail(args, overrides):
+        raise error
+
+    assert cli.run_command(fail, lambda values: None, ["a"]) == 1
+    assert capsys.readouterr().err == line
+
+
+def test_other_errors_of_jax_are_not_taken_for_it():
+    def fail(args, overrides):
+        raise jax.errors.JaxRuntimeError("INTERNAL: something")
+
+    with pytest.raises(jax.errors.JaxRuntimeError):
+        cli.run_command(fail, lambda values: None, ["a"])
 
 
 def test_sigterm_is_handled_in_the_block_alone():

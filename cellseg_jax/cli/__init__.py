@@ -180,6 +180,12 @@ def run_command(main: Callable, define: Callable, argv: list[str] | None = None)
         errors.print_error(f"out of memory ({error or 'no size is known'}); smaller images or "
                            "batches need less")
         return 1
+    except RuntimeError as error:  # JAX's, where what computes gets no memory
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        errors.print_error(f"out of memory ({' '.join(str(error).split())[:200]}); smaller images "
+                           "or batches need less")
+        return 1
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr)
         return CTRL_C

@@ -18,7 +18,12 @@ from cellseg_jax.config.derived import (
 from cellseg_jax.data import folds, resize
 from cellseg_jax.data.colours import NUM_CHANNELS
 from cellseg_jax.data.stacks import ReadOptions
-from cellseg_jax.errors import InputError, pick, refuse_urls
+from cellseg_jax.errors import InputError, pick, refuse_urls, shortened
+
+# Options of networks that count layers one after another, and the most that are built: of more, not
+# even the shapes would be known in time.
+LAYER_COUNTS = ("num_res_units", "num_layers", "blocks", "depths", "convs", "blocks_per_stage")
+MOST_LAYERS = 1000
 
 
 def check(config, default) -> None:
@@ -28,12 +33,15 @@ def check(config, default) -> None:
 
     def rule(ok, key, expected):
         if not ok:
-            raise InputError(f"config.{key}: got {flat[key]!r}; expected {expected}")
+            raise InputError(f"config.{key}: got {shortened(flat[key])}; expected {expected}")
 
     for key, value in flat.items():
         refuse_urls(value, f"config.{key}")
         if isinstance(value, float):
             rule(math.isfinite(value), key, "a finite number")
+        for number in value if isinstance(value, tuple) else (value,):
+            rule(not isinstance(number, int) or key == "seed" or abs(number) < 2**31, key,
+                 "integers from -2**31 + 1 to 2**31 - 1")
     rule(0 <= config.seed < 2**32, "seed", "an integer from 0 to 2**32 - 1")
     for section in (_data, _scale, _augment, _model, _loss, _train, _eval):
         section(config, rule)
@@ -151,6 +159,11 @@ def _model(c, rule):
              f"'foreground' or 'boundary', which is what {c.model.name} finds")
         rule(not c.data.channel_index or channels(c) in (1, 3), "data.channel_index",
              f"one channel or three, of which {c.model.name} makes gray")
+    for key, value in c.model.items():
+        numbers = value if isinstance(value, tuple) else (value,)
+        rule(len(numbers) <= MOST_LAYERS, f"model.{key}", f"at most {MOST_LAYERS} values")
+        rule(key not in LAYER_COUNTS or max(numbers, default=0) <= MOST_LAYERS, f"model.{key}",
+             f"at most {MOST_LAYERS}: each layer is compiled")
     if "dropout" in c.model:
         rule(0 <= c.model.dropout < 1, "model.dropout", "a rate from 0 to below 1")
 

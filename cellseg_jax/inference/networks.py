@@ -16,7 +16,8 @@ from cellseg_jax.config import derived
 from cellseg_jax.crops import round_up
 from cellseg_jax.errors import InputError
 from cellseg_jax.runs import checkpoint
-from cellseg_jax.runs.folder import CHECKPOINTS, no_checkpoint
+from cellseg_jax.runs.folder import CHECKPOINTS, CONFIG_FILE, no_checkpoint
+from cellseg_jax.step.memory import check_fits
 from cellseg_jax.step.mesh import all_devices, fetch, put
 from cellseg_jax.step.programs import (
     abstract_state,
@@ -60,7 +61,8 @@ class TrainedNetwork:
       config: its config, where eval.* may have been changed.
       which: "best" or "last" checkpoint.
       batch_size: images or tiles per call; 0 is eval.batch_size.
-    Raises: InputError without a checkpoint.
+    Raises: InputError without a checkpoint, for one of another network than the config's, and for
+      one that does not fit memory.
     """
 
     learned = True
@@ -90,7 +92,13 @@ class TrainedNetwork:
         part = {k: getattr(wanted, k) for k in (wanted.weights, "batch_stats")}
         part = checkpoint.abstract({k: v for k, v in part.items() if v},
                                    NamedSharding(self.mesh, P()))
-        step, loaded = checkpoint.load_first(directory, (saved[which], *saved.values()), part)
+
+        def checked(shapes):
+            checkpoint.check_shapes(shapes, part, workdir / CONFIG_FILE)
+            check_fits(part, f"{workdir}: the network")
+            return part
+
+        step, loaded = checkpoint.load_first(directory, (saved[which], *saved.values()), checked)
         return step, {"params": loaded[wanted.weights],
                       "batch_stats": loaded.get("batch_stats", {})}
 

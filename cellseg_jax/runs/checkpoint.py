@@ -24,6 +24,7 @@ from cellseg_jax.errors import InputError
 from cellseg_jax.files import checksums, write_atomic
 from cellseg_jax.files.checksums import Damaged
 from cellseg_jax.report import terminal
+from cellseg_jax.runs.folder import CONFIG_FILE
 
 METADATA = "_CHECKPOINT_METADATA"  # of orbax, with what is kept beside the state
 SCORE = pathlib.Path("metrics", "metrics")  # where orbax keeps scores, for programs that use it
@@ -286,11 +287,15 @@ def _restored(path: pathlib.Path, state) -> tuple:
     try:
         beside = _beside(path)
         if "judgement" in beside:
+            wanted = {name: getattr(state, name) for name in ("params", "batch_stats", "ema")}
+            check_shapes(_shapes(path), wanted, path.parents[1] / CONFIG_FILE)
             return ocp.load_checkpointables(path, {"state": state})["state"], beside["judgement"]
         part = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
         saved = _shapes(path)
         part |= abstract({name: saved[name] for name in JUDGEMENT_LEAVES}, state.step.sharding)
         found = _part(path, {k: v for k, v in part.items() if jax.tree.leaves(v)})
+    except InputError:
+        raise
     except Exception as error:
         wrong = _wrong_structure(path, state)
         if wrong:
@@ -315,6 +320,21 @@ def _shapes(path: pathlib.Path) -> dict:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), saved)
 
 
+def check_shapes(shapes: dict, wanted: dict, source) -> None:
+    """InputError where a checkpoint holds another network than the config of its run describes.
+
+    Args:
+      shapes: of a saved state, {field: tree}.
+      wanted: {field: tree of shapes}; other fields are not compared.
+      source: the file that `wanted` follows from.
+    """
+    wrong = _difference({name: shapes.get(name) for name in wanted}, wanted)
+    if wrong:
+        raise InputError(f"{source}: describes another network than the checkpoint holds, where "
+                         f"{wrong}; the run was made by other code, or the file was changed: "
+                         "put it back, or use a new workdir")
+
+
 def abstract(tree, sharding):
     """Shapes and dtypes of a tree of arrays, to be restored onto `sharding`."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
@@ -326,7 +346,11 @@ def _wrong_structure(path: pathlib.Path, state) -> str:
         saved = ocp.checkpointables_metadata(path).metadata["state"]
     except Exception:  # metadata is damaged too: not a question of structure
         return ""
-    here = {_name(path): x.shape for path, x in jax.tree_util.tree_leaves_with_path(state)}
+    return _difference(saved, state)
+
+
+def _difference(saved, wanted) -> str:
+    here = {_name(path): tuple(x.shape) for path, x in jax.tree_util.tree_leaves_with_path(wanted)}
     there = {_name(path): tuple(x.shape) for path, x in jax.tree_util.tree_leaves_with_path(saved)
              if hasattr(x, "shape") and _name(path[:1]) not in JUDGEMENT_LEAVES}
     for key in sorted(here.keys() | there.keys()) if there else ():

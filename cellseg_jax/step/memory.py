@@ -57,6 +57,19 @@ def refusal(needs: float, has: float) -> str:
     return f"does not fit: needs {needs / GIB:.2f} GiB per device, has {has / GIB:.2f} GiB"
 
 
+def check_fits(tree, what: str) -> None:
+    """DoesNotFit if a device has no room for arrays of these shapes, before one of them is made.
+
+    Args:
+      tree: of arrays or jax.ShapeDtypeStruct.
+      what: begins the message.
+    """
+    needs = sum(array_bytes(x.shape, x.dtype) for x in jax.tree.leaves(tree))
+    has, _ = available_memory()
+    if needs > has:
+        raise DoesNotFit(f"{what} {refusal(needs, has)}")
+
+
 def exhausted(text: str) -> tuple[int, int] | None:
     """(needed, available) bytes that a compiler's RESOURCE_EXHAUSTED names, else None."""
     number = r"([\d.]+)([KMGT]?)"

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from cellseg_jax import metrics
 from cellseg_jax.step.mapped import map_eval, map_probs
 from cellseg_jax.step.spec import Spec, traced_values
-from cellseg_jax.step.state import TrainState, init_state
+from cellseg_jax.step.state import TrainState, building, init_state
 
 MAX_PROGRAMS = 64  # kept; a network in use has five
 
@@ -48,9 +48,13 @@ def soft_program(spec: Spec) -> Callable:
 
 
 def abstract_state(config, spec: Spec, image_shape: tuple[int, int, int]) -> TrainState:
-    """The shapes of a run's state, for images (H, W, C)."""
+    """The shapes of a run's state, for images (H, W, C).
+
+    Raises: InputError if the network cannot be built.
+    """
     dtypes = tuple(sorted((k, v.dtype) for k, v in traced_values(config, spec).items()))
-    return cached(_abstract_state, spec, image_shape, dtypes)
+    with building(config, image_shape):
+        return cached(_abstract_state, spec, image_shape, dtypes)
 
 
 def scoring_spec(spec: Spec) -> Spec:

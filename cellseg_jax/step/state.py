@@ -1,5 +1,6 @@
 """The state of a run at one step, and its start."""
 
+import contextlib
 from typing import Any
 
 import flax.struct
@@ -10,7 +11,7 @@ import numpy as np
 from cellseg_jax import classical
 from cellseg_jax.config import derived
 from cellseg_jax.config.derived import classical_options
-from cellseg_jax.errors import InputError
+from cellseg_jax.errors import InputError, shortened
 from cellseg_jax.step.spec import Spec, make_spec, traced_values
 
 RUNNING, STOPPED_EARLY, NON_FINITE = 0, 1, 2  # values of TrainState.stop
@@ -63,6 +64,24 @@ def init_state(spec: Spec, values: dict, image_shape: tuple[int, int, int]) -> T
     )
 
 
+@contextlib.contextmanager
+def building(config, shape: tuple[int, int, int]):
+    """InputError in place of what Flax or XLA raise for a network that cannot be built.
+
+    Args:
+      shape: of its images, (H, W, C).
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # of many kinds, by the option that is invalid
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"config.model: {config.model.name} cannot be built from "
+                         f"{shortened(dict(config.model), 500)} for images {shape}: {reason}"
+                         ) from error
+
+
 def check_model(config) -> None:
     """Build the network for the config's images, without computing anything.
 
@@ -79,11 +98,5 @@ def check_model(config) -> None:
         return
     spec = make_spec([config])
     shape = (*derived.input_size(config), derived.channels(config))
-    try:
+    with building(config, shape):
         jax.eval_shape(lambda v: init_state(spec, v, shape), traced_values(config, spec))
-    except InputError:
-        raise
-    except Exception as error:  # whatever Flax or XLA raise for an invalid option
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(f"config.model: {config.model.name} cannot be built from "
-                         f"{dict(config.model)} for images {shape}: {reason}") from error

@@ -13,6 +13,7 @@ from cellseg_jax.errors import InputError
 from cellseg_jax.interop import torch_weights
 from cellseg_jax.runs import checkpoint
 from cellseg_jax.runs.folder import CHECKPOINTS, no_checkpoint, read_config
+from cellseg_jax.step.memory import check_fits
 from cellseg_jax.step.mesh import put
 from cellseg_jax.step.spec import make_spec
 from cellseg_jax.step.state import TrainState
@@ -115,11 +116,15 @@ def _of_run(path, config) -> dict:
     if not saved:
         raise InputError(f"{KEY}: {no_checkpoint(path)}")
     cpu = SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+
+    def weights(shapes):
+        part = {k: shapes[k] for k in ("ema" if shapes.get("ema") else "params", "batch_stats")
+                if shapes.get(k)}
+        check_fits(part, f"{KEY}: {path}: the network")
+        return checkpoint.abstract(part, cpu)
+
     _, loaded = checkpoint.load_first(
-        path / CHECKPOINTS, (saved["best"], *saved.values()),
-        lambda shapes: checkpoint.abstract(
-            {k: shapes[k] for k in ("ema" if shapes.get("ema") else "params", "batch_stats")
-             if shapes.get(k)}, cpu))
+        path / CHECKPOINTS, (saved["best"], *saved.values()), weights)
     loaded = jax.tree.map(np.asarray, loaded)
     return {"params": loaded.get("ema") or loaded["params"],
             "batch_stats": loaded.get("batch_stats", {})}

@@ -87,6 +87,7 @@ def programs(groups, mesh, backend: str, slots: int,
     """
     for group in groups:
         check_model(group[0].config)
+        preflight.check_state(group[0].config)
         data = training_data.load(group[0].config)
         for states, tasks in choose(named(group), data.arrays, mesh, backend, slots):
             yield states, tasks, data

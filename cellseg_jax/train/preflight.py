@@ -4,10 +4,20 @@ import contextlib
 
 import jax
 
+from cellseg_jax.config import derived
 from cellseg_jax.crops import round_up
 from cellseg_jax.step import memory
 from cellseg_jax.step.memory import REMEDIES, DoesNotFit, exhausted, refusal, shard_bytes
+from cellseg_jax.step.programs import abstract_state
+from cellseg_jax.step.spec import make_spec
 from cellseg_jax.train.slot_states import SlotStates
+
+
+def check_state(config) -> None:
+    """DoesNotFit if no device has room for a run's parameters and state, before one is made."""
+    shape = (*derived.input_size(config), derived.channels(config))
+    memory.check_fits(abstract_state(config, make_spec([config]), shape),
+                      f"config.model: {config.model.name} with the state of its optimiser")
 
 
 def check(slots, run, validation) -> None:
@@ -91,7 +101,7 @@ def _check(states, held, new, config, key) -> None:
     devices = len(jax.tree.leaves(states.states[0])[0].sharding.addressable_devices)
     has, _ = memory.available_memory(devices)
     if jax.default_backend() == "cpu":
-        has += held
+        has += max(held, 0)
     if held + new > has:
         raise DoesNotFit(_advice(config, key, refusal(held + new, has)))
 

@@ -3,6 +3,7 @@
 --all runs every case, otherwise those of each run of the tests; WORDs choose rows by their text.
 """
 
+import contextlib
 import pathlib
 import sys
 import tempfile
@@ -20,7 +21,8 @@ def held(fault, number: int) -> bool:
     """Whether the case ends as expected; if not, its traceback is printed."""
     with tempfile.TemporaryDirectory() as place:
         try:
-            fault.case(pathlib.Path(place), number)
+            with contextlib.redirect_stdout(sys.stderr):  # only the table is printed
+                fault.case(pathlib.Path(place), number)
         except (Exception, pytest.skip.Exception):
             print(f"{fault.fault}, case {number}:", file=sys.stderr)
             traceback.print_exc()

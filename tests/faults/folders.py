@@ -23,6 +23,7 @@ from cellseg_jax.errors import InputError
 from cellseg_jax.inference import images_in, segment
 from cellseg_jax.inference.options import AS_TRAINED
 from cellseg_jax.inference.score_run import score_run
+from cellseg_jax.interop import exporting
 from cellseg_jax.runs.folder import read_config
 from cellseg_jax.runs.page import write_run_page
 from cellseg_jax.train.one_run import train_and_score
@@ -102,6 +103,14 @@ def huge(run, number):
                 10**12)
 
 
+def other_network(run, number):
+    """config.json describes another network than was trained: too large, too deep, one smaller."""
+    config = json.loads((run / "config.json").read_text())
+    channels = ([10**9, 10**9], [4] * 3000, [4] * 900, [10**30, 8], [8, 4])[number]
+    config["model"]["channels"] = channels
+    (run / "config.json").write_text(json.dumps(config))
+
+
 # --- what is done with them ----------------------------------------------------------------------
 
 
@@ -123,6 +132,19 @@ def analyse(run):
 
 def page(run):
     write_run_page(run)
+
+
+def export(run):
+    options = exporting.ExportOptions("stablehlo", out=run.parent / "export")
+    exporting.export(exporting.open_run(run, [], "best", options), options)
+
+
+def start_again(run):
+    """Another run of the config, which computes its first state."""
+    new = run.parent / "new"
+    shutil.rmtree(new, ignore_errors=True)
+    config = read_config(run)
+    train.train([config], [new])
 
 
 def go_on(run):
@@ -207,6 +229,12 @@ FAULTS = (
           len(CONTENTS) * (len(JSON_FILES) + len(TEXT_FILES))),
     Fault("another value in a JSON file of a run", "eval, predict, page, train",
           "right, or one line", changed(other_value, (evaluate, predict, page, go_on)), 60),
+    Fault("a network in config.json that was not trained", "eval, predict, analyze, export",
+          "one line", changed(other_network, (evaluate, predict, analyse, export), refused=True),
+          5),
+    Fault("a network in config.json that fits no memory", "training",
+          "one line before memory is taken", changed(other_network, (start_again,), refused=True),
+          4),
     Fault("a link out of a run's folder", "eval, predict, analyze, page, train",
           "one line, nothing outside changes", changed(link, (*READS, go_on), refused=True),
           len(LINKED)),

@@ -82,7 +82,7 @@ def test_a_checkpoint_of_another_network_is_refused_with_the_leaf_that_differs(t
     saves = checkpoint.Checkpoints(tmp_path)
     saves.save(state, 3)
     other = make_state(model__channels=(4, 6))
-    with pytest.raises(InputError, match=r"/3: .* has shape .*, expected .*use a new workdir"):
+    with pytest.raises(InputError, match=r"config.json: .* has shape .*use a new workdir"):
         saves.restore_latest(wanted(other), fail)
     saves.close()
     assert checkpoint.saved_steps(tmp_path) == {"last": 3, "best": 3}

@@ -2,6 +2,7 @@
 
 import sys
 
+import jax
 import numpy as np
 import psutil
 import pytest
@@ -19,6 +20,15 @@ def test_peak_rss_keeps_what_was_given_back():
     assert held >= before + 64 * MIB
     assert memory.peak_rss() >= held
     assert memory.process_memory() < held
+
+
+def test_what_fits_nowhere_is_refused_before_it_is_made():
+    shape = jax.ShapeDtypeStruct((10**9, 10**9), np.float32)  # more bytes than 64 bits count
+    with pytest.raises(memory.DoesNotFit, match=r"^runs/a: the network does not fit: needs 3725290"
+                       r"298\.46 GiB per device, has [\d.]+ GiB$"):
+        memory.check_fits({"a": shape, "b": jax.ShapeDtypeStruct((), np.int32)},
+                          "runs/a: the network")
+    memory.check_fits({"b": jax.ShapeDtypeStruct((1000,), np.int32)}, "")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc")

@@ -6,7 +6,11 @@ import subprocess
 import sys
 
 import pytest
-from helpers import ROOT, child_environment
+from helpers import ROOT, child_environment, tiny_config
+
+from cellseg_jax import train
+from cellseg_jax.step.memory import DoesNotFit
+from cellseg_jax.train import training_data
 
 LIMIT = 2**30  # bytes of private memory
 CHILD = """
@@ -51,6 +55,16 @@ program = json.loads((folder / "run/environment.json").read_text())["program"]
 print(json.dumps({"status": result.status, "peak": peak[0], "data": held,
                   "residence": program["residence"]}))
 """
+
+
+def test_a_network_too_large_for_memory_is_refused_before_data_are_read(tmp_path, monkeypatch):
+    """JAX would end the process: "overflow in static extent product"."""
+    monkeypatch.setattr(training_data, "load", None)
+    config = tiny_config(model__channels=(10**9, 10**9))
+    with pytest.raises(DoesNotFit, match=r"^config.model: unet with the state of its optimiser "
+                       r"does not fit: needs \d+"):
+        train.train([config], [tmp_path / "run"])
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.weekly
