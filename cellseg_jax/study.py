@@ -1,13 +1,15 @@
 """Run a study: every row of a table, each several times, and the table with its uncertainty.
 
     python -m cellseg_jax.study --study=configs/studies/nuclei.py --workdir=runs/nuclei
-        [--rows=a,b] [--repeats=3] [--task=i/n] [--collect] [--dry_run] [--smoke]
+        [--rows=a,b] [--repeats=3] [--task=any|i/n] [--collect] [--dry_run] [--smoke]
         [--search=halving|hyperband|random] [--config.data.root=DIR ...]
+    python -m cellseg_jax.study --status --workdir=runs/nuclei
 
 Runs lie in WORKDIR/<row>/<repeat>, each an ordinary run. Those that differ in values only train
-in one program. Started again it continues with the runs that are not done. --task=i/n takes the
-i-th of n shares, i from 0, for job arrays; --collect writes table.csv, table.md, table.tex and
-report.html from the finished runs and names the missing ones, learning_curve.csv if the study has
+in one program. Started again it continues with the runs that are not done. --task=any: one of any
+number of processes, each takes the next run that nobody has; --task=i/n: the i-th of n shares, i
+from 0. --status prints how far all runs are. --collect writes table.csv, .md, .tex and report.html
+from the finished runs and names the missing ones, learning_curve.csv if the study has
 LEARNING_CURVE, and predictions out of fold and ensembles if its REPEATS are folds. --dry_run prints
 what would be run and how long it would take. --smoke makes every run tiny, on synthetic twins.
 --search looks for a config by SEARCH of the file, see studies/search.
@@ -23,7 +25,6 @@ import sys
 from absl import flags
 
 from cellseg_jax import cli
-from cellseg_jax.cli.stopping import stopping_at_sigterm
 from cellseg_jax.errors import InputError
 
 SMOKE_REPEATS = 2
@@ -37,7 +38,9 @@ def define_flags(values: flags.FlagValues) -> None:
     cli.string(values, "rows", "only these rows, by name or pattern: 'unet_*,unetr_sgd'")
     cli.string(values, "search", "halving | hyperband | random: look for a config, by SEARCH")
     cli.integer(values, "repeats", "runs of each row; 0 = the number in the study file")
-    cli.string(values, "task", "i/n: only the i-th of n shares of the runs, i from 0")
+    cli.string(values, "task", "any: share the runs with other processes; i/n: only the i-th of n "
+               "shares, i from 0")
+    cli.switch(values, "status", "only print how far the runs are, and when they will be done")
     cli.switch(values, "collect", "only write the tables of the finished runs")
     cli.switch(values, "dry_run", "only print what would be run, and how long it would take")
     cli.switch(values, "smoke", "tiny runs on synthetic data, to see that every row works")
@@ -49,6 +52,10 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(args, overrides: list[tuple[str, str]]) -> int:
     """One study; returns the exit code."""
+    if args.status:  # without JAX, whose import takes seconds
+        from cellseg_jax.runs import status
+
+        return status.show(args.workdir or f"runs/{pathlib.Path(args.study).stem}")
     if not args.study:
         raise InputError("--study: missing; expected a file such as configs/studies/nuclei.py")
     cli.refuse_config(args, "a study", "pass --study=FILE, --config.KEY=VALUE changes its base")
@@ -58,34 +65,17 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
     if args.smoke:  # two steps are no faster when optimised, and compile in half the time
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {UNOPTIMISED}"
     from cellseg_jax import studies
-    from cellseg_jax.studies import launch
+    from cellseg_jax.studies import command
     from cellseg_jax.studies.search import trials as search
     from cellseg_jax.studies.smoke import prepare_smoke
 
-    task = launch.task_of(args.task)
     study = studies.load(args.study, overrides)
     workdir = pathlib.Path(args.workdir or f"runs/{study.name}{'_smoke' * args.smoke}")
     repeats = args.repeats or (SMOKE_REPEATS if args.smoke else study.repeats)
     if args.smoke:
         study = prepare_smoke(study, workdir / "twins")
-    if args.search:
-        return search.command(study, workdir, args, repeats)
-    rows = launch.chosen_rows(args.rows, study.rows) if args.rows else None
-    if args.dry_run:
-        return launch.dry_run(study, rows, repeats, task, smoke=args.smoke,
-                              measure_seconds=args.measure)
-    code = 0
-    if not args.collect:
-        with stopping_at_sigterm():  # while no training, which handles it itself, is under way
-            code = launch.run(study, workdir, rows, repeats, task, smoke=args.smoke,
-                              backend=args.backend, slots=args.slots)
-    if code:
-        return code
-    if args.collect or not args.task:
-        return launch.collect(study, workdir, rows, repeats, smoke=args.smoke)
-    print(f"task {args.task} is done; after the last one: --collect, for the tables",
-          file=sys.stderr)
-    return 0
+    function = search.command if args.search else command.run
+    return function(study, workdir, args, repeats)
 
 
 if __name__ == "__main__":

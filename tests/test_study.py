@@ -9,8 +9,10 @@ import pytest
 from helpers import ROOT, child_environment, command, tiny_config
 
 from cellseg_jax import cli, studies, study
+from cellseg_jax import config as config_lib
 from cellseg_jax.errors import InputError
 from cellseg_jax.runs.lock import Lock
+from cellseg_jax.studies import command as command_lib
 from cellseg_jax.studies import cost as cost_lib
 from cellseg_jax.studies import launch
 from cellseg_jax.train import measure
@@ -62,22 +64,23 @@ def changed_times(folder):
             for p in folder.glob(f"*/*/{name}")}
 
 
-@pytest.mark.parametrize("text, expected", [("", (0, 1)), ("0/4", (0, 4)), ("3/4", (3, 4))])
+@pytest.mark.parametrize("text, expected", [("", (0, 1)), ("0/4", (0, 4)), ("3/4", (3, 4)),
+                                            ("any", None)])
 def test_tasks(text, expected):
-    assert launch.task_of(text) == expected
+    assert command_lib.task_of(text) == expected
 
 
 @pytest.mark.parametrize("text", ["4/4", "1", "a/b", "-1/3", "1/0"])
 def test_tasks_that_are_none(text):
     with pytest.raises(InputError, match="--task: got .*; expected i/n"):
-        launch.task_of(text)
+        command_lib.task_of(text)
 
 
 def test_rows_are_chosen_by_name_and_pattern_in_the_order_of_the_study():
     rows = {"b": {}, "unet_a": {}, "unet_b": {}, "a": {}}
-    assert launch.chosen_rows("a, unet_*", rows) == ["unet_a", "unet_b", "a"]
+    assert command_lib.chosen_rows("a, unet_*", rows) == ["unet_a", "unet_b", "a"]
     with pytest.raises(InputError, match="--rows: no row 'unet_c'; did you mean unet_"):
-        launch.chosen_rows("unet_c", rows)
+        command_lib.chosen_rows("unet_c", rows)
 
 
 @pytest.mark.parametrize("arguments, message", [
@@ -170,6 +173,15 @@ def test_a_run_that_another_process_has_is_left_to_it(file, tmp_path, capsys):
     assert "start again when they have ended" in said
     assert run(*arguments) == 0
     assert "1 of 4 runs to do" in capsys.readouterr().err
+
+
+def test_a_single_run_that_another_process_has_is_no_bad_input(tmp_path, capsys):
+    config = tiny_config()
+    config.model = dict(name="otsu")
+    failed, one = {}, launch.PlannedRun(config_lib.complete(config), tmp_path / "otsu" / "0")
+    with Lock(one.folder):
+        assert launch.train_program([one], failed, "", 0) == {"in use"}
+    assert failed == {} and "otsu/0 is in use by pid" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -66,6 +66,13 @@ def print_table(title: str, columns, rows) -> None:
     console().print(table)
 
 
+def clock(seconds: float) -> str:
+    """1:02:03 or 2:03; days are hours."""
+    minutes, seconds = divmod(int(min(seconds, 1e7)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
 def can_redraw() -> bool:
     """Whether stdout can redraw a line."""
     return sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"

@@ -16,31 +16,29 @@ from cellseg_jax.files import (
     write_atomic,
 )
 from cellseg_jax.runs.lock import Lock
+from cellseg_jax.runs.names import (
+    CONFIG_FILE,
+    ENVIRONMENT_FILE,
+    EVAL,
+    METRICS_LOG,
+    RESULT_FILE,
+    TIMING_LOG,
+)
+from cellseg_jax.runs.names import scores_file as scores_file
 from cellseg_jax.runs.provenance import arithmetic, environment
 
-# Names in the folder; no other module spells them.
-CONFIG_FILE = "config.json"
-ENVIRONMENT_FILE = "environment.json"  # what made the run; there from its first step on
+# Names in the folder, beside those of runs.names; no other module spells them.
 TRAINING_CELLS = "training_cells"  # its key with how large cells and pixels of the training are
 TRAINING_CONTRAST = "training_contrast"  # and what the least and largest contrast of images is
-RESULT_FILE = "result.json"  # that the run has ended, and how
 SPLIT_FILE = split.FILE  # names of the images of each part
 TUNING_FILE = "tuning.json"  # decoding options that score best on the validation images
-METRICS_LOG = "metrics.jsonl"
-TIMING_LOG = "timing.jsonl"  # the one log that is not deterministic
 GRADIENTS_LOG = "gradients.jsonl"
 LOGS = (METRICS_LOG, TIMING_LOG, GRADIENTS_LOG)
 CHECKPOINTS = "checkpoints"
 TENSORBOARD = "tensorboard"
-EVAL = "eval"
 ANALYSIS = "analysis"
 ANALYSIS_PAGE = "analysis.html"
 AUGMENTED_PICTURE = "augmented.png"  # training samples before and after augmentation
-
-
-def scores_file(workdir, name: str = "test") -> pathlib.Path:
-    """The scores of a split, or of other data by its name."""
-    return pathlib.Path(workdir) / EVAL / f"{name}.json"
 
 
 def images_file(workdir, name: str = "test") -> pathlib.Path:

@@ -97,13 +97,7 @@ class Lock:
         self.close()
 
     def _read(self) -> _Holder:
-        """What the holder's file has now. Opening it makes network file systems look anew."""
-        try:
-            with open(self._file, encoding="utf-8", errors="replace") as file:
-                found = os.fstat(file.fileno())
-                return _Holder(file.read().strip(), found.st_mtime_ns, found.st_ino)
-        except FileNotFoundError:
-            return _Holder("", 0, 0)
+        return _read(self._file)
 
     def _dead_holder(self) -> _Holder:
         """What the file has, once its holder is known to be dead or to have given the right back.
@@ -187,6 +181,29 @@ class Lock:
         descriptor, self._system = self._system, None
         if descriptor is not None:
             os.close(descriptor)
+
+
+def holder(folder) -> tuple[str, float]:
+    """Who has a folder, and the seconds since its last sign of life by this host's clock.
+
+    Nothing is written. ("", 0) where nobody has it, or a process of this host that is gone. A
+    holder that was silent for HEARTBEAT_LOST may be lost: only `Lock` can find that out.
+    """
+    found = _read(pathlib.Path(folder) / HOLDER_FILE)
+    name, _, host = found.name.partition(" on ")
+    if not name or host == socket.gethostname() and not _is_alive(name.removeprefix("pid ")):
+        return "", 0.0
+    return found.name, time.time() - found.mtime_ns / 1e9
+
+
+def _read(file) -> _Holder:
+    """What a holder's file has now. Opening it makes network file systems look anew."""
+    try:
+        with open(file, encoding="utf-8", errors="replace") as opened:
+            found = os.fstat(opened.fileno())
+            return _Holder(opened.read().strip(), found.st_mtime_ns, found.st_ino)
+    except FileNotFoundError:
+        return _Holder("", 0, 0)
 
 
 def _created(path) -> bool:

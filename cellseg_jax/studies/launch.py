@@ -1,9 +1,6 @@
 """Run a study: train and score the runs that are not done, and write its tables."""
 
-import fnmatch
 import pathlib
-import re
-from collections.abc import Iterator
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
@@ -12,17 +9,17 @@ from cellseg_jax import config as config_lib
 from cellseg_jax import train
 from cellseg_jax.cli.stopping import INTERRUPTED
 from cellseg_jax.config import derived
-from cellseg_jax.errors import InputError, nearest, print_error
+from cellseg_jax.errors import InputError, print_error
 from cellseg_jax.files import read_json, strangers, write_atomic
 from cellseg_jax.inference import evaluate
 from cellseg_jax.report import terminal
-from cellseg_jax.runs import page
+from cellseg_jax.runs import page, status
 from cellseg_jax.runs.folder import ENVIRONMENT_FILE, RESULT_FILE, check_continues, scores_file
 from cellseg_jax.runs.lock import InUse, Lock
 from cellseg_jax.studies import out_of_fold
 from cellseg_jax.studies import table as tables
-from cellseg_jax.studies.cost import estimate, print_estimate
 from cellseg_jax.studies.file import run_configs
+from cellseg_jax.studies.live_page import LivePage
 from cellseg_jax.studies.output import render, table_csv
 from cellseg_jax.studies.output.methods import methods
 from cellseg_jax.studies.output.page import write_study_page
@@ -38,34 +35,6 @@ class PlannedRun(NamedTuple):
     def name(self) -> str:
         """ROW/REPEAT."""
         return f"{self.folder.parent.name}/{self.folder.name}"
-
-
-def chosen_rows(text: str, rows) -> list[str]:
-    """The rows that --rows names, in their order in the study. Raises InputError."""
-    wanted = [part.strip() for part in text.split(",") if part.strip()]
-    found = set()
-    for pattern in wanted:
-        matches = [pattern] if pattern in rows else fnmatch.filter(rows, pattern)
-        if not matches:
-            raise InputError(f"--rows: no row {pattern!r}{nearest(pattern, rows)}")
-        found.update(matches)
-    return [row for row in rows if row in found]
-
-
-def task_of(text: str) -> tuple[int, int]:
-    """(i, n) of --task=i/n; (0, 1) of an empty text."""
-    found = re.fullmatch(r"(\d+)/(\d+)", text or "0/1")
-    if not found or not int(found[1]) < int(found[2]):
-        raise InputError(f"--task: got {text!r}; expected i/n with i from 0 to n - 1, as 0/4")
-    return int(found[1]), int(found[2])
-
-
-def dry_run(study, rows, repeats: int, task: tuple[int, int], *, smoke: bool,
-            measure_seconds: float) -> int:
-    """Print what would be run and how long it would take; the exit code. See `run`."""
-    print_estimate(study, estimate(study, rows=rows, repeats=repeats, smoke=smoke,
-                                   measure_seconds=measure_seconds), task)
-    return 0
 
 
 def collect(study, workdir: pathlib.Path, rows, repeats: int, *, smoke: bool, notes=()) -> int:
@@ -127,20 +96,23 @@ def run(study, workdir: pathlib.Path, rows, repeats: int, task: tuple[int, int],
     Raises: InputError if a folder holds a run with another config.
     """
     strangers.check(workdir)
-    programs, count = _not_done(_programs(study, workdir, rows, repeats, smoke), task)
+    every = planned(study, workdir, rows, repeats, smoke)
+    programs, count = _not_done(every, task)
     left = sum(map(len, programs))
     share = f"task {task[0]}/{task[1]}: " if task[1] > 1 else ""
     terminal.log(f"{study.title}: {share}{left} of {count} runs to do, in {len(programs)} "
                  f"program{'s' * (len(programs) != 1)}")
+    page = LivePage(study, workdir, rows, repeats, smoke=smoke)
     failed, in_use = {}, False
     for number, program in enumerate(programs, 1):
         terminal.log(f"--- program {number} of {len(programs)}: {len(program)} runs, "
-                     f"{', '.join(sorted({one.folder.parent.name for one in program}))}")
-        for status in _statuses(program, failed, backend, slots):
-            if "interrupted" in status:
-                terminal.log("stopped after saving; the same command continues")
-                return INTERRUPTED
-            in_use |= "in use" in status
+                     f"{rows_of(program)}")
+        ended = train_program(program, failed, backend, slots)
+        if "interrupted" in ended:
+            return INTERRUPTED
+        in_use |= "in use" in ended
+        if number < len(programs):
+            page.update()
     if failed:
         terminal.log(f"not run, {len(failed)} of {left}: {', '.join(failed)}")
         return 2
@@ -159,9 +131,9 @@ def train_and_score(runs: list[PlannedRun], backend: str = "", slots: int = 0) -
     """
     configs, folders = zip(*runs, strict=True)
     results = train.train(list(configs), list(folders), backend=backend, slots=slots)
-    status = {result.status for result in results}
-    if "interrupted" in status:
-        return status
+    found = {result.status for result in results}
+    if "interrupted" in found:
+        return found
     for (config, folder), result in zip(runs, results, strict=True):
         if result.status in ("done", "stopped early") and derived.has_part(config, "test"):
             try:
@@ -170,22 +142,27 @@ def train_and_score(runs: list[PlannedRun], backend: str = "", slots: int = 0) -
                         evaluate.evaluate(config, folder)
                     page.write_run_page(folder)
             except InUse:
-                status.add("in use")
-    return status
+                found.add("in use")
+    return found
 
 
 def is_done(config: ConfigDict, folder: pathlib.Path) -> bool:
     """Whether the run has ended and, if it has something to be scored on, was scored."""
-    result, scores = folder / RESULT_FILE, scores_file(folder)
-    if not derived.has_part(config, "test"):
-        return result.exists()
-    if scores.exists():
-        return read_json(scores).get("config_hash") == config_lib.identity(config)
-    return result.exists() and read_json(result)["status"] == "non-finite"
+    scores, scored = scores_file(folder), derived.has_part(config, "test")
+    if scored and scores.exists() and (
+            read_json(scores).get("config_hash") == config_lib.identity(config)):
+        return True
+    result = read_json(folder / RESULT_FILE, {})
+    return bool(result) and (not scored or result.get("status") == "non-finite")
 
 
-def _programs(study, workdir, rows, repeats, smoke) -> list[list[PlannedRun]]:
-    """All runs, those that train in one program together; last those that start from a row's."""
+def planned(study, workdir, rows, repeats: int, smoke: bool) -> list[list[PlannedRun]]:
+    """All runs, those that train in one program together; last those that start from a row's.
+
+    They are written down for --status.
+
+    Raises: InputError if a folder holds a run with another config.
+    """
     groups = {}
     for row in study.rows if rows is None else rows:
         for repeat, config in enumerate(run_configs(study, row, repeats, smoke=smoke)):
@@ -197,7 +174,14 @@ def _programs(study, workdir, rows, repeats, smoke) -> list[list[PlannedRun]]:
                     raise InputError(f"row {row}, repeat {repeat}: {error}") from error
             key = bool(derived.first_row(config)), config_lib.program_key(config)
             groups.setdefault(key, []).append(PlannedRun(config, folder))
+    status.write_plan(workdir, study.title, [one.name for group in groups.values()
+                                             for one in group], study.rows)
     return [groups[key] for key in sorted(groups, key=lambda key: key[0])]
+
+
+def rows_of(program: list[PlannedRun]) -> str:
+    """The rows of a program's runs, with commas between."""
+    return ", ".join(sorted({one.folder.parent.name for one in program}))
 
 
 def _not_done(programs, task) -> tuple[list[list[PlannedRun]], int]:
@@ -210,24 +194,32 @@ def _not_done(programs, task) -> tuple[list[list[PlannedRun]], int]:
     return [program for program in left if program], stop - start
 
 
-def _statuses(program, failed, backend, slots) -> Iterator[set[str]]:
-    """The statuses of a program's runs; if one has bad input, of each run trained by itself.
+def train_program(program: list[PlannedRun], failed: dict[str, str], backend: str, slots: int,
+                  ) -> set[str]:
+    """`train_and_score` of a program's runs; if one has bad input, of each run by itself.
+
+    Ends at an interruption.
 
     Args:
       failed: {name of a run: error}, to which the runs with bad input are added.
     """
-    parts = [program]
-    while parts:
+    parts, found = [program], set()
+    while parts and "interrupted" not in found:
         part = parts.pop(0)
         try:
-            status = train_and_score(part, backend, slots)
+            found |= train_and_score(part, backend, slots)
         except InputError as error:
             if len(part) > 1:
                 parts = [[one] for one in part]
-                continue
-            if str(error) not in failed.values():
-                terminal.log(f"{part[0].folder}: not run")
-                print_error(error)
-            failed[part[0].name] = str(error)
-        else:
-            yield status
+            elif isinstance(error, InUse):
+                terminal.log(str(error))
+                found.add("in use")
+            else:
+                if str(error) not in failed.values():
+                    terminal.log(f"{part[0].folder}: not run")
+                    print_error(error)
+                failed[part[0].name] = str(error)
+                status.write_failure(part[0].folder, str(error))
+    if "interrupted" in found:
+        terminal.log("stopped after saving; the same command continues")
+    return found

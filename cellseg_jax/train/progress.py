@@ -59,7 +59,8 @@ class Progress:
             total = round(known * self.num_runs / len(self.num_steps))  # those to come: as these
             left = (total - done) * self.batch_size / max(self.images_per_second, 1e-9)
             loss = sum(loss for _, loss in moved.values()) / len(moved)
-            text = f"{self.images_per_second:.4g} images/s  {_clock(left)} left  loss {loss:.4f}"
+            text = (f"{self.images_per_second:.4g} images/s  {terminal.clock(left)} left  "
+                    f"loss {loss:.4f}")
             self._bar.update(self._task, completed=done, total=total, text=text)
 
     def logged(self, run: int, line: dict) -> None:
@@ -81,13 +82,6 @@ class Progress:
         shown = ([self.names[run]] if self.num_runs > 1 else []) + shown
         console = self._bar.console if self._bar else terminal.console()
         console.print("  ".join(shown), soft_wrap=True)
-
-
-def _clock(seconds: float) -> str:
-    """1:02:03 or 2:03; days are hours."""
-    minutes, seconds = divmod(int(min(seconds, 1e7)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
 def print_findings(found, workdir) -> None:

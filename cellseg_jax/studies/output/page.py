@@ -35,8 +35,12 @@ MARKERS = {"better": "up", "worse": "down", "not distinguishable": "circle",
            "too few repeats": "diamond", "diverged": "cross", "incomplete": "square"}
 
 
-def write_study_page(table: Table, path) -> None:
-    """Write the page of a study's table; runs are read from the folders that it names."""
+def write_study_page(table: Table, path, reload_s: int = 0) -> None:
+    """Write the page of a study's table; runs are read from the folders that it names.
+
+    Args:
+      reload_s: seconds after which a browser reads it again; 0 = never.
+    """
     column = image_column(table)
     by_run = {row.name: run_scores(row, column) for row in table.rows}
     images = {row: image_scores(runs) for row, runs in by_run.items()}
@@ -47,6 +51,7 @@ def write_study_page(table: Table, path) -> None:
     commits = sorted({run.commit for row in table.rows for run in row.runs if run.commit})
     write_atomic(pathlib.Path(path), document.render(
         "studies/output/page.html.jinja", title=table.study.title or table.study.name, table=table,
+        reload_s=reload_s,
         study=table.study, metric=headline(table), abstract=abstract(table),
         answer=summary.summary_sentence(table), methods=methods(table),
         done=summary.done_sentence(table), alpha=stats.ALPHA, min_pairs=stats.MIN_PAIRS,
