@@ -359,6 +359,19 @@ def test_masks_beside_images_are_counted_and_not_segmented(run, tmp_path):
     assert "images predicted: 1," in named[1]  # a user who names a file means it
 
 
+def test_folders_of_labels_of_any_name_are_known_by_content(run, tmp_path):
+    label = np.zeros((40, 50), np.uint8)
+    label[5:20, 5:20], label[22:38, 20:45] = 1, 2
+    for name in ("raw/a.png", "raw/b.png", "day 1/a.png", "day 2/a.png"):
+        write_image(tmp_path / "in" / name)
+    for name in ("annotated/a.png", "annotated/b.png", "lone/z.png"):
+        (tmp_path / "in" / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(label).save(tmp_path / "in" / name)
+    code, out, err = run(format="tiff")
+    assert code == 0 and "images predicted: 5," in out
+    assert err.startswith("2 files in ") and "annotated/a.png, annotated/b.png" in err
+
+
 def test_other_files_are_counted_not_read(run, tmp_path):
     write_image(tmp_path / "in/a.png")
     for name in ("notes.txt", "b.gif", ".DS_Store", ".hidden/c.png"):

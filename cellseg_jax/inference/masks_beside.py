@@ -1,11 +1,15 @@
 """Which files among the images of a folder are masks of others, and must not be segmented.
 
-By their place: folders masks, labels, ... beside a folder images, or beside images of their names.
+By their place: folders masks, labels, ... beside a folder images, or beside images of their names;
+and folders of any name whose files hold numbers of objects, beside a folder with pictures of the
+same names.
 By their name: x_masks.png beside x.png, with any of the endings that training pairs. By their
 content: a file whose name continues that of another, of the same size, that holds numbers of
 objects.
 """
 
+import collections
+import itertools
 import pathlib
 from collections.abc import Iterable
 
@@ -20,6 +24,7 @@ IMAGE_FOLDERS = ("images", "imagesTr", "imagesTs")
 MASK_FOLDERS = ("masks", *FOLDERS, "labelsTr", "labelsTs")
 MADE = (*ENDINGS, *(pathlib.PurePath(name).stem for name in DERIVED if name.startswith("_")))
 LARGEST = 2**26  # pixels of a file that is looked into
+TRIED = 3  # files of a folder that are looked into
 INSIDE = 0.75  # share of the pixels of objects whose right neighbour has the same number
 
 
@@ -42,6 +47,46 @@ def _in_mask_folder(path, root, stems) -> bool:
                 or path.stem in beside or _by_name(path.stem, beside)):
             return True
     return False
+
+
+def in_folders_of_labels(paths: Iterable[pathlib.Path]) -> list[pathlib.Path]:
+    """The files in folders of labels, by content, that are beside a folder with their pictures.
+
+    The first TRIED files of each folder are looked into, and those of the same names, without
+    suffix, in the other one.
+    """
+    folders = {}
+    for path in sorted(paths):
+        folders.setdefault(path.parent, {})[path.stem] = path
+    siblings = collections.Counter(folder.parent for folder in folders)
+    labels = {folder for folder, files in folders.items() if siblings[folder.parent] > 1
+              and all(map(_is_label, _first(files.values())))}
+    beside = lambda folder: (files for other, files in folders.items()
+                             if other.parent == folder.parent and other not in labels)
+    return [path for folder in labels if any(
+        _are_pictures(folders[folder], files) for files in beside(folder))
+        for path in folders[folder].values()]
+
+
+def _first(things) -> list:
+    return list(itertools.islice(things, TRIED))
+
+
+def _is_label(path) -> bool:
+    try:
+        return holds_labels(lazy.open_images(path)[0])
+    except InputError:  # named when its turn comes
+        return False
+
+
+def _are_pictures(labels: dict, files: dict) -> bool:
+    """Whether files have the names and sizes of labels."""
+    pairs = _first((path, files[stem]) for stem, path in labels.items() if stem in files)
+    try:
+        return bool(pairs) and all(
+            lazy.open_images(a)[0].shape[:2] == lazy.open_images(b)[0].shape[:2] for a, b in pairs)
+    except InputError:
+        return False
 
 
 def images_beside(folder: pathlib.Path) -> pathlib.Path | None:
@@ -69,12 +114,8 @@ def _by_name(stem: str, stems) -> bool:
 def _by_content(path, stem: str, files: dict) -> bool:
     cut = (n for n, letter in enumerate(stem) if letter in "_-. ")
     of = [files[stem[:n]] for n in cut if stem[:n] in files]
-    try:
-        image = lazy.open_images(path)[0] if of else None
-        return image is not None and holds_labels(image) and any(
-            lazy.open_images(other)[0].shape[:2] == image.shape[:2] for other in of)
-    except InputError:  # named when its turn comes
-        return False
+    return bool(of) and _is_label(path) and any(
+        _are_pictures({"": path}, {"": other}) for other in of)
 
 
 def holds_labels(image: lazy.Image) -> bool:

@@ -49,6 +49,23 @@ def places(root: pathlib.Path, named: str = "") -> tuple[pathlib.Path, list[path
     return root, [root, *([masks] if depends_on(masks).is_dir() else _usual(root))]
 
 
+def conditions(root: pathlib.Path) -> dict[str, str]:
+    """{name: its two folders, as `named` of `places`} of images/ and masks/ by condition or well.
+
+    Both hold nothing but folders then, whose names belong together; {} of another layout.
+    """
+    images, masks = root / "images", root / "masks"
+    if not depends_on(images).is_dir():
+        return {}
+    masks = masks if depends_on(masks).is_dir() else next(iter(_usual(root)), masks)
+    held = entries(images)
+    if len(held) < 2 or not all(map(_is_plain, held)):
+        return {}
+    if not any(depends_on(masks / path.name).is_dir() for path in held):
+        return {}
+    return {path.name: f"images/{path.name},{masks.name}/{path.name}" for path in held}
+
+
 def _named(root, names):
     if len(names) < 2:
         raise InputError(f"{KEY}: got {names[0]!r}; expected the folder of the images and that of "

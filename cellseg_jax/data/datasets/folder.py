@@ -3,7 +3,8 @@
 The plain one is `images/` and `masks/` with a mask of the same name for every image. Images are
 PNG, TIFF, BMP or JPEG, 8 or 16 bit; masks are PNG, TIFF or BMP, NumPy or Zarr arrays; or outlines
 drawn in ImageJ, QuPath, labelme or a tool that exports COCO. Which one is recognised by what lies
-there (`data.annotations.pairing`).
+there (`data.annotations.pairing`). Folders in both, by condition or well, are strata: images are
+called CONDITION_NAME, every part of a split has its share of each, and scores are told apart.
 
 What a mask means is `labels`: instances (ids, 0 background), binary (foreground or not) or classes
 (0 .. num_classes - 1). Pixels that nobody annotated are marked by `ignore`: they are -1 in the
@@ -91,11 +92,11 @@ def records(root, **chosen) -> Records:
     if not options.folders and nnunet.is_raw(root):
         nnunet.check(root, options)
         options = options._replace(channel_index=nnunet.numbers(root, options.channel_index))
-    pairs, bad, findings = _listing(root, options, suffix)
     read = functools.partial(_read, options=options, colours=masks.packed(options.colours),
                              ignore=value)
+    pairs, bad, findings = _pairs(root, options, suffix)
     good = []
-    for stem, pair in pairs.items():
+    for stem, (condition, pair) in pairs.items():
         try:
             case = find_group(stem)
             several = options.z or options.pages == "slices"
@@ -107,13 +108,30 @@ def records(root, **chosen) -> Records:
         for n in range(count):
             name, number = (stem, None) if count == 1 else (f"{stem}_{n:04d}", n)
             good.append(Record(name, case, pair.files + _parts(pair.images[0]),
-                               functools.partial(read, pair, number)))
+                               functools.partial(read, pair, number, condition)))
     good = Records(sorted(good, key=lambda record: record.name), findings)
     if bad:
         raise BadFiles(bad, good)
     if not good:
         raise InputError(f"config.data.root: '{root / 'images'}' is empty. {layouts.LAYOUT}")
     return good
+
+
+def _pairs(root, options, suffix):
+    """({name: (condition or "", Pair)}, errors, other findings) of all images of the root."""
+    by_condition = {} if options.folders else layouts.conditions(root)
+    pairs, bad, findings = {}, [], []
+    for condition, folders in (by_condition or {"": options.folders}).items():
+        found = _listing(root, options._replace(folders=folders), suffix)
+        bad += found.bad
+        findings += found.findings
+        for stem, pair in found.pairs.items():
+            name = f"{condition}_{stem}" if condition else stem
+            if name in pairs:
+                bad.append(Finding("error", str(pair.images[0]), f"would be called {name}, as "
+                                   f"{pairs[name][1].images[0]} is; rename one of the two"))
+            pairs[name] = condition, pair
+    return pairs, bad, findings
 
 
 def _listing(root, options, suffix):
@@ -207,7 +225,7 @@ def _num_samples(pair: Pair, options: ReadOptions) -> int:
     return count
 
 
-def _read(pair: Pair, number, *, options, colours, ignore) -> Sample:
+def _read(pair: Pair, number, stratum, *, options, colours, ignore) -> Sample:
     chosen = ReadOptions.of(options._asdict())
     image, notes = image_with_notes(pair.images, chosen, number)
     of_mask = chosen._replace(channel_index="", channels="rgba"), number
@@ -229,7 +247,7 @@ def _read(pair: Pair, number, *, options, colours, ignore) -> Sample:
         label = masks.label(path, values, unknown, options)
         findings = tuple(Finding("warning", str(path), note) for note in found)
     findings = (*(Finding("warning", str(pair.images[0]), note) for note in notes), *findings)
-    return Sample(image, label, "", (*_turned(pair.images[0]), *findings))
+    return Sample(image, label, stratum, (*_turned(pair.images[0]), *findings))
 
 
 def _unknown(pair, of_mask, image, values, ignore) -> np.ndarray:

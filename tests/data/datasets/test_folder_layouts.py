@@ -236,6 +236,35 @@ def test_an_export_of_cvat_has_its_images_in_a_folder_of_the_subset(tmp_path):
     assert sorted(labels(tmp_path, folders="images/default,annotations")) == ["a", "b"]
 
 
+def test_folders_by_condition_are_strata(tmp_path):
+    for name in ("drug/a", "drug/b", "control/a"):
+        save(tmp_path / f"images/{name}.png")
+        save(tmp_path / f"masks/{name}_mask.tif", LABEL)
+    found = folder.records(tmp_path)
+    assert [record.name for record in found] == ["control_a", "drug_a", "drug_b"]
+    samples = [record.read() for record in found]
+    assert [sample.stratum for sample in samples] == ["control", "drug", "drug"]
+    for sample in samples:
+        np.testing.assert_array_equal(sample.label, LABEL)
+    assert {record.group for record in folder.records(tmp_path, group="^(drug|control)_")} == {
+        "drug", "control"}
+    save(tmp_path / "images/untreated/c.png")
+    with pytest.raises(InputError, match="masks/untreated' does not exist"):
+        folder.records(tmp_path)
+    (tmp_path / "images/untreated/c.png").rename(tmp_path / "images/untreated.png")
+    (tmp_path / "images/untreated").rmdir()
+    with pytest.raises(BadFiles, match="is a folder in 'images', which holds files alone"):
+        folder.records(tmp_path)
+
+
+def test_two_images_of_one_name_by_condition_are_an_error(tmp_path):
+    for name in ("a_b/c", "a/b_c"):
+        save(tmp_path / f"images/{name}.png")
+        save(tmp_path / f"masks/{name}.tif", LABEL)
+    with pytest.raises(BadFiles, match="would be called a_b_c, as .*; rename one of the two"):
+        folder.records(tmp_path)
+
+
 # --- classes --------------------------------------------------------------------------------------
 
 
