@@ -5,10 +5,12 @@
     cellseg --version
 """
 
+import contextlib
 import importlib
 import sys
 
 from cellseg_jax import cli, errors
+from cellseg_jax.cli import stopping
 
 COMMANDS = {  # as typed: (module, flags that are set, what it does)
     "train": ("main", (), "train a run and score it; everything lies in runs/NAME"),
@@ -41,7 +43,8 @@ def main(argv: list[str] | None = None) -> int:
         errors.print_error(error)
         return 2
     command = importlib.import_module(f"cellseg_jax.{module}")
-    return cli.run_command(command.main, command.define_flags, [program, *given, *rest])
+    with stopping.until_exit() if argv is None else contextlib.nullcontext():
+        return cli.run_command(command.main, command.define_flags, [program, *given, *rest])
 
 
 if __name__ == "__main__":

@@ -120,6 +120,25 @@ def test_every_command_is_listed_and_installed():
     assert scripts == {"cellseg": "cellseg_jax.__main__:main"}
 
 
+@pytest.mark.parametrize("code", [0, 2])
+def test_sigterm_while_python_ends_leaves_the_exit_code(code):
+    """What a library or the interpreter does at the end takes time, in which no handler runs."""
+    done = subprocess.run([sys.executable, "-c", f"""
+import atexit, os, signal, sys
+from cellseg_jax import cli
+from cellseg_jax.errors import InputError
+
+def main(args, overrides):
+    atexit.register(os.kill, os.getpid(), signal.SIGTERM)
+    if {code}:
+        raise InputError("a")
+    return 0
+
+sys.exit(cli.run_command(main, lambda values: None))
+"""], cwd=ROOT, capture_output=True, text=True, timeout=60, env=child_environment())
+    assert (done.returncode, done.stderr) == (code, "error: a\n" if code else "")
+
+
 @pytest.mark.parametrize("error, line", [
     (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nmore"),
      "error: out of memory (RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes. more); smaller "

@@ -147,8 +147,18 @@ def print_version() -> int:
 
 
 def run_command(main: Callable, define: Callable, argv: list[str] | None = None) -> int:
-    """main(flags, overrides) with the exit codes of every command."""
-    argv = sys.argv if argv is None else argv
+    """main(flags, overrides) with the exit codes of every command.
+
+    Args:
+      argv: None is sys.argv, of a process that ends with this command.
+    """
+    if argv is not None:
+        return _exit_code(main, define, argv)
+    with stopping.until_exit():
+        return _exit_code(main, define, sys.argv)
+
+
+def _exit_code(main: Callable, define: Callable, argv: list[str]) -> int:
     if "--version" in argv[1:]:
         return print_version()
     if any(word in ("--help", "-h", "-help") for word in argv[1:]):

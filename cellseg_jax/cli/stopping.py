@@ -5,6 +5,7 @@ or a file is decoded. A thread therefore watches for signals beside: it ends the
 handlers have not done so in time. All files are written atomically, so nothing is lost but work.
 """
 
+import atexit
 import contextlib
 import os
 import select
@@ -40,6 +41,20 @@ def stopping_at_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def until_exit() -> Iterator[None]:
+    """SIGTERM ends a process that ends with this block with INTERRUPTED, and not after the block.
+
+    While Python itself ends, no handler runs any more: a SIGTERM would take the place of the exit
+    code of work that is done.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(INTERRUPTED))
+    try:
+        yield
+    finally:
+        atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
