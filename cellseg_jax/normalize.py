@@ -9,6 +9,7 @@ import numpy as np
 
 from cellseg_jax.errors import pick
 
+COUNTED_AT_ONCE = 2**18  # values
 PERCENTILES = (1.0, 99.8)  # of "percentile", unless others are given
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601, as MATLAB, PIL and OpenCV; equal parts sum to 1
 
@@ -115,7 +116,12 @@ def _percentile(bands, dtype, percentiles):
 
 
 def _counts(values, dtype) -> np.ndarray:
-    return np.bincount(values.reshape(-1), minlength=np.iinfo(dtype).max + 1)
+    """How often each value is there; numpy's count makes 8 bytes of each, so some rows at once."""
+    counts = np.zeros(np.iinfo(dtype).max + 1, np.int64)
+    step = max(1, COUNTED_AT_ONCE // max(1, values[:1].size))
+    for start in range(0, len(values), step):
+        counts += np.bincount(values[start : start + step].reshape(-1), minlength=len(counts))
+    return counts
 
 
 def _percentile_of(counts, percentiles) -> np.ndarray:

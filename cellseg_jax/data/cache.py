@@ -245,11 +245,13 @@ def _label_dtype(label):
 
 def _anchors(label) -> np.ndarray:
     """(ANCHORS, 2) int32: evenly chosen foreground pixels (y, x), or -1 where there are none."""
-    inside = np.flatnonzero(label > 0)
-    if not len(inside):
+    ends = np.cumsum(np.count_nonzero(label > 0, 1))  # places of all would be 8 bytes of each
+    if not ends[-1]:
         return np.full((ANCHORS, 2), -1, np.int32)
-    chosen = inside[((np.arange(ANCHORS) + 0.5) * len(inside) / ANCHORS).astype(np.int64)]
-    return np.stack(np.divmod(chosen, label.shape[1]), -1).astype(np.int32)
+    chosen = ((np.arange(ANCHORS) + 0.5) * ends[-1] / ANCHORS).astype(np.int64)
+    rows = np.searchsorted(ends, chosen, "right")
+    columns = [np.flatnonzero(label[y] > 0)[n - ends[y]] for y, n in zip(rows, chosen, strict=True)]
+    return np.stack([rows, columns], -1).astype(np.int32)
 
 
 def _write(folder, records, decode, fingerprint, grid, progress) -> None:

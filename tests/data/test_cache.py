@@ -5,10 +5,12 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
 from cellseg_jax.data import cache, resize
 from cellseg_jax.data.datasets import folder
@@ -79,6 +81,22 @@ def test_open_cache_equals_direct_decoding(tmp_path, fit, dtype):
                 arrays.range(normalize)[i], image_ranges(sample.image, normalize))
     assert arrays.names == arrays.groups == tuple(f"s{i}" for i in range(6))
     assert arrays.strata == ("",) * 6
+
+
+def test_decoding_takes_a_known_number_of_bytes_of_each_pixel(tmp_path):
+    """So that a PNG of 20,000 x 20,000 pixels, which is decoded at once, fits memory."""
+    label = np.kron(np.arange(1600).reshape(40, 40), np.ones((40, 40), int)).astype(np.uint16)
+    for kind, pixels in (("images", (label % 251).astype(np.uint8)), ("masks", label)):
+        (tmp_path / kind).mkdir()
+        Image.fromarray(pixels).save(tmp_path / kind / "a.png")
+    record, = folder.records(tmp_path)
+    options = cache.CacheOptions("folder", {}, SIZE, "random_crop", "rgb")
+    cache._decode(record, options, None)  # imports
+    tracemalloc.start()
+    cache._decode(record, options, None)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 13 * label.size  # counting the values of all pixels at once takes 34
 
 
 def test_open_cache_widens_dtypes_when_a_late_sample_needs_it(tmp_path):

@@ -132,14 +132,15 @@ def label(path, values, unknown, options) -> np.ndarray:
       options: with labels, num_classes and threshold.
     Raises: InputError if the values are not what `labels` says.
     """
-    if unknown.any():  # what is left must hold what `labels` says
+    partly = unknown.any()
+    if partly:  # what is left must hold what `labels` says
         values = np.where(unknown, values.dtype.type(0), values)
     held = np.unique(values)
     if held[0] < 0 or held[-1] > np.iinfo(np.int32).max or (held % 1).any():
         raise InputError(f"{path}: mask has values {some(held)}; expected 0 .. 2^31 - 1")
     made = LABELS[options.labels](path, values.astype(np.int32), held, options.num_classes,
                                   options.threshold)
-    return np.where(unknown, np.int32(-1), made)
+    return np.where(unknown, np.int32(-1), made) if partly else made
 
 
 LABELS = {"instances": _instances, "binary": _binary, "classes": _classes}
