@@ -12,7 +12,9 @@ import skimage.filters
 from scipy import ndimage
 
 from cellseg_jax import augment, crops
-from cellseg_jax.augment import AUGMENTATIONS, GEOMETRIC, INTENSITY, Draw
+from cellseg_jax.augment import AUGMENTATIONS, GEOMETRIC, INTENSITY, Draw, geometric, intensities
+from cellseg_jax.augment.draws import draws
+from cellseg_jax.augment.smoothing import smoothing
 
 POSES = {"flip_horizontal": (0.5, 1.0), "flip_vertical": (0.5, 1.0), "turn": (0.5, 3.0)}
 STRONG = {
@@ -66,7 +68,7 @@ def labels(settings, n=64, **size):
 @jax.jit
 def elastic_fields(keys, sigma):
     """Displacements (down, right), each (n, 121, 118)."""
-    return jax.vmap(lambda key: augment.elastic(Draw(key, U), 1.0, (121, 118), sigma))(keys)
+    return jax.vmap(lambda key: geometric.elastic(Draw(key, U), 1.0, (121, 118), sigma))(keys)
 
 
 # Whole pixels
@@ -119,7 +121,7 @@ def draw_of(name, key):
 def reference_field(own, size, sigma):
     """(2, H, W) of elastic: scipy's filter of the mirrored numbers, where they are 1 pixel apart;
     else the sum over all of them and their mirror images."""
-    spacing = max(s for s in augment.SPACINGS if s == 1 or s <= sigma)
+    spacing = max(s for s in geometric.SPACINGS if s == 1 or s <= sigma)
     cells = -(-np.array(size) // spacing)
     count = 2 * cells.prod()
     bits = np.asarray(jax.random.bits(jax.random.fold_in(own, 1), (-(-count // 4),), jnp.uint32))
@@ -227,9 +229,9 @@ def test_elastic_field_matches_its_sum_and_the_statistics_of_simard(sigma):
 @pytest.mark.slow
 def test_elastic_field_has_one_standard_deviation_whatever_the_spacing():
     """Exactly, from the matrices: that of a pixel is the norm of its row of weights."""
-    for spacing in augment.SPACINGS:
+    for spacing in geometric.SPACINGS:
         for sigma in (max(spacing, 2), 1.7 * max(spacing, 2)):
-            norm = np.linalg.norm(augment._smoothing(200, sigma, spacing)[80:120], axis=1)
+            norm = np.linalg.norm(smoothing(200, sigma, spacing)[80:120], axis=1)
             expected = (2 * np.pi**0.5 * sigma) ** -0.5
             np.testing.assert_allclose(norm / spacing**0.5, expected, rtol=5e-4)
 
@@ -279,8 +281,8 @@ def test_warp_keeps_label_and_image_aligned():
 
 def test_draws_are_the_same_under_x64(float64):
     settings = only(GEOMETRIC, 2.0)
-    draws = jax.jit(lambda: augment._draws(KEY, list(GEOMETRIC), settings))()
-    for name, (strength, draw) in draws.items():
+    drawn = jax.jit(lambda: draws(KEY, list(GEOMETRIC), settings))()
+    for name, (strength, draw) in drawn.items():
         assert strength.dtype == draw.u.dtype == np.float32
         np.testing.assert_array_equal(draw.u, np.float32(draw_of(name, KEY)[0]))
     start = {"image": np.zeros((4, 4, 1), np.uint8)}
@@ -311,13 +313,13 @@ def test_colours_equal_hand_values(image):
 
 def test_gamma_matches_skimage(image):
     expected = skimage.exposure.adjust_gamma(image, 2**0.4)
-    np.testing.assert_allclose(augment.gamma(DRAW, 1.0, image), expected, atol=1e-5)
-    assert (augment.gamma(DRAW, 1.0, image - 2) == 0).all()
+    np.testing.assert_allclose(intensities.gamma(DRAW, 1.0, image), expected, atol=1e-5)
+    assert (intensities.gamma(DRAW, 1.0, image - 2) == 0).all()
 
 
 def test_blur_matches_skimage(image):
     expected = skimage.filters.gaussian(image, 0.7 * 1.5, mode="reflect", channel_axis=-1)
-    np.testing.assert_allclose(jax.jit(augment.blur)(DRAW, 1.5, image), expected, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(intensities.blur)(DRAW, 1.5, image), expected, atol=1e-5)
 
 
 def test_saturation_and_hue_match_skimage(image):
@@ -326,23 +328,23 @@ def test_saturation_and_hue_match_skimage(image):
         hsv = skimage.color.rgb2hsv(image)
         hsv[..., 0] = (hsv[..., 0] + turns) % 1
         hsv[..., 1] = np.clip(hsv[..., 1] * factor, 0, 1)
-        out = jax.jit(augment._saturation_hue)(image, factor, turns)
+        out = jax.jit(intensities._saturation_hue)(image, factor, turns)
         np.testing.assert_allclose(out, skimage.color.hsv2rgb(hsv), atol=1e-5)
 
 
 def test_colour_jitter_is_its_four_parts(image):
-    jitter = jax.jit(augment.colour_jitter)
+    jitter = jax.jit(intensities.colour_jitter)
     parts = image * (1 + 0.3 * 0.4)
     parts = parts.mean() + (parts - parts.mean()) * (1 - 0.3 * 0.6)
-    expected = jax.jit(augment._saturation_hue)(parts, 1 + 0.3 * 0.8, -0.3 * 0.2)
+    expected = jax.jit(intensities._saturation_hue)(parts, 1 + 0.3 * 0.8, -0.3 * 0.2)
     np.testing.assert_allclose(jitter(DRAW, 0.3, image), expected, atol=1e-5)
     np.testing.assert_allclose(  # gray has neither saturation nor hue
-        jitter(DRAW, 0.3, parts[..., :1]), augment.contrast(
-            Draw(KEY, U[1:]), 0.3, augment.brightness(DRAW, 0.3, parts[..., :1])), atol=1e-6)
+        jitter(DRAW, 0.3, parts[..., :1]), intensities.contrast(
+            Draw(KEY, U[1:]), 0.3, intensities.brightness(DRAW, 0.3, parts[..., :1])), atol=1e-6)
 
 
 def test_noise_is_gaussian():
-    noise = np.asarray(jax.jit(augment.noise)(DRAW, 0.2, np.zeros((100, 100, 3), np.float32)))
+    noise = np.asarray(jax.jit(intensities.noise)(DRAW, 0.2, np.zeros((100, 100, 3), np.float32)))
     assert abs(noise.std() / (0.7 * 0.2) - 1) < 0.02 and abs(noise.mean()) < 0.004
     assert abs((np.abs(noise) < 0.7 * 0.2).mean() - 0.683) < 0.01
     z = np.moveaxis(noise / (0.7 * 0.2), -1, 0)
