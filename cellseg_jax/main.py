@@ -15,10 +15,9 @@ NAME_masks, NAME_cp_masks or NAME_label .tif, .png or .npy with instance ids. Th
 config.model.name=labels; a study lists one as ROWS = {"cellpose": {"labels": DIR}, ...}.
 
 The workdir, runs/<config name> unless given, holds all that is written: config.json, checkpoints/,
-metrics.jsonl, split.json, result.json, eval/SPLIT.json and SPLIT_images.csv with the scores,
-eval/SPLIT_predictions/ with pictures, and report.html. Decoded images lie in config.data.cache.
-Exit codes: 0 done, 2 bad input or config, 75 stopped by SIGTERM after saving (start it again), 1
-anything else.
+metrics.jsonl, split.json, result.json, scores in eval/ and report.html. Decoded images lie in
+config.data.cache. Exit codes: 0 done, 2 bad input or config, 75 stopped by SIGTERM after saving
+(start it again), 1 anything else.
 """
 
 import pathlib
@@ -34,16 +33,14 @@ from cellseg_jax.errors import InputError, pick
 def define_flags(values: flags.FlagValues) -> None:
     """The flags of this command, beside --config and --config.*."""
     cli.string(values, "workdir", "the run's folder; default runs/<config name>")
-    cli.string(values, "out", "with --mode=eval: a folder for a copy of the run, which is scored "
-               "in place of it, such as of a run that cannot be written to")
+    cli.string(values, "out", "with --mode=eval: a folder for a copy of the run, which is scored")
     cli.string(values, "mode", "train | eval | describe", "train")
-    cli.string(values, "split", "with --mode=eval: train | val | test; of other data than trained "
-               "on also all", "test")
-    cli.string(values, "labels", "with --mode=eval: a folder of label images made elsewhere, which "
-               "are scored on the images of --config")
+    cli.string(values, "split", "with --mode=eval: train | val | test, or all", "test")
+    cli.string(values, "labels", "with --mode=eval: score a folder of label images made elsewhere")
     cli.switch(values, "tuned", "with --mode=eval: decode with the options of predict --tune")
     cli.string(values, "tune", "with --mode=eval: ap50 | pq | seg ...: find the decoding that "
                "scores best on the validation images, keep it in tuning.json and use it")
+    cli.string(values, "track", "mlflow | wandb: send the run there")
     cli.define_device_flags(values)
     cli.switch(values, "distributed", "one of several processes of one run: start "
                "jax.distributed, which finds the others on Slurm and Cloud TPU")
@@ -52,13 +49,16 @@ def define_flags(values: flags.FlagValues) -> None:
 def main(args, overrides: list[tuple[str, str]]) -> int:
     """One run; returns the exit code."""
     from cellseg_jax.runs.command_config import run_config
+    from cellseg_jax.runs.track import tracking
 
     mode = pick(MODES, args.mode, "--mode")
     with cli.several_processes(args.distributed):
         name = pathlib.Path(args.config.partition(":")[0]).stem
         if args.out and (args.mode != "eval" or args.labels):
             raise InputError("--out: expected --mode=eval with it, and no --labels")
-        return mode(run_config(args, overrides), args.workdir or f"runs/{name}", args)
+        workdir = args.workdir or f"runs/{name}"
+        with tracking(args.track, "cellseg_jax", pathlib.Path(workdir).parent):
+            return mode(run_config(args, overrides), workdir, args)
 
 
 def train(config, workdir, args) -> int:

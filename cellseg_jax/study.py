@@ -47,6 +47,7 @@ def define_flags(values: flags.FlagValues) -> None:
     cli.string(values, "backend", "loop | unroll | vmap: how runs share a program")
     cli.integer(values, "slots", "runs under way at once in a program; 0 = by measurement")
     cli.number(values, "measure", "with --dry_run: seconds of measuring steps", default=5.0)
+    cli.string(values, "track", "mlflow | wandb: send the runs there; with --collect all of them")
     cli.define_device_flags(values)
 
 
@@ -65,6 +66,7 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
     if args.smoke:  # two steps are no faster when optimised, and compile in half the time
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {UNOPTIMISED}"
     from cellseg_jax import studies
+    from cellseg_jax.runs.track import tracking
     from cellseg_jax.studies import command
     from cellseg_jax.studies.search import trials as search
     from cellseg_jax.studies.smoke import prepare_smoke
@@ -75,7 +77,8 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
     if args.smoke:
         study = prepare_smoke(study, workdir / "twins")
     function = search.command if args.search else command.run
-    return function(study, workdir, args, repeats)
+    with tracking(args.track, study.name, workdir, everything=args.collect):
+        return function(study, workdir, args, repeats)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ CLAIM_FILE = ".lock.claim.tmp"  # while a process becomes the holder
 HEARTBEAT, HEARTBEAT_LOST = 20.0, 90.0  # seconds
 LONG_DEAD = 86400.0  # seconds; clocks that differ by less cannot make a living holder look dead
 CLAIM_LOST = 10.0  # seconds after which a claim, which takes milliseconds, was left by a kill
+TAKEN: dict[pathlib.Path, bool] = {}  # folders that this process has had; True: it has them now
 
 
 class InUse(InputError):
@@ -65,6 +66,7 @@ class Lock:
         except BaseException:
             self._release()
             raise
+        TAKEN[self._folder] = True
         threading.Thread(target=self._beat, daemon=True).start()
 
     def check(self) -> None:
@@ -85,6 +87,7 @@ class Lock:
         """Give the right back."""
         if not self._closed.is_set():
             self._closed.set()
+            TAKEN[self._folder] = False
             with contextlib.suppress(OSError):  # the folder is gone
                 if self._read().name == self._me:
                     self._file.write_text("")
