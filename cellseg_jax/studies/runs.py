@@ -17,7 +17,6 @@ from cellseg_jax import config as config_lib
 from cellseg_jax.config.derived import UNTRAINED, output_names
 from cellseg_jax.errors import InputError
 from cellseg_jax.files import read_jsonl
-from cellseg_jax.runs import provenance
 from cellseg_jax.runs.folder import (
     CONFIG_FILE,
     ENVIRONMENT_FILE,
@@ -28,6 +27,7 @@ from cellseg_jax.runs.folder import (
     scores_file,
 )
 from cellseg_jax.runs.resources import RESOURCES
+from cellseg_jax.studies import comparable
 from cellseg_jax.studies.course import COURSE, course
 from cellseg_jax.studies.file import config_of, repeat_changes
 from cellseg_jax.studies.grid import Grid
@@ -35,11 +35,8 @@ from cellseg_jax.studies.study import metrics_named
 
 # Keys of eval that change scores.
 SCORING = ("threshold", "decode", "watershed_h", "min_size", "overlap")
-# Keys that decide which images there are, beside the options of the dataset.
-DATA_KEYS = ("data.name", "data.only_size", "data.mix", "data.blank_images")
 UNKNOWN = math.nan
-SHOWN = 6  # runs that a note names, SHOWN_CHANGES of a config
-SHOWN_CHANGES = 3
+SHOWN_CHANGES = 3  # of a config, that a note names
 
 
 class Run(NamedTuple):
@@ -93,18 +90,14 @@ def read(study, workdir, names, *, repeats, smoke) -> tuple[dict, list[str], lis
             _note_further_repeats(workdir / name, repeats, notes)
         else:
             found[name] = [Found(_no_run(name, r, workdir)) for r in range(repeats)]
-    notes += [f"{_names(runs)} left out: {why}" for why, runs in left_out.items()]
-    found = _mark_data(_mark_code(found, notes), study, notes)
-    found = _one_meaning(found, study, notes)
+    notes += [f"{comparable.names_of(runs)} left out: {why}" for why, runs in left_out.items()]
+    found = comparable.mark_data(comparable.mark_code(found, notes), study, notes)
+    found = comparable.one_meaning(found, study, notes)
     missing = [line for name in names for line in _missing(name, found[name])]
     if isinstance(study.rows, Grid):
         found = {name: runs for name, runs in found.items()
                  if name in there or study.reference.get(name) or name == study.baseline}
-    _note_machines(found, notes)
-    _note_unknown_metrics(study, found, notes)
-    _note_equal_repeats(study, found, notes)
-    _note_other_images(study, found, notes)
-    return found, missing, notes
+    return found, missing, notes + comparable.notes(study, found)
 
 
 def values_of(runs, metric) -> np.ndarray:
@@ -252,90 +245,6 @@ def _last_step(folder) -> int:
     return lines[-1].get("step", 0) if lines else 0
 
 
-# --- what belongs together -----------------------------------------------------------------------
-
-
-def _each(found):
-    return [one for runs in found.values() for one in runs]
-
-
-def _mark(found, wrong, mark) -> dict:
-    """`found` with a mark on the counted runs for which `wrong(one)` holds."""
-    marked = lambda one: (one._replace(run=one.run._replace(mark=mark))
-                          if one.run.counts and wrong(one) else one)
-    return {name: [marked(one) for one in runs] for name, runs in found.items()}
-
-
-def _names(runs) -> str:
-    """The first SHOWN names of runs, as 'a/0, a/1, b/0 and 12 more'."""
-    names = [f"{run.row}/{run.repeat}" for run in runs]
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
-
-
-def _mark_code(found, notes) -> dict:
-    """Runs of other code than this, or than most, are marked and named; they count."""
-    made_by = lambda one: {one.run.code, one.test.get("code_hash", one.run.code)}
-    codes = collections.Counter(c for one in _each(found) if one.run.counts for c in made_by(one))
-    if not codes:
-        return found
-    this = provenance.code_hash()
-    usual = this if this in codes else codes.most_common(1)[0][0]
-    if this not in codes:
-        notes.append(f"no run was made by this code ({this[:8]}), but by {usual[:8]}; run the "
-                     "study again into another --workdir for results of this code")
-    found = _mark(found, lambda one: made_by(one) != {usual}, "other code")
-    marked = [one.run for one in _each(found) if one.run.mark == "other code"]
-    if marked:
-        notes.append(f"{_names(marked)} made by other code than "
-                     f"{'this' if usual == this else 'most'} ({usual[:8]}): counted, but a "
-                     "difference may come from the code")
-    return found
-
-
-def _mark_data(found, study, notes) -> dict:
-    """Runs that should share data with others and do not are marked and named; no longer count."""
-    shared = config_lib.default().data
-    def source(one):
-        return repr([(k, v) for k, v in one.config.items() if k in DATA_KEYS or (
-            k.startswith("data.") and k.removeprefix("data.") not in shared)])
-    prints = collections.defaultdict(collections.Counter)
-    baseline_first = sorted(found, key=lambda name: name != study.baseline)  # it wins a tie
-    for one in (one for name in baseline_first for one in found[name] if one.run.counts):
-        prints[source(one)][one.run.fingerprint] += 1
-    usual = {key: counts.most_common(1)[0][0] for key, counts in prints.items()}
-    found = _mark(found, lambda one: one.run.fingerprint != usual[source(one)], "other data")
-    marked = [one.run for one in _each(found) if one.run.mark == "other data"]
-    if marked:
-        notes.append(f"{_names(marked)} left out: made with other data (by fingerprint) than most "
-                     "runs of the same dataset")
-    return found
-
-
-def _one_meaning(found, study, notes) -> dict:
-    """Without scores of a class by its number where it is another thing than in the baseline.
-
-    Class 0 is the cell in a run of foreground and the background in one of contours.
-    """
-    known = [one.run for one in _each(found) if one.run.counts]
-    for metric in sorted(metrics_named(study)):
-        number = metric.partition("[")[2].rstrip("]")
-        meaning = lambda run, n=number: run.outputs[int(n)] if int(n) < len(run.outputs) else "none"
-        if not number.isdecimal() or any(number in one.test.get("per_stratum", {})
-                                         for one in _each(found)):
-            continue
-        base = next((meaning(run) for run in known if run.row == study.baseline), None)
-        others = [run for run in known if base and meaning(run) != base]
-        for run in others:
-            run.scores.pop(metric, None)
-        if others:
-            name = metric.partition("[")[0]
-            notes.append(f"{metric} is of {base!r} in {study.baseline} and of "
-                         f"{meaning(others[0])!r} in {_names(others)}, left out there; name what "
-                         f"you mean: {name}[{base}]")
-    return found
-
-
 def _missing(name, runs) -> list[str]:
     """Lines for the runs of a row that do not count because they have not ended well."""
     if all(one.run.status == "missing" for one in runs):
@@ -352,50 +261,3 @@ def _note_further_repeats(folder, repeats, notes) -> None:
     if further:
         notes.append(f"{folder.name} has {len(further)} more repeats than the {repeats} shown; "
                      f"--repeats={max(map(int, further)) + 1} includes them")
-
-
-def _note_machines(found, notes) -> None:
-    """Runs on different devices or in programs of different size: their seconds do not compare."""
-    runs = [one for one in _each(found) if one.run.counts and one.environment]
-    devices = {", ".join(sorted(set(one.environment.get("devices", ())))) for one in runs}
-    together = {one.environment.get("program", {}).get("members", 1) for one in runs
-                if one.run.step}
-    if len(devices) > 1:
-        notes.append(f"runs were made on different devices ({'; '.join(sorted(devices))}): their "
-                     "times do not compare")
-    if len(together) > 1:
-        notes.append(f"{min(together)} to {max(together)} runs trained together in one program: "
-                     "seconds are shares and compare roughly")
-
-
-def _note_unknown_metrics(study, found, notes) -> None:
-    known = {k for one in _each(found) for k in one.run.scores}
-    unknown = [m for m in study.metrics if known and m not in known and m not in RESOURCES]
-    if unknown:
-        shown = sorted(k for k in known if "[" not in k)
-        notes.append(f"no run has {', '.join(unknown)}; there are {', '.join(shown)}, and of "
-                     "strata such as 'dice_mean[NAME]'")
-
-
-def _note_equal_repeats(study, found, notes) -> None:
-    """Repeats that agree to the last digit although a network drew random numbers."""
-    headline = study.metrics[0]
-    for name, runs in found.items():
-        scores = values_of(runs, headline)
-        scores = scores[np.isfinite(scores)]
-        learned = any(one.config and one.config["model.name"] not in UNTRAINED
-                      for one in runs)
-        if len(scores) > 1 and learned and np.ptp(scores) == 0:
-            notes.append(f"all repeats of {name} have the same {headline}, {scores[0]:.4f}: it "
-                         "collapsed, or what a repeat varies has no effect")
-
-
-def _note_other_images(study, found, notes) -> None:
-    """A repeat of two rows should be tested on the same images."""
-    images = lambda one: one.run.counts and frozenset(one.split.get("test", ()))
-    base = [images(one) for one in found[study.baseline]]
-    other = [one.run for runs in found.values() for one, b in zip(runs, base, strict=True)
-             if images(one) and b and images(one) != b]
-    if other:
-        notes.append(f"{_names(other)} tested on other images than the same repeat of "
-                     f"{study.baseline}: their differences are of images too")
