@@ -5,6 +5,8 @@
 #
 #   --per-gpu      a process for each GPU, each with its share of the runs, in place of one process
 #                  that uses them all; which: CUDA_VISIBLE_DEVICES, or all that nvidia-smi lists
+#   --any          with --per-gpu: each process takes the next run that nobody has, in place of a
+#                  share that is fixed
 #   --restarts=N   how often a process is started again that saved and stopped (exit code 75) or
 #                  was killed (default 20)
 #   --wait=S       seconds before the first restart, doubled each time up to 5 minutes (default 5)
@@ -18,7 +20,7 @@ set -euo pipefail
 stop() { echo "error: local.sh: $1" >&2; exit 2; }
 number() { [[ $2 =~ ^[0-9]+$ ]] || stop "$1=$2: expected a whole number"; }
 
-study="" workdir="" per_gpu="" restarts=20 pause=5 dry=""
+study="" workdir="" per_gpu="" any="" restarts=20 pause=5 dry=""
 for word in "$@"; do
     [[ $word == -- ]] && break
     shift
@@ -27,6 +29,7 @@ for word in "$@"; do
         --study=?*) study=$value ;;
         --workdir=?*) workdir=$value ;;
         --per-gpu) per_gpu=yes ;;
+        --any) any=yes ;;
         --restarts=*) restarts=$value; number --restarts "$value" ;;
         --wait=*) pause=$value; number --wait "$value" ;;
         --dry-run) dry=yes ;;
@@ -53,13 +56,14 @@ if [[ $per_gpu ]]; then
     why=${CUDA_VISIBLE_DEVICES+CUDA_VISIBLE_DEVICES=\"$CUDA_VISIBLE_DEVICES\" names none}
     ((${#gpus[@]})) || stop "--per-gpu: no GPU; ${why:-nvidia-smi lists none}"
 fi
+share_of() { [[ $any ]] && echo any || echo "$1/${#gpus[@]}"; } # the --task of a process
 log_of() { echo "$workdir/logs/gpu_${1//\//_}.log"; } # names of MIG parts may have a slash
 
 show() { printf '%q ' "$@"; echo; }
 if [[ $dry ]]; then
     ((${#gpus[@]})) && show mkdir -p "$workdir/logs"
     for i in "${!gpus[@]}"; do
-        echo "CUDA_VISIBLE_DEVICES=${gpus[i]} $(show "${command[@]}" "--task=$i/${#gpus[@]}")>>" \
+        echo "CUDA_VISIBLE_DEVICES=${gpus[i]} $(show "${command[@]}" "--task=$(share_of "$i")")>>" \
             "$(show "$(log_of "${gpus[i]}")")2>&1 &"
     done
     ((${#gpus[@]})) || show "${command[@]}"
@@ -105,7 +109,7 @@ if ((${#gpus[@]})); then
     mkdir -p "$workdir/logs"
     tasks=()
     for i in "${!gpus[@]}"; do
-        CUDA_VISIBLE_DEVICES=${gpus[i]} keep_running "${command[@]}" "--task=$i/${#gpus[@]}" \
+        CUDA_VISIBLE_DEVICES=${gpus[i]} keep_running "${command[@]}" "--task=$(share_of "$i")" \
             >>"$(log_of "${gpus[i]}")" 2>&1 &
         tasks+=($!)
         children=("${tasks[@]}")

@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# Train a study on PBS Pro, OpenPBS or Torque: a job array of which each task trains its share of
-# the runs, and one job after it that makes the tables.
+# Train a study on PBS Pro, OpenPBS or Torque: a job array whose tasks share its runs, and one job
+# after it that makes the tables.
 #
 #   launch/pbs.sh --study=FILE --workdir=DIR --tasks=N [options] [-- options of cellseg_jax.study]
 #
 #   --tasks=N           tasks of the array; task i trains what --task=i/N names
+#   --any               each task takes the next run that nobody has (--task=any): then the command
+#                       may be given again with another number of tasks, beside the first ones too
 #   --parallel=N        tasks that may run at once (default: all)
 #   --time=HH:MM:SS     time limit of a task; it saves two minutes before and is submitted again
 #   --gpus=N            GPUs of a task (default 0)
@@ -25,7 +27,7 @@ set -euo pipefail
 stop() { echo "error: pbs.sh: $1" >&2; exit 2; }
 positive() { [[ $2 =~ ^[1-9][0-9]*$ ]] || stop "$1=$2: expected a whole number from 1 up"; }
 
-study="" workdir="" tasks="" parallel="" time="" gpus="" cpus=4 mem="" flavour="" restarts=20 dry=""
+study="" workdir="" tasks="" any="" parallel="" time="" gpus="" cpus=4 mem="" flavour="" restarts=20 dry=""
 options=()
 for word in "$@"; do
     [[ $word == -- ]] && break
@@ -48,6 +50,7 @@ for word in "$@"; do
         --qsub=?*) options+=("$value") ;;
         --flavour=pro | --flavour=torque) flavour=$value ;;
         --restarts=*) restarts=$value; positive --restarts "$value" ;;
+        --any) any=yes ;;
         --dry-run) dry=yes ;;
         --help | -h) sed -n '2,/^$/s/^# \{0,1\}//p' "$0"; exit 0 ;;
         *) stop "$word: not an option with a value; see --help (options of the study follow --)" ;;
@@ -74,16 +77,18 @@ logs=$workdir/logs
 # --- what the jobs run ---------------------------------------------------------------------------
 
 run_task() {
-    local status left=$restarts task
+    local status left=$restarts task share
     # In turn: submitted again, PBS Pro, Torque, Slurm's qsub; a single task is no array.
     task=${CELLSEG_TASK:-${PBS_ARRAY_INDEX:-${PBS_ARRAYID:-${SLURM_ARRAY_TASK_ID:-0}}}}
+    share=$task/$tasks
+    [[ $any ]] && share=any
     exec >>"$logs/$task.log" 2>&1
     local stopped=""
     trap 'stopped=yes' TERM # on qdel or preemption; python receives the signal as well
     while :; do
         status=0
         timeout --foreground --preserve-status --signal=TERM \
-            $((limit ? limit - SECONDS : 0)) "${command[@]}" "--task=$task/$tasks" || status=$?
+            $((limit ? limit - SECONDS : 0)) "${command[@]}" "--task=$share" || status=$?
         echo "task $task of job ${PBS_JOBID-}: exit code $status, $(date)"
         [[ $stopped ]] && exit "$status"
         ((status == 75 || status > 128)) || exit "$status"
@@ -102,7 +107,7 @@ head() { printf '#!/bin/bash\ncd %q || exit\n' "$PWD"; }
 
 task_script() {
     head
-    declare -p command tasks logs limit restarts submit after
+    declare -p command tasks any logs limit restarts submit after
     declare -f run_task collect_after
     echo run_task
 }

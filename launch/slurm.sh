@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# Train a study on Slurm: a job array of which each task trains its share of the runs, and one job
-# after it that makes the tables.
+# Train a study on Slurm: a job array whose tasks share its runs, and one job after it that makes the
+# tables.
 #
 #   launch/slurm.sh --study=FILE --workdir=DIR --tasks=N [options] [-- options of cellseg_jax.study]
 #
 #   --tasks=N          tasks of the array; task i trains what --task=i/N names
+#   --any              each task takes the next run that nobody has (--task=any): then the command
+#                      may be given again with another number of tasks, beside the first ones too
 #   --parallel=N       tasks that may run at once (default: all)
 #   --time=HH:MM:SS    time limit of a task; it saves two minutes before and is queued again
 #   --gpus=N           GPUs of a task (default 0)
@@ -23,7 +25,7 @@ set -euo pipefail
 stop() { echo "error: slurm.sh: $1" >&2; exit 2; }
 positive() { [[ $2 =~ ^[1-9][0-9]*$ ]] || stop "$1=$2: expected a whole number from 1 up"; }
 
-study="" workdir="" tasks="" parallel="" restarts=10 dry="" inside=""
+study="" workdir="" tasks="" any="" parallel="" restarts=10 dry="" inside=""
 resources=() gpus="" cpus=4
 for word in "$@"; do
     [[ $word == -- ]] && break
@@ -39,6 +41,7 @@ for word in "$@"; do
         --time=?* | --mem=?* | --partition=?* | --account=?*) resources+=("$word") ;;
         --sbatch=?*) resources+=("$value") ;;
         --restarts=*) restarts=$value; positive --restarts "$value" ;;
+        --any) any=--any ;;
         --dry-run) dry=yes ;;
         --inside=?*) inside=$value ;; # the interpreter: this is a task of the array
         --help | -h) sed -n '2,/^$/s/^# \{0,1\}//p' "$0"; exit 0 ;;
@@ -58,7 +61,9 @@ run_task() {
     local pid status=0
     # The job id of one of the tasks is the id of the whole array, so tasks go by this name.
     local job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
-    "${command[@]}" "--task=$SLURM_ARRAY_TASK_ID/$tasks" &
+    local share=$SLURM_ARRAY_TASK_ID/$tasks
+    [[ $any ]] && share=any
+    "${command[@]}" "--task=$share" &
     pid=$!
     # Before the time limit Slurm sends USR1 to this shell alone. TERM it sends to every process of
     # the job: python has it already, and a second one would kill python before it has saved.
@@ -85,7 +90,7 @@ array=(sbatch --parsable "--job-name=$name" "--array=0-$((tasks - 1))$parallel" 
     --signal=B:USR1@120 --open-mode=append "--output=$workdir/logs/%A_%a.log"
     "--cpus-per-task=$cpus" ${gpus:+"--gres=gpu:$gpus"} "${resources[@]}"
     "$0" "--inside=$python" "--study=$study" "--workdir=$workdir" "--tasks=$tasks"
-    "--restarts=$restarts" -- "$@")
+    ${any:+"$any"} "--restarts=$restarts" -- "$@")
 collect=(sbatch --parsable "--job-name=$name-collect" --open-mode=append
     "--output=$workdir/logs/collect.log" "${resources[@]}"
     "--wrap=$(show "${command[@]}" --collect)")
@@ -94,7 +99,9 @@ if [[ $dry ]]; then
     show mkdir -p "$workdir/logs"
     show "${array[@]}"
     show "${collect[@]:0:1}" --dependency=afterany:ARRAY "${collect[@]:1}"
-    echo "# task i runs: $(show "${command[@]}")--task=i/$tasks"
+    share=i/$tasks
+    [[ $any ]] && share=any
+    echo "# task i runs: $(show "${command[@]}")--task=$share"
     exit 0
 fi
 command -v sbatch >/dev/null || stop "sbatch is not on PATH: this is no Slurm login node"

@@ -26,7 +26,8 @@ import pytest
 import slurm
 from helpers import ROOT, child_environment, run_command
 
-from cellseg_jax import cli
+from cellseg_jax import cli, study
+from cellseg_jax.cli.stopping import INTERRUPTED
 from cellseg_jax.runs import lock
 from cellseg_jax.runs.resources import RESOURCES
 
@@ -161,6 +162,10 @@ def test_bad_options_are_one_line(place, name, arguments, message):
     ("local.sh", [], ["python -m cellseg_jax.study --study=nuclei.py --workdir=a\\ b/runs"]),
     ("local.sh", ["--per-gpu", "--", "--rows=x"],
      ["CUDA_VISIBLE_DEVICES=7", "--rows=x --task=1/2", "--rows=x --collect"]),
+    ("local.sh", ["--per-gpu", "--any"], ["CUDA_VISIBLE_DEVICES=7", "--task=any", "--collect"]),
+    ("slurm.sh", ["--tasks=3", "--any"],
+     ["--array=0-2", "--tasks=3 --any --restarts=10", "--task=any"]),
+    ("pbs.sh", ["--tasks=3", "--any"], ["-J 0-2", 'any="yes"', '"--task=$share"']),
     ("slurm.sh", ["--tasks=12", "--parallel=4", "--gpus=1", "--time=12:00:00", "--sbatch=-C a100"],
      ["--array=0-11%4", "--requeue", "--signal=B:USR1@120", "--open-mode=append", "--gres=gpu:1",
       "--time=12:00:00", "-C\\ a100", "--dependency=afterany:ARRAY", "--collect"]),
@@ -182,6 +187,32 @@ def test_dry_run_says_all_and_does_nothing(place, name, arguments, wanted):
     for words in wanted:
         assert words in said, said
     assert sorted(place.rglob("*")) == before
+
+
+def test_the_manifest_for_kubernetes_is_a_job_whose_pods_share_the_runs():
+    yaml = pytest.importorskip("yaml")
+    text = (LAUNCH / "kubernetes.yaml").read_text()
+    [job] = yaml.safe_load_all(text)
+    assert (job["apiVersion"], job["kind"]) == ("batch/v1", "Job")
+    spec, pod = job["spec"], job["spec"]["template"]["spec"]
+    assert spec["completionMode"] == "Indexed" and spec["parallelism"] == spec["completions"]
+    assert pod["restartPolicy"] == "Never"  # what podFailurePolicy and backoffLimitPerIndex require
+    [container] = pod["containers"]
+    codes = {code: rule["action"] for rule in spec["podFailurePolicy"]["rules"]
+             for code in rule.get("onExitCodes", {}).get("values", ())}
+    assert codes == {2: "FailIndex", INTERRUPTED: "Ignore"}
+    named = {rule["onExitCodes"]["containerName"] for rule in spec["podFailurePolicy"]["rules"]
+             if "onExitCodes" in rule}
+    assert named == {container["name"]}
+    mounted = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert mounted.keys() == {volume["name"] for volume in pod["volumes"]}
+    python, flag, module, *arguments = container["command"]
+    assert (python, flag, module) == ("python", "-m", "cellseg_jax.study")
+    options = dict(word.split("=", 1) for word in arguments)
+    assert options["--task"] == "any" and (ROOT / options["--study"]).exists()
+    assert options["--workdir"].startswith(mounted["runs"])
+    values, overrides = cli.parse(["study", *arguments], study.define_flags)
+    assert values.task == "any" and ("data.root", mounted["data"]) in overrides
 
 
 @pytest.mark.parametrize("visible, gpus", [
@@ -746,11 +777,12 @@ get_config = rows(BASE, ROWS)
 
 
 @pytest.mark.weekly
-def test_slurm_array_of_a_real_study_survives(place, cluster):
+@pytest.mark.parametrize("options", [["--tasks=12"], ["--tasks=4", "--any"]], ids=["shares", "any"])
+def test_slurm_array_of_a_real_study_survives(place, cluster, options):
     study, workdir, names = place / "rates.py", place / "runs", [f"lr_{k}" for k in range(6)]
     study.write_text(STUDY)
     environment = child_environment() | cluster | {"XDG_CACHE_HOME": str(place / "cache")}
-    done = launch("slurm.sh", f"--study={study}", f"--workdir={workdir}", "--tasks=12",
+    done = launch("slurm.sh", f"--study={study}", f"--workdir={workdir}", *options,
                   "--parallel=2", "--cpus=1", "--time=01:00:00", cwd=place,
                   **environment | {"PYTHON": sys.executable})
     assert done.returncode == 0, done.stderr
