@@ -1,6 +1,7 @@
 """--track: each value of a run's files reaches the tracker once, whatever ends the process."""
 
 import json
+import signal
 import struct
 import sys
 import time
@@ -8,6 +9,7 @@ import types
 
 import pytest
 
+from cellseg_jax import cli, main
 from cellseg_jax.errors import InputError
 from cellseg_jax.runs import lock, track, trackers
 from cellseg_jax.runs.lock import Lock
@@ -150,6 +152,37 @@ def test_another_config_in_the_same_folder_is_another_run(tmp_path):
         ids.append(track.about(tmp_path / "a/0", "rates", tmp_path))
     assert ids[0] == ids[2] and ids[0].id != ids[1].id
     assert (ids[0].name, ids[0].group, ids[0].config) == ("a/0", "a", {"optimizer.lr": 1e-3})
+
+
+TINY = """
+from cellseg_jax.config import default
+
+def get_config():
+    config = default()
+    config.data = dict(name="synthetic", size=(32, 32), count=24)
+    config.model = dict(name="simple_conv")
+    config.train.epochs = 2
+    return config
+"""
+
+
+@pytest.mark.slow
+def test_a_command_sends_what_its_run_has_written(tmp_path, mlflow):
+    (tmp_path / "tiny.py").write_text(TINY)
+    folder = tmp_path / "runs/tiny"
+    before = signal.getsignal(signal.SIGTERM)
+    for _ in range(2):  # the second one finds nothing to do
+        code = cli.run_command(main.main, main.define_flags, [
+            "main", f"--config={tmp_path / 'tiny.py'}", f"--workdir={folder}", "--track=mlflow"])
+        assert code == 0
+    signal.signal(signal.SIGTERM, before)
+    logged = [json.loads(text) for text in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert {step: value for key, step, value in values(mlflow) if key == "train_loss"} == {
+        one["step"]: one["train_loss"] for one in logged}
+    assert len({(one.key, one.step) for one in mlflow.metrics}) == len(mlflow.metrics)
+    scores = json.loads((folder / "eval/test.json").read_text())["metrics"]
+    assert ("test_dice_mean", logged[-1]["step"], scores["dice_mean"]) in values(mlflow)
+    assert mlflow.params["train.epochs"] == "2" and mlflow.status[-1] == "FINISHED"
 
 
 # --- the real ones --------------------------------------------------------------------------------
