@@ -10,6 +10,7 @@ import numpy as np
 from cellseg_jax import config as config_lib
 from cellseg_jax import studies
 from cellseg_jax.runs import provenance
+from cellseg_jax.runs.resources import RESOURCES
 
 ROWS = {
     "unet_adam": {},
@@ -183,3 +184,10 @@ def twin_tables(rng, tables, rows, repeats, *, run_sd, image_sd, resampled):
     else:  # rows that disagree on the images of a fixed test set do differ on that set
         scores = np.broadcast_to(difficulty.mean(-1, keepdims=True), (tables, rows, repeats))
     return scores + rng.normal(0, run_sd, (tables, rows, repeats))
+
+
+def table_without_costs(folder) -> list[dict]:
+    """The lines of table.csv but for those on what a run costs, and the advice, which quotes it."""
+    with open(folder / "table.csv") as file:
+        rows = [row for row in csv.DictReader(file) if row["metric"] not in RESOURCES]
+    return [{key: value for key, value in row.items() if key != "next_step"} for row in rows]

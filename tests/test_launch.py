@@ -5,7 +5,6 @@ promises, which are a lock, progress that is saved on SIGTERM, exit code 75, and
 """
 
 import contextlib
-import csv
 import fcntl
 import itertools
 import json
@@ -25,11 +24,11 @@ from typing import NamedTuple
 import pytest
 import slurm
 from helpers import ROOT, child_environment, run_command
+from helpers_study import table_without_costs
 
 from cellseg_jax import cli, study
 from cellseg_jax.cli.stopping import INTERRUPTED
 from cellseg_jax.runs import lock
-from cellseg_jax.runs.resources import RESOURCES
 
 LAUNCH = ROOT / "launch"
 # Twelve runs of STEPS steps; a run is done when its `state` says so.
@@ -794,10 +793,4 @@ def test_slurm_array_of_a_real_study_survives(place, cluster, options):
     calm = run_command("study", f"--study={study}", f"--workdir={place}/calm", "--backend=loop",
                        "--slots=1", XDG_CACHE_HOME=str(place / "cache"))
     assert calm.returncode == 0, calm.stderr
-    assert scores(workdir) == scores(place / "calm") != []
-
-
-def scores(workdir):
-    """The lines of table.csv but for those on what a run costs."""
-    with open(workdir / "table.csv") as file:
-        return [row for row in csv.DictReader(file) if row["metric"] not in RESOURCES]
+    assert table_without_costs(workdir) == table_without_costs(place / "calm") != []

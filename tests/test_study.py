@@ -7,6 +7,7 @@ import time
 
 import pytest
 from helpers import ROOT, child_environment, command, tiny_config
+from helpers_study import table_without_costs
 
 from cellseg_jax import cli, studies, study
 from cellseg_jax import config as config_lib
@@ -201,9 +202,7 @@ def test_stopped_and_killed_a_study_ends_with_the_same_table(file, tmp_path):
         codes.append(process.wait(120))
     assert codes == [75, -signal.SIGKILL, 75]
     assert start("cut").wait(300) == 0, (tmp_path / "log").read_text()
-    costs = ("train_seconds", "cpu_seconds", "peak_memory_gib", "ms_per_image")
-    scores = [[line for line in (tmp_path / name / "table.csv").read_text().splitlines()
-               if not any(cost in line for cost in costs)] for name in ("whole", "cut")]
+    scores = [table_without_costs(tmp_path / name) for name in ("whole", "cut")]
     assert scores[0] == scores[1] and len(scores[0]) > 4
 
 

@@ -1,6 +1,5 @@
 """--task=any: which run a process takes next, and many processes that are killed share a study."""
 
-import csv
 import json
 import random
 import signal
@@ -9,10 +8,10 @@ import time
 
 import pytest
 from helpers import ROOT, child_environment, command, run_command, tiny_config
+from helpers_study import table_without_costs
 
 from cellseg_jax.runs import lock
 from cellseg_jax.runs.lock import HEARTBEAT_LOST, Lock
-from cellseg_jax.runs.resources import RESOURCES
 from cellseg_jax.studies import work_queue
 from cellseg_jax.studies.launch import PlannedRun
 
@@ -144,11 +143,6 @@ def share(folder, options, workers, runs, kills, limit_s):
     return log.read_text()
 
 
-def without_costs(folder):
-    with open(folder / "table.csv") as file:
-        return [row for row in csv.DictReader(file) if row["metric"] not in RESOURCES]
-
-
 @pytest.mark.parametrize("workers, rows, repeats, kills", [
     pytest.param(2, ("base", "second"), 2, 1, marks=pytest.mark.slow),
     pytest.param(8, ("base", "slow", "wide", "second", "otsu"), 8, 12, marks=pytest.mark.weekly)])
@@ -165,4 +159,4 @@ def test_killed_workers_share_a_study(tmp_path, workers, rows, repeats, kills):
             assert [json.loads(line)["step"] for line in log] == list(range(4, STEPS + 1, 4))
     done = run_command("study", *options, "--slots=1", f"--workdir={alone}", timeout=2400)
     assert done.returncode == 0, done.stderr
-    assert without_costs(many) == without_costs(alone) != []
+    assert table_without_costs(many) == table_without_costs(alone) != []
