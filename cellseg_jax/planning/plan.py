@@ -74,8 +74,11 @@ def plan(config, topology: str = LOCAL, *, search: bool = True, limit: float | N
     if programs.train is not None:
         out |= _cost(programs, config, mesh, target, resident)
         out["notes"] += _margin(programs)
-    out |= _what_fits(Search(config, images, resident, target, limit,
-                             time.monotonic() + SEARCH_SECONDS), programs, mesh.size, search)
+    what_fits = Search(config, images, resident, target, limit, time.monotonic() + SEARCH_SECONDS)
+    out |= _what_fits(what_fits, programs, mesh.size, search)
+    if search and what_fits.out_of_time:
+        out["notes"].append(f"after {SEARCH_SECONDS:.0f} s no other size was compiled: a larger "
+                            "batch than the largest named here may fit")
     if out["fits"] and target.is_local:
         seconds = measure.measured_step(config)
         out |= {"step_seconds": seconds, "assumption": "measured, without augmentation"}

@@ -64,7 +64,7 @@ def test_what_does_not_fit_is_refused_with_numbers_and_what_would():
     assert {"config.train.remat=True", "config.train.precision=bfloat16",
             "config.optimizer.accumulate=2"} <= {a["change"] for a in found["alternatives"]}
     assert any(a["fits"] for a in found["alternatives"])
-    assert 8 <= found["largest_batch"] < 64
+    assert 8 <= found["largest_batch"] < 64 and not any("no other size" in n for n in found["notes"])
     assert f"config.train.batch_size={found['largest_batch']}" in found["refusal"]
     _keeps_its_word(found, config, limit)
     largest = changed(config, {"train.batch_size": found["largest_batch"]})
@@ -94,6 +94,14 @@ def test_validation_that_does_not_fit_is_told_from_training(residence):
     assert all("eval.batch_size" in a["changes"] for a in found["alternatives"]
                ) == bool(found["largest_eval_batch"])
     _keeps_its_word(found, config, limit)
+
+
+def test_a_search_that_ends_before_its_time_is_noted(monkeypatch):
+    monkeypatch.setattr("cellseg_jax.planning.plan.SEARCH_SECONDS", -1.0)
+    found = plan(tiny_config(train__batch_size=8), search=True)
+    assert found["largest_batch"] == 8
+    assert any("a larger batch than the largest named here may fit" in note
+               for note in found["notes"])
 
 
 def _keeps_its_word(found, config, limit):
