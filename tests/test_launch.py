@@ -48,15 +48,22 @@ if "collect" in options:
 stopped = []
 signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
 fail = os.environ.get("FAIL")
-task, tasks = map(int, options["task"].split("/")) if "task" in options else (0, 1)
-for name in names[task::tasks]:
+shared = options.get("task") == "any"
+task, tasks = (0, 1) if shared else map(int, options.get("task", "0/1").split("/"))
+left = names[task::tasks]
+while left:
+    name = left.pop(0)
     folder = workdir / name
     folder.mkdir(parents=True, exist_ok=True)
     lock = (folder / "lock").open("w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        sys.exit(75)
+        if stopped or not shared:
+            sys.exit(75)
+        left.append(name)
+        time.sleep(0.05)
+        continue
     state = folder / "state"
     step, score = map(int, state.read_text().split()) if state.exists() else (0, 0)
     if step == steps:
@@ -712,11 +719,12 @@ def restarts(workdir, steps):
 
 
 @pytest.mark.weekly
-@pytest.mark.parametrize("cluster", [{}, {"RequeueExit": 75}], ids=["plain", "RequeueExit"],
-                         indirect=True)
-def test_slurm_array_survives(place, cluster):
+@pytest.mark.parametrize("cluster, shares", [
+    ({}, ["--tasks=12"]), ({"RequeueExit": 75}, ["--tasks=12"]), ({}, ["--tasks=5", "--any"])],
+    ids=["plain", "RequeueExit", "any"], indirect=["cluster"])
+def test_slurm_array_survives(place, cluster, shares):
     steps, workdir = 60, place / "runs"
-    done = launch("slurm.sh", f"--study={place}/nuclei.py", f"--workdir={workdir}", "--tasks=12",
+    done = launch("slurm.sh", f"--study={place}/nuclei.py", f"--workdir={workdir}", *shares,
                   "--parallel=4", "--cpus=1", "--time=01:00:00", cwd=place, **cluster,
                   STEPS=str(steps))
     assert done.returncode == 0, done.stderr
