@@ -57,7 +57,7 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
         if args.out and (args.mode != "eval" or args.labels):
             raise InputError("--out: expected --mode=eval with it, and no --labels")
         workdir = args.workdir or f"runs/{name}"
-        with tracking(args.track, "cellseg_jax", pathlib.Path(workdir).parent):
+        with tracking(args.track, "cellseg_jax", workdir, root=pathlib.Path(workdir).parent):
             return mode(run_config(args, overrides), workdir, args)
 
 

@@ -47,7 +47,7 @@ def define_flags(values: flags.FlagValues) -> None:
     cli.string(values, "backend", "loop | unroll | vmap: how runs share a program")
     cli.integer(values, "slots", "runs under way at once in a program; 0 = by measurement")
     cli.number(values, "measure", "with --dry_run: seconds of measuring steps", default=5.0)
-    cli.string(values, "track", "mlflow | wandb: send the runs there; with --collect all of them")
+    cli.string(values, "track", "mlflow | wandb: send the runs there; with --collect all again")
     cli.define_device_flags(values)
 
 
@@ -77,7 +77,7 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
     if args.smoke:
         study = prepare_smoke(study, workdir / "twins")
     function = search.command if args.search else command.run
-    with tracking(args.track, study.name, workdir, everything=args.collect):
+    with tracking(args.track, study.name, workdir, again=args.collect):
         return function(study, workdir, args, repeats)
 
 

@@ -19,7 +19,7 @@ from cellseg_jax.runs.folder import (
 
 # What is made of a run, and what belongs to the processes that write into it.
 LEFT_OUT = (EVAL, ANALYSIS, ANALYSIS_PAGE, TENSORBOARD, "report*.html", "export", ".lock*",
-            ".*.lock", "*.tmp", "damaged_checkpoint_*")
+            ".*.lock", ".*.sent", "*.tmp", "damaged_checkpoint_*")
 
 
 def folders_of(workdirs: str, out) -> list[pathlib.Path]:

@@ -2,8 +2,8 @@
 
 What is sent is read from the files of a run's folder: each line of metrics.jsonl, the config, the
 scores and how it ended. A thread looks at them every few seconds, so that no step waits for a
-tracker, and nothing that goes wrong there ends a training. The files stay what counts: the same
-command, or one that finds the run ended, sends what is missing.
+tracker, and nothing that goes wrong there ends a training. The files stay what counts: at its end a
+command sends all that is missing, also what a process before it had no time for.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterator
 
 from cellseg_jax import config as config_lib
-from cellseg_jax.files import read_json, read_jsonl, system_lock
+from cellseg_jax.files import read_json, read_jsonl, system_lock, write_atomic
 from cellseg_jax.report import terminal
 from cellseg_jax.runs.lock import TAKEN
 from cellseg_jax.runs.names import CONFIG_FILE, METRICS_LOG, RESULT_FILE, scores_file
@@ -24,23 +24,26 @@ from cellseg_jax.runs.trackers import About, tracker
 
 INTERVAL = 10.0  # seconds between looks at the files
 LOCK_FILE = ".tracker.lock"  # held while a process sends a run: another one would double it
+MARK_FILE = ".{}.sent"  # of which times of its files a tracker has all; only saves looking again
 
 
 @contextlib.contextmanager
-def tracking(name: str, project: str, root, everything: bool = False) -> Iterator[None]:
+def tracking(name: str, project: str, folder, *, root=None, again: bool = False) -> Iterator[None]:
     """Send the runs that this process trains or scores in the block; nothing where `name` is "".
 
     Args:
       name: of trackers.TRACKERS.
       project: what the tracker files the runs under.
-      root: the folder that the names of runs start from.
-      everything: at the end, also all other runs below `root`.
+      folder: a run or a study: what was not sent of its runs is sent at the end.
+      root: the folder that the names of runs start from; default `folder`.
+      again: at the end look at all runs, also at those that are marked as sent.
     Raises: InputError for an unknown tracker, or one that is not installed.
     """
     if not name:
         yield
         return
-    sender = Sender(tracker(name), name, project, pathlib.Path(root))
+    folder = pathlib.Path(folder)
+    sender = Sender(tracker(name), name, project, pathlib.Path(root or folder))
     thread = threading.Thread(target=sender.keep_sending, daemon=True)
     thread.start()
     try:
@@ -48,9 +51,15 @@ def tracking(name: str, project: str, root, everything: bool = False) -> Iterato
     finally:
         sender.stopped.set()
         thread.join()
-        others = run_folders(root) if everything and sender.root.is_dir() else ()
-        for folder in dict.fromkeys([*TAKEN, *others]):
-            sender.send(folder, last=True)
+        for one in dict.fromkeys([*TAKEN, *_runs_of(folder)]):
+            sender.send(one, last=True, again=again)
+
+
+def _runs_of(folder) -> list[pathlib.Path]:
+    """The run that a folder is, or those below it."""
+    if (folder / CONFIG_FILE).is_file():
+        return [folder]
+    return list(run_folders(folder)) if folder.is_dir() else []
 
 
 class Sender:
@@ -73,14 +82,20 @@ class Sender:
             for folder in list(TAKEN):
                 self.send(folder)
 
-    def send(self, folder: pathlib.Path, *, last: bool = False) -> None:
-        """Send what is new in a run's folder; after that, `last` or without its lock, close it."""
+    def send(self, folder: pathlib.Path, *, last: bool = False, again: bool = False) -> None:
+        """Send what is new in a run's folder; after that, `last` or without its lock, close it.
+
+        Args:
+          again: also of a run that is marked as sent.
+        """
         closing, times = last or not TAKEN.get(folder), _times(folder)
-        if not times or (times == self._sent.get(folder) and folder not in self._open):
+        mark = folder / MARK_FILE.format(self._name)
+        marked = not again and mark.is_file() and mark.read_text() == repr(times)
+        if not times or (marked or times == self._sent.get(folder)) and folder not in self._open:
             return
         try:
             if folder not in self._open:
-                lock = system_lock(folder / LOCK_FILE, wait=last)
+                lock = system_lock(folder / LOCK_FILE, wait=False)
                 self._open[folder] = (None, lock)
                 self._open[folder] = (self._make(about(folder, self._project, self.root)), lock)
             run, _ = self._open[folder]
@@ -88,7 +103,8 @@ class Sender:
             self._sent[folder] = times
             if closing:
                 run.close(failed)
-        except BlockingIOError:  # another process sends it; later
+                write_atomic(mark, repr(times))
+        except BlockingIOError:  # another process sends it, and what comes later
             return
         except Exception as error:  # of any kind, such as of a network
             closing, why = True, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

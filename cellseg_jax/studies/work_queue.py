@@ -56,14 +56,12 @@ def run(study, workdir: pathlib.Path, rows, repeats: int, *, smoke: bool = False
         page.update()
     for name, why in failed.items():
         terminal.log(f"not run: {name}: {why}")
-    if failed:
-        return 2
     try:
         with Lock(workdir):
-            return launch.collect(study, workdir, rows, repeats, smoke=smoke)
+            launch.collect(study, workdir, rows, repeats, smoke=smoke)
     except InUse:
         terminal.log("all runs are done; another process writes the tables")
-        return 0
+    return 2 if failed else 0
 
 
 def _not_done(programs, failed) -> list[list[launch.PlannedRun]]:

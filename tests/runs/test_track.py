@@ -98,7 +98,7 @@ def test_mlflow_has_each_value_once_after_a_kill_at_any_call(tmp_path, mlflow, c
     write(tmp_path / "a/0", STEPS, "done")
     mlflow.left = calls
     for _ in range(2):
-        with track.tracking("mlflow", "rates", tmp_path, everything=True):
+        with track.tracking("mlflow", "rates", tmp_path):
             pass
     assert values(mlflow) == expected(STEPS)
     assert len(mlflow.params) == 151 and mlflow.status[-1] == "FINISHED"
@@ -123,6 +123,25 @@ def test_runs_are_sent_while_they_train_and_when_they_were_scored(tmp_path, mlfl
             write(folder, STEPS, "non-finite")
     assert values(mlflow) == expected(STEPS) and mlflow.status[-1] == "FAILED"
     assert track.LOCK_FILE in {p.name for p in folder.iterdir()}
+
+
+def test_a_run_is_opened_again_where_its_files_changed_or_on_request(tmp_path, mlflow):
+    write(tmp_path / "a/0", STEPS, "done")
+    _tracked(tmp_path)
+    mlflow.metrics.clear()  # as if its database was deleted
+    _tracked(tmp_path)
+    assert not mlflow.metrics
+    _tracked(tmp_path, again=True)
+    assert values(mlflow) == expected(STEPS)
+    (tmp_path / "a/0/eval/test.json").write_text('{"metrics": {"dice_mean": 0.75}}')
+    _tracked(tmp_path)
+    assert ("test_dice_mean", STEPS[-1], 0.75) in values(mlflow)
+    assert len(mlflow.metrics) == len(expected(STEPS)) + 1
+
+
+def _tracked(folder, **options):
+    with track.tracking("mlflow", "rates", folder, **options):
+        pass
 
 
 def test_a_run_that_another_process_sends_is_left_to_it(tmp_path, mlflow):
@@ -197,7 +216,7 @@ def test_mlflow_itself(tmp_path, monkeypatch):
     write(tmp_path / "a/0", STEPS[:2])
     for steps, result in ((STEPS[:2], None), (STEPS, "done"), (STEPS, "done")):
         write(tmp_path / "a/0", steps, result)
-        with track.tracking("mlflow", "rates", tmp_path, everything=True):
+        with track.tracking("mlflow", "rates", tmp_path):
             pass
     client = mlflow.MlflowClient()
     [run] = client.search_runs([client.get_experiment_by_name("rates").experiment_id])
@@ -233,7 +252,7 @@ def test_wandb_itself(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     for steps, result in ((STEPS[:2], None), (STEPS, "done")):
         write(tmp_path / "a/0", steps, result)
-        with track.tracking("wandb", "rates", tmp_path, everything=True):
+        with track.tracking("wandb", "rates", tmp_path):
             pass
     [file] = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
     end, records = time.monotonic() + 30, []
