@@ -11,6 +11,7 @@ import helpers_tiers
 import jax
 import pytest
 from absl import flags
+from xdist.scheduler import LoadFileScheduling
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -33,11 +34,27 @@ if not flags.FLAGS.is_parsed():
 
 # A file runs in one worker. These take longest and are begun first, so that no worker waits for
 # another that has just begun one of them.
-LONGEST = ("studies/test_smoke.py", "train/test_train.py", "parity/test_models.py",
+LONGEST = ("faults/test_faults.py", "faults/test_fuzz.py", "studies/test_smoke.py",
+           "train/test_train.py", "parity/test_models.py",
            "test_benchmarks.py", "train/test_slots.py", "train/test_processes.py", "test_study.py",
            "planning/test_plan.py", "interop/test_exported_programs.py", "step/test_step.py",
            "train/test_memory.py", "test_launch.py", "models/test_learning.py",
            "inference/test_predictor.py", "test_predict.py")
+
+
+# Their tests share nothing: each may run in another worker.
+APART = ("faults/test_faults.py", "faults/test_fuzz.py", "studies/test_smoke.py",
+         "test_benchmarks.py")
+
+
+def pytest_xdist_make_scheduler(config, log):
+    """A file in one worker, as --dist loadfile has it, but those of APART test by test."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    scheduler = LoadFileScheduling(config, log)
+    whole_file, apart = scheduler._split_scope, {f"tests/{name}" for name in APART}
+    scheduler._split_scope = lambda test: test if whole_file(test) in apart else whole_file(test)
+    return scheduler
 
 
 def pytest_addoption(parser):

@@ -3,9 +3,11 @@
 import subprocess
 
 import pytest
-from helpers_tiers import PARTS, chosen_part, part_of, part_of_commit, reason_to_skip
+from faults.table import faults
+from helpers import ROOT
+from helpers_tiers import LONG, PARTS, chosen_part, part_of, part_of_commit, reason_to_skip
 
-IDS = [f"tests/train/test_train.py::test_claim_{k}" for k in range(400)]
+IDS = [*(f"tests/train/test_train.py::test_claim_{k}" for k in range(400)), *LONG]
 
 
 def git(folder, *words):
@@ -19,12 +21,26 @@ def test_so_many_commits_in_a_row_run_every_weekly_test_once():
     assert sorted(sum(runs, [])) == sorted(IDS)
     assert all(30 < len(run) < 75 for run in runs)  # about 50 each
     assert part_of(IDS[0]) == 0  # the same on every machine, in every process
+    seconds = [sum(LONG.get(i, 0) for i in run) for run in runs]
+    assert max(seconds) - min(seconds) < 60 < sum(seconds) / PARTS
+
+
+def test_the_long_tests_are_there():
+    """A name of before would leave its test to the hash."""
+    rows = {f"{row.fault}, {row.phase}" for row in faults() if not row.whole}
+    for test in LONG:
+        file, _, name = test.partition("::")
+        function, _, parameters = name.removesuffix("]").partition("[")
+        assert f"def {function}(" in (ROOT / file).read_text(), test
+        assert parameters in rows or "test_faults" not in file, test
 
 
 @pytest.mark.parametrize("marks, slow, part, runs", [
     (set(), False, None, True), ({"slow"}, False, None, False), ({"slow"}, True, 0, True),
     ({"weekly"}, False, None, False), ({"weekly"}, True, None, True), ({"weekly"}, True, 0, True),
-    ({"weekly"}, True, 1, False), ({"slow", "weekly"}, True, 1, False)])
+    ({"weekly"}, True, 1, False), ({"slow", "weekly"}, True, 1, False),
+    ({"weekly", "whole"}, True, 0, False), ({"weekly", "whole"}, True, None, True),
+    ({"weekly", "whole"}, False, None, False)])
 def test_a_test_runs_by_its_marks(marks, slow, part, runs):
     assert (reason_to_skip(marks, IDS[0], slow=slow, part=part) == "") == runs
 

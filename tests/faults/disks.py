@@ -39,6 +39,25 @@ def small_disk(path, size="8m"):
     return mounted(path, ["-t", "tmpfs", "-o", f"size={size}", "tmpfs"])
 
 
+@contextlib.contextmanager
+def quota(path, size):
+    """A btrfs with a quota, which processes of root keep too."""
+    if not shutil.which("mkfs.btrfs"):
+        pytest.skip("mkfs.btrfs is missing")
+    image = path.with_name(f"{path.name}.btrfs")
+    image.touch()
+    os.truncate(image, 2**27)
+    subprocess.run(["mkfs.btrfs", "-q", str(image)], check=True, capture_output=True)
+    with mounted(path, ["-o", "loop", str(image)]):
+        btrfs("quota", "enable", path)
+        btrfs("qgroup", "limit", size, path)
+        yield path
+
+
+def btrfs(*words):
+    subprocess.run(["btrfs", *map(str, words)], check=True, capture_output=True)
+
+
 def read_only(path):
     return mounted(path, ["--bind", str(path)], ["-o", "remount,bind,ro"])
 
@@ -106,6 +125,28 @@ def full_cache(place, number):
         enlarge(disk)
         run(*words, f"--config.data.cache={disk}/cache", f"--workdir={place}/run", place=place,
             good=True)
+
+
+def used_quota(place, number):
+    """A quota that is used up ends a command as a full disk does; with a larger one it goes on."""
+    from PIL import Image
+
+    (place / "in").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 255, (300, 300, 3), np.uint8)
+    Image.fromarray(pixels).save(place / "in" / "a.png")
+    disk = place / "disk"
+    size, *words = (("64k", *training(place), f"--workdir={disk}/run"),
+                    ("160k", *training(place), f"--workdir={disk}/run"),
+                    ("64k", *training(place), f"--workdir={place}/run",
+                     f"--config.data.cache={disk}/cache"),
+                    ("64k", "predict", f"--workdir={trained()}", f"--images={place}/in",
+                     "--format=tiff,csv", f"--out={disk}/out"))[number]
+    with quota(disk, size):
+        error = run(*words, place=place)
+        assert str(disk) in error and "quota exceeded" in error, error
+        btrfs("qgroup", "limit", "none", disk)
+        run(*words, place=place, good=True)
+        assert not list(disk.rglob("*.tmp"))
 
 
 def full_run(place, number):
@@ -179,6 +220,8 @@ FAULTS = (
           "one line with the path; with more room it ends as if there had been", full_training, 7),
     Fault("a full disk", "predict", "as above", full_prediction, 3),
     Fault("a full disk", "cache building", "as above", full_cache, 2),
+    Fault("a quota that is used up", "training, cache building, predict",
+          "one line with the path; with a larger one the same command continues", used_quota, 4),
     Fault("a full disk", "eval, analyze, export", "one line with the path, the run is whole",
           full_run, 3),
     Fault("a full disk", "a log, an atomic file", "an error with the path, the old content",

@@ -17,6 +17,7 @@ class Fault(NamedTuple):
     case: Callable
     count: int  # cases in the weekly tier
     fast: int = 0  # of these in every run of the tests
+    whole: bool = False  # the long form of another row, for --weekly=all alone
 
 
 def faults() -> list[Fault]:

@@ -13,7 +13,9 @@ def test_first_cases_end_as_expected(name, tmp_path):
 
 
 @pytest.mark.weekly
-@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.count > row.fast])
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=[pytest.mark.whole] * row.whole)
+    for name, row in ROWS.items() if row.count > row.fast])
 def test_other_cases_end_as_expected(name, tmp_path):
     run(name, range(ROWS[name].fast, ROWS[name].count), tmp_path)
 
