@@ -42,7 +42,7 @@ def differences(study, name, found, *, smoke: bool = False) -> tuple[Differs, ..
         return ()
     mine, base = (_config(study, row, found, smoke) for row in (name, study.baseline))
     named = set(study.rows[name])
-    if "labels" in named:
+    if LABELS in (mine["model.name"], base["model.name"]):  # made by a tool without config keys
         named |= {"model.name", "model.folder"}
     unread = NO_MATTER
     if {mine["model.name"], base["model.name"]} & {*UNTRAINED, LABELS}:

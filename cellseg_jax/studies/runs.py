@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cellseg_jax import config as config_lib
-from cellseg_jax.config.derived import UNTRAINED, output_names
+from cellseg_jax.config.derived import LABELS, UNTRAINED, output_names
 from cellseg_jax.errors import InputError
 from cellseg_jax.files import read_jsonl
 from cellseg_jax.runs.folder import (
@@ -166,7 +166,9 @@ def _read(run, expected, full_config, left_out, with_course) -> Found:
         status = "done"  # there was nothing to train
     if status in ("done", "stopped early") and not test:
         status = "unfinished"
-    used = {**result, "ms_per_image": test.get("ms_per_image")}
+    # What labels of another tool took is not known.
+    used = {**({} if expected["model.name"] == LABELS else result),
+            "ms_per_image": test.get("ms_per_image")}
     number = lambda key: UNKNOWN if used.get(key) is None else float(used[key])
     outputs = output_names({key.removeprefix("data."): value for key, value in expected.items()
                             if key.startswith("data.")})

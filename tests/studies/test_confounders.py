@@ -3,6 +3,7 @@
 import json
 
 import helpers_study as helpers
+import numpy as np
 import pytest
 
 from cellseg_jax import config as config_lib
@@ -68,6 +69,17 @@ def test_what_nothing_reads_does_not_confound():
     assert NOT_NAMED not in why(rows, "otsu").values()
     rows = {"base": {"data.threads": 3, "data.cache": "x"}, "other": {"optimizer.lr": 1.0}}
     assert why(rows, "other") == {"optimizer.lr": NAMED}
+
+
+@pytest.mark.parametrize("baseline, row", [("ours", "peer"), ("peer", "ours")])
+def test_labels_of_another_tool_do_not_confound_and_their_cost_is_not_known(
+        baseline, row, tmp_path):
+    rows = {"ours": {}, "peer": {"labels": str(tmp_path)}}
+    assert NOT_NAMED not in why(rows, row, baseline=baseline).values()
+    study = helpers.write_study(tmp_path, helpers.make_study(
+        rows=rows, baseline=baseline, claims=(), reference={}), images=4)
+    means = {one.name: one.mean["train_seconds"] for one in collect(study, tmp_path).rows}
+    assert np.isnan(means["peer"]) and means["ours"] > 0
 
 
 def test_images_and_steps_follow_or_confound(tmp_path):
