@@ -67,7 +67,7 @@ def test_markdown_holds_a_score_its_noise_and_its_definition(table):
     assert text.count("**") == 2 * 3  # one in each of three scores
     assert "| unet_adam |" in text and "| 0.820 |" in text
     assert "Noise floor" in text and "8 times in 10" in text and "Holm" in text
-    assert "corrected for the 4 claims that have 3 repeats" in text
+    assert "corrected for the 4 claims with 3 repeats" in text
     assert "- dice_mean: 2TP/(2TP+FP+FN)" in text and "| Otsu is best |" in text
     lines = [line for line in text.splitlines() if line.startswith("|")]
     widths = [line.replace("\\|", "").count("|") for line in lines]

@@ -49,7 +49,7 @@ def sentences(table) -> list[str]:
                  for one in table.claims)
     if judged:
         out.append("Claims are judged by the same test, corrected for the "
-                   f"{plural(judged, 'claim')} that have {stats.MIN_PAIRS} repeats; undecided is "
+                   f"{plural(judged, 'claim')} with {stats.MIN_PAIRS} repeats; undecided is "
                    "neither shown nor refuted. Repeats to decide: so many decide a claim 8 times "
                    "in 10, if what was seen is the truth.")
         if any(one.claim.pairs for one in table.claims):
