@@ -6,7 +6,7 @@
 # every save and restore, to log the bytes that were moved, so that a training that saves often grows
 # by about 35 kB with each save, whatever is saved. No option of orbax turns it off.
 #
-# Seen: 2,000 calls leave 13 lists and about 8 kB each.
+# Seen: of 13 metrics each of 2,000 calls leaves 13 objects and 8 kB.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

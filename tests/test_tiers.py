@@ -3,7 +3,6 @@
 import subprocess
 
 import pytest
-from faults.table import faults
 from helpers import ROOT
 from helpers_tiers import LONG, PARTS, chosen_part, part_of, part_of_commit, reason_to_skip
 
@@ -25,8 +24,11 @@ def test_so_many_commits_in_a_row_run_every_weekly_test_once():
     assert max(seconds) - min(seconds) < 60 < sum(seconds) / PARTS
 
 
+@pytest.mark.slow  # the table of faults takes long to import
 def test_the_long_tests_are_there():
     """A name of before would leave its test to the hash."""
+    from faults.table import faults
+
     rows = {f"{row.fault}, {row.phase}" for row in faults() if not row.whole}
     for test in LONG:
         file, _, name = test.partition("::")
