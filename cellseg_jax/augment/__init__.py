@@ -18,7 +18,7 @@ from cellseg_jax.augment.draws import Draw, variant_key
 from cellseg_jax.augment.geometric import GEOMETRIC
 from cellseg_jax.augment.intensities import INTENSITY
 from cellseg_jax.augment.presets import PRESETS, preset
-from cellseg_jax.augment.settings import AUGMENTATIONS, OPTIONS, check
+from cellseg_jax.augment.settings import AUGMENTATIONS, OPTIONS, WHOLE_PIXEL, check
 
-__all__ = ["AUGMENTATIONS", "GEOMETRIC", "INTENSITY", "OPTIONS", "PRESETS", "Draw", "Patch",
-           "check", "intensity", "preset", "variant_key", "warp"]
+__all__ = ["AUGMENTATIONS", "GEOMETRIC", "INTENSITY", "OPTIONS", "PRESETS", "WHOLE_PIXEL", "Draw",
+           "Patch", "check", "intensity", "preset", "variant_key", "warp"]

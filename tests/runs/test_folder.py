@@ -10,9 +10,10 @@ from cellseg_jax.runs import folder
 PACKAGE = pathlib.Path(folder.__file__).resolve().parent.parent
 # A name, and the module that spells it.
 NAMES = {name: "runs/folder.py" for name in (
-    "config.json", "environment.json", "result.json", "tuning.json", "metrics.jsonl",
-    "timing.jsonl", "gradients.jsonl", "augmented.png", "analysis.html", "_images.csv",
+    "tuning.json", "gradients.jsonl", "augmented.png", "analysis.html", "_images.csv",
     "_predictions", "test_images.csv", "test_predictions", "test.json")}
+NAMES |= {name: "runs/names.py" for name in (
+    "config.json", "environment.json", "result.json", "metrics.jsonl", "timing.jsonl")}
 NAMES |= {"split.json": "data/split.py"}
 FOLDERS = {"checkpoints", "tensorboard", "eval", "analysis"}
 
