@@ -7,7 +7,7 @@ Run: first StarDist on each split, see benchmarks/peers/README.md: for SEED = 0 
     python -m cellseg_jax.study --study=configs/studies/peers.py --workdir=runs/peers_study
     --config.data.root=DIR
 Published: nothing comparable, see instances.py. StarDist has 30 CPU minutes on one thread; 1,400
-steps of ours took 28 there, and about 20 with the extra cpu.
+steps of ours took 28 there, and 18 with the extra cpu.
 Result: docs/results/peers.md.
 """
 
