@@ -31,17 +31,24 @@ INSIDE = 0.75  # share of the pixels of objects whose right neighbour has the sa
 def in_mask_folders(paths: Iterable[pathlib.Path], root: pathlib.Path) -> list[pathlib.Path]:
     """The files below `root` in a folder of masks that is beside one of images, or beside images.
     """
-    paths, stems = list(paths), {}
+    paths = list(paths)
+    folders = _by_folder(paths)
+    return [path for path in paths if _in_mask_folder(path, root, folders)]
+
+
+def _by_folder(paths) -> dict[pathlib.Path, dict[str, pathlib.Path]]:
+    """{folder: {name without suffix: file}}."""
+    folders = {}
     for path in paths:
-        stems.setdefault(path.parent, set()).add(path.stem)
-    return [path for path in paths if _in_mask_folder(path, root, stems)]
+        folders.setdefault(path.parent, {})[path.stem] = path
+    return folders
 
 
-def _in_mask_folder(path, root, stems) -> bool:
-    """Args: stems: {folder: names of the files in it, without suffix}."""
+def _in_mask_folder(path, root, folders) -> bool:
+    """Args: folders: as _by_folder makes them."""
     for n, part in enumerate(path.relative_to(root).parts[:-1]):
         above = root.joinpath(*path.relative_to(root).parts[:n])
-        beside = stems.get(above, ())
+        beside = folders.get(above, ())
         if part in MASK_FOLDERS and (
                 any((above / name).is_dir() for name in IMAGE_FOLDERS)
                 or path.stem in beside or _by_name(path.stem, beside)):
@@ -55,9 +62,7 @@ def in_folders_of_labels(paths: Iterable[pathlib.Path]) -> list[pathlib.Path]:
     The first TRIED files of each folder are looked into, and those of the same names, without
     suffix, in the other one.
     """
-    folders = {}
-    for path in sorted(paths):
-        folders.setdefault(path.parent, {})[path.stem] = path
+    folders = _by_folder(sorted(paths))
     siblings = collections.Counter(folder.parent for folder in folders)
     labels = {folder for folder, files in folders.items() if siblings[folder.parent] > 1
               and all(map(_is_label, _first(files.values())))}
@@ -98,10 +103,7 @@ def images_beside(folder: pathlib.Path) -> pathlib.Path | None:
 
 def masks_among(paths: Iterable[pathlib.Path]) -> list[pathlib.Path]:
     """The image files that are masks of, or were made from, others of the same folder."""
-    in_folder = {}
-    for path in paths:
-        in_folder.setdefault(path.parent, {})[path.stem] = path
-    return [path for files in in_folder.values() for stem, path in files.items()
+    return [path for files in _by_folder(paths).values() for stem, path in files.items()
             if _by_name(stem, files) or _by_content(path, stem, files)]
 
 

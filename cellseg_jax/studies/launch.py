@@ -102,7 +102,7 @@ def run(study, workdir: pathlib.Path, rows, repeats: int, task: tuple[int, int],
     share = f"task {task[0]}/{task[1]}: " if task[1] > 1 else ""
     terminal.log(f"{study.title}: {share}{left} of {count} runs to do, in {len(programs)} "
                  f"program{'s' * (len(programs) != 1)}")
-    page = LivePage(study, workdir, rows, repeats, smoke=smoke)
+    live = LivePage(study, workdir, rows, repeats, smoke=smoke)
     failed, in_use = {}, False
     for number, program in enumerate(programs, 1):
         terminal.log(f"--- program {number} of {len(programs)}: {len(program)} runs, "
@@ -112,7 +112,7 @@ def run(study, workdir: pathlib.Path, rows, repeats: int, task: tuple[int, int],
             return INTERRUPTED
         in_use |= "in use" in ended
         if number < len(programs):
-            page.update()
+            live.update()
     if failed:
         terminal.log(f"not run, {len(failed)} of {left}: {', '.join(failed)}")
         return 2

@@ -46,7 +46,7 @@ def places(root: pathlib.Path, named: str = "") -> tuple[pathlib.Path, list[path
     if root.absolute().name == "images":
         raise InputError(f"config.data.root: '{root}' is itself the folder of images; pass the "
                          f"one it lies in, --config.data.root='{root.absolute().parent}'")
-    return root, [root, *([masks] if depends_on(masks).is_dir() else _usual(root))]
+    return root, [root, *_annotation_folders(root)]
 
 
 def conditions(root: pathlib.Path) -> dict[str, str]:
@@ -54,16 +54,13 @@ def conditions(root: pathlib.Path) -> dict[str, str]:
 
     Both hold nothing but folders then, whose names belong together; {} of another layout.
     """
-    images, masks = root / "images", root / "masks"
-    if not depends_on(images).is_dir():
-        return {}
-    masks = masks if depends_on(masks).is_dir() else next(iter(_usual(root)), masks)
-    held = entries(images)
+    images, others = root / "images", _annotation_folders(root)
+    held = entries(images) if others and depends_on(images).is_dir() else []
     if len(held) < 2 or not all(map(_is_plain, held)):
         return {}
-    if not any(depends_on(masks / path.name).is_dir() for path in held):
+    if not any(depends_on(others[0] / path.name).is_dir() for path in held):
         return {}
-    return {path.name: f"images/{path.name},{masks.name}/{path.name}" for path in held}
+    return {path.name: f"images/{path.name},{others[0].name}/{path.name}" for path in held}
 
 
 def _named(root, names):
@@ -76,6 +73,12 @@ def _named(root, names):
             raise InputError(f"{KEY}: folder '{path}' does not exist; '{root}' holds "
                              f"{_held(root)}")
     return images, others
+
+
+def _annotation_folders(root) -> list[pathlib.Path]:
+    """The folder masks, or those that are usual in its place."""
+    masks = root / "masks"
+    return [masks] if depends_on(masks).is_dir() else _usual(root)
 
 
 def _usual(root) -> list[pathlib.Path]:
