@@ -186,15 +186,11 @@ def _exit_code(main: Callable, define: Callable, argv: list[str]) -> int:
     except OSError as error:  # a full disk, say: nothing that the code could mend
         # Threads of orbax wait ten minutes for what failed, and would keep the process.
         stopping.end(1, errors.error_line(errors.os_error_line(error)))
-    except MemoryError as error:
-        errors.print_error(f"out of memory ({error or 'no size is known'}); smaller images or "
-                           "batches need less")
-        return 1
-    except RuntimeError as error:  # JAX's, where what computes gets no memory
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        errors.print_error(f"out of memory ({' '.join(str(error).split())[:200]}); smaller images "
-                           "or batches need less")
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise  # JAX has no other error where what computes gets no memory
+        reason = " ".join(str(error).split())[:200] or "no size is known"
+        errors.print_error(f"out of memory ({reason}); smaller images or batches need less")
         return 1
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr)

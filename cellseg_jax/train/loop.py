@@ -21,7 +21,6 @@ from cellseg_jax.cli.stopping import let_finish
 from cellseg_jax.config import derived
 from cellseg_jax.errors import pick, refuse_urls
 from cellseg_jax.report import terminal
-from cellseg_jax.step.state import check_model
 from cellseg_jax.train import preflight, preview, summary, training_data
 from cellseg_jax.train.choose_execution import choose
 from cellseg_jax.train.classical import begin_classical
@@ -86,7 +85,6 @@ def programs(groups, mesh, backend: str, slots: int,
       groups: lists of tasks; those of a list share data and network.
     """
     for group in groups:
-        check_model(group[0].config)
         preflight.check_state(group[0].config)
         data = training_data.load(group[0].config)
         for states, tasks in choose(named(group), data.arrays, mesh, backend, slots):

@@ -14,7 +14,10 @@ from cellseg_jax.train.slot_states import SlotStates
 
 
 def check_state(config) -> None:
-    """DoesNotFit if no device has room for a run's parameters and state, before one is made."""
+    """Build a run's network and state as shapes, before an array is made.
+
+    Raises: InputError if the network cannot be built; DoesNotFit if no device has room for it.
+    """
     shape = (*derived.input_size(config), derived.channels(config))
     memory.check_fits(abstract_state(config, make_spec([config]), shape),
                       f"config.model: {config.model.name} with the state of its optimiser")
