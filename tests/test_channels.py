@@ -138,7 +138,7 @@ def test_brackets_in_the_name_of_a_folder_are_no_wildcards(tmp_path):
     assert [path for path, _ in names("plate [0-9]/*.tif")] == ["plate 1/a.tif", "plate 1/b.tif"]
 
 
-def test_an_ome_set_is_predicted_once(tmp_path):
+def test_an_ome_set_is_predicted_once(tmp_path, capsys):
     names = ["a_0.ome.tif", "a_1.ome.tif"]
     data = "".join(f'<TiffData FirstC="{n}" PlaneCount="1"><UUID FileName="{name}">{name}</UUID>'
                    "</TiffData>" for n, name in enumerate(names))
@@ -151,5 +151,15 @@ def test_an_ome_set_is_predicted_once(tmp_path):
                          metadata=None)
     found = images_in.find([str(tmp_path)], "out")
     assert [path.name for path, _ in found] == names[:1]
+    for name in names:  # as plain TIFFs that a companion file lists
+        tifffile.imwrite(tmp_path / name.replace(".ome", ""), np.zeros((5, 6), np.uint8))
+        (tmp_path / name).rename(tmp_path.parent / name)
+    (tmp_path / "a.companion.ome").write_text(xml.replace(".ome.tif", ".tif"))
+    found = images_in.find([str(tmp_path)], "out")
+    assert [path.name for path, _ in found] == ["a_0.tif"]
+    assert not capsys.readouterr().out  # a companion file is no file that is left out
+    for name in names:
+        (tmp_path / name.replace(".ome", "")).unlink()
+        (tmp_path.parent / name).rename(tmp_path / name)
     (tmp_path / names[0]).unlink()  # the other is left, and an error when it is read
     assert [path.name for path, _ in images_in.find([str(tmp_path)], "out")] == names[1:]

@@ -11,12 +11,12 @@ import zlib
 
 import imagecodecs
 import numpy as np
-import tifffile
 from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin
 
 from cellseg_jax.data.image_planes import COLOURS, STORED, TABLE_NOTE
 from cellseg_jax.data.limits import check_pixels
 from cellseg_jax.data.microscopes import READERS
+from cellseg_jax.data.ome_sets import COMPANION, open_described
 from cellseg_jax.data.stacks import Plane
 from cellseg_jax.errors import InputError
 from cellseg_jax.files.strangers import check_regular
@@ -54,6 +54,9 @@ def check_file(path: pathlib.Path, as_mask: bool) -> bytes:
       as_mask: only formats that keep values are allowed.
     Raises: InputError where the file cannot be opened, or is of another format than it says.
     """
+    if path.name.lower().endswith(COMPANION):
+        raise InputError(f"{path}: describes TIFFs, and is read with them; pass the first of these "
+                         "or their folder")
     suffixes = MASK_SUFFIXES if as_mask else SUFFIXES
     if path.suffix.lower() not in suffixes:
         raise InputError(f"{path}: expected one of {', '.join(suffixes)}; convert the file")
@@ -154,10 +157,10 @@ def _decode_pillow(data: bytes, values: str) -> tuple[np.ndarray, tuple[str, ...
 
 
 def open_tiff(path, function):
-    """function(the open TIFF), with errors as `named`."""
+    """function(the open TIFF, with the OME-XML of its set), with errors as `named`."""
     def run():
         check_regular(path)
-        with tifffile.TiffFile(path) as tiff:
+        with open_described(path) as tiff:
             return function(tiff)
 
     return named(path, run)

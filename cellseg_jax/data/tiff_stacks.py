@@ -1,8 +1,8 @@
 """The stacks of a TIFF: which of its pages are images, their axes, channel names and pixel size.
 
 Smaller copies (pyramids, whether in SubIFDs or as pages of their own), thumbnails, pictures of a
-slide's label and transparency masks are no images. The files of an OME set are one image, read from
-its first file.
+slide's label and transparency masks are no images. The files of an OME set (`ome_sets`) are one
+image, read from its first file.
 """
 
 import contextlib
@@ -14,12 +14,12 @@ from xml.etree import ElementTree
 
 import tifffile
 
+from cellseg_jax.data import ome_sets
 from cellseg_jax.data.image_planes import check_kind, mapped_plane, tiff_plane
 from cellseg_jax.data.micrometres import in_micrometres
 from cellseg_jax.data.stacks import Stack
 from cellseg_jax.errors import InputError
 
-OME_SUFFIXES = (".ome.tif", ".ome.tiff")  # of files that may be parts of a set
 BESIDE = re.compile(r"\b(label|macro|thumbnail|overview|preview)\b", re.IGNORECASE)
 REDUCED, MASK = 1, 4  # bits of NewSubfileType
 
@@ -72,44 +72,9 @@ def _ome(tiff):
         return ElementTree.fromstring(tiff.ome_metadata)
 
 
-def ome_set(path) -> tuple[str, ...]:
-    """Names of the files of the OME set that a file is of, in their order; () if it is none.
-
-    Looked for in names of OME_SUFFIXES alone, and in what can be opened.
-    """
-    if not str(path).lower().endswith(OME_SUFFIXES):
-        return ()
-    try:
-        with tifffile.TiffFile(path) as tiff:
-            root = _ome(tiff)
-            return () if root is None else _files(root)
-    except Exception:  # as in decode.named, when it is read
-        return ()
-
-
-def first_of_set(path) -> pathlib.Path:
-    """The file that an image is read from: the first that is there of its OME set, or itself."""
-    path = pathlib.Path(path)
-    there = [path.with_name(name) for name in ome_set(path) if path.with_name(name).exists()]
-    return there[0] if there and path in there else path
-
-
-def _files(root) -> tuple[str, ...]:
-    names = [uuid.get("FileName") for uuid in root.iterfind(".//{*}TiffData/{*}UUID")]
-    names = tuple(dict.fromkeys(pathlib.PurePath(name).name for name in names if name))
-    return names if len(names) > 1 else ()
-
-
 def _check_set(tiff, root) -> None:
-    binary = root.find("{*}BinaryOnly")
-    if binary is not None:
-        raise InputError(f"is a part of the set that {binary.get('MetadataFile')} describes, which "
-                         "is not read; export the set as one OME-TIFF")
-    folder, names = pathlib.Path(tiff.filehandle.dirname), _files(root)
-    missing = [name for name in names if not (folder / name).exists()]
-    if tiff.filename in names and missing:
-        raise InputError(f"is of a set of {len(names)} files, of which {missing[0]} is missing; "
-                         "copy it there, or export the set as one OME-TIFF")
+    path, names = pathlib.Path(tiff.filehandle.path), ome_sets.file_names(root)
+    ome_sets.check_names(root, path)
     if tiff.filename in names and tiff.filename != names[0]:
         raise InputError(f"is read as a part of {names[0]}; leave it out")
     if any(page is None for series in tiff.series for page in series.pages):

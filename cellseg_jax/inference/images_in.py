@@ -15,10 +15,10 @@ from typing import NamedTuple
 from cellseg_jax.data import lazy
 from cellseg_jax.data.decode import kind_of
 from cellseg_jax.data.microscopes import OIF_FOLDER
+from cellseg_jax.data.ome_sets import COMPANION, set_of
 from cellseg_jax.data.read import other_channels
 from cellseg_jax.data.records import some
 from cellseg_jax.data.stacks import ReadOptions
-from cellseg_jax.data.tiff_stacks import first_of_set
 from cellseg_jax.errors import InputError
 from cellseg_jax.files import LONGEST_NAME, read_json, remove_leftovers, write_atomic
 from cellseg_jax.inference import masks_beside, outputs
@@ -84,7 +84,7 @@ def _found(text: str, out: pathlib.Path) -> list[tuple[pathlib.Path, pathlib.Pat
                          "TIFF, BMP, JPEG, OME-Zarr or microscope images, or a quoted glob such "
                          "as 'in/*.tif'")
     # The parts of an OME set beside its first file are read with it.
-    there, first = set(paths), {path: first_of_set(path) for path in paths}
+    there, first = set(paths), {path: set_of(path).first for path in paths}
     return [(path, out / path.relative_to(root)) for path in paths
             if first[path] == path or first[path] not in there]
 
@@ -124,7 +124,7 @@ def _matching(pattern: pathlib.Path) -> tuple[pathlib.Path, list[pathlib.Path]]:
 def _log_others(text: str, files, out: pathlib.Path) -> None:
     """One line on the files that are no images, if there are some beside our own outputs."""
     others = sum(path.name not in (NOTE, COLUMNS_FILE) and not _is_inside(path, out)
-                 and not path.name.endswith(outputs.SUFFIXES) for path in files)
+                 and not path.name.endswith((*outputs.SUFFIXES, COMPANION)) for path in files)
     if others:
         terminal.log(f"{others} files in {text} are no PNG, TIFF, BMP, JPEG, OME-Zarr "
                      "or file of a microscope, and left out")

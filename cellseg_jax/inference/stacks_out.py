@@ -11,7 +11,7 @@ from typing import NamedTuple
 import tifffile
 
 from cellseg_jax.data import lazy
-from cellseg_jax.data.decode import TIFF_SUFFIXES, kind_of, named
+from cellseg_jax.data.decode import TIFF_SUFFIXES, kind_of, named, open_tiff
 from cellseg_jax.data.microscopes import microscope_stacks
 from cellseg_jax.inference import outputs
 from cellseg_jax.inference.outputs import geojson, roi, tiff
@@ -101,6 +101,5 @@ def _lengths(source: pathlib.Path) -> dict[str, int]:
         return dict(zip(stacks[0].axes, stacks[0].lengths, strict=True)) if not stacks[1:] else {}
     if source.suffix.lower() not in TIFF_SUFFIXES:
         return {}
-    with tifffile.TiffFile(source) as file:
-        series = file.series[0]
-        return dict(zip(series.axes, series.shape, strict=True))
+    return open_tiff(source, lambda file: dict(zip(
+        file.series[0].axes, file.series[0].shape, strict=True)))

@@ -5,7 +5,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from cellseg_jax.data import lazy
+from cellseg_jax.data import lazy, ome_sets
 from cellseg_jax.data.colours import to_channels
 from cellseg_jax.data.decode import named
 from cellseg_jax.data.read import image_with_notes, mask_with_notes, read_image, read_mask
@@ -364,12 +364,140 @@ def test_files_of_an_ome_set_are_one_image(ome_set):
         read_image(ome_set / "a_c1.ome.tif", ReadOptions(channel_index="cells"))
 
 
-def test_a_set_with_a_companion_file_is_refused(tmp_path):
-    xml = ('<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">'
-           '<BinaryOnly MetadataFile="a.companion.ome" UUID="urn:uuid:1"/></OME>')
-    tifffile.imwrite(tmp_path / "a.ome.tif", CELLS, description=xml, metadata=None)
-    with pytest.raises(InputError, match="part of the set that a.companion.ome describes"):
-        read_image(tmp_path / "a.ome.tif")
+XML = ('<?xml version="1.0"?>'
+       '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="{}">')
+BINARY_ONLY = XML.format("urn:uuid:0") + '<BinaryOnly MetadataFile="{}" UUID="urn:uuid:9"/></OME>'
+
+
+def described(*images):
+    """OME-XML of a file that describes images: of each, {(channel, slice): name of its file}."""
+    text = XML.format("urn:uuid:9")
+    for n, planes in enumerate(images):
+        channels, slices = (1 + max(place[axis] for place in planes) for axis in (0, 1))
+        text += (f'<Image ID="Image:{n}" Name="{n}"><Pixels ID="Pixels:{n}" DimensionOrder="XYZCT" '
+                 f'Type="uint16" SizeX="32" SizeY="24" SizeC="{channels}" SizeZ="{slices}" '
+                 'SizeT="1" PhysicalSizeX="0.5" PhysicalSizeY="0.25">')
+        text += "".join(f'<Channel ID="Channel:{n}:{c}" Name="{name}"/>'
+                        for c, name in enumerate(("noise", "cells")[:channels]))
+        text += "".join(
+            f'<TiffData FirstC="{c}" FirstZ="{z}" IFD="0" PlaneCount="1"><UUID FileName="{name}">'
+            f'urn:uuid:{name}</UUID></TiffData>' for (c, z), name in planes.items())
+        text += "</Pixels></Image>"
+    return text + "</OME>"
+
+
+def save_parts(folder, *names, binary_only="a.companion.ome"):
+    """A TIFF of other values for each name; the values, in their order."""
+    values = stack(len(names))
+    for name, pixels in zip(names, values, strict=True):
+        xml = {"description": BINARY_ONLY.format(binary_only)} if binary_only else {}
+        tifffile.imwrite(folder / name, pixels, metadata=None, **xml)
+    return values
+
+
+@pytest.mark.parametrize("name", ["{}.ome.tif", "{}.tif"])
+@pytest.mark.parametrize("binary_only", ["a.companion.ome", ""])
+def test_a_companion_file_describes_its_set(tmp_path, name, binary_only):
+    names = [name.format(stem) for stem in ("a_c0z0", "a_c0z1", "a_c1z0", "a_c1z1")]
+    values = save_parts(tmp_path, *names, binary_only=binary_only).reshape(2, 2, 24, 32)
+    places = [(c, z) for c in range(2) for z in range(2)]
+    (tmp_path / "a.companion.ome").write_text(described(dict(zip(places, names, strict=True))))
+    options = ReadOptions(channel_index="cells,noise", z="slices")
+    for z in range(2):
+        found = both(tmp_path / names[0], options, z)
+        np.testing.assert_array_equal(found, np.stack([values[1, z], values[0, z]], -1))
+    image = lazy.open_images(tmp_path / names[0], options)[0]
+    assert image.pixel_size == lazy.pixel_size_of(tmp_path / names[0]) == (0.25, 0.5)
+    with pytest.raises(InputError, match=f"{names[1]}: is read as a part of {names[0]}"):
+        read_image(tmp_path / names[1], options, 0)
+    (tmp_path / names[3]).unlink()
+    for read in (read_image, lazy.open_images):
+        with pytest.raises(InputError, match=f"set of 4 files, of which {names[3]} is missing"):
+            read(tmp_path / names[0], options)
+
+
+def test_a_companion_file_itself_is_no_image(tmp_path):
+    path = tmp_path / "a.companion.ome"
+    path.write_text(described({(0, 0): "a.tif"}))
+    with pytest.raises(InputError, match="a.companion.ome: describes TIFFs.* pass the first of th"):
+        lazy.open_images(path)
+
+
+def test_a_companion_file_beats_what_the_parts_say_of_themselves(tmp_path):
+    """These say that each is an image."""
+    for name, pixels in (("c0.ome.tif", NOISE), ("c1.ome.tif", CELLS)):
+        tifffile.imwrite(tmp_path / name, pixels)
+    text = described({(0, 0): "c0.ome.tif", (1, 0): "c1.ome.tif"})
+    (tmp_path / "a.companion.ome").write_text(text)
+    found = both(tmp_path / "c0.ome.tif", ReadOptions(channel_index="cells"))
+    np.testing.assert_array_equal(found[..., 0], CELLS)
+    (tmp_path / "b.companion.ome").write_text(text)
+    ome_sets._companion_names.cache_clear()  # the folder has the same time, in a test
+    with pytest.raises(InputError, match="is listed by a.companion.ome and b.companion.ome; keep"):
+        read_image(tmp_path / "c0.ome.tif")
+
+
+def test_one_of_the_tiffs_describes_the_others(tmp_path):
+    names = ["c0.ome.tif", "c1.ome.tif"]
+    text = described({(0, 0): names[0], (1, 0): names[1]}).replace(
+        "urn:uuid:c1.ome.tif", "urn:uuid:9")  # its own, which is not that of the first
+    tifffile.imwrite(tmp_path / names[0], NOISE, metadata=None,
+                     description=BINARY_ONLY.format(names[1]))
+    tifffile.imwrite(tmp_path / names[1], CELLS, metadata=None, description=text)
+    found = both(tmp_path / names[0], ReadOptions(channel_index="noise,cells"))
+    np.testing.assert_array_equal(found, np.stack([NOISE, CELLS], -1))
+
+
+def test_images_of_a_companion_file_are_sets_of_their_own(tmp_path):
+    names = ["p0.tif", "p1_c0.tif", "p1_c1.tif"]
+    values = save_parts(tmp_path, *names)
+    (tmp_path / "a.companion.ome").write_text(described(
+        {(0, 0): names[0]}, {(0, 0): names[1], (1, 0): names[2]}))
+    np.testing.assert_array_equal(both(tmp_path / names[0])[..., 0], values[0])
+    found = both(tmp_path / names[1], ReadOptions(channel_index="cells"))
+    np.testing.assert_array_equal(found[..., 0], values[2])
+    assert [ome_sets.set_of(tmp_path / name).first.name for name in names] == [
+        names[0], names[1], names[1]]
+
+
+@pytest.mark.parametrize("text, words", [
+    (None, "'a.companion.ome' describes, which is missing; copy it there"),
+    (described({(0, 0): "other.tif"}), "which does not list it; was a file renamed"),
+    (described({(0, 0): "a.tif", (1, 0): "../out/b.tif"}),
+     "OME-XML of a.companion.ome names '../out/b.tif' as the file of a plane; expected the name"),
+    (described({(0, 0): "a.tif"}).replace('<UUID FileName="a.tif">', "<UUID>").replace(
+        "</Pixels>", '<TiffData FirstC="0"><UUID FileName="a.tif">1</UUID></TiffData></Pixels>'),
+     "names '' as the file of a plane"),
+    (described({(0, 0): "a.tif"}).replace('SizeX="32"', 'SizeX="33"'),
+     "does not hold the planes that a.companion.ome describes"),
+    (described({(0, 0): "a.tif"})[:99], "a.companion.ome beside it cannot be read as OME-XML")])
+def test_a_companion_file_that_does_not_fit_is_named(tmp_path, text, words):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "out").mkdir()
+    tifffile.imwrite(tmp_path / "out/b.tif", CELLS)
+    if text:
+        (tmp_path / "in/a.companion.ome").write_text(text)
+    save_parts(tmp_path / "in", "a.tif")
+    for read in (read_image, lazy.open_images):
+        with pytest.raises(InputError, match=f"a.tif: .*{words}"):
+            read(tmp_path / "in/a.tif", ReadOptions(channel_index="0"))
+
+
+def test_no_file_of_another_folder_is_read_as_a_plane(tmp_path):
+    (tmp_path / "in").mkdir()
+    tifffile.imwrite(tmp_path / "b.ome.tif", CELLS)
+    text = described({(0, 0): "a.ome.tif", (1, 0): "../b.ome.tif"}).replace(
+        "urn:uuid:a.ome.tif", "urn:uuid:9")
+    tifffile.imwrite(tmp_path / "in/a.ome.tif", NOISE, description=text, metadata=None)
+    for name in ("in/a.ome.tif", "in/c.ome.tif"):
+        if name != "in/a.ome.tif":
+            (tmp_path / "in/a.ome.tif").rename(tmp_path / name)
+        with pytest.raises(InputError, match="names '../b.ome.tif' as the file of a plane"):
+            read_image(tmp_path / name, ReadOptions(channel_index="1"))
+    tifffile.imwrite(tmp_path / "in/d.tif", NOISE, metadata=None,
+                     description=BINARY_ONLY.format("../b.ome.tif"))
+    with pytest.raises(InputError, match="'../b.ome.tif' describes, which is not the name of a f"):
+        read_image(tmp_path / "in/d.tif")
 
 
 @pytest.mark.parametrize("missing", [0, 1])

@@ -43,6 +43,7 @@ REFUSED = {  # suffix -> what it is, and how to get what is read
     ".xml": "an XML file: of CVAT or VOC? Export from CVAT as COCO 1.0 instead",
     ".txt": "a text file: of YOLO? Export as COCO or as masks instead",
     ".gz": "a packed file: of NIfTI? Save its slices as TIFF instead",
+    ".ome": "the companion file of an OME set, of which no TIFF is there; copy them beside it",
     ".nii": "a NIfTI volume; save its slices as TIFF instead",
 }
 

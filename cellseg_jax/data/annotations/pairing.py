@@ -24,9 +24,9 @@ from cellseg_jax.data.annotations import (
 )
 from cellseg_jax.data.decode import MASK_SUFFIXES, SUFFIXES
 from cellseg_jax.data.dependencies import depends_on
+from cellseg_jax.data.ome_sets import is_companion, set_of
 from cellseg_jax.data.read import entries
 from cellseg_jax.data.records import Finding, some
-from cellseg_jax.data.tiff_stacks import first_of_set
 from cellseg_jax.errors import InputError, nearest
 
 ENDINGS = ("_cp_masks", "_masks", "_mask", "_seg", "_labels", "_label", "_rois", "_RoiSet",
@@ -129,6 +129,7 @@ class _Found(NamedTuple):
     bad: list[Finding]
     left_out: list[pathlib.Path]
     inside: dict[str, pathlib.Path]  # stem -> OME-Zarr image that holds its labels
+    parts: set[pathlib.Path]  # of OME sets, which are read with their first files
 
     def notes(self) -> list[Finding]:
         if not self.left_out:
@@ -141,7 +142,7 @@ class _Found(NamedTuple):
 
 def _sorted_out(folder, places, wanted) -> tuple[dict, _Found]:
     """({stem: image}, the rest) of a folder of images and those of their annotations."""
-    found, images = _Found({}, [], [], [], {}), {}
+    found, images = _Found({}, [], [], [], {}, set()), {}
     alone = folder not in places
     here = entries(folder)
     files = set() if alone else {_stem(p) for p in here if p.suffix.lower() in SUFFIXES}
@@ -151,9 +152,14 @@ def _sorted_out(folder, places, wanted) -> tuple[dict, _Found]:
     for path in here:
         is_image = path.suffix.lower() in SUFFIXES and path.is_file() or path in zarrs
         if is_image and (alone or not _is_of_another(path, names)):
-            if first_of_set(path) == path:  # else it is read as a part of another file
+            of = set_of(path)
+            if of.first == path:
                 _add_image(images, path, found.bad)
-        elif alone and path not in places:
+            else:
+                found.parts.add(path)
+            if of.problem:
+                found.bad.append(Finding("error", str(path), of.problem))
+        elif alone and path not in places and not is_companion(path):
             found.bad.append(_foreign(path, folder, SUFFIXES))
     for place in places:
         _add_annotations(found, place, wanted, images, folder)
@@ -170,7 +176,7 @@ def _add_annotations(found, place, wanted, images, folder) -> None:
     """Sorts what lies in a folder; what is no annotation is an error where nothing else belongs."""
     beside_images, around_images = place == folder, place in folder.parents
     strict = not beside_images and not around_images
-    taken = set(images.values()) if beside_images else ()
+    taken = found.parts.union(images.values()) if beside_images else ()
     for path in entries(place):
         if path in taken or (not strict and path.is_dir() and suffix_of(path) != ".zarr"):
             continue

@@ -20,6 +20,7 @@ import numpy as np
 
 from cellseg_jax.data.annotations import FORMATS, geojson, layouts, masks, nnunet, outlines
 from cellseg_jax.data.annotations.pairing import Pair, listing
+from cellseg_jax.data.ome_sets import set_of
 from cellseg_jax.data.read import (
     check_root,
     check_size,
@@ -31,7 +32,6 @@ from cellseg_jax.data.read import (
 )
 from cellseg_jax.data.records import BadFiles, Finding, Record, Records, Sample
 from cellseg_jax.data.stacks import ReadOptions
-from cellseg_jax.data.tiff_stacks import ome_set
 from cellseg_jax.errors import InputError, check_choice, pick
 
 
@@ -105,9 +105,11 @@ def records(root, **chosen) -> Records:
             where, _, what = str(error).partition(": ")
             bad.append(Finding("error", where, what))
             continue
+        first = pair.images[0]
+        files = pair.files + set_of(first).others(first)
         for n in range(count):
             name, number = (stem, None) if count == 1 else (f"{stem}_{n:04d}", n)
-            good.append(Record(name, case, pair.files + _parts(pair.images[0]),
+            good.append(Record(name, case, files,
                                functools.partial(read, pair, number, condition)))
     good = Records(sorted(good, key=lambda record: record.name), findings)
     if bad:
@@ -205,11 +207,6 @@ def _grouping(pattern: str):
         return match[1] if pattern else stem
 
     return find
-
-
-def _parts(path) -> tuple[pathlib.Path, ...]:
-    """The other files of the OME set that an image is read from."""
-    return tuple(path.with_name(name) for name in ome_set(path) if name != path.name)
 
 
 def _num_samples(pair: Pair, options: ReadOptions) -> int:

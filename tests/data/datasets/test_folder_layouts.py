@@ -236,6 +236,33 @@ def test_an_export_of_cvat_has_its_images_in_a_folder_of_the_subset(tmp_path):
     assert sorted(labels(tmp_path, folders="images/default,annotations")) == ["a", "b"]
 
 
+@pytest.mark.parametrize("place, name", [("images/", "{}.ome.tif"), ("", "{}.tif")])
+def test_ome_sets_with_companion_files_are_images(tmp_path, place, name):
+    files = [name.format(stem) for stem in ("a_0", "a_1")]
+    for n, file in enumerate(files):
+        save(tmp_path / place / file, np.full(SHAPE, n + 1, np.uint8))
+    save(tmp_path / "masks/a_0.png", LABEL.astype(np.uint8))
+    companion = tmp_path / place / "a.companion.ome"
+    data = "".join(f'<TiffData FirstC="{n}" PlaneCount="1"><UUID FileName="{file}">{file}</UUID>'
+                   "</TiffData>" for n, file in enumerate(files))
+    companion.write_text(
+        '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0">'
+        f'<Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint8" SizeX="{SHAPE[1]}" '
+        f'SizeY="{SHAPE[0]}" SizeC="2" SizeZ="1" SizeT="1"><Channel ID="C:0" Name="DAPI"/>'
+        f'<Channel ID="C:1" Name="GFP"/>{data}</Pixels></Image></OME>')
+    record, = folder.records(tmp_path, channel_index="GFP,DAPI")
+    assert {path.name for path in record.files} == {*files, companion.name, "a_0.png"}
+    assert record.read().image[0, 0].tolist() == [2, 1]
+    (tmp_path / place / files[1]).unlink()
+    with pytest.raises(BadFiles, match=f"{files[0]}: is of a set of 2 files, of which {files[1]} "):
+        folder.records(tmp_path)
+    (tmp_path / place / files[0]).unlink()
+    if place:
+        with pytest.raises(BadFiles, match="a.companion.ome: expected only .* it is the companion "
+                                           "file of an OME set, of which no TIFF is there"):
+            folder.records(tmp_path)
+
+
 def test_folders_by_condition_are_strata(tmp_path):
     for name in ("drug/a", "drug/b", "control/a"):
         save(tmp_path / f"images/{name}.png")
