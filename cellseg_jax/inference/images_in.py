@@ -93,6 +93,8 @@ def _without_masks(text: str, root: pathlib.Path, paths) -> list[pathlib.Path]:
     """The images that are no masks of others; a line counts and names what is left out."""
     masks = set(masks_beside.in_mask_folders(paths, root))
     masks |= set(masks_beside.in_folders_of_labels(path for path in paths if path not in masks))
+    masks |= set(masks_beside.in_folders_of_images(
+        (path for path in paths if path not in masks), root))
     masks |= set(masks_beside.masks_among(path for path in paths if path not in masks))
     if masks:
         names = some(sorted(path.relative_to(root).as_posix() for path in masks))

@@ -2,7 +2,7 @@
 
 By their place: folders masks, labels, ... beside a folder images, or beside images of their names;
 and folders of any name whose files hold numbers of objects, beside a folder with pictures of the
-same names.
+same names. In the folder of an image, which holds it and its masks alone, by content.
 By their name: x_masks.png beside x.png, with any of the endings that training pairs. By their
 content: a file whose name continues that of another, of the same size, that holds numbers of
 objects.
@@ -16,6 +16,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from cellseg_jax.data import lazy
+from cellseg_jax.data.annotations import image_folders
 from cellseg_jax.data.annotations.layouts import FOLDERS
 from cellseg_jax.data.annotations.pairing import DERIVED, ENDINGS, IMAGE_ENDINGS
 from cellseg_jax.errors import InputError
@@ -92,6 +93,27 @@ def _are_pictures(labels: dict, files: dict) -> bool:
             lazy.open_images(a)[0].shape[:2] == lazy.open_images(b)[0].shape[:2] for a, b in pairs)
     except InputError:
         return False
+
+
+def in_folders_of_images(paths: Iterable[pathlib.Path], root: pathlib.Path) -> list[pathlib.Path]:
+    """The masks in folders, in `root` or below, that hold an image and its masks alone."""
+    paths, masks = set(paths), set()
+    folders = {path.parents[n] for path in paths for n in range(min(2, len(path.parents)))}
+    for folder in folders:
+        if folder != root and root not in folder.parents:
+            continue
+        try:
+            found = image_folders.groups(folder)
+        except InputError:  # of a file that is no image
+            continue
+        for name, other in itertools.permutations(found) if len(found) == 2 else ():
+            image = image_folders.only_image(found[other])
+            of = [path for path in found[name] if path in paths]
+            if image and of and not _is_label(image) and all(
+                    _is_label(path) and _are_pictures({"": path}, {"": image})
+                    for path in _first(of)):
+                masks.update(of)
+    return sorted(masks)
 
 
 def images_beside(folder: pathlib.Path) -> pathlib.Path | None:

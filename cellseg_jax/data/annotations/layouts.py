@@ -125,9 +125,6 @@ def advice(root: pathlib.Path, readable: Callable) -> str:
         choices = " or ".join(f"--{KEY}={images},{masks}" for images, masks in pairs[:4])
         return (f"'{root}' holds {_held(root)}; name the folder of the images and that of the "
                 f"annotations: {choices}")
-    if below and all((below[0] / name).is_dir() for name in ("images", "masks")):
-        return (f"'{root}' holds a folder for each image, with images/ and masks/ in it: "
-                "--config.data.name=dsb2018 reads that, with a mask for each cell")
     return f"'{root}' holds {_held(root)}. {LAYOUT}"
 
 

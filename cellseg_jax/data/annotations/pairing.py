@@ -18,6 +18,7 @@ from cellseg_jax.data.annotations import (
     REFUSED,
     coco_images,
     format_of,
+    image_folders,
     layouts,
     nnunet,
     suffix_of,
@@ -49,11 +50,12 @@ class Pair(NamedTuple):
     values: Callable | None = None  # () -> (H, W) numbers, of label images but masks
     beside: tuple[pathlib.Path, ...] = ()  # the mask of what is not annotated, if there is one
     stacked: bool = False  # whether `read` knows the planes of a stack apart
+    more: tuple[pathlib.Path, ...] = ()  # masks of the other objects, where each has one
 
     @property
     def files(self) -> tuple[pathlib.Path, ...]:
         """Everything that the sample follows from, image first."""
-        return tuple(dict.fromkeys((*self.images, self.annotation, *self.beside)))
+        return tuple(dict.fromkeys((*self.images, self.annotation, *self.more, *self.beside)))
 
 
 class Listing(NamedTuple):
@@ -81,9 +83,19 @@ def listing(root: pathlib.Path, wanted: str = "", mask_suffix: str = "", ignored
         pairs, bad = nnunet.listed(root)
         return Listing({name: Pair(images, label) for name, (images, label) in pairs.items()},
                        bad, [])
+    if named and not all((root / name.strip()).is_dir() for name in named.split(",")):
+        in_folders = _in_folders(root, wanted, mask_suffix, ignored, named)
+        if in_folders:
+            return in_folders
     folder, places = layouts.places(root, named)
+    try:
+        images, found = _sorted_out(folder, places, wanted.partition(":")[0])
+    except layouts.NoLayout:
+        in_folders = None if named else _in_folders(root, wanted, mask_suffix, ignored)
+        if not in_folders:
+            raise
+        return in_folders
     wanted, _, name = wanted.partition(":")
-    images, found = _sorted_out(folder, places, wanted)
     if found.coco and not found.annotations:
         return _of_coco(folder, images, found)
     if found.coco:
@@ -119,6 +131,35 @@ def _pair(image, annotation, kind, name, beside) -> Pair:
     chosen = {named: name} if name and named else {}
     return Pair((image,), annotation, read and functools.partial(read, annotation, **chosen),
                 values and functools.partial(values, annotation, **chosen), beside, stacked)
+
+
+def _in_folders(root, wanted, mask_suffix, ignored, named="") -> Listing | None:
+    """The pairs of a root with a folder for each image; None of another layout."""
+    found, bad = image_folders.listed(root, named)
+    wanted, _, part = wanted.partition(":")
+    chosen, beside = {}, {}
+    for name, (image, files) in found.items():
+        beside[name] = tuple(p for p in files if ignored and _stem(p).endswith(ignored))
+        chosen[name] = image_folders.ImageFolder(image, [
+            path for path in files if path not in beside[name] and _stem(path).endswith(mask_suffix)
+            and format_of(path) and wanted in ("", format_of(path))])
+    several = any(len(one.masks) > 1 for one in chosen.values())
+    if several:
+        image_folders.check_objects(chosen)
+    pairs = {}
+    for name, (image, masks) in chosen.items():
+        kinds = {format_of(path) for path in masks}
+        if not masks or (several and kinds != {"masks"}):
+            what = (f"ambiguous, has {len(masks)} annotations: {some(p.name for p in masks)}; "
+                    f"choose one, such as config.data.annotations={min(kinds)}" if masks else
+                    "image without a mask in its folder")
+            bad.append(Finding("error", str(image), what))
+        elif several:
+            read = functools.partial(image_folders.read_objects, masks)
+            pairs[name] = Pair((image,), masks[0], read, None, beside[name], False, (*masks[1:],))
+        else:
+            pairs[name] = _pair(image, masks[0], *kinds, part, beside[name])
+    return Listing(pairs, bad, []) if pairs or bad else None
 
 
 class _Found(NamedTuple):

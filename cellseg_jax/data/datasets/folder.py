@@ -4,7 +4,8 @@ The plain one is `images/` and `masks/` with a mask of the same name for every i
 PNG, TIFF, BMP or JPEG, 8 or 16 bit; masks are PNG, TIFF or BMP, NumPy or Zarr arrays; or outlines
 drawn in ImageJ, QuPath, labelme or a tool that exports COCO. Which one is recognised by what lies
 there (`data.annotations.pairing`). Folders in both, by condition or well, are strata: images are
-called CONDITION_NAME, every part of a split has its share of each, and scores are told apart.
+called CONDITION_NAME, every part of a split has its share of each, and scores are told apart. A
+folder for each image, with its mask or one for each object, is read too (`image_folders`).
 
 What a mask means is `labels`: instances (ids, 0 background), binary (foreground or not) or classes
 (0 .. num_classes - 1). Pixels that nobody annotated are marked by `ignore`: they are -1 in the
@@ -66,7 +67,8 @@ class Options(NamedTuple):
     # How names of masks end after the name of the image, such as "_cp_masks"; "": any usual end.
     mask_suffix: str = ""
     # Names of the folders of images and annotations in root where they are not images and masks,
-    # with a comma: "raw,annotated"; "." is root itself. "": the usual ones.
+    # with a comma: "raw,annotated"; "." is root itself. "": the usual ones. Where each image has a
+    # folder, they lie in that.
     folders: str = ""
     # Names of the classes 1, 2, ... of outlines. With labels="instances" or "binary" only objects
     # of these classes are read; () = all.

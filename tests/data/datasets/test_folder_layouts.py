@@ -16,7 +16,7 @@ from cellseg_jax.data.fingerprint import content_fingerprint
 from cellseg_jax.data.quality.examine import examine
 from cellseg_jax.data.records import BadFiles
 from cellseg_jax.errors import InputError
-from cellseg_jax.inference import outputs
+from cellseg_jax.inference import images_in, outputs
 from cellseg_jax.inference.images_in import COLUMNS_FILE, NOTE
 
 SHAPE = (12, 16)
@@ -559,10 +559,98 @@ def test_datasets_one_or_two_folders_deeper_are_named(tmp_path):
     nnunet(tmp_path / "raw/nnUNet_raw/Dataset001_Cells")
     with pytest.raises(InputError, match="deeper: pass --config.data.root='.*/Dataset001_Cells'$"):
         folder.records(tmp_path / "raw")
-    for name in ("images/p.png", "masks/1.png", "masks/2.png"):
-        save(tmp_path / "dsb/p" / name)
-    with pytest.raises(InputError, match="--config.data.name=dsb2018 reads that, with a mask for"):
-        folder.records(tmp_path / "dsb")
+
+
+# --- a folder for each image ----------------------------------------------------------------------
+
+OBJECTS = {"1": LABEL == 1, "2": LABEL == 2}
+TREES = {  # image, masks: one, or one for each object
+    "the Data Science Bowl": ("images/{}.png", "masks/{}.png", OBJECTS),
+    "an image beside its masks": ("image.tif", "masks/{}.png", OBJECTS),
+    "folders of other names": ("photo/{}.jpg", "cells/{}.tif", OBJECTS),
+    "masks beside the image": ("image.png", "mask_{}.png", OBJECTS),
+    "a file each": ("image.png", "mask.png", {"": LABEL}),
+    "a file each, of the folder's name": ("{}.tif", "{}_seg.tif", {"{}": LABEL}),
+    "a file each, in folders": ("images/{}.png", "labels/a.png", {"": LABEL}),
+    "a mask in a folder": ("a.png", "masks/a.png", {"": LABEL})}
+
+
+def save_tree(root, layout):
+    image, mask, masks = TREES[layout]
+    for n, name in enumerate(("p 1", "p 2")):
+        save(root / name / image.format(name), np.full(SHAPE, 50 * n + np.eye(*SHAPE), np.uint8))
+        for key, values in masks.items():
+            one = values.astype(np.uint8) * (255 if values.dtype == bool else 1)
+            save(root / name / mask.format(key.format(name)), one)
+
+
+@pytest.mark.parametrize("layout", TREES)
+def test_a_folder_for_each_image_is_read(tmp_path, layout):
+    save_tree(tmp_path / "train", layout)
+    found = folder.records(tmp_path / "train")
+    assert [record.name for record in found] == ["p 1", "p 2"]
+    for n, record in enumerate(found):
+        sample = record.read()
+        np.testing.assert_array_equal(sample.label, LABEL)
+        assert abs(int(sample.image[-1, 0, 0]) - 50 * n) < 3
+        assert {path.name for path in record.files} == {
+            path.name for path in (tmp_path / "train" / record.name).rglob("*.*")}
+    images = [record.files[0] for record in found]
+    for root in (tmp_path, tmp_path / "train"):
+        assert [path for path, _ in images_in.find([str(root)], tmp_path / "out")] == images
+    alone = images_in.find([str(tmp_path / "train/p 2")], tmp_path / "out")
+    assert [path for path, _ in alone] == images[1:]
+    with pytest.raises(InputError, match="one folder deeper: pass --config.data.root='.*/train'"):
+        folder.records(tmp_path)
+
+
+def test_folders_of_an_image_that_are_unlike_are_errors(tmp_path):
+    save_tree(tmp_path, "an image beside its masks")
+    save(tmp_path / "p 3/image.tif")
+    with pytest.raises(BadFiles, match="p 3: holds other files; expected one image and its mask"):
+        folder.records(tmp_path)
+    save(tmp_path / "p 3/masks/1.png", (LABEL > 0).astype(np.uint8))
+    assert labels(tmp_path)["p 3"].max() == 1  # the only object there, as masks are of objects
+    save(tmp_path / "p 3/masks/1.png", LABEL.astype(np.uint8))
+    with pytest.raises(InputError, match="1.png: mask has several values beside 0, and is one of"):
+        labels(tmp_path)
+    save(tmp_path / "p 3/masks/1.png", np.ones((3, 4), np.uint8))
+    with pytest.raises(InputError, match="1.png: mask is 3x4, its image is 12x16"):
+        labels(tmp_path)
+    save(tmp_path / "p 3/other.tif")
+    with pytest.raises(BadFiles, match="p 3: holds 1 in masks and 2 in .; expected one image and"):
+        folder.records(tmp_path)
+
+
+def test_which_file_of_a_folder_is_the_mask_is_asked(tmp_path):
+    for name in "pq":
+        save(tmp_path / name / "photo/a.png")
+        save(tmp_path / name / "cells/b.png", LABEL.astype(np.uint8))
+    with pytest.raises(InputError, match="holds 2 folders with cells and photo, a file in each; "
+                                         ".* --config.data.folders=cells,photo or .*=photo,cells$"):
+        folder.records(tmp_path)
+    for label in labels(tmp_path, folders="photo, cells").values():
+        np.testing.assert_array_equal(label, LABEL)
+    images = [path.parent.name for path, _ in images_in.find([str(tmp_path)], tmp_path / "out")]
+    assert images == ["photo", "photo"]
+
+
+def test_masks_of_kinds_are_no_objects(tmp_path):
+    for name in "pq":
+        save(tmp_path / name / "image.png")
+        for kind in ("cells", "nuclei"):
+            save(tmp_path / name / f"masks/{kind}.png", LABEL.astype(np.uint8))
+    with pytest.raises(InputError, match="p/masks: holds cells.png, nuclei.png, as every folder of "
+                                         ".* choose one, such as config.data.mask_suffix=cells"):
+        folder.records(tmp_path)
+    np.testing.assert_array_equal(labels(tmp_path, mask_suffix="nuclei")["p"], LABEL)
+
+
+def test_photographs_in_two_folders_are_no_masks(tmp_path):
+    for name in ("p/a/1.png", "p/masks/1.png", "p/masks/2.png"):
+        save(tmp_path / name)
+    assert len(images_in.find([str(tmp_path)], tmp_path / "out")) == 3
+
 
 
 def test_the_doctor_reads_annotations(tmp_path):
