@@ -28,7 +28,7 @@ from cellseg_jax import config as config_lib
 from cellseg_jax import data
 from cellseg_jax.data import order
 from cellseg_jax.data.colours import to_channels
-from cellseg_jax.step import train_step
+from cellseg_jax.step import inputs
 from cellseg_jax.step.batches import resident_source
 from cellseg_jax.step.mapped import gather
 from cellseg_jax.step.mesh import default_mesh
@@ -66,7 +66,7 @@ def ours(args, cache):
     @jax.jit
     def batch_of(source, index, key):
         batch = gather(source, index, None)
-        return train_step.augmented(spec, values, key, batch, np.arange(args.batch_size))
+        return inputs.augmented(spec, values, key, batch, np.arange(args.batch_size))
 
     resident = read = None
     for epoch in range(args.epochs):
@@ -77,7 +77,7 @@ def ours(args, cache):
             resident = resident_source(config, arrays, mesh)
             read = order.order_of(config, arrays, np.arange(len(arrays.names)))
         for n in range(epoch * read.steps_per_epoch, (epoch + 1) * read.steps_per_epoch):
-            batch = batch_of(resident.train, read.rows(n), train_step.step_keys(0, n)[0])
+            batch = batch_of(resident.train, read.rows(n), inputs.step_keys(0, n)[0])
         jax.block_until_ready(batch)
         yield time.perf_counter() - started
 

@@ -19,7 +19,7 @@ from cellseg_jax.analysis.pruner import Pruner, SplitImages
 from cellseg_jax.analysis.pruning import chosen_layers
 from cellseg_jax.inference.measure import measure as scores_of
 from cellseg_jax.pruning import counts, prune
-from cellseg_jax.step.mapped import map_eval
+from cellseg_jax.step.eval_step import map_eval
 from cellseg_jax.step.mesh import all_devices, put
 from cellseg_jax.step.spec import make_spec, traced_values
 from cellseg_jax.train.slot_states import init_program

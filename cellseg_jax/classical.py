@@ -24,9 +24,10 @@ unknown polarity.
 import inspect
 
 import numpy as np
+import skimage  # whose modules are imported where they are first used
 from jaxtyping import ArrayLike, Bool, Real
 from scipy import ndimage
-from skimage import filters, morphology, segmentation
+from skimage import filters, segmentation
 
 from cellseg_jax import targets
 from cellseg_jax.errors import pick
@@ -137,7 +138,8 @@ def sobel(
     magnitude = filters.sobel(_gray(_colours(image, sigma)))
     edges = magnitude > factor * _otsu_threshold(magnitude)
     # Closing at the border needs pixels beyond it.
-    closed = morphology.closing(np.pad(edges, closing), morphology.disk(closing))
+    closed = skimage.morphology.closing(np.pad(edges, closing),
+                                        skimage.morphology.disk(closing))
     closed = closed[closing : closing + edges.shape[0], closing : closing + edges.shape[1]]
     return ndimage.binary_fill_holes(closed)
 

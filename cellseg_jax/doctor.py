@@ -38,7 +38,7 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
     from cellseg_jax.planning import data_check
     from cellseg_jax.report import terminal
     from cellseg_jax.runs.folder import read_config
-    from cellseg_jax.train import preview
+    from cellseg_jax.step import preview
 
     config = (config_lib.override(read_config(args.workdir), overrides) if args.workdir
               else config_lib.load(args.config, overrides))

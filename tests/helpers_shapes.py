@@ -7,7 +7,7 @@ from beartype import BeartypeConf, beartype
 
 # step.state is not among them: the leaves of a TrainState may be shapes or arrays of the host.
 ROOMS = ("augment", "classical", "crops", "losses", "metrics", "models", "optim", "pruning",
-         "random_bits", "step.batches", "step.eval_step", "step.mapped", "step.mesh",
+         "random_bits", "step.batches", "step.eval_step", "step.inputs", "step.mapped", "step.mesh",
          "step.programs", "step.spec", "step.train_step", "targets")
 check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float, too
 

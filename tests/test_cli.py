@@ -1,6 +1,7 @@
 """What commands share: help without JAX, signals, no URLs, --device and --memory before JAX."""
 
 import importlib
+import json
 import os
 import signal
 import subprocess
@@ -75,11 +76,11 @@ from cellseg_jax import cli
 for name in sys.argv[1:]:
     module = importlib.import_module(f"cellseg_jax.{name}")
     assert cli.run_command(module.main, module.define_flags, [name, "--help"]) == 0
-    assert "jax" not in sys.modules, name
+    assert not {"jax", "numpy"} & set(sys.modules), name
 """
 
 
-def test_help_needs_no_jax_and_names_every_format():
+def test_help_needs_no_array_library_and_names_every_format():
     commands = ("main", "study", "predict", "doctor", "plan", "analyze", "export")
     done = subprocess.run([sys.executable, "-c", HELP, *commands], capture_output=True, text=True,
                           env=child_environment(), timeout=120)
@@ -89,6 +90,37 @@ def test_help_needs_no_jax_and_names_every_format():
         assert f"python -m cellseg_jax.{name}" in text
     for name, format_ in FORMATS.items():
         assert f"{name} ({format_.what}) in IMAGE{format_.suffix}" in text
+
+
+TRAINING_ALONE = {
+    "optax", "grain", "tensorboardX", "matplotlib", "torch", "scipy.optimize", "scipy.stats",
+    "cellseg_jax.optim.directions", "cellseg_jax.step.train_step", "cellseg_jax.train",
+    "cellseg_jax.studies"}
+NEVER = {"doctor": TRAINING_ALONE | {"orbax", "cellseg_jax.inference"}, "predict": TRAINING_ALONE}
+ALL_IMPORTS = """
+import ast, importlib, json, pathlib, sys
+
+loaded = {}
+for name in sys.argv[1:]:
+    module = importlib.import_module(f"cellseg_jax.{name}")
+    for node in ast.walk(ast.parse(pathlib.Path(module.__file__).read_text())):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            exec(compile(ast.Module([node], []), name, "exec"))
+    loaded[name] = sorted(sys.modules)
+print(json.dumps(loaded))
+"""
+
+
+def test_the_doctor_and_prediction_import_nothing_of_training_or_of_studies():
+    """With the imports inside their functions."""
+    done = subprocess.run([sys.executable, "-c", ALL_IMPORTS, *NEVER], capture_output=True,
+                          text=True, env=child_environment(), timeout=120)
+    assert done.returncode == 0, done.stderr
+    loaded = json.loads(done.stdout)
+    assert {name: set(loaded[name]) & modules for name, modules in NEVER.items()} == {
+        name: set() for name in NEVER}
+    assert {"jax", "cellseg_jax.step.spec"} <= set(loaded["doctor"])
+    assert {"orbax", "cellseg_jax.inference.segment"} <= set(loaded["predict"])
 
 
 @pytest.mark.parametrize("words, code, out, err", [

@@ -22,6 +22,7 @@ from cellseg_jax import config as config_lib
 from cellseg_jax.data import lazy
 from cellseg_jax.errors import InputError
 from cellseg_jax.inference import outputs
+from cellseg_jax.inference.outputs import table, tiff
 from cellseg_jax.inference.trained_run import TrainedRun
 from cellseg_jax.napari import layers, planes, reader, samples
 
@@ -344,7 +345,7 @@ def test_reader_opens_labels_with_scale_and_features(tmp_path):
     assert kind == "labels" and options["name"] == "a_label"
     assert options["scale"] == pytest.approx((0.5, 0.5))
     assert options["units"] == ("micrometer",) * 2
-    expected = outputs.table.measure(label, image.read(), pixel_size=(0.5, 0.5))
+    expected = table.measure(label, image.read(), pixel_size=(0.5, 0.5))
     features = options["features"]
     assert list(features) == ["index", *expected]
     assert features["index"].tolist() == [3, 6] and features["index"].dtype.kind == "i"
@@ -372,8 +373,8 @@ def test_reader_opens_the_labels_of_a_stack(tmp_path):
     stack = np.stack([spots((2, 2)), spots((5, 5))])
     for n, plane in enumerate(stack):
         tifffile.imwrite(tmp_path / f"{n}.tif", plane)
-    outputs.tiff.write_stack(tmp_path / "s_label.tif", [tmp_path / "0.tif", tmp_path / "1.tif"],
-                             outputs.tiff.StackAxes({"T": 2}), (0.5, 0.5))
+    tiff.write_stack(tmp_path / "s_label.tif", [tmp_path / "0.tif", tmp_path / "1.tif"],
+                             tiff.StackAxes({"T": 2}), (0.5, 0.5))
     [(values, options, kind)] = reader.read(str(tmp_path / "s_label.tif"))
     np.testing.assert_array_equal(values, stack)
     assert options["scale"] == pytest.approx((1, 0.5, 0.5)) and kind == "labels"

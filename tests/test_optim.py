@@ -15,10 +15,10 @@ from cellseg_jax.optim import (
     PLATEAU,
     SCHEDULES,
     averaged,
-    clipped,
     make,
     reduce_on_plateau,
 )
+from cellseg_jax.optim.directions import clipped
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "optim_torch.npz"
 LENGTH = {"num_steps": 50, "steps_per_epoch": 7}

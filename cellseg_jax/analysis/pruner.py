@@ -48,7 +48,7 @@ def map_pruned(spec: Spec, mesh, threshold: float, paths, copies: int):
     """The compiled f(variables, ranks, gone, batch) of `copies` masked copies of a network.
 
     ranks: {path of a kernel: see pruning.ranks}; gone: (copies, len(paths)) int32, how many of
-    each kernel's ranks a copy has lost; batch: as in step.mapped.map_eval, its rows over the mesh.
+    each kernel's ranks a copy has lost; batch: as in eval_step.map_eval, its rows over the mesh.
     Returns: {"counts", "cells"} of step.eval_step with a leading axis of copies.
     """
     rows = P(("member", "data"))

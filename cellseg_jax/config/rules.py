@@ -196,21 +196,22 @@ def _loss(c, rule):
 
 def _optimizer(c, rule, standard):
     optimizer = c.optimizer
-    pick(optim.OPTIMIZERS, optimizer.name, "config.optimizer.name")
+    reads = pick(optim.OPTIMIZERS, optimizer.name, "config.optimizer.name")
     pick(optim.SCHEDULES, optimizer.schedule, "config.optimizer.schedule")
     _one_of(c, "optimizer", "schedule_per", ("epoch", "step"))
     rule(optimizer.lr > 0, "optimizer.lr", "a learning rate above 0")
     rule(optimizer.weight_decay >= 0, "optimizer.weight_decay", "at least 0")
     for name in ("momentum", "b1", "b2", "rms_decay", "ema"):
         rule(0 <= optimizer[name] < 1, f"optimizer.{name}", "from 0 to below 1")
-    if optimizer.nesterov:
-        rule(optimizer.name == "sgd", "optimizer.nesterov", "False, or optimizer.name='sgd'")
-        rule(optimizer.momentum > 0, "optimizer.momentum", "above 0 with nesterov")
-    rule(optimizer.momentum == 0 or optimizer.name in ("sgd", "rmsprop"), "optimizer.momentum",
-         "0, or optimizer.name='sgd' or 'rmsprop'")
-    rule(not optimizer.amsgrad or optimizer.name in ("adam", "adamw"), "optimizer.amsgrad",
-         "False, or optimizer.name='adam' or 'adamw'")
-    for start, key, names in (("rms_decay", "name", ("rmsprop",)),
+    readers = {option: tuple(name for name, options in optim.OPTIMIZERS.items()
+                             if option in options)
+               for option in ("nesterov", "momentum", "amsgrad", "rms_decay")}
+    for option, off in (("nesterov", False), ("momentum", 0), ("amsgrad", False)):
+        rule(optimizer[option] == off or option in reads, f"optimizer.{option}",
+             f"{off}, or optimizer.name={' or '.join(map(repr, readers[option]))}")
+    rule(optimizer.momentum > 0 or not optimizer.nesterov, "optimizer.momentum",
+         "above 0 with nesterov")
+    for start, key, names in (("rms_decay", "name", readers["rms_decay"]),
                               ("schedule_power", "schedule", ("polynomial",)),
                               ("schedule_gamma", "schedule", ("exponential", "step")),
                               ("schedule_every", "schedule", ("step",)),

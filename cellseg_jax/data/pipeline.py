@@ -5,9 +5,8 @@ position to save. Where the decoded images lie on the device, it is sent the row
 gathers their pixels itself; else reader threads stream them. Both give equal batches.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-import grain
 import numpy as np
 
 from cellseg_jax import crops
@@ -15,9 +14,9 @@ from cellseg_jax.data.arrays import Arrays
 from cellseg_jax.data.order import Order
 
 
-def train_rows(order: Order, stop: int) -> grain.MapDataset:
-    """The rows of the batches of steps 0 .. stop - 1: see Order.rows."""
-    return grain.MapDataset.range(stop).map(order.rows)
+def train_rows(order: Order, stop: int) -> Sequence[dict[str, np.ndarray]]:
+    """The rows of the batches of steps 0 .. stop - 1 as a grain dataset: see Order.rows."""
+    return _range(stop).map(order.rows)
 
 
 def train_batches(arrays: Arrays, order: Order, *, normalize: str, start: int, stop: int,
@@ -46,7 +45,7 @@ def eval_batches(arrays: Arrays, indices: np.ndarray, *, normalize: str, batch_s
     weight = (np.arange(len(padded)) < len(indices)).astype(np.float32)
     padded, weight = (a.reshape(num_batches, batch_size)[:, rows] for a in (padded, weight))
     return _read(
-        grain.MapDataset.range(num_batches).map(
+        _range(num_batches).map(
             lambda b: take(arrays, {"id": padded[b]}, normalize) | {"weight": weight[b]}),
         threads)
 
@@ -81,8 +80,16 @@ def take(arrays: Arrays, rows: dict, normalize: str, window=None,
     }
 
 
+def _range(stop):
+    import grain  # late: it takes 0.2 s to import, and only training and streaming need it
+
+    return grain.MapDataset.range(stop)
+
+
 def _read(dataset, threads):
     if not len(dataset):
         return iter(())
+    import grain  # as above
+
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     return iter(dataset.to_iter_dataset(options))

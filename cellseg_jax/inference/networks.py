@@ -20,7 +20,7 @@ from cellseg_jax.runs.folder import CHECKPOINTS, CONFIG_FILE, no_checkpoint
 from cellseg_jax.step.memory import check_fits
 from cellseg_jax.step.mesh import all_devices, fetch, put
 from cellseg_jax.step.programs import (
-    abstract_state,
+    abstract_variables,
     calibration_program,
     eval_program,
     probs_program,
@@ -50,7 +50,7 @@ class Network(Protocol):
         """(n, h, w, C) uint8|uint16 of one shape and (n, C, 2) ranges -> (n, h, w, K) float32."""
 
     def eval_step(self, values, variables, batch) -> dict:
-        """What step.map_eval computes: "probs", "counts", "cells" and, if learned, "loss"."""
+        """What eval_step.map_eval computes: "probs", "counts", "cells" and, if learned, "loss"."""
 
 
 class TrainedNetwork:
@@ -88,8 +88,8 @@ class TrainedNetwork:
         if not saved:
             raise InputError(f"--workdir: {no_checkpoint(workdir)}")
         shape = (*derived.input_size(self.config), derived.channels(self.config))
-        wanted = abstract_state(self.config, self.spec, shape)
-        part = {k: getattr(wanted, k) for k in (wanted.weights, "batch_stats")}
+        wanted, weights = abstract_variables(self.config, self.spec, shape), self.spec.weights
+        part = {weights: wanted["params"], "batch_stats": wanted["batch_stats"]}
         part = checkpoint.abstract({k: v for k, v in part.items() if v},
                                    NamedSharding(self.mesh, P()))
 
@@ -99,7 +99,7 @@ class TrainedNetwork:
             return part
 
         step, loaded = checkpoint.load_first(directory, (saved[which], *saved.values()), checked)
-        return step, {"params": loaded[wanted.weights],
+        return step, {"params": loaded[weights],
                       "batch_stats": loaded.get("batch_stats", {})}
 
     def __call__(self, image, ranges) -> np.ndarray:

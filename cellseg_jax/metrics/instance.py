@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
+import scipy  # whose modules are imported where they are first used
 from jaxtyping import ArrayLike, Bool, Float64, Integer, Shaped
-from scipy.optimize import linear_sum_assignment
 
 from cellseg_jax.metrics.pixel import ratio
 
@@ -102,7 +102,7 @@ def _assigned(true, pred, gain) -> np.ndarray:
     index = np.full(gains.shape, -1)
     gains[rows, cols] = gain[compete]
     index[rows, cols] = compete
-    chosen = index[linear_sum_assignment(gains, maximize=True)]
+    chosen = index[scipy.optimize.linear_sum_assignment(gains, maximize=True)]
     return np.concatenate([np.flatnonzero(alone), chosen[chosen >= 0]])
 
 

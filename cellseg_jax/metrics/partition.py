@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import ArrayLike, Int32, Shaped
 from scipy import ndimage
 from scipy.special import xlogy
-from skimage.segmentation import watershed
+from skimage import segmentation
 
 from cellseg_jax.metrics.instance import Ids, overlap
 
@@ -120,4 +120,5 @@ def thin_borders(label: Shaped[ArrayLike, "h w"]) -> Int32[np.ndarray, "h w"]:
     if not label.any():
         return label.astype(np.int32)
     distance = ndimage.distance_transform_edt(label == 0)
-    return watershed(distance, label, connectivity=1, watershed_line=True).astype(np.int32)
+    apart = segmentation.watershed(distance, label, connectivity=1, watershed_line=True)
+    return apart.astype(np.int32)

@@ -1,4 +1,14 @@
-"""The evaluation step: probabilities and scores of one device's rows."""
+"""The evaluation step: probabilities and scores of one device's rows, mapped as in step.mapped.
+
+It needs nothing of training.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
 from cellseg_jax import metrics, targets
 from cellseg_jax.step.spec import Spec
@@ -36,3 +46,26 @@ def eval_step(spec: Spec, values: dict, variables: dict, batch: dict, threshold:
 def _truth(target_kind, target, threshold):
     """What the mask should be: the target, or its mask where it is no mask itself."""
     return target if target_kind.num_binary is None else target_kind.mask(target, threshold)
+
+
+def map_eval(spec: Spec, mesh: Mesh, threshold: float) -> Callable:
+    """The compiled eval(values, variables, batch) of one member, its rows over the whole mesh."""
+    rows = P(("member", "data"))
+
+    def per_device(values, variables, batch):
+        return eval_step(spec, values, variables, batch, threshold)
+
+    return jax.jit(jax.shard_map(
+        per_device, mesh=mesh, in_specs=(P(), P(), rows), out_specs=rows))
+
+
+def map_probs(spec: Spec, mesh: Mesh) -> Callable:
+    """The compiled probs(variables, image, range) -> (n, H, W, K) float32, rows over the mesh."""
+    rows = P(("member", "data"))
+
+    def per_device(variables, image, range_):
+        logits = spec.logits(variables, image, range_)
+        return targets.TARGETS[spec.target].probs(logits).astype(jnp.float32)
+
+    return jax.jit(jax.shard_map(
+        per_device, mesh=mesh, in_specs=(P(), rows, rows), out_specs=rows))

@@ -19,9 +19,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from cellseg_jax import crops, targets
+from cellseg_jax import crops
 from cellseg_jax.step.batches import PIXELS
-from cellseg_jax.step.eval_step import eval_step
 from cellseg_jax.step.spec import Spec
 from cellseg_jax.step.train_step import train_step
 
@@ -100,26 +99,3 @@ def over_members(f: Callable, members: str) -> Callable:
         return jax.vmap(f)(*args)
 
     return mapped
-
-
-def map_eval(spec: Spec, mesh: Mesh, threshold: float) -> Callable:
-    """The compiled eval(values, variables, batch) of one member, its rows over the whole mesh."""
-    rows = P(("member", "data"))
-
-    def per_device(values, variables, batch):
-        return eval_step(spec, values, variables, batch, threshold)
-
-    return jax.jit(jax.shard_map(
-        per_device, mesh=mesh, in_specs=(P(), P(), rows), out_specs=rows))
-
-
-def map_probs(spec: Spec, mesh: Mesh) -> Callable:
-    """The compiled probs(variables, image, range) -> (n, H, W, K) float32, rows over the mesh."""
-    rows = P(("member", "data"))
-
-    def per_device(variables, image, range_):
-        logits = spec.logits(variables, image, range_)
-        return targets.TARGETS[spec.target].probs(logits).astype(jnp.float32)
-
-    return jax.jit(jax.shard_map(
-        per_device, mesh=mesh, in_specs=(P(), rows, rows), out_specs=rows))

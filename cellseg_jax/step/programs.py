@@ -12,9 +12,9 @@ from flax.core import FrozenDict
 from jax.sharding import Mesh
 
 from cellseg_jax import metrics
-from cellseg_jax.step.mapped import map_eval, map_probs
+from cellseg_jax.step.eval_step import map_eval, map_probs
 from cellseg_jax.step.spec import Spec, traced_values
-from cellseg_jax.step.state import TrainState, building, init_state
+from cellseg_jax.step.state import TrainState, building, init_state, init_variables
 
 MAX_PROGRAMS = 64  # kept; a network in use has five
 
@@ -52,9 +52,13 @@ def abstract_state(config, spec: Spec, image_shape: tuple[int, int, int]) -> Tra
 
     Raises: InputError if the network cannot be built.
     """
-    dtypes = tuple(sorted((k, v.dtype) for k, v in traced_values(config, spec).items()))
-    with building(config, image_shape):
-        return cached(_abstract_state, spec, image_shape, dtypes)
+    return _as_shapes(init_state, config, spec, image_shape)
+
+
+def abstract_variables(config, spec: Spec, image_shape: tuple[int, int, int]) -> dict:
+    """The shapes of a network's variables, {"params", "batch_stats"}; otherwise as abstract_state.
+    """
+    return _as_shapes(init_variables, config, spec, image_shape)
 
 
 def scoring_spec(spec: Spec) -> Spec:
@@ -86,6 +90,12 @@ def _soft(spec: Spec) -> Callable:
     return jax.jit(scores)
 
 
-def _abstract_state(spec: Spec, image_shape, dtypes: tuple[tuple[str, np.dtype], ...]):
+def _as_shapes(init: Callable, config, spec: Spec, image_shape):
+    dtypes = tuple(sorted((k, v.dtype) for k, v in traced_values(config, spec).items()))
+    with building(config, image_shape):
+        return cached(_eval_shape, init, spec, image_shape, dtypes)
+
+
+def _eval_shape(init, spec, image_shape, dtypes: tuple[tuple[str, np.dtype], ...]):
     values = {name: jax.ShapeDtypeStruct((), dtype) for name, dtype in dtypes}
-    return jax.eval_shape(lambda v: init_state(spec, v, image_shape), values)
+    return jax.eval_shape(lambda v: init(spec, v, image_shape), values)

@@ -55,6 +55,11 @@ class Spec:
         """The Spec with other values of some fields."""
         return dataclasses.replace(self, **changes)
 
+    @property
+    def weights(self) -> str:
+        """The field of TrainState with the parameters that are validated and predict."""
+        return "params" if "ema" in self.inactive else "ema"
+
     def hparams(self, traced: dict) -> dict:
         """{name: number} of all hyper-parameters: those that are traced, 0 for the inactive."""
         return {**dict.fromkeys(self.inactive, 0.0), **traced}

@@ -44,24 +44,29 @@ def init_state(spec: Spec, values: dict, image_shape: tuple[int, int, int]) -> T
       values: of traced_values.
       image_shape: (H, W, C).
     """
-    hparams = spec.hparams(values)
-    key = jax.random.fold_in(jax.random.key(hparams["seed"].astype(jnp.uint32)), 0)
-    image = jnp.zeros((1, *image_shape), spec.dtype)
-    variables = spec.module({}).init(key, image, train=False)
-    variables = jax.tree.map(lambda x: x.astype(spec.dtype), variables)
-    tx, _ = spec.transformation(hparams)
+    variables = init_variables(spec, values, image_shape)
+    tx, _ = spec.transformation(spec.hparams(values))
     zero = jnp.zeros((), jnp.int32)
     return TrainState(
         step=zero,
         params=variables["params"],
-        batch_stats=variables.get("batch_stats", {}),
+        batch_stats=variables["batch_stats"],
         opt_state=tx.init(variables["params"]),
-        ema={} if "ema" in spec.inactive else variables["params"],
+        ema=variables["params"] if spec.weights == "ema" else {},
         loss_sum=jnp.zeros((), spec.dtype),
         gradient_sum={layer.name: jnp.zeros((), spec.dtype) for layer in spec.logged_layers},
         stop=zero,
         values=values,
     )
+
+
+def init_variables(spec: Spec, values: dict, image_shape: tuple[int, int, int]) -> dict:
+    """The {"params", "batch_stats"} of init_state; the latter is {} without batch norm."""
+    key = jax.random.fold_in(jax.random.key(values["seed"].astype(jnp.uint32)), 0)
+    image = jnp.zeros((1, *image_shape), spec.dtype)
+    variables = spec.module({}).init(key, image, train=False)
+    variables = jax.tree.map(lambda x: x.astype(spec.dtype), variables)
+    return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
 
 
 @contextlib.contextmanager
@@ -99,4 +104,4 @@ def check_model(config) -> None:
     spec = make_spec([config])
     shape = (*derived.input_size(config), derived.channels(config))
     with building(config, shape):
-        jax.eval_shape(lambda v: init_state(spec, v, shape), traced_values(config, spec))
+        jax.eval_shape(lambda v: init_variables(spec, v, shape), traced_values(config, spec))

@@ -6,7 +6,7 @@ import operator
 import jax
 import numpy as np
 from jaxtyping import ArrayLike, Float32, Int32, Integer, Num
-from skimage.segmentation import watershed
+from skimage import segmentation
 
 from cellseg_jax.errors import pick
 from cellseg_jax.targets import classes
@@ -72,7 +72,8 @@ def decode(
         no_nucleus = ~np.isin(whole, whole[nucleus])
         seeds = split_cells(nucleus | (no_nucleus & (whole > 0)), h)
         # On a flat landscape a watershed grows all seeds at one pace.
-        label = watershed(np.zeros(whole.shape, np.uint8), seeds, mask=whole > 0, connectivity=1)
+        label = segmentation.watershed(
+            np.zeros(whole.shape, np.uint8), seeds, mask=whole > 0, connectivity=1)
         return remove_small(in_reading_order(label), min_size)
 
     return decode_each(decode_one, logits, 3)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, Bool, Float32, Int32, Integer, Num
 from scipy.special import logit
-from skimage.segmentation import watershed
+from skimage import segmentation
 
 from cellseg_jax.targets.geometry import decode_each, in_reading_order, peaks, remove_small
 from cellseg_jax.targets.object_distance import centre_distance, edge_distance, normalised
@@ -60,7 +60,7 @@ def decode(
         mask = logits[..., 0] > logit(threshold)
         centre, edge = (smoothed(logits[..., k], mask, smooth) for k in (1, 2))
         seeds = peaks(1 - centre, mask, seed_depth)
-        label = watershed(edge, seeds, mask=mask, connectivity=1)
+        label = segmentation.watershed(edge, seeds, mask=mask, connectivity=1)
         return remove_small(in_reading_order(label), min_size)
 
     return decode_each(decode_one, logits, 3)

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Float32, Int32, Integer, Num
 from scipy import ndimage
 from scipy.special import logit
-from skimage.segmentation import watershed
+from skimage import segmentation
 
 from cellseg_jax.targets.geometry import (
     decode_each,
@@ -157,7 +157,8 @@ def _completed(label: Int32[np.ndarray, "h w"], whole: Integer[np.ndarray, "h w"
     order = np.argsort(area, kind="stable")
     home[pairs[0, order]] = pairs[1, order]  # the largest is written last
     label = np.where(home[label] == whole, label, 0)
-    label = watershed(np.zeros(label.shape, np.uint8), label, mask=whole > 0, connectivity=2)
+    label = segmentation.watershed(
+        np.zeros(label.shape, np.uint8), label, mask=whole > 0, connectivity=2)
     label = np.where((label == 0) & (whole > 0), label.max() + whole, label)
     return remove_small(label, 1)
 

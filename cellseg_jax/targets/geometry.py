@@ -7,10 +7,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+import skimage  # whose modules are imported where they are first used
 from jaxtyping import ArrayLike, Bool, Int32, Integer, Num, Shaped
 from scipy import ndimage
-from skimage.morphology import local_maxima
-from skimage.segmentation import watershed
 
 
 def neighbours(x: Shaped[ArrayLike, "... h w"]) -> tuple[Shaped[ArrayLike, "... h w"], ...]:
@@ -82,7 +81,7 @@ def basins(
     height: Num[np.ndarray, "h w"], mask: Bool[np.ndarray, "h w"], h: float
 ) -> Int32[np.ndarray, "h w"]:
     """Instance label of a mask, cut along the valleys between its `peaks`."""
-    return watershed(
+    return skimage.segmentation.watershed(
         -height, peaks(height, mask, h), mask=mask, connectivity=1).astype(np.int32)
 
 
@@ -98,7 +97,7 @@ def peaks(
     height = np.where(mask, height.astype(np.float64), -np.inf)
     height = np.pad(height, 1, constant_values=-np.inf)
     level = _flooded(height, h)
-    found = (level > -np.inf) & local_maxima(level, connectivity=1)
+    found = (level > -np.inf) & skimage.morphology.local_maxima(level, connectivity=1)
     return components(found[1:-1, 1:-1])
 
 
@@ -110,7 +109,8 @@ def _flooded(height, h):
     a reconstruction of the image h lower sorts all.
     """
     flat, level = height.ravel(), np.full(height.size, -np.inf)
-    active = np.flatnonzero((height > -np.inf) & local_maxima(height, connectivity=1))
+    active = np.flatnonzero(
+        (height > -np.inf) & skimage.morphology.local_maxima(height, connectivity=1))
     level[active] = flat[active] - h
     while active.size:
         reached = []

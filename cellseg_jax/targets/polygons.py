@@ -4,8 +4,8 @@ Corners are (row, column), in the order of the rays that they end, so that areas
 """
 
 import numpy as np
+import scipy  # whose modules are imported where they are first used
 from jaxtyping import Bool, Float, Int32, Num
-from scipy.spatial import cKDTree
 from skimage.draw import polygon
 
 # Polygons with corners on pixels share corners and parts of edges. One that is moved by so little
@@ -40,7 +40,7 @@ def kept(
     Source: Schmidt et al. 2018, section 2; stardist 0.9, non_maximum_suppression, whose areas
       differ by roundings of the points where edges cross.
     """
-    reach, tree = rays.max(1, initial=0), cKDTree(points)
+    reach, tree = rays.max(1, initial=0), scipy.spatial.cKDTree(points)
     corners, area, extents = _whole_outlines(points, rays)
     farthest = reach.max(initial=0) + 2  # corners that are cut move by up to 1.5
     stays = np.ones(len(points), bool)

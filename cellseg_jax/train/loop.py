@@ -21,7 +21,8 @@ from cellseg_jax.cli.stopping import let_finish
 from cellseg_jax.config import derived
 from cellseg_jax.errors import pick, refuse_urls
 from cellseg_jax.report import terminal
-from cellseg_jax.train import preflight, preview, summary, training_data
+from cellseg_jax.step import preview
+from cellseg_jax.train import preflight, summary, training_data
 from cellseg_jax.train.choose_execution import choose
 from cellseg_jax.train.classical import begin_classical
 from cellseg_jax.train.early_stopping import learning_rate

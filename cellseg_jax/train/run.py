@@ -30,10 +30,11 @@ from cellseg_jax.runs.folder import (
     RunFolder,
     no_checkpoint,
 )
+from cellseg_jax.step import preview
 from cellseg_jax.step.memory import peak_memory
 from cellseg_jax.step.mesh import fetch
 from cellseg_jax.step.state import NON_FINITE, RUNNING, STOPPED_EARLY, TrainState
-from cellseg_jax.train import preview, tensorboard
+from cellseg_jax.train import tensorboard
 from cellseg_jax.train.early_stopping import Judgement, judge
 from cellseg_jax.train.result import STATUS, Result, write_result, write_split
 from cellseg_jax.train.training_data import known_of

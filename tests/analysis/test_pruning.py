@@ -26,7 +26,7 @@ from cellseg_jax.inference.predictor import Predictor
 from cellseg_jax.pruning import counts as counts_
 from cellseg_jax.pruning import ranks as ranks_
 from cellseg_jax.pruning import units as units_
-from cellseg_jax.step.mapped import map_eval
+from cellseg_jax.step.eval_step import map_eval
 from cellseg_jax.step.mesh import all_devices
 from cellseg_jax.step.spec import make_spec, traced_values
 from cellseg_jax.train import slot_states

@@ -10,7 +10,7 @@ from helpers import tiny_config
 from cellseg_jax import augment, crops, data, targets
 from cellseg_jax.data import order, variants
 from cellseg_jax.step import batches as batches_lib
-from cellseg_jax.step import train_step
+from cellseg_jax.step import inputs
 from cellseg_jax.step.batches import Batches, resident_source
 from cellseg_jax.step.mapped import gather as gather_
 from cellseg_jax.step.mesh import default_mesh
@@ -124,7 +124,7 @@ def test_patches_of_augmented_images(copies):
             batch = gather_(batch, {k: v[0] for k, v in index.items()}, None, spec.grid)
         hparams = spec.hparams(traced_values(config, spec))
         made[residence] = jax.device_get(jax.jit(
-            lambda batch, spec=spec, hparams=hparams: train_step.augmented(
+            lambda batch, spec=spec, hparams=hparams: inputs.augmented(
                 spec, hparams, jax.random.key(1), batch, np.arange(8)))(batch))
     for name in ("image", "label", "pixel_weight", "id"):
         np.testing.assert_array_equal(made["device"][name], made["host"][name], err_msg=name)

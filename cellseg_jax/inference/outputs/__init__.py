@@ -9,32 +9,33 @@ label, and their areas are the numbers of pixels. Centroids in the table follow 
 subtract 0.5 for scikit-image's and Napari's, where (0, 0) is the centre of a pixel.
 """
 
+import importlib
 import pathlib
-from collections.abc import Callable
 from typing import NamedTuple
 
 from cellseg_jax.errors import pick
-from cellseg_jax.inference.outputs import coco, geojson, overlay, roi, table, tiff
 
 
 class Format(NamedTuple):
     """One way to write a segmentation."""
 
     suffix: str  # of the file, after the name of the image
-    write: Callable  # (path, label, image, probability, classes); see `write`
+    # MODULE.FUNCTION of this folder, (path, label, image, probability, classes); see `write`. By
+    # name: `predict --help` needs none of the libraries that they write with.
+    writer: str
     what: str  # for the help text of predict
 
 
 FORMATS = {
-    "tiff": Format("_label.tif", tiff.write_label, "labels"),
-    "probability": Format("_probability.tif", tiff.write_probability, "probabilities as float32"),
-    "png": Format("_overlay.png", overlay.write, "outlines over the image"),
-    "roi": Format("_rois.zip", roi.write, "ROIs for ImageJ and Fiji"),
-    "geojson": Format("_objects.geojson", geojson.write, "polygons for QuPath"),
-    "geojson.gz": Format("_objects.geojson.gz", geojson.write_gzip, "the same, packed"),
-    "coco": Format("_coco.json", coco.write, "COCO annotations"),
-    "csv": Format("_objects.csv", table.write, "a row of measurements per object"),
-    "uncertainty": Format("_uncertainty.tif", tiff.write_probability,
+    "tiff": Format("_label.tif", "tiff.write_label", "labels"),
+    "probability": Format("_probability.tif", "tiff.write_probability", "probabilities as float32"),
+    "png": Format("_overlay.png", "overlay.write", "outlines over the image"),
+    "roi": Format("_rois.zip", "roi.write", "ROIs for ImageJ and Fiji"),
+    "geojson": Format("_objects.geojson", "geojson.write", "polygons for QuPath"),
+    "geojson.gz": Format("_objects.geojson.gz", "geojson.write_gzip", "the same, packed"),
+    "coco": Format("_coco.json", "coco.write", "COCO annotations"),
+    "csv": Format("_objects.csv", "table.write", "a row of measurements per object"),
+    "uncertainty": Format("_uncertainty.tif", "tiff.write_probability",
                           "standard deviation of the probability over runs and views"),
 }
 SUFFIXES = tuple(format_.suffix for format_ in FORMATS.values())
@@ -66,5 +67,7 @@ def write(name: str, stem, label, image, *, probability=None, classes=()) -> pat
         raise ValueError(f"label {label.shape}, image {image.shape}: expected the same size")
     path = output_path(name, stem)
     path.parent.mkdir(parents=True, exist_ok=True)
-    FORMATS[name].write(path, label, image, probability, classes)
+    module, _, function = FORMATS[name].writer.partition(".")
+    writers = importlib.import_module(f"{__name__}.{module}")
+    getattr(writers, function)(path, label, image, probability, classes)
     return path

@@ -10,7 +10,7 @@ from cellseg_jax import data
 from cellseg_jax.data import pipeline
 from cellseg_jax.data.order import order_of
 from cellseg_jax.report import panels
-from cellseg_jax.step import train_step
+from cellseg_jax.step import inputs
 from cellseg_jax.step.spec import Spec, make_spec, traced_values
 
 COUNT, COLUMNS = 12, 6  # pairs on a sheet, and side by side
@@ -59,9 +59,9 @@ def augmented_program(spec: Spec) -> Callable:
 
     @jax.jit
     def made(values, batch):
-        key = train_step.step_keys(values["seed"], 0)[0]
-        return train_step.augmented(spec, spec.hparams(values), key,
-                                    batch, np.arange(len(batch["id"])))
+        key = inputs.step_keys(values["seed"], 0)[0]
+        return inputs.augmented(spec, spec.hparams(values), key, batch,
+                                np.arange(len(batch["id"])))
 
     def augmented(config, batch):
         # Whatever the run is on: this is one small program.
