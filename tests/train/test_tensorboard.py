@@ -1,6 +1,12 @@
 """Event files equal the logs, also after a resume that cut them."""
 
+import importlib.util
 import json
+import subprocess
+import sys
+
+import pytest
+from helpers import child_environment
 
 from cellseg_jax.train import tensorboard
 
@@ -52,3 +58,12 @@ def test_board_ignores_a_torn_last_line(tmp_path):
     board = tensorboard.Board(tmp_path)
     board.close()
     assert read_scalars(tmp_path)["lr"] == [(1, 1.0)]
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="torch is not installed")
+def test_torch_is_not_imported(tmp_path):
+    code = ("import sys; from cellseg_jax.train.tensorboard import Board; "
+            "Board(sys.argv[1]).close(); assert 'torch' not in sys.modules")
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True,
+                          text=True, env=child_environment(), timeout=120)
+    assert done.returncode == 0, done.stderr
