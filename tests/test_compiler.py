@@ -13,8 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import tiny_config
 
 from cellseg_jax import augment, losses, metrics, models, optim, targets
+from cellseg_jax.step.mapped import map_train
+from cellseg_jax.step.mesh import default_mesh
+from cellseg_jax.step.spec import make_spec, traced_values
+from cellseg_jax.step.state import init_state
 
 FUSIONS_OFF = {"xla_cpu_experimental_ynn_fusion_type": ""}
 TIMES_FURTHER, ROUNDING = 8.0, 3e-6  # than without the fusions, and of the largest number
@@ -47,13 +52,14 @@ def float64(tree):
         np.asarray(x).dtype, np.floating) else np.asarray(x), tree)
 
 
-def computed(function, *arguments) -> dict:
-    """{way: leaves in float64} of a function of arrays and a reference."""
+def computed(function, *arguments, exact=None) -> dict:
+    """{way: leaves in float64} of a function of arrays and of `exact`, by default itself."""
     lowered = jax.jit(function).lower(*arguments)
     ways = {"compiled": lowered.compile(), "without": lowered.compile(compiler_options=FUSIONS_OFF)}
     found = {name: jax.tree.leaves(float64(run(*arguments))) for name, run in ways.items()}
     with jax.enable_x64(True):
-        found["exact"] = jax.tree.leaves(float64(jax.jit(function)(*float64(arguments))))
+        found["exact"] = jax.tree.leaves(float64(
+            jax.jit(exact or function)(*float64(arguments))))
     return found
 
 
@@ -72,9 +78,9 @@ def errors(found: dict) -> tuple[np.ndarray, np.ndarray]:
                  for way in ("compiled", "without"))
 
 
-def check(function, *arguments):
+def check(function, *arguments, exact=None):
     """The guard itself."""
-    compiled, without = errors(computed(function, *arguments))
+    compiled, without = errors(computed(function, *arguments, exact=exact))
     print(f"furthest from float64: {compiled.max():.1e}, without fusions {without.max():.1e}")
     limit = np.maximum(TIMES_FURTHER * without, max(ROUNDING, TIMES_FURTHER * np.median(without)))
     assert (compiled <= limit).all(), (compiled / limit, compiled, without)
@@ -155,6 +161,33 @@ def test_a_hundred_calls_are_equal_bit_for_bit(name):
     first = jax.tree.leaves(run(*arguments))
     for _ in range(100):
         assert all(map(np.array_equal, jax.tree.leaves(run(*arguments)), first))
+
+
+@pytest.mark.weekly
+@pytest.mark.parametrize("changes", [
+    {}, dict(train__remat=True), dict(optimizer__accumulate=2), dict(train__precision="bfloat16"),
+    dict(optimizer__ema=0.9)], ids=str)
+def test_train_steps_are_those_of_float64(changes):
+    """Without dropout and augmentations, whose draws depend on the type of the numbers."""
+    fixed = dict(data__size=SIZE, model__channels=(16, 32), model__dropout=0.0,
+                 augment__flip_horizontal=(0.0, 1.0), optimizer__name="sgd", optimizer__lr=0.1)
+    config = tiny_config(**fixed | changes)
+    spec = make_spec([config])
+
+    def step(precision):
+        def run(*arguments):  # float64 is a precision within `check` alone
+            config.train.precision = precision
+            return map_train(make_spec([config]), default_mesh(1, 1), "unroll")(*arguments)
+        return run
+
+    values = traced_values(config, spec, 10)
+    state = jax.jit(lambda v: init_state(spec, v, (*SIZE, 3)))(values)
+    state = jax.device_get(jax.tree.map(lambda x: x[None], state))
+    pixels = np.random.default_rng(0).integers(0, 256, (4, *SIZE, 3)).astype(np.uint8)
+    source = {"image": pixels, "label": (pixels[..., 0] > 127).astype(np.uint16),
+              "range": np.tile(np.float32([0, 255]), (4, 3, 1))}
+    check(step(config.train.precision), state, source, {"id": np.arange(4, dtype=np.int32)[None]},
+          exact=step("float64"))
 
 
 @pytest.mark.weekly

@@ -24,7 +24,11 @@ TAKEN: dict[pathlib.Path, bool] = {}  # folders that this process has had; True:
 
 
 class InUse(InputError):
-    """Another process writes into the folder."""
+    """Another process writes into the folder; `fact` says which one."""
+
+    def __init__(self, fact: str, advice: str):
+        super().__init__(f"--workdir: {fact}; {advice}")
+        self.fact = fact
 
 
 class _Holder(NamedTuple):
@@ -80,8 +84,8 @@ class Lock:
                 return
             holder = ""
         if holder != self._me:
-            raise InUse(f"--workdir: {self._folder} was taken over by {holder or 'another process'}"
-                        f" while this process ({self._me}) was silent; nothing more is written")
+            raise InUse(f"{self._folder} was taken over by {holder or 'another process'} while "
+                        f"this process ({self._me}) was silent", "nothing more is written")
 
     def close(self) -> None:
         """Give the right back."""
@@ -169,8 +173,8 @@ class Lock:
 
     def _in_use(self, holder: str) -> InUse:
         self._release()
-        return InUse(f"--workdir: {self._folder} is in use by {holder or 'another process'}; wait "
-                     "for it, or choose another folder with --workdir=DIR")
+        return InUse(f"{self._folder} is in use by {holder or 'another process'}",
+                     "wait for it, or choose another folder with --workdir=DIR")
 
     def _beat(self) -> None:
         while not self._closed.wait(HEARTBEAT):

@@ -49,7 +49,7 @@ class Queue:
             except InUse as error:
                 if task.alone:
                     raise
-                terminal.log(str(error).partition(";")[0].removeprefix("--workdir: "))
+                terminal.log(error.fact)
                 self.results[task.number] = Result(str(task.workdir), "in use", 0, {})
                 continue
             if not run.ended_before():
