@@ -12,6 +12,7 @@ from helpers_study import table_without_costs
 from cellseg_jax import cli, studies, study
 from cellseg_jax import config as config_lib
 from cellseg_jax.errors import InputError
+from cellseg_jax.files import owner
 from cellseg_jax.runs.lock import Lock
 from cellseg_jax.studies import command as command_lib
 from cellseg_jax.studies import cost as cost_lib
@@ -124,6 +125,23 @@ def test_a_study_runs_is_done_and_grows(file, tmp_path, capsys):
     assert run(f"--study={file}", f"--workdir={folder}") == 2
     assert "row slow, repeat 0: --workdir" in (error := capsys.readouterr().err)
     assert "optimizer.lr was 0.0001, is 0.0002" in error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", [(), ("--task=any",)])
+def test_what_a_kill_after_the_scores_left_is_mended(file, tmp_path, task):
+    file.write_text(FILE.replace('"simple_conv"', '"otsu"'))
+    folder = tmp_path / "rates"
+    arguments = (f"--study={file}", f"--workdir={folder}", "--rows=base", "--repeats=1", *task)
+    assert run(*arguments) == 0
+    scores = (folder / "base/0/eval/test.json").stat().st_mtime_ns
+    (folder / "base/0/report.html").unlink()
+    dead = f"{owner()[:8]}-4194305.tmp"
+    for left in (folder / f"base/0/report.html.{dead}", folder / f"table.csv.{dead}"):
+        left.touch()
+    assert run(*arguments) == 0
+    assert (folder / "base/0/report.html").exists() and not list(folder.rglob("*.tmp"))
+    assert (folder / "base/0/eval/test.json").stat().st_mtime_ns == scores
 
 
 def test_after_an_interruption_nothing_is_scored(monkeypatch, tmp_path):

@@ -10,11 +10,17 @@ from cellseg_jax import train
 from cellseg_jax.cli.stopping import INTERRUPTED
 from cellseg_jax.config import derived
 from cellseg_jax.errors import InputError, print_error
-from cellseg_jax.files import read_json, strangers, write_atomic
+from cellseg_jax.files import read_json, remove_leftovers, strangers, write_atomic
 from cellseg_jax.inference import evaluate
 from cellseg_jax.report import terminal
 from cellseg_jax.runs import page, status
-from cellseg_jax.runs.folder import ENVIRONMENT_FILE, RESULT_FILE, check_continues, scores_file
+from cellseg_jax.runs.folder import (
+    ENVIRONMENT_FILE,
+    RESULT_FILE,
+    check_continues,
+    page_file,
+    scores_file,
+)
 from cellseg_jax.runs.lock import InUse, Lock
 from cellseg_jax.studies import out_of_fold
 from cellseg_jax.studies import table as tables
@@ -47,6 +53,7 @@ def collect(study, workdir: pathlib.Path, rows, repeats: int, *, smoke: bool, no
     strangers.check(workdir)
     if not workdir.is_dir():
         raise InputError(f"--workdir: no folder {workdir}; run the study first")
+    remove_leftovers([workdir])
     table = tables.collect(study, workdir, rows=rows, repeats=repeats, smoke=smoke)
     if study.folds:
         notes = [*notes, *_combine_folds(study, workdir, rows, smoke)]
@@ -156,6 +163,12 @@ def is_done(config: ConfigDict, folder: pathlib.Path) -> bool:
     return bool(result) and (not scored or result.get("status") == "non-finite")
 
 
+def is_whole(config: ConfigDict, folder: pathlib.Path) -> bool:
+    """Whether the run is done and has its page, which is written last: a kill may come before."""
+    return is_done(config, folder) and (page_file(folder).exists()
+                                        or not scores_file(folder).exists())
+
+
 def planned(study, workdir, rows, repeats: int, smoke: bool) -> list[list[PlannedRun]]:
     """All runs, those that train in one program together; last those that start from a row's.
 
@@ -189,7 +202,7 @@ def _not_done(programs, task) -> tuple[list[list[PlannedRun]], int]:
     runs = [one for program in programs for one in program]
     start, stop = (len(runs) * i // task[1] for i in (task[0], task[0] + 1))
     mine = {one.folder for one in runs[start:stop]}
-    left = [[one for one in program if one.folder in mine and not is_done(*one)]
+    left = [[one for one in program if one.folder in mine and not is_whole(*one)]
             for program in programs]
     return [program for program in left if program], stop - start
 

@@ -50,7 +50,7 @@ def run(study, workdir: pathlib.Path, rows, repeats: int, *, smoke: bool = False
             return INTERRUPTED
         if "in use" not in status:  # else another process may have those that are not done
             failed |= {one.name: "is not done after it was run" for one in taken
-                       if one.name not in failed and not launch.is_done(*one)}
+                       if one.name not in failed and not launch.is_whole(*one)}
         elif len(status) == 1:
             time.sleep(POLL)
         page.update()
@@ -66,7 +66,7 @@ def run(study, workdir: pathlib.Path, rows, repeats: int, *, smoke: bool = False
 
 def _not_done(programs, failed) -> list[list[launch.PlannedRun]]:
     """The programs with those of their runs that are not done and did not fail here."""
-    left = [[one for one in program if one.name not in failed and not launch.is_done(*one)]
+    left = [[one for one in program if one.name not in failed and not launch.is_whole(*one)]
             for program in programs]
     return [program for program in left if program]
 
