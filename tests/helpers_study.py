@@ -24,6 +24,30 @@ EFFECTS = {"unet_sgd": -0.002, "unet_wide": 0.02, "unet_no_augment": -0.03,
 STRATA = {"fluorescence": 0.04, "stain <dark>": -0.08}
 STEPS, EPOCHS = 12, 10  # per epoch
 POOL, FRACTIONS = 200, (0.8, 0.1)  # images, shares of train and test
+# A study for many processes.
+SHARED_STUDY = """
+from cellseg_jax.config import default
+from cellseg_jax.studies import rows
+
+TITLE = "shared by many"
+BASE = default()
+BASE.data = dict(name="synthetic", size=(32, 32), count=40)
+BASE.model = dict(name="simple_conv")
+BASE.train.epochs = 15
+BASE.train.batch_size = 8
+BASE.eval.batch_size = 8
+BASE.eval.panels = 0
+ROWS = {
+    "base": {},
+    "slow": {"optimizer.lr": 1e-4},
+    "wide": {"model.name": "unet", "model.channels": (4, 8)},
+    "second": {"train.weights": "row:base"},
+    "otsu": {"model.name": "otsu"},
+}
+VARIES = ("seed", "data.split_seed")
+get_config = rows(BASE, ROWS)
+"""
+SHARED_STEPS = list(range(4, 61, 4))  # that each of its networks logs
 
 
 def make_study(**changes) -> studies.Study:
@@ -184,6 +208,11 @@ def twin_tables(rng, tables, rows, repeats, *, run_sd, image_sd, resampled):
     else:  # rows that disagree on the images of a fixed test set do differ on that set
         scores = np.broadcast_to(difficulty.mean(-1, keepdims=True), (tables, rows, repeats))
     return scores + rng.normal(0, run_sd, (tables, rows, repeats))
+
+
+def logged_steps(run) -> list[int]:
+    """The steps of a run's metrics.jsonl."""
+    return [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 def table_without_costs(folder) -> list[dict]:

@@ -1,6 +1,5 @@
 """--task=any: which run a process takes next, and many processes that are killed share a study."""
 
-import json
 import random
 import signal
 import subprocess
@@ -8,7 +7,7 @@ import time
 
 import pytest
 from helpers import ROOT, child_environment, command, run_command, tiny_config
-from helpers_study import table_without_costs
+from helpers_study import SHARED_STEPS, SHARED_STUDY, logged_steps, table_without_costs
 
 from cellseg_jax.runs import lock
 from cellseg_jax.runs.lock import HEARTBEAT_LOST, Lock
@@ -86,31 +85,6 @@ def test_the_holder_of_a_folder_is_seen_without_taking_it(tmp_path, monkeypatch)
 
 # --- processes ------------------------------------------------------------------------------------
 
-STUDY = """
-from cellseg_jax.config import default
-from cellseg_jax.studies import rows
-
-TITLE = "shared by many"
-BASE = default()
-BASE.data = dict(name="synthetic", size=(32, 32), count=40)
-BASE.model = dict(name="simple_conv")
-BASE.train.epochs = 15
-BASE.train.batch_size = 8
-BASE.eval.batch_size = 8
-BASE.eval.panels = 0
-ROWS = {
-    "base": {},
-    "slow": {"optimizer.lr": 1e-4},
-    "wide": {"model.name": "unet", "model.channels": (4, 8)},
-    "second": {"train.weights": "row:base"},
-    "otsu": {"model.name": "otsu"},
-}
-VARIES = ("seed", "data.split_seed")
-get_config = rows(BASE, ROWS)
-"""
-STEPS = 60
-
-
 def holds_a_run(folder, pid):
     return any(p.read_text().startswith(f"pid {pid} on") for p in folder.glob("*/*/.lock"))
 
@@ -147,7 +121,7 @@ def share(folder, options, workers, runs, kills, limit_s):
     pytest.param(2, ("base", "second"), 2, 1, marks=pytest.mark.slow),
     pytest.param(8, ("base", "slow", "wide", "second", "otsu"), 8, 12, marks=pytest.mark.weekly)])
 def test_killed_workers_share_a_study(tmp_path, workers, rows, repeats, kills):
-    (tmp_path / "shared.py").write_text(STUDY)
+    (tmp_path / "shared.py").write_text(SHARED_STUDY)
     options = (f"--study={tmp_path / 'shared.py'}", f"--repeats={repeats}", "--backend=loop",
                f"--rows={','.join(rows)}")
     many, alone = tmp_path / "many", tmp_path / "alone"
@@ -155,8 +129,7 @@ def test_killed_workers_share_a_study(tmp_path, workers, rows, repeats, kills):
     assert "Traceback" not in printed
     for row in rows:
         for repeat in range(repeats if row != "otsu" else 0):
-            log = (many / row / str(repeat) / "metrics.jsonl").read_text().splitlines()
-            assert [json.loads(line)["step"] for line in log] == list(range(4, STEPS + 1, 4))
+            assert logged_steps(many / row / str(repeat)) == SHARED_STEPS
     done = run_command("study", *options, "--slots=1", f"--workdir={alone}", timeout=2400)
     assert done.returncode == 0, done.stderr
     assert table_without_costs(many) == table_without_costs(alone) != []
