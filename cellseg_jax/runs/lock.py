@@ -1,6 +1,7 @@
 """The exclusive right to write into a run's folder."""
 
 import contextlib
+import errno
 import os
 import pathlib
 import socket
@@ -11,7 +12,7 @@ from typing import NamedTuple
 import psutil
 
 from cellseg_jax.errors import InputError
-from cellseg_jax.files import system_lock
+from cellseg_jax.files import system_lock, write_atomic
 from cellseg_jax.report import terminal
 
 HOLDER_FILE = ".lock"  # "pid N on HOST" of the process that writes, its time the heartbeat
@@ -47,8 +48,8 @@ class Lock:
     not fresh by this host's clock is watched for HEARTBEAT_LOST seconds before the holder is taken
     for dead.
 
-    Raises: InputError if the folder cannot be written; InUse, which names the process that has
-      the right.
+    Raises: InputError if the folder cannot be written, OSError if its disk is full; InUse, which
+      names the process that has the right.
     """
 
     def __init__(self, path):
@@ -65,6 +66,9 @@ class Lock:
             raise self._in_use(self._read().name) from error
         except OSError as error:
             self._release()
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):  # the folder will do later
+                error.filename = error.filename or str(self._file)
+                raise
             raise InputError(f"--workdir: cannot write to {path} ({error.strerror}); "
                              "choose another folder with --workdir=DIR") from error
         except BaseException:
@@ -143,9 +147,7 @@ class Lock:
         try:
             if self._read() != before:
                 raise self._in_use(self._read().name)
-            new = claim.with_name(f"{HOLDER_FILE}.{self._host}.{os.getpid()}.tmp")
-            new.write_text(self._me)
-            new.replace(self._file)
+            write_atomic(self._file, self._me)
         finally:
             claim.unlink()
 

@@ -15,9 +15,11 @@ from faults.checkpoints import trained
 from faults.signals import CONFIG
 from faults.table import Fault
 from helpers import assert_same_run, last_state, run_command
+from helpers_study import SHARED_STUDY
 
 from cellseg_jax import files
 from cellseg_jax.files import maps
+from cellseg_jax.runs.lock import Lock
 
 
 @contextlib.contextmanager
@@ -177,6 +179,32 @@ def full_log(place, number):
         assert [p.name for p in disk.iterdir()] == ["metrics.jsonl"]
 
 
+def full_queue(place, number):
+    """A disk that is full when a run's folder is made is no bad input of the run."""
+    (place / "study.py").write_text(SHARED_STUDY)
+    words = ["study", f"--study={place}/study.py", "--rows=otsu", "--repeats=1", "--task=any"]
+    with mounted(place / "disk", ["-t", "tmpfs", "-o", "nr_inodes=4", "tmpfs"]) as disk:
+        error = run(*words, f"--workdir={disk}/study", place=place)
+        assert f"{disk}/study/otsu" in error and "make room there" in error, error
+        enlarge(disk)
+        assert [path.name for path in (disk / "study").iterdir() if path.is_file()] == [
+            "study.json"]
+        run(*words, f"--workdir={disk}/study", place=place, good=True)
+
+
+def full_lock(place, number):
+    with small_disk(place / "disk", "16k") as disk:
+        with contextlib.suppress(OSError), open(disk / "rest", "wb", buffering=0) as rest:
+            while True:
+                rest.write(bytes(4096))
+        with pytest.raises(OSError, match="No space") as caught:
+            Lock(disk / "run")
+        assert caught.value.filename.startswith(str(disk / "run"))
+        assert not list(disk.rglob("*.tmp"))
+        (disk / "rest").unlink()
+        Lock(disk / "run").close()
+
+
 def full_map(place, number):
     """The room for a map is taken before it is written: no bus error ends the process."""
     with small_disk(place / "disk", "1m") as disk:
@@ -226,6 +254,9 @@ FAULTS = (
           full_run, 3),
     Fault("a full disk", "a log, an atomic file", "an error with the path, the old content",
           full_log, 1, 1),
+    Fault("a full disk", "lock", "an error with the path, nothing is left", full_lock, 1, 1),
+    Fault("a disk without inodes", "the first run of a study", "one line with the path; with more "
+          "room the same command continues", full_queue, 1),
     Fault("a full disk", "a memory-mapped file", "an error before it is written", full_map, 1, 1),
     Fault("a read-only run", "eval, analyze, export, predict", "works with --out", read_only_run,
           4),
