@@ -17,6 +17,7 @@ LONG = {
     "tests/faults/test_fuzz.py::test_any_value_in_a_run_folder_is_taken_or_refused": 150,
     "tests/faults/test_fuzz.py::test_any_value_of_any_config_key_is_taken_or_refused": 60,
     "tests/faults/test_fuzz.py::test_any_coco_document_is_taken_or_refused": 60,
+    "tests/faults/test_soak.py::test_a_study_holds_under_a_minute_of_faults": 180,
     "tests/studies/test_search.py::test_killed_at_random_moments_it_has_the_same_books_and_winner":
         150,
     "tests/studies/test_work_queue.py::test_killed_workers_share_a_study[8-rows1-8-12]": 150,

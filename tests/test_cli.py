@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tomllib
+import types
 
 import jax
 import pytest
@@ -269,3 +270,13 @@ def test_a_url_is_refused_in_a_config_file_and_in_python(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="workdirs: got 'gs://b/x'"):
         train.train([tiny_config()], ["gs://b/x"])
     assert [path.name for path in tmp_path.iterdir()] == ["far.py"]
+
+
+def test_what_follows_a_failed_save_is_not_printed(monkeypatch):
+    printed = []
+    monkeypatch.setattr(sys, "__unraisablehook__", printed.append)
+    closed, other = (types.SimpleNamespace(exc_value=RuntimeError(text))
+                     for text in ("Event loop is closed", "another"))
+    for found in (closed, other):
+        cli._report_unraisable(found)
+    assert printed == [other]

@@ -208,6 +208,17 @@ def prepare_jax() -> None:
 def _silence_libraries() -> None:
     for library in ("absl", "tifffile"):  # orbax and damaged TIFFs: our messages are clearer
         logging.getLogger(library).setLevel(logging.CRITICAL)
+    if huge_pages.is_command():
+        sys.unraisablehook = _report_unraisable
+
+
+def _report_unraisable(found) -> None:
+    """Print an error in a callback, but not those of tensorstore after a save that failed.
+
+    Its other writes then find the event loop of the save closed; the save's own error is raised.
+    """
+    if str(found.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(found)
 
 
 def _choose_device(args) -> None:

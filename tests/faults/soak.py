@@ -225,8 +225,12 @@ class Soak:
 
 
 def files(folder):
-    """The names below a study's folder; of what JAX's libraries name by step or time, leftovers."""
-    names = (str(path.relative_to(folder)) for path in folder.rglob("*"))
+    """The names below a study's folder, without locks, which stay for the next holder.
+
+    Of what JAX's libraries name by step or time, there are only leftovers among them.
+    """
+    names = (str(path.relative_to(folder)) for path in folder.rglob("*")
+             if path.name not in (".lock", ".system.lock"))
     return {re.sub(r"(checkpoints|tensorboard)/.*?(tmp(?=/|$).*)?$", r"\1/\2", name)
             for name in names}
 
