@@ -8,7 +8,7 @@ Published: nothing; the report has one rate for each optimiser.
 81 trials in the steps of 21 whole runs: all of them train 2 of 18 epochs, 27 go on to 6, 9 to the
 end; then the best one and the default, 10 repeats each with seeds and splits of their own. On two
 cores that are otherwise idle about half an hour. --search=random has 21 whole trials instead.
-Result: not run yet.
+Result: not distinguishable from the default: docs/benchmarks.md, "Searches".
 """
 
 import pathlib
