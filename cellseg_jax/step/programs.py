@@ -32,9 +32,7 @@ def eval_program(spec: Spec, mesh: Mesh, threshold: float) -> Callable:
 
 def probs_program(spec: Spec, mesh: Mesh) -> Callable:
     """map_probs, one for all runs of the same network."""
-    network = scoring_spec(spec).replace(
-        loss_options=FrozenDict(), target_options=FrozenDict(), ignore=False, inactive=())
-    return cached(map_probs, network, mesh)
+    return cached(map_probs, _network(spec), mesh)
 
 
 def calibration_program(spec: Spec) -> Callable:
@@ -58,7 +56,7 @@ def abstract_state(config, spec: Spec, image_shape: tuple[int, int, int]) -> Tra
 def abstract_variables(config, spec: Spec, image_shape: tuple[int, int, int]) -> dict:
     """The shapes of a network's variables, {"params", "batch_stats"}; otherwise as abstract_state.
     """
-    return _as_shapes(init_variables, config, spec, image_shape)
+    return _as_shapes(init_variables, config, _network(spec), image_shape)
 
 
 def scoring_spec(spec: Spec) -> Spec:
@@ -66,6 +64,12 @@ def scoring_spec(spec: Spec) -> Spec:
     return spec.replace(
         optimizer=FrozenDict(), accumulate=1, window=None, remat=False, logged_layers=(),
         inactive=tuple(k for k in spec.inactive if k.startswith("loss.")))
+
+
+def _network(spec: Spec) -> Spec:
+    """Without what only training and scores read."""
+    return scoring_spec(spec).replace(
+        loss_options=FrozenDict(), target_options=FrozenDict(), ignore=False, inactive=())
 
 
 def scoring_values(values: dict) -> dict:

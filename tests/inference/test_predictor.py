@@ -67,7 +67,7 @@ def test_runs_that_compute_alike_compile_once(runs):
     second = Predictor(runs["twin"][1], runs["twin"][0])
     with Compilations() as seen:
         out = second.network(batch, range_)
-    assert seen.count == 0 and cached.cache_info().misses == programs  # training made its shapes
+    assert seen.count == 0 and cached.cache_info().misses == programs
     assert second.network.eval_step is first.network.eval_step
     assert np.abs(out - first.network(batch, range_)).max() > 0
 
