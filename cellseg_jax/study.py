@@ -46,7 +46,7 @@ def define_flags(values: flags.FlagValues) -> None:
     cli.switch(values, "smoke", "tiny runs on synthetic data, to see that every row works")
     cli.string(values, "backend", "loop | unroll | vmap: how runs share a program")
     cli.integer(values, "slots", "runs under way at once in a program; 0 = by measurement")
-    cli.number(values, "measure", "with --dry_run: seconds of measuring steps", default=5.0)
+    cli.number(values, "measure", "with --dry_run: seconds of measuring steps, else by FLOPs")
     cli.string(values, "track", "mlflow | wandb: send the runs there; with --collect all again")
     cli.define_device_flags(values)
 

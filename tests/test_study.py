@@ -227,8 +227,12 @@ def test_stopped_and_killed_a_study_ends_with_the_same_table(file, tmp_path):
 @pytest.mark.slow
 def test_dry_run_names_programs_runs_and_hours(file, tmp_path, capsys):
     assert run(f"--study={file}", f"--workdir={tmp_path / 'none'}", "--dry_run", "--task=0/2") == 0
-    said = capsys.readouterr().out
+    said = "".join(capsys.readouterr())
     assert "2 programs to compile, 6 runs, about" in said and "a task of 2" in said
+    assert said.count("by FLOPs") == 2 and "--measure=20 measures" in said
+    assert run(f"--study={file}", f"--workdir={tmp_path / 'none'}", "--dry_run", "--measure=1") == 0
+    said = "".join(capsys.readouterr())
+    assert "measured" in said and "rough" not in said
     assert not (tmp_path / "none").exists()
 
 
@@ -240,7 +244,8 @@ def test_a_grid_of_8192_points_is_estimated_from_a_sample(monkeypatch):
     assert (ahead.programs, ahead.runs, len(ahead.costs)) == (512, 8192, 3)
     by_hand = 512 / 3 * sum(c.runs * c.steps * c.seconds for c in ahead.costs) / 3600
     assert ahead.hours == pytest.approx(by_hand)
-    assert any("3 of 512" in note and "rough" in note for note in ahead.notes)
+    assert any("3 of 512" in note for note in ahead.notes)
+    assert any("rough" in note and "--measure" not in note for note in ahead.notes)
     assert not any(c.measured for c in ahead.costs)
 
 

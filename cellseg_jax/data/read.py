@@ -50,12 +50,12 @@ def entries(folder: pathlib.Path) -> list[pathlib.Path]:
     """
     try:
         with os.scandir(depends_on(folder)) as found:
-            paths = [folder / entry.name for entry in found
-                     if entry.is_file() or entry.is_dir() or not check_regular(entry.path)]
+            names = sorted(entry.name for entry in found
+                           if entry.is_file() or entry.is_dir() or not check_regular(entry.path))
     except OSError as error:
         raise InputError(f"{folder}: cannot be read ({error.strerror})") from error
-    return sorted(p for p in paths if not p.name.startswith(".") and p.name.lower() not in JUNK
-                  and not p.name.lower().endswith(OIF_FOLDER))
+    return [folder / name for name in names if not name.startswith(".")
+            and name.lower() not in JUNK and not name.lower().endswith(OIF_FOLDER)]
 
 
 def check_root(root, download: str) -> pathlib.Path:

@@ -1,7 +1,7 @@
 """What a study will cost, before it is run: programs, steps, hours on the devices of this machine.
 
-Seconds of a step are measured for as many programs as fit into a few seconds; of the others they
-follow from their FLOPs. That is rough: enough to distinguish an afternoon from a month.
+Seconds of a step follow from its FLOPs and the speed of one convolution. That is rough: enough to
+distinguish an afternoon from a month. Where more time is given, steps are measured.
 """
 
 import functools
@@ -10,14 +10,11 @@ import random
 import time
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
-
 from cellseg_jax import config as config_lib
 from cellseg_jax import data, models
 from cellseg_jax.config import derived
 from cellseg_jax.errors import InputError
-from cellseg_jax.models import onednn
+from cellseg_jax.models.flops import forward_flops
 from cellseg_jax.report import terminal
 from cellseg_jax.studies.file import config_of
 from cellseg_jax.studies.study import representatives
@@ -52,13 +49,13 @@ class Estimate(NamedTuple):
     notes: list[str]
 
 
-def estimate(study, *, repeats: int, rows=None, smoke: bool = False, measure_seconds: float = 5.0
+def estimate(study, *, repeats: int, rows=None, smoke: bool = False, measure_seconds: float = 0.0
              ) -> Estimate:
     """The cost of a study of which nothing has been run.
 
     Args:
       rows: names, all if None.
-      measure_seconds: of measuring, compilation included.
+      measure_seconds: of measuring, compilation included; 0: by FLOPs alone.
     """
     shares = dict.fromkeys(rows, 1) if rows is not None else representatives(study)
     runs = sum(shares.values()) * repeats
@@ -74,17 +71,49 @@ def estimate(study, *, repeats: int, rows=None, smoke: bool = False, measure_sec
             program[2] += shares[row] * repeats
     if scale > 1:
         measure_seconds = 0
-        notes.append(f"looked at {len(chosen)} of {programs} programs, chosen at random; their "
-                     "seconds follow from those of one convolution, and are rough")
-    found = [(_cost(config, row, count, notes), config) for row, config, count in keys.values()]
+        notes.append(f"looked at {len(chosen)} of {programs} programs, chosen at random")
+    if not measure_seconds:
+        notes.append("seconds of a step follow from those of one convolution, and are rough"
+                     + "; --measure=20 measures steps for 20 seconds" * (scale == 1))
+    images = _Images(notes)
+    found = [(_cost(config, row, count, images), config) for row, config, count in keys.values()]
     costs = _timed(found, measure_seconds)
     hours = scale * sum(c.runs * c.steps * c.seconds for c in costs) / 3600
     return Estimate(round(scale * len(costs)), runs, hours, costs, list(dict.fromkeys(notes)))
 
 
-def _cost(config, row, runs, notes) -> Cost:
-    images = _training_samples(config, notes)
-    steps = derived.num_steps(config, max(images // config.train.batch_size, 1))
+class _Images:
+    """Samples of an epoch, by the number of files; blank ones that are left out are not known."""
+
+    def __init__(self, notes):
+        self.notes, self.counts = notes, {}  # a folder that many rows share is listed once
+
+    def training_samples(self, config) -> int:
+        options = config.data
+        if options.name == "synthetic":
+            return derived.training_samples(config, options.count)
+        key = options.to_json()
+        if key not in self.counts:
+            self.counts[key] = self._listed(options) or self._published(options)
+        return derived.training_samples(config, self.counts[key])
+
+    def _listed(self, options) -> int:
+        """Images of config.data, without mixed ones; 0 where it cannot be listed."""
+        try:
+            return len(data.records_of({**options, "mix": (), "blank_images": 0}))
+        except InputError:
+            return 0
+
+    def _published(self, options) -> int:
+        count = data.published(options.name)[0] or 100
+        self.notes.append(f"{options.name}: no data at {options.root or 'config.data.root'}; "
+                          f"counted as {count} images")
+        return count
+
+
+def _cost(config, row, runs, images) -> Cost:
+    samples = images.training_samples(config)
+    steps = derived.num_steps(config, max(samples // config.train.batch_size, 1))
     height, width = derived.input_size(config)
     model = {**config.model, "num_outputs": derived.num_outputs(config)}
     flop = _forward_flop_per_pixel(tuple(sorted(model.items())), derived.channels(config))
@@ -92,38 +121,15 @@ def _cost(config, row, runs, notes) -> Cost:
                 * config.train.batch_size / 1e9, math.nan, False)
 
 
-def _training_samples(config, notes) -> int:
-    """Samples of an epoch, by the number of files; blank ones that are left out are not known."""
-    options = config.data
-    count = options.count if options.name == "synthetic" else _listed(options)
-    if count == 0:
-        count = data.published(options.name)[0] or 100
-        notes.append(f"{options.name}: no data at {options.root or 'config.data.root'}; counted as "
-                     f"{count} images")
-    return derived.training_samples(config, count)
-
-
-def _listed(options) -> int:
-    """Images of config.data, without mixed ones; 0 where it cannot be listed."""
-    try:
-        return len(data.records_of({**options, "mix": (), "blank_images": 0}))
-    except InputError:
-        return 0
-
-
 @functools.lru_cache(maxsize=256)
 def _forward_flop_per_pixel(model, channels) -> float:
-    """As the compiler counts them at TRACED_SIZE pixels; a size that is cheap to trace."""
+    """At TRACED_SIZE pixels, which are cheap to trace."""
     options = dict(model)
     options.pop("dropout", None)
     if "image_size" in options:
         options["image_size"] = TRACED_SIZE
-    module = models.make(**options)
-    image = jax.ShapeDtypeStruct((1, *TRACED_SIZE, channels), jnp.float32)
-    variables = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), image)
-    with onednn.disabled():  # the count of what is lowered knows XLA's convolutions only
-        lowered = jax.jit(lambda v, x: module.apply(v, x, train=False)).lower(variables, image)
-    return (lowered.cost_analysis() or {}).get("flops", 0.0) / math.prod(TRACED_SIZE)
+    flops = forward_flops(models.make(**options), (*TRACED_SIZE, channels))
+    return flops / math.prod(TRACED_SIZE)
 
 
 def _timed(found, measure_seconds) -> list[Cost]:
