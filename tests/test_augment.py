@@ -85,6 +85,7 @@ def test_whole_pixel_equals_hand_value(name, expected):
     assert out["id"] == 7
 
 
+@pytest.mark.slow
 def test_poses_are_all_drawn_and_only_those():
     label = sample()["label"]
     poses = {np.rot90(x, k).tobytes() for x in (label, label.T) for k in range(4)}
@@ -208,7 +209,8 @@ def test_warp_matches_scipy(size, sigma, dtype):
                 out["label"][row][~tie], sample_(start["label"], places, 0)[~tie])
 
 
-@pytest.mark.parametrize("sigma", [3.9, 4.0, 8.0, 14.0])
+@pytest.mark.parametrize("sigma", [4.0, *(pytest.param(s, marks=pytest.mark.slow)
+                                         for s in (3.9, 8.0, 14.0))])
 def test_elastic_field_matches_its_sum_and_the_statistics_of_simard(sigma):
     """Standard deviation 0.163 / sigma at every pixel, correlation exp(-d^2 / (4 sigma^2))."""
     fields = np.stack(elastic_fields(keys(256), sigma), 1)
@@ -365,7 +367,7 @@ def test_colour_leaves_alpha_and_keeps_the_dtype(channels):
     np.testing.assert_array_equal(out, coloured(KEY, image, settings))
 
 
-@pytest.mark.parametrize("channels", [2, 4, 5])
+@pytest.mark.parametrize("channels", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_all_of_chosen_channels_change(channels):
     image = np.random.default_rng(0).uniform(0.1, 1, (8, 8, channels)).astype(np.float32)
     for name in INTENSITY:
@@ -416,7 +418,8 @@ def test_preset_of_em_grows_with_the_image():
 @pytest.mark.parametrize("settings", [
     {"flip_horizontal": (1, 1), "flip_vertical": (0.5, 1), "turn": (0.5, 2)},
     {"rotation": (1, 180), "zoom_in": (1, 0.5), "shift": (1, 0.3)},
-    {"shear": (1, 20), "elastic": (1, 60), "elastic_sigma": 4.0}, {}])
+    pytest.param({"shear": (1, 20), "elastic": (1, 60), "elastic_sigma": 4.0},
+                 marks=pytest.mark.slow), {}])
 def test_a_patch_is_cut_from_the_warped_image(settings):
     """Of two stored images the second: every patch is that of crops.to_grid, up to rounding."""
     first = start_of((24, 36))

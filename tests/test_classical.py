@@ -18,7 +18,7 @@ from cellseg_jax.classical import CLASSICAL
 from cellseg_jax.config.derived import model_options
 from cellseg_jax.errors import InputError
 from cellseg_jax.inference import evaluate
-from cellseg_jax.step.state import check_model
+from cellseg_jax.step.programs import check_model
 
 WITH_POLARITY = [name for name in CLASSICAL if name != "sobel"]
 DISCS = [(20, 22, 10), (50, 60, 12), (20, 70, 9), (70, 22, 11), (50, 38, 11), (80, 84, 8)]

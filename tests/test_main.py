@@ -189,6 +189,7 @@ def test_workdir_of_another_config_is_left_as_it_is(folder, capsys):
     assert {p: p.read_bytes() for p in before} == before
 
 
+@pytest.mark.slow
 def test_workdir_of_other_data_is_refused(folder, capsys):
     assert started(folder) == 0
     iio.imwrite(folder / "images/01.png", np.zeros((40, 48), np.uint8))

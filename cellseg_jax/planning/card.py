@@ -10,10 +10,10 @@ from flax import linen as nn
 
 from cellseg_jax import classical, models
 from cellseg_jax.config import derived
+from cellseg_jax.models.flops import forward_flops
 from cellseg_jax.report import terminal
-from cellseg_jax.step import memory
+from cellseg_jax.step.programs import check_model
 from cellseg_jax.step.spec import make_spec
-from cellseg_jax.step.state import check_model
 
 WHOLE_IMAGE_MODELS = ("unetr", "medt", "segformer", "unet_plan")  # attention, or instance norm
 
@@ -21,7 +21,7 @@ WHOLE_IMAGE_MODELS = ("unetr", "medt", "segformer", "unet_plan")  # attention, o
 def rows(config) -> list[tuple[str, str]]:
     """(name, text) of a complete config's network at its image size, one image a batch.
 
-    FLOPs are those of the compiled forward pass of evaluation, as XLA counts them. Activations
+    FLOPs are those of models.flops. Activations
     are the outputs of all layers, what training keeps for the backward pass if nothing is
     recomputed; an optimiser's state and XLA's temporary arrays come on top.
     """
@@ -34,8 +34,7 @@ def rows(config) -> list[tuple[str, str]]:
     outputs = jax.eval_shape(
         lambda v, x: module.apply(v, x, train=False, capture_intermediates=True,
                                   mutable=["intermediates"])[1], variables, image)
-    forward = jax.jit(lambda v, x: module.apply(v, x, train=False))
-    flops = memory.flops(forward.lower(variables, image).compile())
+    flops = forward_flops(module, image.shape[1:])
     parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(variables["params"]))
     activations = sum(math.prod(x.shape) * x.dtype.itemsize
                       for x in jax.tree.leaves(_innermost(outputs["intermediates"])))

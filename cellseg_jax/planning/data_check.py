@@ -12,8 +12,8 @@ from cellseg_jax.data.quality.report import Report, gather
 from cellseg_jax.data.records import Finding
 from cellseg_jax.errors import InputError
 from cellseg_jax.planning import target_survival
+from cellseg_jax.step.programs import check_model
 from cellseg_jax.step.spec import make_spec
-from cellseg_jax.step.state import check_model
 
 SQUASHED = 1.25  # a change of the ratio of height to width from which shapes are not those of cells
 

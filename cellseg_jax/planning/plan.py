@@ -26,7 +26,7 @@ from cellseg_jax.planning.target import LOCAL, Target
 from cellseg_jax.report import terminal
 from cellseg_jax.step.memory import GIB, all_reduced, flops, refusal
 from cellseg_jax.step.mesh import unused
-from cellseg_jax.step.state import check_model
+from cellseg_jax.step.programs import check_model
 from cellseg_jax.train import measure
 
 # Of the peak that training steps of convolutional networks reach; neither was measured here.

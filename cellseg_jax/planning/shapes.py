@@ -25,9 +25,8 @@ from cellseg_jax.step.memory import (
     process_memory,
 )
 from cellseg_jax.step.mesh import make_mesh
-from cellseg_jax.step.programs import eval_program, scoring_values
+from cellseg_jax.step.programs import abstract_state, eval_program, scoring_values
 from cellseg_jax.step.spec import make_spec, traced_values
-from cellseg_jax.step.state import init_state
 
 # Options of TPU compilers: several times faster, with somewhat more temporary memory.
 QUICK_COMPILE = {"exec_time_optimization_effort": -1.0}
@@ -75,8 +74,7 @@ def arguments(config, spec, mesh, images: Images, resident: bool) -> tuple:
     size, channels = derived.input_size(config), derived.channels(config)
     by_member, rows = NamedSharding(mesh, P("member")), NamedSharding(mesh, P("member", "data"))
     members, batch = mesh.shape["member"], config.train.batch_size
-    state = jax.eval_shape(lambda v: init_state(spec, v, (*size, channels)),
-                           traced_values(config, spec))
+    state = abstract_state(config, spec, (*size, channels))
     state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(
         (members, *x.shape), x.dtype, sharding=by_member), state)
     one = batches.index_layout(config) if resident else batches.layout(config)

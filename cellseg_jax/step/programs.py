@@ -11,9 +11,11 @@ import numpy as np
 from flax.core import FrozenDict
 from jax.sharding import Mesh
 
-from cellseg_jax import metrics
+from cellseg_jax import classical, metrics
+from cellseg_jax.config import derived
+from cellseg_jax.errors import InputError
 from cellseg_jax.step.eval_step import map_eval, map_probs
-from cellseg_jax.step.spec import Spec, traced_values
+from cellseg_jax.step.spec import Spec, make_spec, traced_values
 from cellseg_jax.step.state import TrainState, building, init_state, init_variables
 
 MAX_PROGRAMS = 64  # kept; a network in use has five
@@ -43,6 +45,24 @@ def calibration_program(spec: Spec) -> Callable:
 def soft_program(spec: Spec) -> Callable:
     """The compiled metrics.SOFT_SCORES of (label, probs), one for all runs of a target."""
     return cached(_soft, scoring_spec(spec))
+
+
+def check_model(config) -> None:
+    """Build the network for the config's images, without computing anything.
+
+    Raises: InputError if it cannot be built; of a classical method, if an option is out of range.
+    """
+    if derived.is_labels(config):  # what is read is seen when it is scored
+        return
+    if derived.is_classical(config):
+        method = classical.CLASSICAL[config.model.name]
+        try:
+            method(np.eye(3), **derived.classical_options(config))
+        except ValueError as error:  # which begins with the option's name
+            raise InputError(f"config.model.{error}") from error
+        return
+    abstract_state(config, make_spec([config]),
+                   (*derived.input_size(config), derived.channels(config)))
 
 
 def abstract_state(config, spec: Spec, image_shape: tuple[int, int, int]) -> TrainState:
@@ -95,11 +115,12 @@ def _soft(spec: Spec) -> Callable:
 
 
 def _as_shapes(init: Callable, config, spec: Spec, image_shape):
-    dtypes = tuple(sorted((k, v.dtype) for k, v in traced_values(config, spec).items()))
+    values = tuple(sorted((name, np.shape(value), value.dtype)
+                          for name, value in traced_values(config, spec).items()))
     with building(config, image_shape):
-        return cached(_eval_shape, init, spec, image_shape, dtypes)
+        return cached(_eval_shape, init, spec, image_shape, values)
 
 
-def _eval_shape(init, spec, image_shape, dtypes: tuple[tuple[str, np.dtype], ...]):
-    values = {name: jax.ShapeDtypeStruct((), dtype) for name, dtype in dtypes}
+def _eval_shape(init, spec, image_shape, values: tuple[tuple[str, tuple[int, ...], np.dtype], ...]):
+    values = {name: jax.ShapeDtypeStruct(*leaf) for name, *leaf in values}
     return jax.eval_shape(lambda v: init(spec, v, image_shape), values)

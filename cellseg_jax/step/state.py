@@ -6,13 +6,9 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from cellseg_jax import classical
-from cellseg_jax.config import derived
-from cellseg_jax.config.derived import classical_options
 from cellseg_jax.errors import InputError, shortened
-from cellseg_jax.step.spec import Spec, make_spec, traced_values
+from cellseg_jax.step.spec import Spec
 
 RUNNING, STOPPED_EARLY, NON_FINITE = 0, 1, 2  # values of TrainState.stop
 
@@ -85,23 +81,3 @@ def building(config, shape: tuple[int, int, int]):
         raise InputError(f"config.model: {config.model.name} cannot be built from "
                          f"{shortened(dict(config.model), 500)} for images {shape}: {reason}"
                          ) from error
-
-
-def check_model(config) -> None:
-    """Build the network for the config's images, without computing anything.
-
-    Raises: InputError if it cannot be built; of a classical method, if an option is out of range.
-    """
-    if derived.is_labels(config):  # what is read is seen when it is scored
-        return
-    if derived.is_classical(config):
-        method = classical.CLASSICAL[config.model.name]
-        try:
-            method(np.eye(3), **classical_options(config))
-        except ValueError as error:  # which begins with the option's name
-            raise InputError(f"config.model.{error}") from error
-        return
-    spec = make_spec([config])
-    shape = (*derived.input_size(config), derived.channels(config))
-    with building(config, shape):
-        jax.eval_shape(lambda v: init_variables(spec, v, shape), traced_values(config, spec))

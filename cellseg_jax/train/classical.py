@@ -6,7 +6,7 @@ from cellseg_jax import data
 from cellseg_jax.config import derived
 from cellseg_jax.report import terminal
 from cellseg_jax.runs.folder import RunFolder
-from cellseg_jax.step.state import check_model
+from cellseg_jax.step.programs import check_model
 from cellseg_jax.train.result import Result, write_result, write_split
 from cellseg_jax.train.run import Task, is_main_process
 from cellseg_jax.train.training_data import known_of

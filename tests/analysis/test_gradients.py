@@ -48,6 +48,7 @@ def written_out(predictor, arrays, chosen):
     return jax.jit(jax.grad(loss))(jax.device_get(predictor.network.variables["params"]))
 
 
+@pytest.mark.slow
 def test_mean_gradients_equal_the_loss_written_out(run):
     """Two batches, of 8 images and of 3 with padding."""
     config, folder = run

@@ -94,6 +94,7 @@ def assert_one_pass_is_the_loop(predictor, split, prune, iterations, masks, copi
     return series
 
 
+@pytest.mark.slow
 def test_masked_copies_in_one_program_equal_one_by_one(untrained, monkeypatch):
     """As on a GPU, where 4 copies need twice the memory there is, and 2 are faster than one."""
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
@@ -110,7 +111,9 @@ def test_masked_copies_in_one_program_equal_one_by_one(untrained, monkeypatch):
         assert (one.zeros[0] == 0).all() and (np.diff(one.zeros, axis=0) >= 0).all()
 
 
-@pytest.mark.parametrize("prune", ["l1_layers:all", "l1_grouped:all", "random_filters:each"])
+@pytest.mark.parametrize("prune", [
+    "l1_layers:all", *(pytest.param(name, marks=pytest.mark.slow)
+                       for name in ("l1_grouped:all", "random_filters:each"))])
 def test_pictures_are_of_the_network_that_is_scored(untrained, tmp_path, prune):
     """Predicted again with the pruned weights, each drawn image has the Dice of its series."""
     layers = pruning.chosen_layers(untrained.config, "conv")

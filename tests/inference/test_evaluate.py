@@ -24,7 +24,7 @@ from cellseg_jax.metrics import report_compat
 from cellseg_jax.runs import page
 from cellseg_jax.step.batches import eval_batches, resident_source
 from cellseg_jax.step.mesh import all_devices
-from cellseg_jax.step.state import check_model
+from cellseg_jax.step.programs import check_model
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ def padded(image):
 
 
 @pytest.mark.parametrize("case", [
-    pytest.param(case, marks=pytest.mark.slow) if case == "monai_unetr" else case
+    case if case in ("monai_unet", "brain") else pytest.param(case, marks=pytest.mark.slow)
     for case in CASES])
 def test_from_torch_matches_stored_logits(case):
     """Made by tests/golden/models_monai.py and models_torch.py."""

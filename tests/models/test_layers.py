@@ -184,6 +184,7 @@ def dropout(rate, inputs, axis_name=None):
     )
 
 
+@pytest.mark.slow
 def test_dropout_keeps_expectation_and_its_rate():
     output = dropout(0.2, jnp.ones((64, 1001)))
     assert abs((output == 0).mean() - 0.2) < 0.01

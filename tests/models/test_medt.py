@@ -67,6 +67,7 @@ def test_parameter_count_is_the_authors_less_what_has_no_effect():
     assert count == 1560116 + 24 - uncalled - biases == 1524298
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, dict(image_size=(20, 9), branches=("global",))])
 def test_logits_have_the_size_of_any_image(options):
     """With parameters that depend on `image_size`, not on the image that makes them."""
@@ -91,6 +92,7 @@ def test_positions_are_resized_about_no_offset():
     np.testing.assert_allclose(np.diff(larger[:, 4])[1:6], 7 / 15, rtol=1e-5)  # rows per row
 
 
+@pytest.mark.slow
 def test_local_branch_sees_its_own_patch_only():
     module = models.make("medt", num_outputs=2, **SMALL, branches=("local",))
     variables = variables_of(module)
@@ -101,6 +103,7 @@ def test_local_branch_sees_its_own_patch_only():
     assert moved[:8, :8].all() and not moved[9:].any() and not moved[:, 9:].any()  # fuse: 1 pixel
 
 
+@pytest.mark.slow
 def test_parameters_and_logits_of_bfloat16_are_float32():
     module = models.make("medt", num_outputs=2, dtype=jnp.bfloat16, **SMALL)
     variables = shapes_of(module)

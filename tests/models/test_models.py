@@ -140,7 +140,7 @@ def test_logits_ignore_padding_done_outside(name):
 
 
 @pytest.mark.parametrize("name", [
-    pytest.param(name, marks=pytest.mark.slow) if name == "unetr" else name for name in SMALL])
+    name if name == "unet" else pytest.param(name, marks=pytest.mark.slow) for name in SMALL])
 def test_dtype_follows_inputs_and_parameters(name):
     def logits(variable_dtype, image_dtype, **options):
         variables = variables_of(small(name), variable_dtype)
@@ -284,9 +284,9 @@ def test_unetr_rejects_sizes_that_do_not_divide(options, message):
     "options",
     [
         {},
-        dict(padding="valid", norm="none", drop_skips=(0, 2)),
-        dict(odd="pad_up", up="bilinear", norm="group"),
-        dict(odd="resize_up", skip="none", norm="layer"),
+        pytest.param(dict(padding="valid", norm="none", drop_skips=(0, 2)), marks=pytest.mark.slow),
+        pytest.param(dict(odd="pad_up", up="bilinear", norm="group"), marks=pytest.mark.slow),
+        pytest.param(dict(odd="resize_up", skip="none", norm="layer"), marks=pytest.mark.slow),
     ],
 )
 def test_classic_unet_takes_any_size(options):
@@ -311,6 +311,7 @@ def test_classic_unet_of_single_images_trains_as_it_evaluates():
     np.testing.assert_allclose(alone[1], evaluated[1], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_classic_unet_bottom_dropout_leaves_the_top_skip():
     """Its places are the end of the contracting path: with one pooling, that skip and below."""
     module = small("unet_classic", channels=(4, 8, 8), dropout=0.99)
@@ -369,7 +370,7 @@ def test_classic_unet_rejects_options_that_make_no_network(options, message):
     [
         slow("simple_conv", {}, 7),
         ("unet", dict(channels=(2, 2, 2)), 19),
-        ("unet_classic", dict(channels=(2, 2)), 18),
+        slow("unet_classic", dict(channels=(2, 2)), 18),
         slow("unet_classic", dict(channels=(2, 2, 2), up="bilinear"), 52),
         slow("unet_classic", dict(channels=(2, 2), padding="valid", skip="add"), 18),
     ],

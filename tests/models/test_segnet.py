@@ -71,6 +71,7 @@ def test_receptive_field_holds_what_the_indices_depend_on():
     assert models.receptive_field("segnet", channels=(2,), convs=(1,)) == 6
 
 
+@pytest.mark.slow
 def test_bfloat16_is_close_and_parameters_stay_float32():
     module = models.make("segnet", num_outputs=2, **SMALL)
     variables, image = variables_of(module), picture(2, 9, 14)
@@ -83,6 +84,7 @@ def test_bfloat16_is_close_and_parameters_stay_float32():
     assert np.mean(np.abs(half - single)) < 0.02 * np.abs(single).max()
 
 
+@pytest.mark.slow
 def test_dropout_is_traced_and_lies_at_the_deep_stages():
     @jax.jit
     def logits(rate, variables, image):

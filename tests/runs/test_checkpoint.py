@@ -78,6 +78,7 @@ def test_a_save_under_way_is_what_is_restored(tmp_path, state, monkeypatch):
     saves.close()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_network_is_refused_with_the_leaf_that_differs(tmp_path, state):
     saves = checkpoint.Checkpoints(tmp_path)
     saves.save(state, 3)

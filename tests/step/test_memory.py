@@ -12,6 +12,7 @@ from cellseg_jax.step import memory
 MIB = 2**20
 
 
+@pytest.mark.slow
 def test_peak_rss_keeps_what_was_given_back():
     before = memory.peak_rss()
     block = np.ones(before // 8 + 64 * MIB // 8)  # larger than all that was held so far

@@ -233,6 +233,7 @@ def test_edge_distance_below_a_limit_is_exact():
     np.testing.assert_array_equal(np.minimum(limited, 3), np.minimum(whole, 3))
 
 
+@pytest.mark.slow
 def test_losses_equal_torch_em():
     """Its loss is pooled over the batch, with squares in both Dice losses."""
     with np.load(GOLDEN) as golden:

@@ -60,6 +60,7 @@ def test_board_ignores_a_torn_last_line(tmp_path):
     assert read_scalars(tmp_path)["lr"] == [(1, 1.0)]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="torch is not installed")
 def test_torch_is_not_imported(tmp_path):
     code = ("import sys; from cellseg_jax.train.tensorboard import Board; "

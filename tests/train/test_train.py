@@ -164,6 +164,7 @@ def test_averaged_weights_are_what_is_validated_kept_and_predicts(tmp_path):
     assert max(jax.tree.leaves(difference)) > 1e-3
 
 
+@pytest.mark.slow
 def test_minimum_reading_of_early_stopping_is_at_the_first_loss_not_below_the_one_before(
         tmp_path, monkeypatch):
     losses = iter((0.5, 0.6, 0.4, 0.3, 0.3, 0.1))
