@@ -59,12 +59,12 @@ def pytest_xdist_make_scheduler(config, log):
 
 def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true",
-                     help="run the tests marked slow too, and a part of those marked weekly")
+                     help="run a part of the tests marked slow and of those marked weekly too")
     parts = map(str, range(helpers_tiers.PARTS))
-    parser.addoption("--weekly", default="commit", choices=["commit", "all", *parts],
-                     help="with --slow, the weekly tests to run: the part of the commit (the "
-                     "number of commits modulo that of parts; all without git history), all, or "
-                     "the part of this number")
+    parser.addoption("--part", default="commit", choices=["commit", "all", *parts],
+                     help="with --slow, which of them: the part of the commit (the number of "
+                     "commits modulo that of parts; all without git history), all, or the part "
+                     "of this number")
 
 
 def pytest_xdist_auto_num_workers(config):
@@ -74,22 +74,22 @@ def pytest_xdist_auto_num_workers(config):
 
 
 def part(config):
-    """The part of the weekly tests that pytest runs now; the workers take the controller's."""
+    """The part that pytest runs now; the workers take the controller's."""
     inputs = getattr(config, "workerinput", {})
-    if "weekly_part" not in inputs:
-        return helpers_tiers.chosen_part(config.getoption("--weekly"), ROOT)
-    return inputs["weekly_part"]
+    if "part" not in inputs:
+        return helpers_tiers.chosen_part(config.getoption("--part"), ROOT)
+    return inputs["part"]
 
 
 def pytest_configure_node(node):
-    node.workerinput["weekly_part"] = part(node.config)
+    node.workerinput["part"] = part(node.config)
 
 
 def pytest_terminal_summary(terminalreporter, config):
     if config.getoption("--slow"):
         number = part(config)
         which = "all" if number is None else f"part {number} of 0 to {helpers_tiers.PARTS - 1}"
-        terminalreporter.write_line(f"weekly tests: {which}")
+        terminalreporter.write_line(f"slow and weekly tests: {which}")
 
 
 def pytest_collection_modifyitems(config, items):

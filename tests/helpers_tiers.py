@@ -1,14 +1,17 @@
-"""Which tests a commit runs: all fast ones; with --slow also the slow ones and a fixed part of
-the weekly ones, so that PARTS commits in a row run every test.
+"""Which tests a commit runs: all fast ones; with --slow also a fixed part of the slow ones and of
+the weekly ones, so that SLOW_PARTS and PARTS commits in a row run every test.
 
 The parts follow from the names of the tests alone: a new test moves no other into another part.
+Slow tests are parted by file, since those of a file share what they train.
 """
 
 import subprocess
 import zlib
 
-PARTS = 10
-SEED = 14330  # of the hash that parts the tests which are not in LONG
+PARTS = 12  # of the weekly tests
+SLOW_PARTS = 3  # a divisor of PARTS: the number of a part names one of each
+ALL = "--slow --part=all"
+SEED = 14330  # of the hash that parts what is not in LONG or LONG_FILES
 
 _ROW = "tests/faults/test_faults.py::test_other_cases_end_as_expected[{}]"
 # Seconds of the longest weekly tests on two quiet cores. Where a test was not timed, they are six
@@ -47,21 +50,36 @@ LONG = {
 }
 
 
-def _shared_out(costs: dict[str, int]) -> dict[str, int]:
-    """{test: its part}: the longest first, each into the part that has least to do so far."""
-    loads, parts = [0] * PARTS, {}
-    for test in sorted(costs, key=lambda test: (-costs[test], test)):
-        parts[test] = loads.index(min(loads))
-        loads[parts[test]] += costs[test]
+# Seconds of the slow tests of the files that take longest, as above.
+LONG_FILES = {
+}
+
+
+def _shared_out(costs: dict[str, int], count: int) -> dict[str, int]:
+    """{name: its part}: the longest first, each into the part that has least to do so far."""
+    loads, parts = [0] * count, {}
+    for name in sorted(costs, key=lambda name: (-costs[name], name)):
+        parts[name] = loads.index(min(loads))
+        loads[parts[name]] += costs[name]
     return parts
 
 
-_PART_OF_LONG = _shared_out(LONG)
+_PART_OF_LONG, _PART_OF_FILE = _shared_out(LONG, PARTS), _shared_out(LONG_FILES, SLOW_PARTS)
 
 
 def part_of(test_id: str) -> int:
     """The part, 0 to PARTS - 1, that a weekly test belongs to."""
-    return _PART_OF_LONG.get(test_id, zlib.crc32(test_id.encode(), SEED) % PARTS)
+    return _PART_OF_LONG.get(test_id, _hash(test_id) % PARTS)
+
+
+def slow_part_of(test_id: str) -> int:
+    """The part, 0 to SLOW_PARTS - 1, that a slow test belongs to."""
+    file = test_id.partition("::")[0]
+    return _PART_OF_FILE.get(file, _hash(file) % SLOW_PARTS)
+
+
+def _hash(text: str) -> int:
+    return zlib.crc32(text.encode(), SEED)
 
 
 def part_of_commit(folder) -> int | None:
@@ -74,16 +92,16 @@ def part_of_commit(folder) -> int | None:
     return None if count.returncode else int(count.stdout) % PARTS
 
 
-def chosen_part(weekly: str, folder) -> int | None:
+def chosen_part(part: str, folder) -> int | None:
     """The part to run; None means all.
 
     Args:
-      weekly: "commit" (without git history: all), "all", or the number of a part.
+      part: "commit" (without git history: all), "all", or the number of a part.
       folder: a checkout.
     """
-    if weekly == "commit":
+    if part == "commit":
         return part_of_commit(folder)
-    return None if weekly == "all" else int(weekly)
+    return None if part == "all" else int(part)
 
 
 def reason_to_skip(marks, test_id: str, *, slow: bool, part: int | None) -> str:
@@ -91,7 +109,11 @@ def reason_to_skip(marks, test_id: str, *, slow: bool, part: int | None) -> str:
     if not slow and {"slow", "weekly"} & set(marks):
         return "slow; run with --slow"
     if "whole" in marks and part is not None:
-        return "only with --slow --weekly=all"
-    if "weekly" in marks and part not in (None, part_of(test_id)):
-        return f"weekly, part {part_of(test_id)}; run with --slow --weekly=all"
-    return ""
+        return f"only with {ALL}"
+    if "weekly" in marks:
+        own, count = part_of(test_id), PARTS
+    elif "slow" in marks:
+        own, count = slow_part_of(test_id), SLOW_PARTS
+    else:
+        return ""
+    return "" if part is None or part % count == own else f"part {own} of {count}; run with {ALL}"

@@ -1,11 +1,22 @@
-"""Which tests a commit runs: every weekly test once in PARTS commits, and never by chance."""
+"""Which tests a commit runs: every slow and weekly test once in PARTS commits, never by chance."""
 
 import subprocess
 
 import pytest
 from helpers import ROOT
-from helpers_tiers import LONG, PARTS, chosen_part, part_of, part_of_commit, reason_to_skip
+from helpers_tiers import (
+    LONG,
+    LONG_FILES,
+    PARTS,
+    SLOW_PARTS,
+    chosen_part,
+    part_of,
+    part_of_commit,
+    reason_to_skip,
+    slow_part_of,
+)
 
+SLOW = slow_part_of("tests/train/test_train.py::test_claim_0")
 IDS = [*(f"tests/train/test_train.py::test_claim_{k}" for k in range(400)), *LONG]
 
 
@@ -18,10 +29,24 @@ def test_so_many_commits_in_a_row_run_every_weekly_test_once():
     runs = [[i for i in IDS if not reason_to_skip({"weekly"}, i, slow=True, part=part)]
             for part in range(PARTS)]
     assert sorted(sum(runs, [])) == sorted(IDS)
-    assert all(30 < len(run) < 75 for run in runs)  # about 42 each
+    assert all(20 < len(run) < 70 for run in runs)  # about 35 each
     assert part_of(IDS[0]) == 0  # the same on every machine, in every process
     seconds = [sum(LONG.get(i, 0) for i in run) for run in runs]
     assert max(seconds) - min(seconds) < 60 < sum(seconds) / PARTS
+
+
+def test_so_many_commits_in_a_row_run_every_slow_file_whole_once():
+    files = [*(f"tests/test_{k}.py" for k in range(60)), *LONG_FILES]
+    ids = [f"{file}::test_{k}" for file in files for k in range(3)]
+    runs = [[i for i in ids if not reason_to_skip({"slow"}, i, slow=True, part=part)]
+            for part in range(PARTS)]
+    assert PARTS % SLOW_PARTS == 0 and runs[:SLOW_PARTS] == runs[SLOW_PARTS:2 * SLOW_PARTS]
+    assert sorted(sum(runs[:SLOW_PARTS], [])) == sorted(ids)
+    assert all(len(run) == 3 * len({i.partition("::")[0] for i in run}) > 30 for run in runs)
+    assert slow_part_of(ids[0]) == 0  # the same on every machine, in every process
+    seconds = [sum(LONG_FILES.get(i.removesuffix("::test_0"), 0) for i in run)
+               for run in runs[:SLOW_PARTS]]
+    assert max(seconds) - min(seconds) < 60 < min(seconds)
 
 
 @pytest.mark.slow  # the table of faults takes long to import
@@ -30,6 +55,7 @@ def test_the_long_tests_are_there():
     from faults.table import faults
 
     rows = {f"{row.fault}, {row.phase}" for row in faults() if not row.whole}
+    assert all((ROOT / file).is_file() for file in LONG_FILES)
     for test in LONG:
         file, _, name = test.partition("::")
         function, _, parameters = name.removesuffix("]").partition("[")
@@ -38,7 +64,9 @@ def test_the_long_tests_are_there():
 
 
 @pytest.mark.parametrize("marks, slow, part, runs", [
-    (set(), False, None, True), ({"slow"}, False, None, False), ({"slow"}, True, 0, True),
+    (set(), False, None, True), ({"slow"}, False, None, False), ({"slow"}, True, None, True),
+    ({"slow"}, True, SLOW, True), ({"slow"}, True, SLOW + SLOW_PARTS, True),
+    ({"slow"}, True, SLOW + 1, False),
     ({"weekly"}, False, None, False), ({"weekly"}, True, None, True), ({"weekly"}, True, 0, True),
     ({"weekly"}, True, 1, False), ({"slow", "weekly"}, True, 1, False),
     ({"weekly", "whole"}, True, 0, False), ({"weekly", "whole"}, True, None, True),

@@ -38,8 +38,9 @@ def of_strata(strata, wanted, keep) -> np.ndarray:
     """
     missing = sorted(set(wanted) - set(strata))
     if missing:
-        raise InputError(f"config.data.strata: got {missing[0]!r}, but the images are "
-                         f"{some(sorted(set(strata)))}")
+        known = sorted(set(strata) - {""})
+        raise InputError(f"config.data.strata: got {missing[0]!r}, but the images "
+                         + (f"are {some(known)}" if known else "have no strata; leave it empty"))
     return np.isin(np.asarray(strata), list(wanted)) | keep
 
 

@@ -114,6 +114,7 @@ class Trial:
 
         Raises: DoesNotFit.
         """
+        terminal.log(f"measuring {execution}; its compilation may take minutes ...")
         started, config = time.monotonic(), self.run.config
         with preflight.refusing(config, "train.batch_size"):
             states = SlotStates(self.spec, execution)

@@ -114,3 +114,6 @@ def test_strata_narrow_the_parts_of_the_same_split():
         np.testing.assert_array_equal(dark[part], [i for i in rows if strata[i] == "dark"])
     with pytest.raises(InputError, match="config.data.strata: got 'red', but .* bright, dark"):
         data.split_of(config | {"strata": ("red",)}, arrays)
+    with pytest.raises(InputError, match="got 'red', but the images have no strata"):
+        data.split_of(config | {"strata": ("red",)},
+                      dataclasses.replace(arrays, image_strata=("",) * 40))

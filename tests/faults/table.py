@@ -17,7 +17,7 @@ class Fault(NamedTuple):
     case: Callable
     count: int  # cases in the weekly tier
     fast: int = 0  # of these in every run of the tests
-    whole: bool = False  # the long form of another row, for --weekly=all alone
+    whole: bool = False  # the long form of another row, for --part=all alone
 
 
 def faults() -> list[Fault]:
