@@ -41,7 +41,7 @@ def test_bad_flags_are_told_in_one_line(arguments, words, tmp_path, capsys):
     assert len(said.splitlines()) == 1 and words in said
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_every_analysis_leaves_tables_pictures_and_its_section(workdir, capsys):
     assert started(workdir, "--analysis=weights,gradients,filters,pruning", "--iterations=2",
                    "--masks=2", "--kinds=conv,transposed") == 0, capsys.readouterr().err

@@ -101,7 +101,7 @@ def test_channels_that_no_dataset_or_method_has_are_refused(otsu):
             config_lib.changed(OTSU, {key: value})
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_a_network_of_stains_predicts_in_bands_what_it_does_at_once(tmp_path):
     root = write_pairs(tmp_path / "data")
     config = config_lib.changed(tiny_config(train__epochs=1), {

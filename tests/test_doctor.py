@@ -477,7 +477,7 @@ def test_real_data_has_the_quirks_it_is_known_for(real_data, name, folder, optio
             assert matching(found, level, "", pattern), (pattern, found)
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_a_thousand_pairs_take_seconds(tmp_path):
     """10 s on two quiet cores; the bound here is for busy ones."""
     for n, record in enumerate(synthetic.records(20, (256, 256))):

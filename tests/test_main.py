@@ -120,7 +120,7 @@ def test_mask_with_more_than_two_values(folder, capsys):
     one_line(capsys, "04.png", "17")
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_the_default_run_decodes_and_orders_its_images_by_grain(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     twins.write("dsb2018", tmp_path / "twin", count=12, size=(40, 40))

@@ -203,7 +203,7 @@ def test_a_single_run_that_another_process_has_is_no_bad_input(tmp_path, capsys)
     assert failed == {} and "otsu/0 is in use by pid" in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_stopped_and_killed_a_study_ends_with_the_same_table(file, tmp_path):
     start = lambda name: subprocess.Popen(
         command("study", f"--study={file}", f"--workdir={tmp_path / name}",

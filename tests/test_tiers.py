@@ -16,8 +16,10 @@ from helpers_tiers import (
     slow_part_of,
 )
 
-SLOW = slow_part_of("tests/train/test_train.py::test_claim_0")
 IDS = [*(f"tests/train/test_train.py::test_claim_{k}" for k in range(400)), *LONG]
+
+
+WEEKLY, SLOW = part_of(IDS[0]), slow_part_of(IDS[0])
 
 
 def git(folder, *words):
@@ -30,7 +32,7 @@ def test_so_many_commits_in_a_row_run_every_weekly_test_once():
             for part in range(PARTS)]
     assert sorted(sum(runs, [])) == sorted(IDS)
     assert all(20 < len(run) < 70 for run in runs)  # about 35 each
-    assert part_of(IDS[0]) == 0  # the same on every machine, in every process
+    assert part_of(IDS[0]) == 10  # the same on every machine, in every process
     seconds = [sum(LONG.get(i, 0) for i in run) for run in runs]
     assert max(seconds) - min(seconds) < 60 < sum(seconds) / PARTS
 
@@ -43,7 +45,7 @@ def test_so_many_commits_in_a_row_run_every_slow_file_whole_once():
     assert PARTS % SLOW_PARTS == 0 and runs[:SLOW_PARTS] == runs[SLOW_PARTS:2 * SLOW_PARTS]
     assert sorted(sum(runs[:SLOW_PARTS], [])) == sorted(ids)
     assert all(len(run) == 3 * len({i.partition("::")[0] for i in run}) > 30 for run in runs)
-    assert slow_part_of(ids[0]) == 0  # the same on every machine, in every process
+    assert slow_part_of(ids[0]) == 2  # the same on every machine, in every process
     seconds = [sum(LONG_FILES.get(i.removesuffix("::test_0"), 0) for i in run)
                for run in runs[:SLOW_PARTS]]
     assert max(seconds) - min(seconds) < 60 < min(seconds)
@@ -67,9 +69,10 @@ def test_the_long_tests_are_there():
     (set(), False, None, True), ({"slow"}, False, None, False), ({"slow"}, True, None, True),
     ({"slow"}, True, SLOW, True), ({"slow"}, True, SLOW + SLOW_PARTS, True),
     ({"slow"}, True, SLOW + 1, False),
-    ({"weekly"}, False, None, False), ({"weekly"}, True, None, True), ({"weekly"}, True, 0, True),
-    ({"weekly"}, True, 1, False), ({"slow", "weekly"}, True, 1, False),
-    ({"weekly", "whole"}, True, 0, False), ({"weekly", "whole"}, True, None, True),
+    ({"weekly"}, False, None, False), ({"weekly"}, True, None, True),
+    ({"weekly"}, True, WEEKLY, True), ({"weekly"}, True, WEEKLY + 1, False),
+    ({"slow", "weekly"}, True, WEEKLY + SLOW_PARTS, False),
+    ({"weekly", "whole"}, True, WEEKLY, False), ({"weekly", "whole"}, True, None, True),
     ({"weekly", "whole"}, False, None, False)])
 def test_a_test_runs_by_its_marks(marks, slow, part, runs):
     assert (reason_to_skip(marks, IDS[0], slow=slow, part=part) == "") == runs

@@ -7,7 +7,7 @@ from cellseg_jax.config import derived
 from cellseg_jax.report import terminal
 from cellseg_jax.runs.folder import RunFolder
 from cellseg_jax.step.programs import check_model
-from cellseg_jax.train.result import Result, write_result, write_split
+from cellseg_jax.train.result import Result, has_ended, write_result, write_split
 from cellseg_jax.train.run import Task, is_main_process
 from cellseg_jax.train.training_data import known_of
 
@@ -24,7 +24,7 @@ def begin_classical(task: Task) -> Result:
     folder = RunFolder(task.workdir, config, arrays.fingerprint, writer=is_main_process())
     result = Result(str(folder.path), "done", 0, {})
     with contextlib.closing(folder):
-        if folder.writer:
+        if folder.writer and not has_ended(folder.path, config):  # else it is left as it is
             parts = data.split_of(config.data, arrays)
             folder.write_environment({"method": config.model.name}, arrays.fingerprint,
                                      known_of(config, arrays, parts["train"]))

@@ -162,7 +162,7 @@ def test_an_empty_split_is_refused(run, tmp_path):
         filters.analyse(folder, changed(config, {"data.split": (0.8, 0.2, 0.0)}), tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_analysis_of_a_transformer_draws_attention(tmp_path):
     config = changed(tiny_config(train__steps=2), {
         "model.name": "unetr", **{f"model.{k}": v for k, v in UNETR.items()}})

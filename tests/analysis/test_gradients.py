@@ -174,7 +174,7 @@ def test_gradients_that_training_logs_are_of_the_same_layers(tmp_path):
         np.testing.assert_allclose([logged["1.0", layer], logged["2.0", layer]], values[n])
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_coarse_logits_take_part_as_in_training():
     config = tiny_config().unlock()
     config.model = dict(

@@ -167,7 +167,7 @@ def test_options_of_a_fold_are_found_without_its_images(monkeypatch):
 # --- a whole study --------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_a_study_of_folds(tmp_path, capsys):
     path, out = tmp_path / "folded.py", tmp_path / "out"
     path.write_text(FILE)

@@ -118,7 +118,7 @@ def share(folder, options, workers, runs, kills, limit_s):
 
 
 @pytest.mark.parametrize("workers, rows, repeats, kills", [
-    pytest.param(2, ("base", "second"), 2, 1, marks=pytest.mark.slow),
+    pytest.param(2, ("base", "second"), 2, 1, marks=pytest.mark.weekly),
     pytest.param(8, ("base", "slow", "wide", "second", "otsu"), 8, 12, marks=pytest.mark.weekly)])
 def test_killed_workers_share_a_study(tmp_path, workers, rows, repeats, kills):
     (tmp_path / "shared.py").write_text(SHARED_STUDY)

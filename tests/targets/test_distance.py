@@ -115,7 +115,7 @@ def test_separated_cells_of_any_shape_come_back(encoded, smooth):
         assert same_cells(label, distance.decode(maps, smooth=smooth))
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_300_images_of_separated_cells_come_back():
     labels = np.stack([separated_cells(seed) for seed in range(300)])
     for label, maps in zip(labels, np.asarray(distance.encode(labels)), strict=True):
@@ -248,7 +248,7 @@ def test_losses_equal_torch_em():
         weights["dice"] * first + weights["distance_dice"] * others, theirs, rtol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_an_image_of_3000_pixels_is_equal_to_its_parts():
     """Nothing depends on the image beyond a cell: a window decodes as the whole does."""
     rng = np.random.default_rng(0)

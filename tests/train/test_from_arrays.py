@@ -147,7 +147,7 @@ def test_importing_the_package_imports_nothing_else():
     assert callable(cellseg_jax.load) and cellseg_jax.__version__
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_the_notebook_of_the_docs_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     matplotlib.use("Agg")

@@ -69,7 +69,7 @@ def run_two(tmp_path, workdirs, epochs, residence):
             assert p.returncode == 0 and "done" in output, output[-3000:]
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 @pytest.mark.parametrize("residence", ["device", "host"])
 def test_two_processes_equal_one_and_one_goes_on(tmp_path, float64, residence):
     run_two(tmp_path, str(tmp_path / "two"), 2, residence)

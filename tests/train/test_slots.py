@@ -140,7 +140,7 @@ train.train(configs, [f"{sys.argv[1]}/{k}" for k in range(2)], backend="unroll",
 """
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_a_kill_between_the_saves_of_two_runs_resumes_both_bit_for_bit(tmp_path):
     script = tmp_path / "killed.py"
     script.write_text(KILLED)

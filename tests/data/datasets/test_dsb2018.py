@@ -267,7 +267,7 @@ def test_pieces_and_holes_equal_hand_value():
     assert pieces_and_holes(np.zeros((3, 3), np.int32)) == ([], [])
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_records_match_index_of_the_real_archive(real_data, tmp_path):
     with tarfile.open(real_data / "dsb2018/stage1_train.tar.gz") as archive:
         archive.extractall(tmp_path, filter="data")
