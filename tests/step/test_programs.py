@@ -3,11 +3,13 @@
 import gc
 import weakref
 
+import jax
 from helpers import tiny_config
 
 from cellseg_jax.step import programs
 from cellseg_jax.step.mesh import all_devices
-from cellseg_jax.step.spec import make_spec
+from cellseg_jax.step.spec import make_spec, traced_values
+from cellseg_jax.step.state import init_state
 
 
 def spec_of(**options):
@@ -34,6 +36,16 @@ def test_the_shapes_of_a_state_are_kept_per_spec():
     first = programs.abstract_state(config, make_spec([config]), (32, 32, 4))
     assert programs.abstract_state(config, make_spec([config]), (32, 32, 4)) is first
     assert not set(first.values) & set(make_spec([config]).inactive)
+
+
+def test_the_shapes_of_a_state_are_those_of_its_values():
+    """Ranges of augmentation are pairs, other values numbers."""
+    config = tiny_config(augment__rotation=(0.5, 30.0))
+    spec, shape = make_spec([config]), (32, 32, 4)
+    values = traced_values(config, spec)
+    found = programs.abstract_state(config, spec, shape)
+    assert found == jax.eval_shape(lambda v: init_state(spec, v, shape), values)
+    assert found.values["augment.rotation"].shape == (2,) and found.values["seed"].shape == ()
 
 
 def test_the_number_of_programs_is_bounded():
