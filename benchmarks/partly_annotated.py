@@ -29,7 +29,7 @@ OPTIONS = {
     "root": (pathlib.Path, "stage1_train"),
     "folder": (pathlib.Path, "for the data and the runs; kept"),
     "repeats": (5, "runs of each row"),
-    "steps": (300, "of 8 windows of 64 pixels, in a run"),
+    "steps": (400, "of 8 windows of 128 pixels, in a run"),
 }
 NOT_ANNOTATED = 65535
 COLUMNS = ("row", "metric", "mean", "sd", "difference", "interval_low", "interval_high", "verdict")
@@ -43,8 +43,7 @@ HERE = pathlib.Path(__file__).parent
 TITLE = "Half of the cells drawn"
 BASE = config.changed(config.load("configs/studies/instances_cpu.py"), {
     "data.name": "folder", "data.root": str(HERE / "data"), "data.split": str(HERE / "split.json"),
-    "data.strata": (), "data.channels": "gray", "data.target": "flow",
-    "data.size": (64, 64), "train.steps": %d})
+    "data.strata": (), "data.channels": "gray", "data.target": "flow", "train.steps": %d})
 ROWS = {
     "half_marked": {"data.folders": "images,half_marked", "data.ignore": "%d"},
     "half_as_background": {"data.folders": "images,half_as_background"},

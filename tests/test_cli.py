@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import tomllib
 import types
 
@@ -170,6 +171,29 @@ def main(args, overrides):
 sys.exit(cli.run_command(main, lambda values: None))
 """], cwd=ROOT, capture_output=True, text=True, timeout=60, env=child_environment())
     assert (done.returncode, done.stderr) == (code, "error: a\n" if code else "")
+
+
+def test_sigterm_in_a_callback_of_the_garbage_collector_is_not_lost():
+    """What a handler raises there, Python prints and forgets."""
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", """
+import gc, os, signal, sys, time
+from cellseg_jax import cli
+
+def collecting(*_):
+    gc.callbacks.clear()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.01)
+
+def main(args, overrides):
+    gc.callbacks.append(collecting)
+    gc.collect()
+    time.sleep(60)
+
+sys.exit(cli.run_command(main, lambda values: None))
+"""], cwd=ROOT, capture_output=True, text=True, timeout=60, env=child_environment())
+    assert (done.returncode, done.stderr) == (stopping.INTERRUPTED, "")
+    assert time.monotonic() - began < stopping.GRACE
 
 
 @pytest.mark.parametrize("error, line", [

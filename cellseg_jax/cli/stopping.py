@@ -69,6 +69,7 @@ def ending_in_time() -> Iterator[None]:
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    hook, sys.unraisablehook = sys.unraisablehook, _lost_exit(sys.unraisablehook)
     _finishing.clear()
     watcher = threading.Thread(target=_watch, args=(reader,), daemon=True)
     watcher.start()
@@ -76,9 +77,24 @@ def ending_in_time() -> Iterator[None]:
         with stopping_at_sigterm():
             yield
     finally:
+        sys.unraisablehook = hook
         signal.set_wakeup_fd(before)
         os.close(writer)  # which ends the watcher
         watcher.join()
+
+
+def _lost_exit(hook):
+    """`hook` for what is raised where Python cannot pass it on; an exit is asked for once more.
+
+    A handler that runs in a callback of the garbage collector, as JAX has one, raises in vain.
+    """
+    def again(lost):
+        if lost.exc_type is SystemExit:
+            threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        else:
+            hook(lost)
+
+    return again
 
 
 def _watch(reader: int) -> None:

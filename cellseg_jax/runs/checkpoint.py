@@ -42,8 +42,8 @@ class Checkpoints:
     """The checkpoints of a run that is being trained, opened for writing by its trainer alone.
 
     Args:
-      check: called before a save and before it gets its name; raises where another process took
-        the run over.
+      check: called before a save, before it gets its name, and where a checkpoint cannot be
+        read; raises where another process took the run over.
     """
 
     def __init__(self, directory, check: Callable[[], None] = lambda: None):
@@ -121,7 +121,13 @@ class Checkpoints:
             try:
                 return _read(self.directory / str(step), lambda path: _restored(path, state))
             except Damaged as error:
+                self._check()
                 self._set_aside(step, f"{error}; moved to {{}}, going on from step {before}", log)
+            except InputError:
+                self._check()  # who took the folder over may have removed the checkpoint,
+                if (self.directory / str(step)).is_dir():
+                    raise
+                return self.restore_latest(state, log)  # or who had it replaced it
         return None
 
     def _set_aside(self, step: int, text: str, log: Callable[[str], None]) -> None:
@@ -180,6 +186,10 @@ def saved_steps(directory) -> dict[str, int]:
         except Damaged as error:
             scores[step] = None
             terminal.log(f"{error}; its score is not known")
+        except InputError:
+            if (directory / str(step)).is_dir():
+                raise
+            # The process that trains the run has just replaced it.
     if not scores:
         return {}
     last = max(scores)

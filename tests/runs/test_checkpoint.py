@@ -1,6 +1,7 @@
 """Checkpoints: a judgement beside the state, and those made before it was there."""
 
 import dataclasses
+import shutil
 import time
 
 import jax
@@ -12,6 +13,7 @@ from orbax.checkpoint import v1 as ocp
 
 from cellseg_jax.errors import InputError
 from cellseg_jax.runs import checkpoint
+from cellseg_jax.runs.lock import InUse
 from cellseg_jax.step.spec import make_spec, traced_values
 from cellseg_jax.step.state import init_state
 
@@ -75,6 +77,47 @@ def test_a_save_under_way_is_what_is_restored(tmp_path, state, monkeypatch):
     monkeypatch.setattr(checkpoint.checksums, "write", lambda path: (time.sleep(0.5), write(path)))
     saves.save(state, 3)
     assert saves.restore_latest(wanted(state), fail) is not None
+    saves.close()
+
+
+def test_checkpoints_that_another_process_removes_are_no_error(tmp_path, state, monkeypatch):
+    """It replaces one while they are listed or restored; or it has taken the run over."""
+    taken = []
+
+    def check():
+        if taken:
+            raise InUse("a", "b")
+
+    def removed(path, *_):
+        if path.name == "1":
+            shutil.rmtree(path)
+            raise AttributeError("'NoneType' object has no attribute 'get'")
+        return 0.5
+
+    saves = checkpoint.Checkpoints(tmp_path, check)
+    saves.save(state, 1)
+    saves.save(state, 2, score=0.5)
+    saves.wait()
+    shutil.copytree(tmp_path / "2", tmp_path / "1", dirs_exist_ok=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "_score", removed)
+        assert checkpoint.saved_steps(tmp_path) == {"last": 2, "best": 2}
+
+    def replaced(path, _):
+        if path.name == "2":
+            path.rename(path.with_name("3"))
+            raise AttributeError("'NoneType' object has no attribute 'get'")
+        return path.name
+
+    monkeypatch.setattr(checkpoint, "_restored", replaced)
+    assert saves.restore_latest(wanted(state), fail) == "3"
+    taken.append(True)
+    monkeypatch.setattr(checkpoint, "_restored", lambda path, _: path.open())
+    with pytest.raises(InUse):
+        saves.restore_latest(wanted(state), fail)
+    taken.clear()
+    with pytest.raises(InputError, match="3: cannot be read .*Is a directory"):
+        saves.restore_latest(wanted(state), lambda _: None)
     saves.close()
 
 
