@@ -6,7 +6,7 @@ DIR is stage1_train of the 2018 Data Science Bowl, of which the fluorescence ima
 each image of training only the cells of one half, chosen at random, count as drawn. The other half
 is either marked as not annotated, or left as background, as a mask without marks has it; with all
 cells drawn the same images stand beside them. The validation and test images are whole. A study of
-these three rows (of instances_cpu.py's small network, flows) is trained in --folder and continues
+these three rows (the small network of instances_cpu.py, flows) is trained in --folder and continues
 there.
 """
 
@@ -29,9 +29,11 @@ OPTIONS = {
     "root": (pathlib.Path, "stage1_train"),
     "folder": (pathlib.Path, "for the data and the runs; kept"),
     "repeats": (5, "runs of each row"),
-    "steps": (400, "of 8 windows of 128 pixels, in a run"),
+    "steps": (400, "of 8 windows, in a run"),
+    "size": (128, "pixels of a window's side"),
 }
 NOT_ANNOTATED = 65535
+SMALL = pathlib.Path(__file__).resolve().parents[1] / "configs/studies/instances_cpu.py"
 COLUMNS = ("row", "metric", "mean", "sd", "difference", "interval_low", "interval_high", "verdict")
 STUDY = '''"""What marking undrawn parts of images as not annotated is worth."""
 
@@ -41,9 +43,10 @@ from cellseg_jax import config, studies
 
 HERE = pathlib.Path(__file__).parent
 TITLE = "Half of the cells drawn"
-BASE = config.changed(config.load("configs/studies/instances_cpu.py"), {
+BASE = config.changed(config.load(%r), {
     "data.name": "folder", "data.root": str(HERE / "data"), "data.split": str(HERE / "split.json"),
-    "data.strata": (), "data.channels": "gray", "data.target": "flow", "train.steps": %d})
+    "data.strata": (), "data.channels": "gray", "data.target": "flow",
+    "data.size": (%d, %d), "train.steps": %d, "optimizer.warmup": %d})
 ROWS = {
     "half_marked": {"data.folders": "images,half_marked", "data.ignore": "%d"},
     "half_as_background": {"data.folders": "images,half_as_background"},
@@ -96,7 +99,8 @@ def export(options):
 def measure(options) -> Result:
     export(options)
     study = options.folder / "partly_annotated.py"
-    study.write_text(STUDY % (options.steps, NOT_ANNOTATED, options.repeats))
+    study.write_text(STUDY % (str(SMALL), options.size, options.size, options.steps,
+                              options.steps // 8, NOT_ANNOTATED, options.repeats))
     runs = options.folder / "runs"
     subprocess.run([sys.executable, "-m", "cellseg_jax.study", f"--study={study}",
                     f"--workdir={runs}"], check=True)

@@ -44,14 +44,14 @@ LONGEST = ("studies/test_smoke.py", "train/test_devices.py", "faults/test_faults
            "models/test_learning.py", "test_augment.py", "test_predict.py")
 
 
-# Their tests share nothing: each may run in another worker.
+# Their slow tests share nothing: each may run in another worker.
 APART = ("faults/test_faults.py", "faults/test_fuzz.py", "studies/test_smoke.py",
          "test_benchmarks.py")
 
 
 def pytest_xdist_make_scheduler(config, log):
     """A file in one worker, as --dist loadfile has it, but those of APART test by test."""
-    if config.getvalue("dist") != "loadfile":
+    if config.getvalue("dist") != "loadfile" or not config.getoption("--slow"):
         return None
     scheduler = LoadFileScheduling(config, log)
     whole_file, apart = scheduler._split_scope, {f"tests/{name}" for name in APART}

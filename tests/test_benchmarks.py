@@ -35,6 +35,8 @@ CASES = {
                      rf"\|( {NUMBER} \|){{6}}"),
     "on_gpu": ("--tiny --folder={tmp_path}", "", ("torch", "monai", "einops"),
                rf"\| simple_conv_64 \| bfloat16 \| 2 \|( {NUMBER} \|){{3}}"),
+    "partly_annotated": ("--folder={tmp_path}/halves --repeats=1 --steps=2 --size=32", "dsb2018",
+                         (), rf"\| half_marked \| dice_mean \| {NUMBER} \|"),
     "population": ("--slots=2 --backends=vmap --rounds=1 --steps=1", "", (),
                    rf"\| vmap \| 2 \| {NUMBER} \| {NUMBER} \|"),
     "pruning": ("--size=16 --channels=4,8 --images=8 --levels=1 --rounds=1", "", (),
