@@ -367,7 +367,8 @@ def test_colour_leaves_alpha_and_keeps_the_dtype(channels):
     np.testing.assert_array_equal(out, coloured(KEY, image, settings))
 
 
-@pytest.mark.parametrize("channels", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("channels", [
+    2, *(pytest.param(n, marks=pytest.mark.slow) for n in (4, 5))])
 def test_all_of_chosen_channels_change(channels):
     image = np.random.default_rng(0).uniform(0.1, 1, (8, 8, channels)).astype(np.float32)
     for name in INTENSITY:

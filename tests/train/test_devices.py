@@ -24,10 +24,10 @@ SMALL = {
                 "augment.elastic_sigma": 4.0},
     "ebhi_unet": {"data.count": 16, "model.channels": (4, 8)},  # batch 4, a loss over the batch
 }
-# Devices of 2, 8 and 16 that a run uses.
-USED = {"unetr_sgd": {2: 2, 8: 4, 16: 4}, "unet_adam_poly": {2: 2, 8: 8, 16: 16},
-        "small_unet": {2: 2, 8: 4, 16: 11}, "em_unet": {2: 2, 8: 2, 16: 2},
-        "ebhi_unet": {2: 2, 8: 4, 16: 4}}
+# Devices of 2, 4, 8 and 16 that a run uses.
+USED = {"unetr_sgd": {2: 2, 4: 4, 8: 4, 16: 4}, "unet_adam_poly": {2: 2, 4: 4, 8: 8, 16: 16},
+        "small_unet": {2: 2, 4: 4, 8: 4, 16: 11}, "em_unet": {2: 2, 4: 2, 8: 2, 16: 2},
+        "ebhi_unet": {2: 2, 4: 4, 8: 4, 16: 4}}
 COMMON = {"data.name": "synthetic", "data.size": (32, 32), "data.image_size": (48, 48),
           "data.mix": (), "train.steps": 3, "train.epochs": 0,
           "train.precision": "float64", "eval.batch_size": 3}
@@ -66,7 +66,7 @@ def trained(folder, devices):
 def test_losses_are_equal_on_any_number_of_devices_in_float64(tmp_path):
     one_device = trained(tmp_path / "1", 1)
     assert sum(len(one["lines"]) for one in one_device.values()) > len(SMALL)
-    for devices in (2, 8, 16):
+    for devices in (2, 4, 8, 16):
         found = trained(tmp_path / str(devices), devices)
         for name, expected in one_device.items():
             assert expected["mesh"] == [1, 1]
