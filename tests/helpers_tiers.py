@@ -8,8 +8,10 @@ Slow tests are parted by file, since those of a file share what they train.
 import subprocess
 import zlib
 
-PARTS = 12  # of the weekly tests
-SLOW_PARTS = 3  # a divisor of PARTS: the number of a part names one of each
+import pytest
+
+PARTS = 18  # of the weekly tests
+SLOW_PARTS = 6  # a divisor of PARTS: the number of a part names one of each
 ALL = "--slow --part=all"
 SEED = 14330  # of the hash that parts what is not in LONG or LONG_FILES
 
@@ -83,10 +85,12 @@ LONG_FILES = {f"tests/{name}.py": seconds for name, seconds in {
     "analysis/test_pruning": 65,
     "inference/test_evaluate": 70,
     "inference/test_predictor": 50,
+    "models/test_layers": 30,
     "models/test_models": 135,
     "models/test_segformer": 45,
     "models/test_segnet": 42,
     "parity/test_models": 100,
+    "step/test_mesh": 30,
     "step/test_step": 226,
     "targets/test_distance": 36,
     "test_augment": 88,
@@ -113,6 +117,18 @@ def _shared_out(costs: dict[str, int], count: int) -> dict[str, int]:
 
 
 _PART_OF_LONG, _PART_OF_FILE = _shared_out(LONG, PARTS), _shared_out(LONG_FILES, SLOW_PARTS)
+
+
+def slow_but(fast, cases) -> list:
+    """Cases of a parametrised test, marked slow but for those of `fast`.
+
+    Args:
+      cases: single values, tuples of values, or {id: value}.
+    """
+    named = cases.items() if isinstance(cases, dict) else [(None, case) for case in cases]
+    return [pytest.param(*(case if isinstance(case, tuple) else (case,)), id=name,
+                         marks=[] if (name or case) in fast else pytest.mark.slow)
+            for name, case in named]
 
 
 def part_of(test_id: str) -> int:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden import losses_ours
+from helpers_tiers import slow_but
 from jax.sharding import PartitionSpec as P
 from jaxtyping import TypeCheckError
 from scipy import ndimage
@@ -35,6 +36,8 @@ from cellseg_jax.losses import (
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "losses_monai.npz"
 EVERY = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
+EVERY_QUICK = pytest.mark.parametrize(
+    "loss", slow_but(set(LOSSES) - {"boundary", "cldice"}, LOSSES))  # long to compile
 SHARED = {"smooth": 1e-5, "squared": False, "pooled": False, "class_weights": ()}
 
 
@@ -100,7 +103,7 @@ def test_loss_averages_channels_by_their_weights(name):
         jax.eval_shape(lambda z: loss(z, z, class_weights=(1.0, 2.0)), logits)
 
 
-@EVERY
+@EVERY_QUICK
 def test_loss_and_gradient_finite_at_extremes(loss):
     """One channel empty, full or half, the other one its complement; right, undecided or wrong."""
     half = np.arange(6) < 3
@@ -121,7 +124,7 @@ def test_loss_and_gradient_finite_at_extremes(loss):
         np.testing.assert_allclose(value[3:], 0, atol=1e-5)
 
 
-@EVERY
+@EVERY_QUICK
 def test_loss_gradient_matches_finite_difference_under_vmap(loss):
     with jax.enable_x64(True):
         logits, target = (np.asarray(x, np.float64) for x in sample(k=2, n=2, size=3))

@@ -31,10 +31,11 @@ def test_so_many_commits_in_a_row_run_every_weekly_test_once():
     runs = [[i for i in IDS if not reason_to_skip({"weekly"}, i, slow=True, part=part)]
             for part in range(PARTS)]
     assert sorted(sum(runs, [])) == sorted(IDS)
-    assert all(20 < len(run) < 70 for run in runs)  # about 35 each
-    assert part_of(IDS[0]) == 10  # the same on every machine, in every process
+    assert all(12 < len(run) < 50 for run in runs)  # about 26 each
+    assert part_of(IDS[0]) == 16  # the same on every machine, in every process
     seconds = [sum(LONG.get(i, 0) for i in run) for run in runs]
-    assert max(seconds) - min(seconds) < 60 < sum(seconds) / PARTS
+    # As even as the longest tests allow, each of which is in one part.
+    assert max(seconds) <= max(LONG.values()) and min(seconds) > 0.8 * sum(seconds) / PARTS
 
 
 def test_so_many_commits_in_a_row_run_every_slow_file_whole_once():
@@ -44,8 +45,8 @@ def test_so_many_commits_in_a_row_run_every_slow_file_whole_once():
             for part in range(PARTS)]
     assert PARTS % SLOW_PARTS == 0 and runs[:SLOW_PARTS] == runs[SLOW_PARTS:2 * SLOW_PARTS]
     assert sorted(sum(runs[:SLOW_PARTS], [])) == sorted(ids)
-    assert all(len(run) == 3 * len({i.partition("::")[0] for i in run}) > 30 for run in runs)
-    assert slow_part_of(ids[0]) == 2  # the same on every machine, in every process
+    assert all(len(run) == 3 * len({i.partition("::")[0] for i in run}) > 15 for run in runs)
+    assert slow_part_of(ids[0]) == 5  # the same on every machine, in every process
     seconds = [sum(LONG_FILES.get(i.removesuffix("::test_0"), 0) for i in run)
                for run in runs[:SLOW_PARTS]]
     assert max(seconds) - min(seconds) < 60 < min(seconds)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers_tiers import slow_but
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
@@ -55,7 +56,8 @@ def assert_close(got, want, atol=1e-10):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=atol), got, want)
 
 
-@pytest.mark.parametrize("case", GEOMETRIES)
+@pytest.mark.parametrize(
+    "case", slow_but(("3x3", "stride odd", "up 2x2"), list(GEOMETRIES)))
 def test_convolution_matches_lax_in_value_and_gradient(case):
     size, kernel_shape, geometry = GEOMETRIES[case]
     image, kernel = normal(0, 2, *size, kernel_shape[2]), normal(1, *kernel_shape)
@@ -63,7 +65,7 @@ def test_convolution_matches_lax_in_value_and_gradient(case):
     assert_close(got, loss_and_gradients(plain_convolution, geometry)(image, kernel))
 
 
-@pytest.mark.parametrize("case", ["3x3", "stride odd", "up 3x3"])
+@pytest.mark.parametrize("case", slow_but(("3x3",), ["3x3", "stride odd", "up 3x3"]))
 def test_convolution_same_under_vmap_and_scan(case):
     size, kernel_shape, geometry = GEOMETRIES[case]
     images, kernels = normal(0, 3, 2, *size, kernel_shape[2]), normal(1, 3, *kernel_shape)
@@ -76,8 +78,7 @@ def test_convolution_same_under_vmap_and_scan(case):
     assert_close(scan(images, kernels), want)
 
 
-@pytest.mark.parametrize(
-    "case", ["3x3", *(pytest.param(c, marks=pytest.mark.slow) for c in ("stride even", "up 3x3"))])
+@pytest.mark.parametrize("case", slow_but(("3x3",), ["3x3", "stride even", "up 3x3"]))
 def test_convolution_same_over_eight_devices(case):
     """Replicated kernel, image split over "data", loss summed inside: gradients need no psum."""
     size, kernel_shape, geometry = GEOMETRIES[case]
@@ -302,7 +303,8 @@ def test_group_norm_rejects_groups_that_do_not_divide():
         group_norm(normal(0, 1, 2, 2, 4), 3)
 
 
-@pytest.mark.parametrize("size", [(4, 6), (5, 7), (2, 3)])
+@pytest.mark.parametrize("size", [
+    (5, 7), *(pytest.param(size, marks=pytest.mark.slow) for size in ((4, 6), (2, 3)))])
 def test_max_pool_matches_reduce_window_in_value_and_gradient(size):
     image = normal(0, 2, *size, 3)
 

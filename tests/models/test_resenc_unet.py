@@ -96,7 +96,8 @@ def test_options_that_make_no_network_are_rejected(options):
         shapes_of(tiny(**options))
 
 
-@pytest.mark.parametrize("size", [(32, 48), (16, 20), (33, 47), (1, 5)])
+@pytest.mark.parametrize("size", [
+    (33, 47), *(pytest.param(n, marks=pytest.mark.slow) for n in ((32, 48), (16, 20), (1, 5)))])
 def test_logits_have_the_size_of_any_image(size):
     """And the coarse ones of halves and quarters, rounded up."""
     module = tiny(features_per_stage=(3, 4, 4, 5, 5), blocks_per_stage=(1,) * 5)

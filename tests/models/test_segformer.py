@@ -47,7 +47,8 @@ def picture(n, height, width, dtype=jnp.float32):
 
 @pytest.mark.parametrize(
     ("variant", "millions", "count"),  # the paper's table 1, 150 outputs
-    [("b0", 3.8, 3752694), ("b1", 13.7, 13715798), ("b2", 27.5, 27461974)],
+    [("b0", 3.8, 3752694), *(pytest.param(*row, marks=pytest.mark.slow) for row in (
+        ("b1", 13.7, 13715798), ("b2", 27.5, 27461974)))],
 )
 def test_parameter_count_is_published(variant, millions, count):
     module = models.make("segformer", num_outputs=150, variant=variant)

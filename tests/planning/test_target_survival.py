@@ -41,8 +41,9 @@ def survival_of(config):
 
 @pytest.mark.parametrize("target, back, kinds", [
     # Of two squares in one object, the IoU of the first is 0.5, which counts as found.
-    ("foreground", 30, (10, 0, 0, 0)), ("distance", 40, (0, 0, 0, 0)),
-    pytest.param("flow", 40, (0, 0, 0, 0), marks=pytest.mark.slow)])
+    ("foreground", 30, (10, 0, 0, 0)),
+    *(pytest.param(name, 40, (0, 0, 0, 0), marks=pytest.mark.slow)
+      for name in ("distance", "flow"))])
 def test_cells_that_a_target_gives_back(root, target, back, kinds):
     options = {"target": target}
     assert survival_of(config_of(root, **options)) == Survival(10, 40, 40, back, kinds)

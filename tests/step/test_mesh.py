@@ -6,6 +6,7 @@ import types
 import jax
 import pytest
 from helpers import ROOT, tiny_config
+from helpers_tiers import slow_but
 from jax.sharding import AbstractMesh
 
 from cellseg_jax import config as config_lib
@@ -25,8 +26,8 @@ from cellseg_jax.step.mesh import (
 from cellseg_jax.step.spec import make_spec
 from cellseg_jax.studies.study import representatives
 
-CONFIGS = sorted((ROOT / "configs").glob("*.py"))
-STUDIES = sorted((ROOT / "configs/studies").glob("*.py"))
+CONFIGS = {path.stem: path for path in sorted((ROOT / "configs").glob("*.py"))}
+STUDIES = {path.stem: path for path in sorted((ROOT / "configs/studies").glob("*.py"))}
 DEVICES = (1, 2, 4, 8, 16)
 
 
@@ -53,7 +54,7 @@ def assert_shares(config, members, num_devices, unit=1):
     return member, data
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", slow_but(("quickstart", "unet_sgd"), CONFIGS))
 def test_every_config_starts_on_any_number_of_devices(path):
     config = config_lib.load(str(path))
     spec = make_spec([config])
@@ -70,7 +71,7 @@ def test_every_config_starts_on_any_number_of_devices(path):
         assert all(x.sharding.shard_shape(x.shape) == x.shape for x in jax.tree.leaves(state))
 
 
-@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", slow_but(("ebhi_cpu", "em", "peers"), STUDIES))
 def test_every_row_of_a_study_starts_on_any_number_of_devices(path):
     table = study(path)
     kinds = {}

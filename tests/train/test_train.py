@@ -104,6 +104,7 @@ def test_streamed_and_resident_data_give_the_same_run(tmp_path):
     assert_same_run(tmp_path / "device", tmp_path / "host")
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_the_run_goes_on_bit_for_bit(tmp_path, monkeypatch):
     """Interrupted in mid-epoch, by a signal that comes after the sixth step."""
     config = tiny_config(train__epochs=3)
