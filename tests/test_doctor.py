@@ -331,6 +331,16 @@ def test_objects_in_pieces_and_with_holes_are_noted(root):
 def test_splits_and_batches_that_cannot_be(root):
     lines = data_check.check(config_of(root, ("train.batch_size", "9"))).lines
     assert matching(lines, "error", "train.batch_size", "got 9; expected 1 to 8, the number")
+    crops = config_of(root, ("train.batch_size", "9"), ("data.fit", "random_crop"))
+    lines = data_check.check(crops).lines
+    assert matching(lines, "error", "train.batch_size", "expected 1 to 8, .* or data.windows=2")
+    lines = data_check.check(config_lib.changed(crops, {"data.windows": 9, "eval.every": 1})).lines
+    assert matching(lines, "note", "data.windows", "every 8 steps.*data.windows=57 makes")
+    crops = config_lib.changed(crops, {"data.windows": 57, "eval.every": 1})
+    assert not matching(data_check.check(crops).lines, "", "data.windows", "")
+    copied = config_of(root, ("train.batch_size", "9"), ("data.copies", "1"),
+                       ("augment.flip_vertical", "(0.5, 1.0)"))
+    assert not matching(data_check.check(copied).lines, "error", "train.batch_size", "")
     lines = data_check.check(config_of(root, ("train.batch_size", "1"))).lines  # 28
     assert matching(lines, "warning", "train.batch_size", "batch normalisation")
     lines = data_check.check(config_of(root, ("data.group", "^(s)"))).lines

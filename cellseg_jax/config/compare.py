@@ -13,7 +13,7 @@ from cellseg_jax.config.defaults import FREE_KEYS, VALUE_KEYS
 LATER_KEYS = {"data.only_size": (), "data.strata": (), "data.mix_copies": True,
               "data.blank_images": 0, "data.split_by": "group", "data.augment_before_grid": False,
               "data.num_rays": 32, "data.ignore": "", "data.rim": 5,
-              "data.annotations": "", "data.mask_suffix": "", "data.folders": "",
+              "data.windows": 1, "data.annotations": "", "data.mask_suffix": "", "data.folders": "",
               "data.classes": (),
               "loss.mae": 0.0, "loss.mse": 0.0, "loss.distance_dice": 0.0,
               "data.percentiles": normalize.PERCENTILES,

@@ -33,6 +33,7 @@ VALUE_KEYS = (
     "data.keep_blank",
     "data.balance",
     "data.oversample",
+    "data.windows",
     "optimizer.plateau_metric",
     "optimizer.plateau_factor",
     "optimizer.plateau_patience",
@@ -103,6 +104,7 @@ def default() -> ConfigDict:
         # within larger ones.
         train_fraction=1.0,
         balance=False,  # train on every stratum (class, modality) equally often
+        windows=1,  # with fit="random_crop": windows that an epoch draws from each image
         oversample=0.0,  # share of training rows that are sure to hold foreground
         copies=0,  # augmented variants of each training sample, always the same ones; 0 = online
         mix=(),  # other datasets to train on too, as "bbbc039:DIR"

@@ -146,7 +146,7 @@ def training_samples(config, count: int) -> int:
     if folds.is_fold(split):
         share = folds.parse(split).training_share
     images = int(count * share * config.data.train_fraction + 1e-6)
-    return max(images * config.data.grid**2 * (config.data.copies + 1), 1)
+    return max(images * config.data.grid**2 * (config.data.copies + 1) * config.data.windows, 1)
 
 
 def classical_options(config) -> dict:

@@ -87,6 +87,8 @@ def _data(c, rule):
     rule(c.data.weight_w0 >= 0, "data.weight_w0", "at least 0")
     rule(c.data.weight_sigma > 0, "data.weight_sigma", "above 0 pixels")
     rule(0 <= c.data.oversample <= 1, "data.oversample", "a share from 0 to 1")
+    rule(c.data.windows == 1 or (c.data.windows > 1 and c.data.fit == "random_crop"),
+         "data.windows", "1, or more with data.fit='random_crop'")
     rule(c.data.copies >= 0, "data.copies", "at least 0")
     rule(not c.data.copies or any(c.augment[name][0] for name in augment.AUGMENTATIONS),
          "data.copies", "0 without an augmentation (augment.*) that makes the copies differ")

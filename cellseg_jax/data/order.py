@@ -26,6 +26,7 @@ class Crops(NamedTuple):
 class Sampling(NamedTuple):
     """How an epoch draws samples and windows."""
 
+    windows: int = 1  # how often an epoch visits each sample, with a window of its own
     copies: int = 0  # augmented variants of each sample beside itself
     left_out: np.ndarray | None = None  # (n, copies + 1) bool: variants that are not drawn
     # (n,) names; given, an epoch draws with replacement, each stratum equally often (weights 1 /
@@ -48,22 +49,21 @@ class Order:
     no batch are left out, others in each epoch. There is no state to save or restore.
 
     With N copies an index is sample * (N + 1) + copy, and an epoch visits every copy of every
-    sample; copy 0 is the sample untouched.
+    sample; copy 0 is the sample untouched. With several windows it visits each so many times.
 
     Args:
       train: indices of the training samples.
-    Raises: InputError if batch_size is not 1 to the number of training samples.
+    Raises: InputError if batch_size is not 1 to the number of samples in an epoch.
     """
 
     def __init__(self, train, seed: int, batch_size: int, sampling: Sampling = PLAIN):
-        copies, left_out, strata, oversample, foreground, crops, whole_images = sampling
+        windows, copies, left_out, strata, oversample, foreground, crops, whole_images = sampling
         train = np.asarray(train)
         pool = (train[:, None] * (copies + 1) + np.arange(copies + 1)).reshape(-1)
         if left_out is not None:
             pool = pool[~left_out.reshape(-1)[pool]]
-        if not 1 <= batch_size <= len(pool):
-            raise InputError(f"config.train.batch_size: got {batch_size}; expected 1 to "
-                             f"{len(pool)}, the number of training images")
+        check_batch_size(batch_size, len(pool), windows, crops is not None)
+        pool = np.tile(pool, windows)
         self.pool, self.seed, self.batch_size, self.copies = pool, seed, batch_size, copies
         self.oversample, self.crops, self.whole_images = oversample, crops, whole_images
         self.steps_per_epoch = len(pool) // batch_size
@@ -132,6 +132,16 @@ class Order:
         return _unit(random.random_raw(count * self.batch_size)).reshape(count, -1)
 
 
+def check_batch_size(batch_size: int, samples: int, windows: int, cropped: bool) -> None:
+    """InputError unless an epoch, so many windows of each sample, has at least one batch."""
+    if 1 <= batch_size <= samples * windows:
+        return
+    of_each = f" times data.windows={windows}" * (windows > 1)
+    more = f", or data.windows={-(-batch_size // max(samples, 1))}" * (cropped and batch_size > 0)
+    raise InputError(f"config.train.batch_size: got {batch_size}; expected 1 to "
+                     f"{samples * windows}, the number of training images{of_each}{more}")
+
+
 def _unit(words):
     return (words >> np.uint64(11)) * 2.0**-53
 
@@ -148,7 +158,7 @@ def order_of(config, arrays, train) -> Order:
     if options.fit == "random_crop":
         crops = Crops(tuple(options.size), arrays.flat_sizes, arrays.tables["anchors"])
     return Order(train, config.seed, config.train.batch_size, Sampling(
-        copies=options.copies, left_out=left_out,
+        windows=options.windows, copies=options.copies, left_out=left_out,
         strata=arrays.strata if options.balance else None,
         oversample=options.oversample, foreground=foreground, crops=crops,
         whole_images=options.augment_before_grid and options.grid > 1))

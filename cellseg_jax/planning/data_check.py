@@ -7,6 +7,7 @@ import jax
 from cellseg_jax import data, models
 from cellseg_jax.config import derived
 from cellseg_jax.crops import round_up
+from cellseg_jax.data.order import check_batch_size
 from cellseg_jax.data.quality import checks, examine
 from cellseg_jax.data.quality.report import Report, gather
 from cellseg_jax.data.records import Finding
@@ -15,6 +16,7 @@ from cellseg_jax.planning import target_survival
 from cellseg_jax.step.programs import check_model
 from cellseg_jax.step.spec import make_spec
 
+FEW_STEPS = 50  # from one validation to the next
 SQUASHED = 1.25  # a change of the ratio of height to width from which shapes are not those of cells
 
 
@@ -45,16 +47,31 @@ def _of_config(config, examination):
         return
     key, batch_size = "config.train.batch_size", config.train.batch_size
     if examination.parts:
-        num_train = len(examination.parts["train"]) * config.data.grid**2
-        if batch_size > num_train:
-            yield Finding("error", key, f"got {batch_size}; expected 1 to {num_train}, the number "
-                          "of training images")
+        yield from _of_epoch(config, len(examination.parts["train"]))
     stride, batch_norm = stride_and_norm(config)
     if batch_size == 1 and batch_norm:
         yield Finding("warning", key, "batch normalisation with 1 has the statistics of a single "
                       "image; expected 2 at least")
     yield from _of_size(config, stride)
     yield from _squashed(config.data, examination.facts)
+
+
+def _of_epoch(config, images: int):
+    """Findings on the steps of an epoch, given the number of training images."""
+    options, batch_size = config.data, config.train.batch_size
+    samples = images * options.grid**2 * (options.copies + 1)
+    cropped = options.fit == "random_crop"
+    try:
+        check_batch_size(batch_size, samples, options.windows, cropped)
+    except InputError as error:
+        yield examine.finding_of(error)
+        return
+    steps = samples * options.windows // batch_size
+    if cropped and steps * config.eval.every < FEW_STEPS:
+        more = -(-FEW_STEPS * batch_size // samples)
+        yield Finding("note", "config.data.windows", f"got {options.windows}: the run is validated "
+                      f"after every {steps * config.eval.every} steps, which may take most of its "
+                      f"time; data.windows={more} makes epochs of {FEW_STEPS} steps")
 
 
 def _of_size(config, stride: int):

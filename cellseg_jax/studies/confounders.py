@@ -16,7 +16,7 @@ from cellseg_jax.studies.file import config_of
 NAMED, FOLLOWS, NOT_NAMED = "named", "follows", "not named"
 # Keys that nothing reads where nothing is trained, and those that change no score.
 TRAINING = ("seed", "augment.", "loss.", "optimizer.", "train.", "data.balance", "data.copies",
-            "data.mix_copies", "data.oversample", "data.train_fraction")
+            "data.mix_copies", "data.oversample", "data.train_fraction", "data.windows")
 NO_MATTER = ("data.root", "data.cache", "data.threads", "data.residence", "eval.batch_size",
              "eval.panels", "train.checkpoint_minutes")
 IMAGES, STEPS = "training images", "optimizer steps"  # what follows from data and keys

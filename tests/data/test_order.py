@@ -90,8 +90,23 @@ def test_crops_lie_inside_their_image_and_oversampling_hits_foreground():
     assert set(tops) == set(range(9)) and set(lefts) == set(range(29))
 
 
+def test_an_epoch_draws_so_many_windows_of_each_image():
+    crops = Crops((8, 8), np.full((3, 2), 64), np.full((3, 1, 2), -1))
+    order = Order(np.array([0, 2]), 0, 5, Sampling(windows=5, crops=crops))
+    assert order.steps_per_epoch == 2
+    for epoch in range(3):
+        rows = [order.rows(2 * epoch + step) for step in range(2)]
+        ids, places = (np.concatenate([r[name] for r in rows]) for name in ("id", "place"))
+        assert np.bincount(ids).tolist() == [5, 0, 5]
+        assert len({(int(i), *map(int, place)) for i, place in zip(ids, places, strict=True)}) > 7
+    with pytest.raises(InputError, match="got 5; expected 1 to 2, .* images, or data.windows=3$"):
+        Order(np.array([0, 2]), 0, 5, Sampling(crops=crops))
+    with pytest.raises(InputError, match="got 5; expected 1 to 2, the number of training images$"):
+        Order(np.array([0, 2]), 0, 5)  # whole images are not drawn twice
+
+
 @pytest.mark.parametrize("changes", [
-    {}, dict(balance=True), dict(fit="random_crop", size=(24, 24)), dict(grid=2, keep_blank=False)])
+    {}, dict(balance=True), dict(fit="random_crop", size=(24, 24), windows=3), dict(grid=2, keep_blank=False)])
 def test_indices_equal_order_of_the_training_part(tmp_path, changes):
     config = ConfigDict(dict(seed=3, train=dict(batch_size=4), data=data_config(
         cache=str(tmp_path), count=20, split=(0.6, 0.2, 0.2), **changes)))
