@@ -72,37 +72,45 @@ def _standard() -> ConfigDict:
 
 def _filled(config) -> ConfigDict:
     """A locked copy with every key present; the rules are not checked."""
-    reference = default()
-    given = ConfigDict(as_tuples(config.to_dict()))
-    for section in reference:
+    given, standard = as_tuples(config.to_dict()), _standard()
+    for section in standard:
         if section not in given:
             raise InputError(f"config.{section}: missing; expected what config.default() has")
-        _check_form(section, given[section], reference[section])
-    reference.model.update(model_options(given.model.get("name", "")))
-    pick(data.DATASETS, given.data.get("name", ""), "config.data.name")
-    reference.data.update(
-        {k: v for k, v in data.options(given.data.name).items() if k not in reference.data})
-    target = given.data.get("target", reference.data.target)
-    if target in targets.TARGETS and _has_default_losses(given, reference.data.target):
-        given.loss.update(default_losses(target))
-    reference.lock()
+        _check_form(section, given[section], standard[section])
+    out = _with_options(given["model"].get("name", ""), given["data"].get("name", "")
+                        ).copy_and_resolve_references()
+    target = given["data"].get("target", standard.data.target)
+    if target in targets.TARGETS and _has_default_losses(given, standard.data.target):
+        given["loss"].update(default_losses(target))
+    flat = flatten(out)
     for key, value in flatten(given).items():
-        set_value(reference, key, value)
-    return reference
+        if repr(flat.get(key)) != repr(value):  # which tells 1 from 1.0 too; to set takes longer
+            set_value(out, key, value)
+    return out
+
+
+@functools.lru_cache(maxsize=64)
+def _with_options(model: str, dataset: str) -> ConfigDict:
+    """default() with the options of a model and a dataset, locked; not to be changed."""
+    out = default()
+    out.model.update(model_options(model))
+    pick(data.DATASETS, dataset, "config.data.name")
+    out.data.update({k: v for k, v in data.options(dataset).items() if k not in out.data})
+    return out.lock()
 
 
 def _check_form(section: str, given, reference) -> None:
     """InputError for a value where a section should be, or a section where a value should be."""
-    if isinstance(reference, ConfigDict) and not isinstance(given, ConfigDict):
+    if isinstance(reference, ConfigDict) and not isinstance(given, dict):
         raise InputError(f"config.{section}: got {given!r}; expected a section of keys")
-    for key, value in given.items() if isinstance(given, ConfigDict) else ():
-        if isinstance(value, ConfigDict) and not isinstance(reference.get(key), ConfigDict):
-            raise InputError(f"config.{section}.{key}: got {value.to_dict()!r}; expected a value")
+    for key, value in given.items() if isinstance(given, dict) else ():
+        if isinstance(value, dict) and not isinstance(reference.get(key), ConfigDict):
+            raise InputError(f"config.{section}.{key}: got {value!r}; expected a value")
 
 
 def _has_default_losses(config, target: str) -> bool:
     """Whether the losses have the weights that are the defaults of a target."""
-    return all(config.loss.get(name, weight) == weight
+    return all(config["loss"].get(name, weight) == weight
                for name, weight in default_losses(target).items())
 
 

@@ -24,6 +24,7 @@ REGRESSION holds the losses of outputs that are no probabilities, such as the ra
 losses.regression.
 """
 
+import functools
 import inspect
 
 from cellseg_jax.losses.boundary_distance import boundary, signed_distance
@@ -48,11 +49,12 @@ REGRESSION = {"mae": mae, "mse": mse, "distance_dice": distance_dice}
 ZERO_ON_EMPTY = ("boundary", "cldice")
 
 
+@functools.cache
 def options(name: str) -> dict:
     """The options of a loss with their defaults, numbers or tuples, from its signature.
 
     An option name that two losses share means one and the same option. pixel_weight and axis_name
-    are given by the step, not by a config.
+    are given by the step, not by a config. The dict is not to be changed.
     """
     parameters = dict(inspect.signature((LOSSES | REGRESSION)[name]).parameters)
     if parameters.pop("shared", None):
