@@ -196,6 +196,26 @@ sys.exit(cli.run_command(main, lambda values: None))
     assert time.monotonic() - began < stopping.GRACE
 
 
+@pytest.mark.parametrize("number, code", [
+    (signal.SIGTERM, stopping.INTERRUPTED), (signal.SIGINT, stopping.CTRL_C)])
+def test_a_signal_during_an_import_raises_nothing_in_it(tmp_path, number, code):
+    """An extension module whose types are being made ends in an abort then, as this one does."""
+    (tmp_path / "making_types.py").write_text(
+        f"import os, time\ntry:\n    os.kill(os.getpid(), {int(number)})\n    time.sleep(9)\n"
+        "except BaseException:\n    os.abort()\n")
+    done = subprocess.run([sys.executable, "-c", """
+import sys
+from cellseg_jax import cli
+
+def main(args, overrides):
+    import making_types
+
+sys.exit(cli.run_command(main, lambda values: None))
+"""], cwd=ROOT, capture_output=True, text=True, timeout=60,
+        env=child_environment() | {"PYTHONPATH": str(tmp_path)})
+    assert (done.returncode, done.stderr) == (code, "")
+
+
 @pytest.mark.parametrize("error, line", [
     (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nmore"),
      "error: out of memory (RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes. more); smaller "

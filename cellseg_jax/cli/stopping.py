@@ -27,6 +27,21 @@ def let_finish() -> None:
     _finishing.set()
 
 
+def _stop(number, frame) -> None:
+    """A handler: the process ends with INTERRUPTED or, at Ctrl-C, CTRL_C; no result is lost.
+
+    While a module is imported it ends at once: an extension module cannot pass on what a handler
+    raises while its types are made (jaxlib's ends with SIGABRT or SIGSEGV).
+    """
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            os._exit(CTRL_C if number == signal.SIGINT else INTERRUPTED)
+        frame = frame.f_back
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    sys.exit(INTERRUPTED)
+
+
 @contextlib.contextmanager
 def stopping_at_sigterm() -> Iterator[None]:
     """SIGTERM ends the process with INTERRUPTED, in a block whose work can be done again.
@@ -36,7 +51,7 @@ def stopping_at_sigterm() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(INTERRUPTED))
+    before = signal.signal(signal.SIGTERM, _stop)
     try:
         yield
     finally:
@@ -47,10 +62,14 @@ def stopping_at_sigterm() -> Iterator[None]:
 def until_exit() -> Iterator[None]:
     """SIGTERM ends a process that ends with this block with INTERRUPTED, and not after the block.
 
+    Ctrl-C raises KeyboardInterrupt, as ever, but where that would end in an abort.
+
     While Python itself ends, no handler runs any more: a SIGTERM would take the place of the exit
     code of work that is done.
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(INTERRUPTED))
+    signal.signal(signal.SIGTERM, _stop)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored
+        signal.signal(signal.SIGINT, _stop)
     try:
         yield
     finally:

@@ -106,7 +106,8 @@ def test_an_epoch_draws_so_many_windows_of_each_image():
 
 
 @pytest.mark.parametrize("changes", [
-    {}, dict(balance=True), dict(fit="random_crop", size=(24, 24), windows=3), dict(grid=2, keep_blank=False)])
+    {}, dict(balance=True), dict(fit="random_crop", size=(24, 24), windows=3),
+    dict(grid=2, keep_blank=False)])
 def test_indices_equal_order_of_the_training_part(tmp_path, changes):
     config = ConfigDict(dict(seed=3, train=dict(batch_size=4), data=data_config(
         cache=str(tmp_path), count=20, split=(0.6, 0.2, 0.2), **changes)))
