@@ -20,6 +20,7 @@ from skimage import measure
 import cellseg_jax
 from cellseg_jax import config as config_lib
 from cellseg_jax.data import lazy
+from cellseg_jax.data.stacks import StackAxes
 from cellseg_jax.errors import InputError
 from cellseg_jax.inference import outputs
 from cellseg_jax.inference.outputs import table, tiff
@@ -374,7 +375,7 @@ def test_reader_opens_the_labels_of_a_stack(tmp_path):
     for n, plane in enumerate(stack):
         tifffile.imwrite(tmp_path / f"{n}.tif", plane)
     tiff.write_stack(tmp_path / "s_label.tif", [tmp_path / "0.tif", tmp_path / "1.tif"],
-                             tiff.StackAxes({"T": 2}), (0.5, 0.5))
+                             StackAxes({"T": 2}), (0.5, 0.5))
     [(values, options, kind)] = reader.read(str(tmp_path / "s_label.tif"))
     np.testing.assert_array_equal(values, stack)
     assert options["scale"] == pytest.approx((1, 0.5, 0.5)) and kind == "labels"

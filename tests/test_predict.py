@@ -19,6 +19,9 @@ from PIL import Image
 import cellseg_jax
 from cellseg_jax import cli, predict, train
 from cellseg_jax.data.annotations import geojson, imagej
+from cellseg_jax.data.annotations.raster import Plane
+from cellseg_jax.data.read import image_axes
+from cellseg_jax.data.stacks import AS_IT_IS
 from cellseg_jax.errors import InputError
 
 CAPPED = """
@@ -324,11 +327,11 @@ def test_objects_of_a_stack_come_together_on_their_planes(run, tmp_path, axes, s
         assert (one.position > 0) == simple
         assert (one.z_position > 0 and one.t_position > 0) == (not simple)
         assert one.z_position <= shape[-1] and one.t_position <= shape[0]
-    if axes == "ZYX":  # read back by the importer, plane by plane
-        for name, reader in (("s_rois.zip", imagej), ("s_objects.geojson", geojson)):
-            for n, label in enumerate(labels):
-                drawn = reader.read(out / name, label.shape, n)
-                np.testing.assert_array_equal(drawn.label, label)
+    stack = image_axes(tmp_path / "in/s.tif", AS_IT_IS)  # read back by the importer
+    for name, reader in (("s_rois.zip", imagej), ("s_objects.geojson", geojson)):
+        for n, label in enumerate(labels):
+            drawn = reader.read(out / name, label.shape, Plane(n, stack))
+            np.testing.assert_array_equal(drawn.label, label)
 
 
 def test_masks_beside_images_are_counted_and_not_segmented(run, tmp_path):

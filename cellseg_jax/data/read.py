@@ -29,6 +29,8 @@ from cellseg_jax.data.stacks import (
     Pixels,
     ReadOptions,
     Stack,
+    StackAxes,
+    axes_of,
     check_single,
     chosen_channels,
     images_of,
@@ -116,6 +118,15 @@ def other_channels(path, options: ReadOptions) -> tuple[pathlib.Path, ...]:
             return ()
         return files[1:]
     return ()
+
+
+def image_axes(path, options: ReadOptions) -> StackAxes:
+    """How the images of a file are numbered, from its header alone.
+
+    Raises: InputError, as `pixels_of`.
+    """
+    path = pathlib.Path(path)
+    return named(path, lambda: axes_of(_stacks(path, options, False), options))
 
 
 def _stacks(path, options, as_mask) -> list[Stack]:

@@ -88,6 +88,37 @@ class Stack(NamedTuple):
         return f"axes {axes}, {' x '.join(map(str, (*self.lengths, *self.planes[0].shape[:2])))}"
 
 
+class StackAxes(NamedTuple):
+    """How the images of a file are numbered."""
+
+    lengths: dict[str, int]  # {"T" or "Z": length}, the last axis fastest
+    has_channels: bool = False  # each image has several channels, which are planes in ImageJ
+    projected: bool = False  # images are numbered by T alone, though the file may have planes in Z
+
+    @property
+    def count(self) -> int:
+        """Images in all."""
+        return math.prod(self.lengths.values())
+
+    def place(self, number: int) -> dict[str, int]:
+        """{axis: index from 0} of an image."""
+        index = np.unravel_index(number, tuple(self.lengths.values()))
+        return dict(zip(self.lengths, map(int, index), strict=True))
+
+    def number(self, z: int, t: int) -> int | None:
+        """The image at z and t, both from 0; None where there is none.
+
+        Of a single axis it is the larger of the two: programs call the same axis Z or T.
+        """
+        index = {"Z": z, "T": t}
+        if len(self.lengths) == 1:
+            index = dict.fromkeys(self.lengths, t if self.projected else max(z, t))
+        if any(index[axis] >= length for axis, length in self.lengths.items()):
+            return None
+        return int(np.ravel_multi_index([index[axis] for axis in self.lengths],
+                                        tuple(self.lengths.values())))
+
+
 class Pixels(NamedTuple):
     """One image, of any dtype."""
 
@@ -110,12 +141,29 @@ def images_of(stack: Stack, options: ReadOptions, as_mask: bool = False) -> list
     """
     if len(stack.planes) == 1 and not options.channel_index and options.z in ("", "slices"):
         return [_single(stack, as_mask)]  # as below, but soon done: most files are so
-    groups = _groups(stack, options, as_mask)
+    groups, _ = _groups(stack, options, as_mask)
     return [_pixels(stack, group, options, as_mask) for group in groups]
 
 
-def _groups(stack, options, as_mask) -> np.ndarray:
-    """(images, z, c) numbers of planes: z of an image are projected, c are its channels."""
+def axes_of(stacks: list[Stack], options: ReadOptions) -> StackAxes:
+    """How the images that `images_of` makes of the stacks of a file are numbered.
+
+    By T and Z as the file names them; by Z where it names others or holds several stacks.
+    """
+    found = [_groups(stack, options, False) for stack in stacks]
+    count = sum(len(groups) for groups, _ in found)
+    lengths = {axis: length for axis, length in found[0][1].items() if length > 1}
+    if len(stacks) > 1 or not lengths or not lengths.keys() <= {"T", "Z"}:
+        lengths = {"Z": count}
+    has_channels = dict(zip(stacks[0].axes, stacks[0].lengths, strict=True)).get("C", 1) > 1
+    return StackAxes(lengths, has_channels, options.z not in ("", "slices"))
+
+
+def _groups(stack, options, as_mask) -> tuple[np.ndarray, dict[str, int]]:
+    """((images, z, c) numbers of planes, {axis: length} that the images are numbered by).
+
+    Planes z of an image are projected, c are its channels.
+    """
     numbers, axes = np.arange(len(stack.planes)).reshape(stack.lengths), stack.axes
     if options.pages == "channels" and not as_mask:
         numbers, axes = numbers.reshape(-1), "C"
@@ -124,15 +172,18 @@ def _groups(stack, options, as_mask) -> np.ndarray:
     axes = axes if channel < 0 else axes[:channel] + axes[channel + 1 :]
     depth = _depth(axes, stack, options)
     if options.z in ("", "slices") or (as_mask and (depth < 0 or not options.z.isdecimal())):
-        return numbers.reshape(-1, 1, numbers.shape[-1])
+        lengths = dict(zip(axes, numbers.shape[:-1], strict=True))
+        return numbers.reshape(-1, 1, numbers.shape[-1]), lengths
     numbers = numbers[..., None, :] if depth < 0 else np.moveaxis(numbers, depth, -2)
+    axes = axes if depth < 0 else axes[:depth] + axes[depth + 1 :]
+    lengths = dict(zip(axes, numbers.shape[:-2], strict=True))
     numbers = numbers.reshape(-1, *numbers.shape[-2:])
     if not options.z.isdecimal():
-        return numbers
+        return numbers, lengths
     if int(options.z) >= numbers.shape[1]:
         raise InputError(f"has no plane {options.z} along Z ({stack.text}); config.data.z is from "
                          f"0 to {numbers.shape[1] - 1} here")
-    return numbers[:, int(options.z), None]
+    return numbers[:, int(options.z), None], lengths
 
 
 def _depth(axes, stack, options) -> int:

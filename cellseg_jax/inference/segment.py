@@ -160,7 +160,7 @@ def segment(runs: Runs, work: Work) -> int:
             for done, failed in _each(runs, work, waiting, notes, open_plane):
                 bad += failed
                 progress(done, len(waiting))
-        stacks_out.write(stacks)
+        stacks_out.write(stacks, options)
     except OSError as error:
         raise InputError(f"--out: cannot write {error.filename or work.out}: {error.strerror}; "
                          "the images before it are finished, start again to continue") from error

@@ -11,11 +11,10 @@ from typing import NamedTuple
 import tifffile
 
 from cellseg_jax.data import lazy
-from cellseg_jax.data.decode import TIFF_SUFFIXES, kind_of, named, open_tiff
-from cellseg_jax.data.microscopes import microscope_stacks
+from cellseg_jax.data.read import image_axes
+from cellseg_jax.data.stacks import ReadOptions
 from cellseg_jax.inference import outputs
 from cellseg_jax.inference.outputs import geojson, roi, tiff
-from cellseg_jax.inference.outputs.files import StackAxes
 from cellseg_jax.report import terminal
 
 JOINED = {"tiff": tiff.write_stack, "roi": roi.write_stack, "geojson": geojson.write_stack,
@@ -55,9 +54,13 @@ def stacks_of(files, formats) -> list[StackOut]:
             for name in formats if name in JOINED]
 
 
-def write(stacks: Iterable[StackOut]) -> None:
-    """Write what is due; a line says how many there are and that cells are not linked."""
-    written = [stack for stack in stacks if stack.due() and _write(stack)]
+def write(stacks: Iterable[StackOut], options: ReadOptions) -> None:
+    """Write what is due; a line says how many there are and that cells are not linked.
+
+    Args:
+      options: of the run, by which the planes are numbered.
+    """
+    written = [stack for stack in stacks if stack.due() and _write(stack, options)]
     if written:
         count = len({stack.source for stack in written})
         terminal.log(f"planes of {count} stacks in one file each, such as {written[0].file.name}: "
@@ -65,9 +68,9 @@ def write(stacks: Iterable[StackOut]) -> None:
                      "planes")
 
 
-def _write(stack: StackOut) -> bool:
+def _write(stack: StackOut, options) -> bool:
     """Whether the planes could be joined: labels of one TIFF have one size."""
-    axes, pixel_size = axes_of(stack.source, len(stack.planes)), None
+    axes, pixel_size = image_axes(stack.source, options), None
     if stack.format == "tiff":
         sizes = set()
         for path in stack.planes:
@@ -80,26 +83,3 @@ def _write(stack: StackOut) -> bool:
         pixel_size = lazy.pixel_size_of(stack.planes[0])
     JOINED[stack.format](stack.file, stack.planes, axes, pixel_size)
     return True
-
-
-def axes_of(source: pathlib.Path, count: int) -> StackAxes:
-    """The axes of `count` planes of a file: T and Z as it names them, else Z."""
-    lengths = _lengths(source)
-    if lengths:
-        has_channels = lengths.get("C", 1) > 1
-        found = {axis: length for axis, length in lengths.items() if axis in "TZ"}
-        for axes in (found, {"T": found.get("T", 0)}, {"Z": found.get("Z", 0)}):
-            if axes and StackAxes(axes).count == count:
-                return StackAxes(axes, has_channels)
-    return StackAxes({"Z": count})
-
-
-def _lengths(source: pathlib.Path) -> dict[str, int]:
-    """{axis: length} as a TIFF or the only scene of a file of a microscope names them."""
-    if kind_of(source) == "MICROSCOPE":
-        stacks = named(source, lambda: microscope_stacks(source))
-        return dict(zip(stacks[0].axes, stacks[0].lengths, strict=True)) if not stacks[1:] else {}
-    if source.suffix.lower() not in TIFF_SUFFIXES:
-        return {}
-    return open_tiff(source, lambda file: dict(zip(
-        file.series[0].axes, file.series[0].shape, strict=True)))

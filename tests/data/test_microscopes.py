@@ -13,11 +13,17 @@ import tifffile
 
 from cellseg_jax.data import lazy
 from cellseg_jax.data.microscopes import READERS, microscope_stacks
-from cellseg_jax.data.read import image_size, num_images, orientation, read_image, read_mask
-from cellseg_jax.data.stacks import ReadOptions, images_of
+from cellseg_jax.data.read import (
+    image_axes,
+    image_size,
+    num_images,
+    orientation,
+    read_image,
+    read_mask,
+)
+from cellseg_jax.data.stacks import AS_IT_IS, ReadOptions, images_of
 from cellseg_jax.errors import InputError
 from cellseg_jax.inference import images_in
-from cellseg_jax.inference.stacks_out import axes_of
 
 RNG = np.random.default_rng(0)
 HEIGHT, WIDTH = 13, 21
@@ -511,4 +517,4 @@ def test_labels_of_a_stack_have_the_axes_of_its_file(tmp_path, write):
     else:
         path = tmp_path / "a.ims"
         write(path, image, names=("x",))
-    assert axes_of(path, 3).lengths == {"T": 3}
+    assert image_axes(path, AS_IT_IS).lengths == {"T": 3}

@@ -1,5 +1,7 @@
 """Channels, planes and colours of files: what training and prediction read, and what is refused."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import tifffile
@@ -8,7 +10,13 @@ from PIL import Image
 from cellseg_jax.data import lazy, ome_sets
 from cellseg_jax.data.colours import to_channels
 from cellseg_jax.data.decode import named
-from cellseg_jax.data.read import image_with_notes, mask_with_notes, read_image, read_mask
+from cellseg_jax.data.read import (
+    image_axes,
+    image_with_notes,
+    mask_with_notes,
+    read_image,
+    read_mask,
+)
 from cellseg_jax.data.stacks import AS_IT_IS, ReadOptions
 from cellseg_jax.errors import InputError
 
@@ -29,6 +37,27 @@ def both(path, options=AS_IT_IS, number=0):
     shown = lazy.open_images(path, options)[number]
     np.testing.assert_array_equal(shown.read(), image)
     return image
+
+
+@pytest.mark.parametrize("axes, lengths, expected", [
+    ("tzyx", (2, 3), {"T": 2, "Z": 3}), ("tyx", (4,), {"T": 4}), ("tczyx", (2, 3, 1), {"T": 2}),
+    ("zcyx", (4, 2), {"Z": 4}), ("qyx", (4,), {"Z": 4})])
+def test_images_are_numbered_by_the_axes_of_tiff_and_ome_zarr(tmp_path, axes, lengths, expected):
+    pixels = stack(*lengths)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="minisblack",
+                     metadata={"axes": axes.upper()})
+    files = ["a.tif"]
+    with contextlib.suppress(ImportError):
+        import zarr  # here: an extra
+        group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=2)
+        group.create_array("0", data=pixels)
+        group.attrs["multiscales"] = [{"axes": [{"name": axis} for axis in axes],
+                                       "datasets": [{"path": "0"}]}]
+        files.append("a.zarr")
+    for file in files:
+        found = image_axes(tmp_path / file, AS_IT_IS)
+        assert found.lengths == expected
+        assert found.has_channels == ("c" in axes)
 
 
 # --- channels ------------------------------------------------------------------------------------

@@ -6,9 +6,9 @@ import tifffile
 from PIL import Image, ImageSequence
 
 from cellseg_jax.data import lazy
+from cellseg_jax.data.stacks import StackAxes
 from cellseg_jax.inference import outputs
 from cellseg_jax.inference.outputs import tiff
-from cellseg_jax.inference.outputs.files import StackAxes
 
 
 def opencv(path):

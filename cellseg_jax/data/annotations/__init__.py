@@ -21,7 +21,7 @@ class Format(NamedTuple):
     """A kind of annotation file; what is in a json file decides whose it is."""
 
     suffixes: tuple[str, ...]
-    read: Callable | None  # (path, (H, W), plane) -> raster.Drawn, of outlines
+    read: Callable | None  # (path, (H, W), plane) -> raster.Drawn, of outlines; see raster.Plane
     values: Callable | None = None  # path -> (H, W) numbers, of label images but masks
     stacked: bool = False  # whether `read` knows the planes of a stack apart
     named: str = ""  # the argument of the function that data.annotations=FORMAT:NAME sets

@@ -16,7 +16,15 @@ import zlib
 
 import numpy as np
 
-from cellseg_jax.data.annotations.raster import Drawn, Shape, drawn, filled, united
+from cellseg_jax.data.annotations.raster import (
+    Drawn,
+    Plane,
+    Shape,
+    check_planes,
+    drawn,
+    filled,
+    united,
+)
 from cellseg_jax.data.records import Finding
 from cellseg_jax.errors import InputError
 
@@ -25,25 +33,28 @@ NUCLEUS = "nucleusGeometry"
 REGIONS = ("annotation", "tmaCore")  # types of QuPath's objects that may lie around others
 
 
-def read(path, shape: tuple[int, int], plane: int | None = None,
+def read(path, shape: tuple[int, int], plane: Plane | None = None,
          part: str = "") -> Drawn:
     """The objects of a file in an (H, W) image, or in one plane of a stack.
 
     Args:
-      plane: from 0; objects of another plane (z or t) are left to that one. None: the image is no
+      plane: raster.Plane; objects of another z or t are left to that one. None: the image is no
         stack.
       part: of PARTS: the outline that is read of cells that have two; "" is cell, with a warning.
     Raises: InputError if it is no GeoJSON, or if its objects lie on several planes and none is
-      given.
+      given, or on one that the stack does not have.
     """
     features = _features(path)
-    planes = [_plane(feature) for feature in features]
+    planes = [_place(feature) for feature in features]
     if plane is None and len(set(planes)) > 1:
         raise InputError(f"{path}: its objects lie on {len(set(planes))} planes of a stack, its "
                          "image is 2-D; expected those of one plane, or a stack with "
                          "config.data.pages=slices")
     if plane is not None:
-        features = [one for one, at in zip(features, planes, strict=True) if at == plane]
+        numbers = [plane.axes.number(*place) for place in planes]
+        check_planes(path, [f"z {z} t {t}" for (z, t), number in zip(planes, numbers, strict=True)
+                            if number is None], plane.axes)
+        features = [one for one, at in zip(features, numbers, strict=True) if at == plane.number]
     types = [_type(feature) for feature in features]
     regions = {n for n, kind in enumerate(types) if kind in REGIONS}
     kept = [n for n in range(len(features)) if n not in regions or len(regions) == len(features)]
@@ -88,9 +99,10 @@ def _properties(feature) -> dict:
     return feature.get("properties") or {}
 
 
-def _plane(feature) -> int:
+def _place(feature) -> tuple[int, int]:
+    """z and t from 0, which QuPath leaves out where both are 0."""
     plane = (feature.get("geometry") or {}).get("plane") or {}
-    return max(plane.get("z", 0), plane.get("t", 0))
+    return plane.get("z") or 0, plane.get("t") or 0
 
 
 def _type(feature) -> str:

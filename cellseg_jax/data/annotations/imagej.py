@@ -8,13 +8,21 @@ names are different numbers, as in the files that `predict` writes; its class is
 for group 0.
 """
 
+import itertools
 import zipfile
 import zlib
 
 import numpy as np
 import roifile
 
-from cellseg_jax.data.annotations.raster import Drawn, Shape, drawn, filled
+from cellseg_jax.data.annotations.raster import (
+    Drawn,
+    Plane,
+    Shape,
+    check_planes,
+    drawn,
+    filled,
+)
 from cellseg_jax.errors import InputError
 
 T = roifile.ROI_TYPE
@@ -26,15 +34,16 @@ CURVE = 32
 WITHOUT_AREA = "a {}, which has no area"
 
 
-def read(path, shape: tuple[int, int], plane: int | None = None) -> Drawn:
+def read(path, shape: tuple[int, int], plane: Plane | None = None) -> Drawn:
     """The ROIs of a .zip or .roi file in an (H, W) image, or in one plane of a stack.
 
     Args:
-      plane: from 0; ROIs with a position (slice, z or t) are those of this plane alone, the others
-        lie on all planes. None: the image is no stack.
-    Raises: InputError if it is no ROI file, or if its ROIs lie on several planes and none is given.
+      plane: ROIs with a position (slice, or z and t) are those of this plane alone, the others lie
+        on all planes. None: the image is no stack.
+    Raises: InputError if it is no ROI file, or if its ROIs lie on several planes and none is given,
+      or on one that the stack does not have.
     """
-    shapes, problems, planes = [], [], set()
+    shapes, problems, planes, beyond = [], [], set(), []
     for name, data in _files(path):
         try:
             roi = roifile.ImagejRoi.frombytes(data)
@@ -42,19 +51,45 @@ def read(path, shape: tuple[int, int], plane: int | None = None) -> Drawn:
             raise InputError(f"{path}: {name} cannot be read as an ImageJ ROI ({error}); save the "
                              "ROIs again (ROI Manager > More > Save)") from error
         name = roi.name or name.removesuffix(".roi")
-        place = roi.position or max(roi.z_position, roi.t_position)
-        planes |= {place} - {0}
-        if plane is not None and place not in (0, plane + 1):
+        place = (roi.position,) if roi.position else (roi.z_position, roi.t_position)
+        planes |= {place} if any(place) else set()
+        numbers = _numbers(place, plane.axes) if plane else ()
+        if None in numbers:
+            beyond.append(f"position {place[0]}" if roi.position else
+                          f"slice {place[0]} frame {place[1]}")
+        if plane and plane.number not in numbers:
             continue
         try:
             shapes.append(Shape(name, str(roi.group or ""), *_pixels(roi, shape)))
         except ValueError as error:
             problems.append(f"{name} ({error})")
+    if plane:
+        check_planes(path, beyond, plane.axes)
     if len(planes) > 1 and plane is None:
         raise InputError(f"{path}: its ROIs lie on {len(planes)} planes of a stack, its image is "
                          "2-D; expected those of one plane, or a stack with "
                          "config.data.pages=slices")
     return drawn(path, shapes, problems, shape)
+
+
+def _numbers(place, axes) -> set[int | None]:
+    """Images of a stack that a ROI lies on; None among them for one that the stack does not have.
+
+    Args:
+      place: (position,) of the plane, Z before T, or (slice, frame), all from 1; 0 is any.
+      axes: StackAxes.
+    """
+    if not any(place):
+        return set(range(axes.count))
+    if len(place) == 1:  # of two axes, ImageJ counts slices first
+        t, z = divmod(place[0] - 1, axes.lengths["Z"]) if len(axes.lengths) > 1 else (
+            place[0] - 1, 0 if axes.projected else place[0] - 1)
+        return {axes.number(z, t)}
+    if len(axes.lengths) == 1:
+        return {axes.number(*(max(one - 1, 0) for one in place))}
+    any_of = [[one - 1] if one else range(axes.lengths[axis])
+              for axis, one in zip("ZT", place, strict=True)]
+    return {axes.number(z, t) for z, t in itertools.product(*any_of)}
 
 
 def _files(path):

@@ -21,7 +21,7 @@ from cellseg_jax.errors import InputError
 FLAT = ("point", "points", "line", "linestrip")
 
 
-def read(path, shape: tuple[int, int], plane: int | None = None) -> Drawn:
+def read(path, shape: tuple[int, int], plane=None) -> Drawn:
     """All shapes of a file in an (H, W) image; there are no stacks in labelme.
 
     Raises: InputError if it is no labelme file, or was made for an image of another size.

@@ -46,7 +46,7 @@ class Pair(NamedTuple):
 
     images: tuple[pathlib.Path, ...]  # one file, or one for each channel
     annotation: pathlib.Path
-    read: Callable | None = None  # ((H, W), plane or None) -> raster.Drawn, of outlines
+    read: Callable | None = None  # ((H, W), raster.Plane or None) -> raster.Drawn, of outlines
     values: Callable | None = None  # () -> (H, W) numbers, of label images but masks
     beside: tuple[pathlib.Path, ...] = ()  # the mask of what is not annotated, if there is one
     stacked: bool = False  # whether `read` knows the planes of a stack apart

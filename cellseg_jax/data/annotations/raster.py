@@ -13,9 +13,17 @@ from typing import NamedTuple
 import numpy as np
 
 from cellseg_jax.data.records import Finding, some
+from cellseg_jax.data.stacks import StackAxes
 from cellseg_jax.errors import InputError
 
 MAX_ID = 2**31 - 1
+
+
+class Plane(NamedTuple):
+    """The image of a stack whose objects are read."""
+
+    number: int  # from 0
+    axes: StackAxes  # of the whole stack
 
 
 class Shape(NamedTuple):
@@ -142,6 +150,22 @@ def drawn(path, shapes: Sequence[Shape], problems: Sequence[str], shape: tuple[i
                 f", {len(hidden)} objects keep none: {covered}" if len(hidden) else ""))))
     kinds = {int(ids[n]): shapes[n].kind for n in masks}
     return Drawn(np.append(0, ids).astype(np.int32)[label], kinds, tuple(findings))
+
+
+def check_planes(path, places, axes: StackAxes) -> None:
+    """InputError where objects lie on planes that the stack does not have, and would be lost.
+
+    Args:
+      path: of the annotation file.
+      places: how the file calls these planes, a text for each object.
+      axes: of the stack.
+    """
+    if places:
+        has = " x ".join(f"{axis} {length}" for axis, length in axes.lengths.items())
+        raise InputError(f"{path}: {len(places)} of its objects lie on planes that the stack "
+                         f"({has}) does not have: {some(dict.fromkeys(places))}; were they drawn "
+                         "on a longer stack, or one whose channels are counted too? Export image "
+                         "and outlines alike")
 
 
 def ids_of(names: Sequence[str]) -> np.ndarray:

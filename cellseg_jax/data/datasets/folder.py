@@ -21,10 +21,12 @@ import numpy as np
 
 from cellseg_jax.data.annotations import FORMATS, geojson, layouts, masks, nnunet, outlines
 from cellseg_jax.data.annotations.pairing import Pair, listing
+from cellseg_jax.data.annotations.raster import Plane
 from cellseg_jax.data.ome_sets import set_of
 from cellseg_jax.data.read import (
     check_root,
     check_size,
+    image_axes,
     image_with_notes,
     mask_with_notes,
     num_images,
@@ -231,7 +233,8 @@ def _read(pair: Pair, number, stratum, *, options, colours, ignore) -> Sample:
     path, findings = pair.annotation, ()
     if pair.read:
         outlines.check(path, options)
-        label, findings = outlines.label(path, pair.read(image.shape[:2], number), options)
+        plane = Plane(number, image_axes(pair.images[0], chosen)) if number is not None else None
+        label, findings = outlines.label(path, pair.read(image.shape[:2], plane), options)
         label = np.where(_unknown(pair, of_mask, image, label, None), np.int32(-1), label)
     else:
         if options.ignore.startswith(outlines.BY_CLASS):

@@ -1,30 +1,11 @@
 """Files that appear whole or not at all, and a label taken apart so that it need not fit memory."""
 
 import functools
-import math
-from typing import NamedTuple
 
 import numpy as np
 from skimage import measure
 
 BLOCK = 2**22  # pixels that are looked at together
-
-
-class StackAxes(NamedTuple):
-    """How the planes of a stack are numbered."""
-
-    lengths: dict[str, int]  # {"T" or "Z": length}, the last axis fastest
-    has_channels: bool = False  # each plane has several channels, which are planes in ImageJ
-
-    @property
-    def count(self) -> int:
-        """Planes in all."""
-        return math.prod(self.lengths.values())
-
-    def place(self, number: int) -> dict[str, int]:
-        """{axis: index from 0} of a plane."""
-        index = np.unravel_index(number, tuple(self.lengths.values()))
-        return dict(zip(self.lengths, map(int, index), strict=True))
 
 
 def objects(label, classes=()):

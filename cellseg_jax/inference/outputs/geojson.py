@@ -18,8 +18,9 @@ import math
 
 import numpy as np
 
+from cellseg_jax.data.stacks import StackAxes
 from cellseg_jax.files import atomic_file
-from cellseg_jax.inference.outputs.files import StackAxes, blocks, objects
+from cellseg_jax.inference.outputs.files import blocks, objects
 from cellseg_jax.inference.outputs.outlines import outlines
 from cellseg_jax.inference.outputs.table import columns_of, intensities, own
 from cellseg_jax.report.panels import PALETTE

@@ -14,8 +14,9 @@ import zipfile
 import numpy as np
 import roifile
 
+from cellseg_jax.data.stacks import StackAxes
 from cellseg_jax.files import atomic_file
-from cellseg_jax.inference.outputs.files import StackAxes, blocks, objects
+from cellseg_jax.inference.outputs.files import blocks, objects
 from cellseg_jax.inference.outputs.outlines import outlines
 
 MOVE, LINE, CLOSE = 0.0, 1.0, 4.0  # the words of a composite ROI's path

@@ -13,8 +13,8 @@ import zlib
 import numpy as np
 import tifffile
 
+from cellseg_jax.data.stacks import StackAxes
 from cellseg_jax.files import atomic_file, naming
-from cellseg_jax.inference.outputs.files import StackAxes
 
 STRIP = 2**20  # bytes before compression
 BAND = 512  # rows that are written at once

@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 
 from cellseg_jax.data.annotations import geojson
+from cellseg_jax.data.annotations.raster import Plane
+from cellseg_jax.data.stacks import StackAxes
 from cellseg_jax.errors import InputError
 
 SHAPE = (40, 50)
@@ -76,7 +78,8 @@ def test_planes_and_other_files_are_refused(tmp_path):
     planes = [feature(polygon(square(2, 2), plane={"c": -1, "z": z, "t": 0})) for z in (0, 3)]
     with pytest.raises(InputError, match="a.geojson: its objects lie on 2 planes of a stack"):
         read(tmp_path, planes)
-    found = [geojson.read(tmp_path / "a.geojson", SHAPE, n).label.any() for n in range(5)]
+    found = [geojson.read(tmp_path / "a.geojson", SHAPE, Plane(n, StackAxes({"Z": 5}))).label.any()
+             for n in range(5)]
     assert found == [True, False, False, True, False]
     for content in ({"a": 1}, [1, 2], 3, {"features": {}}):
         with pytest.raises(InputError, match="a.geojson: has no list of features; expected"):

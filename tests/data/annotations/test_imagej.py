@@ -6,6 +6,8 @@ import roifile
 
 from cellseg_jax.data import lazy
 from cellseg_jax.data.annotations import imagej
+from cellseg_jax.data.annotations.raster import Plane
+from cellseg_jax.data.stacks import StackAxes
 from cellseg_jax.errors import InputError
 from cellseg_jax.inference import outputs
 
@@ -113,7 +115,8 @@ def test_planes_and_other_files_are_refused(tmp_path):
     assert imagej.read(written(tmp_path / "a.zip", slices[1]), SHAPE).label.any()
     everywhere = polygon(points + 20, name="9")
     written(tmp_path / "a.zip", *slices, everywhere)
-    ids = [np.unique(imagej.read(tmp_path / "a.zip", SHAPE, n).label) for n in range(3)]
+    ids = [np.unique(imagej.read(tmp_path / "a.zip", SHAPE, Plane(n, StackAxes({"Z": 3}))).label)
+           for n in range(3)]
     assert [i.tolist() for i in ids] == [[0, 1, 9], [0, 2, 9], [0, 9]]
     with pytest.raises(InputError, match="a.zip: 0.roi cannot be read as an ImageJ ROI"):
         imagej.read(written(tmp_path / "a.zip", b"Iout"), SHAPE)

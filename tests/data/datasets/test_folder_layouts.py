@@ -433,6 +433,51 @@ def test_outlines_of_a_stack_lie_on_their_planes(tmp_path):
         folder.records(tmp_path, pages="slices", annotations="labelme")
 
 
+@pytest.mark.parametrize("z, planes", [("slices", 6), ("max", 2)])
+def test_outlines_of_slices_and_times_lie_on_both(tmp_path, z, planes):
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((2, 3, *SHAPE), np.uint8), imagej=True,
+                     metadata={"axes": "TZYX"})
+    features, rois = geojson(*[""] * 6), []
+    for n, feature in enumerate(features):  # each larger by a row of two pixels
+        time, depth = divmod(n, 3)
+        corners = [[0, 0], [2, 0], [2, n + 1], [0, n + 1]]
+        feature["geometry"] |= {"coordinates": [corners],
+                                "plane": {"c": -1, "z": depth, "t": time}}
+        rois.append(roifile.ImagejRoi.frompoints(corners, name=str(n + 1)))
+        rois[-1].z_position, rois[-1].t_position = depth + 1, time + 1
+    write(tmp_path / "a.geojson", features)
+    roifile.roiwrite(tmp_path / "a.zip", rois, mode="w")
+    expected = [2, 4, 6, 8, 10, 12] if z == "slices" else [6, 12]
+    for kind in ("geojson", "imagej"):
+        found = labels(tmp_path, z=z, annotations=kind)
+        assert [np.count_nonzero(label) for label in found.values()] == expected
+    for roi in rois[:2]:  # of slice 1 in all frames, of frame 1 in all slices; by number
+        roi.position, roi.z_position, roi.t_position = 0, 0, 0
+    rois[0].z_position, rois[1].t_position, rois[2].position = 1, 1, 6
+    roifile.roiwrite(tmp_path / "a.zip", rois[:3], mode="w")
+    if z == "slices":
+        found = labels(tmp_path, z=z, annotations="imagej")
+        assert [np.unique(label)[1:].tolist() for label in found.values()] == [
+            [1, 2], [2], [2], [1], [], [3]]
+
+
+def test_outlines_on_planes_that_a_stack_does_not_have_are_refused(tmp_path):
+    save(tmp_path / "a.tif", np.zeros((3, *SHAPE), np.uint8))
+    features, rois = geojson("", "", ""), []
+    for n, feature in enumerate(features):
+        feature["geometry"]["plane"] = {"c": -1, "z": 2 * n, "t": 0}
+        rois.append(roifile.ImagejRoi.frompoints(SQUARE, name=str(n)))
+        rois[-1].position = 2 * n + 1
+    write(tmp_path / "a.geojson", features)
+    roifile.roiwrite(tmp_path / "a.zip", rois, mode="w")
+    for kind, where in (("geojson", "a.geojson: .* z 4 t 0"), ("imagej", "a.zip: .* position 5")):
+        record = folder.records(tmp_path, z="slices", annotations=kind)[0]
+        with pytest.raises(InputError, match=f"{where}; were they") as error:
+            record.read()
+        assert "1 of its objects lie on planes that the stack (Z 3) does not have" in str(
+            error.value)
+
+
 @pytest.mark.parametrize("option", [{"threshold": 127, "labels": "binary"}, {"ignore": "255"},
                                     {"colours": ("000000", "ff0000")}])
 def test_options_of_pixel_values_are_refused_for_outlines(tmp_path, option):
