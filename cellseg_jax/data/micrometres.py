@@ -4,8 +4,9 @@ import math
 
 SQUARE = 0.01  # pixels are square if height and width differ by this share at most
 BELIEVED_UM = (1e-5, 1e4)  # smallest and largest pixel; other values are mistakes
-MICROMETRES = {"m": 1e6, "cm": 1e4, "mm": 1e3, "millimeter": 1e3, "centimeter": 1e4, "nm": 1e-3,
-               "nanometer": 1e-3, "angstrom": 1e-4, "inch": 25400, "um": 1, "\xb5m": 1,
+MICROMETRES = {"m": 1e6, "meter": 1e6, "cm": 1e4, "mm": 1e3, "millimeter": 1e3, "centimeter": 1e4,
+               "nm": 1e-3, "nanometer": 1e-3, "angstrom": 1e-4, "\xc5": 1e-4, "\u212b": 1e-4,
+               "inch": 25400, "in": 25400, "um": 1, "\xb5m": 1,
                "\u03bcm": 1, "\\u00B5m": 1, "micron": 1, "microns": 1, "micrometer": 1}
 
 

@@ -34,6 +34,8 @@ class Record(NamedTuple):
     files: tuple[pathlib.Path, ...]  # everything `read` depends on, image first; () if in memory
     read: Callable[[], Sample]
     part: str = ""  # "train" | "val" | "test" in the dataset's own split
+    # () -> (height, width) of a pixel in micrometres or None; None: that of the first file
+    pixel_size: Callable | None = None
 
 
 class BadFiles(InputError):

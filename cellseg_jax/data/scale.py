@@ -150,15 +150,20 @@ def weighted_median_diameter(*labels) -> float:
 
 
 def pixel_size_of(record) -> float | None:
-    """`believed` of the image file of a record."""
-    return believed(lazy.pixel_size_of(record.files[0])) if record.files else None
+    """`believed` of the image of a record."""
+    return believed(_said_size(record))
+
+
+def _said_size(record):
+    if record.pixel_size:
+        return record.pixel_size()
+    return lazy.pixel_size_of(record.files[0]) if record.files else None
 
 
 def as_image(record) -> lazy.Image:
     """The image of a record with its pixel size, as prediction gets it from a file."""
-    size = lazy.pixel_size_of(record.files[0]) if record.files else None
     image = record.read().image  # whose second or fourth channel is alpha, or all are chosen
-    return lazy.from_array(image, record.name, size, alpha=image.shape[-1] in (2, 4))
+    return lazy.from_array(image, record.name, _said_size(record), alpha=image.shape[-1] in (2, 4))
 
 
 # --- of all images of a dataset -------------------------------------------------------------------

@@ -33,9 +33,8 @@ def tiff_stacks(tiff: tifffile.TiffFile, values: str) -> list[Stack]:
     if root is not None:
         _check_set(tiff, root)
     names = _channel_names(tiff, root)
-    pixel_size = tiff_pixel_size(tiff)
     numbered = [(n, series) for n, series in enumerate(tiff.series) if _is_image(n, series)]
-    return [_stack(series, values, names(n), pixel_size)
+    return [_stack(series, values, names(n), tiff_pixel_size(tiff, n))
             for n, series in numbered or [(0, tiff.series[0])]]
 
 
@@ -119,23 +118,30 @@ def _ome_names(images, n) -> tuple[str, ...]:
     return tuple(names) if all(names) and len(set(names)) == len(names) else ()
 
 
-def tiff_pixel_size(tiff):
-    """(height, width) in micrometres from OME-XML, LSM, ImageJ, or tags in centimetres."""
+def tiff_pixel_size(tiff, number: int = 0):
+    """(height, width) in micrometres from OME-XML, LSM, ImageJ, or tags in centimetres.
+
+    Args:
+      number: of the series; images of one file may be of different magnifications.
+    """
     if tiff.is_ome:
-        try:
-            pixels = ElementTree.fromstring(tiff.ome_metadata).find(".//{*}Pixels")
-            return in_micrometres(*((pixels.get(f"PhysicalSize{axis}"),
-                                     pixels.get(f"PhysicalSize{axis}Unit", "um"))
-                                    for axis in "YX"))
-        except (ElementTree.ParseError, AttributeError):
-            return None  # the pixels are good all the same
+        root = _ome(tiff)  # None: the pixels are good all the same
+        found = [] if root is None else [_ome_size(one) for one in root.iterfind(".//{*}Pixels")]
+        if len(found) > 1 and len(found) == len(tiff.series):
+            return found[number]
+        return found[0] if len(set(found)) == 1 else None
     if tiff.is_lsm:
         return in_micrometres(*((tiff.lsm_metadata.get(f"VoxelSize{axis}"), "m") for axis in "YX"))
-    tags = tiff.pages[0].tags
+    tags = (tiff.series[number].keyframe if number else tiff.pages[0]).tags
     unit = {3: "cm"}.get(tags.valueof("ResolutionUnit"))  # inches are those of a screen
     if tiff.is_imagej:
         unit = tiff.imagej_metadata.get("unit")
     return in_micrometres(*((_inverse(tags.valueof(f"{axis}Resolution")), unit) for axis in "YX"))
+
+
+def _ome_size(pixels):
+    return in_micrometres(*((pixels.get(f"PhysicalSize{axis}"),
+                             pixels.get(f"PhysicalSize{axis}Unit", "um")) for axis in "YX"))
 
 
 def _inverse(resolution) -> float | None:

@@ -80,6 +80,7 @@ def _write(stack: StackOut, options) -> bool:
             terminal.log(f"{stack.source}: its images have different sizes, so their labels make "
                          "no stack")
             return False
-        pixel_size = lazy.pixel_size_of(stack.planes[0])
+        found = {lazy.pixel_size_of(path) for path in stack.planes}
+        pixel_size = found.pop() if len(found) == 1 else None  # images of several magnifications
     JOINED[stack.format](stack.file, stack.planes, axes, pixel_size)
     return True

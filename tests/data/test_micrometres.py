@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 import tifffile
 
-from cellseg_jax.data import lazy, micrometres
+from cellseg_jax.data import lazy, micrometres, scale
+from cellseg_jax.data.datasets import folder
+from cellseg_jax.data.stacks import AS_IT_IS
+from cellseg_jax.inference import outputs, stacks_out
 
 PIXELS = np.arange(12, dtype=np.uint8).reshape(3, 4)
 OME = """<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">
@@ -39,8 +42,43 @@ def opened(path):
     return image.calibrated()
 
 
+def write_two(path, sizes, ome):
+    """Two images of one file, the second of which is smaller if they have no OME-XML."""
+    with tifffile.TiffWriter(path, ome=ome) as tiff:
+        for n, size in enumerate(sizes):
+            said = {} if size is None else dict(
+                resolution=(1e4 / size, 1e4 / size), resolutionunit="CENTIMETER")
+            metadata = {"axes": "YX"} | ({} if size is None else {
+                f"PhysicalSize{axis}": size for axis in "XY"})
+            tiff.write(PIXELS if ome else PIXELS[n:], metadata=metadata if ome else None, **said)
+
+
+@pytest.mark.parametrize("ome", [True, False])
+@pytest.mark.parametrize("sizes", [(0.5, 2.0), (0.5, 0.5), (None, 2.0)])
+def test_images_of_a_file_have_their_own_sizes(tmp_path, sizes, ome):
+    write_two(tmp_path / "a.tif", sizes, ome)
+    write_two(tmp_path / "a_label.tif", sizes, ome)
+    found = [micrometres.believed(image.pixel_size)
+             for image in lazy.open_images(tmp_path / "a.tif")]
+    assert found == [size and pytest.approx(size) for size in sizes]
+    records = folder.records(tmp_path, z="slices")
+    assert [scale.pixel_size_of(record) for record in records] == found
+
+
+@pytest.mark.parametrize("sizes, joined", [((0.5, 2.0), None), ((0.5, 0.5), 0.5)])
+def test_labels_of_several_magnifications_are_joined_without_one(tmp_path, sizes, joined):
+    write_two(tmp_path / "a.tif", sizes, True)
+    images = lazy.open_images(tmp_path / "a.tif")
+    paths = tuple(outputs.write("tiff", tmp_path / image.name, PIXELS, image) for image in images)
+    stacks_out.write([stacks_out.StackOut(tmp_path / "a.tif", tmp_path / "b", "tiff", paths)],
+                     AS_IT_IS)
+    found = lazy.pixel_size_of(tmp_path / "b_label.tif")
+    assert found == (joined and (joined, joined))
+
+
 @pytest.mark.parametrize("x, y, unit, size", [
-    ("0.5", "0.5", "um", 0.5), ("500", "500", "nm", 0.5), ("0.5", "0.504", "um", 0.502),
+    ("0.5", "0.5", "um", 0.5), ("5000", "5000", "\u00c5", 0.5), ("500", "500", "nm", 0.5),
+    ("0.5", "0.504", "um", 0.502),
     ("0.5", "1.0", "um", "1 x 0.5 um"), ("inf", "inf", "um", "inf"), ("nan", "nan", "um", "nan"),
     ("-1", "-1", "um", "-1 x -1 um"), ("1e300", "1e300", "um", "1e+300"),
     ("1e-6", "1e-6", "um", "1e-06"), ("abc", "0.5", "um", "0.5 x nan um"),

@@ -31,6 +31,7 @@ from cellseg_jax.data.read import (
     mask_with_notes,
     num_images,
     orientation,
+    pixels_of,
     read_mask,
 )
 from cellseg_jax.data.records import BadFiles, Finding, Record, Records, Sample
@@ -113,8 +114,9 @@ def records(root, **chosen) -> Records:
         files = pair.files + set_of(first).others(first)
         for n in range(count):
             name, number = (stem, None) if count == 1 else (f"{stem}_{n:04d}", n)
+            size = None if count == 1 else functools.partial(_pixel_size, first, options, n)
             good.append(Record(name, case, files,
-                               functools.partial(read, pair, number, condition)))
+                               functools.partial(read, pair, number, condition), pixel_size=size))
     good = Records(sorted(good, key=lambda record: record.name), findings)
     if bad:
         raise BadFiles(bad, good)
@@ -211,6 +213,11 @@ def _grouping(pattern: str):
         return match[1] if pattern else stem
 
     return find
+
+
+def _pixel_size(path, options, number):
+    """Of an image of a file, whose others may be of another magnification."""
+    return pixels_of(path, ReadOptions.of(options._asdict()))[number].pixel_size
 
 
 def _num_samples(pair: Pair, options: ReadOptions) -> int:
