@@ -241,7 +241,8 @@ def _pixels(stack, group, options, as_mask) -> Pixels:
         return np.stack([bands[p // samples][..., p % samples] for p in places], -1)
 
     return Pixels((*first.shape[:2], len(places)), first.dtype, rows, alpha,
-                  tuple(names[p] for p in places), first.notes, stack.pixel_size)
+                  tuple(names[p] for p in places), first.notes + _number_notes(chosen, names),
+                  stack.pixel_size)
 
 
 def _names(stack, plane, count) -> tuple[str, ...]:
@@ -255,18 +256,35 @@ def _names(stack, plane, count) -> tuple[str, ...]:
 
 
 def _places(chosen, names, stack) -> list[int]:
-    """Which channels config.data.channel_index means: by name, else by number."""
+    """Which channels config.data.channel_index means: by number, else by name.
+
+    So 1 is the second channel of all files, whatever their channels are called.
+    """
     places, lower = [], [name.lower() for name in names]
     for one in chosen:
-        if lower.count(one.lower()) == 1:
-            places.append(lower.index(one.lower()))
-        elif one.isdecimal() and int(one) < len(names):
+        if _is_number(one, names):
             places.append(int(one))
+        elif lower.count(one.lower()) == 1:
+            places.append(lower.index(one.lower()))
         else:
             raise InputError(f"has no channel {one!r} ({stack.text}); its channels are "
                              f"{_listed(names)}; choose with config.data.channel_index "
                              "(predict: --channels)")
+    if len(set(places)) < len(places):
+        raise InputError(f"{' and '.join(chosen)} of config.data.channel_index name a channel "
+                         f"twice; its channels are {_listed(names)}")
     return places
+
+
+def _is_number(one, names) -> bool:
+    return one.isdecimal() and int(one) < len(names)
+
+
+def _number_notes(chosen, names) -> tuple[str, ...]:
+    """A note on each number that is the name of another channel too."""
+    return tuple(f"channel {one} is taken by its number, from 0, and is called "
+                 f"{names[int(one)]!r}; the one called {one!r} is number {names.index(one)}"
+                 for one in chosen if _is_number(one, names) and one in names and names[int(one)] != one)
 
 
 def _listed(names) -> str:

@@ -130,6 +130,23 @@ def test_channels_are_chosen_by_name_in_any_order(tmp_path):
         read_image(tmp_path / "c.tif", ReadOptions(channel_index="3"))
 
 
+def test_numbers_of_channels_are_numbers_whatever_their_names(tmp_path):
+    planes, path = stack(3), tmp_path / "a.tif"
+    tifffile.imwrite(path, planes, imagej=True, metadata={
+        "axes": "CYX", "Labels": ["1", "2", "DAPI"]})
+    for chosen, places, count in (("1", [1], 1), ("0,1", [0, 1], 1), ("2,1", [2, 1], 2),
+                                  ("DAPI,0", [2, 0], 0)):
+        options = ReadOptions(channel_index=chosen)
+        np.testing.assert_array_equal(both(path, options), np.moveaxis(planes[places], 0, -1))
+        notes = image_with_notes(path, options)[1]
+        assert len(notes) == count == len(lazy.open_images(path, options)[0].notes)
+        assert not count or ("channel 1 is taken by its number, from 0, and is called '2'; the one "
+                             "called '1' is number 0") in notes
+    with pytest.raises(InputError, match="2 and dapi of config.data.channel_index name a channel tw"
+                                         "ice; its channels are 0 1, 1 2, 2 DAPI"):
+        read_image(path, ReadOptions(channel_index="2,dapi"))
+
+
 def test_alpha_is_what_the_file_calls_so(tmp_path):
     four = np.moveaxis(stack(4, dtype=np.uint8), 0, -1).copy()
     for kind, alpha in ((1, True), (2, True), (0, False)):
