@@ -1,4 +1,4 @@
-"""labelme: a json for each image, NAME.json beside NAME.png.
+"""labelme: a json for each image, NAME.json beside NAME.png. X-AnyLabeling writes the same.
 
 Shapes are drawn as labelme.utils.shape_to_mask does: Pillow fills a polygon, a rectangle, an
 oriented rectangle or a circle and draws its outline too, so that pixels on the line belong to it;
@@ -59,16 +59,15 @@ def _pixels(part, shape):
         raise ValueError("a coordinate that is no number")
     if kind == "mask":
         return _bitmap(part, np.asarray(points).astype(int), shape)
-    needed = {"polygon": 3, "oriented_rectangle": 4, "rectangle": 2, "circle": 2}
+    needed = {"polygon": 3, "oriented_rectangle": 4, "rotation": 4, "rectangle": 2, "circle": 2}
     if kind not in needed:
         raise ValueError(f"a {kind}, which has no area" if kind in FLAT else f"a {kind}")
     if len(points) < needed[kind]:
         raise ValueError(f"a {kind} of {len(points)} points")
     picture = Image.new("L", shape[::-1])
     draw = ImageDraw.Draw(picture)
-    if kind == "rectangle":
-        (x0, x1), (y0, y1) = (sorted(pair) for pair in zip(*points[:2], strict=True))
-        draw.rectangle(((x0, y0), (x1, y1)), outline=1, fill=1)
+    if kind == "rectangle":  # of two opposite corners, or of all four by X-AnyLabeling
+        draw.rectangle((*np.min(points, 0), *np.max(points, 0)), outline=1, fill=1)
     elif kind == "circle":
         (x, y), edge = points[:2]
         radius = math.dist((x, y), edge)

@@ -28,13 +28,13 @@ def listed(root) -> tuple[dict, list[Finding]]:
     labels, images, bad = {}, {}, []
     for path in entries(root / "labelsTr"):
         if path.suffix.lower() in MASK_SUFFIXES:
-            labels[path.stem] = path
+            _add(labels, path.stem, path, bad)
         else:
             bad.append(_strange(path))
     for path in entries(root / "imagesTr"):
         match = CHANNEL.fullmatch(path.stem)
         if path.suffix.lower() in SUFFIXES and match:
-            images.setdefault(match[1], {})[int(match[2])] = path
+            _add(images.setdefault(match[1], {}), int(match[2]), path, bad)
         else:
             bad.append(_strange(path))
     for name in sorted(labels.keys() - images.keys()):
@@ -51,6 +51,14 @@ def listed(root) -> tuple[dict, list[Finding]]:
     return {name: (tuple(files[n] for n in sorted(files)), labels[name])
             for name, files in sorted(images.items())
             if name in labels and str(next(iter(files.values()))) not in wrong}, bad
+
+
+def _add(files, key, path, bad) -> None:
+    if key in files:
+        bad.append(Finding("error", str(path), f"ambiguous, {files[key].name} has the same stem; "
+                                               "keep one of the two"))
+    else:
+        files[key] = path
 
 
 def check(root, options) -> None:
@@ -77,14 +85,16 @@ def numbers(root, channel_index: str) -> str:
     """
     if not channel_index:
         return ""
-    named = {str(name).lower(): number for number, name in _channels(root).items()}
-    out = []
+    channels, out = _channels(root), []
     for one in chosen_channels(channel_index):
-        if one.lower() not in named and not (one.isdecimal() and one in named.values()):
-            raise InputError(f"config.data.channel_index: dataset.json of '{root}' has no channel "
-                             f"{one!r}; its channels are "
-                             + ", ".join(f"{n} {name}" for n, name in _channels(root).items()))
-        out.append(named.get(one.lower(), one))
+        # Names may be those of normalisations, the same for all channels.
+        named = [number for number, name in channels.items() if str(name).lower() == one.lower()]
+        if one not in channels and len(named) != 1:
+            raise InputError(f"config.data.channel_index: dataset.json of '{root}' has "
+                             f"{len(named) or 'no'} channel{'s' * bool(named)} {one!r}; its "
+                             "channels are "
+                             + ", ".join(f"{n} {name}" for n, name in channels.items()))
+        out.append(one if one in channels else named[0])
     return ",".join(out)
 
 

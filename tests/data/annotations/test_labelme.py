@@ -39,6 +39,17 @@ def test_shapes_match_labelmes_own_function(tmp_path):
     assert drawn > 20
 
 
+def test_rectangles_of_four_corners_are_those_of_two(tmp_path):
+    for corners in ([[2, 3], [10, 3], [10, 9], [2, 9]], [[10, 9], [2, 9], [2, 3], [10, 3]]):
+        found = read(tmp_path, [shape(corners, "rectangle")])
+        expected = read(tmp_path, [shape([[10, 3], [2, 9]], "rectangle")])
+        np.testing.assert_array_equal(found.label, expected.label)
+        assert np.count_nonzero(found.label) == 9 * 7
+    turned = [[10, 2], [16, 8], [10, 14], [4, 8]]
+    np.testing.assert_array_equal(read(tmp_path, [shape(turned, "rotation")]).label,
+                                  read(tmp_path, [shape(turned, "oriented_rectangle")]).label)
+
+
 def test_shapes_of_a_group_are_one_object_and_labels_are_classes(tmp_path):
     triangle = lambda x: [[x, 2], [x + 8, 2], [x, 9]]
     found = read(tmp_path, [

@@ -379,6 +379,22 @@ def test_channels_of_nnunet_are_chosen_by_their_names(tmp_path):
         pixel("RFP")
     with pytest.raises(InputError, match="no channel '3'"):
         pixel("3")
+    nnunet(tmp_path, channels=3, channel_names={"0": "zscore", "1": "zscore", "2": "1"})
+    with pytest.raises(InputError, match="has 2 channels 'zscore'; its channels are 0 zscore"):
+        pixel("zscore")
+    assert pixel("0,1") == [7, 17] and pixel("1,2") == [17, 27]
+
+
+def test_files_of_one_name_in_nnunets_folders_are_ambiguous(tmp_path):
+    nnunet(tmp_path)
+    save(tmp_path / "imagesTr/case_1_0000.tif")
+    save(tmp_path / "labelsTr/case_2.tif", LABEL)
+    with pytest.raises(BadFiles) as error:
+        folder.records(tmp_path, labels="classes", num_classes=2, ignore="2")
+    assert sorted((finding.where.rpartition("/")[2], finding.what)
+                  for finding in error.value.findings) == [
+        (f"{name}.tif", f"ambiguous, {name}.png has the same stem; keep one of the two")
+        for name in ("case_1_0000", "case_2")]
 
 
 # --- what is ambiguous or not read ----------------------------------------------------------------
