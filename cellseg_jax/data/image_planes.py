@@ -136,16 +136,20 @@ def _coloured(page, read, values) -> Plane:
                              "integers, save it with black as 0")
         highest = key.dtype.type(2 ** key.bitspersample - 1)
         invert = lambda band: highest - band if key.dtype.kind == "u" else ~band
+    base = 3 if key.photometric in (PHOTOMETRIC.RGB, PHOTOMETRIC.YCBCR) else 1
+    alpha = samples == base + 1 and key.extrasamples in [(one,) for one in ALPHA]
 
     def rows(start, stop):
         band = np.moveaxis(read(start, stop), 0, 2).reshape(stop - start, width, -1)
         if palette is not None:
             return palette[band[..., 0]]
-        return invert(band) if invert else np.array(band)
+        band = np.array(band)
+        if invert:  # alpha is no colour
+            colours = band[..., : samples - alpha]
+            colours[:] = invert(colours)
+        return band
 
     if palette is not None:
         return Plane((height, width, 3), np.dtype(np.uint8), rows, coloured=True, notes=notes)
-    base = 3 if key.photometric in (PHOTOMETRIC.RGB, PHOTOMETRIC.YCBCR) else 1
-    alpha = samples == base + 1 and key.extrasamples in [(one,) for one in ALPHA]
     return Plane((height, width, samples), key.dtype, rows, coloured=base == 3, alpha=alpha,
                  notes=notes)

@@ -153,7 +153,7 @@ def axes_of(stacks: list[Stack], options: ReadOptions) -> StackAxes:
     found = [_groups(stack, options, False) for stack in stacks]
     count = sum(len(groups) for groups, _ in found)
     lengths = {axis: length for axis, length in found[0][1].items() if length > 1}
-    if len(stacks) > 1 or not lengths or not lengths.keys() <= {"T", "Z"}:
+    if not lengths or not lengths.keys() <= {"T", "Z"} or math.prod(lengths.values()) != count:
         lengths = {"Z": count}
     has_channels = dict(zip(stacks[0].axes, stacks[0].lengths, strict=True)).get("C", 1) > 1
     return StackAxes(lengths, has_channels, options.z not in ("", "slices"))
@@ -284,7 +284,8 @@ def _number_notes(chosen, names) -> tuple[str, ...]:
     """A note on each number that is the name of another channel too."""
     return tuple(f"channel {one} is taken by its number, from 0, and is called "
                  f"{names[int(one)]!r}; the one called {one!r} is number {names.index(one)}"
-                 for one in chosen if _is_number(one, names) and one in names and names[int(one)] != one)
+                 for one in chosen
+                 if _is_number(one, names) and one in names and names[int(one)] != one)
 
 
 def _listed(names) -> str:

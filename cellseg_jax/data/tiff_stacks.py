@@ -7,6 +7,7 @@ image, read from its first file.
 
 import contextlib
 import functools
+import itertools
 import math
 import pathlib
 import re
@@ -34,8 +35,27 @@ def tiff_stacks(tiff: tifffile.TiffFile, values: str) -> list[Stack]:
         _check_set(tiff, root)
     names = _channel_names(tiff, root)
     numbered = [(n, series) for n, series in enumerate(tiff.series) if _is_image(n, series)]
-    return [_stack(series, values, names(n), tiff_pixel_size(tiff, n))
-            for n, series in numbered or [(0, tiff.series[0])]]
+    numbered = numbered or [(0, tiff.series[0])]
+    stacks = [_stack(series, values, names(n), tiff_pixel_size(tiff, n)) for n, series in numbered]
+    if len(stacks) > 1 and all(series.kind == "generic" for _, series in numbered):
+        return _in_order(stacks, [series for _, series in numbered])
+    return stacks
+
+
+def _in_order(stacks, series) -> list[Stack]:
+    """Stacks of pages that nothing but size and type puts together, in the order of the pages.
+
+    Those that have pages of others between their own are taken apart there.
+    """
+    pages = sorted((page.index, which, n) for which, one in enumerate(series)
+                   for n, page in enumerate(one.pages))
+    found = []
+    for which, run in itertools.groupby(pages, key=lambda page: page[1]):
+        planes = [stacks[which].planes[n] for *_, n in run]
+        several = len(planes) > 1
+        found.append(stacks[which]._replace(
+            axes="I" * several, lengths=(len(planes),) * several, planes=planes))
+    return found
 
 
 def _is_image(number, series) -> bool:

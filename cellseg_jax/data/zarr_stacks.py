@@ -36,8 +36,9 @@ def zarr_stack(path) -> Stack:
                          + (f": is it one of {inside} inside?" if inside else ""))
     level = multiscales[0]["datasets"][0]
     array = group[level["path"]]
-    axes = [axis if isinstance(axis, str) else axis["name"] for axis in
-            multiscales[0].get("axes", "tczyx"[-array.ndim :])]
+    described = [{"name": axis} if isinstance(axis, str) else axis for axis in
+                 multiscales[0].get("axes", "tczyx"[-array.ndim :])]
+    axes = [axis["name"] for axis in described]
     if axes[-2:] != ["y", "x"]:
         raise InputError(f"its axes are {axes}; expected y and x last")
     if array.dtype.kind not in "buif":
@@ -48,9 +49,15 @@ def zarr_stack(path) -> Stack:
                      lambda start, stop: array[(*index, slice(start, stop))][..., None])
 
     planes = [plane(index) for index in np.ndindex(*array.shape[:-2])]
-    letters = "".join(axis[0].upper() for axis in axes[:-2])
+    letters = "".join(map(_letter, described[:-2]))
     return Stack(letters, array.shape[:-2], planes, _names(attributes),
                  _pixel_size(multiscales[0], level))
+
+
+def _letter(axis: dict) -> str:
+    """Of an axis by its type, which may have any name, or by its name; Q of others."""
+    letters = {"channel": "C", "time": "T", "space": "Z", "c": "C", "t": "T", "z": "Z"}
+    return letters.get(axis.get("type")) or letters.get(axis["name"].lower(), "Q")
 
 
 def _names(attributes) -> tuple[str, ...]:

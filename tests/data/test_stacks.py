@@ -113,6 +113,23 @@ def test_zarr_channels_are_chosen_by_number_or_name(tmp_path):
         np.testing.assert_array_equal(image.read()[..., 0], planes[1])
 
 
+def test_axes_of_ome_zarr_are_known_by_their_types(tmp_path):
+    zarr = pytest.importorskip("zarr")
+    planes, path = stack(2), tmp_path / "a.zarr"
+    group = zarr.open_group(path, mode="w", zarr_format=2)
+    group.create_array("0", data=planes)
+    space = [{"name": axis, "type": "space"} for axis in "yx"]
+    for axis, expected in (({"name": "wavelength", "type": "channel"}, {}),
+                           ({"name": "cycle"}, {"Z": 2}), ({"name": "tile"}, {"Z": 2}),
+                           ({"name": "frame", "type": "time"}, {"T": 2})):
+        group.attrs["multiscales"] = [{"axes": [axis, *space], "datasets": [{"path": "0"}]}]
+        if expected:
+            assert image_axes(path, AS_IT_IS).lengths == expected
+        else:
+            [image] = lazy.open_images(path, ReadOptions(channel_index="1"))
+            np.testing.assert_array_equal(image.read()[..., 0], planes[1])
+
+
 def test_channels_are_chosen_by_name_in_any_order(tmp_path):
     planes = stack(3)
     for name, order in (("a", (0, 1, 2)), ("b", (2, 0, 1))):
@@ -238,6 +255,18 @@ def test_pyramids_are_their_first_level(tmp_path, subifds):
     np.testing.assert_array_equal(read_mask(path)[..., 0], CELLS)
 
 
+def test_pages_of_several_sizes_have_the_order_of_the_file(tmp_path):
+    pages = [NOISE, CELLS[:8], NOISE + 1, NOISE + 2, CELLS[:8] + 1]
+    tall = [np.pad(page, ((0, 1), (0, 0))) for page in pages]
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
+        for page in (*pages, *tall):
+            tiff.write(page, metadata=None)
+            tiff.write(page[::2, ::2], metadata=None, subfiletype=1)  # a smaller copy
+    images = lazy.open_images(tmp_path / "a.tif")
+    for image, page in zip(images, (*pages, *tall), strict=True):
+        np.testing.assert_array_equal(image.read()[..., 0], page)
+
+
 def test_thumbnails_and_pictures_of_labels_are_no_images(tmp_path):
     path = tmp_path / "a.ome.tif"
     with tifffile.TiffWriter(path, ome=True) as tiff:
@@ -294,6 +323,15 @@ def test_white_is_zero_within_its_own_bits(tmp_path, bits):
                      **({} if bits in (1, 8, 16, 32) else dict(bitspersample=bits)))
     expected = values * 255 if bits == 1 else values
     np.testing.assert_array_equal(both(tmp_path / "a.tif")[..., 0], expected)
+
+
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+def test_alpha_beside_white_as_zero_is_not_inverted(tmp_path, planar):
+    values = stack(2, dtype=np.uint8)
+    stored = np.stack([255 - values[0], values[1]], -1 if planar == "contig" else 0)
+    tifffile.imwrite(tmp_path / "a.tif", stored, photometric="miniswhite", metadata=None,
+                     planarconfig=planar, extrasamples=["unassalpha"])
+    np.testing.assert_array_equal(both(tmp_path / "a.tif"), np.moveaxis(values, 0, -1))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int16"])
