@@ -5,8 +5,8 @@ drawn, and the object is all of them. Coordinates are pixels of the full resolut
 left corner. Points and lines have no area.
 
 The class of an object is its classification, "" without one. Where a file has detections or cells,
-these are the objects, and annotations (regions that were drawn around them) and TMA cores are left
-out. Its id is the name where all names are different numbers, as in the files that `predict`
+these are the objects, and annotations (regions that were drawn around them) and TMA cores are none.
+Its id is the name where all names are different numbers, as in the files that `predict`
 writes.
 """
 
@@ -57,26 +57,27 @@ def read(path, shape: tuple[int, int], plane: Plane | None = None,
         features = [one for one, at in zip(features, numbers, strict=True) if at == plane.number]
     types = [_type(feature) for feature in features]
     regions = {n for n, kind in enumerate(types) if kind in REGIONS}
-    kept = [n for n in range(len(features)) if n not in regions or len(regions) == len(features)]
-    shapes, problems = [], []
-    for n in kept:
-        geometry = _geometry(features[n], part)
-        name = str(_properties(features[n]).get("name") or n + 1)
+    kept = {n for n in range(len(features)) if n not in regions or len(regions) == len(features)}
+    shapes, problems, around = [], [], []
+    for n, feature in enumerate(features):
+        name = str(_properties(feature).get("name") or n + 1)
         try:
-            parts = [filled(polygon, shape) for polygon in _polygons(geometry)]
-            shapes.append(Shape(name, _class(features[n]), *united(parts, shape)))
+            parts = [filled(polygon, shape) for polygon in _polygons(_geometry(feature, part))]
+            one = Shape(name, _class(feature), *united(parts, shape))
+            (shapes if n in kept else around).append(one)
         except ValueError as error:
-            problems.append(f"{name} ({error})")
+            if n in kept:
+                problems.append(f"{name} ({error})")
     found, notes = drawn(path, shapes, problems, shape), []
     if len(kept) < len(features):
         notes.append(Finding("note", str(path), f"{len(regions)} annotations or TMA cores beside "
-                             f"{len(kept)} detections are regions and no objects: left out"))
+                             f"{len(kept)} detections are regions and no objects"))
     double = sum(NUCLEUS in features[n] for n in kept)
     if double and not part:
         notes.append(Finding("warning", str(path), f"{double} cells hold the outline of their "
                              "nucleus too; that of the cell is read. Choose one: "
                              "config.data.annotations=geojson:cell or geojson:nucleus"))
-    return found._replace(findings=(*notes, *found.findings))
+    return found._replace(findings=(*notes, *found.findings), regions=tuple(around))
 
 
 def _features(path) -> list[dict]:

@@ -24,8 +24,9 @@ def check(path, options) -> None:
 def label(path, found, options) -> tuple[np.ndarray, tuple[Finding, ...]]:
     """((H, W) int32 label, findings) of the objects of a file.
 
-    Objects of the class that options.ignore names are -1. Those of other classes that end in "*",
-    QuPath's for regions, are no objects unless options.classes names them.
+    Objects of the class that options.ignore names are -1, and so is what is empty in regions of
+    it. Those of other classes that end in "*", QuPath's for regions, are no objects unless
+    options.classes names them.
 
     Args:
       path: of the file, for messages.
@@ -55,7 +56,12 @@ def label(path, found, options) -> tuple[np.ndarray, tuple[Finding, ...]]:
     values |= {n: -1 for n, kind in found.kinds.items() if kind == unknown}
     ids, of_ids = np.array([(0, 0), *sorted(values.items())], np.int64).T
     at = np.searchsorted(ids, found.label).clip(max=len(ids) - 1)
-    return np.where(ids[at] == found.label, of_ids[at], 0).astype(np.int32), findings
+    label = np.where(ids[at] == found.label, of_ids[at], 0).astype(np.int32)
+    for region in found.regions:
+        if region.kind == unknown:
+            inside = label[region.window]
+            inside[region.mask & (inside == 0)] = -1
+    return label, findings
 
 
 def _left_out(path, found, ids, why) -> Finding:

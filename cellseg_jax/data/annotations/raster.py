@@ -41,6 +41,7 @@ class Drawn(NamedTuple):
     label: np.ndarray  # (H, W) int32 ids
     kinds: dict[int, str]  # id -> class, "" if it has none; hidden ones too
     findings: tuple[Finding, ...]
+    regions: tuple[Shape, ...] = ()  # drawn around objects, and no objects themselves
 
 
 def filled(rings: Sequence[np.ndarray], shape: tuple[int, int]):

@@ -57,7 +57,7 @@ def test_regions_around_detections_are_no_objects(tmp_path):
     found = read(tmp_path, [region, *cells])
     assert np.count_nonzero(found.label) == 72
     assert found.findings[0].what == ("1 annotations or TMA cores beside 2 detections are regions "
-                                      "and no objects: left out")
+                                      "and no objects")
     assert np.count_nonzero(read(tmp_path, [region]).label) == 39 * 39
 
 

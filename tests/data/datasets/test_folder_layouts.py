@@ -330,6 +330,14 @@ def test_regions_of_qupath_are_no_objects_and_may_be_not_annotated(tmp_path):
     label = labels(tmp_path, labels="classes", classes=("Tumor",), ignore="class:Ignore*")["a"]
     assert np.unique(label).tolist() == [-1, 0, 1]
     assert labels(tmp_path, classes=("Tumor", "Region*"))["a"].max() == 3
+    features = geojson("Tumor", "Ignore*", "Region*")  # beside detections
+    for feature, kind in zip(features, ("detection", "annotation", "annotation"), strict=True):
+        feature["properties"]["objectType"] = kind
+    features[1]["geometry"]["coordinates"] = [[[0, 0], [10, 0], [10, 9], [0, 9]]]
+    write(tmp_path / "a.geojson", features)
+    label = labels(tmp_path, ignore="class:Ignore*")["a"]
+    assert np.count_nonzero(label == 1) == np.count_nonzero(sample.label == 1)
+    assert np.count_nonzero(label == -1) == 90 - np.count_nonzero(label[:9, :10] == 1)
     save(tmp_path / "b.png")
     save(tmp_path / "b_masks.png", LABEL.astype(np.uint8))
     with pytest.raises(InputError, match="got 'class:Ignore.', but b_masks.png holds values of"):
