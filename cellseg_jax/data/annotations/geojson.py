@@ -30,7 +30,10 @@ from cellseg_jax.errors import InputError
 
 PARTS = ("cell", "nucleus")  # which outline of QuPath's cells is read
 NUCLEUS = "nucleusGeometry"
-REGIONS = ("annotation", "tmaCore")  # types of QuPath's objects that may lie around others
+REGIONS = ("annotation", "tmaCore", "root")  # types of QuPath's objects that may lie around others
+OLD_TYPES = {  # of QuPath 0.2, which had them as ids of features, and of 0.3
+    "PathAnnotationObject": "annotation", "TMACoreObject": "tmaCore", "PathRootObject": "root",
+    "PathCellObject": "cell", "PathDetectionObject": "detection", "tma_core": "tmaCore"}
 
 
 def read(path, shape: tuple[int, int], plane: Plane | None = None,
@@ -108,7 +111,8 @@ def _place(feature) -> tuple[int, int]:
 
 def _type(feature) -> str:
     properties = _properties(feature)
-    return str(properties.get("objectType") or properties.get("object_type") or "")
+    kind = str(properties.get("objectType") or properties.get("object_type") or "")
+    return OLD_TYPES.get(kind or str(feature.get("id")), kind)
 
 
 def _geometry(feature, part) -> dict:

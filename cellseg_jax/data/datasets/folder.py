@@ -242,28 +242,42 @@ def _read(pair: Pair, number, stratum, *, options, colours, ignore) -> Sample:
         outlines.check(path, options)
         plane = Plane(number, image_axes(pair.images[0], chosen)) if number is not None else None
         label, findings = outlines.label(path, pair.read(image.shape[:2], plane), options)
-        label = np.where(_unknown(pair, of_mask, image, label, None), np.int32(-1), label)
+        label = np.where(_unknown(pair, chosen, of_mask, image, label, None), np.int32(-1), label)
     else:
         if options.ignore.startswith(outlines.BY_CLASS):
             raise InputError(f"config.data.ignore: got {options.ignore!r}, but {path.name} holds "
                              "values of pixels; expected one of them, or suffix:_ignore")
+        place = () if pair.values else _place_in(path, pair, chosen, *of_mask)
         mask, found = ((pair.values()[..., None], ()) if pair.values else
-                       (image_with_notes(path, *of_mask)[0], ()) if len(colours) else
-                       mask_with_notes(path, *of_mask))
+                       (image_with_notes(path, *place)[0], ()) if len(colours) else
+                       mask_with_notes(path, *place))
         check_size(path, mask, pair.images[0], image)
         values = masks.values(path, mask, colours)
-        unknown = _unknown(pair, of_mask, image, values, ignore)
+        unknown = _unknown(pair, chosen, of_mask, image, values, ignore)
         label = masks.label(path, values, unknown, options)
         findings = tuple(Finding("warning", str(path), note) for note in found)
     findings = (*(Finding("warning", str(pair.images[0]), note) for note in notes), *findings)
     return Sample(image, label, stratum, (*_turned(pair.images[0]), *findings))
 
 
-def _unknown(pair, of_mask, image, values, ignore) -> np.ndarray:
+def _place_in(path, pair, of_image, of_mask, number):
+    """(options, number) of the plane of a mask: its file may have Z and T in another order."""
+    if number is not None:
+        axes, found = image_axes(pair.images[0], of_image), image_axes(path, of_mask)
+        if len(axes.lengths) > 1 and found.lengths.keys() == axes.lengths.keys():
+            if found.lengths != axes.lengths:
+                raise InputError(f"{path}: mask has planes {found.lengths}, its image "
+                                 f"{pair.images[0].name} has {axes.lengths}; expected the same")
+            place = axes.place(number)
+            number = found.number(place["Z"], place["T"])
+    return of_mask, number
+
+
+def _unknown(pair, of_image, of_mask, image, values, ignore) -> np.ndarray:
     """(H, W) bool: what is not annotated."""
     unknown = np.zeros(values.shape, bool) if ignore is None else values == ignore
     for path in pair.beside:
-        marked = read_mask(path, *of_mask)
+        marked = read_mask(path, *_place_in(path, pair, of_image, *of_mask))
         check_size(path, marked, pair.images[0], image)
         unknown |= marked.any(-1)
     return unknown

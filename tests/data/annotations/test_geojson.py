@@ -61,6 +61,17 @@ def test_regions_around_detections_are_no_objects(tmp_path):
     assert np.count_nonzero(read(tmp_path, [region]).label) == 39 * 39
 
 
+@pytest.mark.parametrize("region, cell", [
+    ({"id": "PathAnnotationObject"}, {"id": "PathDetectionObject"}),
+    ({"id": "TMACoreObject"}, {"id": "PathCellObject"}),
+    ({"properties": {"object_type": "tma_core"}}, {"properties": {"object_type": "cell"}}),
+    ({"properties": {"objectType": "root"}}, {"properties": {"objectType": "detection"}})])
+def test_types_of_all_versions_of_qupath_are_known(tmp_path, region, cell):
+    found = read(tmp_path, [feature(polygon(square(1, 1, 30))) | region,
+                            feature(polygon(square(2, 3))) | cell])
+    assert np.count_nonzero(found.label) == 36 and "regions and no obj" in found.findings[0].what
+
+
 def test_what_has_no_area_is_named(tmp_path):
     found = read(tmp_path, [
         feature({"type": "Point", "coordinates": [3, 4]}), feature(None),

@@ -485,6 +485,25 @@ def test_outlines_of_slices_and_times_lie_on_both(tmp_path, z, planes):
             [1, 2], [2], [2], [1], [], [3]]
 
 
+def test_masks_of_slices_and_times_may_have_another_order(tmp_path):
+    def save_stack(name, array, axes):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        tifffile.imwrite(tmp_path / name, array, photometric="minisblack", ome=True,
+                         metadata={"axes": axes})
+    image = np.arange(6, dtype=np.uint8).reshape(2, 3, 1, 1) + np.zeros(SHAPE, np.uint8)
+    save_stack("images/a.tif", image, "TZYX")
+    save_stack("masks/a.tif", (image + 1).swapaxes(0, 1).copy(), "ZTYX")
+    save_stack("masks/a_ignore.tif", (image == 4).swapaxes(0, 1).astype(np.uint8), "ZTYX")
+    for n, record in enumerate(folder.records(tmp_path, z="slices", ignore="suffix:_ignore")):
+        sample = record.read()
+        assert sample.image.max() == n and sample.label.max() == (-1 if n == 4 else n + 1)
+    (tmp_path / "masks/a_ignore.tif").unlink()
+    assert [label.max() for label in labels(tmp_path, z="slices").values()] == [1, 2, 3, 4, 5, 6]
+    save_stack("masks/a.tif", image.reshape(3, 2, *SHAPE), "TZYX")
+    with pytest.raises(InputError, match="masks/a.tif: mask has planes .* expected the same"):
+        labels(tmp_path, z="slices")
+
+
 def test_outlines_on_planes_that_a_stack_does_not_have_are_refused(tmp_path):
     save(tmp_path / "a.tif", np.zeros((3, *SHAPE), np.uint8))
     features, rois = geojson("", "", ""), []
