@@ -21,7 +21,7 @@ import numpy as np
 
 from cellseg_jax.data.annotations import FORMATS, geojson, layouts, masks, nnunet, outlines
 from cellseg_jax.data.annotations.pairing import Pair, listing
-from cellseg_jax.data.annotations.raster import Plane
+from cellseg_jax.data.annotations.raster import Drawn, Plane
 from cellseg_jax.data.ome_sets import set_of
 from cellseg_jax.data.read import (
     check_root,
@@ -240,8 +240,8 @@ def _read(pair: Pair, number, stratum, *, options, colours, ignore) -> Sample:
     path, findings = pair.annotation, ()
     if pair.read:
         outlines.check(path, options)
-        plane = Plane(number, image_axes(pair.images[0], chosen)) if number is not None else None
-        label, findings = outlines.label(path, pair.read(image.shape[:2], plane), options)
+        drawn = _drawn(pair, image.shape[:2], chosen, number)
+        label, findings = outlines.label(path, drawn, options)
         label = np.where(_unknown(pair, chosen, of_mask, image, label, None), np.int32(-1), label)
     else:
         if options.ignore.startswith(outlines.BY_CLASS):
@@ -258,6 +258,36 @@ def _read(pair: Pair, number, stratum, *, options, colours, ignore) -> Sample:
         findings = tuple(Finding("warning", str(path), note) for note in found)
     findings = (*(Finding("warning", str(pair.images[0]), note) for note in notes), *findings)
     return Sample(image, label, stratum, (*_turned(pair.images[0]), *findings))
+
+
+def _drawn(pair, shape, of_image, number) -> Drawn:
+    """The objects of an image.
+
+    Raises: InputError also where data.z chooses a plane and all objects lie on others.
+    """
+    plane = _plane(pair.images[0], of_image, number) if pair.stacked else None
+    drawn = pair.read(shape, plane)
+    if number is None and plane and not drawn.kinds:
+        try:
+            others = pair.read(shape, None).kinds
+        except InputError:  # they lie on several planes
+            others = True
+        if others:
+            raise InputError(f"{pair.annotation}: none of its objects lies on the plane that "
+                             f"config.data.z={of_image.z} chooses; choose theirs, or draw them "
+                             "there or without a position")
+    return drawn
+
+
+def _plane(path, of_image, number) -> Plane | None:
+    """The plane of a stack that an image is, also where data.z takes one; None of a 2-D image."""
+    if of_image.z.isdecimal():
+        axes, z = image_axes(path, of_image._replace(z="slices")), int(of_image.z)
+        if number is None and axes.lengths == {"Z": axes.count} and axes.count > 1:
+            return Plane(z, axes)
+        if number is not None and len(axes.lengths) > 1:
+            return Plane(axes.number(z, number), axes)
+    return None if number is None else Plane(number, image_axes(path, of_image))
 
 
 def _place_in(path, pair, of_image, of_mask, number):

@@ -457,8 +457,9 @@ def test_outlines_of_a_stack_lie_on_their_planes(tmp_path):
         folder.records(tmp_path, pages="slices", annotations="labelme")
 
 
-@pytest.mark.parametrize("z, planes", [("slices", 6), ("max", 2)])
-def test_outlines_of_slices_and_times_lie_on_both(tmp_path, z, planes):
+@pytest.mark.parametrize("z, expected", [
+    ("slices", [2, 4, 6, 8, 10, 12]), ("max", [6, 12]), ("1", [4, 10])])
+def test_outlines_of_slices_and_times_lie_on_both(tmp_path, z, expected):
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((2, 3, *SHAPE), np.uint8), imagej=True,
                      metadata={"axes": "TZYX"})
     features, rois = geojson(*[""] * 6), []
@@ -471,7 +472,6 @@ def test_outlines_of_slices_and_times_lie_on_both(tmp_path, z, planes):
         rois[-1].z_position, rois[-1].t_position = depth + 1, time + 1
     write(tmp_path / "a.geojson", features)
     roifile.roiwrite(tmp_path / "a.zip", rois, mode="w")
-    expected = [2, 4, 6, 8, 10, 12] if z == "slices" else [6, 12]
     for kind in ("geojson", "imagej"):
         found = labels(tmp_path, z=z, annotations=kind)
         assert [np.count_nonzero(label) for label in found.values()] == expected
@@ -483,6 +483,23 @@ def test_outlines_of_slices_and_times_lie_on_both(tmp_path, z, planes):
         found = labels(tmp_path, z=z, annotations="imagej")
         assert [np.unique(label)[1:].tolist() for label in found.values()] == [
             [1, 2], [2], [2], [1], [], [3]]
+
+
+def test_outlines_of_the_slice_that_is_chosen_are_read_alone(tmp_path):
+    save(tmp_path / "a.tif", np.zeros((3, *SHAPE), np.uint8))
+    rois = [roifile.ImagejRoi.frompoints([[0, 0], [2, 0], [2, n + 1], [0, n + 1]], name=f"{n + 1}")
+            for n in range(3)]
+    for n, roi in enumerate(rois):
+        roi.position = n + 1
+    roifile.roiwrite(tmp_path / "a.zip", rois, mode="w")
+    assert np.unique(labels(tmp_path, z="2")["a"]).tolist() == [0, 3]
+    roifile.roiwrite(tmp_path / "a.zip", rois[:1], mode="w")
+    with pytest.raises(InputError, match="a.zip: none of its objects lies on the plane that config."
+                                         "data.z=2 chooses"):
+        labels(tmp_path, z="2")
+    (tmp_path / "a.zip").unlink()
+    write(tmp_path / "a.geojson", [])
+    assert not labels(tmp_path, z="2")["a"].any()
 
 
 def test_masks_of_slices_and_times_may_have_another_order(tmp_path):
