@@ -89,18 +89,19 @@ def _why(key, mine, base, named) -> str:
 def _derived(found, name, baseline, keys) -> tuple[Differs, ...]:
     """Training images and steps, which follow from keys of data and train that differ."""
     reads = {IMAGES: ("data.",), STEPS: ("data.", "train.")}
+    # Of one repeat: folds and random splits differ by some images from repeat to repeat.
+    both = next((pair for pair in zip(found.get(name, ()), found.get(baseline, ()), strict=False)
+                 if all(map(_trained, pair))), ())
     out = []
-    for what, sections in reads.items():
-        mine, base = (_measured(found.get(row, ()), what) for row in (name, baseline))
+    for what, sections in reads.items() if both else ():
+        mine, base = (len(one.split.get("train", ())) if what == IMAGES else one.run.step
+                      for one in both)
         if mine and base and mine != base:
             follows = any(key.startswith(sections) for key in keys)
             out.append(Differs(what, mine, base, FOLLOWS if follows else NOT_NAMED))
     return tuple(out)
 
 
-def _measured(runs, what) -> int:
-    """Of the first run that trained to its end; 0 where there is none."""
-    for one in runs:
-        if one.run.status == "done" and one.run.counts and one.run.step:
-            return len(one.split.get("train", ())) if what == IMAGES else one.run.step
-    return 0
+def _trained(one) -> bool:
+    """Whether a run trained to its end."""
+    return one.run.status == "done" and one.run.counts and one.run.step > 0

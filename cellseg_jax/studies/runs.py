@@ -15,6 +15,7 @@ import numpy as np
 
 from cellseg_jax import config as config_lib
 from cellseg_jax.config.derived import LABELS, UNTRAINED, output_names
+from cellseg_jax.data.split import MIXED
 from cellseg_jax.errors import InputError
 from cellseg_jax.files import read_jsonl
 from cellseg_jax.runs.folder import (
@@ -110,6 +111,7 @@ def split_ratio(splits, fractions) -> float:
     """Test / training images, the largest of a row's repeats, where they draw other splits; else 0.
 
     With a train_fraction the whole training part counts: it is what test images are drawn against.
+    Images that are mixed in from elsewhere do not: no repeat tests them.
 
     Args:
       splits: split.json of each repeat; those without training images do not count.
@@ -119,7 +121,8 @@ def split_ratio(splits, fractions) -> float:
              for one, fraction in zip(splits, fractions, strict=True) if one.get("train")]
     if len({tuple(sorted(test)) for test, _, _ in known}) < 2:
         return 0.0
-    return max(fraction * len(test) / len(train) for test, train, fraction in known)
+    drawn = lambda train: sum(not name.startswith(MIXED) for name in train) or len(train)
+    return max(fraction * len(test) / drawn(train) for test, train, fraction in known)
 
 
 # --- one run -------------------------------------------------------------------------------------

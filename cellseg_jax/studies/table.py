@@ -37,6 +37,9 @@ from cellseg_jax.studies.study import Study, metrics_of
 
 DETECTABLE = (0.005, 0.01, 0.02)  # differences of a score: how many repeats find them?
 SPLIT_SEED = "data.split_seed"
+# What a network is trained to say: the loss of another target is another loss.
+TARGET_KEYS = ("data.target", "data.num_classes", "data.contour_width", "data.num_rays",
+               "data.weight_w0", "data.weight_sigma")
 
 
 class RankReading(NamedTuple):
@@ -305,10 +308,11 @@ def _same_loss(study, metric, names) -> bool:
 
 
 def _loss_keys(study, names) -> list[str]:
-    """The keys loss.* in which rows differ."""
+    """The keys in which rows differ that make their losses different ones: loss.*, the target."""
     base = config_lib.flatten(study.base)
     changes = [study.rows[name] for name in names]
-    keys = dict.fromkeys(k for one in changes for k in one if k.startswith("loss."))
+    keys = dict.fromkeys(k for one in changes for k in one
+                         if k.startswith("loss.") or k in TARGET_KEYS)
     return [k for k in keys if len({repr(one.get(k, base.get(k))) for one in changes}) > 1]
 
 

@@ -120,3 +120,16 @@ def test_all_keys_of_both_configs_are_compared():
 def test_rows_that_change_one_thing_are_not_confounded(row, tmp_path):
     table = collect(helpers.make_study(), tmp_path)
     assert not not_named(next(one for one in table.rows if one.name == row).differs)
+
+
+def test_repeats_with_other_numbers_of_images_do_not_confound(tmp_path):
+    """Folds differ by an image: a row that lacks its first repeat has no other training set."""
+    rows = {"base": {}, "rate": {"optimizer.lr": 1e-4}}
+    study = helpers.write_study(tmp_path, helpers.make_study(
+        rows=rows, baseline="base", claims=(), reference={}, repeats=2), images=4)
+    for row in rows:
+        file = tmp_path / row / "1/split.json"
+        split = json.loads(file.read_text())
+        file.write_text(json.dumps(split | {"train": split["train"][1:]}))
+    helpers.damage(tmp_path / "rate/0", "gone")
+    assert not not_named(collect(study, tmp_path).rows[1].differs)

@@ -58,6 +58,16 @@ def test_repeats_that_decide_are_those_of_the_power(table):
     assert next_step(never, row) == "no number of repeats decides it: that takes more images"
 
 
+def test_a_row_that_is_the_baseline_over_again_takes_no_more_images(table):
+    """Equal to the last digit in all repeats: not a difference that is hard to see."""
+    base = row_of(table, "unet_adam").values["dice_mean"]
+    found, row = with_values(table, "unet_sgd", base.copy())
+    assert row.verdicts["dice_mean"] == "not distinguishable"
+    text = next_step(found, row)
+    assert text.startswith("equal in all 5 repeats to the last digit: choose the cheaper")
+    assert "more images" not in text
+
+
 def test_rows_that_lack_repeats_are_mended_first(runs, tmp_path):
     study, source = runs
     shutil.copytree(source, tmp_path, dirs_exist_ok=True)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import math
 import re
 
@@ -9,6 +10,7 @@ import helpers_study as helpers
 import pytest
 from rich.console import Console
 
+from cellseg_jax import studies
 from cellseg_jax.studies.output import render, table_csv
 from cellseg_jax.studies.table import collect
 
@@ -152,3 +154,23 @@ def test_single_run_has_no_spread_to_show(tmp_path):
                             tmp_path)
     text = render.markdown(table)
     assert "±" not in text.split("\n\n")[1] and "**" not in text and "Noise" not in text
+
+
+def test_numbers_that_are_corrected_for_are_those_of_the_correction(tmp_path):
+    """Rows and claims whose repeats are copies of one have no p and are not among them."""
+    rows = {"otsu": {"model.name": "otsu"}, "otsu_2": {"model.name": "otsu", "eval.min_size": 3},
+            "net": {}, "net_2": {"optimizer.lr": 1e-4}}
+    claims = [studies.Claim(row, (row,), ("otsu",)) for row in list(rows)[1:]]
+    study = helpers.write_study(tmp_path, helpers.make_study(
+        rows=rows, baseline="otsu", claims=tuple(claims), reference={}, repeats=3), images=6)
+    for row, score in (("otsu", 0.5), ("otsu_2", 0.6)):
+        for file in (tmp_path / row).glob("*/eval/test.json"):
+            test = json.loads(file.read_text())
+            file.write_text(json.dumps(test | {"metrics": {"dice_mean": score}}))
+    table = collect(study, tmp_path)
+    row = min((row for row in table.rows if math.isfinite(row.adjusted_p["dice_mean"])),
+              key=lambda row: row.adjusted_p["dice_mean"])
+    assert row.adjusted_p["dice_mean"] == 2 * row.compared["dice_mean"].p  # Holm's first of two
+    text = render.markdown(table)
+    assert "Holm's correction for 2 rows" in text
+    assert "corrected for the 2 claims with 3 repeats" in text

@@ -302,6 +302,18 @@ def test_overlapping_splits_are_corrected(tmp_path):
     assert 10 < row_of(table, "unet_wide").per_image["dice_mean"].n <= 40
 
 
+def test_images_mixed_in_do_not_weaken_the_correction(tmp_path):
+    """They are in every repeat's training part; test images are drawn against the others."""
+    study = helpers.make_study(varies=("seed", "data.split_seed"), repeats=3, claims=(),
+                               rows={k: helpers.ROWS[k] for k in ("unet_adam", "unet_wide")})
+    helpers.write_study(tmp_path, study, images=10)
+    for file in tmp_path.glob("*/*/split.json"):
+        split = json.loads(file.read_text())
+        split["train"] += [f"mixed/folder/{n}.png" for n in range(400)]
+        file.write_text(json.dumps(split))
+    assert collect(study, tmp_path).test_train_ratio == pytest.approx(10 / 80)
+
+
 def test_equal_splits_are_not(whole, tmp_path):
     assert whole[0].test_train_ratio == 0
     study = helpers.make_study(varies=("seed", "data.split_seed"), repeats=3,
@@ -347,6 +359,19 @@ def test_ranking_by_losses_that_differ_is_refused(small):
     row = row_of(table, "unet_sgd")
     assert math.isfinite(row.mean["loss"]) and row.verdicts["loss"] == ""
     assert "loss" not in table.best
+
+
+def test_losses_of_other_targets_are_other_losses(small):
+    """Also where no key loss.* differs: the same function of another target."""
+    study, folder = small
+    study = study._replace(rows={"unet_adam": {}, "unet_sgd": {"data.target": "boundary"}})
+    with pytest.raises(InputError, match="ranks rows by loss, but rows differ in data.target"):
+        collect(study._replace(metrics=("loss",)), folder)
+    study = study._replace(metrics=("dice_mean", "loss"))
+    helpers.write_study(folder / "targets", study, images=6)
+    table = collect(study, folder / "targets")
+    assert row_of(table, "unet_sgd").verdicts["loss"] == "" and "loss" not in table.best
+    assert row_of(table, "unet_sgd").verdicts["dice_mean"]
 
 
 def test_equal_losses_may_rank(small):

@@ -56,6 +56,9 @@ def _of_whole_row(table, row, base, metric) -> str:
 def _undecided(table, row, base, metric) -> str:
     """More repeats where they decide, the cheaper row where the difference is below the noise."""
     one, ratio = row.compared[metric], table.test_train_ratio
+    if one.interval == (0.0, 0.0):
+        return (f"equal in all {plural(one.n, 'repeat')} to the last digit: choose the cheaper"
+                f"{_cheaper(row, base)}, or see whether anything reads what it changes")
     compared = sum(other.compared[metric] is not None for other in table.rows)
     sd, alpha = stats.sd_of(one, ratio), stats.ALPHA / max(1, compared)
     margin, size = table.study.margin.get(metric), abs(one.difference)

@@ -19,8 +19,7 @@ def sentences(table) -> list[str]:
     """How a Table's rows were compared, their noise, and the best row, a sentence each."""
     study, metric = table.study, table.study.metrics[0]
     repeats = len(table.rows[0].runs)
-    compared = sum(bool(row.compared[metric]) and row.compared[metric].n >= stats.MIN_PAIRS
-                   for row in table.rows)
+    compared = sum(math.isfinite(row.adjusted_p[metric]) for row in table.rows)
     out = [f"Mean ± sd over {plural(repeats, 'repeat')}; repeats named in brackets have no score "
            "and are not in the mean."] + _gap_rule(table, metric)
     if compared:
@@ -46,7 +45,7 @@ def sentences(table) -> list[str]:
         out.append(f"{absent} of the table's {repeats * len(table.rows)} runs are missing or do "
                    "not count.")
     judged = sum(one.comparison is not None and one.comparison.n >= stats.MIN_PAIRS
-                 for one in table.claims)
+                 and math.isfinite(one.comparison.p) for one in table.claims)
     if judged:
         out.append("Claims are judged by the same test, corrected for the "
                    f"{plural(judged, 'claim')} with {stats.MIN_PAIRS} repeats; undecided is "
