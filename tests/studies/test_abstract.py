@@ -95,3 +95,28 @@ def test_methods_name_data_splits_seeds_tests_and_versions(runs, table, tmp_path
         "rank-sum test" in text
     assert methods(collect(study, tmp_path / "none")) == (
         "No run has ended: there is nothing to report yet.")
+
+
+def test_methods_describe_the_baseline_and_no_other_row(runs, tmp_path):
+    study, source = runs
+    shutil.copytree(source, tmp_path, dirs_exist_ok=True)
+    helpers.damage(tmp_path / "unet_adam/0", "gone")
+    helpers.damage(tmp_path / "unet_adam/1", "non-finite")
+    text = methods(collect(study, tmp_path, repeats=3))
+    assert "6 for testing in repeat 1" in text  # of the first run that there is
+    assert "trained 3 times, with seed from 0 to 2" in text  # 5 in the file
+    shutil.rmtree(tmp_path / "unet_adam")
+    assert methods(collect(study, tmp_path)) == (
+        "The baseline unet_adam has no run with the config that it has now: there is nothing to "
+        "report yet.")
+
+
+def test_methods_say_no_training_where_there_is_none(runs, tmp_path):
+    study, folder = runs
+    text = methods(collect(study._replace(baseline="otsu"), folder))
+    assert "The baseline otsu is otsu, which is not trained; " in text
+    assert "was to be run 5 times" in text and "epochs" not in text
+    study = study._replace(rows={"unet_adam": {"train.early_stopping": 9}}, claims=(), repeats=1)
+    helpers.write_study(tmp_path, study, images=4)
+    assert "trained for at most 100 epochs with early stopping in batches" in methods(
+        collect(study, tmp_path))

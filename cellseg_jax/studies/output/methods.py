@@ -1,12 +1,13 @@
 """The methods of a study as a paragraph for a paper: data, splits, seeds, tests, versions.
 
-All of it is read from the study and from the folder of a run of the baseline.
+All of it is read from the study and from the folder of the first run of the baseline.
 """
 
 import pathlib
 
 from cellseg_jax import config as config_lib
 from cellseg_jax.config.defaults import LOSSES
+from cellseg_jax.config.derived import LABELS, UNTRAINED
 from cellseg_jax.files import read_json
 from cellseg_jax.runs.folder import CONFIG_FILE, ENVIRONMENT_FILE, SPLIT_FILE
 from cellseg_jax.runs.resources import RESOURCES
@@ -24,15 +25,22 @@ def methods(table) -> str:
             for run in counted(row)]
     if not runs:
         return "No run has ended: there is nothing to report yet."
-    folder = pathlib.Path(runs[0].workdir)
+    # Also one that diverged: another row's run would be described as the baseline.
+    first = next((run for row in table.rows if is_baseline(table, row) for run in row.runs
+                  if run.status != "missing" and run.mark in ("", "other code")), None)
+    if first is None:
+        return (f"The baseline {table.study.baseline} has no run with the config that it has now: "
+                "there is nothing to report yet.")
+    folder = pathlib.Path(first.workdir)
     config, environment, split = (read_json(folder / file, {}) for file in (
         CONFIG_FILE, ENVIRONMENT_FILE, SPLIT_FILE))
-    parts = [_data(table, config, split), _training(table, config), _scores(table),
+    parts = [_data(table, config, split, first.repeat), _training(table, config, first.repeat),
+             _scores(table),
              _tests(table), _software(runs, environment)]
     return " ".join(filter(None, parts))
 
 
-def _data(table, config, split) -> str:
+def _data(table, config, split, repeat) -> str:
     data, study = config["data"], table.study
     sizes = ", ".join(f"{len(split.get(part, ()))} for {word}" for part, word in (
         ("train", "training"), ("val", "validation"), ("test", "testing")) if split.get(part))
@@ -45,26 +53,37 @@ def _data(table, config, split) -> str:
         how = f"one split for all runs ({data['split']})"
     else:
         how = f"one random split of {by} for all runs (seed {data.get('split_seed', 0)})"
-    return (f"Images are of {data['name']}, {sizes} in the first repeat; {how}. They are brought "
+    where = f"repeat {repeat}" if repeat else "the first repeat"
+    return (f"Images are of {data['name']}, {sizes} in {where}; {how}. They are brought "
             f"to {'x'.join(map(str, data['size']))} pixels by {data['fit']} and normalised by "
             f"{data['normalize']}.")
 
 
-def _training(table, config) -> str:
-    study, optimizer, train = table.study, config["optimizer"], config["train"]
-    losses = ", ".join(f"{weight:g} {name}" for name, weight in sorted(config["loss"].items())
-                       if name in LOSSES and weight)
-    length = f"{train['steps']} steps" if train["steps"] else f"{train['epochs']} epochs"
+def _training(table, config, repeat) -> str:
+    study, name, count = table.study, config["model"]["name"], len(table.rows[0].runs)
     flat = config_lib.flatten(config)
-    seeds = ", ".join(f"{key} from {flat[key]} to {flat[key] + study.repeats - 1}"
+    seeds = ", ".join(f"{key} from {flat[key] - repeat} to {flat[key] - repeat + count - 1}"
                       for key in study.varies if key in flat) or "the same seeds"
-    others, times = len(table.rows) - 1, plural(study.repeats, "time")
+    others, times = len(table.rows) - 1, plural(count, "time")
     verb = "differs" if others == 1 else "differ"
-    return (f"The baseline {study.baseline} is {config['model']['name']}, trained for {length} in "
-            f"batches of {train['batch_size']} with {optimizer['name']} at a learning rate of "
-            f"{optimizer['lr']:g} ({optimizer['schedule']} schedule) and the loss {losses}; "
-            f"{plural(others, 'other setting')} {verb} from it as listed in the table. Every "
-            f"setting was to be trained {times}, with {seeds}.")
+    done = "run" if name in UNTRAINED else "trained"
+    return (f"The baseline {study.baseline} is {_method(config)}; {plural(others, 'other setting')}"
+            f" {verb} from it as listed in the table. Every setting was to be {done} {times}, with "
+            f"{seeds}.")
+
+
+def _method(config) -> str:
+    """What the baseline is, and how it is trained."""
+    name, optimizer, train = config["model"]["name"], config["optimizer"], config["train"]
+    if name in UNTRAINED:
+        return "labels made elsewhere" if name == LABELS else f"{name}, which is not trained"
+    losses = ", ".join(f"{weight:g} {loss}" for loss, weight in sorted(config["loss"].items())
+                       if loss in LOSSES and weight)
+    length = f"{train['steps']} steps" if train["steps"] else f"{train['epochs']} epochs"
+    length = f"at most {length} with early stopping" if train["early_stopping"] else length
+    return (f"{name}, trained for {length} in batches of {train['batch_size']} with "
+            f"{optimizer['name']} at a learning rate of {optimizer['lr']:g} "
+            f"({optimizer['schedule']} schedule) and the loss {losses}")
 
 
 def _scores(table) -> str:
