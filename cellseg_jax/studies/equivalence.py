@@ -5,7 +5,7 @@ asked of each row: is it worse by less than the margin ("no worse"), and does it
 it, either way ("equal")? Both are one-sided t-tests at 5 %, with the error, the pairs and the
 correction for overlapping splits of `stats.paired`, so that they agree with the 90 % interval of
 the difference: equal where that lies within the margin. Each question is adjusted over the rows by
-itself, after Holm. A row that is "better" is no worse by any margin.
+itself, after Holm. A row that is "better" is no worse by any margin, whatever became of the others.
 
 Beside it stands a Bayesian reading of the same differences, the probability that the row is worse,
 equal or better by more than the margin. It is not adjusted for the number of rows.
@@ -93,10 +93,12 @@ def within(compared, gaps, base_gaps: Gaps, margin: float, larger_is_better: boo
     """
     p = [one_sided(one, margin, larger_is_better) for one in compared]
     no_worse, equal = (stats.holm([pair[k] for pair in p]).tolist() for k in (0, 1))
+    two_sided = stats.holm([one.p for one in compared])
     found = []
-    for one, gap, a, b in zip(compared, gaps, no_worse, equal, strict=True):
+    for one, gap, a, b, p in zip(compared, gaps, no_worse, equal, two_sided, strict=True):
+        better = stats.verdict(one, p, larger_is_better) == "better"
         shown = ("equal" if b < stats.ALPHA and not base_gaps else
-                 "no worse" if a < stats.ALPHA else "not shown")
+                 "no worse" if a < stats.ALPHA or better else "not shown")
         chances = posterior(one, margin, larger_is_better)
         if gap or base_gaps:
             chances = Posterior(math.nan, math.nan, math.nan)

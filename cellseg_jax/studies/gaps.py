@@ -1,7 +1,7 @@
-"""Repeats without a score: how many of a row diverged or are missing, and what that does to words.
+"""Repeats without a score: how many diverged, are missing or undefined, and what follows in words.
 
 The mean of a row is of the repeats that ended. Where a repeat diverged, these are a selection: the
-luckier ones. So a side that lacks a repeat, diverged or missing, wins no comparison: it may be
+luckier ones. So a side that lacks a repeat, for whatever reason, wins no comparison: it may be
 worse, else the word is "diverged" or "incomplete". Beside it stands a reading by rank, in which a
 repeat that diverged comes after all others, and which may be decided either way.
 """
@@ -26,18 +26,19 @@ class Gaps(NamedTuple):
 
     repeats: int = 0
     diverged: int = 0  # loss or gradient became non-finite
-    missing: int = 0  # no run, unfinished, left out, or its score is not defined
+    missing: int = 0  # no run, unfinished, or left out
+    undefined: int = 0  # ended, without a value of this metric: no run can change that
 
     def __bool__(self):
-        return self.diverged > 0 or self.missing > 0
+        return any(self[1:])
 
     def __str__(self):
         """'2 of 5 diverged'; "" without a gap."""
-        both = [f"{n} {word}" for n, word in ((self.diverged, DIVERGED), (self.missing, "missing"))
-                if n]
-        if len(both) == 1:
-            return f"{self.diverged or self.missing} of {self.repeats} {both[0].split()[1]}"
-        return f"{', '.join(both)} of {self.repeats}" if both else ""
+        words = zip(self[1:], (DIVERGED, "missing", "undefined"), strict=True)
+        there = [(n, word) for n, word in words if n]
+        if len(there) == 1:
+            return f"{there[0][0]} of {self.repeats} {there[0][1]}"
+        return f"{', '.join(f'{n} {word}' for n, word in there)} of {self.repeats}" if there else ""
 
 
 def diverged(runs) -> np.ndarray:
@@ -47,9 +48,9 @@ def diverged(runs) -> np.ndarray:
 
 def gaps_of(runs, metric) -> Gaps:
     """Of a row's Found of each repeat."""
-    bad = diverged(runs)
-    return Gaps(len(runs), int(bad.sum()),
-                int((~bad & ~np.isfinite(values_of(runs, metric))).sum()))
+    bad, ended = diverged(runs), np.array([one.run.counts for one in runs], bool)
+    lacking = ~bad & ~np.isfinite(values_of(runs, metric))
+    return Gaps(len(runs), *(int(x.sum()) for x in (bad, lacking & ~ended, lacking & ended)))
 
 
 def limited(word: str, first: Gaps, second: Gaps) -> str:

@@ -68,7 +68,13 @@ def test_best_is_claimed_only_if_it_beats_each_other(table):
     assert abstract(tied)[4].startswith("No setting is shown to be best; unet_wide has the best "
                                         "mean")
     assert abstract(table._replace(best={}))[4] == (
-        "No setting can be recommended before all repeats of one have ended well.")
+        "No setting can be recommended before all repeats of one have a score.")
+    level = tied._replace(best={"dice_mean": ("unet_wide", ("unet_sgd", "unet_adam"))}, rows=[
+        row._replace(values=row.values | {"dice_mean": tied.rows[0].values["dice_mean"]})
+        if row.name == "unet_wide" else row._replace(
+            mean=row.mean | {"train_seconds": np.nan} if row.name == "unet_adam" else row.mean)
+        for row in tied.rows])
+    assert "of 2 of known cost among the 3 that are not told apart" in abstract(level)[4]
 
 
 def test_what_limits_it_is_named(table):

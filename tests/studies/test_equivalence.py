@@ -49,6 +49,16 @@ def test_better_is_no_worse_by_any_margin():
     assert within([one], [WHOLE], WHOLE, 1e-9, False)[0].word == "not shown"
 
 
+def test_better_is_no_worse_also_beside_rows_that_are_worse():
+    """Those are the first in Holm's order of differences, and the last in that of no worse."""
+    rng, base = np.random.default_rng(1), np.array([0.80, 0.81, 0.79, 0.80, 0.80])
+    rows = [stats.paired(base - 0.1 + rng.normal(0, 0.002, 5), base) for _ in range(6)]
+    rows.append(stats.paired(base + [0.011, 0.005, 0.019, 0.002, 0.013], base))
+    assert stats.verdict(rows[-1], stats.holm([one.p for one in rows])[-1]) == "better"
+    found = within(rows, [WHOLE] * 7, WHOLE, 0.001, True)
+    assert [one.word for one in found] == ["not shown"] * 6 + ["no worse"]
+
+
 def test_equal_implies_no_worse_also_after_adjustment():
     rng = np.random.default_rng(1)
     for _ in range(50):

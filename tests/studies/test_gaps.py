@@ -16,6 +16,8 @@ from cellseg_jax import studies
 from cellseg_jax.studies import stats
 from cellseg_jax.studies.gaps import Gaps, by_rank, limited, with_last
 from cellseg_jax.studies.output import render, table_csv
+from cellseg_jax.studies.output.abstract import abstract
+from cellseg_jax.studies.output.next_step import next_step
 from cellseg_jax.studies.output.page import write_study_page
 from cellseg_jax.studies.output.summary import summary_sentence
 from cellseg_jax.studies.table import collect
@@ -73,6 +75,7 @@ def test_the_side_that_lacks_a_repeat_wins_nothing(word, first, second, expected
 
 def test_gaps_in_words():
     assert str(Gaps(5, 2)) == "2 of 5 diverged" and str(Gaps(5, 0, 1)) == "1 of 5 missing"
+    assert str(Gaps(5, 0, 0, 3)) == "3 of 5 undefined"
     assert str(Gaps(5, 2, 1)) == "2 diverged, 1 missing of 5" and not Gaps(5) and str(Gaps(5)) == ""
 
 
@@ -177,7 +180,7 @@ def test_best_is_better_than_rows_with_survivors_by_rank(done, tmp_path):
 
 
 @pytest.mark.parametrize("what, words", [
-    ("non-finite", "unet_sgd is not shown to be worse: repeats diverged or are missing"),
+    ("non-finite", "unet_sgd is not shown to be worse: repeats have no score"),
     ("gone", "unet_sgd is not to be compared with it: too few repeats")])
 def test_best_is_not_better_than_what_was_not_compared(done, tmp_path, what, words):
     """Three repeats, of one row none ended: nothing shows that it is worse."""
@@ -213,7 +216,7 @@ def test_a_missing_repeat_keeps_a_row_from_winning_and_not_from_losing(done, tmp
     table = damaged(done, tmp_path / "a", unet_wide={4: "gone"})
     assert row_of(table, "unet_wide").verdicts["dice_mean"] == "incomplete"
     assert "incomplete (1 of 5 missing)" in render.markdown(table)
-    assert "before the missing repeats have ended (unet_wide)" in summary_sentence(table)
+    assert "while repeats are missing or have no score (unet_wide)" in summary_sentence(table)
     study, source = done
     table = damaged((study._replace(baseline="unet_wide", claims=()), source), tmp_path / "b",
                     unet_adam={4: "unfinished"})
@@ -223,11 +226,40 @@ def test_a_missing_repeat_keeps_a_row_from_winning_and_not_from_losing(done, tmp
         "dice_mean"] == "better"
 
 
+def test_a_score_that_is_not_defined_is_not_a_run_to_come(done, tmp_path):
+    """A repeat without a test image of the stratum has ended: no command gives it a score."""
+    study, source = done
+    study = study._replace(metrics=("dice_mean[fluorescence]", "dice_mean"), claims=())
+    damaged((study, source), tmp_path)
+    for row in ("unet_adam", "unet_wide"):
+        path = tmp_path / row / "4/eval/test.json"
+        test = json.loads(path.read_text())
+        del test["per_stratum"]["fluorescence"]
+        path.write_text(json.dumps(test))
+    helpers.damage(tmp_path / "unet_wide/0", "gone")
+    table, metric = collect(study, tmp_path), study.metrics[0]
+    wide = row_of(table, "unet_wide")
+    assert wide.gaps[metric] == Gaps(5, 0, 1, 1) and wide.gaps["dice_mean"] == Gaps(5, 0, 1)
+    assert row_of(table, "unet_adam").gaps[metric] == Gaps(5, 0, 0, 1)
+    assert wide.verdicts[metric] == "incomplete"
+    assert next_step(table, row_of(table, "unet_adam")) == (
+        "unet_adam has no dice_mean[fluorescence] in 1 of 5 repeats that ended, and further runs "
+        "do not change that: judge by a metric, or on a split, that gives all of them a value")
+    text = render.markdown(table) + summary_sentence(table) + " ".join(abstract(table))
+    assert "1 missing, 1 undefined of 5" in text and "unet_adam: 1 of 5 undefined" in text
+    assert "missing repeats have ended" not in text
+    line = next(line for line in csv.DictReader(io.StringIO(table_csv.csv_text(table)))
+                if (line["row"], line["metric"]) == ("unet_wide", metric))
+    assert [line[key] for key in ("n", "repeats", "diverged", "missing", "undefined")] == [
+        "3", "5", "0", "1", "1"]
+
+
 def test_no_row_is_best_where_none_is_whole(done, tmp_path):
     table = damaged(done, tmp_path, unet_wide={0: "gone"}, unet_sgd={1: "non-finite"},
                     unet_adam={2: "unfinished"})
     assert "dice_mean" not in table.best
-    assert "No row can be called best: none has all its repeats." in render.markdown(table)
+    assert ("No row can be called best: none has a score of all its repeats."
+            in render.markdown(table))
 
 
 def test_a_claim_is_contradicted_by_whole_rows_only(done, tmp_path):
@@ -237,7 +269,7 @@ def test_a_claim_is_contradicted_by_whole_rows_only(done, tmp_path):
     assert damaged((study, source), tmp_path / "a").claims[0].judgement == "contradicted"
     table = damaged((study, source), tmp_path / "b", unet_wide={1: "non-finite"})
     assert table.claims[0].judgement == "undecided"
-    assert "not before all have ended (unet_wide: 1 of 5 diverged)" in render.markdown(table)
+    assert "not before all have a score (unet_wide: 1 of 5 diverged)" in render.markdown(table)
     # The side that loses may lack some.
     table = damaged((study, source), tmp_path / "c", unet_adam={1: "non-finite"})
     assert table.claims[0].judgement == "contradicted"

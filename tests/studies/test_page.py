@@ -75,8 +75,8 @@ def test_page_holds_the_answer_its_noise_and_what_is_missing(damaged, tmp_path):
 def test_summary_counts_rows_by_their_verdict(damaged):
     text = summary_sentence(damaged)
     assert text.startswith("In dice_mean, 2 of 2 rows differ from the baseline unet_adam: 2 worse "
-                           "(unet_no_augment, otsu). 2 rows cannot be better before the missing "
-                           "repeats have ended (unet_sgd, unet_wide). Runs of one config")
+                           "(unet_no_augment, otsu). 2 rows cannot be better while repeats are "
+                           "missing or have no score (unet_sgd, unet_wide). Runs of one config")
     assert (f"To find a difference of 0.01 in dice_mean in 8 of 10 such studies, "
             f"{damaged.needed[0.01]} repeats of each row are needed; there are 5.") in text
     assert "Of 4 published claims: 1 contradicted, 3 undecided." in text
@@ -263,3 +263,16 @@ def test_page_of_many_rows_with_long_names_stays_readable_and_small(tmp_path):
     assert len(text) < 1e6
     with browser.opened(tmp_path / "report.html", width=390) as page:
         assert page.errors == [] and page.overflow() <= 0
+
+
+def test_a_cost_as_the_headline_has_the_unit_of_its_name(tmp_path):
+    """Seconds, as its differences, and not the minutes of the column of costs."""
+    study = helpers.make_study(repeats=3, metrics=("train_seconds", "dice_mean"), reference={},
+                               rows={"a": {}, "b": {"model.channels": (8, 16)}}, baseline="a",
+                               claims=())
+    table = collect(helpers.write_study(tmp_path, study, images=4), tmp_path)
+    _, page = read(table, tmp_path / "report.html")
+    for row in table.rows:
+        assert f"{row.mean['train_seconds']:.4f}" in page.shown
+        assert f"{row.mean['cpu_seconds'] / 60:.2f}" in page.shown  # under "CPU minutes"
+    assert f"{table.rows[1].compared['train_seconds'].difference:+.4f}" in page.shown

@@ -224,7 +224,7 @@ def search_result(**changes):
     return {"method": "halving", "trials": 8, "stopped": 6, "steps": 80, "winner": "t003",
             "values": {"optimizer.lr": 0.02}, "metric": "val_dice_mean", "search_score": 0.85,
             "rerun_scores": [0.83, 0.84], "rerun_mean": 0.835, "rerun_sd": 0.007,
-            "optimism": 0.015, "same_split": False} | changes
+            "rerun_diverged": 0, "optimism": 0.015, "same_split": False} | changes
 
 
 def test_sentences_state_the_optimism():
@@ -233,6 +233,14 @@ def test_sentences_state_the_optimism():
     assert "0.8500" in text and "0.8350 ± 0.0070" in text and "+0.0150" in text
     assert "had a part in the search" in text
     assert "no trial was judged on" in " ".join(search.sentences(search_result(same_split=True)))
+
+
+def test_sentences_name_re_runs_that_diverged_and_hold_for_losses():
+    text = " ".join(search.sentences(search_result(
+        metric="val_loss", search_score=0.2, rerun_mean=0.3, optimism=0.1, rerun_diverged=1)))
+    assert "2 re-runs with fresh seeds and splits have 0.3000 ± 0.0070, without 1 that diverged" \
+        in text
+    assert "by how much its score is better than theirs, is +0.1000" in text  # 0.2 minus 0.3
 
 
 def selected(rng, tables, trials, images, *, image_sd, run_sd, repeats=5):

@@ -54,8 +54,11 @@ def _better(table, metric, others) -> str:
         more = f" and {len(better) - 2} more" if len(better) > 2 else ""
         return f"Shown to be better than {table.study.baseline}: {named}{more}."
     if not any(row.verdicts[metric] in ("worse", "not distinguishable") for row in others):
+        if any(row.verdicts[metric] in ("diverged", "incomplete") for row in others):
+            return (f"No setting can be judged: {done_sentence(table)}, and some repeats of the "
+                    f"settings or of {table.study.baseline} have no score.")
         return (f"No setting can be judged yet: {done_sentence(table)}, and a verdict takes "
-                f"{stats.MIN_PAIRS} repeats of both that ended well.")
+                f"{stats.MIN_PAIRS} repeats of both that have a score.")
     return f"No setting is shown to be better than {table.study.baseline}."
 
 
@@ -107,7 +110,7 @@ def _trust(table, metric, others) -> str:
 
 def _choice(table, metric) -> str:
     if metric not in table.best:
-        return "No setting can be recommended before all repeats of one have ended well."
+        return "No setting can be recommended before all repeats of one have a score."
     name, ties = table.best[metric]
     if len(table.rows) == 1:
         return f"There is one setting, {name}, so that nothing is to be chosen."
@@ -124,5 +127,6 @@ def _choice(table, metric) -> str:
         return text + "."
     cheap = min(priced, key=lambda row: row.mean[cost])
     minutes = cheap.mean[cost] / RESOURCES[cost].divisor
-    return (f"{text}, and of the {len(priced)} that are not told apart from it {cheap.name} took "
-            f"the least training ({minutes:.3g} minutes a run).")
+    among = f"{len(priced)} of known cost among the " * (len(priced) < len(level))
+    return (f"{text}, and of {among or 'the '}{len(level)} that are not told apart from it "
+            f"{cheap.name} took the least training ({minutes:.3g} minutes a run).")

@@ -103,7 +103,7 @@ def _tests(table) -> str:
             "were needed. A setting of which a repeat diverged or is missing was not called better "
             "or best.")
     diverged = sum(row.gaps[metric].diverged for row in table.rows)
-    missing = sum(row.gaps[metric].missing for row in table.rows)
+    missing = sum(sum(row.gaps[metric][2:]) for row in table.rows)
     if diverged or missing:
         text += f" {plural(diverged, 'run')} diverged, and {plural(missing, 'run')} had no score."
     if any(row.by_rank for row in table.rows):

@@ -34,6 +34,10 @@ def _lacking(row, metric) -> str:
                 f"step {min(steps)}: lower optimizer.lr, or set optimizer.clip, in a new row")
     if gaps.missing:
         return f"run the missing repeats of {row.name}: {gaps.missing} of {gaps.repeats}"
+    if gaps.undefined:
+        return (f"{row.name} has no {metric} in {gaps.undefined} of {gaps.repeats} repeats that "
+                "ended, and further runs do not change that: judge by a metric, or on a split, "
+                "that gives all of them a value")
     return ""
 
 

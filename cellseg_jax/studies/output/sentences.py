@@ -70,7 +70,7 @@ def _gap_rule(table, metric) -> list[str]:
         return []
     ranks = any(row.by_rank for row in table.rows)
     return ["A row of which a repeat diverged (its loss or gradient became non-finite) or is "
-            "missing cannot be better nor best: the repeats that ended may be the lucky ones."
+            "missing or undefined cannot be better nor best: the others may be the lucky ones."
             + " By rank: a rank-sum test of all repeats in which those that diverged come last, "
               "with Holm's correction; beside the verdict, not part of it." * ranks]
 
@@ -124,7 +124,7 @@ def _best(table, metric) -> list[str]:
         return []
     if metric not in table.best:
         scored = any(math.isfinite(row.mean[metric]) for row in table.rows)
-        return ["No row can be called best: none has all its repeats."] * (
+        return ["No row can be called best: none has a score of all its repeats."] * (
             scored and all(row.gaps[metric] for row in table.rows))
     name, ties = table.best[metric]
     if not ties:
@@ -151,7 +151,7 @@ def ties_text(table, metric, most: int = MOST_TIES) -> str:
         listed([tie for tie in ties if words[tie] not in (few, *lacking)],
                "not distinguishable from it"),
         listed(of(few), f"not to be compared with it: {few}"),
-        listed(of(*lacking), "not shown to be worse: repeats diverged or are missing"))))
+        listed(of(*lacking), "not shown to be worse: repeats have no score"))))
 
 
 def _needed(table, metric) -> list[str]:
@@ -312,7 +312,7 @@ def repeats_text(one) -> str:
     """The repeats that decide a claims.JudgedClaim, "" where it is decided or nothing is known."""
     needed = one.needed
     if math.isnan(needed):
-        return f"not before all have ended ({one.lacking})" if one.lacking else ""
+        return f"not before all have a score ({one.lacking})" if one.lacking else ""
     return "no number is enough" if math.isinf(needed) else f"{needed}"
 
 

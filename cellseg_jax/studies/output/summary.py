@@ -62,8 +62,8 @@ def _verdicts(table, metric, compared) -> list[str]:
         "too few repeats", "diverged", "incomplete"))
     out = [f"{count(len(lost), 'row')} cannot be better, since repeats diverged "
            f"({listed_names(lost)})."] if lost else []
-    out += [f"{count(len(waiting), 'row')} cannot be better before the missing repeats have ended "
-            f"({listed_names(waiting)})."] if waiting else []
+    out += [f"{count(len(waiting), 'row')} cannot be better while repeats are missing or have no "
+            f"score ({listed_names(waiting)})."] if waiting else []
     unjudged = len(few) + len(lost) + len(waiting)
     if unjudged == len(compared) and out:
         return out + ([f"{count(len(few), 'row')} without a verdict: too few repeats."]

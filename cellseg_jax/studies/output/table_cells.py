@@ -25,13 +25,19 @@ def row_name(table, row) -> Cell:
 
 
 def mean_sd(row, metric, marked=True) -> Cell | str:
-    """Mean \u00b1 sd, in the unit that the heading names, with the verdict's mark."""
+    """Mean \u00b1 sd, in the unit that the heading names, with the verdict's mark.
+
+    Args:
+      marked: of another column than the headline, which is in the unit it is stored in, as the
+        difference beside it.
+    """
     average, sd = row.mean.get(metric, math.nan), row.sd.get(metric, math.nan)
     if not math.isfinite(average):
-        return Cell(NONE, below=(gap_text(row, metric),))
-    unit = RESOURCES[metric].divisor if metric in RESOURCES else 1
-    digits = ".2f" if metric in RESOURCES else ".4f"
-    word = row.verdicts.get(metric, "") if marked and metric not in RESOURCES else ""
+        return Cell(NONE, below=("" if metric in RESOURCES else gap_text(row, metric),))
+    cost = metric in RESOURCES and marked
+    unit = RESOURCES[metric].divisor if cost else 1
+    digits = ".2f" if cost else ".4f"
+    word = row.verdicts.get(metric, "") if marked and not cost else ""
     return Cell(f"{average / unit:{digits}}",
                 f"\u00b1 {sd / unit:{digits}}" if math.isfinite(sd) else "",
                 below=("" if metric in RESOURCES else gap_text(row, metric),),

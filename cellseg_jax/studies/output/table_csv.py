@@ -12,7 +12,8 @@ from cellseg_jax.studies.output.summary import is_best
 FIELDS = ("study", "row", "metric", "n", "mean", "sd", "published", "baseline", "difference",
           "interval_low", "interval_high", "p", "adjusted_p", "effect_size", "verdict", "best",
           "images_difference", "images_low", "images_high", "images_p", "runs_of_other_code",
-          "repeats", "diverged", "missing", "rank_verdict", "rank_p", "rank_adjusted_p",
+          "repeats", "diverged", "missing", "undefined", "rank_verdict", "rank_p",
+          "rank_adjusted_p",
           "margin", "within", "no_worse_p", "equal_p", "chance_worse", "chance_equal",
           "chance_better", "confounded", "differs", "next_step")
 CURVE_FIELDS = ("study", "curve", "metric", "what", "row", "repeat", "images", "images_low",
@@ -23,8 +24,8 @@ def csv_text(table) -> str:
     """A table.Table as CSV, a line per row and metric: FIELDS, in full precision.
 
     Unknown numbers are empty. mean, sd and difference are of the n of `repeats` that have a score;
-    diverged and missing count the others. rank_* rank those that diverged last. p and interval are
-    of the repeats; images_* of the test images, by stats.per_image.
+    diverged, missing and undefined count the others. rank_* rank those that diverged last. p and
+    interval are of the repeats; images_* of the test images, by stats.per_image.
     pandas: read_csv(...).pivot(index="row", columns="metric", values="mean").
     """
     return _csv(FIELDS, [_csv_line(table, row, metric)
@@ -49,7 +50,7 @@ def _csv_line(table, row, metric) -> dict:
         line |= {"difference": one.difference, "interval_low": one.interval[0],
                  "interval_high": one.interval[1], "p": one.p, "effect_size": one.effect_size}
     gaps, reading = row.gaps[metric], row.by_rank.get(metric)
-    line |= {"repeats": gaps.repeats, "diverged": gaps.diverged, "missing": gaps.missing}
+    line |= gaps._asdict()
     if reading:
         line |= {"rank_verdict": reading.verdict, "rank_p": reading.comparison.p,
                  "rank_adjusted_p": reading.adjusted_p}

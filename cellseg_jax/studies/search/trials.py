@@ -296,7 +296,8 @@ def _result(rerun, folder, books: Books, winner, repeats, smoke) -> dict:
     again = [score_at(folder / RERUN / FOUND / str(repeat),
                       config_of(rerun, FOUND, repeat, smoke=smoke), 1.0)
              for repeat in range(repeats)]
-    again = [books.sign * score for _, score in filter(None, again) if math.isfinite(score)]
+    ended = [books.sign * score for _, score in filter(None, again)]
+    again = [score for score in ended if math.isfinite(score)]
     before, headline = winner["rungs"][-1]["score"], rerun.metrics[0]
     mean = float(np.mean(again)) if again else None
     compared = row.compared[headline]
@@ -306,6 +307,7 @@ def _result(rerun, folder, books: Books, winner, repeats, smoke) -> dict:
         "steps": sum(trial["rungs"][-1]["step"] for trial in books.trials),
         "winner": winner["trial"], "values": winner["values"], "baseline": rerun.baseline,
         "metric": f"val_{metric}", "search_score": before, "rerun_scores": again,
+        "rerun_diverged": len(ended) - len(again),
         "rerun_mean": mean, "rerun_sd": float(np.std(again, ddof=1)) if len(again) > 1 else None,
         "optimism": None if mean is None else books.sign * (before - mean),
         "test_metric": headline, "verdict": row.verdicts[headline],
@@ -322,12 +324,14 @@ def sentences(result: dict) -> list[str]:
            f"{result['winner']}: {values}."]
     if result["optimism"] is not None:
         spread = f" ± {result['rerun_sd']:.4f}" if result["rerun_sd"] is not None else ""
+        diverged = result["rerun_diverged"]
+        spread += f", without {diverged} that diverged" * (diverged > 0)
         out.append(
             f"In the search it had a {result['metric']} of {result['search_score']:.4f}, the best "
             f"of {result['trials']} trials; {len(result['rerun_scores'])} re-runs with fresh seeds"
             f"{'' if result['same_split'] else ' and splits'} have {result['rerun_mean']:.4f}"
-            f"{spread}. The optimism of the selection, its score minus theirs, is "
-            f"{result['optimism']:+.4f}; the table has re-runs alone.")
+            f"{spread}. The optimism of the selection, by how much its score is better than "
+            f"theirs, is {result['optimism']:+.4f}; the table has re-runs alone.")
     out.append(
         "The test images are those of the search's data.split, which no trial was judged on."
         if result["same_split"] else
