@@ -94,7 +94,8 @@ def _of_run(folder, config, scores, own) -> dict:
         "changes": _changes(config),
         "whole_config": config_lib.to_json(config),
         "environment": _environment(environment, scores, folder),
-        "again": rerun.training(environment) if own else rerun.scoring(config, scores, folder),
+        "again": rerun.again(config, scores, environment, folder) if own else
+        rerun.scoring(config, scores, folder),
         "dirty": own and environment.get("commit", "").endswith("+"),
         "use": "" if derived.is_labels(config) else rerun.use(folder),
     }

@@ -27,15 +27,46 @@ def training(environment: dict) -> str:
 
 
 def scoring(config, scores: dict, folder) -> str:
-    """The command that scores the run on other data once more."""
-    before = data.options(scores["data"]["name"]) | config.data.to_dict()
-    before = json.loads(json.dumps(before))  # as the scores were written: tuples are lists
-    changed = {k: v for k, v in scores["data"].items()
-               if before.get(k) != v and k not in ("cache", "threads", "residence")}
+    """The command that scores the run once more as it was: on its data, by its options of eval.
+
+    Args:
+      config: of the run.
+    """
+    changed = {}
+    if "data" in scores:
+        before = _as_written(data.options(scores["data"]["name"]) | config.data.to_dict())
+        changed = {f"data.{k}": v for k, v in scores["data"].items()
+                   if before.get(k) != v and k not in ("cache", "threads", "residence")}
+    changed |= {f"eval.{k}": v for k, v in _other_options(config, scores).items()}
     text = lambda v: v if isinstance(v, str) else repr(tuple(v) if isinstance(v, list) else v)
     return _command("python -m cellseg_jax.main", "--mode=eval", f"--workdir={folder}",
                     f"--split={scores['split']}",
-                    *(f"--config.data.{k}={text(v)}" for k, v in changed.items()))
+                    *(f"--config.{k}={text(v)}" for k, v in changed.items()))
+
+
+def again(config, scores: dict | None, environment: dict, folder) -> str:
+    """The commands that make the run's own scores again; "" if they are not known.
+
+    After the training, where its options of eval are not those of the scores, the scoring too.
+    """
+    trained = training(environment)
+    if not scores or not _other_options(config, scores):
+        return trained
+    return "\n".join(filter(None, (trained, scoring(config, scores, folder))))
+
+
+def _other_options(config, scores) -> dict:
+    """Options of eval by which scores were made, and which are not those of the run's config."""
+    if "labels_content" in scores:  # labels made elsewhere are not decoded
+        return {}
+    own = _as_written(config.eval.to_dict())
+    return {k: v for k, v in (scores.get("eval_options") or {}).items()
+            if k in own and k not in ("batch_size", "panels", "every") and own[k] != v}
+
+
+def _as_written(values: dict) -> dict:
+    """As JSON has them: tuples are lists."""
+    return json.loads(json.dumps(values))
 
 
 def use(folder) -> str:

@@ -15,6 +15,8 @@ from cellseg_jax.studies.study import metrics_named
 
 # Keys that decide which images there are, beside the options of the dataset.
 DATA_KEYS = ("data.name", "data.only_size", "data.mix", "data.blank_images")
+# Keys that decide of which pixels scores at data.size are.
+SEEN_KEYS = ("data.size", "data.fit", "data.diameter", "data.pixel_size")
 SHOWN = 6  # runs that a note names
 
 
@@ -104,6 +106,7 @@ def notes(study, found) -> list[str]:
     lines = []
     _note_machines(found, lines)
     _note_unknown_metrics(study, found, lines)
+    _note_other_pixels(study, found, lines)
     _note_equal_repeats(study, found, lines)
     _note_other_images(study, found, lines)
     return lines
@@ -130,6 +133,38 @@ def _note_unknown_metrics(study, found, notes) -> None:
         shown = sorted(k for k in known if "[" not in k)
         notes.append(f"no run has {', '.join(unknown)}; there are {', '.join(shown)}, and of "
                      "strata such as 'dice_mean[NAME]'")
+
+
+def _note_other_pixels(study, found, notes) -> None:
+    """Rows that see images at another size: the same column is of other pixels, often easier ones.
+
+    Their scores at the original size, where there are such, stand beside.
+    """
+    counted = {name: [one for one in runs if one.run.counts] for name, runs in found.items()}
+    first = {name: runs[0] for name, runs in counted.items() if runs}
+    base = first.get(study.baseline)
+    columns = [m for m in study.metrics if base and m.partition("[")[0] in base.test["metrics"]]
+    seen = lambda one: {key: one.config[key] for key in SEEN_KEYS}
+    groups = collections.defaultdict(list)
+    for name, one in first.items() if columns else ():
+        if seen(one) != seen(base):
+            groups[repr(seen(one))].append(name)
+    for names in groups.values():
+        how = [f"{key} {value}, not {seen(base)[key]}"
+               for key, value in seen(first[names[0]]).items() if value != seen(base)[key]]
+        text = (f"{', '.join(columns)} of {', '.join(names[:SHOWN])}"
+                f"{f' and {len(names) - SHOWN} more' if len(names) > SHOWN else ''} are of images "
+                f"with {'; '.join(how)} as in {study.baseline}: they do not compare")
+        original = [f"{value:.3f} in {name}" for name in (*names[:SHOWN], study.baseline)
+                    if (value := _at_original_size(counted[name], columns[0])) is not None]
+        notes.append(text + (f". At the original size {columns[0]} is {', '.join(original)}"
+                             if original else ""))
+
+
+def _at_original_size(runs, metric) -> float | None:
+    """The mean of a metric over runs, None where one of them has it at data.size alone."""
+    values = [one.test.get("metrics_original_size", {}).get(metric) for one in runs]
+    return None if None in values else float(np.mean(values))
 
 
 def _note_equal_repeats(study, found, notes) -> None:

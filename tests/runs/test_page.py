@@ -136,6 +136,27 @@ def test_other_data_have_a_page_of_their_own(tmp_path):
     assert "Other data: bbbc039, all: Dice" in shown and f"More in report_{name}.html" in shown
 
 
+def test_scores_by_other_options_of_eval_are_made_again_by_them(tmp_path):
+    """Of --tuned or --config.eval.*: the command of the page gives the scores of the page."""
+    fake_run.make(tmp_path, pictures=0)
+    options = json.loads((tmp_path / "config.json").read_text())["eval"]
+    edit(tmp_path / "eval/test.json", eval_options=options | {"batch_size": 99})
+    assert "--config.eval." not in read(tmp_path)[1]  # it changes no score
+    edit(tmp_path / "eval/test.json", eval_options=options | {"threshold": 0.37, "min_size": 12})
+    wanted = "--config.eval.threshold=0.37", "--config.eval.min_size=12"
+    shown = read(tmp_path)[1]
+    assert all(part in shown for part in wanted) and "--config.data.size=256,256" in shown
+    name = "bbbc039-1a2b3c4d_all"
+    test = json.loads((tmp_path / "eval/test.json").read_text())
+    data = json.loads((tmp_path / "config.json").read_text())["data"]
+    (tmp_path / f"eval/{name}.json").write_text(json.dumps(test | {
+        "name": name, "split": "all", "names_of_training_images": 0,
+        "data": data | {"name": "bbbc039"}}))
+    page.write_run_page(tmp_path, name)
+    shown = " ".join(Checker((tmp_path / f"report_{name}.html").read_text()).texts)
+    assert all(part in shown for part in (*wanted, "--config.data.name=bbbc039"))
+
+
 def test_many_classes_have_bars_and_one_calibration_curve(tmp_path):
     fake_run.make(tmp_path, pictures=0)
     bins = json.loads((tmp_path / "eval/test.json").read_text())["calibration"]

@@ -325,6 +325,25 @@ def test_equal_splits_are_not(whole, tmp_path):
     assert collect(study, tmp_path).test_train_ratio == 0
 
 
+def test_scores_at_another_size_are_named_with_those_at_the_original(small):
+    """Halved images have easier outlines: a row must not win by that without a word."""
+    study, folder = small
+    rows = {"unet_adam": {}, "half": {"data.size": (16, 16)}, "lr": {"optimizer.lr": 1e-4}}
+    study = study._replace(rows=rows, metrics=("dice_mean", "seg"))
+    helpers.write_study(folder / "sizes", study, images=6)
+    table = collect(study, folder / "sizes")
+    original = {row: np.mean([json.loads((folder / f"sizes/{row}/{r}/eval/test.json").read_text())[
+        "metrics_original_size"]["dice_mean"] for r in range(3)]) for row in rows}
+    note, = (one for one in table.notes if "do not compare" in one)
+    assert note == (
+        "dice_mean of half are of images with data.size (16, 16), not (32, 32) as in unet_adam: "
+        f"they do not compare. At the original size dice_mean is {original['half']:.3f} in half, "
+        f"{original['unet_adam']:.3f} in unet_adam")
+    only_objects = study._replace(metrics=("seg",))  # which are scored at the original size
+    assert not any("do not compare" in one for one in collect(
+        only_objects, folder / "sizes").notes)
+
+
 def test_other_test_images_are_named(small):
     study, folder = small
     file = folder / "unet_sgd/1/split.json"
