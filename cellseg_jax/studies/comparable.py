@@ -107,6 +107,7 @@ def notes(study, found) -> list[str]:
     _note_machines(found, lines)
     _note_unknown_metrics(study, found, lines)
     _note_other_pixels(study, found, lines)
+    _note_other_classes(study, found, lines)
     _note_equal_repeats(study, found, lines)
     _note_other_images(study, found, lines)
     return lines
@@ -145,20 +146,41 @@ def _note_other_pixels(study, found, notes) -> None:
     base = first.get(study.baseline)
     columns = [m for m in study.metrics if base and m.partition("[")[0] in base.test["metrics"]]
     seen = lambda one: {key: one.config[key] for key in SEEN_KEYS}
-    groups = collections.defaultdict(list)
-    for name, one in first.items() if columns else ():
-        if seen(one) != seen(base):
-            groups[repr(seen(one))].append(name)
-    for names in groups.values():
+    for names in _unlike(first, base, seen) if columns else ():
         how = [f"{key} {value}, not {seen(base)[key]}"
                for key, value in seen(first[names[0]]).items() if value != seen(base)[key]]
-        text = (f"{', '.join(columns)} of {', '.join(names[:SHOWN])}"
-                f"{f' and {len(names) - SHOWN} more' if len(names) > SHOWN else ''} are of images "
-                f"with {'; '.join(how)} as in {study.baseline}: they do not compare")
+        text = (f"{', '.join(columns)} of {_some(names)} are of images with {'; '.join(how)} as in "
+                f"{study.baseline}: they do not compare")
         original = [f"{value:.3f} in {name}" for name in (*names[:SHOWN], study.baseline)
                     if (value := _at_original_size(counted[name], columns[0])) is not None]
         notes.append(text + (f". At the original size {columns[0]} is {', '.join(original)}"
                              if original else ""))
+
+
+def _note_other_classes(study, found, notes) -> None:
+    """A mean over classes beside the foreground as a whole, or over another number of classes."""
+    first = {name: one for name, runs in found.items() for one in runs[::-1] if one.run.counts}
+    base = first.get(study.baseline)
+    of = lambda one: (f"the mean of {one.config['data.num_classes'] - 1} classes"
+                      if one.config["data.target"] == "classes" else "the foreground as a whole")
+    for names in _unlike(first, base, of) if base else ():
+        notes.append(f"pixel scores such as dice_mean are {of(first[names[0]])} in {_some(names)} "
+                     f"and {of(base)} in {study.baseline}: they do not compare")
+
+
+def _unlike(first, base, of) -> list[list[str]]:
+    """Names of {row: Found} for which `of` is not what it is for the baseline, by what it is."""
+    groups = collections.defaultdict(list)
+    for name, one in first.items():
+        if of(one) != of(base):
+            groups[repr(of(one))].append(name)
+    return list(groups.values())
+
+
+def _some(names) -> str:
+    """The first SHOWN names of rows, and how many more there are."""
+    more = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _at_original_size(runs, metric) -> float | None:

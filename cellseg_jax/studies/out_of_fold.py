@@ -304,8 +304,10 @@ def _sentence(row, found, metric) -> str:
     if "tuned" in found:
         tuned = found["tuned"]
         name = tuned["metric"]
-        text += (f"; {name} {tuned['scores_before'][name]:.4f}, with decoding options found on the "
-                 f"other folds {tuned['scores'][name]:.4f}")
+        count = tuned["n_images"]  # fewer where not all fit memory
+        text += (f"; {name}{f' of {count} of them' * (count < found['n_images'])} "
+                 f"{tuned['scores_before'][name]:.4f}, with decoding options found on the other "
+                 f"folds {tuned['scores'][name]:.4f}")
     if "outer" not in found:
         return (f"{text}. No ensemble: each image trained some of the folds; folds(..., test=0.2) "
                 "keeps images for it.")

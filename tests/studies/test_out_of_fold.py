@@ -207,3 +207,12 @@ def test_a_study_of_folds(tmp_path, capsys):
     before = (out / "out_of_fold/base/scores.json").stat().st_mtime_ns
     assert cli.run_command(study.main, study.define_flags, [*arguments, "--collect"]) == 0
     assert (out / "out_of_fold/base/scores.json").stat().st_mtime_ns == before
+
+
+def test_scores_of_some_of_the_images_say_of_how_many_they_are():
+    """Where probabilities of all images do not fit memory, tuning sees a part of them."""
+    found = {"n_images": 90, "scores": {"ap50": 0.5}, "tuned": {
+        "metric": "ap50", "n_images": 30, "scores_before": {"ap50": 0.4}, "scores": {"ap50": 0.6}}}
+    assert "; ap50 of 30 of them 0.4000, with" in out_of_fold._sentence("unet", found, "ap50")
+    found["tuned"]["n_images"] = 90
+    assert "; ap50 0.4000, with" in out_of_fold._sentence("unet", found, "ap50")

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from cellseg_jax import studies
 from cellseg_jax.studies.output import render, table_csv
+from cellseg_jax.studies.output.abstract import abstract
 from cellseg_jax.studies.table import collect
 
 
@@ -154,6 +155,14 @@ def test_single_run_has_no_spread_to_show(tmp_path):
                             tmp_path)
     text = render.markdown(table)
     assert "±" not in text.split("\n\n")[1] and "**" not in text and "Noise" not in text
+
+
+def test_repeats_that_vary_the_split_alone_are_of_one_seed(tmp_path):
+    study = helpers.make_study(varies=("data.split_seed",), repeats=3, claims=(), reference={},
+                               rows={k: helpers.ROWS[k] for k in ("unet_adam", "unet_sgd")})
+    table = collect(helpers.write_study(tmp_path, study, images=6), tmp_path)
+    assert "differ in the split alone" in render.markdown(table)
+    assert "3 times, with other splits;" in abstract(table)[0]
 
 
 def test_numbers_that_are_corrected_for_are_those_of_the_correction(tmp_path):

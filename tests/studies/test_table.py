@@ -344,6 +344,19 @@ def test_scores_at_another_size_are_named_with_those_at_the_original(small):
         only_objects, folder / "sizes").notes)
 
 
+def test_a_mean_of_classes_beside_the_foreground_is_named(tmp_path):
+    base = helpers.make_study().base
+    base.data = {"name": "folder", "root": "x", "labels": "classes", "target": "classes",
+                 "classes": ("tumour", "stroma"), "num_classes": 3}
+    study = helpers.make_study(
+        base=config_lib.complete(base), baseline="classes", repeats=3, claims=(), reference={},
+        rows={"classes": {}, "tissue": {"data.target": "foreground"}, "lr": {"optimizer.lr": 1e-4}})
+    table = collect(helpers.write_study(tmp_path, study, images=6), tmp_path)
+    assert [note for note in table.notes if "do not compare" in note] == [
+        "pixel scores such as dice_mean are the foreground as a whole in tissue and the mean of 2 "
+        "classes in classes: they do not compare"]
+
+
 def test_other_test_images_are_named(small):
     study, folder = small
     file = folder / "unet_sgd/1/split.json"

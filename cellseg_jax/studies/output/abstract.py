@@ -35,7 +35,8 @@ def abstract(table) -> list[str]:
 def _compared(table, metric, others) -> str:
     study = table.study
     repeats = max((len(row.runs) for row in table.rows), default=0)
-    varies = (("in folds of the images" if study.folds else "with other seeds and splits")
+    seeds = "seeds and " * (study.varies != ("data.split_seed",))
+    varies = (("in folds of the images" if study.folds else f"with other {seeds}splits")
               if table.test_train_ratio else "with other seeds on the same images")
     plain = PLAIN.get(metric.partition("[")[0].removesuffix("_mean").partition("_")[0])
     way = "more" if stats.larger_is_better(metric) else "less"

@@ -106,8 +106,10 @@ def _noise(table, metric) -> list[str]:
     noise = table.noise[metric]
     if math.isnan(noise.sd):
         return []
-    varied, where = (("seed and split", " on different splits") if table.test_train_ratio else
-                     ("seed", ""))
+    split = table.test_train_ratio > 0
+    seed = table.study.varies != ("data.split_seed",)
+    varied = " and ".join(["seed"] * seed + ["split"] * split)
+    where = " on different splits" * split
     low, high = noise.interval
     return [f"Noise floor: runs of one config that differ in the {varied} alone have an sd of "
             f"{noise.sd:.4f} (95 % interval {low:.4f} to {high:.4f}, {noise.n} runs), so that two "
