@@ -186,7 +186,8 @@ class TrainedRun:
         changes = {f"eval.{key}": value for key, value in options.items()}
         members = [copy.copy(member) for member in self._members]
         for member in members:
-            member.config = config_lib.changed(member.config, changes) if changes else member.config
+            if changes:
+                member.config = member.sized(config_lib.changed(member.config, changes))
         return segment.ready(members, PredictOptions(uncertain=uncertain, **given), str(halo or ""))
 
 

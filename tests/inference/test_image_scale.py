@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from helpers import tiny_config
 
+import cellseg_jax
 from cellseg_jax import config as config_lib
 from cellseg_jax import data, metrics, train
 from cellseg_jax.data import lazy, scale
@@ -269,6 +270,12 @@ def test_least_size_follows_from_the_training_cells_where_it_is_asked_for(tmp_pa
     assert Predictor(tmp_path / "old", config).config.eval.min_size == 0  # as before
     with pytest.raises(InputError, match="has not kept the areas of its training cells"):
         Predictor(tmp_path / "old", asked)
+    pixels = data.records_of(config.data)[test[0]].read().image
+    loaded = cellseg_jax.load(tmp_path / "run")
+    np.testing.assert_array_equal(loaded.predict(pixels, min_size=-1, threshold=0.4),
+                                  loaded.predict(pixels, min_size=least))
+    with pytest.raises(InputError, match="has not kept the areas of its training cells"):
+        cellseg_jax.load(tmp_path / "old").predict(pixels, min_size=-1)
     scores = evaluate.evaluate(asked, tmp_path / "run")
     assert scores["min_size"] == least and scores["eval_options"]["min_size"] == -1
     assert scores["decoding"][0]["options"]["min_size"] == least
