@@ -22,7 +22,7 @@ from cellseg_jax.config import compare, derived
 from cellseg_jax.config.defaults import TRACED
 from cellseg_jax.errors import InputError
 from cellseg_jax.normalize import normalize
-from cellseg_jax.targets.geometry import far_from_unknown, whole
+from cellseg_jax.targets.geometry import far_from_unknown
 
 # Length of training, which follows from config and data.
 LENGTHS = {"num_steps": "int32", "steps_per_epoch": "int32"}
@@ -115,8 +115,9 @@ class Spec:
             return truth
         known = self.known(label).astype(self.dtype)
         truth["pixel_weight"] = known * truth.get("pixel_weight", 1)
-        if targets.TARGETS[self.target].num_binary is not None:
-            truth["regression_weight"] = whole(label).astype(self.dtype)
+        kind = targets.TARGETS[self.target]
+        if kind.num_binary is not None:
+            truth["regression_weight"] = kind.regression_known(label).astype(self.dtype)
         return truth
 
     def probabilities(self, maps: Float[ArrayLike, "*n h w k"]) -> Float[ArrayLike, "*n h w p"]:

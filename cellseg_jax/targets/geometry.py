@@ -1,6 +1,7 @@
 """Geometry of instance labels that several targets share: neighbours, components, splitting."""
 
 import functools
+import math
 import operator
 from collections.abc import Callable
 
@@ -26,7 +27,7 @@ def separated(label: Integer[ArrayLike, "... h w"]) -> Bool[ArrayLike, "... h w"
 
 
 def far_from_unknown(
-    label: Integer[ArrayLike, "... h w"], distance: int = 0
+    label: Integer[ArrayLike, "... h w"], distance: float = 0
 ) -> Bool[ArrayLike, "... h w"]:
     """Where what a target makes of a label is known: not at -1, pixels that are not annotated.
 
@@ -34,8 +35,10 @@ def far_from_unknown(
     there is not known. Background is background however near it is.
 
     Args:
-      distance: steps that the target looks around itself.
+      distance: steps that the target looks around itself; math.inf: see `whole`.
     """
+    if distance == math.inf:
+        return whole(label)
     unknown = label < 0
     near = unknown
     for _ in range(distance):
@@ -44,7 +47,7 @@ def far_from_unknown(
 
 
 def whole(label: Integer[jax.Array, "n h w"]) -> Bool[jax.Array, "n h w"]:
-    """Where regressed outputs are known: not at -1, nor in any object that touches such a pixel.
+    """Where what follows from a whole object is known: not at -1, nor in objects that touch that.
 
     Such an object may go on there, and distances, rays and flows follow from all of it.
     """

@@ -3,11 +3,17 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import ArrayLike, Float32, Int32, Integer, Num
+from jaxtyping import ArrayLike, Bool, Float32, Int32, Integer, Num
 from scipy.special import logit
 
 from cellseg_jax.errors import pick
-from cellseg_jax.targets.geometry import basins, components, decode_each, remove_small
+from cellseg_jax.targets.geometry import (
+    basins,
+    components,
+    decode_each,
+    remove_small,
+    whole,
+)
 from cellseg_jax.targets.object_distance import edge_distance
 from cellseg_jax.targets.target import Target, first_above, first_sigmoid
 
@@ -54,9 +60,23 @@ def decode(
     return decode_each(decode_one, logits, 2)
 
 
+def known(label: Integer[ArrayLike, "n h w"]) -> Bool[ArrayLike, "n h w"]:
+    """Where the distance is the same whatever lies in the pixels at -1, which may hold cells.
+
+    In whole objects, and in background that is nearer to a known cell than to such a pixel, or
+    farther than LIMIT from both.
+    """
+    label = jnp.asarray(label)
+    own = jnp.where(label == 0, 1, label + 1)  # background is 1, what is not annotated 0
+    nearest = jnp.minimum(edge_distance(own, LIMIT), LIMIT)
+    distance = jnp.abs(encode(jnp.maximum(label, 0))[..., 1])
+    return whole(label) & ((label > 0) | (nearest == distance))
+
+
 SIGNED = Target(
     names=lambda **_: ("cell", "signed distance to the edge, pixels"), encode=encode,
     probs=first_sigmoid, mask=first_above, cell_mask=first_above, decode=decode, num_binary=1,
+    regression_known=known,
     # The distance shrinks and grows with the image, on the average of both directions.
     rescaled=lambda maps, factors: maps * np.array([1, np.prod(factors) ** 0.5], maps.dtype),
     losses={"dice": 1.0, "mae": 0.1})

@@ -11,6 +11,8 @@ import numpy as np
 from jaxtyping import ArrayLike, Bool, Float, Num
 from scipy.special import logit
 
+from cellseg_jax.targets.geometry import whole
+
 
 class Target(NamedTuple):
     """What a network learns.
@@ -37,8 +39,10 @@ class Target(NamedTuple):
     rescaled(maps, (sy, sx)): what resizing maps by these factors does to outputs in pixels; None
       where none is.
     reach(**options): how many steps from pixel to neighbour encode looks around a pixel for its
-      probabilities, with the options of encode: objects nearer to pixels that are not annotated
-      are not learned there, see geometry.far_from_unknown.
+      probabilities, with the options of encode; math.inf: at all of the object. Objects nearer to
+      pixels that are not annotated are not learned there, see geometry.far_from_unknown.
+    regression_known(label): (N, H, W) -> (N, H, W) bool, where the regressed outputs of a label
+      are the same whatever lies in its pixels that are not annotated, -1.
     losses: {name: weight} that config.loss has unless others are chosen; empty: its defaults.
     """
 
@@ -54,6 +58,7 @@ class Target(NamedTuple):
     turned: Callable | None = None
     rescaled: Callable | None = None
     reach: Callable = lambda **options: 0
+    regression_known: Callable = whole
     losses: Mapping[str, float] = MappingProxyType({})
 
     def num_outputs(self, **options) -> int:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax.core import FrozenDict
 from helpers import tiny_config
+from scipy import ndimage
 
 from cellseg_jax import config as config_lib
 from cellseg_jax import losses, targets
@@ -59,6 +60,30 @@ def test_objects_that_may_go_on_have_no_regressed_outputs():
     assert not known[label() == 2].any() and not known[label() < 0].any()
     near = geometry.far_from_unknown(label(), 2)
     assert not near[0, 1:5, 5].any() and near[0, 1:5, :5].all() and near[0, 0, 6]
+
+
+@pytest.mark.parametrize("target", [name for name in targets.TARGETS if name != "classes"])
+def test_what_is_learned_is_the_same_whatever_lies_where_nothing_is_annotated(target):
+    """Cells that are cut off, and cells that cannot be seen at all."""
+    rng = np.random.default_rng(1)
+    height = ndimage.gaussian_filter(rng.random((40, 40)), 2)
+    mask = height > np.quantile(height, 0.55)
+    full = geometry.basins(height, mask, 0.0)  # many of them touch
+    seen = full.copy()
+    seen[12:28, 20:] = -1
+    spec, kind = spec_of(target), targets.TARGETS[target]
+    true = np.asarray(spec.encode(jnp.asarray(full[None])))
+    truth = spec.truth({"label": jnp.asarray(seen[None])})
+    wrong = np.abs(np.asarray(truth["target"]) - true) > 1e-4
+    count = kind.num_binary or true.shape[-1]
+    known = np.asarray(truth["pixel_weight"]) > 0
+    assert known.mean() > 0.6 and not wrong[known][:, :count].any()
+    if kind.num_binary is not None:
+        weight = truth["regression_weight"]
+        if kind.regression_weight is not None:
+            weight = weight * kind.regression_weight(truth["target"])
+        known = np.asarray(weight) > 0
+        assert known.mean() > 0.2 and not wrong[known][:, count:].any()
 
 
 def test_a_label_that_is_annotated_all_over_has_the_same_truth():
