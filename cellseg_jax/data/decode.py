@@ -47,6 +47,14 @@ def whole(array: np.ndarray, end: int) -> bool:
     return bool(((array >= 0) & (array < end) & (array % 1 == 0)).all())
 
 
+def dtype_of_whole(top, alpha: bool) -> np.dtype:
+    """The type that whole numbers from 0 to `top`, of a wider type, are kept as.
+
+    16 bit; with alpha, whose largest value means opaque, 8 bit where none is above 255.
+    """
+    return np.dtype(np.uint8 if alpha and top < 2**8 else np.uint16)
+
+
 def check_file(path: pathlib.Path, as_mask: bool) -> bytes:
     """The bytes of an image file, of a TIFF the first ones alone.
 

@@ -16,13 +16,22 @@ compressed TIFF that is one strip is decoded whole. PNG, JPEG and BMP are read w
 """
 
 import functools
+import math
 import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
-from cellseg_jax.data.decode import SIGNATURES, SUFFIXES, TIFF_SUFFIXES, kind_of, named, open_tiff
+from cellseg_jax.data.decode import (
+    SIGNATURES,
+    SUFFIXES,
+    TIFF_SUFFIXES,
+    dtype_of_whole,
+    kind_of,
+    named,
+    open_tiff,
+)
 from cellseg_jax.data.decode import whole as is_whole
 from cellseg_jax.data.micrometres import checked
 from cellseg_jax.data.microscopes import microscope_stacks
@@ -112,16 +121,30 @@ def _image(path, name, pixels) -> Image:
         dtype = dtype.newbyteorder("=")
         convert = lambda band: band.astype(dtype, copy=False)
     else:
-        dtype = np.dtype(np.uint16)
         limits = functools.cache(lambda: _limits(read, pixels.shape))
-        convert = lambda band: _stretch(band, limits())
+        # The type follows from the pixels with alpha alone: else they need not be read yet.
+        top = named(path, limits).top_of_whole if pixels.alpha else math.inf
+        dtype = dtype_of_whole(top, pixels.alpha)
+        convert = lambda band: _stretch(band, limits(), dtype)
     rows = lambda start, stop: named(path, lambda: convert(read(start, stop)))
     return Image(name, pixels.shape, dtype, pixels.pixel_size, rows, path, pixels.alpha,
                  pixels.names, pixels.notes)
 
 
-def _limits(read, shape):
-    """Darkest and brightest value of a whole image; None where all can be kept as 16 bit."""
+class Limits(NamedTuple):
+    """Of the values of a whole image."""
+
+    low: float
+    high: float
+    whole: bool  # whether all can be kept as 16 bit
+
+    @property
+    def top_of_whole(self) -> float:
+        """The largest value where all are kept, else infinity."""
+        return self.high if self.whole else math.inf
+
+
+def _limits(read, shape) -> Limits:
     low, high, whole = np.inf, -np.inf, True
     step = max(1, BLOCK // (shape[1] * shape[2]))
     for start in range(0, shape[0], step):
@@ -131,13 +154,13 @@ def _limits(read, shape):
             raise InputError(f"pixels are {band.dtype} with NaN or infinity in rows {start} to "
                              f"{start + len(band)}; replace them and save again")
         whole = whole and is_whole(band, 2**16)
-    return None if whole else (low, high)
+    return Limits(low, high, whole)
 
 
-def _stretch(band, limits):
-    if limits is None:
-        return band.astype(np.uint16)
-    low, high = limits
+def _stretch(band, limits, dtype):
+    low, high, whole = limits
+    if whole:
+        return band.astype(dtype)
     scaled = (band.astype(np.float64) - low) * (65535 / (high - low or 1))
     return np.rint(scaled).astype(np.uint16)
 

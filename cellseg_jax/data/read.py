@@ -15,6 +15,7 @@ from cellseg_jax.data.decode import (
     SUFFIXES,
     check_file,
     decoded,
+    dtype_of_whole,
     kind_of,
     named,
     open_tiff,
@@ -209,7 +210,7 @@ def image_with_notes(path, options=AS_IT_IS, number=None) -> tuple[np.ndarray, t
             raise InputError(f"{path}: pixels are {image.dtype} from {image.min():g} to "
                              f"{image.max():g}; expected 8 or 16 bit unsigned, rescale and save "
                              "again (ImageJ: Image > Type > 16-bit)")
-        image = image.astype(np.uint16)
+        image = image.astype(dtype_of_whole(image.max(initial=0), chosen.alpha))
     return image, chosen.notes
 
 

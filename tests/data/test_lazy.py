@@ -39,6 +39,8 @@ TIFFS = {
                                              metadata={"axes": "CYX"}, compression="zlib")),
     "ImageJ channels": (PLANES, dict(imagej=True, metadata={"axes": "CYX"})),
     "whole floats": (GRAY.astype(np.float32), dict(compression="zlib")),
+    "whole rgba": (np.dstack([BYTES, BYTES[..., :1]]).astype(np.int32), dict(
+        photometric="rgb", extrasamples=["unassalpha"])),
     "whole signed": ((GRAY // 2).astype(np.int16), {}),
     "BigTIFF": (GRAY, dict(bigtiff=True, compression="zlib", rowsperstrip=20)),
 }
@@ -161,6 +163,17 @@ def test_other_numbers_are_stretched_over_the_whole_image(tmp_path, monkeypatch,
     assert image.dtype == np.uint16
     np.testing.assert_allclose(bands(image, 10)[..., 0], expected, atol=1)
     assert image.read().min() == 0 and image.read().max() == 65535
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.float32, np.uint16])
+def test_alpha_of_8_bit_pixels_in_a_wider_type_is_as_opaque_as_before(dtype):
+    pixels = np.dstack([BYTES, np.full(GRAY.shape, 255, np.uint8)]).astype(dtype)
+    image = lazy.of_pixels(pixels)
+    assert image.dtype == (np.uint16 if dtype == np.uint16 else np.uint8) == image.read().dtype
+    np.testing.assert_array_equal(bands(image, 10), pixels)
+    assert lazy.of_pixels(pixels[..., :3]).dtype == np.uint16
+    pixels[0, 0, 0] = 256
+    assert lazy.of_pixels(pixels).dtype == np.uint16
 
 
 def test_one_value_is_dark(tmp_path):
