@@ -174,8 +174,7 @@ def test_contour_pixels_go_to_the_nearest_nucleus_they_are_connected_to():
                          [4, 4, 0, 0, 0, 0, 5]])
     logits = np.eye(3)[winner]
     np.testing.assert_array_equal(contour.decode(logits), expected)
-    # The threshold is not read; sizes count contour and nucleus together.
-    kept = contour.decode(logits, min_size=3, threshold=0.99)
+    kept = contour.decode(logits, min_size=3)  # of contour and nucleus together
     np.testing.assert_array_equal(kept, np.where(expected < 3, expected, 0))
 
 

@@ -79,6 +79,13 @@ def decode_keys(config) -> tuple[str, ...]:
                  for name in targets.TARGETS[config.data.target].decode_options)
 
 
+def unread_decoding(config, keys) -> list[str]:
+    """Those of some keys of config.eval that decide how others decode, and not this target."""
+    known = {DECODE_KEYS.get(name, name) for target in targets.TARGETS.values()
+             for name in target.decode_options}
+    return [key for key in keys if key in known and key not in decode_keys(config)]
+
+
 def has_ignored(config) -> bool:
     """Whether labels may be -1, where an image is not annotated."""
     return bool(config.data.get("ignore")) or config.data.get("partial") == "ignore"

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from cellseg_jax.config import derived
 from cellseg_jax.data.lazy import Image
 from cellseg_jax.errors import InputError
 from cellseg_jax.inference.options import AS_TRAINED, PredictOptions
@@ -48,6 +49,11 @@ class Ensemble:
                 if mine != its:
                     raise InputError(f"--workdir: config.data.{key} is {mine!r} in one run and "
                                      f"{its!r} in another; expected runs that learned the same")
+            mine, its = (derived.class_names(one.config) for one in (first, other))
+            if mine != its and "class 1" not in (*mine, *its):  # what nobody named may be equal
+                raise InputError(f"--workdir: classes are {', '.join(mine)} in one run and "
+                                 f"{', '.join(its)} in another; expected runs that learned the "
+                                 "same, in one order")
         self.members, self.config, self.decode = members, first.config, first.decode
         self.target, self.scale, self.contrast = first.target, first.scale, first.contrast
         self.counts, self.batch_size = first.counts, first.batch_size

@@ -33,13 +33,25 @@ def run_config(workdir, overrides):
 
     Args:
       overrides: [(config key, text), ...].
-    Raises: InputError for a key outside of eval.
+    Raises: InputError for a key outside of eval, and as `check_read`.
     """
     for key, _ in overrides:
         if not key.startswith("eval."):
             raise InputError(f"config.{key}: is fixed by the training; only config.eval.* can "
                              "change")
-    return config_lib.override(read_config(workdir), overrides)
+    config = config_lib.override(read_config(workdir), overrides)
+    check_read(config, [key.removeprefix("eval.") for key, _ in overrides])
+    return config
+
+
+def check_read(config, keys) -> None:
+    """InputError for a key of config.eval that was asked for and that nothing would read."""
+    unread = derived.unread_decoding(config, keys)
+    if unread:
+        read = ", ".join(f"config.eval.{key}" for key in derived.decode_keys(config))
+        raise InputError(f"config.eval.{unread[0]}: nothing reads it in a run with data.target="
+                         f"{config.data.target!r}; leave it out"
+                         + (f"; its labels follow from {read}" if read else ""))
 
 
 def sized(config, cells: dict, workdir):

@@ -30,6 +30,7 @@ from cellseg_jax.inference.image_notes import ImageNotes
 from cellseg_jax.inference.options import AS_TRAINED, GIVEN, IN_MEMORY_PIXELS, PredictOptions
 from cellseg_jax.inference.outputs import table
 from cellseg_jax.inference.outputs.files import objects
+from cellseg_jax.inference.predictor import check_read
 from cellseg_jax.runs.folder import scores_file
 
 
@@ -187,6 +188,7 @@ class TrainedRun:
         members = [copy.copy(member) for member in self._members]
         for member in members:
             if changes:
+                check_read(member.config, options)
                 member.config = member.sized(config_lib.changed(member.config, changes))
         return segment.ready(members, PredictOptions(uncertain=uncertain, **given), str(halo or ""))
 

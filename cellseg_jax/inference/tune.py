@@ -61,7 +61,7 @@ def tune(predictor, metric: str, *, fixed=()) -> dict:
     with terminal.counting("tuning") as progress:
         most = sum(map(len, choices.values()))
         score = Score(predictor, images, metric, lambda done: progress(done, most))
-        best = best_options(start, choices, score, config.data.target)
+        best = best_options(start, choices, score)
         scores = score(start), score(best)
     result = {"metric": metric, "score": scores[1], "score_before": scores[0],
               "options": {f"eval.{key}": value for key, value in best.items()},
@@ -134,11 +134,10 @@ def choices_of(config, labels, fixed=()) -> dict:
             if key in keys and f"eval.{key}" not in fixed}
 
 
-def best_options(options: dict, choices: dict, score: Callable, target: str) -> dict:
+def best_options(options: dict, choices: dict, score: Callable) -> dict:
     """The options after each was set to what scores best, one after the other."""
     for key in (*CHOICES, "min_size"):
-        if (key == "watershed_h" and options.get("decode") != "watershed") or (
-                key == "threshold" and target == "contour"):  # not read there
+        if key == "watershed_h" and options.get("decode") != "watershed":  # not read there
             continue
         for value in choices.get(key, ()):
             if score({**options, key: value}) > score(options):

@@ -179,12 +179,12 @@ def _tuned(metric: str, predictor, images: Images, kept) -> dict:
     """
     fold = np.array([number for number, *_ in kept])
     pairs = [(images.arrays.original_label(i), probs) for _, i, probs in kept]
-    start, target = tune.start_of(predictor.config), predictor.config.data.target
+    start = tune.start_of(predictor.config)
     score = tune.Score(predictor, pairs, metric, lambda done: None)
 
     def found(chosen) -> dict:
         choices = tune.choices_of(predictor.config, [pairs[i][0] for i in chosen])
-        return tune.best_options(start, choices, score.among(chosen), target)
+        return tune.best_options(start, choices, score.among(chosen))
 
     numbers = np.unique(fold).tolist()
     of_folds = [found(np.flatnonzero(fold != number)) for number in numbers]

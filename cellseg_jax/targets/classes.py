@@ -16,12 +16,8 @@ def encode(
     return (label[..., None] == np.arange(num_classes)).astype(jnp.float32)
 
 
-def decode(
-    logits: Num[ArrayLike, "*n h w k"], *, threshold: float = 0.5, method: str = "components",
-    min_size: int = 0, h: float = 1.0,
-) -> Int32[np.ndarray, "*n h w"]:
-    """The class of the largest logit, the first of equals; reads none of the options."""
-    del threshold, method, min_size, h
+def decode(logits: Num[ArrayLike, "*n h w k"]) -> Int32[np.ndarray, "*n h w"]:
+    """The class of the largest logit, the first of equals."""
     return np.argmax(np.asarray(logits), -1).astype(np.int32)
 
 

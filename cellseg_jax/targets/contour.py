@@ -42,8 +42,8 @@ def encode(
 
 
 def decode(
-    logits: Num[ArrayLike, "*n h w 3"], *, threshold: float = 0.5, method: str = "components",
-    min_size: int = 0, h: float = 1.0,
+    logits: Num[ArrayLike, "*n h w 3"], *, method: str = "components", min_size: int = 0,
+    h: float = 1.0,
 ) -> Int32[np.ndarray, "*n h w"]:
     """Instance labels of (background, nucleus, contour) logits, or of a 0/1 target.
 
@@ -56,14 +56,12 @@ def decode(
 
     Args:
       logits: of one image or several, raw; probabilities give the same.
-      threshold: not read.
       method: "components", or "watershed" to cut nuclei that touch as well.
       min_size: objects of fewer pixels, contour included, are dropped.
       h: read by watershed, see split_by_distance.
     Returns: 0 is background, cells are numbered in reading order.
     Raises: ValueError for another shape; InputError for an unknown method.
     """
-    del threshold
     split_cells = pick(METHODS, method, "method")
 
     def decode_one(logits):

@@ -1,17 +1,22 @@
 """Trained networks in use: whole or in bands, halo or blended, views, ensembles, one compile."""
 
+import contextlib
+from unittest import mock
+
 import jax
 import numpy as np
 import pytest
 from helpers import tiny_config
 
+from cellseg_jax import config as config_lib
 from cellseg_jax import metrics, normalize, train
 from cellseg_jax.data import lazy, resize
 from cellseg_jax.errors import InputError
 from cellseg_jax.inference.ensemble import Ensemble
 from cellseg_jax.inference.options import PredictOptions
-from cellseg_jax.inference.predictor import Predictor
+from cellseg_jax.inference.predictor import Predictor, run_config
 from cellseg_jax.inference.row_bands import Rows
+from cellseg_jax.inference.trained_run import TrainedRun
 from cellseg_jax.step.programs import cached
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
@@ -156,6 +161,31 @@ def test_an_ensemble_is_the_mean_of_its_runs(runs):
         other.config.data.target = "contour"
     with pytest.raises(InputError, match="config.data.target is 'foreground' in one run"):
         Ensemble([members[0], other])
+
+
+@pytest.mark.parametrize("others, refused", [(("b", "a"), True), (("a", "b"), False), ((), False)])
+def test_classes_of_another_order_are_not_averaged(others, refused):
+    members = [mock.Mock(config=config_lib.changed(config_lib.default(), {
+        "data.name": "folder", "data.labels": "classes", "data.target": "classes",
+        "data.num_classes": 3, "data.classes": names})) for names in (("a", "b"), others)]
+    with (pytest.raises(InputError, match="classes are a, b in one run and b, a in another")
+          if refused else contextlib.nullcontext()):
+        Ensemble(members)
+
+
+@pytest.mark.parametrize("target, key, value", [
+    ("contour", "threshold", 0.3), ("foreground", "nms", 0.2), ("star", "watershed_h", 2.0),
+    ("distance", "decode", "components"), ("flow", "smooth", 0.0)])
+def test_options_that_would_change_nothing_are_refused(tmp_path, target, key, value):
+    config = config_lib.changed(config_lib.default(), {"data.target": target})
+    (tmp_path / "config.json").write_text(config_lib.to_json(config))
+    with pytest.raises(InputError, match=f"config.eval.{key}: nothing reads it in a run with"):
+        run_config(tmp_path, [(f"eval.{key}", str(value))])
+    assert run_config(tmp_path, [("eval.min_size", "7")]).eval.min_size == 7
+    run = TrainedRun(mock.Mock(spec=["predictor"], predictor=mock.Mock(
+        spec=["config", "workdir"], config=config, workdir=tmp_path)))
+    with pytest.raises(InputError, match=f"config.eval.{key}: nothing reads it"):
+        run.predict(np.zeros((8, 8), np.uint8), **{key: value})
 
 
 @pytest.mark.weekly

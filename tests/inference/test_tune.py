@@ -111,5 +111,5 @@ def test_tries_the_options_that_the_target_reads(target):
     start = {key: config.eval[key] for key in (*tune.CHOICES, "min_size") if key in keys}
     seen = []
     best = tune.best_options(start, {k: v for k, v in tune.CHOICES.items() if k in keys},
-                      lambda options: seen.append(options) or options["threshold"], target)
+                             lambda options: seen.append(options) or options["threshold"])
     assert best == {**start, "threshold": 0.8} and all(set(o) == set(start) for o in seen)
