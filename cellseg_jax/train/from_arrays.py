@@ -61,6 +61,7 @@ def _config(settings, in_memory: dict):
     if isinstance(settings, (str, pathlib.Path)):
         settings = config_lib.load(str(settings))
     if isinstance(settings, ConfigDict):
+        _check_ignored(settings.data.get("ignore", ""), in_memory)
         only = ("data.name", "data.root", "data.ignore")
         return config_lib.changed(settings, {k: in_memory[k] for k in only if k in in_memory})
     if not isinstance(settings, Mapping):
@@ -71,7 +72,16 @@ def _config(settings, in_memory: dict):
     if twice:
         raise InputError(f"config.{twice[0]}: got {given[twice[0]]!r} and arrays; expected one of "
                          "the two")
+    _check_ignored(given.get("data.ignore"), in_memory)
     return config_lib.changed(config_lib.default(), {**in_memory, **given})
+
+
+def _check_ignored(chosen: str | None, in_memory: dict) -> None:
+    """InputError where settings mark other pixels as not annotated than the -1 of labels do."""
+    key = "data.ignore"
+    if key in in_memory and chosen not in (None, "", in_memory[key]):
+        raise InputError(f"config.{key}: got {chosen!r} and labels with -1; expected one of the "
+                         "two: mark all pixels that are not annotated by -1")
 
 
 def _kept(folder: pathlib.Path, images, labels) -> dict:

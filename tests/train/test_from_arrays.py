@@ -97,6 +97,13 @@ def test_pixels_that_are_not_annotated_are_kept(arrays, tmp_path):
     config = from_arrays._config(TINY, from_arrays._kept(tmp_path / "data", images, labels))
     for label, record in zip(labels, data.records_of(config.data), strict=True):
         np.testing.assert_array_equal(record.read().label, label)
+    found = {key: config.data[key.removeprefix("data.")]
+             for key in ("data.name", "data.root", "data.ignore")}
+    assert from_arrays._config(config, found) == config
+    other = config_lib.changed(config, {"data.ignore": "255"})
+    for settings in (TINY | {"data.ignore": "255"}, other):
+        with pytest.raises(InputError, match="config.data.ignore: got '255' and labels with -1"):
+            from_arrays._config(settings, found)
 
 
 @pytest.mark.parametrize("channels, keys", [
