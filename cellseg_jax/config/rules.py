@@ -24,6 +24,8 @@ from cellseg_jax.errors import InputError, pick, refuse_urls, shortened
 # even the shapes would be known in time.
 LAYER_COUNTS = ("num_res_units", "num_layers", "blocks", "depths", "convs", "blocks_per_stage")
 MOST_LAYERS = 1000
+# Targets that learn where each object has its centre and how far it goes.
+OF_OBJECTS = ("distance", "star", "flow")
 
 
 def check(config, default) -> None:
@@ -108,6 +110,9 @@ def _data(c, rule):
         raise InputError(f"config.data.target: got 'classes' where the labels of {c.data.name} "
                          f"are {kind}; expected 'foreground', or a dataset whose masks hold "
                          "classes (data.labels=classes of ebhi_seg or folder)")
+    rule(kind == "instances" or c.data.target not in OF_OBJECTS, "data.target",
+         f"'foreground' or another one than {', '.join(OF_OBJECTS)}, which are of single objects, "
+         f"where the labels of {c.data.name} are {kind}: all cells would be one")
     rule(c.data.num_classes >= 2, "data.num_classes", "at least 2, background included")
     rule(c.data.threads >= 1, "data.threads", "at least 1")
 
