@@ -5,7 +5,7 @@ import functools
 from ml_collections import ConfigDict
 
 from cellseg_jax import data, targets
-from cellseg_jax.config import rules
+from cellseg_jax.config import rules, unread_keys
 from cellseg_jax.config.compare import flatten
 from cellseg_jax.config.defaults import default
 from cellseg_jax.config.derived import default_losses, model_options
@@ -62,6 +62,11 @@ def override(config: ConfigDict, overrides) -> ConfigDict:
 def check(config: ConfigDict) -> None:
     """InputError at the first rule that the config breaks."""
     rules.check(config, _standard())
+
+
+def unread(config: ConfigDict) -> dict[str, str]:
+    """{dotted key: why nothing reads it} of the keys that a complete config changes in vain."""
+    return unread_keys.unread(config, _standard())
 
 
 @functools.cache

@@ -41,7 +41,7 @@ class Spec:
     optimizer: FrozenDict  # name, nesterov, amsgrad, schedule, per of optim.make
     accumulate: int  # micro-batches of a step
     target: str
-    target_options: FrozenDict  # num_classes, contour_width
+    target_options: FrozenDict  # of its encode, such as num_classes
     window: tuple[int, int] | None  # of random crops
     grid: int  # patches per side that images are cut into after augmentation; 1: not cut there
     remat: bool

@@ -11,11 +11,8 @@ from cellseg_jax.targets.foreground import FOREGROUND
 from cellseg_jax.targets.geometry import separated
 
 
-def encode(
-    label: Integer[ArrayLike, "*n h w"], *, num_classes: int = 2, contour_width: int = 2
-) -> Float32[ArrayLike, "*n h w 1"]:
+def encode(label: Integer[ArrayLike, "*n h w"]) -> Float32[ArrayLike, "*n h w 1"]:
     """1 in cells, with a border of background between touching cells: see `separated`."""
-    del num_classes, contour_width
     return separated(label)[..., None].astype(jnp.float32)
 
 

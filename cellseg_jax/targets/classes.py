@@ -9,10 +9,9 @@ from cellseg_jax.targets.target import Target, not_background, winner
 
 
 def encode(
-    label: Integer[ArrayLike, "*n h w"], *, num_classes: int = 2, contour_width: int = 2
+    label: Integer[ArrayLike, "*n h w"], *, num_classes: int = 2
 ) -> Float32[ArrayLike, "*n h w {num_classes}"]:
     """1 in the channel of the pixel's class; background is channel 0."""
-    del contour_width
     return (label[..., None] == np.arange(num_classes)).astype(jnp.float32)
 
 
@@ -22,6 +21,6 @@ def decode(logits: Num[ArrayLike, "*n h w k"]) -> Int32[np.ndarray, "*n h w"]:
 
 
 CLASSES = Target(
-    names=lambda *, num_classes=2, **_: (
+    names=lambda *, num_classes=2: (
         "background", *(f"class {n}" for n in range(1, num_classes))),
     encode=encode, probs=jax.nn.sigmoid, mask=winner, cell_mask=not_background, decode=decode)

@@ -22,7 +22,7 @@ from cellseg_jax.targets.target import Target, not_background, winner
 
 
 def encode(
-    label: Integer[ArrayLike, "*n h w"], *, num_classes: int = 2, contour_width: int = 2
+    label: Integer[ArrayLike, "*n h w"], *, contour_width: int = 2
 ) -> Float32[ArrayLike, "*n h w 3"]:
     """1 in the channel of the pixel's kind: background, nucleus, contour.
 
@@ -32,7 +32,6 @@ def encode(
 
     Raises: ValueError if contour_width is below 1.
     """
-    del num_classes
     if contour_width < 1:
         raise ValueError(f"contour_width {contour_width}: expected at least 1 pixel")
     band = functools.reduce(operator.or_, [n != label for n in neighbours(label)])
@@ -80,4 +79,4 @@ def decode(
 CONTOUR = Target(
     names=lambda **_: ("background", "nucleus", "contour"), encode=encode,
     probs=jax.nn.sigmoid, mask=winner, cell_mask=not_background, decode=decode,
-    reach=lambda *, num_classes, contour_width: contour_width)
+    reach=lambda *, contour_width: contour_width)

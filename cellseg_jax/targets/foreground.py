@@ -11,11 +11,8 @@ from cellseg_jax.targets.geometry import METHODS, decode_each, remove_small
 from cellseg_jax.targets.target import Target, above
 
 
-def encode(
-    label: Integer[ArrayLike, "*n h w"], *, num_classes: int = 2, contour_width: int = 2
-) -> Float32[ArrayLike, "*n h w 1"]:
+def encode(label: Integer[ArrayLike, "*n h w"]) -> Float32[ArrayLike, "*n h w 1"]:
     """1 where there is a cell of any class."""
-    del num_classes, contour_width
     return (label > 0)[..., None].astype(jnp.float32)
 
 

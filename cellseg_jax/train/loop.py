@@ -167,10 +167,11 @@ def fill(slots: Slots, queue: Queue, validation: Validation, augmented: Callable
 
 
 def report_findings(data: TrainingData, run: Run, first: bool) -> None:
-    """Print what is wrong with the data of a run that is new: all of it, or just its split."""
+    """Print what is wrong with a run that is new: with its config, and all data or its split."""
     if is_main_process() and run.step == 0:
         found = [*data.arrays.findings, *data.findings] if first else []
-        print_findings(found + training_data.split_findings(data, run.parts), run.task.workdir)
+        found += training_data.split_findings(data, run.parts)
+        print_findings(found + data.unreported(run.findings()), run.task.workdir)
 
 
 def log_epoch(slot: int, run: Run, slots: Slots, validation: Validation) -> bool:

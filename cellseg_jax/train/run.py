@@ -11,10 +11,12 @@ from typing import NamedTuple
 import jax
 from ml_collections import ConfigDict
 
+from cellseg_jax import config as config_lib
 from cellseg_jax import data
 from cellseg_jax.config import derived
 from cellseg_jax.data import order
 from cellseg_jax.data.arrays import Arrays
+from cellseg_jax.data.records import Finding
 from cellseg_jax.errors import InputError
 from cellseg_jax.files import interpreting, read_json, read_jsonl
 from cellseg_jax.report import panels, terminal
@@ -186,6 +188,19 @@ class Run:
                 if resource:
                     opened.callback(resource.close)
             self.checkpoints = self.board = self.folder = None
+
+    def findings(self) -> list[Finding]:
+        """Keys of its config that change nothing, and a warm-up that is longer than the run."""
+        found = [Finding("warning", f"config.{key}", f"nothing reads it, since {why}")
+                 for key, why in config_lib.unread(self.config).items()]
+        optimizer, unit = self.config.optimizer, self.config.optimizer.schedule_per
+        length = (self.num_steps if unit == "step" else
+                  math.ceil(self.num_steps / self.steps_per_epoch))
+        if optimizer.warmup >= length:
+            found.append(Finding("warning", "config.optimizer.warmup",
+                                 f"got {optimizer.warmup}, but the run has {length} {unit}s: the "
+                                 "learning rate never reaches optimizer.lr"))
+        return found
 
     # --- what is due ------------------------------------------------------------------------------
 

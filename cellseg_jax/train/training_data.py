@@ -31,7 +31,13 @@ class TrainingData:
     arrays: Arrays
     findings: list  # on the samples, whatever the split
     pairs: list | None = None  # near-duplicate images, None until they are looked for
-    reported: set = dataclasses.field(default_factory=set)  # findings on splits, shown already
+    reported: set = dataclasses.field(default_factory=set)  # findings on runs, shown already
+
+    def unreported(self, found) -> list:
+        """Those of some findings that were not yet shown; from now on they were."""
+        new = [finding for finding in found if finding not in self.reported]
+        self.reported.update(new)
+        return new
 
 
 def load(config) -> TrainingData:
@@ -56,9 +62,7 @@ def split_findings(training: TrainingData, parts: dict) -> list:
         training.pairs = duplicates.pairs_of(arrays)
     found = checks.of_split(images, {part: np.unique(indices // arrays.grid**2)
                                      for part, indices in parts.items()}, training.pairs)
-    new = [finding for finding in found if finding not in training.reported]
-    training.reported.update(new)
-    return new
+    return training.unreported(found)
 
 
 def known_of(config, arrays: Arrays, train) -> dict:

@@ -152,6 +152,38 @@ def test_bad_override_is_one_line_with_key_value_and_choices(file, override, wor
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("changes, why", [
+    ({"data.contour_width": 5}, {"data.contour_width": "data.target is 'foreground'"}),
+    ({"data.contour_width": 5, "data.target": "contour"}, {}),
+    ({"data.weight_w0": 3.0}, {"data.weight_w0": "data.target is 'foreground'"}),
+    ({"data.num_classes": 4}, {"data.num_classes": "data.target is 'foreground'"}),
+    ({"data.name": "folder", "data.labels": "classes", "data.num_classes": 4}, {}),
+    ({"loss.gamma": 3.0}, {}),
+    ({"loss.gamma": 3.0, "loss.focal": 0.0}, {"loss.gamma": "the weight of focal is 0"}),
+    ({"loss.tversky_beta": 0.7}, {"loss.tversky_beta": "the weight of tversky is 0"}),
+    ({"optimizer.name": "sgd", "optimizer.b1": 0.8}, {"optimizer.b1": "optimizer.name is 'sgd'"}),
+    ({"augment.elastic_sigma": 4.0}, {"augment.elastic_sigma": "augment.elastic is off"}),
+    ({"augment.rotation": (0.5, 0.0)}, {"augment.rotation": "a strength of 0 changes nothing"}),
+    ({"augment.turn": (0.5, 1.0), "data.augment_before_grid": True},
+     {"data.augment_before_grid": "data.grid is 1"}),
+    ({"eval.nms": 0.2}, {"eval.nms": "data.target is 'foreground'"}),
+    ({"data.target": "star", "eval.decode": "components"},
+     {"eval.decode": "data.target is 'star'"}),
+    ({"eval.decode": "components", "eval.watershed_h": 2.0},
+     {"eval.watershed_h": "eval.decode is 'components'"}),
+])
+def test_keys_that_change_nothing_are_known(changes, why):
+    assert config_lib.unread(config_lib.changed(config_lib.default(), changes)) == why
+
+
+@pytest.mark.parametrize("target", ["distance", "star", "flow"])
+def test_targets_of_single_objects_need_labels_of_single_objects(target):
+    changes = {"data.name": "folder", "data.target": target}
+    config_lib.changed(config_lib.default(), changes)
+    with pytest.raises(InputError, match=f"config.data.target: got '{target}'.* are binary"):
+        config_lib.changed(config_lib.default(), changes | {"data.labels": "binary"})
+
+
 @pytest.mark.parametrize("overrides,words", [
     ({"plateau_factor": "1.0"}, ["config.optimizer.plateau_factor", "between 0 and 1"]),
     ({"plateau_min_lr": "0.01", "lr": "0.01"}, ["config.optimizer.plateau_min_lr", "lr 0.01"]),

@@ -1,0 +1,61 @@
+"""Keys that were changed and that nothing reads beside the others: the run is that of the default.
+
+They are told and not refused: a study sets some keys for all of its rows, and runs that were made
+so can still be used. Those of a schedule and the like are refused, see rules.
+"""
+
+from cellseg_jax import augment, losses, optim, targets
+from cellseg_jax.config import derived
+from cellseg_jax.config.compare import flatten
+
+ALL_LOSSES = (*losses.LOSSES, *losses.REGRESSION)
+
+
+def unread(config, default) -> dict[str, str]:
+    """{dotted key: why nothing reads it} of a complete config.
+
+    Args:
+      default: config.default().
+    """
+    standard, values = flatten(default), flatten(config)
+    changed = {key for key, value in values.items() if key in standard and value != standard[key]}
+    found = _of_target(config) | _of_losses(config) | _of_augmentations(config)
+    reads = optim.OPTIMIZERS[config.optimizer.name]
+    found |= {f"optimizer.{key}": f"optimizer.name is {config.optimizer.name!r}"
+              for key in ("b1", "b2") if key not in reads}
+    if config.data.grid == 1:
+        found["data.augment_before_grid"] = "data.grid is 1"
+    return {key: why for key, why in found.items() if key in changed}
+
+
+def _of_target(config) -> dict[str, str]:
+    target, why = targets.TARGETS[config.data.target], f"data.target is {config.data.target!r}"
+    keys = {f"data.{name}" for one in targets.TARGETS.values() for name in one.encode_options}
+    keys -= {f"data.{name}" for name in target.encode_options}
+    if config.data.get("labels") == "classes":
+        keys.discard("data.num_classes")  # which masks may hold
+    if target.pixel_weight is None:
+        keys |= {"data.weight_w0", "data.weight_sigma"}
+    found = dict.fromkeys(sorted(keys), why)
+    found |= {f"eval.{key}": why for key in derived.unread_decoding(config, config.eval)}
+    if config.eval.decode == "components":
+        found.setdefault("eval.watershed_h", "eval.decode is 'components'")
+    return found
+
+
+def _of_losses(config) -> dict[str, str]:
+    readers = {}
+    for name in ALL_LOSSES:
+        for option in losses.options(name):
+            readers.setdefault(option, []).append(name)
+    return {f"loss.{option}": f"the weight of {' and '.join(names)} is 0"
+            for option, names in readers.items() if not any(config.loss[name] for name in names)}
+
+
+def _of_augmentations(config) -> dict[str, str]:
+    found = {f"augment.{name}": "a strength of 0 changes nothing"
+             for name in augment.AUGMENTATIONS if config.augment[name][0] > 0
+             and config.augment[name][1] == 0}
+    if not config.augment.elastic[0]:
+        found["augment.elastic_sigma"] = "augment.elastic is off"
+    return found
