@@ -19,6 +19,7 @@ from cellseg_jax import config as config_lib
 from cellseg_jax.config import derived
 from cellseg_jax.errors import InputError
 from cellseg_jax.files import write_atomic
+from cellseg_jax.inference.options import PredictOptions
 from cellseg_jax.inference.predictor import Predictor
 from cellseg_jax.interop import bioimageio, exporting, stablehlo
 from cellseg_jax.normalize import RANGES, band_ranges, image_ranges, normalize
@@ -250,6 +251,34 @@ def test_usage_gives_what_the_run_gives(colour_run, tmp_path, name, monkeypatch)
     wanted = run.predictor.image_probs(pixels)
     np.testing.assert_allclose(np.load(tmp_path / "probs.npy"), wanted, atol=1e-4)
     assert wanted.std() > 1e-3  # or anything would pass
+
+
+def test_usage_asks_for_the_factor_to_the_scale_of_the_training(tmp_path, monkeypatch):
+    pytest.importorskip("flatbuffers")
+    config = config_lib.changed(tiny_config(), {
+        "data.channels": "gray", "data.count": 20, "data.cache": str(tmp_path / "cache"),
+        "data.fit": "random_crop", "data.diameter": 20.0, "data.target": "signed"})
+    write_run(tmp_path / "run", config)
+    known = {"training_cells": {"least_area": 17}}
+    (tmp_path / "run/environment.json").write_text(json.dumps(known))
+    config = config_lib.changed(config, {"eval.min_size": -1, "eval.overlap": 0.0})
+    run = exporting.ExportedRun(config, Predictor(tmp_path / "run", config), (32, 32),
+                                *exporting.comparison_images(config, (32, 32)))
+    exporting.export(run, exporting.ExportOptions("stablehlo", tmp_path / "out"))
+    assert json.loads((tmp_path / "out/export.json").read_text())["decode"]["min_size"] == 17
+    script = (tmp_path / "out/usage.py").read_text()
+    assert "FACTOR first, so that its median cell has a diameter of 20 pixels." in script
+    assert "Outputs in pixels are in those of the resized image" in script
+    pixels = np.random.default_rng(0).integers(7, 200, (64, 64)).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    words = ["usage.py", str(tmp_path / "image.png"), str(tmp_path / "probs.npy")]
+    monkeypatch.setattr(sys, "argv", [*words, "0.5"])
+    runpy.run_path(str(tmp_path / "out/usage.py"), run_name="__main__")
+    wanted = run.predictor.image_probs(pixels[..., None], PredictOptions(scale=0.5))
+    np.testing.assert_allclose(np.load(tmp_path / "probs.npy")[..., 0], wanted[..., 0], atol=1e-4)
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(tmp_path / "out/usage.py"), run_name="__main__")
 
 
 @pytest.mark.slow

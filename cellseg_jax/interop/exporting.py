@@ -231,7 +231,9 @@ def largest_difference(run: ExportedRun, compute: Callable, form: str) -> float:
 def describe(run: ExportedRun, form: str, program: Program, difference: float) -> dict:
     """export.json: what goes in, what comes out, what made it."""
     config, first = run.config, form != "stablehlo"
-    eval_options, axes = config_lib.as_json(config.eval), "NCHW" if first else "NHWC"
+    # A least size that follows from the training cells is known to the predictor.
+    eval_options = config_lib.as_json(run.predictor.config.eval)
+    axes = "NCHW" if first else "NHWC"
     return {
         "format": form,
         "input": {

@@ -2,15 +2,15 @@
 
 from cellseg_jax.normalize import range_of
 
-USAGE = '''"""Probabilities of one image: python usage.py IMAGE OUT.npy
+USAGE = '''"""Probabilities of one image: python usage.py IMAGE OUT.npy{factor}
 
 Needs numpy, Pillow and {needs}. OUT.npy is (height, width, {outputs}) float32.
-"""
+{notes}"""
 
 import pathlib
 import sys
 
-if len(sys.argv) != 3:
+if len(sys.argv) != {words}:
     sys.exit(__doc__)
 
 import numpy as np
@@ -55,6 +55,11 @@ low, high = (np.full({channels}, float(bound)) for bound in ({range}))"""
 EACH = """low, high = np.array([[*({range})] for colour in np.moveaxis(image, -1, 0)], float).T"""
 OPEN = "np.asarray(Image.open(sys.argv[1]))"
 OPEN_ANY = f"np.load(sys.argv[1]) if sys.argv[1].endswith('.npy') else {OPEN}"
+# Lines for a factor that only the user knows, and of the script's head.
+FACTOR = """image = np.rint(resized(image, [max(1, round(n * float(sys.argv[3]))) for n in size]))
+"""
+ABOUT_FACTOR = "IMAGE is resized by FACTOR first, so that {}.\n"
+IN_PIXELS = "Outputs in pixels are in those of the resized image that the network sees.\n"
 PAD = """rows, columns = {}, {}
 {}image = np.pad(image, ((0, rows), (0, columns), (0, 0)))
 """
@@ -90,7 +95,16 @@ def usage(about: dict, config) -> str:
     form, range_ = about["format"], range_of(config.data.normalize, config.data.percentiles)
     channels = len(about["input"]["channels"])
     alpha = "low[3], high[3] = 0, np.iinfo(image.dtype).max\n"
-    resize = f"image = np.rint(resized(image, {tuple(config.data.size)}))\n"
+    resize, aim = "", ""
+    if config.data.fit == "resize":
+        resize = f"image = np.rint(resized(image, {tuple(config.data.size)}))\n"
+    elif config.data.diameter:
+        aim = f"its median cell has a diameter of {config.data.diameter:g} pixels"
+    elif config.data.pixel_size:
+        aim = f"its pixels are {config.data.pixel_size:g} um"
+    resize = FACTOR if aim else resize
+    notes = (ABOUT_FACTOR.format(aim) if aim else "") + (
+        IN_PIXELS if resize and any("pixels" in x for x in about["output"]["channels"]) else "")
     each = bool(config.data.channel_index)
     if each:
         hint = f"these are {', '.join(about['input']['channels'])}, maybe of an .npy file"
@@ -103,7 +117,7 @@ def usage(about: dict, config) -> str:
         **PROGRAMS[form], channels=channels, hint=hint, read=OPEN_ANY if each else OPEN,
         outputs=len(about["output"]["channels"]), range=bounds,
         alpha=alpha if channels == 4 and range_.alpha_apart and not each else "",
-        resize=resize if config.data.fit == "resize" else "",
+        resize=resize, factor=" FACTOR" if aim else "", words=4 if aim else 3, notes=notes,
         pad=_padding(about["input"]["shape"], form))
 
 
