@@ -7,6 +7,7 @@ import pytest
 import tifffile
 from absl import flags
 from helpers import tiny_config
+from PIL import Image
 
 from cellseg_jax import cli, predict
 from cellseg_jax import config as config_lib
@@ -73,6 +74,24 @@ def test_the_cells_of_the_second_channel_are_found(otsu, tmp_path, capsys):
     other = write_pairs(tmp_path / "turned", order=(1, 0))  # by name, wherever it is
     assert run_predict(workdir=otsu / "run", images=other / "images", out=tmp_path / "b") == 0
     assert all(found(tmp_path / "b", other, n) for n in range(6))
+
+
+def test_crops_of_gray_images_with_alpha_are_scored(tmp_path):
+    image, label = np.full((40, 44), 20, np.uint8), np.zeros((40, 44), np.uint8)
+    label[5:15, 6:16], label[20:30, 20:32] = 1, 2
+    image[label > 0] = 200
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    for n in range(10):
+        Image.fromarray(np.dstack([image, np.full_like(image, 255)])).save(
+            tmp_path / f"images/{n}.png")
+        Image.fromarray(label).save(tmp_path / f"masks/{n}.png")
+    config = config_lib.changed(config_lib.default(), {
+        "model.name": "otsu", "data.name": "folder", "data.root": str(tmp_path), "eval.panels": 0,
+        "data.size": (32, 32), "data.fit": "random_crop", "data.cache": str(tmp_path / "cache")})
+    train_and_score(config, tmp_path / "run")
+    scores = json.loads((tmp_path / "run/eval/test.json").read_text())
+    assert scores["metrics_original_size"]["ap50"] == 1
 
 
 def test_other_channels_are_predicted_if_they_are_as_many(otsu, tmp_path, capsys):

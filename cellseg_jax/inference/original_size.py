@@ -5,6 +5,7 @@ import numpy as np
 from scipy.special import logit
 
 from cellseg_jax import crops, data, metrics, targets
+from cellseg_jax.data.scale import as_image
 from cellseg_jax.inference.decoding_table import DecodingTable
 from cellseg_jax.inference.options import PredictOptions
 from cellseg_jax.inference.predictor import annotated
@@ -50,7 +51,7 @@ class OriginalSize:
         else:  # a cropped run saw only a part: tile the whole image
             factors = self.arrays.tables.get("scale")
             options = PredictOptions(scale=0.0 if factors is None else float(factors[i]))
-            probs = self.predictor.image_probs(self._source[i].read().image, options)
+            probs = self.predictor.image_probs(as_image(self._source[i]), options)
         of_instances = label_kind(config) == "instances"
         found = self.predictor.decode(probs) if of_instances else None
         self._counts.append(pixel_counts(self.predictor, label, probs, found))
