@@ -53,7 +53,9 @@ def whole(label: Integer[jax.Array, "n h w"]) -> Bool[jax.Array, "n h w"]:
     """
     beside = functools.reduce(operator.or_, [n < 0 for n in neighbours(label)])
     touching = jnp.where(beside & (label > 0), label, -1)
-    return (label >= 0) & ~jax.vmap(jnp.isin)(label, touching)
+    # By default isin compares all pairs of pixels: 100 times as slow for windows of 128 pixels.
+    found = functools.partial(jnp.isin, method="binary_search")
+    return (label >= 0) & ~jax.vmap(found)(label, touching)
 
 
 def components(mask: Shaped[np.ndarray, "h w"]) -> Int32[np.ndarray, "h w"]:
