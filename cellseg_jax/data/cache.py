@@ -48,7 +48,7 @@ from cellseg_jax.normalize import PERCENTILES, RANGES, image_ranges
 from cellseg_jax.report import terminal
 from cellseg_jax.targets import TARGETS
 
-VERSION = 2  # of decoding, resizing, ranges and layout: raise it when any of them changes
+VERSION = 3  # of decoding, resizing, ranges and layout: raise it when any of them changes
 THREADS = 2  # that read and decode
 MAX_ERRORS = 10  # bad files named at once
 ANCHORS = 64  # foreground pixels kept per image, for crops that are sure to hold a cell
