@@ -204,12 +204,13 @@ def test_a_signal_during_an_import_raises_nothing_in_it(tmp_path, number, code):
         f"import os, time\ntry:\n    os.kill(os.getpid(), {int(number)})\n    time.sleep(9)\n"
         "except BaseException:\n    os.abort()\n")
     done = subprocess.run([sys.executable, "-c", """
-import sys
+import signal, sys
 from cellseg_jax import cli
 
 def main(args, overrides):
     import making_types
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in background
 sys.exit(cli.run_command(main, lambda values: None))
 """], cwd=ROOT, capture_output=True, text=True, timeout=60,
         env=child_environment() | {"PYTHONPATH": str(tmp_path)})
