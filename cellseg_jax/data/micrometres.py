@@ -1,13 +1,17 @@
 """Sizes of pixels in micrometres from the units that files use, and which of them are believed."""
 
 import math
+import re
+import unicodedata
 
 SQUARE = 0.01  # pixels are square if height and width differ by this share at most
 BELIEVED_UM = (1e-5, 1e4)  # smallest and largest pixel; other values are mistakes
-MICROMETRES = {"m": 1e6, "meter": 1e6, "cm": 1e4, "mm": 1e3, "millimeter": 1e3, "centimeter": 1e4,
-               "nm": 1e-3, "nanometer": 1e-3, "angstrom": 1e-4, "\xc5": 1e-4, "\u212b": 1e-4,
-               "inch": 25400, "in": 25400, "um": 1, "\xb5m": 1,
-               "\u03bcm": 1, "\\u00B5m": 1, "micron": 1, "microns": 1, "micrometer": 1}
+# Names as `_plain` makes them.
+MICROMETRES = {"m": 1e6, "meter": 1e6, "metre": 1e6, "cm": 1e4, "centimeter": 1e4,
+               "centimetre": 1e4, "mm": 1e3, "millimeter": 1e3, "millimetre": 1e3, "nm": 1e-3,
+               "nanometer": 1e-3, "nanometre": 1e-3, "angstrom": 1e-4, "\xc5": 1e-4, "inch": 25400,
+               "inche": 25400, "in": 25400, "um": 1, "\u03bcm": 1, "micron": 1, "micrometer": 1,
+               "micrometre": 1}
 
 
 def in_micrometres(*sizes) -> tuple[float, float] | None:
@@ -15,10 +19,21 @@ def in_micrometres(*sizes) -> tuple[float, float] | None:
 
     None where nothing is said in a known unit; whether the rest can be right is for `believed`.
     """
+    sizes = [(value, _plain(unit)) for value, unit in sizes]
     said = [value not in (None, "") and unit in MICROMETRES for value, unit in sizes]
     known = tuple(_number(value) * MICROMETRES[unit] if there else math.nan
                   for (value, unit), there in zip(sizes, said, strict=True))
     return known if any(said) else None
+
+
+def _plain(unit) -> str:
+    """A unit as in MICROMETRES: words small and in the singular, the micro sign as Greek mu.
+
+    ImageJ writes letters beyond ASCII as \\uXXXX.
+    """
+    unit = re.sub(r"\\u([0-9a-fA-F]{4})", lambda code: chr(int(code[1], 16)), str(unit))
+    unit = unicodedata.normalize("NFKC", unit).strip()
+    return unit.lower().removesuffix("s") if len(unit) > 2 else unit  # Mm is not mm
 
 
 def _number(value) -> float:

@@ -5,11 +5,13 @@ import contextlib
 import numpy as np
 import pytest
 import tifffile
+from golden import imagej
 from PIL import Image
 
 from cellseg_jax.data import lazy, ome_sets
 from cellseg_jax.data.colours import to_channels
 from cellseg_jax.data.decode import named
+from cellseg_jax.data.micrometres import in_micrometres
 from cellseg_jax.data.read import (
     image_axes,
     image_with_notes,
@@ -61,6 +63,25 @@ def test_images_are_numbered_by_the_axes_of_tiff_and_ome_zarr(tmp_path, axes, le
 
 
 # --- channels ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", imagej.TIFFS)
+def test_tiffs_of_imagej_itself(tmp_path, name):
+    tiff = imagej.TIFFS[name]
+    with np.load(imagej.FILE) as golden:
+        (tmp_path / "a.tif").write_bytes(golden[f"tiff_{name}"])
+    images = lazy.open_images(tmp_path / "a.tif", AS_IT_IS._replace(
+        channels="rgb" if tiff.bits == 24 else "gray",
+        z="slices" if tiff.slices * tiff.frames > 1 else "",
+        channel_index=",".join(map(str, range(tiff.channels))) if tiff.channels > 1 else ""))
+    expected = imagej.values(tiff)
+    expected = expected[:, :, 0] if tiff.bits == 24 else np.moveaxis(expected, 2, -1)
+    np.testing.assert_array_equal([one.read() for one in images],
+                                  expected.reshape(-1, *expected.shape[2:]))
+    size = in_micrometres((tiff.size, tiff.unit), (tiff.size, tiff.unit))
+    assert (tiff.unit == "pixel") == (size is None)
+    for one in images:
+        assert one.pixel_size is None if size is None else np.allclose(one.pixel_size, size)
 
 
 def test_the_second_of_two_channels_is_no_alpha(tmp_path):

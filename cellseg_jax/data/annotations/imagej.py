@@ -1,19 +1,23 @@
 """ROIs of ImageJ and Fiji: a zip of the ROI Manager, or a single .roi.
 
 Areas are drawn as ImageJ fills them: polygons, freehand and traced outlines and composites (with
-holes) by `raster.filled`; an oval is the pixels whose centre lies in or on the ellipse of its
-bounds (OvalRoi.getMask); a rectangle is its pixels. Curves of a composite become CURVE lines. What
-is no area (lines, angles, points, texts) is left out. An object's id is the ROI's name where all
-names are different numbers, as in the files that `predict` writes; its class is the ROI's group, ""
-for group 0.
+holes) by `raster.filled`, splines through them included; an oval is the pixels whose centre lies in
+or on the ellipse of its bounds; a rectangle is its pixels. Fractional bounds of these two count as
+ImageJ measures them: the start is cut to a whole pixel, the size rounded up. Curves of composites
+and round corners become CURVE lines. All pixels are those of ImageJ 1.54u7 (tests/golden/imagej).
+What is no area (lines, angles, points, texts) is left out. An object's id is the ROI's name where
+all names are different numbers, as in the files that `predict` writes; its class is the ROI's
+group, "" for group 0.
 """
 
 import itertools
+import math
 import zipfile
 import zlib
 
 import numpy as np
 import roifile
+from scipy import interpolate
 
 from cellseg_jax.data.annotations.raster import (
     Drawn,
@@ -31,6 +35,8 @@ OUTLINES = (T.POLYGON, T.FREEHAND, T.TRACED)
 # how many points each has.
 POINTS = {0: 1, 1: 1, 2: 2, 3: 3, 4: 0}
 CURVE = 32
+QUARTER = 4 / 3 * (math.sqrt(2) - 1)  # of the way to the corner: a cubic that is nearly a circle's
+SPLINE = roifile.ROI_OPTIONS.SPLINE_FIT
 WITHOUT_AREA = "a {}, which has no area"
 
 
@@ -117,22 +123,48 @@ def _pixels(roi, shape):
         points = roi.coordinates()
         if len(points) < 3:
             raise ValueError(f"an outline of {len(points)} points")
-        return filled([points], shape)
+        return filled([_spline(points) if roi.options & SPLINE else points], shape)
     if roi.roitype not in (T.RECT, T.OVAL) or roi.subtype == roifile.ROI_SUBTYPE.TEXT:
         raise ValueError(WITHOUT_AREA.format(roi.subtype.name.lower() if roi.subtype.value else
                                              roi.roitype.name.lower()))
-    if roi.rounded_rect_arc_size:
-        raise ValueError("a rectangle with round corners")
     x, y, width, height = (
-        (roi.xd, roi.yd, roi.widthd, roi.heightd) if roi.subpixelrect else
-        (roi.left, roi.top, roi.right - roi.left, roi.bottom - roi.top))
-    corners = np.array([(x, y), (x + width, y), (x + width, y + height), (x, y + height)])
-    window, mask = filled([corners], shape)
+        (int(roi.xd), int(roi.yd), math.ceil(roi.widthd), math.ceil(roi.heightd))
+        if roi.subpixelrect else (roi.left, roi.top, roi.right - roi.left, roi.bottom - roi.top))
+    window, mask = filled([_rectangle(x, y, width, height, roi.rounded_rect_arc_size)], shape)
     if roi.roitype == T.OVAL:
         rows, columns = (np.arange(part.start, part.stop) + 0.5 for part in window)
         across, down = (2 * (columns - x) / width - 1) ** 2, (2 * (rows - y) / height - 1) ** 2
         mask = mask & (down[:, None] + across <= 1)
     return window, mask
+
+
+def _rectangle(x, y, width, height, diameter) -> np.ndarray:
+    """(n, 2) outline of a rectangle whose corners are round if `diameter`, in pixels, is not 0."""
+    corners = np.array([(x, y), (x + width, y), (x + width, y + height), (x, y + height)], float)
+    if not diameter:
+        return corners
+    radius = np.minimum(diameter, (width, height)) / 2
+    outline = []
+    for n, corner in enumerate(corners):
+        before, after = (corner + np.sign(corners[k % 4] - corner) * radius for k in (n - 1, n + 1))
+        bend = [end + QUARTER * (corner - end) for end in (before, after)]
+        outline += [before, *_curve(np.stack([before, *bend, after]))]
+    return np.array(outline)
+
+
+def _spline(points) -> np.ndarray:
+    """(n, 2) points of the curve that "Fit Spline" lays through corners.
+
+    A cubic spline whose knots are apart by the square roots of the corners' distances, straight
+    between 100 points of it, or more where the outline is longer than 200 pixels. It is closed by
+    7 corners more on both sides, or one round if there are fewer, beyond which it is natural.
+    """
+    steps = np.linalg.norm(np.roll(points, -1, 0) - points, axis=1).astype(np.float64)
+    more, count = min(7, len(points)), len(points)
+    number = np.arange(-more, count + more + 1) % count
+    knots = np.cumsum(np.concatenate([[0], np.maximum(np.sqrt(steps), 1e-3)[number[:-1]]]))
+    curve = interpolate.CubicSpline(knots, points[number], bc_type="natural")
+    return curve(np.linspace(knots[more], knots[more + count], max(100, int(steps.sum() / 2))))
 
 
 def _rings(path) -> list[np.ndarray]:

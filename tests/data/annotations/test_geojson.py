@@ -3,6 +3,8 @@ import json
 
 import numpy as np
 import pytest
+import shapely
+from golden import qupath
 
 from cellseg_jax.data.annotations import geojson
 from cellseg_jax.data.annotations.raster import Plane
@@ -28,6 +30,24 @@ def read(tmp_path, content, name="a.geojson"):
     data = json.dumps(content).encode()
     (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
     return geojson.read(tmp_path / name, SHAPE)
+
+
+@pytest.mark.parametrize("kind", qupath.KINDS)
+def test_objects_of_qupath_itself(tmp_path, kind):
+    with np.load(qupath.FILE) as golden:
+        content, label = golden[f"{kind}_json"], golden[f"{kind}_label"]
+    (tmp_path / "a.geojson").write_bytes(content)
+    found = geojson.read(tmp_path / "a.geojson", label.shape, part="cell" if kind == "cell" else "")
+    count = label.max()
+    assert count >= 35 and np.unique(found.label).tolist() == list(range(count + 1))
+    outlines = [shapely.geometry.shape(one["geometry"]).boundary
+                for one in json.loads(content.tobytes())["features"]]
+    differing = np.argwhere(found.label != label)
+    assert len(differing) < 10
+    for y, x in differing:  # where a centre is on an outline, but for how Java rounds
+        assert min(line.distance(shapely.Point(x + 0.5, y + 0.5)) for line in outlines) < 0.02
+    assert found.kinds == {n + 1: qupath.CLASSES[n % 3] for n in range(count)}
+    assert not found.findings
 
 
 @pytest.mark.parametrize("name", ["a.geojson", "a.json", "a.geojson.gz"])
