@@ -5,7 +5,8 @@ drawn, and the object is all of them. Coordinates are pixels of the full resolut
 left corner. Points and lines have no area.
 
 The class of an object is its classification, "" without one. Where a file has detections or cells,
-these are the objects, and annotations (regions that were drawn around them) and TMA cores are none.
+these are the objects, and tiles (superpixels), annotations (regions that were drawn around them)
+and TMA cores are none; where it has none of them, tiles are.
 Its id is the name where all names are different numbers, as in the files that `predict`
 writes.
 """
@@ -30,10 +31,12 @@ from cellseg_jax.errors import InputError
 
 PARTS = ("cell", "nucleus")  # which outline of QuPath's cells is read
 NUCLEUS = "nucleusGeometry"
+TILE = "tile"
 REGIONS = ("annotation", "tmaCore", "root")  # types of QuPath's objects that may lie around others
 OLD_TYPES = {  # of QuPath 0.2, which had them as ids of features, and of 0.3
     "PathAnnotationObject": "annotation", "TMACoreObject": "tmaCore", "PathRootObject": "root",
-    "PathCellObject": "cell", "PathDetectionObject": "detection", "tma_core": "tmaCore"}
+    "PathCellObject": "cell", "PathDetectionObject": "detection", "tma_core": "tmaCore",
+    "PathTileObject": TILE}
 
 
 def read(path, shape: tuple[int, int], plane: Plane | None = None,
@@ -58,9 +61,8 @@ def read(path, shape: tuple[int, int], plane: Plane | None = None,
         check_planes(path, [f"z {z} t {t}" for (z, t), number in zip(planes, numbers, strict=True)
                             if number is None], plane.axes)
         features = [one for one, at in zip(features, numbers, strict=True) if at == plane.number]
-    types = [_type(feature) for feature in features]
-    regions = {n for n, kind in enumerate(types) if kind in REGIONS}
-    kept = {n for n in range(len(features)) if n not in regions or len(regions) == len(features)}
+    ranks = [2 if kind in REGIONS else 1 if kind == TILE else 0 for kind in map(_type, features)]
+    kept = {n for n, rank in enumerate(ranks) if rank == min(ranks)}
     shapes, problems, around = [], [], []
     for n, feature in enumerate(features):
         name = str(_properties(feature).get("name") or n + 1)
@@ -73,8 +75,8 @@ def read(path, shape: tuple[int, int], plane: Plane | None = None,
                 problems.append(f"{name} ({error})")
     found, notes = drawn(path, shapes, problems, shape), []
     if len(kept) < len(features):
-        notes.append(Finding("note", str(path), f"{len(regions)} annotations or TMA cores beside "
-                             f"{len(kept)} detections are regions and no objects"))
+        notes.append(Finding("note", str(path), f"{len(features) - len(kept)} annotations, TMA "
+                             f"cores or tiles beside {len(kept)} cells are regions and no objects"))
     double = sum(NUCLEUS in features[n] for n in kept)
     if double and not part:
         notes.append(Finding("warning", str(path), f"{double} cells hold the outline of their "

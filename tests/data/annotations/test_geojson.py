@@ -76,9 +76,18 @@ def test_regions_around_detections_are_no_objects(tmp_path):
              feature(polygon(square(14, 4)), objectType="cell")]
     found = read(tmp_path, [region, *cells])
     assert np.count_nonzero(found.label) == 72
-    assert found.findings[0].what == ("1 annotations or TMA cores beside 2 detections are regions "
-                                      "and no objects")
+    assert found.findings[0].what == (
+        "1 annotations, TMA cores or tiles beside 2 cells are regions and no objects")
     assert np.count_nonzero(read(tmp_path, [region]).label) == 39 * 39
+
+
+def test_tiles_are_objects_only_without_cells(tmp_path):
+    tiles = [feature(polygon(square(x, 0, 12)), objectType="tile") for x in (0, 13)]
+    region = feature(polygon(square(0, 0, 39)), objectType="annotation")
+    cell = feature(polygon(square(4, 4)), objectType="detection", name="7")
+    label = read(tmp_path, [region, *tiles]).label
+    assert np.unique(label[label > 0], return_counts=True)[1].tolist() == [144, 144]
+    assert np.unique(read(tmp_path, [region, *tiles, cell]).label).tolist() == [0, 7]
 
 
 @pytest.mark.parametrize("region, cell", [
