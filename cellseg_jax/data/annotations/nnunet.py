@@ -1,7 +1,8 @@
 """Raw data of nnU-Net: imagesTr/NAME_0000.png, labelsTr/NAME.png and dataset.json.
 
-The files NAME_0000, NAME_0001, ... are the channels of one image. Labels are classes, numbered in
-dataset.json; the class "ignore" marks pixels that are not annotated: config.data.ignore names it.
+The files NAME_0000, NAME_0001, ... are the channels of one image, or NAME_0000 holds all of them,
+as pictures in colour do. Labels are classes, numbered in dataset.json; the class "ignore" marks
+pixels that are not annotated: config.data.ignore names it.
 """
 
 import json
@@ -9,9 +10,9 @@ import re
 
 from cellseg_jax.data.decode import MASK_SUFFIXES, SUFFIXES
 from cellseg_jax.data.dependencies import depends_on
-from cellseg_jax.data.read import entries
+from cellseg_jax.data.read import entries, pixels_of
 from cellseg_jax.data.records import Finding
-from cellseg_jax.data.stacks import chosen_channels
+from cellseg_jax.data.stacks import AS_IT_IS, chosen_channels
 from cellseg_jax.errors import InputError
 
 CHANNEL = re.compile("(.+)_([0-9]{4})")
@@ -43,14 +44,25 @@ def listed(root) -> tuple[dict, list[Finding]]:
         first = next(iter(files.values()))
         if name not in labels:
             bad.append(Finding("error", str(first), f"image without a label {name} in labelsTr"))
-        elif sorted(files) != list(range(channels)):
+        elif sorted(files) != list(range(channels)) and not (
+                list(files) == [0] and _holds(first, channels)):
             bad.append(Finding("error", str(first), f"the channels of {name} are "
                                f"{', '.join(f'{n:04d}' for n in sorted(files))}; expected "
-                               f"{channels}, from 0000 on, as dataset.json says"))
+                               f"{channels}, from 0000 on, as dataset.json says, or one file "
+                               "with all of them"))
     wrong = {finding.where for finding in bad}
     return {name: (tuple(files[n] for n in sorted(files)), labels[name])
             for name, files in sorted(images.items())
             if name in labels and str(next(iter(files.values()))) not in wrong}, bad
+
+
+def _holds(path, channels) -> bool:
+    """Whether an image has so many channels."""
+    try:
+        return all(one.shape[-1] == channels for one in pixels_of(path, AS_IT_IS._replace(
+            channel_index=",".join(map(str, range(channels))))))
+    except InputError:
+        return False
 
 
 def _add(files, key, path, bad) -> None:

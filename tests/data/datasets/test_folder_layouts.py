@@ -375,6 +375,20 @@ def test_raw_data_of_nnunet(tmp_path):
         folder.records(tmp_path, **options)
 
 
+def test_one_picture_in_colour_is_three_channels_of_nnunet(tmp_path):
+    nnunet(tmp_path, channel_names={"0": "R", "1": "G", "2": "B"})
+    options = dict(labels="classes", num_classes=2, ignore="2")
+    with pytest.raises(BadFiles, match="case_1 are 0000; expected 3, .* or one file with all"):
+        folder.records(tmp_path, **options)
+    pixels = np.random.default_rng(0).integers(0, 255, (*SHAPE, 3)).astype(np.uint8)
+    for stem in ("case_1", "case_2"):
+        save(tmp_path / f"imagesTr/{stem}_0000.png", pixels)
+    found = folder.records(tmp_path, **options)
+    np.testing.assert_array_equal(found[1].read().image[..., :3], pixels)
+    green = folder.records(tmp_path, **options, channel_index="G")
+    np.testing.assert_array_equal(green[1].read().image[..., 0], pixels[..., 1])
+
+
 def test_channels_of_nnunet_are_chosen_by_their_names(tmp_path):
     nnunet(tmp_path, channels=3, channel_names={"0": "DAPI", "1": "GFP", "2": "bright field"})
     options = dict(labels="classes", num_classes=2, ignore="2")
