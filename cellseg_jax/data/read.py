@@ -231,8 +231,9 @@ def mask_with_notes(path, options=AS_IT_IS, number=None) -> tuple[np.ndarray, tu
         mask = mask.astype(np.uint8)
     if mask.dtype.kind == "f":
         if not whole(mask, 2**24):
-            raise InputError(f"{path}: mask values are {mask.dtype} with fractions; expected whole "
-                             "numbers, export the mask again without interpolation")
+            wrong = mask[~((mask >= 0) & (mask < 2**24) & (mask % 1 == 0))][0]
+            raise InputError(f"{path}: has a mask value {wrong:g} ({mask.dtype}); expected whole "
+                             "numbers from 0, export the mask again without interpolation")
         mask = mask.astype(np.int32)
     if image.alpha:
         colour, alpha = mask[..., :-1], mask[..., -1:]

@@ -175,7 +175,10 @@ def test_read_image_rejects_other_numbers(tmp_path, values, message):
 
 def test_read_mask_rejects_fractions(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", np.full((8, 9), 0.5, np.float32))
-    with pytest.raises(InputError, match="a.tif: mask values are float32 with fractions"):
+    with pytest.raises(InputError, match=r"a.tif: has a mask value 0.5 \(float32\)"):
+        read_mask(tmp_path / "a.tif")
+    tifffile.imwrite(tmp_path / "a.tif", np.float32([[3, -1], [0, 1]]))
+    with pytest.raises(InputError, match=r"a.tif: has a mask value -1 \(float32\)"):
         read_mask(tmp_path / "a.tif")
 
 

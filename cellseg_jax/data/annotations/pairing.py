@@ -260,12 +260,19 @@ def _is_of_another(path, stems) -> bool:
     if path.name.endswith(DERIVED):
         return True
     return any(key in stems or any(key + end in stems for end in IMAGE_ENDINGS)
-               for key in _keys(_stem(path), ENDINGS)[1:])
+               for key in _keys_of_mask(path, ENDINGS)[1:])
 
 
 def _keys(stem: str, endings) -> list[str]:
     """The stem, and what is left of it without one of the endings."""
     return [stem, *(stem.removesuffix(end) for end in endings if stem.endswith(end))]
+
+
+def _keys_of_mask(path, endings) -> list[str]:
+    """The keys of a file's stem, and those of x_label.ome.tif as of x_label.tif."""
+    stem = _stem(path)
+    return list(dict.fromkeys(
+        [*_keys(stem, endings), *_keys(stem.removesuffix(".ome"), endings)[1:]]))
 
 
 def _add_image(images, path, bad) -> None:
@@ -300,7 +307,7 @@ def _matched(images, annotations, mask_suffix, bad) -> tuple[dict, list]:
     endings = (mask_suffix,) if mask_suffix else ENDINGS
     chosen, lone = collections.defaultdict(list), []
     for path in annotations:
-        keys = _keys(_stem(path), endings)
+        keys = _keys_of_mask(path, endings)
         keys = keys[1:] if mask_suffix else keys
         keys += [key.removesuffix(".ome") for key in keys if key.endswith(".ome")]
         exact = [key for key in keys if key in images] + [whole[k] for k in keys if k in whole]

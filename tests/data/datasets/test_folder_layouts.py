@@ -83,6 +83,8 @@ MASKS = {
     "x_0000": ("images/{}_0000.tif", "masks/{}.tif", ()),
     "OME-TIFF": ("images/{}.ome.tif", "labels/{}.tif", ()),
     "OME-TIFF and ours": ("images/{}.ome.tif", "labels/{}.ome_label.tif", ()),
+    "OME-TIFF beside ours": ("{}.ome.tif", "{}_label.ome.tif", ()),
+    "OME-TIFF of both": ("images/{}.ome.tif", "masks/{}_masks.ome.tif", ()),
     "x_mask": ("images/{}.jpg", "masks/{}_mask.png", ()),
     "NumPy": ("images/{}.png", "masks/{}.npy", ()),
     "the name of the whole file": ("images/{}.tif", "masks/{}.tif.png", ()),
