@@ -8,7 +8,8 @@ import math
 import numpy as np
 
 COURSE = {  # metric: definition
-    "epochs_to_95": "epochs until the validation Dice first reaches 95 % of its best",
+    "epochs_to_95": "epochs until the validation Dice first reaches 95 % of its best, which is "
+                    "above 0",
     "train_loss": "training loss of the last epoch, with dropout and augmentation",
     "val_loss": "validation loss of the last epoch",
     "val_loss_rise": "validation loss of the last epoch minus its lowest: how far a run that is "
@@ -60,7 +61,7 @@ def _spread(losses) -> float:
 def _epochs_to(lines, share) -> float:
     scores = [(line["epoch"], line["val_dice_mean"]) for line in lines
               if line.get("val_dice_mean") is not None]
-    if not scores:
+    wanted = share * max((score for _, score in scores), default=0.0)
+    if not wanted > 0:  # nothing was found in any epoch
         return math.nan
-    wanted = share * max(score for _, score in scores)
     return float(next(epoch for epoch, score in scores if score >= wanted))

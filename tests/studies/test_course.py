@@ -27,6 +27,11 @@ def test_numbers_by_hand():
     assert found["loss_gap"] == pytest.approx(0.25)
 
 
+def test_a_run_that_finds_nothing_has_no_epoch_of_its_best():
+    lines = [{"epoch": float(n), "step": n, "val_dice_mean": 0.0} for n in (1, 2)]
+    assert math.isnan(course(lines, {})["epochs_to_95"])
+
+
 def test_spread_is_the_sd_of_epochs_around_a_slow_trend():
     losses = [0.5 - 0.0001 * n + 0.02 * (-1) ** n for n in range(400)]
     lines = [{"epoch": float(n), "step": n, "val_loss": x} for n, x in enumerate(losses)]

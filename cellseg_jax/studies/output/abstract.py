@@ -13,7 +13,10 @@ from cellseg_jax.studies.confounders import not_named
 from cellseg_jax.studies.gaps import word_between
 from cellseg_jax.studies.output.summary import done_sentence, headline, is_baseline, listed_names
 
-PLAIN = {  # what a score means, by the name before "_"
+PLAIN = {  # what a score means, by its name or by what is before "_"
+    "ap_coco": "COCO's average precision over IoUs of 0.5 to 0.95, from 0 to 1",
+    "ap50_coco": "COCO's average precision at an IoU of 0.5, from 0 to 1",
+    "ap75_coco": "COCO's average precision at an IoU of 0.75, from 0 to 1",
     "dice": "overlap with the annotation, from 0 to 1",
     "iou": "overlap with the annotation, from 0 to 1",
     "ap50": "cells found against cells missed or invented, from 0 to 1",
@@ -38,7 +41,8 @@ def _compared(table, metric, others) -> str:
     seeds = "seeds and " * (study.varies != ("data.split_seed",))
     varies = (("in folds of the images" if study.folds else f"with other {seeds}splits")
               if table.test_train_ratio else "with other seeds on the same images")
-    plain = PLAIN.get(metric.partition("[")[0].removesuffix("_mean").partition("_")[0])
+    name = metric.partition("[")[0]
+    plain = PLAIN.get(name) or PLAIN.get(name.removesuffix("_mean").partition("_")[0])
     way = "more" if stats.larger_is_better(metric) else "less"
     what = f"{metric}, {plain}, {way} is better" if plain else f"{metric}, {way} is better"
     times = "once" if repeats == 1 else f"{repeats} times, {varies}"
