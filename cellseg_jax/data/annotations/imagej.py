@@ -82,10 +82,12 @@ def _numbers(place, axes) -> set[int | None]:
     """Images of a stack that a ROI lies on; None among them for one that the stack does not have.
 
     Args:
-      place: (position,) of the plane, Z before T, or (slice, frame), all from 1; 0 is any.
+      place: (position,) of the plane, Z before T, or (slice, frame), all from 1; 0 is any. Where
+        there are channels alone, a position is that of a channel.
       axes: StackAxes.
     """
-    if not any(place):
+    of_channel = len(place) == 1 and axes.has_channels and axes.count == 1
+    if not any(place) or of_channel:
         return set(range(axes.count))
     if len(place) == 1:  # of two axes, ImageJ counts slices first
         t, z = divmod(place[0] - 1, axes.lengths["Z"]) if len(axes.lengths) > 1 else (

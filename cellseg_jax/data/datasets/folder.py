@@ -265,8 +265,15 @@ def _drawn(pair, shape, of_image, number) -> Drawn:
 
     Raises: InputError also where data.z chooses a plane and all objects lie on others.
     """
-    plane = _plane(pair.images[0], of_image, number) if pair.stacked else None
-    drawn = pair.read(shape, plane)
+    path = pair.images[0]
+    plane = _plane(path, of_image, number) if pair.stacked else None
+    try:
+        drawn = pair.read(shape, plane)
+    except InputError:  # of channels alone, ImageJ counts each as a plane
+        axes = pair.stacked and plane is None and image_axes(path, of_image)
+        if not axes or not axes.has_channels:
+            raise
+        drawn = pair.read(shape, Plane(0, axes))
     if number is None and plane and not drawn.kinds:
         try:
             others = pair.read(shape, None).kinds

@@ -138,6 +138,21 @@ def test_outlines_lie_beside_images_or_in_a_folder(tmp_path, name, content, plac
                for label in labels(tmp_path).values())
 
 
+def test_rois_that_were_drawn_on_several_channels_lie_on_their_image(tmp_path):
+    pixels = np.zeros((2, 20, 24), np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, imagej=True, metadata={"axes": "CYX"})
+    with zipfile.ZipFile(tmp_path / "a_rois.zip", "w") as archive:
+        for channel in (1, 2):  # ImageJ calls the channel a position where there is nothing else
+            roi = roifile.ImagejRoi(roitype=roifile.ROI_TYPE.RECT, left=2, right=8,
+                                    top=8 * channel, bottom=8 * channel + 4, position=channel)
+            archive.writestr(f"{channel}.roi", roi.tobytes())
+    record, = folder.records(tmp_path, channel_index="0")
+    assert np.bincount(record.read().label.ravel())[1:].tolist() == [24, 24]
+    tifffile.imwrite(tmp_path / "a.tif", pixels[0])
+    with pytest.raises(InputError, match="its ROIs lie on 2 planes of a stack, its image is 2-D"):
+        folder.records(tmp_path)[0].read()
+
+
 def test_imagej_rois_lie_beside_images(tmp_path):
     for stem in "ab":
         save(tmp_path / f"{stem}.tif")
