@@ -2,7 +2,7 @@
 // Run for project makes it for all images of a project.
 def out = '/path/to/out'  // the folder of predict --out
 
-def name = GeneralTools.getNameWithoutExtension(getCurrentServer().getMetadata().getName())
+def name = GeneralTools.stripExtension(getCurrentServer().getMetadata().getName())
 def file = ['.geojson', '.geojson.gz'].collect { new File(out, name + '_objects' + it) }.find { it.exists() }
 def stream = file.newInputStream()
 if (file.name.endsWith('.gz')) stream = new java.util.zip.GZIPInputStream(stream)
