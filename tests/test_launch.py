@@ -210,6 +210,9 @@ def test_the_manifest_for_kubernetes_is_a_job_whose_pods_share_the_runs():
     named = {rule["onExitCodes"]["containerName"] for rule in spec["podFailurePolicy"]["rules"]
              if "onExitCodes" in rule}
     assert named == {container["name"]}
+    conditions = [one for rule in spec["podFailurePolicy"]["rules"]
+                  for one in rule.get("onPodConditions", ())]
+    assert conditions == [{"type": "DisruptionTarget", "status": "True"}]
     mounted = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
     assert mounted.keys() == {volume["name"] for volume in pod["volumes"]}
     python, flag, module, *arguments = container["command"]
