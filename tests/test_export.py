@@ -8,9 +8,11 @@ import subprocess
 import sys
 import zipfile
 
+import imagecodecs
 import jax
 import numpy as np
 import pytest
+import tifffile
 from helpers import child_environment, tiny_config
 from PIL import Image
 
@@ -184,6 +186,27 @@ print(np.abs(probs[..., 24:48, 36:72] - block[..., 4:-4, 6:-6]).max())
     assert ("scale_range" if RANGES[name].percentiles else "scale_linear") in rdf
 
 
+def test_a_package_made_without_the_images_divides_by_the_largest_value_of_their_type(tmp_path):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    config = config_lib.changed(tiny_config(), {
+        "data.name": "folder", "data.root": str(tmp_path / "gone"), "data.channels": "gray",
+        "data.normalize": "dtype"})
+    folder, options = write_run(tmp_path / "run", config), exporting.ExportOptions(
+        "bioimageio", tmp_path / "out")
+    for dtype in ("uint8", "uint16"):
+        known = {"training_contrast": {"dtype": dtype, "width": 9.0, "stretch": 2.0}}
+        (folder / "environment.json").write_text(json.dumps(known))
+        run = exporting.open_run(folder, [], "best", options)
+        assert run.images.max() > 0.9 * np.iinfo(dtype).max and "noise" in run.source
+        (step,) = bioimageio.preprocessing(run.config, run.images.dtype)
+        assert step["kwargs"]["gain"] == pytest.approx(1 / np.iinfo(dtype).max)
+    (folder / "environment.json").unlink()  # as runs of older code
+    with pytest.raises(InputError, match="has not kept whether its images are 8 or 16 bit"):
+        exporting.open_run(folder, [], "best", options)
+    assert exporting.open_run(folder, [], "best", options._replace(format="onnx"))
+
+
 # --- every normalisation -------------------------------------------------------------------------
 
 
@@ -251,6 +274,39 @@ def test_usage_gives_what_the_run_gives(colour_run, tmp_path, name, monkeypatch)
     wanted = run.predictor.image_probs(pixels)
     np.testing.assert_allclose(np.load(tmp_path / "probs.npy"), wanted, atol=1e-4)
     assert wanted.std() > 1e-3  # or anything would pass
+
+
+def made_example(pixels, folder, script, monkeypatch, file="image.npy"):
+    """What a usage.py saves for an image of an .npy file, or for `file` where that is there."""
+    if not (folder / file).exists():
+        np.save(folder / file, pixels)
+    monkeypatch.setattr(sys, "argv", ["usage.py", str(folder / file), str(folder / "probs.npy")])
+    runpy.run_path(str(script), run_name="__main__")
+    return np.load(folder / "probs.npy")
+
+
+def test_usage_refuses_images_that_it_would_read_otherwise_than_the_run(
+        colour_run, tmp_path, monkeypatch):
+    """Colours of 16 bit, of which Pillow reads 8; fractions, which rounding would make 0 and 1."""
+    pytest.importorskip("flatbuffers")
+    config = config_lib.changed(read_config(colour_run), {"eval.overlap": 0.0})
+    run = exporting.ExportedRun(config, Predictor(colour_run, config), (32, 32),
+                                *exporting.comparison_images(config, (32, 32)))
+    exporting.export(run, exporting.ExportOptions("stablehlo", tmp_path / "out"))
+    pixels = np.random.default_rng(0).integers(300, 4095, (45, 61, 4)).astype(np.uint16)
+    made = lambda pixels, file: made_example(
+        pixels, tmp_path, tmp_path / "out/usage.py", monkeypatch, file)
+    np.testing.assert_allclose(made(pixels, "twelve_bit.npy"), run.predictor.image_probs(pixels),
+                               atol=1e-4)
+    (tmp_path / "deep.png").write_bytes(imagecodecs.png_encode(pixels))
+    with pytest.raises(SystemExit, match="deep.png has colours of 16 bit, of which Pillow reads 8"):
+        made(None, "deep.png")
+    with pytest.raises(SystemExit, match="has pixels of float64; expected uint8 or uint16"):
+        made(pixels / 4095, "fractions.npy")
+    tifffile.imwrite(tmp_path / "stack.tif", np.zeros((5, 45, 61), np.uint8),
+                     photometric="minisblack")
+    with pytest.raises(SystemExit, match="stack.tif has 5 planes; expected one"):
+        made(None, "stack.tif")
 
 
 def test_usage_asks_for_the_factor_to_the_scale_of_the_training(tmp_path, monkeypatch):

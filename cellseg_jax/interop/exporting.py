@@ -28,6 +28,7 @@ from cellseg_jax.runs.folder import read_config
 
 LIMIT = 1e-4  # on the largest difference of a probability
 IMAGES = 16  # that it is taken over
+NO_DATA = f"{IMAGES} images of noise, since the run's data is not at hand"
 PACKAGES = {"stablehlo": ("flatbuffers",), "onnx": ("onnx", "onnxruntime"),
             "bioimageio": ("onnx", "onnxruntime")}
 ABOUT = "export.json"
@@ -118,8 +119,15 @@ def open_run(workdir, overrides, checkpoint: str, options: ExportOptions) -> Exp
     check_installed(options.format, PACKAGES[options.format])
     exact = config_lib.override(config, [("train.precision", "float32")])
     tile = options.tile or derived.input_size(config)
-    return ExportedRun(config, Predictor(workdir, exact, checkpoint), tile,
-                       *comparison_images(config, tile))
+    predictor = Predictor(workdir, exact, checkpoint)
+    dtype = np.dtype(predictor.contrast.dtype) if predictor.contrast else None
+    images, ranges, source = comparison_images(config, tile, dtype or np.dtype(np.uint8))
+    if (options.format == "bioimageio" and not dtype and source == NO_DATA
+            and not range_of(config.data.normalize, config.data.percentiles).percentiles):
+        raise InputError(f"--format=bioimageio: {workdir} has not kept whether its images are 8 or "
+                         f"16 bit, by which data.normalize={config.data.normalize!r} divides; "
+                         "expected the images of config.data.root, or --format=onnx")
+    return ExportedRun(config, predictor, tile, images, ranges, source)
 
 
 def check_installed(form: str, packages) -> None:
@@ -151,18 +159,23 @@ def parse_tile(text: str) -> tuple[int, int]:
     return height, width
 
 
-def comparison_images(config, tile) -> tuple[np.ndarray, np.ndarray, str]:
+def comparison_images(config, tile, dtype=np.uint8) -> tuple[np.ndarray, np.ndarray, str]:
     """IMAGES images of the size of a tile, their ranges, and where they are from.
 
     Of the validation split, else of test or training; noise where they do not suffice.
+
+    Args:
+      dtype: of the noise where the run's data is not at hand, that of its training images: a
+        package divides by its largest value.
     """
-    noise = np.random.default_rng(0).integers(0, 256, (IMAGES, *tile, derived.channels(config)))
-    images = noise.astype(np.uint8)
-    ranges = np.full((IMAGES, images.shape[-1], 2), (0, 255), np.float32)
+    top = np.iinfo(dtype).max
+    noise = np.random.default_rng(0).integers(0, top + 1, (IMAGES, *tile, derived.channels(config)))
+    images = noise.astype(dtype)
+    ranges = np.full((IMAGES, images.shape[-1], 2), (0, top), np.float32)
     try:
         arrays = data.load(config.data)
     except InputError:
-        return images, ranges, f"{IMAGES} images of noise, since the run's data is not at hand"
+        return images, ranges, NO_DATA
     parts = data.split_of(config.data, arrays)
     split = next(name for name in ("val", "test", "train") if len(parts[name]))
     chosen = parts[split]

@@ -32,7 +32,18 @@ def resized(image, size):
     return image
 
 
-image = {read}
+if sys.argv[1].endswith(".npy"):
+    image = np.load(sys.argv[1])
+else:
+    file = Image.open(sys.argv[1])
+    if getattr(file, "n_frames", 1) > 1:
+        sys.exit(f"{{sys.argv[1]}} has {{file.n_frames}} planes; expected one{planes}")
+    if any(";16" + order in str(file.tile) for order in "BLN") and file.mode.startswith("RGB"):
+        sys.exit(f"{{sys.argv[1]}} has colours of 16 bit, of which Pillow reads 8; expected them "
+                 "as an .npy file (height, width, channels)")
+    image = np.asarray(file)
+if image.dtype not in (np.uint8, np.uint16):
+    sys.exit(f"{{sys.argv[1]}} has pixels of {{image.dtype}}; expected uint8 or uint16")
 image = image.reshape(*image.shape[:2], -1)
 if image.shape[2] != {channels}:
     sys.exit(f"{{sys.argv[1]}} has {{image.shape[2]}} channels; expected {channels}; "
@@ -53,8 +64,6 @@ np.save(sys.argv[2], resized(probs, size).astype(np.float32))
 TOGETHER = """colour = image[..., :3]
 low, high = (np.full({channels}, float(bound)) for bound in ({range}))"""
 EACH = """low, high = np.array([[*({range})] for colour in np.moveaxis(image, -1, 0)], float).T"""
-OPEN = "np.asarray(Image.open(sys.argv[1]))"
-OPEN_ANY = f"np.load(sys.argv[1]) if sys.argv[1].endswith('.npy') else {OPEN}"
 # Lines for a factor that only the user knows, and of the script's head.
 FACTOR = """image = np.rint(resized(image, [max(1, round(n * float(sys.argv[3]))) for n in size]))
 """
@@ -114,7 +123,8 @@ def usage(about: dict, config) -> str:
         hint = f"8 bit: Image.open(IN).convert({mode!r}).save(OUT) makes it so"
         bounds = TOGETHER.format(channels=channels, range=range_.python)
     return USAGE.format(
-        **PROGRAMS[form], channels=channels, hint=hint, read=OPEN_ANY if each else OPEN,
+        **PROGRAMS[form], channels=channels, hint=hint,
+        planes=f", made as the run's data.z={config.data.z}" if config.data.z else "",
         outputs=len(about["output"]["channels"]), range=bounds,
         alpha=alpha if channels == 4 and range_.alpha_apart and not each else "",
         resize=resize, factor=" FACTOR" if aim else "", words=4 if aim else 3, notes=notes,
