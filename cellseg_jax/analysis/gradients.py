@@ -201,6 +201,13 @@ def _verdict(states, optimizer) -> list[str]:
                 "(fewer levels or blocks) is faster and probably scores the same"
                 + ("; less weight decay or a lower rate may bring them into use." if decayed else
                    f"; or {optimizer} needs a higher rate or more steps to bring them into use.")]
+    still = [name for name, one in states.items() if not one.learned]
+    if still:
+        return [f"Gradients reach all layers, but {len(still)} of {len(states)} have not learned: "
+                f"{_some(still)} moved by less than {distances.UNMOVED:.0%} of their norm at the "
+                f"start, or shrank below {DECAYED:.0%} of it. More steps or a higher rate of "
+                f"{optimizer} change that, or less weight decay where they shrank, if they were "
+                "not frozen on purpose."]
     name = min(states, key=lambda one: states[one].moved)
     return ["All layers learn: gradients reach the image, and training has moved the weights of "
             f"each layer, least those of {name}, by {states[name].moved:.0%} of their norm at the "

@@ -133,6 +133,17 @@ def test_layers_without_use_are_named_and_are_not_called_vanished():
     assert said.startswith("2 of 9 layers do nothing") and "weight decay has shrunk" in said
 
 
+def test_layers_that_get_gradients_and_have_not_moved_are_not_called_learned():
+    """As of a rate that is far too low: the same network, hardly moved."""
+    slow = {name: (relative, 1e-3 * moved, 1.0) for name, (relative, moved, _) in UNET.items()}
+    assert gradients.idle_layers(states(slow)) == [] and not gradients.vanish(states(slow))
+    said, = gradients._verdict(states(slow), "adam")
+    assert said.startswith("Gradients reach all layers, but 9 of 9 have not learned: down_0, ")
+    one = UNET | {"down_1": (1.6e-1, 1e-3, 1.0)}
+    said, = gradients._verdict(states(one), "adam")
+    assert "1 of 9 have not learned: down_1 moved by less than 1%" in said
+
+
 def test_gradients_that_are_lost_before_the_image_vanish():
     assert gradients.vanish(states(LOST))
     said, = gradients._verdict(states(LOST), "sgd")
