@@ -14,7 +14,7 @@ from PIL import Image
 from cellseg_jax import cli, doctor
 from cellseg_jax import config as config_lib
 from cellseg_jax.data import synthetic
-from cellseg_jax.data.quality import examine
+from cellseg_jax.data.quality import examine, report
 from cellseg_jax.data.quality.report import gather
 from cellseg_jax.planning import data_check
 
@@ -388,6 +388,29 @@ def test_facts_equal_slow_reference(root):
         assert fact.diameter == pytest.approx(np.median(2 * np.sqrt(np.array(areas) / np.pi)))
         assert fact.pixels.tolist() == [(label == 0).sum(), (label > 0).sum()]
         assert not fact.coloured and fact.alpha == ""
+
+
+@pytest.mark.parametrize("channel_index", ["0,2", "0,1,2,3,4"])
+def test_chosen_channels_are_named_by_what_chose_them(tmp_path, channel_index):
+    for n in range(6):
+        image, label = cells(n)
+        save(tmp_path / f"images/s{n}.tif", np.stack([image + c for c in range(5)]),
+             metadata={"axes": "CYX"})
+        save(tmp_path / f"masks/s{n}.png", label)
+    config = config_of(tmp_path, ("data.channel_index", channel_index))
+    rows = dict(report.facts(data_check.check(config)))
+    assert rows["pixels"] == f"uint8 channels {channel_index} (6)"
+
+
+def test_images_of_which_nothing_is_annotated_are_named_and_never_scored(root):
+    for n in range(0, 10, 2):
+        save(root / f"masks/s{n}.png", np.full(SIZE, 255, np.uint8))
+    options = ("data.ignore", "255"), ("data.split", "(0.2, 0.4, 0.4)")
+    examination = examine.examine(config_of(root, *options).data)
+    assert matching(examination.findings, "note", "root", "nothing is annotated in 5 masks")
+    for part in ("val", "test"):
+        assert len(examination.parts[part]), part
+        assert all(examination.facts[i].name in "s1 s3 s5 s7 s9" for i in examination.parts[part])
 
 
 def test_preview_averages_whole_blocks():

@@ -178,9 +178,10 @@ def split_of(data_config, arrays: Arrays) -> dict:
 
     Patches follow their image. Of the training images train_fraction is used, and all that
     data.mix adds. With keep_blank=False training leaves out samples without foreground. Of a split
-    of all images, data.strata leaves those of some strata, in each part.
+    of all images, data.strata leaves those of some strata, in each part. Images without an
+    annotated pixel are in no part but "train": nothing of them can be scored.
 
-    Raises: InputError for a stratum that no image has.
+    Raises: InputError for a stratum that no image has, or a part without an annotated pixel.
     """
     how, seed = data_config["split"], data_config["split_seed"]
     groups, strata, fixed = _grouping(data_config, arrays)
@@ -200,6 +201,8 @@ def split_of(data_config, arrays: Arrays) -> dict:
     if data_config["strata"]:
         chosen = select.of_strata(strata, data_config["strata"], np.array(fixed) != "")
         parts = {name: i[chosen[i]] for name, i in parts.items()}
+    for name in split.PARTS[1:]:
+        parts[name] = _scorable(data_config, arrays, parts[name], name)
     cells = np.arange(arrays.grid**2, dtype=np.int32)
     parts = {name: (i[:, None] * len(cells) + cells).reshape(-1) for name, i in parts.items()}
     # Patches of augmented images are blank where others are: data.order leaves them out.
@@ -220,7 +223,28 @@ def outer_test_images(data_config, arrays: Arrays) -> np.ndarray:
     if data_config["strata"]:
         chosen = select.of_strata(strata, data_config["strata"], np.array(fixed) != "")
         found = found[chosen[found]]
-    return found
+    return _scorable(data_config, arrays, found, "the outer test part")
+
+
+def annotated(data_config, arrays: Arrays) -> np.ndarray:
+    """(n,) bool: the images of which the network sees an annotated pixel."""
+    out = np.ones(len(arrays.image_names), bool)
+    if not data_config.get("ignore") and data_config.get("partial") != "ignore":
+        return out
+    foreground, cells = np.reshape(arrays.foreground, (len(out), -1)), arrays.grid**2
+    for i in np.flatnonzero(foreground.max(1) == 0):  # no label of the others has to be read
+        out[i] = any(label.max() >= 0 for label in arrays.label[i * cells : (i + 1) * cells])
+    return out
+
+
+def _scorable(data_config, arrays, images, part: str) -> np.ndarray:
+    """Of the images of a part those with an annotated pixel: an error where there is none."""
+    kept = images[annotated(data_config, arrays)[images]]
+    if len(images) and not len(kept):
+        raise InputError(f"{split.KEY}: got {data_config['split']!r}, but of the {len(images)} "
+                         f"images of {part} none has an annotated pixel, so that nothing can be "
+                         "scored; expected some: choose another data.split or data.split_seed")
+    return kept
 
 
 def _grouping(data_config, arrays):

@@ -260,10 +260,14 @@ def result_name(workdir, config, split: str, fingerprint: str) -> str:
 
 
 def images_of(config, arrays, split) -> np.ndarray:
-    """Indices of the images of a split; "all" are those of the dataset itself, not mixed ones."""
+    """Indices of the images of a split; "all" are those of the dataset itself, not mixed ones.
+
+    Without those of which nothing is annotated.
+    """
     cells = arrays.grid**2
     if split == "all":
-        indices = np.flatnonzero([not name.startswith(MIXED) for name in arrays.image_names])
+        indices = np.flatnonzero(data.annotated(config.data, arrays) & [
+            not name.startswith(MIXED) for name in arrays.image_names])
     else:
         indices = np.unique(data.split_of(config.data, arrays)[split] // cells)
     if len(indices) == 0:

@@ -59,6 +59,37 @@ def test_a_split_by_image_parts_cases_and_one_by_group_does_not(config, fraction
     assert image["test"].tolist() == again["test"].tolist()
 
 
+@pytest.mark.parametrize("grid", [1, 2])
+@pytest.mark.parametrize("how", [(0.4, 0.3, 0.3), "fold:1/3:test=0.2"])
+def test_images_without_an_annotated_pixel_are_not_scored(config, grid, how):
+    label = np.zeros((40 * grid**2, 4, 4), np.int16)
+    label[:, :2] = 1
+    image = np.arange(len(label)) // grid**2
+    label[image % 3 == 0] = -1
+    label[:: grid**2, 0] = 0  # a row of the first patch is annotated background
+    label[image % 6 == 0] = -1
+    bare = np.arange(40) % 6 == 0
+    arrays = types.SimpleNamespace(
+        image_names=[f"{n:02}" for n in range(40)], image_groups=[f"{n}" for n in range(40)],
+        image_strata=["all"] * 40, image_parts=[""] * 40, grid=grid, label=label,
+        foreground=(label > 0).mean((1, 2)))
+    whole = config | {"split": how, "ignore": ""}
+    known = whole | {"ignore": "255"}
+    before, after = (data.split_of(one, arrays) for one in (whole, known))
+    assert any(bare[before[part] // grid**2].any() for part in ("val", "test"))
+    for part in ("val", "test"):
+        kept = before[part][~bare[before[part] // grid**2]]
+        assert after[part].tolist() == kept.tolist()
+    assert after["train"].tolist() == before["train"].tolist()
+    if how == "fold:1/3:test=0.2":
+        outer = data.outer_test_images(whole, arrays)
+        assert bare[outer].any()
+        assert data.outer_test_images(known, arrays).tolist() == outer[~bare[outer]].tolist()
+    label[:], arrays.foreground[:] = -1, 0
+    with pytest.raises(InputError, match="config.data.split: got .* none has an annotated pixel"):
+        data.split_of(known, arrays)
+
+
 def test_patches_follow_their_image(config):
     whole, cut = data.load(config), data.load(config | {"grid": 4})
     assert cut.image.shape == (12 * 16, 8, 12, 3) and cut.original_label(3).shape == (40, 50)

@@ -120,9 +120,12 @@ def of_unknown(found, sizes, data_config) -> list[Finding]:
         return [Finding("warning", "config.data.ignore", f"got {ignore!r}, but no mask has a pixel "
                         "that it marks; expected a value of the masks, or a file beside one")
                 ] if ignore else []
+    whole = sum(one.pixels == size for one, size in zip(found, sizes, strict=True))
     notes = [Finding("note", "config.data.root", f"{pixels / sum(sizes):.1%} of the pixels are not "
                      f"annotated, in {sum(one.pixels > 0 for one in found)} of {len(found)} masks: "
-                     "they are in no loss and no score")]
+                     "they are in no loss and no score" + (
+                         f"; nothing is annotated in {whole} masks, whose images are in no "
+                         "validation and no test" if whole else ""))]
     if touching and TARGETS[data_config["target"]].num_binary is not None:
         notes.append(Finding("note", "config.data.target", f"{touching} objects touch pixels that "
                              "are not annotated: they may go on there, so that of them "

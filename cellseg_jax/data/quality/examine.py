@@ -205,7 +205,8 @@ def _view(data_config, facts):
     names = paths if len(set(paths)) == len(paths) else [fact.name for fact in facts]
     return types.SimpleNamespace(
         image=[np.stack([fact.low, fact.high])[None] for fact in facts],
-        label=[_row(fact.pixels)[None] for fact in facts],
+        label=[_row(fact.pixels)[None] if fact.unknown.pixels < np.prod(fact.size)
+               else np.full((1, 1), -1) for fact in facts],  # -1: nothing of it is annotated
         names=names, image_names=[fact.name for fact in facts], grid=1,
         groups=[fact.group for fact in facts], image_groups=[fact.group for fact in facts],
         strata=[fact.stratum for fact in facts], image_strata=[fact.stratum for fact in facts],
