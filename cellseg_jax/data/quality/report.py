@@ -70,7 +70,7 @@ def facts(report: Report) -> list[tuple[str, str]]:
         rows.append(("split", ", ".join(f"{len(i)} {p}" for p, i in examination.parts.items())))
     counted = lambda values: ", ".join(f"{v} ({n})" for v, n in Counter(values).most_common(8))
     rows += [("sizes", counted(f"{s.size[0]}x{s.size[1]}" for s in samples)),
-             ("pixels", counted(f"{s.dtype} {kind(s)}" for s in samples))]
+             ("pixels", counted(f"{s.dtype} {kind(s, data.channel_index)}" for s in samples))]
     if len({s.stratum for s in samples}) > 1:
         rows.append(("strata", counted(s.stratum for s in samples)))
     if data.get("labels") == "classes":
@@ -92,7 +92,10 @@ def facts(report: Report) -> list[tuple[str, str]]:
     return rows
 
 
-def kind(sample) -> str:
-    """What the channels of a file are, in words."""
+def kind(sample, channel_index: str = "") -> str:
+    """What the channels of a file are, in words; those that config.data.channel_index chose are
+    neither colours nor alpha."""
+    if channel_index:
+        return f"channels {channel_index}"
     gray = " (gray)" if sample.channels > 2 and not sample.coloured else ""
     return KINDS[sample.channels] + gray
