@@ -44,8 +44,9 @@ class Ensemble:
     def __init__(self, members):
         first, *others = members
         for other in others:
-            for key in ("target", "num_classes", "num_rays", "channel_index", "z"):
-                mine, its = first.config.data[key], other.config.data[key]
+            for key in ("target", "num_classes", "num_rays", "channel_index", "z", "foreground"):
+                # Only some datasets have a foreground, the others' is the cell.
+                mine, its = (one.config.data.get(key, "cell") for one in (first, other))
                 if mine != its:
                     raise InputError(f"--workdir: config.data.{key} is {mine!r} in one run and "
                                      f"{its!r} in another; expected runs that learned the same")

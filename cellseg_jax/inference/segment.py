@@ -87,6 +87,7 @@ def open_runs(workdir: str, overrides, options: PredictOptions, *, checkpoint: s
         members[0].config = tune.apply(members[0].config, tuning)
     elif len(workdirs) == 1 and (pathlib.Path(workdir) / TUNING_FILE).exists():
         terminal.log(f"{TUNING_FILE} of the run is not used; pass --tune=METRIC to use it")
+    _note_decoding(members)
     return ready(members, options, halo)
 
 
@@ -101,6 +102,17 @@ def ready(members, options: PredictOptions, halo: str = "") -> Runs:
         member.check(options)
     return Runs(members[0] if len(members) == 1 else Ensemble(members), options,
                 _made_by(members, options))
+
+
+def _note_decoding(members) -> None:
+    """One line where the runs' configs decode differently: one label needs one way."""
+    first, *others = (member.config for member in members)
+    for key in derived.decode_keys(first) if others else ():
+        its = {one.eval[key] for one in others} - {first.eval[key]}
+        if its:
+            terminal.log(f"config.eval.{key}: is {first.eval[key]} in the first run, which counts, "
+                         f"and {', '.join(map(str, sorted(its)))} in others; pass "
+                         f"--config.eval.{key}=... to choose")
 
 
 def _halo(text: str, members) -> int:

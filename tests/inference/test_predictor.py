@@ -12,6 +12,7 @@ from cellseg_jax import config as config_lib
 from cellseg_jax import metrics, normalize, train
 from cellseg_jax.data import lazy, resize
 from cellseg_jax.errors import InputError
+from cellseg_jax.inference import segment
 from cellseg_jax.inference.ensemble import Ensemble
 from cellseg_jax.inference.options import PredictOptions
 from cellseg_jax.inference.predictor import Predictor, run_config
@@ -171,6 +172,28 @@ def test_classes_of_another_order_are_not_averaged(others, refused):
     with (pytest.raises(InputError, match="classes are a, b in one run and b, a in another")
           if refused else contextlib.nullcontext()):
         Ensemble(members)
+
+
+def test_probabilities_of_cells_and_of_membranes_are_not_averaged():
+    members = [mock.Mock(config=config_lib.changed(config_lib.default(), {
+        "data.name": "isbi2012", "data.foreground": foreground}))
+        for foreground in ("cell", "membrane")]
+    with pytest.raises(InputError, match="config.data.foreground is 'cell' in one run and 'membra"):
+        Ensemble(members)
+    members[0].config = config_lib.changed(config_lib.default(), {"data.name": "folder"})
+    with pytest.raises(InputError, match="config.data.foreground is 'cell' in one run and 'membra"):
+        Ensemble(members)
+
+
+def test_runs_that_decode_in_other_ways_say_whose_counts(capsys):
+    members = [mock.Mock(config=config_lib.changed(config_lib.default(), {
+        "eval.threshold": threshold, "eval.nms": threshold, "eval.min_size": 5}))
+        for threshold in (0.4, 0.5, 0.6)]
+    segment._note_decoding(members)
+    out, err = capsys.readouterr()
+    assert (out + err).strip() == (
+        "config.eval.threshold: is 0.4 in the first run, which counts, and 0.5, 0.6 in others; "
+        "pass --config.eval.threshold=... to choose")
 
 
 @pytest.mark.parametrize("target, key, value", [
