@@ -109,9 +109,9 @@ def _combined(study, folder, members) -> dict:
     every = -(-pixels // tune.MAX_PIXELS) if study.folds.tune else math.inf
     rows, scored, kept = [], [], []
     for number, (member, part) in enumerate(zip(members, tested, strict=True)):
-        for i, probs, label, score in _predicted(member, images, part):
+        for n, (i, probs, label, score) in enumerate(_predicted(member, images, part)):
             _write(folder / PREDICTIONS, member.config, images, i, label, probs)
-            if len(rows) % every == 0:
+            if n % every == 0:  # of each fold one at least: options are found on the others
                 kept.append((number, i, probs))
             rows.append({"fold": number, **_row(arrays, i, score)})
             scored.append(score)

@@ -10,7 +10,7 @@ import pytest
 import tifffile
 from scipy import stats as scipy_stats
 
-from cellseg_jax import cli, data, studies, study
+from cellseg_jax import cli, data, metrics, studies, study
 from cellseg_jax.data.scale import as_image
 from cellseg_jax.errors import InputError
 from cellseg_jax.inference import tune
@@ -162,6 +162,26 @@ def test_options_of_a_fold_are_found_without_its_images(monkeypatch):
     assert found["scores"]["ap75"] < 1
     alone = [one for one in kept if one[0] != 0]
     assert out_of_fold._tuned("ap75", Thresholds(), images, alone)["scores"]["ap75"] == 1
+
+
+def test_images_of_every_fold_are_tuned_on_where_few_fit_memory(tmp_path, monkeypatch):
+    found, kept = load(tmp_path), []
+    members = [types.SimpleNamespace(config=studies.config_of(found, "base", k), workdir=tmp_path)
+               for k in range(3)]
+    count = metrics.pixel_counts(*2 * [np.ones((1, 2, 2, 1))])
+    score = out_of_fold.ImageScore(count, None)
+    for name, function in {
+            "check_same_data": lambda *_: None, "_write": lambda *_: None,
+            "_predicted": lambda member, images, part: [(i, None, None, score) for i in part],
+            "_tuned": lambda metric, member, images, chosen: kept.append(chosen),
+            "_outer": lambda *_: None}.items():
+        monkeypatch.setattr(out_of_fold, name, function)
+    size = int(np.prod(data.load(members[0].config.data).original_sizes[0][:2]))
+    for pixels, images_of_fold in ((30 * size, 10), (6 * size, 2), (1, 1)):
+        monkeypatch.setattr(tune, "MAX_PIXELS", pixels)
+        out_of_fold._combined(found, tmp_path, members)
+        assert [fold for fold, *_ in kept[-1]] == [
+            fold for fold in range(3) for _ in range(images_of_fold)]
 
 
 # --- a whole study --------------------------------------------------------------------------------
