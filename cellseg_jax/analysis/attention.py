@@ -80,7 +80,7 @@ def distances(layer: Attention) -> np.ndarray:
 def cell_centre(label) -> tuple[int, int]:
     """(row, column) deepest inside of the largest object of (H, W) `label`, else the middle."""
     label = np.asarray(label)
-    if not label.any():
+    if not (label > 0).any():  # -1 is not annotated
         return label.shape[0] // 2, label.shape[1] // 2
     ids, area = np.unique(label[label > 0], return_counts=True)
     depth = distance_transform_edt(np.pad(label == ids[area.argmax()], 1))

@@ -144,15 +144,16 @@ def _places(first, found) -> dict[str, str]:
     """The modules whose maps are shown: {"input": ..., "output": ...}.
 
     Near the input the block around `first`, the first convolution, if it ends at the same size:
-    so its activation function is in it; near the output the last module that returns more
-    channels than there are outputs.
+    so its activation function is in it; near the output the last module that returns neither one
+    channel, as a gate does, nor as many as there are outputs: of stars these are many.
     """
     maps = {name: x for name, x in found.items() if x.ndim == 4 and name != "logits"}
     block = first.rpartition("/")[0]
     if block in maps and maps[block].shape[1:3] == maps[first].shape[1:3]:
         first = block
-    outputs = found["logits"].shape[-1]
-    return {"input": first, "output": [n for n, x in maps.items() if x.shape[-1] > outputs][-1]}
+    ends = 1, found["logits"].shape[-1]
+    return {"input": first,
+            "output": [first, *(n for n, x in maps.items() if x.shape[-1] not in ends)][-1]}
 
 
 def _filter_caption(layer) -> str:
@@ -214,7 +215,7 @@ def _activation_figure(drawn, i, dice, name, found):
     image, range_ = image_and_range(arrays, predictor.config, i)
     axes[0].imshow(panels.overlay(arrays.image[i], arrays.label[i]))
     axes[0].set_title("image, true outlines", fontsize=9)
-    probs = predictor.network(image, range_)[0]
+    probs = predictor.network(image, range_)[0, ..., : predictor.target.num_binary]
     shown = probs[..., 0] if probs.shape[-1] == 1 else probs.argmax(-1) / (probs.shape[-1] - 1)
     axes[1].imshow(shown, cmap="gray", vmin=0, vmax=1)
     axes[1].set_title("probability" if probs.shape[-1] == 1 else "strongest output", fontsize=9)

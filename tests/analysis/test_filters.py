@@ -1,6 +1,7 @@
 """What layers see: attention as the network computes it, statistics against Numpy."""
 
 import csv
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from cellseg_jax.errors import InputError
 from cellseg_jax.models import segformer
 from cellseg_jax.models.unetr import TransformerBlock
 from cellseg_jax.step.spec import make_spec
+from cellseg_jax.targets import TARGETS
 
 UNETR = dict(image_size=32, feature_size=4, hidden_size=16, mlp_dim=8, num_heads=4, num_layers=1)
 
@@ -115,6 +117,7 @@ def test_cell_centre_is_deepest_in_the_largest_object():
     label[5:14, 10:19] = 2
     assert attention.cell_centre(label) == (9, 14)
     assert attention.cell_centre(np.zeros((20, 30), int)) == (10, 15)
+    assert attention.cell_centre(np.where(label == 1, -1, 0)) == (10, 15)  # nothing annotated
 
 
 def test_statistics_equal_numpy_and_find_the_dead_channel():
@@ -160,6 +163,31 @@ def test_an_empty_split_is_refused(run, tmp_path):
     config, folder = run
     with pytest.raises(InputError, match="--split: got test, which has no images"):
         filters.analyse(folder, changed(config, {"data.split": (0.8, 0.2, 0.0)}), tmp_path)
+
+
+def test_maps_near_the_output_are_so_with_more_outputs_than_channels():
+    """Stars have 33 outputs, and most networks fewer channels near them."""
+    shapes = {"down_0": (16, 32), "bottom": (8, 64), "up_0/gate": (16, 1), "up_0": (16, 16),
+              "out": (16, 33), "logits": (16, 33)}
+    found = {name: np.zeros((1, side, side, k)) for name, (side, k) in shapes.items()}
+    assert filters._places("down_0", found) == {"input": "down_0", "output": "up_0"}
+    narrow = {name: found[name] for name in ("out", "logits")}
+    assert filters._places("out", narrow)["output"] == "out"
+
+
+def test_the_picture_of_stars_shows_their_probability(monkeypatch):
+    """Not the longest of the rays, which are no probabilities."""
+    maps = np.zeros((1, 8, 8, 5), np.float32)
+    maps[..., 0], maps[..., 3] = np.linspace(0, 1, 8), 40
+    predictor = SimpleNamespace(network=lambda image, range_: maps, config=tiny_config(),
+                                target=TARGETS["star"])
+    arrays = SimpleNamespace(image=np.zeros((1, 8, 8, 1), np.uint8),
+                             label=np.zeros((1, 8, 8), np.int32),
+                             range=lambda name: np.zeros((1, 1, 2)))
+    drawn = filters.Drawn(predictor, arrays, [(0, 0.5)], [])
+    fig = filters._activation_figure(drawn, 0, 0.5, "up_0", {"up_0": maps})
+    assert fig.axes[1].get_title() == "probability"
+    np.testing.assert_array_equal(fig.axes[1].images[0].get_array(), maps[0, ..., 0])
 
 
 @pytest.mark.weekly
