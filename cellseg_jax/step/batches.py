@@ -100,7 +100,9 @@ def resident_source(config, arrays: Arrays, mesh: Mesh) -> Resident | None:
     Raises: InputError if the device cannot count the pixels.
     """
     flat = arrays.flat if "image" in arrays.flat else {}
-    countable = len(flat.get("label", ())) < 2**31  # the device counts pixels in int32
+    # The device counts pixels in 32 bits: of windows, and of patches that are cut after a warp.
+    counted = arrays.label.size if config.data.augment_before_grid else len(flat.get("label", ()))
+    countable = counted < 2**31
     if config.data.residence == "host":
         return None
     fits = countable and arrays.nbytes <= RESIDENT_SHARE * device_memory()

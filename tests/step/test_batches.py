@@ -1,5 +1,6 @@
 """Batches: the device-resident and the streamed path give equal ones, whatever a sample is."""
 
+import dataclasses
 import functools
 
 import jax
@@ -9,6 +10,8 @@ from helpers import tiny_config
 
 from cellseg_jax import augment, crops, data, targets
 from cellseg_jax.data import order, variants
+from cellseg_jax.data.arrays import Arrays
+from cellseg_jax.errors import InputError
 from cellseg_jax.step import batches as batches_lib
 from cellseg_jax.step import inputs
 from cellseg_jax.step.batches import Batches, resident_source
@@ -148,3 +151,19 @@ def test_patches_of_augmented_images(copies):
         for n, (sample, copy) in enumerate(zip(rows["id"], rows["copy"], strict=True)):
             assert abs(share[sample, copy] - (rows["label"][n] > 0).mean()) < 0.005
         assert (share[:, 0] == arrays.foreground).all()
+
+
+def test_patches_cut_after_a_warp_stay_on_the_host_where_the_device_cannot_count_them(monkeypatch):
+    """Flat numbers of pixels have 32 bits: beyond them other images would be read."""
+    monkeypatch.setattr(batches_lib, "put", lambda *_: pytest.fail("copied to the device"))
+    monkeypatch.setattr(batches_lib, "device_memory", lambda: 2**40)
+    monkeypatch.setattr(Arrays, "nbytes", 2**33)
+    known = {field.name: None for field in dataclasses.fields(Arrays)}
+    many = Arrays(**known | {"flat": {}, "image": np.broadcast_to(np.uint8(0), (1, 512, 256, 1)),
+                             "label": np.broadcast_to(np.uint16(0), (2**14, 512, 256)),
+                             "tables": {"minmax": np.zeros((1, 1, 2))}, "grid": 1})
+    config = tiny_config(data__size=(1024, 512), data__grid=2, data__augment_before_grid=True)
+    assert resident_source(config, many, default_mesh(8, 1)) is None
+    config.data.residence = "device"
+    with pytest.raises(InputError, match="more than 2..31 pixels; expected 'host'"):
+        resident_source(config, many, default_mesh(8, 1))
