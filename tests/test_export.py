@@ -285,6 +285,21 @@ def made_example(pixels, folder, script, monkeypatch, file="image.npy"):
     return np.load(folder / "probs.npy")
 
 
+@pytest.mark.parametrize("form", ["stablehlo", "onnx"])
+def test_usage_mirrors_an_image_below_a_tile_as_prediction_does(tmp_path, form, monkeypatch):
+    pytest.importorskip("onnxruntime" if form == "onnx" else "flatbuffers")
+    config = config_lib.changed(tiny_config(), {
+        "data.channels": "gray", "data.count": 20, "data.cache": str(tmp_path / "cache"),
+        "data.fit": "random_crop"})
+    write_run(tmp_path / "run", config)
+    run = exporting.ExportedRun(config, Predictor(tmp_path / "run", config), (32, 32),
+                                *exporting.comparison_images(config, (32, 32)))
+    exporting.export(run, exporting.ExportOptions(form, tmp_path / "out"))
+    pixels = np.random.default_rng(0).integers(99, 200, (21, 13)).astype(np.uint8)
+    made = made_example(pixels, tmp_path, tmp_path / "out/usage.py", monkeypatch)
+    np.testing.assert_allclose(made, run.predictor.image_probs(pixels[..., None]), atol=1e-5)
+
+
 def test_usage_refuses_images_that_it_would_read_otherwise_than_the_run(
         colour_run, tmp_path, monkeypatch):
     """Colours of 16 bit, of which Pillow reads 8; fractions, which rounding would make 0 and 1."""

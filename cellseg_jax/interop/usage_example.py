@@ -1,5 +1,6 @@
 """usage.py beside an exported program: a script that runs it on an image."""
 
+from cellseg_jax.crops import round_up
 from cellseg_jax.normalize import range_of
 
 USAGE = '''"""Probabilities of one image: python usage.py IMAGE OUT.npy{factor}
@@ -70,8 +71,9 @@ FACTOR = """image = np.rint(resized(image, [max(1, round(n * float(sys.argv[3]))
 ABOUT_FACTOR = "IMAGE is resized by FACTOR first, so that {}.\n"
 IN_PIXELS = "Outputs in pixels are in those of the resized image that the network sees.\n"
 PAD = """rows, columns = {}, {}
-{}image = np.pad(image, ((0, rows), (0, columns), (0, 0)))
+{}image = np.pad(image, ((0, rows), (0, columns), (0, 0)){})
 """
+MIRRORED = ', mode="reflect"'  # as prediction pads images below a tile; networks pad with 0
 TOO_LARGE = """if min(rows, columns) < 0:
     sys.exit(f"{seen} pixels are more than the program takes: cut the image into tiles")
 """
@@ -128,14 +130,22 @@ def usage(about: dict, config) -> str:
         outputs=len(about["output"]["channels"]), range=bounds,
         alpha=alpha if channels == 4 and range_.alpha_apart and not each else "",
         resize=resize, factor=" FACTOR" if aim else "", words=4 if aim else 3, notes=notes,
-        pad=_padding(about["input"]["shape"], form))
+        pad=_padding(about["input"]["shape"], form,
+                     () if config.data.fit == "resize" else config.data.size))
 
 
-def _padding(shape, form: str) -> str:
-    """The lines that bring an image to a size that the program takes."""
+def _padding(shape, form: str, tile) -> str:
+    """The lines that bring an image to a size that the program takes.
+
+    Args:
+      tile: (H, W) that prediction cuts images to; () where it resizes them.
+    """
     height, width = shape[2:] if form == "onnx" else shape[1:3]
+    mode = MIRRORED if tile else ""
     if isinstance(height, int):
-        return PAD.format(f"{height} - seen[0]", f"{width} - seen[1]", TOO_LARGE)
-    if "*" in height:
-        return PAD.format(*(f"-seen[{n}] % {height.split('*')[0]}" for n in (0, 1)), "")
-    return ""
+        return PAD.format(f"{height} - seen[0]", f"{width} - seen[1]", TOO_LARGE, mode)
+    multiple = int(height.split("*")[0]) if "*" in height else 1
+    if tile:
+        return PAD.format(*(f"max({round_up(side, multiple)} - seen[{n}], -seen[{n}] % {multiple})"
+                            for n, side in enumerate(tile)), "", mode)
+    return PAD.format(*(f"-seen[{n}] % {multiple}" for n in (0, 1)), "", mode) * (multiple > 1)
