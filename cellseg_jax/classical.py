@@ -17,8 +17,8 @@ Which of two classes of pixels are the cells is decided by `polarity`:
 Sobel has no polarity. An image of one colour has no cells. `sigma`, in pixels, is that of a
 Gaussian that smooths the image first; 0 does not smooth. Hot and dead pixels do not count: each
 channel is clipped to twice the range that it has after a median of 3 x 3 pixels. All methods raise
-ValueError for a number outside its range or an image of another shape, and InputError for an
-unknown polarity.
+ValueError for a number outside its range, an image of another shape or one with NaN or infinity,
+and InputError for an unknown polarity.
 """
 
 import inspect
@@ -173,6 +173,9 @@ def _colours(image, sigma):
     if image.ndim != 3 or image.shape[-1] not in (1, 2, 3, 4) or not image.size:
         raise ValueError(f"image {image.shape}: expected (H, W, C) with C 1 or 3, alpha behind it")
     colours = image[..., : 1 if image.shape[-1] < 3 else 3].astype(np.float64)
+    if not np.isfinite(colours).all():  # a single NaN would leave no cells in the whole image
+        raise ValueError(f"image: {np.sum(~np.isfinite(colours))} values are NaN or infinite; "
+                         "expected finite ones, give these pixels a value")
     middle = ndimage.median_filter(colours, (3, 3, 1), mode="nearest")
     low, high = middle.min((0, 1)), middle.max((0, 1))
     beyond = np.where(high > low, (high - low) / 2, np.inf)  # else nothing else is in the image

@@ -138,6 +138,18 @@ def test_rejects_what_is_no_image(shape):
         classical.otsu(np.zeros(shape))
 
 
+@pytest.mark.parametrize("name", CLASSICAL)
+def test_a_value_that_is_no_number_is_refused_and_does_not_empty_the_image(name):
+    image = np.zeros((9, 9, 2))
+    image[3:6, 3:6, 0] = 1
+    image[0, 0, 1] = np.nan  # of alpha, which is not read
+    CLASSICAL[name](image)
+    for value in (np.nan, np.inf):
+        image[8, 8, 0] = value
+        with pytest.raises(ValueError, match="image: 1 values are NaN or infinite"):
+            CLASSICAL[name](image)
+
+
 # --- slow twins ----------------------------------------------------------------------------------
 
 
