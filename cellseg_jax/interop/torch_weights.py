@@ -22,10 +22,11 @@ def from_torch(source: str, state_dict: Mapping[str, Any], **model_options) -> d
     Strict: every weight of the state dict is used and every variable of ours is found.
 
     Args:
-      source: "monai_unet" (act=LEAKYRELU, norm=BATCH), "monai_unetr" (norm_name="batch"),
-        "milesial_unet" (github.com/milesial/Pytorch-UNet; up="bilinear" for its bilinear=True,
-        bias="always" for old weights with double_conv.0.bias) or "brain_unet" (torch.hub's
-        `unet` of mateuszbuda/brain-segmentation-pytorch).
+      source: "monai_unet" (act=LEAKYRELU, norm=BATCH and all strides 2, which the weights do not
+        show), "monai_unetr" (norm_name="batch"), "milesial_unet"
+        (github.com/milesial/Pytorch-UNet; up="bilinear" for its bilinear=True, bias="always" for
+        old weights with double_conv.0.bias) or "brain_unet" (torch.hub's `unet` of
+        mateuszbuda/brain-segmentation-pytorch).
       state_dict: name to numpy array or torch tensor; `load_weights` reads one from a file.
       model_options: the options of our model where they differ from `SOURCES[source].options`
         and its defaults; the numbers of input channels and outputs are read from the weights.
