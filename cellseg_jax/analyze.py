@@ -65,7 +65,7 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
     options = {name: {o: args[o].value for o in OPTIONS[name] if args[o].value != ""}
                for name in names}
     folders = folders_of(args.workdir, args.out)
-    rows = {folder.name: pruned_rows.runs_of(folder) for folder in folders}
+    rows = pruned_rows.rows_of(folders)
     for run in (runs := sum(rows.values(), [])):
         if not analysis.run(run, overrides, options):
             return cli.stopping.INTERRUPTED

@@ -5,6 +5,7 @@ repeat r of two rows shares seed and split.
 """
 
 import csv
+import os
 import pathlib
 from typing import NamedTuple
 
@@ -40,6 +41,18 @@ def runs_of(folder) -> list[pathlib.Path]:
     return sorted((run for run in folder.iterdir()
                    if run.name.isdigit() and (run / CONFIG_FILE).is_file()),
                   key=lambda run: int(run.name)) or [folder]
+
+
+def rows_of(folders) -> dict[str, list[pathlib.Path]]:
+    """{row: its runs} of the folders of rows, or of runs; one that is given twice counts once.
+
+    A row is named by its folder, and by those around it where several have the same name.
+    """
+    folders = {pathlib.Path(os.path.abspath(folder)): folder for folder in folders}
+    depth = 1
+    while len({path.parts[-depth:] for path in folders}) < len(folders):
+        depth += 1
+    return {"/".join(path.parts[-depth:]): runs_of(folder) for path, folder in folders.items()}
 
 
 def write(rows: dict[str, list[pathlib.Path]], folder) -> list[str]:

@@ -28,6 +28,16 @@ def table(path):
         return list(csv.DictReader(file))
 
 
+def test_rows_and_runs_of_equal_names_are_all_kept(tmp_path):
+    """Repeats of two rows are both called 0; rows of two studies may share their name."""
+    a, b = (make_row(tmp_path / study / "unet", (0.1, 0.2)) for study in ("one", "two"))
+    rows = pruned_rows.rows_of([tmp_path / "one/unet", tmp_path / "two/unet"])
+    assert rows == {"one/unet": a, "two/unet": b}
+    rows = pruned_rows.rows_of([a[0], b[0], a[1], tmp_path / "one" / "unet" / "." / "1"])
+    assert rows == {"one/unet/0": a[:1], "two/unet/0": b[:1], "one/unet/1": a[1:]}
+    assert pruned_rows.rows_of([tmp_path / "two/unet"]) == {"unet": b}
+
+
 def test_means_and_spreads_equal_hand_values(tmp_path):
     runs = make_row(tmp_path / "a", (0.1, 0.2, 0.3))
     assert pruned_rows.runs_of(tmp_path / "a") == runs
