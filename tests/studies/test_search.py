@@ -99,6 +99,16 @@ def test_trials_that_differ_in_what_their_model_lacks_are_one(tmp_path):
     ('"optimizer.lr": log(1e-3, 1e-1)', '"train.epochs": ints(2, 8)', "sets train.epochs"),
     ('"optimizer.lr": log(1e-3, 1e-1)', '"data.split_seed": ints(2, 8)', "sets data.split_seed"),
     ('"optimizer.lr": log(1e-3, 1e-1)', '"seed": ints(2, 8)', "sets seed"),
+    ('"optimizer.lr": log(1e-3, 1e-1)', '"data.size": choice((32, 32), (64, 64))',
+     "sets data.size, without which trials compare"),
+    ('"optimizer.lr": log(1e-3, 1e-1)', '"data.fit": choice("resize", "center_crop")',
+     "sets data.fit"),
+    ('"optimizer.lr": log(1e-3, 1e-1)', '"data.diameter": uniform(10.0, 20.0)',
+     "sets data.diameter"),
+    ('"optimizer.lr": log(1e-3, 1e-1)', '"data.looks": choice(("stained",), ("fluorescence",))',
+     "sets data.looks"),
+    ('"optimizer.lr": log(1e-3, 1e-1)', '"data.target": choice("foreground", "classes")',
+     "sets data.target"),
     ('"optimizer.lr": log(1e-3, 1e-1)', '"train.batch_size": choice(8)', "two distinct choices"),
     ('"trials": 8', '"trails": 8', "did you mean trials"),
     ('"trials": 8', '"trials": 1', "at least 2"),
@@ -109,6 +119,16 @@ def test_rejects_a_search_that_makes_no_sense(tmp_path, old, new, what):
     with pytest.raises(InputError) as error:
         load(tmp_path, FILE.replace(old, new))
     assert what in str(error.value)
+
+
+@pytest.mark.parametrize("key, values", [
+    ("data.target", ("foreground", "contour")), ("loss.dice", (0.5, 1.0))])
+def test_keys_of_the_loss_are_searched_unless_it_is_what_trials_are_judged_by(
+        tmp_path, key, values):
+    text = FILE.replace('"optimizer.lr": log(1e-3, 1e-1)', f'"{key}": choice{values}')
+    assert load(tmp_path, text).search.space[key].choices == values
+    with pytest.raises(InputError, match=f"sets {key}, without which trials compare"):
+        load(tmp_path, text.replace("ROWS =", 'BASE.train.best = ("loss", "min")\nROWS ='))
 
 
 def test_rejects_a_search_of_a_study_without_one_and_rungs_without_validations(tmp_path):

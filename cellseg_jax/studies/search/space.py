@@ -20,14 +20,20 @@ from typing import NamedTuple
 import numpy as np
 
 from cellseg_jax import config as config_lib
+from cellseg_jax import data
 from cellseg_jax.config import derived
 from cellseg_jax.errors import InputError, check_choice, nearest
+from cellseg_jax.studies.comparable import SEEN_KEYS
 from cellseg_jax.studies.study import applicable, located
 
 SAMPLERS = ("random", "optuna")
 # What a score is measured on, and what the plan decides: trials would not compare.
 FIXED = ("seed", "train.epochs", "train.steps", "train.best", "eval.", "data.split", "data.strata",
-         "data.name", "data.root", "data.train_fraction")
+         "data.name", "data.root", "data.train_fraction", "data.only_size", "data.z",
+         "data.num_classes", *SEEN_KEYS)
+# What validation losses are of, beside the weights of the losses: a loss of another target is no
+# better for being smaller.
+LOSS_KEYS = ("loss.", "data.target", "data.num_rays", "data.contour_width", "data.weight_")
 STREAM = 2**42  # Philox key; data.split and data.order have others
 DIGITS = 4  # significant, of a drawn number
 MOST_DRAWS = 100  # for a trial that is not there yet, before the space counts as exhausted
@@ -140,12 +146,19 @@ def _check_range(key, range_, base) -> None:
         raise InputError(f"{where}: got {range_.kind} from {range_.low} to {range_.high}; expected "
                          f"low below high{', whole numbers' * whole}"
                          f"{', above 0' * ('log' in range_.kind)}")
+    # Options of the dataset say which images and labels there are.
+    own = {f"data.{name}" for name in data.options(base.data.name)}
+    own -= config_lib.flatten(config_lib.default()).keys()
     for value in range_.ends():
         changes = changes_of({key: value}, base)
         for changed in changes:
             fixed = [name for name in FIXED if changed == name or (
                 name[-1] == "." or name == "data.split") and changed.startswith(name)]
-            if fixed or (changed.startswith("loss.") and base.train.best[0] == "loss"):
+            of_loss = base.train.best[0] == "loss" and changed.startswith(LOSS_KEYS)
+            # Scores are means over classes there, and of all cells with other targets.
+            of_classes = changed == "data.target" and "classes" in (
+                {changes[changed]} ^ {base.data.target})
+            if fixed or of_loss or of_classes or changed in own:
                 raise InputError(f"{where}: sets {changed}, without which trials compare; expected "
                                  "keys that leave length, data and score as they are")
         located(where, config_lib.changed, base, changes)
