@@ -7,6 +7,7 @@ import runpy
 import subprocess
 import sys
 import zipfile
+from types import SimpleNamespace
 
 import imagecodecs
 import jax
@@ -184,6 +185,39 @@ print(np.abs(probs[..., 24:48, 36:72] - block[..., 4:-4, 6:-6]).max())
         assert {"weights.onnx", "cover.png", "README.md", "sample_input.tif"} <= {*files.namelist()}
     assert "name: Ada" in rdf and "name: Bob" in rdf
     assert ("scale_range" if RANGES[name].percentiles else "scale_linear") in rdf
+
+
+def test_a_package_says_what_its_outputs_are_in_as_many_characters_as_are_allowed():
+    said = lambda **changes: (config := tiny_config(**changes)) and bioimageio._description(
+        config, derived.output_names(config.data))
+    assert said().endswith("gives per pixel as probabilities: cell.")
+    assert said(data__target="contour").endswith("background, nucleus, contour.")
+    stars = said(data__target="star", data__num_rays=128, loss__mae=0.2)
+    assert stars.endswith("as probabilities: object probability; and 128 outputs that are none.")
+    assert len(stars) < 1024
+
+
+def test_a_package_has_scores_of_its_own_weights_alone(tmp_path):
+    """The test split is scored with the best checkpoint; another one may be exported."""
+    run = SimpleNamespace(config=tiny_config(), predictor=SimpleNamespace(workdir=tmp_path),
+                          source="16 images")
+    about = {"input": exporting_input(), "output": {"channels": ["cell"], "meaning": "one"},
+             "run": {"model": {}, "checkpoint_step": 7, "identity": "a"}, "decode": {},
+             "parity": {"largest_difference": 1e-7}}
+    readme = lambda: bioimageio._readme(run, about, "name", "description", True)
+    assert "These weights were not scored on the test split." in readme()
+    (tmp_path / "eval").mkdir()
+    for step, words in ((7, "dice_mean 0.812."), (5, "These weights were not scored")):
+        (tmp_path / "eval/test.json").write_text(json.dumps(
+            {"checkpoint_step": step, "metrics": {"dice_mean": 0.8123}}))
+        assert words in readme() and ("0.812" in readme()) == (step == 7)
+
+
+def exporting_input():
+    """What export.json says of an input, as far as a README shows it."""
+    config = tiny_config()
+    return {"channels": exporting.channel_names(config), "size": exporting.size_text(config),
+            "normalization": exporting.normalization_of(config)}
 
 
 def test_a_package_made_without_the_images_divides_by_the_largest_value_of_their_type(tmp_path):

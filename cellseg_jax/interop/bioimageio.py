@@ -9,6 +9,8 @@ import numpy as np
 import tifffile
 import yaml
 
+from cellseg_jax.config import derived
+from cellseg_jax.data.records import some
 from cellseg_jax.files import read_json
 from cellseg_jax.normalize import image_ranges, normalize, range_of
 from cellseg_jax.report import panels
@@ -42,7 +44,7 @@ The run turns them into labels with these options:
 ## Validation
 
 On {images} the ONNX program differs from the run it came from by at most {difference:.1e}.
-Scores on the test split are in `eval/test.json` of the run{scores}. To validate on your own
+{scores} To validate on your own
 images, compare labels with Dice, average precision at IoU 0.5 and panoptic quality.
 """
 
@@ -63,9 +65,7 @@ def write_package(folder, run, program, about: dict, options) -> list[str]:
     steps = preprocessing(run.config, run.images.dtype)
     image = _write_tensors(package, run, steps)
     name = f"cellseg_jax {run.config.model.name} on {run.config.data.name}"
-    description = (f"Cell segmentation: {run.config.model.name}, trained on "
-                   f"{run.config.data.name}, gives the probability of "
-                   f"{', '.join(about['output']['channels'])} per pixel.")
+    description = _description(run.config, about["output"]["channels"])
     (package / "README.md").write_text(_readme(run, about, name, description, bool(steps)))
     rdf = {
         "format_version": FORMAT_VERSION, "type": "model", "name": name,
@@ -153,6 +153,18 @@ def _tensors(package, run, program, about, steps, dtype) -> dict:
                                [None, None] if regressed else [0.0, 1.0])]}
 
 
+def _description(config, outputs) -> str:
+    """A sentence of less than 1024 characters, as many as are allowed: of many rays their number.
+
+    Args:
+      outputs: their names, which the README has all.
+    """
+    count = derived.num_probabilities(config)
+    others = f"; and {len(outputs) - count} outputs that are none" if len(outputs) > count else ""
+    return (f"Cell segmentation: {config.model.name}, trained on {config.data.name}, gives per "
+            f"pixel as probabilities: {some(outputs[:count])}{others}.")
+
+
 def _file(package: pathlib.Path, name: str) -> dict:
     digest = hashlib.sha256((package / name).read_bytes()).hexdigest()
     return {"source": name, "sha256": digest}
@@ -160,7 +172,9 @@ def _file(package: pathlib.Path, name: str) -> dict:
 
 def _readme(run, about, name: str, description: str, normalises: bool) -> str:
     normalization = about["input"]["normalization"]
-    scores = read_json(scores_file(run.predictor.workdir), {}).get("metrics", {})
+    found = read_json(scores_file(run.predictor.workdir), {})
+    dice = found.get("metrics", {}).get("dice_mean")
+    scored = dice is not None and found.get("checkpoint_step") == about["run"]["checkpoint_step"]
     return README.format(
         name=name, description=description, data=run.config.data.name,
         model=json.dumps(about["run"]["model"]),
@@ -172,7 +186,8 @@ def _readme(run, about, name: str, description: str, normalises: bool) -> str:
         outputs=", ".join(about["output"]["channels"]),
         meaning=about["output"]["meaning"].capitalize(),
         images=run.source, difference=about["parity"]["largest_difference"],
-        scores="".join(f"; {k} {v:.3f}" for k, v in scores.items() if k == "dice_mean"))
+        scores=f"Scores on the test split are in `eval/test.json` of the run; dice_mean {dice:.3f}."
+        if scored else "These weights were not scored on the test split.")
 
 
 def _cover(image, label) -> np.ndarray:
