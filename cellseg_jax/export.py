@@ -19,6 +19,7 @@ earlier export there is replaced. Needs `pip install cellseg_jax[export]`. Exit 
 1 the program cannot be exported or differs, 2 bad input.
 """
 
+import os
 import pathlib
 import sys
 
@@ -50,8 +51,9 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
     from cellseg_jax.interop import exporting
     from cellseg_jax.report import terminal
 
+    out = args.out or pathlib.Path(args.workdir, "export", args.format)
     options = exporting.ExportOptions(
-        args.format, out=args.out or pathlib.Path(args.workdir, "export", args.format),
+        args.format, out=os.path.abspath(out),
         tile=exporting.parse_tile(args.tile) if args.tile else None,
         authors=tuple(name.strip() for name in args.author.split(";") if name.strip()),
         license=args.license)
@@ -65,7 +67,7 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
     for text in about["notes"]:
         terminal.log(text)
     files = ", ".join(sorted(path.name for path in pathlib.Path(options.out).iterdir()))
-    print(f"exported to {options.out}: {files}; largest difference on {exporting.IMAGES} images "
+    print(f"exported to {out}: {files}; largest difference on {exporting.IMAGES} images "
           f"{about['parity']['largest_difference']:.1e}")
     return 0
 

@@ -187,6 +187,23 @@ print(np.abs(probs[..., 24:48, 36:72] - block[..., 4:-4, 6:-6]).max())
     assert ("scale_range" if RANGES[name].percentiles else "scale_linear") in rdf
 
 
+def test_an_export_in_the_current_folder_is_replaced(tmp_path, monkeypatch):
+    config = tiny_config(data__cache=str(tmp_path / "cache"))
+    run = exporting.ExportedRun(config, SimpleNamespace(workdir=tmp_path), (32, 32), None, None, "")
+    monkeypatch.setattr(exporting, "program_of", lambda run, form: stablehlo.Program(b"new", ()))
+    monkeypatch.setattr(exporting, "runtime", lambda form, data: None)
+    monkeypatch.setattr(exporting, "largest_difference", lambda *_: 0.0)
+    monkeypatch.setattr(exporting, "describe", lambda *_: {"notes": []})
+    monkeypatch.setattr(exporting, "usage", lambda *_: "")
+    (out := tmp_path / "out").mkdir()
+    (out / "export.json").write_text("{}")
+    (out / "model.stablehlo").write_bytes(b"old")
+    monkeypatch.chdir(out)
+    exporting.export(run, exporting.ExportOptions("stablehlo", "."))
+    assert (out / "model.stablehlo").read_bytes() == b"new"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
 def test_a_package_says_what_its_outputs_are_in_as_many_characters_as_are_allowed():
     said = lambda **changes: (config := tiny_config(**changes)) and bioimageio._description(
         config, derived.output_names(config.data))

@@ -1,6 +1,7 @@
 """Export of a trained run: the program, proof that it computes the same, and what describes it."""
 
 import json
+import os
 import pathlib
 import shutil
 from collections.abc import Callable
@@ -67,7 +68,8 @@ def export(run: ExportedRun, options: ExportOptions) -> dict:
 
     Raises: CannotExport, and nothing is written.
     """
-    out, form = pathlib.Path(options.out), options.format
+    # Of "." the name would be empty, and the new export would lie in the old one.
+    out, form = pathlib.Path(os.path.abspath(options.out)), options.format
     with naming(out):
         return _export(run, options, out, form)
 
