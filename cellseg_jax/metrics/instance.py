@@ -16,6 +16,7 @@ from jaxtyping import ArrayLike, Bool, Float64, Integer, Shaped
 
 from cellseg_jax.metrics.pixel import ratio
 
+MAX_ID = 2**32 - 1  # two ids are one number of 64 bits
 Ids = Shaped[ArrayLike, "h w"]  # integers; `overlap` refuses others
 THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 
@@ -52,22 +53,23 @@ def overlap(label: Ids, pred: Ids) -> Overlap:
     """Which objects share pixels, as a sparse table: cells touch few others, so M is about I.
 
     Args:
-      label: true instance ids, 0 background, -1 not annotated; ids below 2^31, gaps allowed.
+      label: true instance ids, 0 background, -1 not annotated; ids below 2^32, gaps allowed.
       pred: predicted instance ids.
     Returns: Overlap, objects in the order of their ids.
-    Raises: ValueError if shapes differ, an array is not of integers or an id is negative but for
-      the -1 of label.
+    Raises: ValueError if shapes differ, an array is not of integers, an id is negative but for
+      the -1 of label, or 2^32 or more.
     """
     label, pred = np.asarray(label), np.asarray(pred)
     if label.shape != pred.shape or label.ndim != 2:
         raise ValueError(f"label {label.shape} and pred {pred.shape}: expected one shape (H, W)")
     for name, ids, least in (("label", label, -1), ("pred", pred, 0)):
-        if not np.issubdtype(ids.dtype, np.integer) or ids.min(initial=0) < least:
-            raise ValueError(f"{name}: expected instance ids, integers from {least}; got "
-                             f"{ids.dtype}")
+        if not np.issubdtype(ids.dtype, np.integer) or ids.min(initial=0) < least or (
+                ids.max(initial=0) > MAX_ID):
+            raise ValueError(f"{name}: expected instance ids, integers from {least} to 2^32 - 1; "
+                             f"got {ids.dtype}")
     if label.min(initial=0) < 0:
         label, pred = annotated(label, pred)
-    code = label.astype(np.int64) << 32 | pred.astype(np.int64)
+    code = label.astype(np.uint64) << 32 | pred.astype(np.uint64)
     pairs, pixels = np.unique(code, return_counts=True)
     ids_true, true = np.unique(pairs >> 32, return_inverse=True)
     ids_pred, pred = np.unique(pairs & 0xFFFFFFFF, return_inverse=True)

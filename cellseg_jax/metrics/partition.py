@@ -23,7 +23,10 @@ def _sizes(label, pred, foreground_only, background_alone):
     if label.shape == pred.shape and label.min(initial=0) < 0:
         known = label >= 0
         label, pred = label[known][None], pred[known][None]
-    shift = lambda ids, keep_background: np.asarray(ids) + np.int64(keep_background)
+    # What are no ids goes on as it is, for `overlap` to refuse.
+    is_ids = lambda x: np.issubdtype(x.dtype, np.integer) and x.min(initial=0) >= 0
+    shift = lambda x, keep_background: (
+        x.astype(np.int64) + 1 if keep_background and is_ids(x) else x)
     table = overlap(shift(label, not foreground_only), shift(pred, not background_alone))
     within = np.bincount(table.pred, table.pixels, len(table.area_pred))
     return table.area_true.astype(float), within, table.pixels.astype(float)

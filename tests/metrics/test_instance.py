@@ -206,6 +206,10 @@ def test_match_invariant_to_names_of_objects_and_dtype():
     names = np.array([0, 2**31 - 1, 7])
     assert match(names[label], pred.astype(np.uint16)) == match(label, pred)
     assert seg(label, names[pred]) == seg(label, pred)
+    names = np.array([0, 2**32 - 1, 2**31], np.uint32)  # hashes and colours as ids
+    assert match(names[label], names[pred]) == match(label, pred)
+    assert aji(names[label], pred) == aji(label, pred)
+    assert seg(names[label].astype(np.uint64), pred) == seg(label, pred)
 
 
 def test_match_rejects_what_is_not_a_label_image():
@@ -220,6 +224,10 @@ def test_match_rejects_what_is_not_a_label_image():
         seg(-2 * label, label)
     with pytest.raises(ValueError, match="expected instance ids"):
         seg(label, -label)
+    large = label.astype(np.int64) * 2**32
+    for wrong in (lambda: match(label, large), lambda: seg(large, label)):
+        with pytest.raises(ValueError, match="expected instance ids, integers from .* to 2"):
+            wrong()
     with pytest.raises(ValueError, match="threshold"):
         match(label, label, iou=0)
     with pytest.raises(ValueError, match="threshold"):

@@ -118,3 +118,15 @@ def test_partitions_leave_out_what_is_not_annotated():
             np.testing.assert_allclose(
                 score(hidden, pred, foreground_only=foreground_only),
                 score(label[:, :5], pred[:, :5], foreground_only=foreground_only), rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint64, np.int32])
+def test_partition_scores_take_ids_of_any_integer_type_and_refuse_others(dtype):
+    rng = np.random.default_rng(1)
+    label, pred = rng.integers(0, 3, (2, 6, 7))
+    whole = dict(foreground_only=False, background_alone=False)
+    assert rand_error(label.astype(dtype), pred.astype(dtype), **whole) == pytest.approx(
+        rand_error(label, pred, **whole))
+    for wrong in (pred - 1, pred / 2):
+        with pytest.raises(ValueError, match="pred: expected instance ids"):
+            rand_error(label, wrong, **whole)
