@@ -81,7 +81,8 @@ def analyse(workdir, config, folder, **options) -> Findings | None:
     sizes = map_sizes(predictor, layers, part.arrays.image.shape[1:])
     return Findings(
         "Pruning",
-        pruning_text.sentences(series, classes, groups, sizes, options, pruner.how),
+        pruning_text.sentences(series, classes, groups, sizes, options, pruner.how)
+        + pruning_text.zeros_before(pruner.kernels.values()),
         pruning_figures.draw(folder, series, classes, groups, sizes)
         + pruning_pictures.draw(folder, pruner, targets[0], series[0], options.amount, config.seed),
         [("classes.csv", "Dice of each class against sparsity, with intervals; drop is the loss "

@@ -89,6 +89,14 @@ def sentences(series, classes, groups, sizes, options, how: str) -> list[str]:
     return text
 
 
+def zeros_before(kernels) -> list[str]:
+    """A sentence on weights that are 0 in the trained network, as train.prune leaves them."""
+    zeros, count = sum(int((k == 0).sum()) for k in kernels), sum(k.size for k in kernels)
+    return [f"{zeros / count:.0%} of the weights that were pruned here, {zeros} of {count}, were 0 "
+            "before (as train.prune leaves them). Sparsity counts those that were chosen, "
+            "whether 0 or not: the smallest are chosen first, and cost nothing."] if zeros else []
+
+
 def _summary(series, everything, whole: float) -> str:
     """The result of all experiments, in a sentence each."""
     ends = [f"{one.experiment} {mean_over(one.dice(), everything).mean(1)[-1]:.3f} at sparsity "
@@ -106,17 +114,24 @@ def _summary(series, everything, whole: float) -> str:
 
 
 def _spare(series, everything) -> str:
-    """What share of the weights the network does without, in words."""
+    """How many weights the network does without, in words: of all, or of the layers it tells."""
     free = {}
     for one in joint_series(series):
         mean = mean_over(one.dice(), everything).mean(1)
-        kept = np.flatnonzero(np.logical_and.accumulate(mean > mean[0] - FREE))
-        free[one.experiment] = float(one.sparsity()[kept[-1]])
-    best = max(free, key=free.get)
-    if free[best] == 0:
+        if mean[0] <= FREE:
+            return ("What the network does without is not known, as it finds next to nothing "
+                    "without pruning. ")
+        kept = np.flatnonzero(np.logical_and.accumulate(mean > mean[0] - FREE))[-1]
+        free[one.experiment] = float(one.zeros[kept].mean()), float(one.sparsity()[kept]), one.layer
+    best = max(free, key=free.get)  # by weights: one small layer says little of the network
+    count, share, layer = free[best]
+    if count == 0:
         return (f"The network needs all of its weights: each pruning that was tried costs more "
                 f"than {FREE:g} of Dice. ")
-    return (f"The network does without {free[best]:.0%} of these weights: so many can be set to 0 "
+    if layer != "all":
+        return (f"The network does without {share:.0%} of the weights of {layer}: so many can be "
+                f"set to 0 ({best}) for less than {FREE:g} of Dice. ")
+    return (f"The network does without {share:.0%} of these weights: so many can be set to 0 "
             f"({best}) for less than {FREE:g} of Dice, so that a smaller network may be enough. ")
 
 

@@ -282,6 +282,28 @@ def test_words_of_known_scores():
                             "before and after it: 0.650 and 0.750 at 0.300.")
 
 
+def test_one_small_layer_does_not_speak_for_the_network():
+    """Nearly all of its weights may be free where none of the network's are."""
+    everything = pruning_series.classes_of(tiny_config(), STRATA)[0]
+    series = lambda name, layer, first, zeros, weights: made_up(
+        name, layer, [[[first] * 8], [[first - 0.005] * 8]], [0, zeros], weights)
+    top = series("random_layers:top1", "out", 0.8, 19, 20)
+    assert pruning_text._spare([RANDOM, top], everything) == (
+        "The network does without 95% of the weights of out: so many can be set to 0 "
+        "(random_layers:top1) for less than 0.01 of Dice. ")
+    whole = series("l1_layers:all", "all", 0.8, 25, 100)
+    assert "does without 25% of these weights" in pruning_text._spare([top, whole], everything)
+    blind = series("l1_layers:all", "all", 0.005, 25, 100)
+    assert "finds next to nothing" in pruning_text._spare([blind], everything)
+
+
+def test_weights_that_were_0_before_are_told():
+    kernels = np.array([0.0, 1, 2]), np.array([[0.0, 3]])
+    said, = pruning_text.zeros_before(kernels)
+    assert said.startswith("40% of the weights that were pruned here, 2 of 5, were 0 before")
+    assert pruning_text.zeros_before(kernels[0][1:][None]) == []
+
+
 def one_by_one_series():
     layer = lambda name, first, second, zeros: made_up(
         "random_filters:each", name, [[[0.8] * 8] * 2, [[0.8 - first] * 8, [0.8 - second] * 8]],
