@@ -230,8 +230,8 @@ def table_rows(study, workdir, combined: dict) -> list[dict]:
       combined: {row: what `combine` gave}.
     """
     metric = study.metrics[0]
-    if metric not in next(iter(combined.values()))["scores"]:
-        metric = "dice_mean"
+    if not all(metric in found["scores"] for found in combined.values()):
+        metric = "dice_mean"  # some labels hold no instances
     out = []
     for row, found in combined.items():
         for how, n_images, scores, file, column in _lines(found, metric):
@@ -279,7 +279,7 @@ def write_table(study, workdir, combined: dict) -> list[str]:
     workdir = pathlib.Path(workdir)
     write_csv(workdir / f"{TABLE}.csv", rows, fields)
     metric = rows[0]["metric"]
-    shown = [name for name in ("dice_mean", "iou_mean", "ap50", "pq") if name in rows[0]]
+    shown = [name for name in ("dice_mean", "iou_mean", "ap50", "pq") if name in fields]
     shown = list(dict.fromkeys((metric, *shown)))
     columns = ["row", "predicted", "images", *shown, f"{metric} against {study.baseline}"]
     lines = [[row["row"], row["predicted"], str(row["n_images"]),

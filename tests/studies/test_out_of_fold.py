@@ -236,3 +236,21 @@ def test_scores_of_some_of_the_images_say_of_how_many_they_are():
     assert "; ap50 of 30 of them 0.4000, with" in out_of_fold._sentence("unet", found, "ap50")
     found["tuned"]["n_images"] = 90
     assert "; ap50 0.4000, with" in out_of_fold._sentence("unet", found, "ap50")
+
+
+def test_rows_without_instances_share_a_table_with_those_that_have_them(tmp_path):
+    scores = {"dice_mean": 0.9, "iou_mean": 0.8}
+    combined = {"cells": {"folds": 3, "n_images": 9, "scores": scores | {"ap50": 0.7}},
+                "mask": {"folds": 3, "n_images": 9, "scores": scores}}
+    for row in combined:
+        (tmp_path / "out_of_fold" / row).mkdir(parents=True)
+        (tmp_path / "out_of_fold" / row / "images.csv").write_text(
+            "name,group,dice_mean\n" + "".join(f"{n},{n},0.{n}\n" for n in range(9)))
+    for baseline, names in (("cells", ("cells", "mask")), ("mask", ("mask", "cells"))):
+        found = types.SimpleNamespace(metrics=("ap50",), baseline=baseline)
+        notes = out_of_fold.write_table(found, tmp_path, {name: combined[name] for name in names})
+        assert all("dice_mean of all 9 images" in note for note in notes)
+        head, _, *lines = (tmp_path / "ensembles.md").read_text().splitlines()
+        assert "| dice_mean | iou_mean | ap50 |" in head
+        assert [line.count(" - |") for line in lines] == [1 + (name == "mask") - (
+            name != baseline) for name in names]
