@@ -48,6 +48,11 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
     cli.check_choice(args, "checkpoint", cli.CHECKPOINTS)
     cli.require(args, "workdir")
     cli.refuse_config(args)
+    for name in ("author", "license"):
+        if args[name].present and (args.format != "bioimageio" or not args[name].value.strip()):
+            raise errors.InputError(f"--{name}: got {args[name].value!r} with --format="
+                                    f"{args.format}; expected text, with bioimageio, which alone "
+                                    "has it")
     from cellseg_jax.interop import exporting
     from cellseg_jax.report import terminal
 

@@ -80,6 +80,8 @@ def run(capsys):
     ({"format": "stablehlo", "workdir": "nowhere"}, "no run in nowhere"),
     ({"format": "stablehlo", "workdir": ".", "checkpoint": "first"}, "--checkpoint"),
     ({"format": "stablehlo", "workdir": ".", "config": "a.py"}, "has its own config"),
+    ({"format": "onnx", "workdir": ".", "author": "Ada"}, "--author: got 'Ada' with --format=onnx"),
+    ({"format": "bioimageio", "workdir": ".", "license": ""}, "--license: got ''"),
 ])
 def test_bad_flags_are_told_in_one_line(run, flags, message):
     code, _, err = run(**flags)

@@ -28,7 +28,7 @@ def load_weights(path) -> dict[str, np.ndarray]:
     except InputError:
         raise
     except Exception as error:  # damage, and sizes that fit no memory, raise many types
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())[:200] or type(error).__name__  # of an empty file
         raise InputError(f"{path}: cannot be read as {path.suffix}: {reason}") from error
     if not arrays:
         raise InputError(f"{path}: holds no weights; expected a state dict, name to tensor")

@@ -31,7 +31,8 @@ def from_torch(source: str, state_dict: Mapping[str, Any], **model_options) -> d
       model_options: the options of our model where they differ from `SOURCES[source].options`
         and its defaults; the numbers of input channels and outputs are read from the weights.
     Returns: {"params": ..., "batch_stats": ...} of numpy arrays, as `module.init` shapes them.
-    Raises: InputError for a missing, unused or misshapen weight.
+    Raises: InputError for a missing, unused or misshapen weight, or one that is not a finite
+      floating-point number.
     """
     known = pick(SOURCES, source, "interop.source")
     arrays = {
@@ -56,6 +57,12 @@ def from_torch(source: str, state_dict: Mapping[str, Any], **model_options) -> d
                 f"{source}: {key} has shape {array.shape}; expected {shape.shape} "
                 "(height, width, in, out for a kernel); check the model options"
             )
+        if not jnp.issubdtype(array.dtype, jnp.floating):  # quantised, or bfloat16 in an .npz
+            raise InputError(f"{source}: {key} is of type {array.dtype}; expected floating-point "
+                             "weights, save them as float32")
+        if not np.isfinite(array).all():
+            raise InputError(f"{source}: {key} holds NaN or infinity; expected finite weights, "
+                             "such as those of an earlier checkpoint")
         return array
 
     variables = jax.tree_util.tree_map_with_path(find, shapes)

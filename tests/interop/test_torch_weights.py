@@ -76,6 +76,18 @@ def test_from_torch_rejects_what_does_not_fit(flaw, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("value, message", [
+    (np.int8(3), "of type int8; expected floating-point"),
+    (np.zeros((), "V2"), "of type .V2; expected"),  # bfloat16, as an .npz gives it back
+    (np.float32("nan"), "holds NaN or infinity; expected finite weights")])
+def test_from_torch_rejects_weights_that_are_no_finite_numbers(value, message):
+    state, *_ = golden("monai_unet")
+    key = "model.1.submodule.0.conv.bias"
+    flawed = {**state, key: np.broadcast_to(value, state[key].shape)}
+    with pytest.raises(InputError, match=f"{key} (is )?{message}"):
+        interop.from_torch("monai_unet", flawed, channels=(2, 3, 4))
+
+
 def test_from_torch_rejects_unknown_source():
     with pytest.raises(InputError, match="did you mean monai_unet"):
         interop.from_torch("monai_une", {})
@@ -168,6 +180,9 @@ def test_load_weights_reads_torch_files_without_running_code(tmp_path):
     (tmp_path / "cut.pt").write_bytes((tmp_path / "w.pt").read_bytes()[:300])
     with pytest.raises(InputError, match="cut.pt: cannot be read as .pt"):
         interop.load_weights(tmp_path / "cut.pt")
+    (tmp_path / "empty.pt").write_bytes(b"")
+    with pytest.raises(InputError, match="empty.pt: cannot be read as .pt: EOFError"):
+        interop.load_weights(tmp_path / "empty.pt")
 
 
 def test_load_weights_says_how_to_get_torch(tmp_path, monkeypatch):
