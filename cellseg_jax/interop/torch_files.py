@@ -83,11 +83,15 @@ def _read_torch(path) -> dict:
         raise ValueError(f"holds a {type(held).__name__}; expected a state dict")
     for key in ("state_dict", "model"):
         held = held[key] if isinstance(held.get(key), Mapping) else held
-    return {
-        key: (value.float() if value.dtype == torch.bfloat16 else value).numpy()
-        for key, value in held.items()
-        if isinstance(value, torch.Tensor)
-    }
+    return {key: to_numpy(value) for key, value in held.items() if isinstance(value, torch.Tensor)}
+
+
+def to_numpy(value) -> np.ndarray:
+    """An array, or a torch tensor on any device, of parameters too; bfloat16 as float32."""
+    if not hasattr(value, "detach"):
+        return np.asarray(value)
+    value = value.detach().cpu()
+    return (value.float() if str(value.dtype) == "torch.bfloat16" else value).numpy()
 
 
 READERS = {

@@ -10,6 +10,7 @@ import numpy as np
 
 from cellseg_jax import models
 from cellseg_jax.errors import InputError, pick
+from cellseg_jax.interop.torch_files import to_numpy
 from cellseg_jax.interop.torch_sources import SOURCES
 
 # Names in torch of the leaves of our variables; others keep their name.
@@ -36,7 +37,7 @@ def from_torch(source: str, state_dict: Mapping[str, Any], **model_options) -> d
     """
     known = pick(SOURCES, source, "interop.source")
     arrays = {
-        key: known.change(key, np.asarray(array))
+        key: known.change(key, to_numpy(array))
         for key, array in state_dict.items()
         if not re.search(known.ignored, key)
     }

@@ -88,6 +88,16 @@ def test_from_torch_rejects_weights_that_are_no_finite_numbers(value, message):
         interop.from_torch("monai_unet", flawed, channels=(2, 3, 4))
 
 
+def test_from_torch_takes_parameters_and_bfloat16():
+    torch = pytest.importorskip("torch")
+    state, *_ = golden("monai_unet")
+    tensors = {key: torch.nn.Parameter(torch.tensor(np.asarray(array, np.float32)).bfloat16())
+               for key, array in state.items()}
+    found = interop.from_torch("monai_unet", tensors, channels=(2, 3, 4))
+    wanted = interop.from_torch("monai_unet", state, channels=(2, 3, 4))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2**-8), found, wanted)
+
+
 def test_from_torch_rejects_unknown_source():
     with pytest.raises(InputError, match="did you mean monai_unet"):
         interop.from_torch("monai_une", {})
