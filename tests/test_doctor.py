@@ -244,9 +244,10 @@ def test_18_stratum_with_too_few_images(monkeypatch):
         kept[0] = rare._replace(read=lambda: rare.read()._replace(stratum="Serrated adenoma"))
         return examine.data.Records(kept)
 
-    monkeypatch.setitem(examine.data.DATASETS, "synthetic", records)
+    # A name of its own: what options a dataset has is kept for the whole process.
+    monkeypatch.setitem(examine.data.DATASETS, "rare", records)
     config = config_lib.default()
-    config.data = dict(name="synthetic", size=(32, 32), split=(0.5, 0.25, 0.25))
+    config.data = dict(name="rare", size=(32, 32), split=(0.5, 0.25, 0.25))
     found = examine.examine(config_lib.complete(config).data).findings
     assert matching(found, "warning", "data.split", "'Serrated adenoma'")
 
