@@ -24,7 +24,7 @@ from cellseg_jax.errors import InputError
 from cellseg_jax.files import write_atomic
 from cellseg_jax.inference.options import PredictOptions
 from cellseg_jax.inference.predictor import Predictor
-from cellseg_jax.interop import bioimageio, exporting, stablehlo
+from cellseg_jax.interop import bioimageio, exporting, stablehlo, usage_example
 from cellseg_jax.normalize import RANGES, band_ranges, image_ranges, normalize
 from cellseg_jax.runs import checkpoint
 from cellseg_jax.runs.folder import read_config
@@ -187,6 +187,17 @@ print(np.abs(probs[..., 24:48, 36:72] - block[..., 4:-4, 6:-6]).max())
         assert {"weights.onnx", "cover.png", "README.md", "sample_input.tif"} <= {*files.namelist()}
     assert "name: Ada" in rdf and "name: Bob" in rdf
     assert ("scale_range" if RANGES[name].percentiles else "scale_linear") in rdf
+
+
+@pytest.mark.parametrize("target, losses", [
+    ("flow", "loss__mse"), ("signed", "loss__mae"), ("star", "loss__mae"), ("contour", "")])
+def test_usage_tells_which_outputs_change_where_it_resizes(target, losses):
+    """Arrows too: stretched in one direction, they point elsewhere."""
+    config = tiny_config(data__target=target, **({losses: 0.2} if losses else {}))
+    about = {"format": "onnx", "input": {"channels": list("rgba"), "shape": ["b", 4, 32, 32]},
+             "output": {"channels": derived.output_names(config.data)}}
+    script = usage_example.usage(about, config)
+    assert ("and directions, are those of the resized image" in script) == (target != "contour")
 
 
 def test_an_export_in_the_current_folder_is_replaced(tmp_path, monkeypatch):
@@ -392,7 +403,7 @@ def test_usage_asks_for_the_factor_to_the_scale_of_the_training(tmp_path, monkey
     assert json.loads((tmp_path / "out/export.json").read_text())["decode"]["min_size"] == 17
     script = (tmp_path / "out/usage.py").read_text()
     assert "FACTOR first, so that its median cell has a diameter of 20 pixels." in script
-    assert "Outputs in pixels are in those of the resized image" in script
+    assert "Outputs in pixels, and directions, are those of the resized image" in script
     pixels = np.random.default_rng(0).integers(7, 200, (64, 64)).astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / "image.png")
     words = ["usage.py", str(tmp_path / "image.png"), str(tmp_path / "probs.npy")]

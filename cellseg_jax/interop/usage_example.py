@@ -1,5 +1,6 @@
 """usage.py beside an exported program: a script that runs it on an image."""
 
+from cellseg_jax import targets
 from cellseg_jax.crops import round_up
 from cellseg_jax.normalize import range_of
 
@@ -69,7 +70,7 @@ EACH = """low, high = np.array([[*({range})] for colour in np.moveaxis(image, -1
 FACTOR = """image = np.rint(resized(image, [max(1, round(n * float(sys.argv[3]))) for n in size]))
 """
 ABOUT_FACTOR = "IMAGE is resized by FACTOR first, so that {}.\n"
-IN_PIXELS = "Outputs in pixels are in those of the resized image that the network sees.\n"
+IN_PIXELS = "Outputs in pixels, and directions, are those of the resized image the network sees.\n"
 PAD = """rows, columns = {}, {}
 {}image = np.pad(image, ((0, rows), (0, columns), (0, 0)){})
 """
@@ -115,7 +116,7 @@ def usage(about: dict, config) -> str:
         aim = f"its pixels are {config.data.pixel_size:g} um"
     resize = FACTOR if aim else resize
     notes = (ABOUT_FACTOR.format(aim) if aim else "") + (
-        IN_PIXELS if resize and any("pixels" in x for x in about["output"]["channels"]) else "")
+        IN_PIXELS if resize and targets.TARGETS[config.data.target].rescaled else "")
     each = bool(config.data.channel_index)
     if each:
         hint = f"these are {', '.join(about['input']['channels'])}, maybe of an .npy file"
