@@ -42,27 +42,29 @@ def statistics(spec, variables: dict, batches) -> dict[str, dict]:
         for name, x in found.items():
             x = x.reshape(len(x), -1, x.shape[-1]).astype(jnp.promote_types(x.dtype, jnp.float32))
             counted = used[:, None, None]
-            mean = lambda y, counted=counted: jnp.where(counted, y, 0).mean((1, 2)).sum()
+            # By image: of the sum of squares little is left where a mean is far from 0.
             out[name] = {
-                "sum": mean(x), "square": mean(x**2), "zeros": mean(x == 0.0),
+                "mean": x.mean((1, 2)), "variance": x.var((1, 2)), "zeros": (x == 0).mean((1, 2)),
                 "low": jnp.where(counted, x, jnp.inf).min((0, 1)),
                 "high": jnp.where(counted, x, -jnp.inf).max((0, 1))}
-        return out, used.sum(), {name: n for n, name in enumerate(out)}
+        return out, used, {name: n for n, name in enumerate(out)}
 
-    sums, count = {}, 0
+    joined = {}
     for batch in batches:
         found, used, order = jax.device_get(measure(variables, batch))
-        count += int(used)
         for name in sorted(found, key=order.get):  # a jitted function sorts what it returns
-            new, old = found[name], sums.get(name)
-            sums[name] = {key: np.asarray(x, np.float64) if old is None else
-                          {"low": np.minimum, "high": np.maximum}.get(key, np.add)(old[key], x)
-                          for key, x in new.items()}
+            new, old = found[name], joined.get(name)
+            new |= {key: np.asarray(new[key], np.float64)[used]
+                    for key in ("mean", "variance", "zeros")}
+            joined[name] = new if old is None else {
+                key: {"low": np.minimum, "high": np.maximum}.get(
+                    key, lambda a, b: np.concatenate([a, b]))(old[key], x)
+                for key, x in new.items()}
     return {name: {
-        "mean": float(s["sum"] / count),
-        "sd": float(np.sqrt(max(s["square"] / count - (s["sum"] / count) ** 2, 0))),
-        "zeros": float(s["zeros"] / count), "channels": len(s["low"]),
-        "constant_channels": int((s["low"] == s["high"]).sum())} for name, s in sums.items()}
+        "mean": float(s["mean"].mean()), "sd": float(np.sqrt(s["variance"].mean()
+                                                             + s["mean"].var())),
+        "zeros": float(s["zeros"].mean()), "channels": len(s["low"]),
+        "constant_channels": int((s["low"] == s["high"]).sum())} for name, s in joined.items()}
 
 
 def image_and_range(arrays, config, i):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from helpers import tiny_config
 
 from cellseg_jax import models, train
@@ -118,6 +119,26 @@ def test_cell_centre_is_deepest_in_the_largest_object():
     assert attention.cell_centre(label) == (9, 14)
     assert attention.cell_centre(np.zeros((20, 30), int)) == (10, 15)
     assert attention.cell_centre(np.where(label == 1, -1, 0)) == (10, 15)  # nothing annotated
+
+
+class Shifted(nn.Module):
+    """One dense layer."""
+
+    @nn.compact
+    def __call__(self, image, train):
+        return nn.Dense(1, name="dense")(image)
+
+
+def test_the_sd_of_outputs_far_from_0_is_exact():
+    """In the difference of two sums of squares little of it is left in float32."""
+    spec = SimpleNamespace(module=lambda _: Shifted(), dtype=jnp.float32)
+    variables = {"params": {"dense": {"kernel": np.full((1, 1), 0.01, np.float32),
+                                      "bias": np.full(1, 50, np.float32)}}}
+    images = np.random.default_rng(0).integers(0, 256, (3, 2, 64, 64, 1)).astype(np.uint8)
+    found = activations.statistics(spec, variables, [
+        {"image": image, "range": np.tile(np.float32([0, 255]), (2, 1, 1)),
+         "weight": np.ones(2, np.float32)} for image in images])
+    assert found["logits"]["sd"] == pytest.approx(0.01 * images.std() / 255, rel=1e-3)
 
 
 def test_statistics_equal_numpy_and_find_the_dead_channel():
