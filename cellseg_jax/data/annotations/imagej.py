@@ -132,7 +132,8 @@ def _pixels(roi, shape):
     x, y, width, height = (
         (int(roi.xd), int(roi.yd), math.ceil(roi.widthd), math.ceil(roi.heightd))
         if roi.subpixelrect else (roi.left, roi.top, roi.right - roi.left, roi.bottom - roi.top))
-    window, mask = filled([_rectangle(x, y, width, height, roi.rounded_rect_arc_size)], shape)
+    diameter = roi.rounded_rect_arc_size if roi.roitype == T.RECT else 0  # of round corners
+    window, mask = filled([_rectangle(x, y, width, height, diameter)], shape)
     if roi.roitype == T.OVAL:
         rows, columns = (np.arange(part.start, part.stop) + 0.5 for part in window)
         across, down = (2 * (columns - x) / width - 1) ** 2, (2 * (rows - y) / height - 1) ** 2
