@@ -17,7 +17,6 @@ import zlib
 
 import numpy as np
 import roifile
-from scipy import interpolate
 
 from cellseg_jax.data.annotations.raster import (
     Drawn,
@@ -162,6 +161,8 @@ def _spline(points) -> np.ndarray:
     between 100 points of it, or more where the outline is longer than 200 pixels. It is closed by
     7 corners more on both sides, or one round if there are fewer, beyond which it is natural.
     """
+    from scipy import interpolate  # takes a second, for few files
+
     steps = np.linalg.norm(np.roll(points, -1, 0) - points, axis=1).astype(np.float64)
     more, count = min(7, len(points)), len(points)
     number = np.arange(-more, count + more + 1) % count
