@@ -2,6 +2,7 @@
 
 import tracemalloc
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tifffile
@@ -51,6 +52,24 @@ def test_functions_of_a_label_need_no_memory_for_large_ids(name):
     result, size = peak(EQUAL[name], LARGE)
     assert size < 4 * MIB
     np.testing.assert_equal(result, EQUAL[name](SMALL))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [np.uint16, np.int16, np.int32])
+@pytest.mark.parametrize("name", sorted(targets.TARGETS.keys() - {"classes"}))
+def test_targets_do_not_depend_on_the_type_that_just_holds_the_ids(name, dtype):
+    """Decoded labels have the narrowest type: arithmetic in it would leave it."""
+    few = np.array([0, 2, 1, 3], dtype)[np.minimum(SMALL[None, :24, :24], 3)]
+    few[0, 15:20, 3:8] = 1  # cells at the border, and two that touch
+    highest = np.iinfo(dtype).max
+    largest = np.array([0, highest - 2, highest - 1, highest], dtype)[few]
+    encode = targets.TARGETS[name].encode
+    expected, found = encode(few.astype(np.int32)), encode(jnp.asarray(largest))
+    np.testing.assert_array_equal(found, expected)
+    if dtype != np.uint16:  # some pixels are not annotated
+        few[0, :, :2], largest[0, :, :2] = -1, -1
+        known = targets.TARGETS[name].regression_known
+        np.testing.assert_array_equal(known(jnp.asarray(largest)), known(jnp.asarray(few)))
 
 
 @pytest.mark.slow

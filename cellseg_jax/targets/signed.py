@@ -31,8 +31,7 @@ def encode(label: Integer[ArrayLike, "*n h w"]) -> Float32[ArrayLike, "*n h w 2"
     """
     label = jnp.asarray(label)
     cell = label > 0
-    # Background is an object too, with an id of its own.
-    distance = jnp.minimum(edge_distance(jnp.where(cell, label, -1) + 2, LIMIT), LIMIT)
+    distance = jnp.minimum(edge_distance(_one_more(jnp.maximum(label, 0)), LIMIT), LIMIT)
     return jnp.stack([cell.astype(jnp.float32), jnp.where(cell, distance, -distance)], -1)
 
 
@@ -67,10 +66,17 @@ def known(label: Integer[ArrayLike, "n h w"]) -> Bool[ArrayLike, "n h w"]:
     farther than LIMIT from both.
     """
     label = jnp.asarray(label)
-    own = jnp.where(label == 0, 1, label + 1)  # background is 1, what is not annotated 0
-    nearest = jnp.minimum(edge_distance(own, LIMIT), LIMIT)
+    nearest = jnp.minimum(edge_distance(_one_more(label), LIMIT), LIMIT)
     distance = jnp.abs(encode(jnp.maximum(label, 0))[..., 1])
     return whole(label) & ((label > 0) | (nearest == distance))
+
+
+def _one_more(label):
+    """Ids + 1: background, 1, is an object too, and what is not annotated, -1, is 0.
+
+    In a type that holds the largest id + 1: decoded labels have the narrowest that holds the ids.
+    """
+    return label.astype(jnp.uint32) + 1
 
 
 SIGNED = Target(

@@ -44,7 +44,8 @@ def encode(
 def _ray_lengths(label, num_rays):
     """Pixels that all start at whole numbers take the same whole step: shifts of the image."""
     shape, (height, width) = label.shape, label.shape[-2:]
-    label = label.reshape(-1, height, width)
+    # int32 has room for the -1 outside: in uint16 it would be the id 65535.
+    label = label.reshape(-1, height, width).astype(jnp.int32)
     directions, shifts = _steps(num_rays, max(height, width))
     padded = jnp.pad(label, [(0, 0), (height, height), (width, width)], constant_values=-1)
 
@@ -52,8 +53,8 @@ def _ray_lengths(label, num_rays):
         def step(carry):
             start, length = carry
             for shift in jax.lax.dynamic_slice_in_dim(shifts_of_ray, start, TOGETHER):
-                there = jax.lax.dynamic_slice(
-                    padded, (0, height + shift[0], width + shift[1]), label.shape)
+                at = jnp.zeros_like(shift[0]), height + shift[0], width + shift[1]
+                there = jax.lax.dynamic_slice(padded, at, label.shape)
                 length += (length == start) & (there == label)
                 start += 1
             return start, length
