@@ -194,7 +194,7 @@ class Batches:
             return next(batch for _, batch in self.last if batch is not None)
         step, batch = self.last[slot]
         wanted = min(member.step, member.num_steps - 1)
-        if step != wanted:
+        if step < wanted:  # a run that became non-finite ends at a step before its last batch
             batch = next(self.streams[slot])
             self.last[slot] = (wanted, batch)
         return batch

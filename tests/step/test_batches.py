@@ -69,6 +69,29 @@ def test_streamed_batches_equal_what_the_device_gathers(kind):
     assert len({batch["image"].tobytes() for batch in batches["host"]}) == 3
 
 
+@pytest.mark.parametrize("residence", ["device", "host"])
+def test_a_run_that_became_non_finite_does_not_disturb_the_other(residence):
+    """It has ended at a step before those whose batches were read meanwhile, here the last."""
+    config = tiny_config(data__residence=residence)
+    arrays, mesh = data.load(config.data), default_mesh(1, 8)
+    batches = Batches(2, resident_source(config, arrays, mesh), mesh)
+    alive, failed = (FakeRun(config, arrays, start=0) for _ in range(2))
+    alive.num_steps = 9
+    for slot, run in enumerate((alive, failed)):
+        batches.begin(slot, run)
+    for _ in range(3):
+        batches.next(range(2))
+        alive.step, failed.step = alive.step + 1, failed.step + 1
+    failed.step = 1
+    found = [jax.tree.leaves(batches.next(range(2)))]
+    for step in (4, 5):
+        alive.step = step
+        found.append(jax.tree.leaves(batches.next(range(2))))
+    ids = [next(x for x in leaves if x.dtype == np.int32 and x.ndim == 2) for leaves in found]
+    for step, rows in zip((3, 4, 5), ids, strict=True):
+        np.testing.assert_array_equal(rows[0], alive.order.rows(step)["id"])
+
+
 def assert_layout(arrays, layout, leading):
     """The arrays have these names, row shapes and types."""
     found = {k: (x.shape, x.dtype) for k, x in arrays.items()}
