@@ -32,7 +32,9 @@ class Sampling(NamedTuple):
     # (n,) names; given, an epoch draws with replacement, each stratum equally often (weights 1 /
     # count).
     strata: Sequence[str] | None = None
-    oversample: float = 0.0  # share of the rows that are sure to hold foreground, if there is some
+    # Share of the rows that are sure to hold foreground, if there is some; with strata, of each
+    # that has some equally often.
+    oversample: float = 0.0
     # (n,) or, of each variant, (n, copies + 1): share of foreground, read by `oversample`.
     foreground: np.ndarray | None = None
     crops: Crops | None = None  # where windows are drawn, if they are
@@ -71,21 +73,23 @@ class Order:
         if strata is not None:
             stratum = np.unique(np.asarray(strata)[pool // (copies + 1)], return_inverse=True)[1]
             self.strata = [pool[stratum == k] for k in range(stratum.max() + 1)]
-        self.certain = None
+        self.certain = []  # what is sure to hold foreground, of each stratum that has some
         if oversample and crops is None:
             of_variants = np.broadcast_to(
-                foreground.reshape(len(foreground), -1), (len(foreground), copies + 1))
-            self.certain = pool[of_variants.reshape(-1)[pool] > 0]
+                foreground.reshape(len(foreground), -1), (len(foreground), copies + 1)).reshape(-1)
+            holding = [of[of_variants[of] > 0] for of in self.strata or [pool]]
+            self.certain = [of for of in holding if len(of)]
         self._epoch = functools.lru_cache(maxsize=4)(self._drawn)  # readers straddle epochs
 
     def __call__(self, step: int) -> np.ndarray:
         """(batch_size,) int32 indices of a step."""
         epoch, place = divmod(int(step), self.steps_per_epoch)
         index = self._epoch(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
-        if self.certain is None or not len(self.certain):
+        if not self.certain:
             return index
         decide, choose = self._uniform(step, 2)
-        certain = self.certain[(choose * len(self.certain)).astype(np.int64)]
+        stratum, choose = np.divmod(choose * len(self.certain), 1)
+        certain = _chosen(self.certain, stratum.astype(np.int64), choose)
         return np.where(decide < self.oversample, certain, index).astype(np.int32)
 
     def rows(self, step: int) -> dict[str, np.ndarray]:
@@ -121,10 +125,7 @@ class Order:
             return self.pool[np.argsort(words, kind="stable")].astype(np.int32)
         stratum, member = (_unit(random.random_raw(len(self.pool))) for _ in range(2))
         stratum = (stratum * len(self.strata)).astype(np.int64)
-        size = np.array([len(s) for s in self.strata])[stratum]
-        start = np.cumsum([0, *(len(s) for s in self.strata[:-1])])[stratum]
-        flat = np.concatenate(self.strata)
-        return flat[start + (member * size).astype(np.int64)].astype(np.int32)
+        return _chosen(self.strata, stratum, member).astype(np.int32)
 
     def _uniform(self, step, count):
         """(count, batch_size) numbers in [0, 1) of this step."""
@@ -140,6 +141,13 @@ def check_batch_size(batch_size: int, samples: int, windows: int, cropped: bool)
     more = f", or data.windows={-(-batch_size // max(samples, 1))}" * (cropped and batch_size > 0)
     raise InputError(f"config.train.batch_size: got {batch_size}; expected 1 to "
                      f"{samples * windows}, the number of training images{of_each}{more}")
+
+
+def _chosen(lists, number, share):
+    """(m,): of the list of each number (m,), the entry at that share of its length, in [0, 1)."""
+    size = np.array([len(one) for one in lists])[number]
+    start = np.cumsum([0, *(len(one) for one in lists[:-1])])[number]
+    return np.concatenate(lists)[start + (share * size).astype(np.int64)]
 
 
 def _unit(words):

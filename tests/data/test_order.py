@@ -58,6 +58,18 @@ def test_balance_draws_every_stratum_equally_often():
     assert order(7).tolist() == Order(np.arange(50), 0, 10, Sampling(strata=strata))(7).tolist()
 
 
+def test_rows_that_hold_foreground_for_certain_are_balanced_too():
+    strata = np.array(["rare"] * 5 + ["common"] * 90 + ["empty"] * 5)
+    foreground = np.where(strata == "empty", 0, 0.2)
+    for share, expected in ((1.0, 1 / 2), (0.5, (1 / 2 + 1 / 3) / 2)):
+        order = Order(np.arange(100), 0, 20, Sampling(
+            strata=strata, oversample=share, foreground=foreground))
+        drawn = np.concatenate([order(step) for step in range(200)])
+        assert expected - 0.03 < (drawn < 5).mean() < expected + 0.03
+        assert (share < 1) == (drawn >= 95).any()
+        assert len(set(drawn[drawn < 95])) == 95
+
+
 def test_oversample_puts_foreground_into_its_share_of_the_rows():
     foreground = np.zeros(100, np.float32)
     foreground[:10] = 0.2
