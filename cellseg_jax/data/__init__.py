@@ -208,7 +208,7 @@ def split_of(data_config, arrays: Arrays) -> dict:
     # Patches of augmented images are blank where others are: data.order leaves them out.
     if not data_config["keep_blank"] and not (
             data_config["augment_before_grid"] and data_config["copies"]):
-        parts["train"] = parts["train"][arrays.foreground[parts["train"]] > 0]
+        parts["train"] = parts["train"][arrays.holds_cells[parts["train"]]]
     return parts
 
 

@@ -81,6 +81,13 @@ class Arrays:
         return self.tables["foreground"].reshape(-1)
 
     @property
+    def holds_cells(self) -> np.ndarray:
+        """(n,) bool: whether there is foreground in a sample or, of windows, in its whole image."""
+        if "image" in self.flat:
+            return self.tables["anchors"][:, 0, 0] >= 0
+        return self.foreground > 0
+
+    @property
     def flat_sizes(self) -> np.ndarray:
         """(m, 2) height and width of the images in the flat arrays: rescaled, if they are."""
         return self.tables.get("scaled_size", self.original_sizes)
@@ -110,6 +117,12 @@ class Arrays:
         first = self._original_offsets[i]
         flat = self.whole_labels[first : first + height * width]
         return flat.reshape(height, width).astype(np.int32)
+
+    def uncut(self, name: str, i: int) -> np.ndarray:
+        """(H1, W1, ...) of image i what windows are cut of: a view of flat[name]."""
+        height, width = self.flat_sizes[i]
+        pixels = self.flat[name][self.offsets[i] : self.offsets[i] + height * width]
+        return pixels.reshape(height, width, *pixels.shape[1:])
 
     def whole_images(self) -> Sequence[np.ndarray]:
         """(m,) fitted images (H, W, C), put together from their patches one at a time."""

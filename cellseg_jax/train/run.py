@@ -191,8 +191,9 @@ class Run:
 
     def findings(self) -> list[Finding]:
         """Keys of its config that change nothing, and a warm-up that is longer than the run."""
+        unread = config_lib.unread(self.config) | self._unread_without_validation()
         found = [Finding("warning", f"config.{key}", f"nothing reads it, since {why}")
-                 for key, why in config_lib.unread(self.config).items()]
+                 for key, why in unread.items()]
         optimizer, unit = self.config.optimizer, self.config.optimizer.schedule_per
         length = (self.num_steps if unit == "step" else
                   math.ceil(self.num_steps / self.steps_per_epoch))
@@ -201,6 +202,18 @@ class Run:
                                  f"got {optimizer.warmup}, but the run has {length} {unit}s: the "
                                  "learning rate never reaches optimizer.lr"))
         return found
+
+    def _unread_without_validation(self) -> dict[str, str]:
+        """{key: why nothing reads it} where it turns out that the split has no validation images.
+
+        Of fractions that is known before, and refused (config.rules).
+        """
+        if len(self.parts["val"]):
+            return {}
+        keys = {"train.early_stopping": self.config.train.early_stopping > 0,
+                "optimizer.schedule": self.config.optimizer.schedule == "plateau"}
+        return {key: f"data.split={self.config.data.split!r} has no validation images"
+                for key, used in keys.items() if used}
 
     # --- what is due ------------------------------------------------------------------------------
 

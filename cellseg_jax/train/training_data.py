@@ -1,6 +1,7 @@
 """The decoded images that runs train on, read and checked once for all runs of a dataset."""
 
 import dataclasses
+import types
 from typing import NamedTuple
 
 import numpy as np
@@ -48,10 +49,23 @@ def load(config) -> TrainingData:
     with terminal.counting("reading images") as progress:
         arrays = data.load(config.data, progress)
     classes = config.data.num_classes if config.data.target == "classes" else None
-    findings = checks.of_samples(arrays, num_classes=classes)
+    findings = checks.of_samples(_read_in_training(arrays), num_classes=classes)
+    findings += checks.of_ranges(arrays, config.data)
     findings += annotation.of_arrays(arrays, config.data)
     checks.raise_errors(findings)
     return TrainingData(arrays, findings)
+
+
+def _read_in_training(arrays: Arrays):
+    """What checks.of_samples reads; where windows are cut, whole images in place of their middles.
+    """
+    if "image" not in arrays.flat:
+        return arrays
+    image, label = ([arrays.uncut(name, i) for i in range(arrays.num_samples)]
+                    for name in ("image", "label"))
+    share = np.array([np.count_nonzero(one > 0) / max(np.count_nonzero(one >= 0), 1)
+                      for one in label], np.float32)
+    return types.SimpleNamespace(names=arrays.names, image=image, label=label, foreground=share)
 
 
 def split_findings(training: TrainingData, parts: dict) -> list:

@@ -108,6 +108,19 @@ def test_patches_follow_their_image(config):
         data.load(config | {"grid": 5})
 
 
+def test_what_holds_cells_beside_the_middle_of_windows_is_no_blank(config):
+    """Validation sees the middle of an image; training cuts windows anywhere."""
+    config |= {"size": (32, 32), "image_size": (160, 160), "fit": "random_crop", "seed": 3,
+               "blank_images": 1, "channels": "gray"}
+    arrays = data.load(config)
+    assert (arrays.foreground[:12] == 0).any()  # nothing in the middle
+    parts, kept = (data.split_of(config | {"keep_blank": keep}, arrays)["train"].tolist()
+                   for keep in (True, False))
+    assert kept == parts[:-1] and parts[-1] == 12  # only the blank image is left out
+    np.testing.assert_array_equal(
+        arrays.holds_cells, [arrays.uncut("label", i).any() for i in range(13)])
+
+
 def test_mixed_in_datasets_are_for_training(config, tmp_path):
     for kind, value in (("images", 90), ("masks", 1)):
         (tmp_path / "more" / kind).mkdir(parents=True)

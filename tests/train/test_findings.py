@@ -1,12 +1,53 @@
 """What a run says of its own config before its first step."""
 
+import json
 import pathlib
 
+import imageio.v3 as iio
+import numpy as np
 import pytest
 from helpers import tiny_config
 
+from cellseg_jax import config as config_lib
+from cellseg_jax.errors import InputError
 from cellseg_jax.train import loop, training_data
 from cellseg_jax.train.run import Run, Task
+
+
+def test_a_split_file_without_validation_images_stops_no_run_early_and_that_is_said(tmp_path):
+    config = tiny_config(train__early_stopping=3, optimizer__schedule="plateau")
+    arrays = training_data.load(config).arrays
+    run = Run(Task(0, config, tmp_path / "a", True), arrays)
+    assert run.findings() == []
+    names = list(arrays.image_names)
+    (tmp_path / "split.json").write_text(json.dumps({"train": names[:30], "test": names[30:]}))
+    config = config_lib.changed(config, {"data.split": str(tmp_path / "split.json")})
+    found = Run(Task(0, config, tmp_path / "b", True), arrays).findings()
+    assert [one.where for one in found] == ["config.train.early_stopping",
+                                            "config.optimizer.schedule"]
+    assert "split.json' has no validation images" in found[0].what
+
+
+def test_masks_are_judged_by_all_that_windows_are_cut_of(tmp_path):
+    """Of images with cells in one corner; the middle of each, which validation sees, is empty."""
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    random = np.random.default_rng(0)
+    for number in range(4):
+        label = np.zeros((96, 96), np.uint8)
+        label[:8, :8], label[8:16, :8] = 1, 2
+        iio.imwrite(tmp_path / f"masks/{number}.png", label)
+        iio.imwrite(tmp_path / f"images/{number}.png",
+                    random.integers(0, 99, label.shape, np.uint8))
+    config = config_lib.changed(config_lib.default(), {
+        "data.name": "folder", "data.root": str(tmp_path), "data.cache": str(tmp_path / "cache"),
+        "data.fit": "random_crop", "data.size": (32, 32), "data.labels": "classes",
+        "data.target": "classes", "data.num_classes": 3})
+    found = training_data.load(config).findings
+    assert "foreground covers 1.39% of the pixels" in found[0].what
+    assert not any("empty" in one.what for one in found)
+    with pytest.raises(InputError, match=r"got 4, but the classes \[3\] occur in no mask"):
+        training_data.load(config_lib.changed(config, {"data.num_classes": 4}))
 
 
 @pytest.mark.parametrize("changes, words", [
@@ -14,9 +55,10 @@ from cellseg_jax.train.run import Run, Task
     ({"loss.gamma": 3.0, "loss.focal": 0.0},
      ["warning: config.loss.gamma: nothing reads it, since the weight of focal is 0"]),
     # 40 images, of which 32 train in batches of 8: 4 steps are an epoch.
-    ({"train.steps": 9, "optimizer.warmup": 2}, []),
-    ({"train.steps": 9, "optimizer.warmup": 3}, ["config.optimizer.warmup: got 3, but the run has "
-                                                 "3 epochs: the learning rate never reaches"]),
+    ({"train.steps": 9, "train.epochs": 100, "optimizer.warmup": 2}, []),
+    ({"train.steps": 9, "train.epochs": 100, "optimizer.warmup": 3},
+     ["config.optimizer.warmup: got 3, but the run has "
+      "3 epochs: the learning rate never reaches"]),
     ({"optimizer.schedule_per": "step", "optimizer.warmup": 7}, []),
     ({"optimizer.schedule_per": "step", "optimizer.warmup": 8}, ["the run has 8 steps"]),
 ])

@@ -59,6 +59,27 @@ def of_samples(arrays, *, num_classes=None) -> list[Finding]:
     return found + (_classes(arrays, num_classes) if num_classes else [])
 
 
+def of_ranges(arrays, data_config) -> list[Finding]:
+    """A warning of images that a range between percentiles leaves without any contrast.
+
+    Args:
+      arrays: data.Arrays.
+    """
+    if data_config["normalize"] != "percentile":
+        return []
+    colours = slice(None) if data_config["channel_index"] else slice(3)
+    whole, inner = (np.diff(arrays.tables[name][:, colours]) > 0
+                    for name in ("minmax", "percentile"))
+    lost = (whole & ~inner).any((1, 2))
+    if not lost.any():
+        return []
+    low, high = data_config["percentiles"]
+    return [Finding("warning", "config.data.percentiles", f"{_of(lost)} images have one value from "
+                    f"percentile {low:g} to {high:g}, and are 0 all over for the network: "
+                    f"{some(np.asarray(arrays.image_names)[lost])}; set wider ones, or "
+                    "config.data.normalize=minmax")]
+
+
 def of_split(arrays, parts, pairs: Pairs | None) -> list[Finding]:
     """What makes the scores of a split too good or meaningless: leaks, missing strata.
 

@@ -203,6 +203,7 @@ def _view(data_config, facts):
     """
     paths = [_relative(fact.path, data_config["root"]) for fact in facts]
     names = paths if len(set(paths)) == len(paths) else [fact.name for fact in facts]
+    foreground = np.array([1 - fact.pixels[0] / fact.pixels.sum() for fact in facts], np.float32)
     return types.SimpleNamespace(
         image=[np.stack([fact.low, fact.high])[None] for fact in facts],
         label=[_row(fact.pixels)[None] if fact.unknown.pixels < np.prod(fact.size)
@@ -211,7 +212,7 @@ def _view(data_config, facts):
         groups=[fact.group for fact in facts], image_groups=[fact.group for fact in facts],
         strata=[fact.stratum for fact in facts], image_strata=[fact.stratum for fact in facts],
         parts=[fact.part for fact in facts], image_parts=[fact.part for fact in facts],
-        foreground=np.array([1 - fact.pixels[0] / fact.pixels.sum() for fact in facts], np.float32))
+        foreground=foreground, holds_cells=foreground > 0)
 
 
 def _row(pixels, length=4096) -> np.ndarray:

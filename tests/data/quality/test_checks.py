@@ -10,6 +10,7 @@ from cellseg_jax.data.quality.checks import of_samples, of_split, quick, raise_e
 from cellseg_jax.data.quality.duplicates import Pairs
 from cellseg_jax.data.records import Finding
 from cellseg_jax.errors import InputError
+from cellseg_jax.normalize import image_ranges
 
 ROOT, SPLIT, CLASSES = "config.data.root", "config.data.split", "config.data.num_classes"
 NONE = Pairs([], 0.0)
@@ -43,6 +44,22 @@ def told(findings):
 def test_quick_has_only_a_summary_to_tell_of_good_data():
     assert quick(made(), third()) == [Finding(
         "note", ROOT, "foreground covers 25% of the pixels; per image 25% to 25%, median 25%")]
+
+
+def test_images_of_which_a_range_of_percentiles_leaves_nothing_are_named():
+    images = np.random.default_rng(0).integers(0, 90, (3, 40, 40, 1), np.uint8)
+    images[1] = 0
+    images[1, :3, :1] = 200  # 3 pixels of 1600, which percentile 99.8 is below
+    images[2] = 7  # constant, which is another finding
+    ranges = {name: np.stack([image_ranges(image, name) for image in images])
+              for name in ("minmax", "percentile")}
+    arrays = made(3, tables=ranges, image_names=("a", "b", "c"))
+    options = config_lib.default().data.to_dict()
+    assert checks.of_ranges(arrays, options) == []  # minmax
+    finding, = checks.of_ranges(arrays, options | {"normalize": "percentile"})
+    assert finding.level == "warning" and finding.where == "config.data.percentiles"
+    assert finding.what.startswith("1 of 3 images have one value from percentile 1 to 99.8, and "
+                                   "are 0 all over for the network: b;")
 
 
 def test_quick_sorts_by_level_and_takes_known_pairs():
