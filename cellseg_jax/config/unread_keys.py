@@ -25,6 +25,14 @@ def unread(config, default) -> dict[str, str]:
               for key in ("b1", "b2") if key not in reads}
     if config.data.grid == 1:
         found["data.augment_before_grid"] = "data.grid is 1"
+    if config.train.steps:
+        found["train.epochs"] = "train.steps decides the length"
+    if optim.SCHEDULES[config.optimizer.schedule] is optim.SCHEDULES["constant"] and (
+            not config.optimizer.warmup):
+        found["optimizer.schedule_per"] = (
+            f"optimizer.schedule is {config.optimizer.schedule!r} and there is no warm-up")
+    if not derived.has_part(config, "val"):
+        found |= dict.fromkeys(("train.best", "eval.every"), "data.split has no validation images")
     return {key: why for key, why in found.items() if key in changed}
 
 

@@ -166,6 +166,13 @@ def test_bad_override_is_one_line_with_key_value_and_choices(file, override, wor
     ({"augment.rotation": (0.5, 0.0)}, {"augment.rotation": "a strength of 0 changes nothing"}),
     ({"augment.turn": (0.5, 1.0), "data.augment_before_grid": True},
      {"data.augment_before_grid": "data.grid is 1"}),
+    ({"train.steps": 9, "train.epochs": 3}, {"train.epochs": "train.steps decides the length"}),
+    ({"optimizer.schedule_per": "step"}, {
+        "optimizer.schedule_per": "optimizer.schedule is 'constant' and there is no warm-up"}),
+    ({"optimizer.schedule_per": "step", "optimizer.warmup": 5}, {}),
+    ({"optimizer.schedule_per": "step", "optimizer.schedule": "cosine"}, {}),
+    ({"data.split": (0.8, 0.0, 0.2), "train.best": ("loss", "min"), "eval.every": 2},
+     dict.fromkeys(("train.best", "eval.every"), "data.split has no validation images")),
     ({"eval.nms": 0.2}, {"eval.nms": "data.target is 'foreground'"}),
     ({"data.target": "star", "eval.decode": "components"},
      {"eval.decode": "data.target is 'star'"}),
