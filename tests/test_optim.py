@@ -11,6 +11,7 @@ import pytest
 
 from cellseg_jax.errors import InputError
 from cellseg_jax.optim import (
+    OF_LENGTH,
     OPTIMIZERS,
     PLATEAU,
     SCHEDULES,
@@ -160,6 +161,13 @@ def test_polynomial_equals_hand_value():
     _, per_step = make("sgd", lr=2.0, schedule="polynomial", per="step", **length)
     np.testing.assert_allclose(per_step(5), 2 * 0.5**0.9, rtol=1e-6)
     np.testing.assert_array_equal(per_step(jnp.arange(10, 13)), 0)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_the_schedules_that_depend_on_the_length_are_known(schedule):
+    rates = [float(make("sgd", lr=1.0, schedule=schedule, every=1, num_steps=steps,
+                        steps_per_epoch=4)[1](9)) for steps in (40, 80)]
+    assert (rates[0] != rates[1]) == (schedule in OF_LENGTH)
 
 
 def test_lr_fn_follows_traced_lengths():

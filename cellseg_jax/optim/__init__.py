@@ -17,6 +17,7 @@ from jaxtyping import PyTree
 
 from cellseg_jax.errors import InputError, nearest, pick
 from cellseg_jax.optim.schedules import (
+    OF_LENGTH,
     PLATEAU,
     SCHEDULES,
     Count,
@@ -25,7 +26,8 @@ from cellseg_jax.optim.schedules import (
     reduce_on_plateau,
 )
 
-__all__ = ["OPTIMIZERS", "PLATEAU", "SCHEDULES", "Options", "averaged", "make", "reduce_on_plateau"]
+__all__ = ["OF_LENGTH", "OPTIMIZERS", "PLATEAU", "SCHEDULES", "Options", "averaged", "make",
+           "reduce_on_plateau"]
 
 # {name of a function in optim.directions: the Options that it takes}; the others concern them all.
 OPTIMIZERS = {

@@ -47,6 +47,9 @@ SCHEDULES = {"constant": constant, "polynomial": polynomial, "cosine": cosine,
              "exponential": exponential, "step": step_decay,
              "plateau": constant}  # the caller multiplies lr by the scale of reduce_on_plateau
 
+# Of these, those whose rate at any time depends on how long training is.
+OF_LENGTH = ("polynomial", "cosine")
+
 
 def rate(lr: Scalar, num_steps: Count, steps_per_epoch: Count, options) -> Callable:
     """lr_fn(step): the learning rate of the schedule, after its warm-up.

@@ -4,6 +4,7 @@ import json
 import pathlib
 
 from cellseg_jax import config as config_lib
+from cellseg_jax import optim
 from cellseg_jax.data import split
 from cellseg_jax.errors import InputError
 from cellseg_jax.files import (
@@ -191,7 +192,7 @@ def check_continues(path, config) -> str:
         check_same_config(path, config)
         return ""
     extended = f"extended: {length} {before} -> {now}"
-    if config.optimizer.schedule != "constant":
+    if config.optimizer.schedule in optim.OF_LENGTH:
         extended += f"; the {config.optimizer.schedule} schedule spans the new length"
     return extended
 
