@@ -10,6 +10,7 @@ from cellseg_jax.config.derived import (
     has_cells,
     has_ignored,
     has_part,
+    input_size,
     is_classical,
     is_labels,
     num_outputs,
@@ -26,6 +27,8 @@ LAYER_COUNTS = ("num_res_units", "num_layers", "blocks", "depths", "convs", "blo
 MOST_LAYERS = 1000
 # Targets that learn where each object has its centre and how far it goes.
 OF_OBJECTS = ("distance", "star", "flow")
+# Targets whose probabilities may be anything from 0 to 1, where others are 0 or 1.
+OF_SHARES = ("star",)
 
 
 def check(config, default) -> None:
@@ -147,7 +150,8 @@ def _augment(c, rule):
         value = c.augment[name]
         rule(len(value) == 2 and 0 <= value[0] <= 1, f"augment.{name}",
              "(probability from 0 to 1, strength)")
-        expected = augment.check(name, value[1], size) if value[0] else ""
+        seen = size if name in augment.GEOMETRIC else input_size(c)
+        expected = augment.check(name, value[1], seen) if value[0] else ""
         rule(not expected, f"augment.{name}", expected)
     used = [name for name in augment.INTENSITY if c.augment[name][0]]
     rule(c.data.normalize != "symmetric" or not used, "data.normalize",
@@ -190,6 +194,10 @@ def _loss(c, rule):
     for name in ("cross_entropy", "lovasz_softmax"):
         rule(not c.loss[name] or outputs >= 2, f"loss.{name}",
              "none with one output; data.target='contour' or 'classes' have more")
+    for name in losses.OF_MASKS:
+        rule(not c.loss[name] or c.data.target not in OF_SHARES, f"loss.{name}",
+             f"0: it is of masks, and probabilities of data.target={c.data.target!r} lie between "
+             "0 and 1")
     wanted = " and ".join(name for name in targets.TARGETS[c.data.target].losses
                           if name in losses.REGRESSION)
     for name in losses.REGRESSION:

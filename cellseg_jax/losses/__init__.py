@@ -47,6 +47,7 @@ LOSSES = {
 REGRESSION = {"mae": mae, "mse": mse, "distance_dice": distance_dice}
 # These are 0 on images without foreground, whatever is predicted: another loss must stand beside.
 ZERO_ON_EMPTY = ("boundary", "cldice")
+OF_MASKS = ("boundary", "lovasz")  # their targets are 0 or 1, never between
 
 
 @functools.cache

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from cellseg_jax import config as config_lib
@@ -194,6 +195,11 @@ class Run:
         unread = config_lib.unread(self.config) | self._unread_without_validation()
         found = [Finding("warning", f"config.{key}", f"nothing reads it, since {why}")
                  for key, why in unread.items()]
+        strata = set(np.take(self.arrays.strata, self.parts["train"]).tolist())
+        if self.config.data.balance and len(strata) == 1:
+            found.append(Finding("warning", "config.data.balance", "all training images are of the "
+                                 f"one stratum {strata.pop()!r}: there is nothing to balance, they "
+                                 "are drawn with replacement"))
         optimizer, unit = self.config.optimizer, self.config.optimizer.schedule_per
         length = (self.num_steps if unit == "step" else
                   math.ceil(self.num_steps / self.steps_per_epoch))

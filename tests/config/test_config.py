@@ -2,11 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from cellseg_jax import config as config_lib
-from cellseg_jax import data
-from cellseg_jax.config import compare
+from cellseg_jax import data, losses, targets
+from cellseg_jax.config import compare, rules
 from cellseg_jax.errors import InputError
 
 QUICKSTART = """
@@ -181,6 +182,32 @@ def test_bad_override_is_one_line_with_key_value_and_choices(file, override, wor
 ])
 def test_keys_that_change_nothing_are_known(changes, why):
     assert config_lib.unread(config_lib.changed(config_lib.default(), changes)) == why
+
+
+def test_strengths_are_checked_by_the_size_of_what_is_augmented():
+    """Patches are cut after their image was warped, but before it is blurred."""
+    changes = {"data.size": (64, 64), "data.grid": 4, "data.augment_before_grid": True,
+               "augment.elastic": (0.5, 9.0), "augment.elastic_sigma": 16.0}
+    config_lib.changed(config_lib.default(), changes | {"augment.blur": (0.5, 4.0)})
+    with pytest.raises(InputError, match=r"config.augment.blur: got \(0.5, 5.0\).* to 4 \(pixels"):
+        config_lib.changed(config_lib.default(), changes | {"augment.blur": (0.5, 5.0)})
+
+
+@pytest.mark.parametrize("loss", losses.OF_MASKS)
+def test_losses_of_masks_are_refused_where_probabilities_are_shares(loss):
+    base = config_lib.changed(config_lib.default(), {"data.target": "star"})
+    with pytest.raises(InputError, match=f"config.loss.{loss}: got 1.0; expected 0: it is of mas"):
+        config_lib.changed(base, {f"loss.{loss}": 1.0})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", targets.TARGETS)
+def test_targets_whose_probabilities_are_shares_are_known(name):
+    label = np.zeros((1, 16, 16), np.int32)
+    label[0, 2:14, 3:12] = 1
+    target = targets.TARGETS[name]
+    values = np.unique(target.encode(label)[..., : target.num_binary])
+    assert (set(values.tolist()) <= {0, 1}) == (name not in rules.OF_SHARES)
 
 
 @pytest.mark.parametrize("target", ["distance", "star", "flow"])

@@ -59,6 +59,9 @@ def test_masks_are_judged_by_all_that_windows_are_cut_of(tmp_path):
     ({"train.steps": 9, "train.epochs": 100, "optimizer.warmup": 3},
      ["config.optimizer.warmup: got 3, but the run has "
       "3 epochs: the learning rate never reaches"]),
+    ({"data.balance": True}, []),
+    ({"data.balance": True, "data.looks": ("stained",)},
+     ["config.data.balance: all training images are of the one stratum 'stained'"]),
     ({"optimizer.schedule_per": "step", "optimizer.warmup": 7}, []),
     ({"optimizer.schedule_per": "step", "optimizer.warmup": 8}, ["the run has 8 steps"]),
 ])
