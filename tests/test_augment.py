@@ -377,6 +377,18 @@ def test_all_of_chosen_channels_change(channels):
         assert all((out[..., c] != image[..., c]).any() for c in range(channels)), name
 
 
+@pytest.mark.parametrize("channels", [3, 4, 5, 8])
+def test_shifts_do_not_depend_on_whether_they_are_applied(channels):
+    image = np.full((1, 1, channels), 0.5, np.float32)
+    moved = np.asarray(jax.vmap(lambda key: augment.intensity(
+        key, image, {"rgb_shift": (0.3, 0.2)}, channels))(jax.random.split(KEY, 4000)))[:, 0, 0]
+    applied = np.abs(moved - 0.5).max(1) > 0
+    assert 0.27 < applied.mean() < 0.33
+    shifts = (moved[applied] - 0.5) / 0.2
+    assert np.abs(shifts.mean(0)).max() < 0.07  # four standard deviations
+    assert np.abs(np.corrcoef(shifts.T) - np.eye(channels)).max() < 0.12
+
+
 # What may be asked for
 
 

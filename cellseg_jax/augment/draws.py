@@ -19,7 +19,7 @@ def variant_key(seed: ArrayLike, sample: ArrayLike, copy: ArrayLike) -> Key[Arra
 class Draw(NamedTuple):
     """The random numbers of one augmentation of one sample."""
 
-    key: Key[Array, ""]  # for whole fields of random numbers
+    key: Key[Array, ""]  # made `u`; others are drawn of what is folded into it
     u: Float[Array, "4"]  # uniform in [0, 1)
 
 

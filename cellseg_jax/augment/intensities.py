@@ -66,7 +66,9 @@ def _saturation_hue(image, factor, turns):
 def rgb_shift(draw: Draw, strength, image: Image) -> Image:
     """To each channel its own number added, uniform in +-strength."""
     count = image.shape[-1]
-    u = draw.u[:count] if count <= len(draw.u) else jax.random.uniform(draw.key, (count,))
+    u = draw.u[:count]
+    if count > len(u):  # of another key: draw.key gave the number that decides whether to apply
+        u = jax.random.uniform(jax.random.fold_in(draw.key, 1), (count,), jnp.float32)
     return image + between(-strength, strength, u)
 
 
