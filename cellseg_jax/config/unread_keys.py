@@ -18,8 +18,11 @@ def unread(config, default) -> dict[str, str]:
       default: config.default().
     """
     standard, values = flatten(default), flatten(config)
+    standard |= {f"model.{key}": value
+                 for key, value in derived.model_options(config.model.name).items()}
     changed = {key for key, value in values.items() if key in standard and value != standard[key]}
-    found = _of_target(config) | _of_losses(config) | _of_augmentations(config)
+    found = (_of_target(config) | _of_losses(config) | _of_augmentations(config)
+             | _of_model(config.model))
     reads = optim.OPTIMIZERS[config.optimizer.name]
     found |= {f"optimizer.{key}": f"optimizer.name is {config.optimizer.name!r}"
               for key in ("b1", "b2") if key not in reads}
@@ -48,6 +51,22 @@ def _of_target(config) -> dict[str, str]:
     found |= {f"eval.{key}": why for key in derived.unread_decoding(config, config.eval)}
     if config.eval.decode == "components":
         found.setdefault("eval.watershed_h", "eval.decode is 'components'")
+    return found
+
+
+def _of_model(model) -> dict[str, str]:
+    found = {}
+    if model.name == "unet_classic":
+        if not model.norm.endswith("group"):
+            found["model.groups"] = f"model.norm is {model.norm!r}"
+        if model.skip == "none":
+            found["model.drop_skips"] = "model.skip is 'none'"
+        if model.padding == "valid":
+            found["model.odd"] = "model.padding is 'valid'"
+    if model.name == "unet_plan" and model.features_per_stage:
+        found["model.image_size"] = "model.features_per_stage is given"
+    if model.name == "segformer" and model.widths and model.depths and model.decoder_width:
+        found["model.variant"] = "model.widths, depths and decoder_width are given"
     return found
 
 

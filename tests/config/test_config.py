@@ -2,11 +2,12 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
 from cellseg_jax import config as config_lib
-from cellseg_jax import data, losses, targets
+from cellseg_jax import data, losses, models, targets
 from cellseg_jax.config import compare, rules
 from cellseg_jax.errors import InputError
 
@@ -208,6 +209,35 @@ def test_targets_whose_probabilities_are_shares_are_known(name):
     target = targets.TARGETS[name]
     values = np.unique(target.encode(label)[..., : target.num_binary])
     assert (set(values.tolist()) <= {0, 1}) == (name not in rules.OF_SHARES)
+
+
+@pytest.mark.parametrize("name, key, before, after, by, other", [
+    ("unet_classic", "groups", 4, 2, {"norm": "batch"}, {"norm": "group"}),
+    ("unet_classic", "drop_skips", (), (0,), {"skip": "none"}, {}),
+    ("unet_classic", "odd", "pad_input", "pad_up", {"padding": "valid"}, {}),
+    ("unet_plan", "image_size", 16, 32, {"features_per_stage": (4, 8)}, {}),
+    ("segformer", "variant", "b0", "b1",
+     {"widths": (2, 4, 10, 16), "depths": (1, 1, 1, 1), "decoder_width": 8}, {}),
+])
+def test_options_of_a_network_that_change_nothing_are_known(
+        name, key, before, after, by, other):
+    """The program of the network is the same by these options, and not by the other ones."""
+    small = {"channels": (4, 8)} if name == "unet_classic" else {}
+
+    def told(options):
+        config = config_lib.default()
+        config.model = dict(name=name, **small, **options)
+        return list(config_lib.unread(config_lib.complete(config)))
+
+    def program(options):
+        network = models.make(name, num_outputs=1, **small, **options)
+        image = np.zeros((1, 21, 30, 1), np.float32)
+        return str(jax.make_jaxpr(lambda x: network.init_with_output(
+            jax.random.key(0), x, train=False))(image))
+
+    assert told({**by, key: after}) == [f"model.{key}"] and not told({**other, key: after})
+    assert program({**by, key: before}) == program({**by, key: after})
+    assert key == "variant" or program({**other, key: before}) != program({**other, key: after})
 
 
 @pytest.mark.parametrize("target", ["distance", "star", "flow"])
