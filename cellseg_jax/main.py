@@ -27,7 +27,7 @@ from absl import flags
 
 from cellseg_jax import cli
 from cellseg_jax.cli.stopping import INTERRUPTED
-from cellseg_jax.errors import InputError, pick
+from cellseg_jax.errors import pick
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -35,7 +35,8 @@ def define_flags(values: flags.FlagValues) -> None:
     cli.string(values, "workdir", "the run's folder; default runs/<config name>")
     cli.string(values, "out", "with --mode=eval: a folder for a copy of the run, which is scored")
     cli.string(values, "mode", "train | eval | describe", "train")
-    cli.string(values, "split", "with --mode=eval: train | val | test, or all", "test")
+    cli.string(values, "split", "whose images are scored: train | val | test; with --mode=eval on "
+               "other data also all", "test")
     cli.string(values, "labels", "with --mode=eval: score a folder of label images made elsewhere")
     cli.switch(values, "tuned", "with --mode=eval: decode with the options of predict --tune")
     cli.string(values, "tune", "with --mode=eval: ap50 | pq | seg ...: find the decoding that "
@@ -48,14 +49,13 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(args, overrides: list[tuple[str, str]]) -> int:
     """One run; returns the exit code."""
-    from cellseg_jax.runs.command_config import run_config
+    from cellseg_jax.runs.command_config import check_flags, run_config
     from cellseg_jax.runs.track import tracking
 
     mode = pick(MODES, args.mode, "--mode")
     with cli.several_processes(args.distributed):
         name = pathlib.Path(args.config.partition(":")[0]).stem
-        if args.out and (args.mode != "eval" or args.labels):
-            raise InputError("--out: expected --mode=eval with it, and no --labels")
+        check_flags(args)
         workdir = args.workdir or f"runs/{name}"
         with tracking(args.track, "cellseg_jax", workdir, root=pathlib.Path(workdir).parent):
             return mode(run_config(args, overrides), workdir, args)

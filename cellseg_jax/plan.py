@@ -46,9 +46,13 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
     from cellseg_jax.report import terminal
 
     config = config_lib.load(args.config, overrides)
+    out = pathlib.Path(args.json)
+    if args.json and (out.is_dir() or not out.parent.is_dir()):
+        raise errors.InputError(f"--json: cannot write to {args.json!r}; expected a file such as "
+                                "plan.json in a folder that exists")
     plan = planning.plan(config, args.topology, search=args.batch)
     if args.json:
-        pathlib.Path(args.json).write_text(json.dumps(plan, indent=2))
+        out.write_text(json.dumps(plan, indent=2))
     if not plan["fits"]:
         errors.print_error(f"{plan['key']}: {plan['refusal']}")
     terminal.summary(planning.rows(plan))

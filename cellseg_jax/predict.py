@@ -72,7 +72,7 @@ def main(args, overrides: list[tuple[str, str]], in_memory_pixels: int = IN_MEMO
     cli.check_choice(args, "checkpoint", cli.CHECKPOINTS)
     options = PredictOptions(args.scale, tta=args.tta, uncertain="uncertainty" in formats,
                              diameter=args.diameter, pixel_size=args.pixel_size)
-    check(options, args.halo, args.workdir.count(",") + 1)
+    check(options, args.halo, len([*filter(None, args.workdir.split(","))]))
     only_tunes = args.tune and not (args.images or args.out)
     cli.require(args, *(("workdir",) if only_tunes else ("workdir", "images", "out")))
     cli.refuse_config(args, instead="pass --workdir alone, and --config.eval.KEY=VALUE to decode "

@@ -60,9 +60,11 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
     if not args.study:
         raise InputError("--study: missing; expected a file such as configs/studies/nuclei.py")
     cli.refuse_config(args, "a study", "pass --study=FILE, --config.KEY=VALUE changes its base")
-    for name in ("repeats", "slots"):
+    for name in ("repeats", "slots", "measure"):
         if getattr(args, name) < 0:
             raise InputError(f"--{name}: got {getattr(args, name)}; expected 0 or more")
+    if not args.dry_run:
+        cli.refuse_without(args, "--dry_run", "measure")
     if args.smoke:  # two steps are no faster when optimised, and compile in half the time
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {UNOPTIMISED}"
     from cellseg_jax import studies
@@ -70,7 +72,10 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
     from cellseg_jax.studies import command
     from cellseg_jax.studies.search import trials as search
     from cellseg_jax.studies.smoke import prepare_smoke
+    from cellseg_jax.train.execution import BACKENDS
 
+    if args.backend:
+        cli.check_choice(args, "backend", BACKENDS)
     study = studies.load(args.study, overrides)
     workdir = pathlib.Path(args.workdir or f"runs/{study.name}{'_smoke' * args.smoke}")
     repeats = args.repeats or (SMOKE_REPEATS if args.smoke else study.repeats)

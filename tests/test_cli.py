@@ -14,7 +14,7 @@ import jax
 import pytest
 from helpers import ROOT, child_environment, tiny_config
 
-from cellseg_jax import __main__, cli, train
+from cellseg_jax import __main__, cli, main, train
 from cellseg_jax import config as config_lib
 from cellseg_jax.cli import stopping
 from cellseg_jax.errors import InputError
@@ -248,20 +248,45 @@ def test_sigterm_is_handled_in_the_block_alone():
 
 
 @pytest.mark.parametrize("words, message", [
-    (["--count=few"], "--count"),
-    (["--count=0"], "--count"),
-    (["--cuont=2"], "cuont"),
+    (["--count=few"], "--count: got 'few'; expected a positive integer"),
+    (["--count=0"], "--count: got '0'; expected a positive integer"),
+    (["--loud=maybe"], "--loud: got 'maybe'; expected true or false"),
+    (["--cuont=2"], "--cuont: no such flag; did you mean count?"),
+    (["--train.epochs=2"], "--train.epochs: no such flag; .*--config.train.epochs=50"),
+    (["--noconfig.data.balance=x"], "expected --noconfig.data.balance, or --config.data.balance="),
     (["there"], "'there': not a flag"),
 ])
 def test_flags_are_typed_and_known(words, message):
     def define(values):
         cli.integer(values, "count", "how many", default=1, lowest=1)
+        cli.switch(values, "loud", "or not")
 
     assert cli.parse(["x"], define)[0].count == 1
     args, overrides = cli.parse(["x", "--count=3", "--config.a.b=4", "--noconfig.c"], define)
     assert args.count == 3 and overrides == [("a.b", "4"), ("c", "false")]
     with pytest.raises(InputError, match=message):
         cli.parse(["x", *words], define)
+
+
+@pytest.mark.parametrize("words, message", [
+    (["--split=tset"], "--split: got 'tset'; expected one of train, val, test; did you mean"),
+    (["--split=all"], "--split: got 'all'; expected one of train, val, test"),
+    (["--tuned"], "--tuned: nothing reads it without --mode=eval"),
+    (["--tune=ap50"], "--tune: nothing reads it without --mode=eval"),
+    (["--labels=d"], "--labels: nothing reads it without --mode=eval"),
+    (["--mode=describe", "--split=val"], "--split: nothing reads it without --mode=train or eval"),
+    (["--mode=eval", "--split=tset"], "--split: got 'tset'; expected one of train, val, test, all"),
+])
+def test_what_comes_after_training_is_checked_before_it(tmp_path, capsys, words, message):
+    words = ["main", CONFIG, f"--workdir={tmp_path}/run", *words]
+    assert cli.run_command(main.main, main.define_flags, words) == 2
+    assert capsys.readouterr().err.startswith(f"error: {message}")
+    assert not (tmp_path / "run").exists()
+
+
+def test_help_lists_our_flags_alone(capsys):
+    assert cli.run_command(main.main, main.define_flags, ["main", "--help"]) == 0
+    assert "--flagfile" not in capsys.readouterr().out
 
 
 CONFIG = f"--config={ROOT}/configs/quickstart.py"

@@ -360,8 +360,8 @@ def test_of_network(name, options, expected):
 
 
 def test_models_that_cannot_be_built_and_methods_that_are_not_trained(root):
-    lines = data_check.check(config_of(root, ("model.channels", "(4, -8)"))).lines
-    assert matching(lines, "error", "config.model", "unet cannot be built")
+    lines = data_check.check(config_of(root, ("model.channels", "(4,)"))).lines
+    assert matching(lines, "error", "config.model.channels", "expected at least two levels")
     config = config_of(root)
     config.unlock()
     config.model = dict(name="otsu")

@@ -37,6 +37,8 @@ def parse(argv: list[str], define: Callable) -> tuple[flags.FlagValues, list[tup
         if not word.startswith("-") or not key.removeprefix("no").startswith("config."):
             rest.append(word)
         elif key.startswith("noconfig."):
+            if given:
+                raise InputError(f"{word}: expected --{key}, or --{key[2:]}=True or False")
             overrides.append((key.removeprefix("noconfig."), "false"))
         else:
             text = text if given else next(words, "")
@@ -44,12 +46,27 @@ def parse(argv: list[str], define: Callable) -> tuple[flags.FlagValues, list[tup
     try:
         stray = values(rest)[1:]
     except flags.Error as error:
-        raise InputError(str(error).replace("FATAL Flags parsing error: ", "")) from error
+        raise InputError(_flag_error(error, values)) from error
     if stray:
         raise InputError(f"{stray[0]!r}: not a flag; flags start with --, as --config=FILE")
     for name in values:
         errors.refuse_urls(values[name].value, f"--{name}")
     return values, overrides
+
+
+def _flag_error(error: flags.Error, values: flags.FlagValues) -> str:
+    """What is wrong with a flag, and what was expected."""
+    if isinstance(error, flags.UnrecognizedFlagError):
+        name, own = error.flagname, [*values]
+        hint = errors.nearest(name, own) or f"; --help lists {', '.join(own)}"
+        return (f"--{name}: no such flag{hint}; keys of the config are set by --config.KEY=VALUE, "
+                "as --config.train.epochs=50")
+    found = re.fullmatch(r"flag --(\w+)=(.*?): .*", str(error), re.DOTALL)
+    if not found or found[1] not in values:
+        return str(error)
+    flag = values[found[1]]
+    expected = "true or false" if flag.boolean else flag.parser.syntactic_help
+    return f"--{found[1]}: got {found[2]!r}; expected {expected}"
 
 
 # --- flags ---------------------------------------------------------------------------------------
@@ -99,6 +116,18 @@ def require(args: flags.FlagValues, *names: str) -> None:
 def check_choice(args: flags.FlagValues, name: str, choices) -> None:
     """InputError if the flag has none of the values that it may have."""
     errors.check_choice(getattr(args, name), choices, f"--{name}")
+
+
+def refuse_without(args: flags.FlagValues, needed: str, *names: str) -> None:
+    """InputError for the first of some flags that was set, where nothing reads it without another.
+
+    Args:
+      needed: the flag with which it is read, such as "--mode=eval".
+    """
+    for name in names:
+        if args[name].present:
+            raise InputError(f"--{name}: nothing reads it without {needed}; pass both, or leave "
+                             "it out")
 
 
 def require_config(args: flags.FlagValues, otherwise: str = "") -> None:
@@ -165,7 +194,8 @@ def _exit_code(main: Callable, define: Callable, argv: list[str]) -> int:
         values = flags.FlagValues()
         define(values)
         try:
-            print(sys.modules[main.__module__].__doc__, values.get_help(), sep="\n", flush=True)
+            print(sys.modules[main.__module__].__doc__,
+                  values.get_help(include_special_flags=False), sep="\n", flush=True)
         except BrokenPipeError:  # of `--help | head`; nothing may be flushed at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -13,6 +13,7 @@ from cellseg_jax.config.derived import (
     input_size,
     is_classical,
     is_labels,
+    model_options,
     num_outputs,
     num_probabilities,
 )
@@ -79,6 +80,7 @@ def _data(c, rule):
         rule(len(c.data.split) == 3 and min(c.data.split) >= 0 and sum(c.data.split) < 1 + 1e-6,
              "data.split", "three fractions (train, validation, test) that sum to at most 1")
         rule(c.data.split[0] > 0, "data.split", "a training fraction above 0")
+    rule(c.data.split_seed >= 0, "data.split_seed", "at least 0")
     rule(0 < c.data.train_fraction <= 1, "data.train_fraction", "a share above 0, at most 1")
     rule(c.data.grid >= 1, "data.grid", "at least 1 patch per side")
     rule(all(n % c.data.grid == 0 for n in c.data.size), "data.grid",
@@ -175,8 +177,23 @@ def _model(c, rule):
         rule(len(numbers) <= MOST_LAYERS, f"model.{key}", f"at most {MOST_LAYERS} values")
         rule(key not in LAYER_COUNTS or max(numbers, default=0) <= MOST_LAYERS, f"model.{key}",
              f"at most {MOST_LAYERS}: each layer is compiled")
-    if "dropout" in c.model:
-        rule(0 <= c.model.dropout < 1, "model.dropout", "a rate from 0 to below 1")
+    for key in ("dropout", "drop_path"):
+        rule(0 <= c.model.get(key, 0) < 1, f"model.{key}", "a rate from 0 to below 1")
+    if not is_classical(c):
+        _sizes(c, rule)
+
+
+def _sizes(c, rule):
+    """Whole numbers of a network are sizes and counts; 0 is one where it is the default."""
+    for key, standard in model_options(c.model.name).items():
+        value = c.model[key]
+        if type(standard) is int:
+            least = 0 if standard == 0 or key == "image_size" else 1
+            rule(value >= least, f"model.{key}", f"at least {least}")
+        elif isinstance(standard, tuple) and {*map(type, value or standard)} == {int}:
+            least = 0 if key == "drop_skips" else 1
+            rule(min(value, default=1) >= least and (value or not standard), f"model.{key}",
+                 f"numbers of at least {least}{', one or more' * bool(standard)}")
 
 
 def _loss(c, rule):

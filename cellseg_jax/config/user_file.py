@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import inspect
 import json
 import pathlib
 import traceback
@@ -28,7 +29,13 @@ def load(path: str, overrides=()) -> ConfigDict:
     if not file.endswith(".py"):
         raise InputError(f"--config: got {file!r}; expected a Python file (.py) with get_config()")
     with blame(file):
-        config = run_file(file).get_config(*([argument] if argument else []))
+        get_config = getattr(run_file(file), "get_config", None)
+        if not callable(get_config):
+            raise InputError(f"{file}: get_config is missing; expected def get_config(): ...")
+        if argument and not inspect.signature(get_config).parameters:
+            raise InputError(f"{file}: got :{argument}, but the file is no study, whose rows are "
+                             f"named so; pass --config={file}")
+        config = get_config(*([argument] if argument else []))
         if not isinstance(config, ConfigDict):
             raise InputError(f"{file}: get_config() returned {type(config).__name__}; expected "
                              "the ConfigDict that cellseg_jax.config.default() gives")
@@ -52,10 +59,11 @@ def blame(file: str):
         raise InputError(f"{file}: {str(error).removeprefix(f'{file}: ')}") from error
     except Exception as error:
         frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)]
-        line, text = frames[-1].lineno if frames else "?", " ".join(str(error).split())
+        line, text = frames[-1].lineno if frames else 0, " ".join(str(error).split())
         if isinstance(error, SyntaxError) and not frames:  # of the file itself, not of an import
             line, text = error.lineno, error.msg
-        raise InputError(f"{file} line {line}: {text or type(error).__name__}") from error
+        where = f"{file} line {line}" if line else file
+        raise InputError(f"{where}: {text or type(error).__name__}") from error
 
 
 def to_json(config) -> str:

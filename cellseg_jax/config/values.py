@@ -17,8 +17,14 @@ SYNONYMS = {"learning_rate": "lr", "beta1": "b1", "beta2": "b2", "num_epochs": "
 
 # Entries, by type, and examples of keys whose default is an empty tuple.
 ENTRIES = {"loss.class_weights": (1, 1.0), "data.mix": ("",), "data.only_size": (1,),
-           "data.strata": ("",), "data.classes": ("",)}
-EXAMPLES = {"data.mix": "('bbbc039:DIR',)", "data.only_size": "(512, 640)"}
+           "data.strata": ("",), "data.classes": ("",), "model.widths": (1,), "model.depths": (1,),
+           "model.features_per_stage": (1,), "model.blocks_per_stage": (1,),
+           "model.drop_skips": (1,)}
+EXAMPLES = {"loss.class_weights": "(0.5, 1.0)", "data.mix": "('bbbc039:DIR',)",
+            "data.only_size": "(512, 640)", "data.strata": "('fluorescence',)",
+            "data.classes": "('tumour', 'stroma')", "model.widths": "(32, 64, 160, 256)",
+            "model.depths": "(2, 2, 2, 2)", "model.features_per_stage": "(32, 64, 128)",
+            "model.blocks_per_stage": "(1, 3, 4)", "model.drop_skips": "(0, 1)"}
 
 
 def set_value(config: ConfigDict, key: str, value) -> None:
@@ -45,8 +51,10 @@ def set_value(config: ConfigDict, key: str, value) -> None:
             isinstance(old, tuple) and not _same_types(old or ENTRIES.get(key, ()), value)):
         pair = key.removeprefix("augment.") in augment.AUGMENTATIONS
         example = ("(probability, strength)" if pair else EXAMPLES.get(key, repr(old)))
+        in_shell = (f"; in a shell with quotes: --config.{key}=\"{example}\""
+                    if isinstance(old, tuple) and isinstance(value, str) else "")
         raise InputError(f"config.{key}: got {value!r}; expected {_type_text(old)} such as "
-                         f"{example}")
+                         f"{example}{in_shell}")
     if node[leaf] != value:  # unlocking is slow, and most keys of a study's rows stay
         with node.unlocked():
             node[leaf] = value
@@ -84,6 +92,9 @@ def nearest_key(key: str, config: ConfigDict) -> str:
         close = difflib.get_close_matches(leaf, leaves, 1, 0.7)
         if close:
             return f"; did you mean config.{leaves[close[0]]}?"
+        longer = [key for name, key in leaves.items() if name.startswith(f"{leaf}_")]
+        if longer:
+            return f"; did you mean {' or '.join(f'config.{key}' for key in longer[:3])}?"
     if beside:
         leaves = [k.rpartition(".")[2] for k in dict.fromkeys(beside.values())]
         return f"; config.{section} has {', '.join(leaves)}" if section else ""

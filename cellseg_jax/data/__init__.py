@@ -93,13 +93,26 @@ def records_of(data_config) -> Records:
             raise InputError(f"config.data.mix: the labels of {name} are {extra}, those of "
                              f"{data_config['name']} {kind}; expected datasets with equal labels")
         shared = {key: data_config[key] for key in ReadOptions._fields[1:] if key in options(name)}
-        mixed = _records(name, root, options(name) | shared)
+        mixed = _mixed(name, root, options(name) | shared)
         prefix = f"{split.MIXED}{name}/"
         records = Records(
             [*records, *(r._replace(name=prefix + r.name, group=prefix + r.group, part="train")
                          for r in mixed)], (*records.findings, *mixed.findings))
     blank = select.blank(data_config["blank_images"], tuple(data_config["size"]))
     return Records([*records, *blank], records.findings)
+
+
+def _mixed(name, root, chosen) -> Records:
+    """The samples of a dataset that is mixed in; its InputError names data.mix."""
+    if name != "synthetic" and not root:
+        raise InputError(f"config.data.mix: got {name!r}; expected its folder too, as "
+                         f"('{name}:DIR',)")
+    try:
+        return _records(name, root, chosen)
+    except InputError as error:
+        text = str(error).replace("config.data.root", f"config.data.mix: {name}", 1)
+        raise InputError(text.replace("--config.data.root=DIR",
+                                      f"--config.data.mix=\"('{name}:DIR',)\"")) from error
 
 
 def load(data_config, progress=None, records: Records | None = None) -> Arrays:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from cellseg_jax.errors import InputError, check_choice
 
 IN_MEMORY_PIXELS = 2**24  # of the images that are in memory together; larger ones come in bands
+LARGEST_SCALE = 64
 VIEWS = {"": (0,), "flips": (0, 1, 2, 3), "all": tuple(range(8))}  # numbers of tile_blending.turns
 
 
@@ -37,6 +38,9 @@ def check(options: PredictOptions, halo: str, num_runs: int = 1) -> None:
         value = getattr(options, name)
         if not (math.isfinite(value) and value >= 0):
             raise InputError(f"--{name}: got {value}; expected 0 (as in training) or above")
+    if options.scale and not 1 / LARGEST_SCALE <= options.scale <= LARGEST_SCALE:
+        raise InputError(f"--scale: got {options.scale:g}; expected a factor from "
+                         f"1/{LARGEST_SCALE} to {LARGEST_SCALE}, such as 0.5 for half the size")
     if halo not in ("", "auto") and not halo.isdecimal():
         raise InputError(f"--halo: got {halo!r}; expected pixels or auto")
     check_choice(options.tta, VIEWS, "--tta")

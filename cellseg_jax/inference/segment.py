@@ -75,7 +75,13 @@ def open_runs(workdir: str, overrides, options: PredictOptions, *, checkpoint: s
       metric: of tune.METRICS, for which decoding is tuned; "" leaves it as configured.
     Raises: InputError for runs that cannot be used in that way.
     """
-    workdirs = [workdir] if pathlib.Path(workdir).exists() else workdir.split(",")
+    workdirs = [workdir] if pathlib.Path(workdir).exists() else [
+        folder for folder in workdir.split(",") if folder.strip()]
+    if not workdirs:
+        raise InputError(f"--workdir: got {workdir!r}; expected the folder of a trained run")
+    if len({pathlib.Path(folder).resolve() for folder in workdirs}) < len(workdirs):
+        raise InputError(f"--workdir: got {workdir!r}, with a run twice; expected each once, since "
+                         "the mean and the spread over runs are computed")
     check(options, halo, len(workdirs))
     if metric and len(workdirs) > 1:
         raise InputError("--tune: tunes one run; for several pass --config.eval.threshold=... and "
@@ -85,7 +91,7 @@ def open_runs(workdir: str, overrides, options: PredictOptions, *, checkpoint: s
         tuning = tune.tune(members[0], metric, fixed=[key for key, _ in overrides])
         terminal.log(tune.sentence(tuning))
         members[0].config = tune.apply(members[0].config, tuning)
-    elif len(workdirs) == 1 and (pathlib.Path(workdir) / TUNING_FILE).exists():
+    elif len(workdirs) == 1 and (pathlib.Path(workdirs[0]) / TUNING_FILE).exists():
         terminal.log(f"{TUNING_FILE} of the run is not used; pass --tune=METRIC to use it")
     _note_decoding(members)
     return ready(members, options, halo)

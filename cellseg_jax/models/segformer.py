@@ -163,7 +163,8 @@ class SegFormer(nn.Module):
             w < 1 or w % heads for w, heads in zip(widths, HEADS, strict=True)
         ):
             raise InputError(
-                f"config.model.widths: got {widths}; expected multiples of {HEADS}, the heads"
+                f"config.model.widths: got {widths}; expected four multiples of {HEADS}, the "
+                "heads"
             )
         if len(depths) != 4 or min(depths) < 1:
             raise InputError(f"config.model.depths: got {depths}; expected four positive numbers")

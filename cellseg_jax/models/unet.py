@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, ArrayLike, Float
 
+from cellseg_jax.errors import InputError
 from cellseg_jax.models.conv import Conv, ConvTranspose, at_least_float32
 from cellseg_jax.models.dropout import Dropout
 from cellseg_jax.models.norm import BatchNorm, leaky_relu
@@ -105,6 +106,10 @@ class UNet(nn.Module):
     ) -> Float[Array, "n h w {self.num_outputs}"]:
         """Logits of images, float32 or wider."""
         shared = dict(dropout=self.dropout, axis_name=self.axis_name, dtype=self.dtype)
+        if len(self.channels) < 2:
+            raise InputError(
+                f"config.model.channels: got {tuple(self.channels)}; expected at least two levels"
+            )
         *levels, bottom = self.channels
         height, width = image.shape[1:3]
         image = pad_to_multiple(image, 2 ** len(levels))

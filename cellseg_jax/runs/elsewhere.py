@@ -14,6 +14,7 @@ from cellseg_jax.runs.folder import (
     EVAL,
     TENSORBOARD,
     check_same_config,
+    is_run,
     read_config,
 )
 
@@ -25,6 +26,8 @@ LEFT_OUT = (EVAL, ANALYSIS, ANALYSIS_PAGE, TENSORBOARD, "report*.html", "export"
 def folders_of(workdirs: str, out) -> list[pathlib.Path]:
     """`folder_of` of several runs with commas between; `out` is for a single one. InputError."""
     folders = [folder for folder in workdirs.split(",") if folder]
+    if not folders:
+        raise InputError(f"--workdir: got {workdirs!r}; expected the folder of a trained run")
     if out and len(folders) > 1:
         raise InputError("--out: expected one run in --workdir")
     return [folder_of(folder, out) for folder in folders]
@@ -43,6 +46,9 @@ def folder_of(workdir, out) -> pathlib.Path:
         return workdir
     out, config = pathlib.Path(out), read_config(workdir)
     if out.exists() and os.listdir(out):
+        if not is_run(out):
+            raise InputError(f"--out: {out} holds something else than a copy of the run; choose "
+                             "an empty or new folder")
         check_same_config(out, config)
         saved = [checkpoint.saved_steps(folder / CHECKPOINTS) for folder in (workdir, out)]
         if saved[0] != saved[1]:

@@ -6,6 +6,7 @@ import pathlib
 from cellseg_jax import config as config_lib
 from cellseg_jax import optim
 from cellseg_jax.data import split
+from cellseg_jax.data.records import some
 from cellseg_jax.errors import InputError
 from cellseg_jax.files import (
     append_line,
@@ -157,15 +158,32 @@ class RunFolder:
             self._lock.close()
 
 
-def read_config(path):
-    """The config of a run; InputError if there is no run, or one whose folder has foreign links."""
+def is_run(path) -> bool:
+    """Whether the folder is that of a run, begun or done."""
+    return (pathlib.Path(path) / CONFIG_FILE).is_file()
+
+
+def read_config(path, key: str = "--workdir"):
+    """The config of a run; InputError if there is no run, or one whose folder has foreign links.
+
+    Args:
+      key: the flag or config key that names the folder.
+    """
     file = pathlib.Path(path) / CONFIG_FILE
     strangers.check(path)
-    if not file.is_file():
-        raise InputError(f"--workdir: no run in {path} ({CONFIG_FILE} is missing); "
-                         "train one with python -m cellseg_jax.main --config=FILE")
+    if not is_run(path):
+        below = _runs_below(file.parent)
+        advice = (f"pass one of the runs that it holds: {some(below)}" if below else
+                  "train one with python -m cellseg_jax.main --config=FILE")
+        raise InputError(f"{key}: no run in {path} ({CONFIG_FILE} is missing); {advice}")
     with interpreting(file):
         return config_lib.from_json(json.dumps(read_json(file)))
+
+
+def _runs_below(path) -> list[str]:
+    """The folders of runs in that of a row, or in that of a study."""
+    return [str(file.parent) for pattern in ("*", "*/*")
+            for file in sorted(path.glob(f"{pattern}/{CONFIG_FILE}"))]
 
 
 def changes(path, config) -> dict:

@@ -6,9 +6,11 @@ import math
 import re
 from collections.abc import Mapping
 
+from ml_collections import ConfigDict
+
 from cellseg_jax import config as config_lib
 from cellseg_jax.config import derived
-from cellseg_jax.errors import InputError, nearest
+from cellseg_jax.errors import InputError, nearest, shortened
 from cellseg_jax.inference.original_size import label_kind
 from cellseg_jax.inference.score_definitions import SCORES
 from cellseg_jax.runs.resources import RESOURCES
@@ -41,6 +43,25 @@ def check_names(found: Mapping, optional) -> None:
             raise InputError(f"{key}: nothing reads it; did you mean {close[0]}?")
     if ("ROWS" in found) == ("GRID" in found):
         raise InputError("expected either ROWS or GRID; a table and a grid are two files")
+
+
+# What the names of a file hold, and an example.
+FORMS = {
+    "BASE": (ConfigDict, 'config.load("configs/unet_adam.py")'),
+    "REFERENCE": (Mapping, '{"row": {"dice_mean": 0.82}}'),
+    "CLAIMS": ((tuple, list), '(Claim("text", better, worse),)'),
+    "VARIES": ((tuple, list), '("seed", "data.split_seed")'),
+    "METRICS": ((tuple, list), '("dice_mean",)'),
+    "BASELINE": (str, '"unet_adam", the name of a row'),
+    "SMOKE": (Mapping, '{"train.steps": 2}'),
+}
+
+
+def check_forms(found: Mapping) -> None:
+    """InputError for a value of another type than FORMS; ("a") is the text "a", not a tuple."""
+    for key, (form, example) in FORMS.items():
+        if key in found and (not isinstance(found[key], form) or isinstance(found[key], Claim)):
+            raise InputError(f"{key}: got {shortened(found[key])}; expected {example}")
 
 
 def check_literals(path) -> None:
@@ -77,6 +98,10 @@ def _check_rows(study) -> None:
     """Every row of a table; of a Grid every choice of a factor, beside the others' first."""
     table, lower_case = study.rows, {}
     for row in table.one_at_a_time() if isinstance(table, Grid) else table:
+        changes = table[row]
+        if not isinstance(changes, Mapping) or not all(isinstance(key, str) for key in changes):
+            raise InputError(f"ROWS[{row!r}]: got {shortened(changes)}; expected "
+                             "{dotted key: value}")
         if not isinstance(row, str) or not ROW_NAME.fullmatch(row) or row.endswith("."):
             raise InputError(f"ROWS[{row!r}]: a row names a folder; expected up to 120 letters, "
                              "digits, '.', '_', '+' and '-', the first a letter or digit")
@@ -109,9 +134,14 @@ def _check_repeats_and_metrics(study) -> None:
         raise InputError(f"REPEATS: got {study.repeats!r}; expected a number of runs, at least 1")
     if not study.metrics or not all(isinstance(m, str) for m in study.metrics):
         raise InputError(f"METRICS: got {study.metrics!r}; expected names such as ('dice_mean',)")
+    for metric in study.metrics:
+        _check_metric_known(metric, "METRICS")
     if twice := [m for m in study.metrics if study.metrics.count(m) > 1]:
         raise InputError(f"METRICS: {twice[0]!r} is there twice; expected each column once")
     flat = config_lib.flatten(study.base)
+    if not study.varies and not study.folds:
+        raise InputError("VARIES: got (), with which all repeats of a row are one and the same "
+                         "run; expected ('seed',) or ('seed', 'data.split_seed')")
     for key in study.varies:
         if type(flat.get(key)) is not int:
             raise InputError(f"VARIES: got {key!r}; expected keys of whole numbers, such as "
@@ -162,6 +192,8 @@ def _check_references(study) -> None:
     _check_row_exists(study, study.baseline, "BASELINE")
     for row, values in study.reference.items():
         _check_row_exists(study, row, "REFERENCE")
+        if not isinstance(values, Mapping):
+            raise InputError(f"REFERENCE[{row!r}]: got {values!r}; expected {{metric: number}}")
         for metric, value in values.items():
             _check_metric_exists(study, metric, f"REFERENCE[{row!r}]")
             if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -174,7 +206,7 @@ def _check_claims(study) -> None:
         for row in (*claim.better, *claim.worse):
             _check_row_exists(study, row, where)
         for metric in metrics_of(study, claim):
-            _check_metric_known(study, metric, where)
+            _check_metric_known(metric, where, study.metrics)
         if not claim.better or not claim.worse or claim.equal_within < 0:
             raise InputError(f"{where}: expected rows on both sides and equal_within of at least 0")
         if claim.every and claim.matched:
@@ -183,12 +215,18 @@ def _check_claims(study) -> None:
         if claim.matched and len(claim.better) != len(claim.worse):
             raise InputError(f"{where}: matched compares rows at the same place, but there are "
                              f"{len(claim.better)} and {len(claim.worse)}")
+        same = (any(better == worse for better, worse in claim.pairs) if claim.pairs
+                else {*claim.better} == {*claim.worse})
+        if same and len({*metrics_of(study, claim)}) == 1:
+            raise InputError(f"{where}: compares a row with itself; expected other rows in worse "
+                             "than in better")
 
 
-def _check_metric_known(study, metric, where) -> None:
+def _check_metric_known(metric, where, columns=()) -> None:
     """A column, a score, a cost, or one of the course of training; of one stratum too."""
-    known = (*study.metrics, *RESOURCES, *COURSE, *SCORES)
-    if metric.partition("[")[0] not in {name.partition("[")[0] for name in known}:
+    known = (*columns, *RESOURCES, *COURSE, *SCORES)
+    score = re.fullmatch(r"([^][]+)(\[[^][]+\])?", metric)
+    if not score or score[1] not in {name.partition("[")[0] for name in known}:
         raise InputError(f"{where}: there is no metric {metric!r}{nearest(metric, known)}")
 
 

@@ -43,6 +43,8 @@ def run(study, workdir: pathlib.Path, args, repeats: int) -> int:
 def chosen_rows(text: str, rows) -> list[str]:
     """The rows that --rows names, in their order in the study. Raises InputError."""
     wanted = [part.strip() for part in text.split(",") if part.strip()]
+    if not wanted:
+        raise InputError(f"--rows: got {text!r}; expected names of rows, with commas between")
     found = set()
     for pattern in wanted:
         matches = [pattern] if pattern in rows else fnmatch.filter(rows, pattern)

@@ -30,7 +30,7 @@ from ml_collections import ConfigDict
 
 from cellseg_jax import config as config_lib
 from cellseg_jax.errors import InputError, nearest
-from cellseg_jax.studies.check import check, check_literals, check_names, checked_claim
+from cellseg_jax.studies.check import check, check_forms, check_literals, check_names, checked_claim
 from cellseg_jax.studies.grid import Grid
 from cellseg_jax.studies.search.space import searched
 from cellseg_jax.studies.smoke import smoke_config
@@ -103,6 +103,7 @@ def run_configs(study: Study, row: str, repeats: int, *, smoke: bool = False) ->
 def _study(name, found, overrides) -> Study:
     """The study of {name: value} of a file; its rows and settings are not yet checked."""
     check_names(found, OPTIONAL)
+    check_forms(found)
     settings = {key: found.get(key, standard) for key, standard in OPTIONAL.items()}
     table = found["ROWS"] if "ROWS" in found else Grid(found["GRID"])
     if not isinstance(table, Mapping) or not len(table):

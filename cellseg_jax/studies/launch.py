@@ -11,7 +11,7 @@ from cellseg_jax.cli.stopping import INTERRUPTED
 from cellseg_jax.config import derived
 from cellseg_jax.errors import InputError, print_error
 from cellseg_jax.files import read_json, remove_leftovers, strangers, write_atomic
-from cellseg_jax.inference import evaluate
+from cellseg_jax.inference import evaluate, label_folder
 from cellseg_jax.report import terminal
 from cellseg_jax.runs import page, status
 from cellseg_jax.runs.folder import (
@@ -29,6 +29,7 @@ from cellseg_jax.studies.live_page import LivePage
 from cellseg_jax.studies.output import render, table_csv
 from cellseg_jax.studies.output.methods import methods
 from cellseg_jax.studies.output.page import write_study_page
+from cellseg_jax.studies.study import located
 
 
 class PlannedRun(NamedTuple):
@@ -174,7 +175,8 @@ def planned(study, workdir, rows, repeats: int, smoke: bool) -> list[list[Planne
 
     They are written down for --status.
 
-    Raises: InputError if a folder holds a run with another config.
+    Raises: InputError if a folder holds a run with another config, or a row's folder of labels is
+      not there.
     """
     groups = {}
     for row in study.rows if rows is None else rows:
@@ -185,6 +187,8 @@ def planned(study, workdir, rows, repeats: int, smoke: bool) -> list[list[Planne
                     check_continues(folder, config)
                 except InputError as error:
                     raise InputError(f"row {row}, repeat {repeat}: {error}") from error
+            if derived.is_labels(config) and not is_done(config, folder):
+                located(f"ROWS[{row!r}]", label_folder.folder_of, config)
             key = bool(derived.first_row(config)), config_lib.program_key(config)
             groups.setdefault(key, []).append(PlannedRun(config, folder))
     status.write_plan(workdir, study.title, [one.name for group in groups.values()

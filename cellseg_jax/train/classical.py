@@ -4,6 +4,7 @@ import contextlib
 
 from cellseg_jax import data
 from cellseg_jax.config import derived
+from cellseg_jax.inference import label_folder
 from cellseg_jax.report import terminal
 from cellseg_jax.runs.folder import RunFolder
 from cellseg_jax.step.programs import check_model
@@ -19,6 +20,8 @@ def begin_classical(task: Task) -> Result:
     """
     config = task.config
     check_model(config)
+    if derived.is_labels(config):  # before the folder keeps the name of one that is not there
+        label_folder.folder_of(config)
     with terminal.counting("reading images") as progress:
         arrays = data.load(config.data, progress)
     folder = RunFolder(task.workdir, config, arrays.fingerprint, writer=is_main_process())

@@ -108,7 +108,7 @@ def pruned(config, params: dict) -> dict:
 
 
 def _of_run(path, config) -> dict:
-    other = read_config(path)
+    other = read_config(path, KEY)
     if other.model.name != config.model.name:
         raise InputError(f"{KEY}: {path} is a run of {other.model.name}, this is one of "
                          f"{config.model.name}; expected the same network")

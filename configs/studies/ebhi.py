@@ -297,7 +297,7 @@ BASELINE = "unet_final"
 SMOKE = {
     "data.size": (32, 32),
     "data.split": (0.5, 0.25, 0.25),
-    "model.channels": lambda channels: tuple(n // 32 for n in channels[-3:]),
+    "model.channels": lambda channels: tuple(max(2, n // 32) for n in channels[-3:]),
     "model.drop_skips": lambda levels: tuple(sorted({min(level, 1) for level in levels})),
     "model.convs": (1, 1, 1),
     "model.features": 4,

@@ -70,7 +70,7 @@ SMOKE = {
     "data.split": (0.5, 0.25, 0.25),
     "augment.elastic": lambda pair: (pair[0], 8.0),
     "augment.elastic_sigma": lambda sigma: min(sigma, 4.0),
-    "model.channels": lambda channels: tuple(n // 32 for n in channels[-3:]),
+    "model.channels": lambda channels: tuple(max(2, n // 32) for n in channels[-3:]),
     "train.steps": 2,
     "eval.batch_size": 4,
     "eval.panels": 2,

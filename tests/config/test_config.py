@@ -144,6 +144,13 @@ def test_identity_of_a_run_made_before_a_key_came_is_that_of_its_default(file):
     (("data.percentiles", "(99, 1)"), ["config.data.percentiles", "(low, high), from 0 to 100"]),
     (("data.percentiles", "(1, 2, 3)"), ["config.data.percentiles", "(low, high)"]),
     (("data.percentiles", "(3, 97)"), ["data.percentiles", "only data.normalize='percentile'"]),
+    (("data.split_seed", "-1"), ["config.data.split_seed: got -1", "at least 0"]),
+    (("augment.flip", "(0.5, 1)"), ["augment.flip_horizontal or config.augment.flip_vertical?"]),
+    (("data.strata", "fluorescence"), ["such as ('fluorescence',); in a shell",
+                                       "--config.data.strata=\"('fluorescence',)\""]),
+    (("model.channels", "(16, 0)"), ["model.channels: got (16, 0)", "at least 1, one or more"]),
+    (("model.channels", "()"), ["model.channels: got ()", "at least 1, one or more"]),
+    (("model.num_res_units", "-1"), ["config.model.num_res_units: got -1", "at least 0"]),
     (("train.early_stopping_mode", "median"), ["early_stopping_mode", "patience, minimum"]),
 ])
 def test_bad_override_is_one_line_with_key_value_and_choices(file, override, words):
@@ -152,6 +159,23 @@ def test_bad_override_is_one_line_with_key_value_and_choices(file, override, wor
     for word in words:
         assert word in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("model, key, value, expected", [
+    ("segformer", "depths", ("a",), "a tuple such as (2, 2, 2, 2)"),
+    ("unet_plan", "blocks_per_stage", (1.5, 2.5), "a tuple such as (1, 3, 4)"),
+    ("unet_classic", "drop_skips", ("0",), "a tuple such as (0, 1)"),
+    ("unet_classic", "groups", 0, "at least 1"),
+    ("unetr", "num_layers", 0, "at least 1"),
+    ("medt", "stem_features", 0, "at least 1"),
+    ("segformer", "decoder_width", -1, "at least 0"),
+    ("segformer", "drop_path", 1.5, "a rate from 0 to below 1"),
+    ("segformer", "drop_path", -0.5, "a rate from 0 to below 1"),
+])
+def test_options_of_networks_are_named_where_they_are_wrong(model, key, value, expected):
+    with pytest.raises(InputError) as caught:
+        config_lib.changed(config_lib.default(), {"model.name": model, f"model.{key}": value})
+    assert str(caught.value) == f"config.model.{key}: got {value!r}; expected {expected}"
 
 
 @pytest.mark.parametrize("changes, why", [
@@ -168,16 +192,6 @@ def test_bad_override_is_one_line_with_key_value_and_choices(file, override, wor
     ({"augment.rotation": (0.5, 0.0)}, {"augment.rotation": "a strength of 0 changes nothing"}),
     ({"augment.turn": (0.5, 1.0), "data.augment_before_grid": True},
      {"data.augment_before_grid": "data.grid is 1"}),
-    ({"train.steps": 9, "train.epochs": 3}, {"train.epochs": "train.steps decides the length"}),
-    ({"optimizer.schedule_per": "step"}, {
-        "optimizer.schedule_per": "optimizer.schedule is 'constant' and there is no warm-up"}),
-    ({"optimizer.schedule_per": "step", "optimizer.warmup": 5}, {}),
-    ({"optimizer.schedule_per": "step", "optimizer.schedule": "cosine"}, {}),
-    ({"data.split": (0.8, 0.0, 0.2), "train.best": ("loss", "min"), "eval.every": 2},
-     dict.fromkeys(("train.best", "eval.every"), "data.split has no validation images")),
-    ({"eval.nms": 0.2}, {"eval.nms": "data.target is 'foreground'"}),
-    ({"data.target": "star", "eval.decode": "components"},
-     {"eval.decode": "data.target is 'star'"}),
     ({"eval.decode": "components", "eval.watershed_h": 2.0},
      {"eval.watershed_h": "eval.decode is 'components'"}),
 ])
@@ -274,6 +288,7 @@ def test_plateau_needs_validation_images(file):
     ("def get_config():\n    return 1 / 0\n", ["line 2", "division"]),
     ("def get_config(:\n", ["broken.py line 1: "]),
     (QUICKSTART.replace("train.epochs", "train.epoch"), ["line 8", "epoch"]),
+    ("get_config = 3", ["broken.py: get_config is missing"]),
     (QUICKSTART.replace("size=", "sise="), ["config.data.sise", "config.data.size"]),
 ])
 def test_bad_file_is_named_with_its_line(tmp_path, text, words):
@@ -284,6 +299,13 @@ def test_bad_file_is_named_with_its_line(tmp_path, text, words):
     for word in words:
         assert word in str(caught.value)
     assert "(broken.py, line" not in str(caught.value)  # Python's own words say it once more
+
+
+def test_a_row_of_a_file_without_rows_is_one_line(tmp_path):
+    file = tmp_path / "quick.py"
+    file.write_text("def get_config():\n    return 1\n")
+    with pytest.raises(InputError, match="got :unet, but the file is no study.*pass --config="):
+        config_lib.load(f"{file}:unet")
 
 
 def test_missing_file_names_the_nearest(monkeypatch, tmp_path, file):

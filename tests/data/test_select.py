@@ -102,6 +102,22 @@ def test_rules_of_the_choice(key, value):
         config_lib.changed(config_lib.default(), {key: value})
 
 
+@pytest.mark.parametrize("mix, message", [
+    ("bbbc039", r"config.data.mix: got 'bbbc039'; expected its folder too, as \('bbbc039:DIR',\)"),
+    ("bbbc039:nowhere", "config.data.mix: bbbc039: folder 'nowhere' does not exist; pass "
+                        "--config.data.mix="),
+    ("ctc:nowhere", "config.data.mix: ctc: folder 'nowhere'"),
+])
+def test_what_is_mixed_in_is_named_by_its_own_key(mix, message):
+    with pytest.raises(InputError, match=message):
+        data.records_of(tiny_config(data__mix=(mix,)).data)
+
+
+def test_a_seed_of_drawn_cells_is_not_negative():
+    with pytest.raises(InputError, match="config.data.seed: got -1; expected at least 0"):
+        data.records_of(tiny_config(data__seed=-1).data)
+
+
 def test_strata_narrow_the_parts_of_the_same_split():
     strata = ("bright", "dark") * 20
     arrays = data.load(tiny_config().data)

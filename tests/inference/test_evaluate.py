@@ -146,7 +146,7 @@ def test_stored_scores_are_only_used_for_the_same_checkpoint_data_and_options(ru
 def test_model_that_cannot_be_built_is_one_line():
     config = tiny_config()
     with config.unlocked():
-        config.model.channels = ()
+        config.model.channels = ("a", "b")
     with pytest.raises(Exception, match="config.model: unet cannot be built"):
         check_model(config)
 

@@ -11,6 +11,7 @@ from cellseg_jax import cli, data, main, metrics, predict
 from cellseg_jax import config as config_lib
 from cellseg_jax.errors import InputError
 from cellseg_jax.inference.label_folder import LabelFolder, read_label
+from cellseg_jax.studies import launch, load
 from cellseg_jax.studies.study import row_config
 
 CONFIG = """
@@ -93,6 +94,12 @@ def test_what_is_no_label_is_refused(tmp_path, label, message):
 def test_the_command_makes_a_run_folder(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "base.py").write_text(CONFIG)
+    words = ["main", "--mode=eval", "--labels=nowhere", "--workdir=runs/peer"]
+    assert cli.run_command(main.main, main.define_flags, words) == 2
+    assert "--config: missing" in capsys.readouterr().err
+    words.append("--config=base.py")  # a folder that is not there does not keep its name for it
+    assert cli.run_command(main.main, main.define_flags, words) == 2
+    assert "got 'nowhere'; expected a folder of label images" in capsys.readouterr().err
     command = lambda *more: cli.run_command(main.main, main.define_flags, [
         "main", "--config=base.py", f"--labels={folder}", "--workdir=runs/peer", *more])
     assert command("--mode=eval") == 0, capsys.readouterr().err
@@ -112,7 +119,8 @@ def test_the_command_makes_a_run_folder(folder, tmp_path, monkeypatch, capsys):
     again = json.loads((tmp_path / "runs/peer/eval/test.json").read_text())
     assert again["labels_content"] != scores["labels_content"]
     assert again["metrics_original_size"]["ap50"] < large["ap50"]
-    assert command() == 2 and "--labels: expected --mode=eval" in capsys.readouterr().err
+    assert command() == 2
+    assert "--labels: nothing reads it without --mode=eval" in capsys.readouterr().err
     assert cli.run_command(predict.main, predict.define_flags, [
         "predict", "--workdir=runs/peer", f"--images={folder}", "--out=out"]) == 2
     assert "labels made elsewhere" in capsys.readouterr().err
@@ -139,6 +147,14 @@ def test_a_row_of_a_study_may_be_a_folder_of_each_repeat(arrays, folder, tmp_pat
     assert labels.folder == tmp_path / "3" and len(labels.files) == 6
     with pytest.raises(InputError, match="/0'; expected a folder of label images"):
         opened(arrays, row.model.folder)
+    study = tmp_path / "s.py"
+    study.write_text("from cellseg_jax import config, studies\nTITLE = 't'\n"
+                     f"BASE = config.load({str(tmp_path / 'base.py')!r})\n"
+                     "ROWS = {'ours': {}, 'peer': {'labels': 'nowhere'}}\n"
+                     "get_config = studies.rows(BASE, ROWS)\n")
+    (tmp_path / "base.py").write_text(CONFIG)
+    with pytest.raises(InputError, match=r"ROWS\['peer'\]: .*got 'nowhere'"):  # before `ours`
+        launch.planned(load(study), tmp_path / "s", None, 1, False)
     binary = {"labels": "x", "data.name": "folder", "data.labels": "binary"}
     with pytest.raises(InputError, match="config.data.target: .* expected instances"):
         row_config(config, {"peer": binary}, "peer")

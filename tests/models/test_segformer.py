@@ -119,8 +119,8 @@ def test_images_skip_blocks_and_lose_channels_at_their_rates():
     ("options", "message"),
     [
         (dict(variant="b9"), "config.model.variant: got 'b9'; expected one of b0, b1, b2"),
-        (dict(widths=(2, 3, 10, 16)), "config.model.widths: got .* expected multiples of"),
-        (dict(widths=(2, 4)), "config.model.widths: got .* expected multiples of"),
+        (dict(widths=(2, 3, 10, 16)), "config.model.widths: got .* expected four multiples of"),
+        (dict(widths=(2, 4)), "config.model.widths: got .* expected four multiples of"),
         (dict(depths=(1, 1, 0, 1)), "config.model.depths: got .* expected four positive"),
     ],
 )

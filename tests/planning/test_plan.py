@@ -11,7 +11,8 @@ import jax
 import pytest
 from helpers import ROOT, child_environment, run_command, tiny_config
 
-from cellseg_jax import train
+from cellseg_jax import cli, train
+from cellseg_jax import plan as command
 from cellseg_jax.config import changed
 from cellseg_jax.errors import InputError
 from cellseg_jax.planning import shapes
@@ -195,6 +196,16 @@ def test_a_topology_that_is_none_is_refused(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
     with pytest.raises(InputError, match="--topology: got 'v9'"):
         plan(tiny_config(), "v9:2x2")
+
+
+@pytest.mark.parametrize("out", [".", "nowhere/plan.json"])
+def test_a_file_that_cannot_be_written_is_named_before_anything_is_compiled(out, monkeypatch,
+                                                                            tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("cellseg_jax.planning.plan.plan", None)
+    words = ["plan", f"--config={ROOT}/configs/quickstart.py", f"--json={out}"]
+    assert cli.run_command(command.main, command.define_flags, words) == 2
+    assert f"--json: cannot write to {out!r}" in capsys.readouterr().err
 
 
 # --- the real compilers ---------------------------------------------------------------------------

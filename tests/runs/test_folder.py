@@ -4,8 +4,11 @@ import ast
 import pathlib
 
 import pytest
+from helpers import tiny_config
 
-from cellseg_jax.runs import folder
+from cellseg_jax import config as config_lib
+from cellseg_jax.errors import InputError
+from cellseg_jax.runs import elsewhere, folder
 
 PACKAGE = pathlib.Path(folder.__file__).resolve().parent.parent
 # A name, and the module that spells it.
@@ -49,6 +52,27 @@ def test_names_in_a_run_folder_stand_in_one_module(path):
     tree = ast.parse(path.read_text())
     assert {name for name in files_in(tree) if NAMES[name] != where} == set()
     assert where == "runs/folder.py" or folders_in(tree) == set()
+
+
+def test_the_runs_of_a_row_and_of_a_study_are_named_where_there_is_none(tmp_path):
+    for run in ("a/0", "a/1"):
+        (tmp_path / run).mkdir(parents=True)
+        (tmp_path / run / "config.json").write_text("{}")
+    for path in (tmp_path, tmp_path / "a"):
+        with pytest.raises(InputError, match=f"--workdir: no run in {path} .*; pass one of the "
+                                             f"runs that it holds: {tmp_path}/a/0, "):
+            folder.read_config(path)
+    with pytest.raises(InputError, match="config.train.weights: no run in .*train one with"):
+        folder.read_config(tmp_path / "b", "config.train.weights")
+
+
+def test_what_is_no_copy_of_the_run_is_named_by_its_own_flag(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.json").write_text(config_lib.to_json(tiny_config()))
+    with pytest.raises(InputError, match=f"--out: {tmp_path} holds something else than a copy"):
+        elsewhere.folder_of(tmp_path / "run", tmp_path)
+    with pytest.raises(InputError, match="--workdir: got ','"):
+        elsewhere.folders_of(",", "")
 
 
 def test_layout_is_that_of_the_folders_made_before(tmp_path):

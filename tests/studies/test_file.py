@@ -120,6 +120,19 @@ def test_smoke_is_a_value_or_a_function_and_skips_what_other_models_have(study_f
     ("REPEAT = 2", "REPEAT: nothing reads it; did you mean REPEATS"),
     ('VARIES = ("optimizer.lr",)', r"VARIES: got 'optimizer\.lr'"),
     ("METRICS = ()", "METRICS: got"),
+    ('METRICS = ("ap50")', "METRICS: got 'ap50'; expected .\"dice_mean\",."),
+    ('METRICS = ("dice_mean", "dice_men")', "METRICS: there is no metric 'dice_men'; did you mean"),
+    ('METRICS = ("dice_mean[",)', "METRICS: there is no metric 'dice_mean.'"),
+    ('VARIES = "seed"', "VARIES: got 'seed'; expected ."),
+    ("VARIES = ()", "VARIES: got .., with which all repeats of a row are one and the same run"),
+    ("BASELINE = 0", "BASELINE: got 0; expected"),
+    ("SMOKE = 3", "SMOKE: got 3; expected"),
+    ('BASE = "configs/unet_adam.py"', "BASE: got 'configs/unet_adam.py'; expected config.load"),
+    ('ROWS["x"] = {3: 1}', r"ROWS\['x'\]: got {3: 1}; expected"),
+    ('REFERENCE = {"slow": 0.8}', r"REFERENCE\['slow'\]: got 0.8; expected {metric: number}"),
+    ('CLAIMS = (Claim("t", "slow", "base"))', "CLAIMS: got Claim.*; expected .Claim.*,.$"),
+    ('CLAIMS = (Claim("t", "slow", "slow"),)', r"CLAIMS\[0\]: compares a row with itself"),
+    ('CLAIMS = (Claim("t", ("slow", "base"), "base", every=True),)', "a row with itself"),
     ('BASELINE = "bas"', r"BASELINE: there is no row 'bas'; did you mean base\?"),
     ('REFERENCE = {"slwo": {}}', r"REFERENCE: there is no row 'slwo'; did you mean slow\?"),
     ('REFERENCE = {"slow": {"dice": 1.0}}', "'dice' is no column; did you mean dice_mean"),
@@ -263,6 +276,12 @@ def test_margins_are_read(study_file):
 def test_wrong_margins_and_columns_are_one_line(study_file, line, message):
     with pytest.raises(InputError, match=message):
         studies.load(study_file(line))
+
+
+def test_a_claim_of_neighbours_is_no_claim_of_a_row_about_itself(study_file):
+    table = 'ROWS = {"a": {}, "b": {"optimizer.lr": 1e-3}, "c": {"optimizer.lr": 1e-2}}'
+    line = 'CLAIMS = (Claim("more is better", ("b", "c"), ("a", "b"), matched=True),)'
+    assert len(studies.load(study_file(line, table=table)).claims) == 1
 
 
 @pytest.mark.parametrize("table, line", [

@@ -72,6 +72,7 @@ def test_weights_of_a_file_and_what_does_not_fit(tmp_path):
                              expected, tmp_path)
     (tmp_path / "empty").mkdir()
     for path, message in (("nowhere.npz", "config.train.weights: no file or folder"),
+                          (".", "config.train.weights: no run in"),
                           ("empty", "empty.*config.json|no run")):
         with pytest.raises(InputError, match=message):
             initial_weights.read(tiny_config(train__weights=str(tmp_path / path)), expected,

@@ -30,6 +30,8 @@ def records(count=160, image_size=(128, 128), seed=0,
     if count < 1 or len(image_size) != 2 or min(image_size) < 32 or not looks:
         raise InputError(f"config.data: got count={count}, image_size={tuple(image_size)}, "
                          f"looks={tuple(looks)}; expected at least 1, 32x32 and one look")
+    if seed < 0:
+        raise InputError(f"config.data.seed: got {seed}; expected at least 0")
     for look in looks:
         pick(LOOKS, look, "config.data.looks")
     names = [f"v{VERSION}_{i:05d}" for i in range(count)]
