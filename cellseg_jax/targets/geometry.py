@@ -51,6 +51,7 @@ def whole(label: Integer[jax.Array, "n h w"]) -> Bool[jax.Array, "n h w"]:
 
     Such an object may go on there, and distances, rays and flows follow from all of it.
     """
+    label = label.astype(jnp.int32)  # where -1 is no id
     beside = functools.reduce(operator.or_, [n < 0 for n in neighbours(label)])
     touching = jnp.where(beside & (label > 0), label, -1)
     # By default isin compares all pairs of pixels: 100 times as slow for windows of 128 pixels.
