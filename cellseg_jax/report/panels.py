@@ -77,10 +77,14 @@ def borders(label) -> np.ndarray:
     return edge
 
 
-def overlay(image, label) -> np.ndarray:
-    """(H, W, 3) uint8: the image at its own size, every instance of (H, W) `label` outlined."""
+def overlay(image, label, like=None) -> np.ndarray:
+    """(H, W, 3) uint8: the image at its own size, every instance of (H, W) `label` outlined.
+
+    Args:
+      like: see `stretch`.
+    """
     label = np.maximum(label, 0)
-    out = stretch(image)
+    out = stretch(image, like)
     edge = _thick_outline(label, 1 + max(label.shape) // 700)
     colours, label = _colours_of_ids(label)
     out[edge] = colours[label[edge]]
@@ -114,7 +118,7 @@ def tiles(path) -> list[Image.Image]:
             for n in range(3)]
 
 
-def stretch(image) -> np.ndarray:
+def stretch(image, like=None) -> np.ndarray:
     """(H, W, 3) uint8 of (H, W, C): its colours without alpha, minimum to black, maximum to white.
 
     Two channels, or more than four, are stains: each is stretched by itself, the first is shown
@@ -122,15 +126,25 @@ def stretch(image) -> np.ndarray:
 
     Mostly dark images are shown brighter (square root), or faint nuclei beside one bright spot
     could not be seen.
+
+    Args:
+      like: another image (h, w, C) in the same unit, whose minimum, maximum and brightening are
+        taken, so that the two can be compared.
     """
     image = np.asarray(image)
+    like = image if like is None else np.asarray(like)
     if image.shape[-1] == 2 or image.shape[-1] > 4:
-        stains = [stretch(image[..., c : c + 1])[..., 0] for c in range(min(3, image.shape[-1]))]
+        stains = [stretch(image[..., [c]], like[..., [c]])[..., 0]
+                  for c in range(min(3, image.shape[-1]))]
         return np.stack([*stains, stains[0]][:3], -1)
-    colour = image[..., :3] if image.shape[-1] > 2 else image[..., :1]
-    low, high = float(colour.min()), float(colour.max())
-    scaled = (colour.astype(np.float32) - low) / max(high - low, 1)
-    scaled = np.sqrt(scaled) if scaled.mean() < DARK else scaled
+    channels = slice(3 if image.shape[-1] > 2 else 1)
+    low, high = float(like[..., channels].min()), float(like[..., channels].max())
+
+    def shown(colour):
+        return np.clip((colour[..., channels].astype(np.float32) - low) / max(high - low, 1), 0, 1)
+
+    scaled = shown(image)
+    scaled = np.sqrt(scaled) if shown(like).mean() < DARK else scaled
     return np.repeat(np.rint(scaled * 255).astype(np.uint8), 3 // scaled.shape[-1], -1)
 
 

@@ -20,7 +20,8 @@ def augmented_sheet(config, arrays, order, augmented: Callable) -> UInt8[np.ndar
     """Pairs of training samples, as decoded above and as trained on below.
 
     The pairs are the first COUNT rows of step 0; windows, augmentation and normalisation are
-    the compiled step's, labels are outlined.
+    the compiled step's, labels are outlined. Both of a pair have one gray scale, in which a
+    change of brightness or contrast can be seen.
 
     Args:
       config: complete.
@@ -33,10 +34,11 @@ def augmented_sheet(config, arrays, order, augmented: Callable) -> UInt8[np.ndar
     batch = pipeline.take(arrays, rows, config.data.normalize, window)
     made = augmented(config, pipeline.take(
         arrays, rows, config.data.normalize, window, order.whole_images))
-    shown = np.asarray(np.clip(made["image"], 0, 1) * 255, np.uint8)
+    low, high = np.moveaxis(batch["range"][:, None, None], -1, 0)
+    shown = low + made["image"] * (high - low)  # in the unit of the decoded images
     before = [panels.overlay(*pair) for pair in zip(batch["image"], batch["label"], strict=True)]
-    after = [panels.overlay(*pair)
-             for pair in zip(shown, np.asarray(made["label"]), strict=True)]
+    after = [panels.overlay(*trained) for trained in zip(
+        shown, np.asarray(made["label"]), batch["image"], strict=True)]
     tiles, columns = [], min(COLUMNS, len(before))
     for start in range(0, len(before), columns):
         chosen = slice(start, start + columns)

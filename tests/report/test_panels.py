@@ -101,6 +101,15 @@ def test_stretch_shows_twelve_bit_images_and_constant_ones():
     assert panels.stretch(np.full((3, 3, 4), 65535, np.uint16)).max() == 0
 
 
+def test_stretch_like_another_image_shows_what_differs():
+    image = np.random.default_rng(0).integers(9, 90, (20, 30, 3), np.uint8)
+    for one in (image, image // 8 * (image > 80)):  # which is mostly dark
+        same = panels.stretch(one)
+        np.testing.assert_array_equal(panels.stretch(one.astype(np.float32), one), same)
+        assert panels.stretch(0.5 * one, one).mean() < 0.8 * same.mean()
+        assert panels.stretch(4.0 * one, one).max() == 255  # clipped
+
+
 def test_contact_sheet_holds_every_tile():
     tiles = [np.full((10 + n, 20, 3), n, np.uint8) for n in range(5)]
     sheet = panels.contact_sheet(tiles, 2)
