@@ -277,7 +277,7 @@ def _opened(path):
 def check_size(mask_path, mask: np.ndarray, image_path, image: np.ndarray) -> None:
     """InputError if a mask has not the height and width of its image."""
     if mask.shape[:2] != image.shape[:2]:
-        hint = ""
+        hint = "; expected the pixels of the image: export the mask at its size"
         if mask.shape[1::-1] == image.shape[:2]:
             turned = orientation(image_path)
             hint = (f"; EXIF orientation {turned} of the image was applied to the mask: turn the "

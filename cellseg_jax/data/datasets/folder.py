@@ -131,7 +131,7 @@ def _pairs(root, options, suffix):
     pairs, bad, findings = {}, [], []
     for condition, folders in (by_condition or {"": options.folders}).items():
         found = _listing(root, options._replace(folders=folders), suffix)
-        bad += found.bad
+        bad += [_with_choice(finding, options) for finding in found.bad]
         findings += found.findings
         for stem, pair in found.pairs.items():
             name = f"{condition}_{stem}" if condition else stem
@@ -140,6 +140,16 @@ def _pairs(root, options, suffix):
                                    f"{pairs[name][1].images[0]} is; rename one of the two"))
             pairs[name] = condition, pair
     return pairs, bad, findings
+
+
+def _with_choice(finding, options) -> Finding:
+    """An error, with what the user chose to read where an image lacks its annotation."""
+    chosen = [f"config.data.{key}={getattr(options, key)}" for key in ("annotations", "mask_suffix")
+              if getattr(options, key)]
+    if not chosen or not finding.what.startswith("image without"):
+        return finding
+    return finding._replace(what=f"{finding.what}; of its annotations only those of "
+                                 f"{' and '.join(chosen)} are read")
 
 
 def _listing(root, options, suffix):
@@ -245,8 +255,11 @@ def _read(pair: Pair, number, stratum, *, options, colours, ignore) -> Sample:
         label = np.where(_unknown(pair, chosen, of_mask, image, label, None), np.int32(-1), label)
     else:
         if options.ignore.startswith(outlines.BY_CLASS):
-            raise InputError(f"config.data.ignore: got {options.ignore!r}, but {path.name} holds "
-                             "values of pixels; expected one of them, or suffix:_ignore")
+            raise InputError(f"{path}: holds values of pixels; set config.data.ignore to one of "
+                             f"them, or to suffix:_ignore, in place of {options.ignore!r}")
+        if options.classes and options.labels != "classes":
+            raise InputError(f"{path}: holds values of pixels, which have no names to choose by; "
+                             "leave out config.data.classes, or set config.data.labels=classes")
         place = () if pair.values else _place_in(path, pair, chosen, *of_mask)
         mask, found = ((pair.values()[..., None], ()) if pair.values else
                        (image_with_notes(path, *place)[0], ()) if len(colours) else

@@ -289,6 +289,24 @@ def test_a_value_that_is_not_annotated_is_left_out_before_the_mask_is_judged(roo
     assert label.flat[:3].tolist() == [0, 1, -1]
 
 
+def test_names_of_classes_choose_nothing_in_masks_of_ids(root):
+    (record, *_) = folder.records(root, classes=("tumour",))
+    with pytest.raises(InputError, match="p1_a.tif: holds values of pixels.*config.data.classes"):
+        record.read()
+    names = folder.records(root, classes=("tumour",), labels="classes")
+    assert names[0].read().label.shape == (6, 8)
+    (record, *_) = folder.records(root, ignore="class:Ignore*")
+    with pytest.raises(InputError, match="p1_a.tif: holds values of pixels; set config.data.ignor"):
+        record.read()
+
+
+@pytest.mark.parametrize("chosen", [{"annotations": "coco"}, {"mask_suffix": "_x"}])
+def test_masks_that_the_config_leaves_out_are_not_called_missing_alone(root, chosen):
+    (key, value), = chosen.items()
+    with pytest.raises(BadFiles, match=f"without a mask .*only those of config.data.{key}={value}"):
+        folder.records(root, **chosen)
+
+
 def test_a_file_beside_the_mask_marks_what_is_not_annotated(root):
     with_mask(root, mask_of(3, 4, 5))
     save(root / "masks/p1_a_ignore.png", mask_of(0, 255, 0, 1))

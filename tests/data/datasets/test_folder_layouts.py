@@ -357,7 +357,7 @@ def test_regions_of_qupath_are_no_objects_and_may_be_not_annotated(tmp_path):
     assert np.count_nonzero(label == -1) == 90 - np.count_nonzero(label[:9, :10] == 1)
     save(tmp_path / "b.png")
     save(tmp_path / "b_masks.png", LABEL.astype(np.uint8))
-    with pytest.raises(InputError, match="got 'class:Ignore.', but b_masks.png holds values of"):
+    with pytest.raises(InputError, match="b_masks.png: holds values of pixels; set config"):
         labels(tmp_path, ignore="class:Ignore*")
 
 
