@@ -40,6 +40,7 @@ done
 [[ ${1-} == -- ]] && shift
 [[ $study ]] || stop "--study=FILE is missing, such as --study=configs/studies/nuclei.py"
 [[ $workdir ]] || stop "--workdir=DIR is missing, such as --workdir=runs/nuclei"
+[[ ! $any || $per_gpu ]] || stop "--any: expected --per-gpu with it; of one process: -- --task=any"
 [[ $dry || -f $study ]] || stop "--study=$study: no such file"
 [[ $dry || ${PYTHON:-} ]] || python -c 'import cellseg_jax, absl' 2> /dev/null ||
     stop "python has no cellseg_jax; set PYTHON=.venv/bin/python, or activate its environment"

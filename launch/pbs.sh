@@ -42,6 +42,7 @@ for word in "$@"; do
             time=$value
             [[ $time =~ ^[0-9]+:[0-5][0-9]:[0-5][0-9]$ ]] ||
                 stop "$word: expected HH:MM:SS, such as 12:00:00" ;;
+        --gpus=0) gpus="" ;;
         --gpus=*) gpus=$value; positive --gpus "$value" ;;
         --cpus=*) cpus=$value; positive --cpus "$value" ;;
         --mem=?*) mem=$value ;;

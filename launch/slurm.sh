@@ -36,6 +36,7 @@ for word in "$@"; do
         --workdir=?*) workdir=$value ;;
         --tasks=*) tasks=$value; positive --tasks "$value" ;;
         --parallel=*) parallel=%$value; positive --parallel "$value" ;;
+        --gpus=0) gpus="" ;;
         --gpus=*) gpus=$value; positive --gpus "$value" ;;
         --cpus=*) cpus=$value; positive --cpus "$value" ;;
         --time=?* | --mem=?* | --partition=?* | --account=?*) resources+=("$word") ;;

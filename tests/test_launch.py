@@ -135,6 +135,7 @@ def test_help_names_every_option(place, name):
     ("local.sh", [*COMMON, "--rows=a"], "--rows=a: not an option .* follow --"),
     ("local.sh", [*COMMON, "--wait=soon"], "--wait=soon: expected a whole number"),
     ("local.sh", [*COMMON, "--per-gpu"], "--per-gpu: no GPU"),
+    ("local.sh", [*COMMON, "--any"], "--any: expected --per-gpu with it"),
     ("slurm.sh", COMMON, "--tasks=N is missing"),
     ("slurm.sh", [*COMMON, "--tasks=0"], "--tasks=0: expected a whole number from 1 up"),
     ("slurm.sh", [*COMMON, "--tasks=2", "--time="], "--time=: not an option"),
@@ -181,6 +182,8 @@ def test_bad_options_are_one_line(place, name, arguments, message):
     ("pbs.sh", ["--tasks=12", "--gpus=1", "--time=12:00:00", "--mem=16gb", "--flavour=torque"],
      ["-t 0-11", "-l nodes=1:ppn=4:gpus=1,mem=16gb,walltime=12:00:00",
       "depend=afteranyarray:ARRAY"]),
+    ("slurm.sh", ["--tasks=1", "--gpus=0"], ["--cpus-per-task=4 "]),
+    ("pbs.sh", ["--tasks=1", "--gpus=0"], ["-l select=1:ncpus=4 task.pbs"]),
     ("pbs.sh", ["--tasks=1"],
      ["-V -r y -l select=1:ncpus=4 task.pbs", "depend=afterany:ARRAY collect.pbs"]),
 ])

@@ -157,6 +157,7 @@ def test_arrays_get_the_labels_that_the_command_writes(run, workdir, tmp_path, f
     (np.zeros((4, 4)), {"treshold": 0.5}, "option: got 'treshold'; expected one of scale"),
     (np.zeros((4, 4)), {"threshold": "high"}, "config.eval.threshold: got 'high'"),
     (np.zeros((4, 4)), {"diameter": -1}, "diameter: got -1; expected 0"),
+    (np.zeros((4, 4)), {"diameter": "8"}, "diameter: got '8'; expected 0"),
     (np.zeros((4, 4)), {"diameter": 8, "scale": 1}, "scale: got diameter too"),
     (np.zeros((4, 4)), {"tta": "mirror"}, "tta: got 'mirror'"),
 ])
@@ -164,6 +165,17 @@ def test_what_arrays_cannot_be_used_is_one_line(workdir, image, options, text):
     with pytest.raises(InputError) as error:
         cellseg_jax.load(workdir).predict(image, **options)
     assert text in str(error.value) and not str(error.value).startswith("--")
+
+
+@pytest.mark.parametrize("label, pixel_size, text", [
+    (np.zeros((4, 4)), 0, "label: got float64; expected integers"),
+    (np.zeros((4, 4), int), -1, "pixel_size: got -1; expected micrometres, or 0"),
+    (np.zeros((4, 4), int), "0.5", "pixel_size: got '0.5'; expected micrometres, or 0"),
+    (np.zeros((4, 4), int), np.nan, "pixel_size: got nan; expected micrometres, or 0"),
+])
+def test_what_cannot_be_measured_is_one_line(workdir, label, pixel_size, text):
+    with pytest.raises(InputError, match=text):
+        cellseg_jax.load(workdir).measure(label, pixel_size=pixel_size)
 
 
 def test_a_folder_without_a_run_is_one_line(tmp_path):

@@ -1,6 +1,7 @@
 """How a trained network is applied to images: what `predict` and a run in Python are given."""
 
 import math
+import numbers
 from typing import NamedTuple
 
 from cellseg_jax.errors import InputError, check_choice
@@ -36,8 +37,8 @@ def check(options: PredictOptions, halo: str, num_runs: int = 1) -> None:
     """
     for name in ("scale", "diameter", "pixel_size"):
         value = getattr(options, name)
-        if not (math.isfinite(value) and value >= 0):
-            raise InputError(f"--{name}: got {value}; expected 0 (as in training) or above")
+        if not (isinstance(value, numbers.Real) and math.isfinite(value) and value >= 0):
+            raise InputError(f"--{name}: got {value!r}; expected 0 (as in training) or above")
     if options.scale and not 1 / LARGEST_SCALE <= options.scale <= LARGEST_SCALE:
         raise InputError(f"--scale: got {options.scale:g}; expected a factor from "
                          f"1/{LARGEST_SCALE} to {LARGEST_SCALE}, such as 0.5 for half the size")

@@ -11,6 +11,8 @@ that `predict` writes for these files, where it gets the same images together.
 
 import contextlib
 import copy
+import math
+import numbers
 import pathlib
 import re
 import tempfile
@@ -141,6 +143,10 @@ class TrainedRun:
         """
         if np.ndim(label) != 2:
             raise InputError(f"label: got shape {np.shape(label)}; expected (H, W)")
+        if np.asarray(label).dtype.kind not in "bui":
+            raise InputError(f"label: got {np.asarray(label).dtype}; expected integers")
+        if not (isinstance(pixel_size, numbers.Real) and 0 <= pixel_size < math.inf):
+            raise InputError(f"pixel_size: got {pixel_size!r}; expected micrometres, or 0")
         label, classes = np.asarray(label), derived.class_names(self.config)
         pixels = np.zeros((*label.shape, 0))
         if image is not None:

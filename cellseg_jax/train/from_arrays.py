@@ -68,6 +68,9 @@ def _config(settings, in_memory: dict):
         raise InputError(f"settings: got {type(settings).__name__}; expected a dict of config "
                          "keys, the path of a config file or a ConfigDict")
     given = config_lib.flatten(settings)
+    if other := [key for key in given if not isinstance(key, str)]:
+        raise InputError(f"settings: got the key {other[0]!r}; expected keys of the config, such "
+                         "as train.epochs")
     twice = [key for key in ("data.name", "data.root") if key in given and in_memory]
     if twice:
         raise InputError(f"config.{twice[0]}: got {given[twice[0]]!r} and arrays; expected one of "

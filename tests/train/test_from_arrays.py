@@ -146,6 +146,11 @@ def test_arrays_that_do_not_fit_are_one_line(tmp_path, images, labels, text):
     assert not list(tmp_path.iterdir())
 
 
+def test_settings_have_keys_of_the_config(tmp_path):
+    with pytest.raises(InputError, match="settings: got the key 3; expected keys of the config"):
+        cellseg_jax.train({3: 1}, workdir=tmp_path / "run")
+
+
 def test_importing_the_package_imports_nothing_else():
     text = ("import sys, cellseg_jax; assert not hasattr(cellseg_jax, 'predict'); "
             "assert not {'jax', 'numpy', 'tifffile'} & set(sys.modules)")
