@@ -28,6 +28,8 @@ def unread(config, default) -> dict[str, str]:
               for key in ("b1", "b2") if key not in reads}
     if config.data.grid == 1:
         found["data.augment_before_grid"] = "data.grid is 1"
+    if config.data.name == "synthetic":
+        found["data.root"] = "data.name is 'synthetic', whose images are drawn"
     if config.train.steps:
         found["train.epochs"] = "train.steps decides the length"
     if optim.SCHEDULES[config.optimizer.schedule] is optim.SCHEDULES["constant"] and (

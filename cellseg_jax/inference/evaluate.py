@@ -244,7 +244,8 @@ def result_name(workdir, config, split: str, fingerprint: str) -> str:
         check_same_config(workdir, config)
         if split == "all":
             raise InputError("--split: got all on the data that the run was trained on; expected "
-                             "train, val or test, or other data (--config.data.root)")
+                             "train, val or test, or other data by --config.data.name=NAME and "
+                             "--config.data.root=DIR")
         return split
     options = {option for one in (config, read_config(workdir))
                for option in data.options(one.data.name)} - set(config_lib.default().data)

@@ -184,6 +184,9 @@ def test_options_of_networks_are_named_where_they_are_wrong(model, key, value, e
     ({"data.weight_w0": 3.0}, {"data.weight_w0": "data.target is 'foreground'"}),
     ({"data.num_classes": 4}, {"data.num_classes": "data.target is 'foreground'"}),
     ({"data.name": "folder", "data.labels": "classes", "data.num_classes": 4}, {}),
+    ({"data.root": "x"}, {}),
+    ({"data.name": "synthetic", "data.root": "x"}, {
+        "data.root": "data.name is 'synthetic', whose images are drawn"}),
     ({"loss.gamma": 3.0}, {}),
     ({"loss.gamma": 3.0, "loss.focal": 0.0}, {"loss.gamma": "the weight of focal is 0"}),
     ({"loss.tversky_beta": 0.7}, {"loss.tversky_beta": "the weight of tversky is 0"}),

@@ -280,7 +280,7 @@ def test_other_data_are_scored_beside_the_runs_own(run):
     (OTHER + [("data.size", "(64, 64)")], "test", "data.size was"),
     ([("data.name", "folder"), ("data.num_classes", "3")], "test", "data.num_classes was 2, is 3"),
     (OTHER + [("model.channels", "(8, 8)")], "test", "model.channels was"),
-    ([], "all", "--split: got all on the data that the run was trained on"),
+    ([], "all", "expected train, val or test, or other data by --config.data.name=NAME and"),
     ([("data.split_seed", "1")], "test", "data.split_seed was 0, is 1"),
 ])
 def test_what_would_change_the_network_or_leak_is_refused(run, overrides, split, words):
