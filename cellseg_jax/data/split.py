@@ -111,7 +111,8 @@ def from_file(path, names, *, parts=None) -> dict[str, np.ndarray]:
     unknown = [name for name in listed if name not in index]
     if unknown:
         raise InputError(f"{path}: {len(unknown)} of {len(listed)} names are not in the data: "
-                         f"{some(unknown)}{nearest(unknown[0], index)}")
+                         f"{some(unknown)}{nearest(unknown[0], index)}; expected names of these "
+                         "images, such as in the split.json of a run on them")
     place = places(parts, len(names))
     for part, chosen in lists.items():
         place[[index[name] for name in chosen]] = part

@@ -131,7 +131,8 @@ def _check_first_row(study, row, first) -> None:
 
 def _check_repeats_and_metrics(study) -> None:
     if isinstance(study.repeats, bool) or not isinstance(study.repeats, int) or study.repeats < 1:
-        raise InputError(f"REPEATS: got {study.repeats!r}; expected a number of runs, at least 1")
+        raise InputError(f"REPEATS: got {study.repeats!r}; expected a number of runs, at least "
+                         "1, or folds(5) of cellseg_jax.studies")
     if not study.metrics or not all(isinstance(m, str) for m in study.metrics):
         raise InputError(f"METRICS: got {study.metrics!r}; expected names such as ('dice_mean',)")
     for metric in study.metrics:

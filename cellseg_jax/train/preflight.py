@@ -115,4 +115,5 @@ def _advice(config, key, reason) -> str:
         "train.batch_size": ("images per step", REMEDIES),
         "eval.batch_size": ("images per validation call", "a smaller config.eval.batch_size")}[key]
     return (f"config.{key}: {config[section][name]} {what} {reason}; change to {changes} "
-            "(python -m cellseg_jax.plan with the same flags computes what fits)")
+            "(python -m cellseg_jax.plan with the same --config and --config.* computes what "
+            "fits)")

@@ -117,6 +117,7 @@ def test_smoke_is_a_value_or_a_function_and_skips_what_other_models_have(study_f
     ("del TITLE", "TITLE is missing"),
     ("BASE.train.epochs = 0", r"BASE: config\.train\.epochs: got 0"),
     ("REPEATS = 0", "REPEATS: got 0"),
+    ('REPEATS = "fold:5"', r"REPEATS: got 'fold:5'; expected .* or folds\(5\) of cellseg_jax.st"),
     ("REPEAT = 2", "REPEAT: nothing reads it; did you mean REPEATS"),
     ('VARIES = ("optimizer.lr",)', r"VARIES: got 'optimizer\.lr'"),
     ("METRICS = ()", "METRICS: got"),

@@ -133,7 +133,7 @@ def test_keys_of_the_loss_are_searched_unless_it_is_what_trials_are_judged_by(
 
 def test_rejects_a_search_of_a_study_without_one_and_rungs_without_validations(tmp_path):
     without = load(tmp_path)._replace(search=None)
-    with pytest.raises(InputError, match="has no SEARCH"):
+    with pytest.raises(InputError, match="has no SEARCH; .* of cellseg_jax.studies$"):
         search.plan_of_study(without, "halving")
     found = load(tmp_path)
     with pytest.raises(InputError, match="--search: got 'asha'; expected one of halving"):

@@ -119,8 +119,11 @@ def _classes(arrays, num_classes) -> list[Finding]:
                      "pixels")]
     missing = np.flatnonzero(pixels[:-1] == 0).tolist()
     if missing:
+        highest = int(np.flatnonzero(pixels).max(initial=0))
+        expected = (f"{highest + 1}, which is 1 + the highest class" if highest < missing[0] else
+                    "classes that are numbered 0, 1, 2, ... without gaps: renumber the masks")
         found.append(Finding("error", CLASSES, f"got {num_classes}, but the classes {missing} "
-                             "occur in no mask; expected 1 + the highest class"))
+                             f"occur in no mask; expected {expected}"))
     if beyond.any():
         found.append(Finding("error", CLASSES, f"got {num_classes}, but {_of(beyond)} masks have "
                              f"values above {num_classes - 1}: "

@@ -22,10 +22,12 @@ import numpy as np
 from cellseg_jax import config as config_lib
 from cellseg_jax import data
 from cellseg_jax.config import derived
-from cellseg_jax.errors import InputError, check_choice, nearest
+from cellseg_jax.errors import InputError, check_choice, nearest, shortened
 from cellseg_jax.studies.comparable import SEEN_KEYS
 from cellseg_jax.studies.study import applicable, located
 
+EXAMPLE = ("{'space': {'optimizer.lr': log(1e-4, 1e-2)}, 'trials': 27}, with log, uniform, ints "
+           "and choice of cellseg_jax.studies")
 SAMPLERS = ("random", "optuna")
 # What a score is measured on, and what the plan decides: trials would not compare.
 FIXED = ("seed", "train.epochs", "train.steps", "train.best", "eval.", "data.split", "data.strata",
@@ -110,7 +112,7 @@ def searched(found: Mapping, base) -> Search | None:
         return None
     if not isinstance(found, Mapping) or not isinstance(found.get("space"), Mapping) or (
             not found["space"]):
-        raise InputError("SEARCH: expected {'space': {'optimizer.lr': log(1e-4, 1e-2)}, ...}")
+        raise InputError(f"SEARCH: got {shortened(found)}; expected {EXAMPLE}")
     for key in found:
         if key not in Search._fields:
             raise InputError(f"SEARCH: got {key!r}{nearest(key, Search._fields)}; expected "

@@ -33,7 +33,7 @@ from cellseg_jax.studies.file import config_of
 from cellseg_jax.studies.grid import Grid
 from cellseg_jax.studies.search import optuna_sampler
 from cellseg_jax.studies.search.plan import METHODS, cut_among_equals, plan_of, survivors
-from cellseg_jax.studies.search.space import changes_of, drawn
+from cellseg_jax.studies.search.space import EXAMPLE, changes_of, drawn
 from cellseg_jax.train.rungs import Rungs
 
 FOLDER, TRIALS, RERUN = "search", "trials", "rerun"
@@ -91,8 +91,8 @@ def plan_of_study(study, method: str, smoke: bool = False):
     """The plan of a study's search. Raises InputError without SEARCH, or for another method."""
     check_choice(method, METHODS, "--search")
     if study.search is None:
-        raise InputError(f"--search: {study.name} has no SEARCH; expected SEARCH = {{'space': "
-                         "{'optimizer.lr': log(1e-4, 1e-2)}} in the study file")
+        raise InputError(f"--search: {study.name} has no SEARCH; expected in the study file "
+                         f"SEARCH = {EXAMPLE}")
     if study.baseline == FOUND:
         raise InputError(f"--search: the baseline is called {FOUND!r}, as the row of what a search "
                          "finds is; rename it")

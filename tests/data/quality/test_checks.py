@@ -129,7 +129,7 @@ def test_of_samples_rejects_missing_and_larger_classes():
     arrays = made(label=np.full((12, 8, 8), 1, np.int32))
     arrays.label[:, 0] = 0
     with pytest.raises(InputError, match=r"num_classes: got 4, but the classes \[2, 3\] occur in "
-                                         r"no mask; expected 1 \+ the highest class"):
+                                         r"no mask; expected 2, which is 1 \+ the hi"):
         raise_errors(of_samples(arrays, num_classes=4))
     arrays.label[2, 3, 3] = arrays.label[5] = 70_000
     with pytest.raises(InputError, match="got 2, but 2 of 12 masks have values above 1: i2, i5"):
