@@ -281,6 +281,59 @@ def test_warp_keeps_label_and_image_aligned():
     np.testing.assert_array_equal(again["image"], out["image"])
 
 
+@pytest.mark.parametrize("settings", [
+    {"rotation": (1, 180)}, {"zoom": (1, 3.0)}, {"shift": (1, 1.0)},
+    pytest.param({"shear": (1, 40), "elastic": (1, 40), "elastic_sigma": 4.0},
+                 marks=pytest.mark.slow)])
+def test_mirrored_copies_of_instances_are_instances(settings):
+    """As connected pieces are: of cells inside the image, and of some that a mirror cuts."""
+    label = np.zeros((40, 50), np.uint16)
+    for n, (y, x) in enumerate(((6, 8), (5, 30), (20, 20), (33, 9), (32, 41), (18, 40)), 1):
+        label[y - 3 : y + 3, x - 3 : x + 4] = 9 * n
+    label[14:24, :6], label[:3, 17:23], label[:7, 45:] = 7, 8, 65000
+    start = {"image": label[..., None], "label": label}
+    keys = jax.random.split(KEY, 12)
+    joined, apart = (np.asarray(jax.jit(jax.vmap(lambda key, own=own: augment.warp(
+        key, start, settings, copies_apart=own)["label"]))(keys)) for own in (False, True))
+    assert joined.dtype == np.uint16 and apart.dtype == np.int32
+    more = 0
+    for before, after in zip(joined, apart, strict=True):
+        pieces = sum(ndimage.label(before == i, np.ones((3, 3)))[1] for i in np.unique(before)[1:])
+        np.testing.assert_array_equal(before > 0, after > 0)
+        ids = np.unique(after)[1:]
+        assert all(len(np.unique(before[after == i])) == 1 for i in ids)
+        # The border of the view may cut the way between two pieces of one instance.
+        assert pieces - 2 <= len(ids) <= pieces
+        more += len(ids) - len(np.unique(before)[1:])
+    assert more > 12
+
+
+def test_mirrored_copies_are_the_same_in_patches_of_an_image():
+    label = np.zeros((24, 36), np.int32)
+    label[5:9, 6:11], label[14:20, 20:26], label[:4, 25:30], label[22, 3:5] = 3, 900, 7, 5
+    start, settings = {"image": label[..., None], "label": label}, {"shift": (1, 0.8)}
+    stored = {name: crops.to_grid(values, 3) for name, values in start.items()}
+    warp = lambda *given: augment.warp(*given, copies_apart=True)["label"]
+    whole = jax.jit(lambda key: warp(key, start, settings))
+    cut = jax.jit(jax.vmap(lambda key, cell: warp(
+        key, stored, settings, augment.Patch(3, jnp.uint32(0), cell)), (None, 0)))
+    for key in jax.random.split(KEY, 5):
+        for one, other in zip(crops.to_grid(np.asarray(whole(key)), 3),
+                              np.asarray(cut(key, jnp.arange(9))), strict=True):
+            pairs = set(zip(one.ravel().tolist(), other.ravel().tolist(), strict=True))
+            assert len(pairs) == len(np.unique(one)) == len(np.unique(other))
+
+
+@pytest.mark.slow
+def test_there_are_no_other_ids_beside_very_large_ones():
+    label = np.zeros((24, 36), np.int32)
+    label[5:9, 6:11] = 2**31 - 1
+    start, settings = {"image": label[..., None], "label": label}, {"shift": (1, 0.8)}
+    one, other = (augment.warp(KEY, start, settings, copies_apart=apart)["label"]
+                  for apart in (False, True))
+    np.testing.assert_array_equal(one, other)
+
+
 def test_draws_are_the_same_under_x64(float64):
     settings = only(GEOMETRIC, 2.0)
     drawn = jax.jit(lambda: draws(KEY, list(GEOMETRIC), settings))()

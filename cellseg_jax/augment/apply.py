@@ -13,6 +13,7 @@ from cellseg_jax.augment.intensities import INTENSITY, Image
 from cellseg_jax.augment.settings import OPTIONS, WHOLE_PIXEL, active_in
 
 WARPED = ("image", "label", "pixel_weight")
+TILES = 16  # along each axis, whose mirrored copies have ids of their own
 
 
 class Patch(NamedTuple):
@@ -89,6 +90,47 @@ def _interpolated(flat, corners, down, right):
     return upper + down * (lower - upper)
 
 
+def _copies_apart(flat, label, y, x, size, number):
+    """(H, W) int32: a label that was read at places y and x, its mirrored copies with own ids.
+
+    Each mirror starts another tile of the plane, tile 0 being the image along each axis. An
+    instance that touches a mirror is in one piece with its copy behind it, and shares its id.
+
+    Args:
+      flat: (n, 1) the labels that were read.
+      number: as in _corners.
+    """
+    rows, columns = (jnp.arange(n, dtype=jnp.uint32) for n in size)
+    zero = jnp.uint32(0)
+    mirrors = (number(zero, columns), number(rows[-1], columns),
+               number(rows, zero), number(rows, columns[-1]))
+    touches = _sides_touched(label, [flat[pixels, 0] for pixels in mirrors])
+    copy = jnp.zeros(label.shape, jnp.int32)
+    for axis, (place, n) in enumerate(zip((y, x), size, strict=True)):
+        tile = jnp.floor(place / max(n - 1, 1)).astype(jnp.int32)
+        first, last = (touches >> (2 * axis + k) & 1 > 0 for k in (0, 1))
+        # Tiles 2k - 1 and 2k meet at the first mirror, 2k and 2k + 1 at the last.
+        tile = jnp.where(first & last, 0, jnp.where(
+            first, (tile + 1) // 2, jnp.where(last, tile // 2, tile)))
+        copy = TILES * copy + tile % TILES
+    label = label.astype(jnp.int32)
+    highest = label.max()
+    apart = (label > 0) & (highest < 2**31 // TILES**2 - 1)  # there is no room beside larger ids
+    return jnp.where(apart, label + copy * (highest + 1), label)
+
+
+def _sides_touched(label, sides):
+    """(H, W) int32: bit k is set where the id (H, W) is one of sides[k], (n,) ids each.
+
+    One binary search among the ids of all sides: jnp.isin of each takes three times as long.
+    """
+    ids = jnp.sort(jnp.concatenate(sides))
+    bits = sum(jnp.zeros(ids.shape, jnp.int32).at[jnp.searchsorted(ids, side)].set(1 << k)
+               for k, side in enumerate(sides))
+    place = jnp.minimum(jnp.searchsorted(ids, label), len(ids) - 1)
+    return jnp.where(ids[place] == label, bits[place], 0)
+
+
 def _reading(shape, patch):
     """How warped pixels of (H, W) are read: the size of the whole image, `part`, `number`.
 
@@ -113,13 +155,15 @@ def _reading(shape, patch):
     return (grid * height, grid * width), part, number
 
 
-def warp(key: Key[Array, ""], sample: dict, settings: dict, patch: Patch | None = None) -> dict:
+def warp(key: Key[Array, ""], sample: dict, settings: dict, patch: Patch | None = None, *,
+         copies_apart: bool = False) -> dict:
     """One sample, its pixels moved by the GEOMETRIC augmentations of `settings`.
 
     All of them make one map from the pixels of the output to places in the input, read once:
     image and pixel_weight bilinear, label the nearest pixel. Places outside are mirrored in the
-    outermost pixels (scipy's mode="mirror"), where a mirrored instance keeps its id. If only
-    augmentations of WHOLE_PIXEL are switched on, pixels are moved as they are.
+    outermost pixels (scipy's mode="mirror"), where a mirrored instance keeps its id unless
+    `copies_apart`. If only augmentations of WHOLE_PIXEL are switched on, pixels are moved as they
+    are.
 
     Args:
       key: of this sample.
@@ -128,6 +172,9 @@ def warp(key: Key[Array, ""], sample: dict, settings: dict, patch: Patch | None 
       settings: see the package; names of INTENSITY are for `intensity`.
       patch: given, the pixels of the sample are the patches (p, h, w, ...) of some images, and the
         result is this patch of its warped image, (h, w, ...).
+      copies_apart: the label holds instances, and a mirrored copy of one that is not in one piece
+        with it gets another id, in int32. For what follows from a whole instance, such as its
+        centre.
     Returns: the sample with the same shapes. Label and pixel_weight keep their dtype; so does the
       image where pixels are moved as they are, otherwise it is float32, in the same units and
       not rounded.
@@ -154,6 +201,8 @@ def warp(key: Key[Array, ""], sample: dict, settings: dict, patch: Patch | None 
         value = (_read(flat[name], nearest) if name == "label" else
                  _interpolated(flat[name], corners, down, right))
         dtype = jnp.float32 if name == "image" else pixels.dtype
+        if name == "label" and copies_apart:
+            value, dtype = _copies_apart(flat[name], value[..., 0], y, x, size, number), jnp.int32
         moved[name] = value.astype(dtype).reshape(shape + pixels.shape[axes:])
     return sample | jax.lax.optimization_barrier(moved)
 

@@ -26,8 +26,7 @@ from cellseg_jax.errors import InputError, pick, refuse_urls, shortened
 # even the shapes would be known in time.
 LAYER_COUNTS = ("num_res_units", "num_layers", "blocks", "depths", "convs", "blocks_per_stage")
 MOST_LAYERS = 1000
-# Targets that learn where each object has its centre and how far it goes.
-OF_OBJECTS = ("distance", "star", "flow")
+OF_OBJECTS = tuple(name for name, target in targets.TARGETS.items() if target.of_objects)
 # Targets whose probabilities may be anything from 0 to 1, where others are 0 or 1.
 OF_SHARES = ("star",)
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Integer, Key, Shaped
 
-from cellseg_jax import augment
+from cellseg_jax import augment, targets
 from cellseg_jax.normalize import normalize
 from cellseg_jax.step.batches import PIXELS
 from cellseg_jax.step.spec import Spec
@@ -52,7 +52,8 @@ def augmented(spec: Spec, hparams: dict, key: Key[Array, ""], batch: dict,
         chosen = {name: (probability * applies, strength)
                   for name, (probability, strength) in settings.items()}
         patch = augment.Patch(spec.grid, *rows) if rows else None
-        sample = augment.warp(warp_key, sample, chosen | options, patch)
+        sample = augment.warp(warp_key, sample, chosen | options, patch,
+                              copies_apart=targets.TARGETS[spec.target].of_objects)
         image = normalize(sample["image"], range_, spec.dtype)
         return {**sample, "image": augment.intensity(key, image, chosen, spec.colours)}
 

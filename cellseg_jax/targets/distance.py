@@ -90,5 +90,5 @@ def smoothed(
 DISTANCE = Target(
     names=lambda **_: ("cell", "relative distance to the centre", "relative distance to the edge"),
     encode=encode, probs=jax.nn.sigmoid, mask=first_above, cell_mask=first_above, decode=decode,
-    num_binary=1, regression_weight=lambda target: target[..., 0],
+    num_binary=1, regression_weight=lambda target: target[..., 0], of_objects=True,
     losses={"dice": 1.0, "distance_dice": 2.0})

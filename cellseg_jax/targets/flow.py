@@ -79,4 +79,5 @@ def rescaled(
 FLOW = Target(
     names=lambda **_: ("cell", "flow down, of length 1", "flow to the right, of length 1"),
     encode=encode, probs=maps_of, mask=first_above, cell_mask=first_above, decode=decode,
-    num_binary=1, turned=turned, rescaled=rescaled, losses={"bce": 1.0, "mse": SCALE**2 / 2})
+    num_binary=1, turned=turned, rescaled=rescaled, of_objects=True,
+    losses={"bce": 1.0, "mse": SCALE**2 / 2})

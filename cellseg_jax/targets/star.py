@@ -174,4 +174,4 @@ STAR = Target(
     names=names, encode=encode, probs=first_sigmoid, mask=first_above, cell_mask=cell_mask,
     decode=decode, num_binary=1, reach=lambda **_: math.inf,  # lengths and shares of whole objects
     regression_weight=lambda target: target[..., 0], turned=turned, rescaled=rescaled,
-    losses={"bce": 1.0, "mae": 0.2})
+    of_objects=True, losses={"bce": 1.0, "mae": 0.2})

@@ -43,6 +43,8 @@ class Target(NamedTuple):
       pixels that are not annotated are not learned there, see geometry.far_from_unknown.
     regression_known(label): (N, H, W) -> (N, H, W) bool, where the regressed outputs of a label
       are the same whatever lies in its pixels that are not annotated, -1.
+    of_objects: whether outputs follow from all of an object, such as where its centre is; then a
+      piece that looks like a whole object has to be one.
     losses: {name: weight} that config.loss has unless others are chosen; empty: its defaults.
     """
 
@@ -59,6 +61,7 @@ class Target(NamedTuple):
     rescaled: Callable | None = None
     reach: Callable = lambda **options: 0
     regression_known: Callable = whole
+    of_objects: bool = False
     losses: Mapping[str, float] = MappingProxyType({})
 
     def num_outputs(self, **options) -> int:

@@ -7,8 +7,11 @@ import jax
 import numpy as np
 import pytest
 from helpers import tiny_config
+from helpers_tiers import slow_but
+from scipy import ndimage
 
 from cellseg_jax import augment, crops, data, targets
+from cellseg_jax import config as config_lib
 from cellseg_jax.data import order, variants
 from cellseg_jax.data.arrays import Arrays
 from cellseg_jax.errors import InputError
@@ -127,6 +130,34 @@ def test_real_batches_have_the_layout(target, fit):
         for one in (None, stored):
             batch = next(batches_lib.eval_batches(streamed, arrays, np.arange(8), mesh, one))
             assert_layout(batch, batches_lib.eval_layout(streamed, one is not None), (8,))
+
+
+@pytest.mark.parametrize("target", slow_but(("classes",), ("flow", "classes")))
+def test_mirrored_copies_of_cells_are_learned_as_cells(target):
+    """Not as parts of the cell that they mirror, which have no centre and no flow; nor as classes.
+    """
+    config = config_lib.override(
+        tiny_config(augment__flip_horizontal=(0.0, 1.0), augment__shift=(1.0, 0.6)),
+        [("data.target", target)] if target == "flow" else [])
+    spec = make_spec([config]).replace(target=target)
+    label = np.zeros((6, 32, 32), np.uint16)
+    label[:, 3:8, 4:10], label[:, 12:20, 11:16] = 1, 2
+    label[:, 22:29, 20:29] = 3 if target == "flow" else 1
+    batch = {"image": np.zeros((6, 32, 32, 4), np.uint8), "label": label,
+             "range": np.tile(np.float32([0, 255]), (6, 4, 1)), "id": np.arange(6)}
+    made = inputs.augmented(spec, spec.hparams(traced_values(config, spec)),
+                            inputs.step_keys(0, 0)[0], batch, np.arange(6))
+    if target == "classes":
+        assert np.unique(made["label"]).tolist() == [0, 1, 2]
+        return
+    truth, number = np.asarray(spec.truth(made)["target"]), 0
+    for cell, flow in zip(truth[..., 0] > 0, truth[..., 1:], strict=True):
+        pieces, count = ndimage.label(cell, np.ones((3, 3)))
+        number += count
+        for k in range(1, count + 1):
+            if (pieces == k).sum() > 1:
+                assert np.linalg.norm(flow[pieces == k], axis=-1).max() > 0.99
+    assert number > 6 * 3
 
 
 @pytest.mark.slow
