@@ -77,11 +77,15 @@ def parse(text: str) -> Fold:
 
 def check(fold: Fold, where: str) -> None:
     """InputError, begun with `where`, for numbers that make no sense."""
+    if type(fold.count) is not int:
+        raise InputError(f"{where}: got {fold.count!r} folds; expected a whole number")
     if fold.count < 2:
         raise InputError(f"{where}: got {fold.count} folds; expected at least 2")
     for name, share in (("val", fold.val), ("test", fold.test)):
-        if share != OFFICIAL and not 0 <= share < 1:
-            raise InputError(f"{where}: got {name}={share}; expected a share from 0 to below 1")
+        official = name == "test" and share == OFFICIAL
+        if not official and not (isinstance(share, (int, float)) and 0 <= share < 1):
+            raise InputError(f"{where}: got {name}={share!r}; expected a share from 0 to below 1"
+                             + f", or {OFFICIAL!r}" * (name == "test"))
     if fold.nnunet and fold.number >= fold.count:
         raise InputError(f"{where}: got fold {fold.number} of {fold.count} with nnunet, which has "
                          "one assignment; expected as many repeats as folds, or none of nnU-Net's")

@@ -24,6 +24,9 @@ class Grid(Mapping):
     """
 
     def __init__(self, choices: Mapping):
+        if not isinstance(choices, Mapping) or not choices:
+            raise InputError(f"GRID: got {choices!r}; expected {{key: choices}}, such as "
+                             "{'optimizer.lr': (1e-3, 1e-2)}")
         self.factors = {key: _labelled(key, values) for key, values in choices.items()}
 
     def __getitem__(self, name: str) -> dict:
@@ -51,10 +54,15 @@ class Grid(Mapping):
 
 def _labelled(key, values) -> dict:
     """{label: {dotted key: value}} of one factor of a grid."""
+    if not isinstance(key, str) or not isinstance(values, (Mapping, tuple, list)):
+        raise InputError(f"GRID[{key!r}]: got {values!r}; expected choices of a config key, such "
+                         "as 'optimizer.lr': (1e-3, 1e-2)")
     if not isinstance(values, Mapping):
-        if len(set(map(str, values))) != len(values):
-            raise InputError(f"GRID[{key!r}]: a choice is there twice; expected distinct values")
-        values = {_label(key, value): value for value in values}
+        labelled = {_label(key, value): value for value in values}
+        if len(labelled) != len(values):
+            raise InputError(f"GRID[{key!r}]: a choice is there twice, by its label "
+                             f"({', '.join(labelled)}); expected distinct values")
+        values = labelled
     for label in values:
         if not LABEL.fullmatch(str(label)):
             raise InputError(f"GRID[{key!r}]: label {label!r} cannot be part of a folder's name; "

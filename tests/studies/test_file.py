@@ -194,6 +194,12 @@ def test_a_grid_says_which_row_it_lacks():
     ({"optimizer.lr": (0.1, 0.1)}, "a choice is there twice"),
     ({"data.split": ("a/b",)}, "label 'a/b' cannot be part"),
     ({"optimizer.name": ()}, "has no choices"),
+    ({}, r"got {}; expected {key: choices}"),
+    ([1, 2], r"got \[1, 2\]; expected {key: choices}"),
+    ({"optimizer.lr": 1e-3}, "got 0.001; expected choices of a config key"),
+    ({"optimizer.name": "adam"}, "got 'adam'; expected choices of a config key"),
+    ({3: (1, 2)}, r"3.: got \(1, 2\); expected choices of a config key"),
+    ({"optimizer.lr": (1e-14, 2e-14)}, r"a choice is there twice, by its label \(lr0\)"),
     ({"model": {"a-b": {}}}, "label 'a-b' cannot be part"),
 ])
 def test_a_wrong_factor_is_said(choices, message):
