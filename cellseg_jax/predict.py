@@ -89,6 +89,7 @@ def main(args, overrides: list[tuple[str, str]], in_memory_pixels: int = IN_MEMO
     images_in.claim(args.out, runs.made_by | given, jobs, formats)
     bad = segment.segment(
         runs, segment.Work(jobs, args.out, formats, in_memory_pixels, args.channels))
+    images_in.give_up(args.out)
     return 2 if bad else 0
 
 

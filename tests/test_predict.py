@@ -214,6 +214,16 @@ def test_one_bad_image_is_named_and_the_others_go_on(run, tmp_path):
         "a_label.tif", "c_label.tif"]
 
 
+def test_options_that_the_message_names_work_in_the_folder_that_got_nothing(run, tmp_path):
+    (tmp_path / "in").mkdir()
+    tifffile.imwrite(tmp_path / "in/a.tif", np.zeros((5, 40, 40), np.uint8), imagej=True,
+                     metadata={"axes": "CYX"})
+    code, out, err = run()
+    assert code == 2 and "images predicted: 0, bad: 1" in out and "predict: --channels" in err
+    assert run(channels="1")[0] == 0
+    assert "holds predictions made with another --channels" in run(channels="2")[2]
+
+
 def test_second_run_does_only_what_is_missing_or_changed(run, tmp_path):
     for name in "abc":
         write_image(tmp_path / f"in/{name}.png")

@@ -253,6 +253,12 @@ def claim(out, made_by: dict, jobs=(), formats=()) -> None:
     remove_leftovers({out, *(pathlib.Path(stem).parent for _, stem in jobs)})
 
 
+def give_up(out) -> None:
+    """Take the note from a folder that got no output: other options may be tried there."""
+    if [path.name for path in pathlib.Path(out).iterdir()] == [NOTE]:
+        (pathlib.Path(out) / NOTE).unlink()
+
+
 def is_finished(plane: Plane, formats) -> bool:
     """Whether every output is there and not older than the image."""
     files = [outputs.output_path(name, plane.stem) for name in formats]

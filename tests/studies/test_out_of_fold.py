@@ -64,7 +64,7 @@ def test_nnunets_folds_have_no_validation_and_draw_images(tmp_path):
 @pytest.mark.parametrize("old, new, what", [
     ("folds(3, ", "folds(1, ", "at least 2"),
     ("folds(3, ", "folds('3', ", "got '3' folds; expected a whole number"),
-    ("test=0.25", "test='oficial'", "got test='oficial'; expected a share from 0 to below 1, or 'off"),
+    ("test=0.25", "test='oficial'", "got test='oficial'; expected a share from 0 to below 1, or '"),
     ("test=0.25", "test=1.5", "test=1.5"),
     ("test=0.25", "groups='case'", "REPEATS: groups"),
     ("test=0.25", "nnunet=True", "nnU-Net draws images"),
