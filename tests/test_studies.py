@@ -1,8 +1,11 @@
 """The study files of the five reports: complete, true to what is published, and tiny in smoke."""
 
+import ast
 import functools
 import itertools
 import pathlib
+import re
+import shlex
 import time
 
 import pytest
@@ -42,6 +45,17 @@ def test_the_promised_studies_exist():
     assert all(study(name).repeats >= 5 for name in small)
     assert all(study(name).rows.keys() <= study(name[:-4]).rows.keys() for name in small)
     assert {name: len(study(name).rows) for name in TABLES} == ROWS
+
+
+@each_table
+def test_flags_for_other_data_in_its_docstring_are_accepted(name):
+    file = CONFIGS / "studies" / f"{name}.py"
+    text = ast.get_docstring(ast.parse(file.read_text()))
+    found = re.findall(r"(?:--config\.[\w.]+=\S+\s*)+", text.partition("\nOwn data:")[2])
+    assert found
+    for flags in found:
+        words = [word.removeprefix("--config.").rstrip(".,;") for word in shlex.split(flags)]
+        studies.load(file, [tuple(word.split("=", 1)) for word in words])
 
 
 @each_table

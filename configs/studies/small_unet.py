@@ -6,7 +6,7 @@ Run: python -m cellseg_jax.study --study=configs/studies/small_unet.py --workdir
     --config.data.root=DIR
 Own data: the report's 15 images are not public; DIR is BBBC039, which it adds in one row: 11 of its
 100 training images, other ones in each repeat. With images and masks of your own in DIR:
---config.data.name=folder --config.data.split="(0.7,0,0.3)" --config.data.train_fraction=1.
+--config.data.name=folder --config.data.split="(0.6,0.1,0.3)" --config.data.train_fraction=1.
 The row `extra_dataset` reads data/Fluo-N2DL-HeLa, of the Cell Tracking Challenge.
 Published: SEG of 4 test images and time in seconds, one run each: differences of 0.006 say
 nothing. "Memory (%CPU)" there is percent of a processor, not memory: times the elapsed time it is
