@@ -78,6 +78,8 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
         cli.check_choice(args, "backend", BACKENDS)
     study = studies.load(args.study, overrides)
     workdir = pathlib.Path(args.workdir or f"runs/{study.name}{'_smoke' * args.smoke}")
+    if workdir.is_file():
+        raise InputError(f"--workdir: {workdir} is a file; expected a folder")
     repeats = args.repeats or (SMOKE_REPEATS if args.smoke else study.repeats)
     if args.smoke:
         study = prepare_smoke(study, workdir / "twins")

@@ -566,6 +566,7 @@ def test_many_sizes_compile_a_few_programs(run, tmp_path):
     ({"out": None}, "--out: missing"),
     ({"workdir": None}, "--workdir: missing"),
     ({"images": "nowhere"}, "--images: no image in 'nowhere'"),
+    ({"images": ""}, "--images: got ''; expected a file, a folder or a quoted glob"),
     ({"workdir": "nowhere"}, "--workdir: no run in nowhere"),
     ({"out": "a_file/out"}, "--out: cannot write"),
     ({"format": "tif"}, "did you mean tiff?"),

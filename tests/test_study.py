@@ -94,6 +94,7 @@ def test_rows_are_chosen_by_name_and_pattern_in_the_order_of_the_study():
     (["--study=FILE", "--measure=-1", "--dry_run"], "--measure: got -1"),
     (["--study=FILE", "--backend=lop"], "--backend: got 'lop'; expected one of loop, unroll"),
     (["--study=FILE", "--rows=,"], "--rows: got ','; expected names of rows"),
+    (["--study=FILE", "--workdir=FILE"], "is a file; expected a folder"),
     (["--study=FILE", "--rows=bose"], "--rows: no row 'bose'; did you mean base?"),
     (["--study=FILE", "--collect", "--workdir=nowhere"], "--workdir: no folder nowhere"),
     (["--study=FILE", "--config.train.epoks=3"], "did you mean config.train.epochs?"),

@@ -61,6 +61,8 @@ def find(images: list[str], out) -> list[tuple[pathlib.Path, pathlib.Path]]:
 
 def _found(text: str, out: pathlib.Path) -> list[tuple[pathlib.Path, pathlib.Path]]:
     """(image, place below out) of one --images."""
+    if not text.strip():  # of an unset variable, say; pathlib takes it for this folder
+        raise InputError(f"--images: got {text!r}; expected a file, a folder or a quoted glob")
     root = pathlib.Path(text).expanduser()
     named = root.exists()
     if root.is_dir() and not lazy.is_image(root):

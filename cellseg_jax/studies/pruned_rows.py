@@ -13,7 +13,7 @@ import numpy as np
 
 from cellseg_jax.files import read_json, write_csv
 from cellseg_jax.report import figures
-from cellseg_jax.runs.folder import ANALYSIS, CONFIG_FILE, SPLIT_FILE
+from cellseg_jax.runs.folder import ANALYSIS, CONFIG_FILE, SPLIT_FILE, is_run, read_config
 from cellseg_jax.studies import stats
 from cellseg_jax.studies.runs import split_ratio
 
@@ -47,12 +47,18 @@ def rows_of(folders) -> dict[str, list[pathlib.Path]]:
     """{row: its runs} of the folders of rows, or of runs; one that is given twice counts once.
 
     A row is named by its folder, and by those around it where several have the same name.
+
+    Raises: InputError for the first folder that is neither, before another one is analysed.
     """
     folders = {pathlib.Path(os.path.abspath(folder)): folder for folder in folders}
     depth = 1
     while len({path.parts[-depth:] for path in folders}) < len(folders):
         depth += 1
-    return {"/".join(path.parts[-depth:]): runs_of(folder) for path, folder in folders.items()}
+    rows = {"/".join(path.parts[-depth:]): runs_of(folder) for path, folder in folders.items()}
+    for run in sum(rows.values(), []):
+        if not is_run(run):
+            read_config(run)  # which says so
+    return rows
 
 
 def write(rows: dict[str, list[pathlib.Path]], folder) -> list[str]:

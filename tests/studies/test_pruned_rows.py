@@ -5,6 +5,7 @@ import csv
 import numpy as np
 import pytest
 
+from cellseg_jax.errors import InputError
 from cellseg_jax.files import write_csv
 from cellseg_jax.studies import pruned_rows, stats
 
@@ -36,6 +37,8 @@ def test_rows_and_runs_of_equal_names_are_all_kept(tmp_path):
     rows = pruned_rows.rows_of([a[0], b[0], a[1], tmp_path / "one" / "unet" / "." / "1"])
     assert rows == {"one/unet/0": a[:1], "two/unet/0": b[:1], "one/unet/1": a[1:]}
     assert pruned_rows.rows_of([tmp_path / "two/unet"]) == {"unet": b}
+    with pytest.raises(InputError, match="--workdir: no run in .*three"):
+        pruned_rows.rows_of([tmp_path / "two/unet", tmp_path / "three"])
 
 
 def test_means_and_spreads_equal_hand_values(tmp_path):
