@@ -163,8 +163,12 @@ def _built(library: pathlib.Path) -> pathlib.Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with files.atomic_file(path) as part:
-            done = subprocess.run([*command, "-o", str(part)], capture_output=True, text=True)
-            if done.returncode:
+            for threads in (["-fopenmp"], []):  # oneDNN itself has some, where the compiler has none
+                done = subprocess.run(
+                    [*command, *threads, "-o", str(part)], capture_output=True, text=True)
+                if not done.returncode:
+                    break
+            else:
                 why = [line for line in done.stderr.splitlines() if "error" in line] or [""]
                 raise Unavailable(f"{SOURCE.name} does not compile: {why[0][:200]}")
     except OSError as error:

@@ -51,7 +51,9 @@ def map_train(spec: Spec, mesh: Mesh, members: str = "vmap") -> Callable:
     def mapped(state, source, index):
         rows = P("member", "data")
         specs = (P("member"), rows if index is None else P(), rows)
-        f = jax.shard_map(per_device, mesh=mesh, in_specs=specs, out_specs=P("member"))
+        # Unchecked, one device does not sum gradients over devices, for which a CPU copies them.
+        f = jax.shard_map(per_device, mesh=mesh, in_specs=specs, out_specs=P("member"),
+                          check_vma=mesh.shape["data"] > 1)
         return f(state, source, index)
 
     # Explicit, since jit would mark a member axis of one device as replicated, and the returned

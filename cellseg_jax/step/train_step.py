@@ -47,9 +47,12 @@ def train_step(spec: Spec, state: TrainState, batch: dict) -> tuple[TrainState, 
     key_augment, key_dropout = step_keys(hparams["seed"], state.step)
     batch = prepare(spec, hparams, key_augment, batch)
     loss, batch_stats, grads = gradients(spec, hparams, state, key_dropout, batch)
-    new = update(spec, hparams, state, loss, batch_stats, grads)
     grad_norm = optax.tree.norm(grads)
-    new = freeze(hparams, state, new, jnp.isfinite(loss) & jnp.isfinite(grad_norm))
+    finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+    running = (state.stop == RUNNING) & (state.step < hparams["num_steps"])
+    new = changed(running & finite, state,
+                  lambda state: update(spec, hparams, state, loss, batch_stats, grads))
+    new = new.replace(stop=jnp.where(running & ~finite, NON_FINITE, state.stop))
     _, lr_fn = spec.transformation(hparams)
     return new, {"loss": loss, "lr": lr_fn(state.step), "grad_norm": grad_norm, "stop": new.stop}
 
@@ -158,9 +161,16 @@ def update(spec: Spec, hparams: dict, state: TrainState, loss: Float[Array, ""],
     )
 
 
-def freeze(hparams: dict, state: TrainState, new: TrainState,
-           finite: Bool[Array, ""]) -> TrainState:
-    """The new state while the member runs and its numbers are finite, else the old one."""
-    running = (state.stop == RUNNING) & (state.step < hparams["num_steps"])
-    new = jax.tree.map(lambda a, b: jnp.where(running & finite, a, b), new, state)
-    return new.replace(stop=jnp.where(running & ~finite, NON_FINITE, state.stop))
+def changed(condition: Bool[Array, ""], state: TrainState, f: Callable) -> TrainState:
+    """f(state) where the condition holds, else the state as it is.
+
+    A GPU selects number by number: it would wait for a condition. A CPU chooses what to compute,
+    since a branch of its own works in place; selection copies the whole donated state first.
+    """
+    def branch(state):
+        return jax.lax.cond(condition, f, lambda state: state, state)
+
+    def select(state):
+        return jax.tree.map(lambda new, old: jnp.where(condition, new, old), f(state), state)
+
+    return jax.lax.platform_dependent(state, cpu=branch, default=select)

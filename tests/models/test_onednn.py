@@ -27,6 +27,9 @@ GEOMETRIES = {  # sizes of image and kernel, and the rest
     "even": ((5, 4), (2, 2, 3, 5), dict(pads=((0, 1), (0, 1)))),
     "rectangle": ((7, 9), (1, 3, 3, 5), dict(pads=((0, 0), (1, 1)))),
     "wide": ((6, 4), (3, 3, 128, 130), dict(pads=((1, 1), (1, 1)))),
+    "large": ((25, 40), (3, 3, 16, 17), dict(pads=((1, 1), (1, 1)))),
+    "large even": ((24, 26), (2, 2, 65, 130), dict(pads=((0, 1), (1, 0)))),
+    "large 5x3": ((30, 28), (5, 3, 20, 18), dict(pads=((0, 2), (0, 0)))),
     "stride": ((9, 8), (3, 3, 4, 5), dict(stride=2, pads=((1, 1), (1, 1)))),
     "stride 1x1": ((8, 7), (1, 1, 4, 5), dict(stride=2, pads=((0, 0), (0, 0)))),
     "up": ((4, 5), (3, 3, 4, 5), dict(dilation=2, pads=((1, 2), (1, 2)))),
@@ -76,7 +79,7 @@ def test_values_and_gradients_are_those_of_lax(case):
 
 
 @needs_onednn
-@pytest.mark.parametrize("case", ["3x3", "stride", "up"])
+@pytest.mark.parametrize("case", ["3x3", "large", "stride", "up"])
 @pytest.mark.parametrize("axes", [(0, 0), (0, None), (None, 0)])
 def test_members_are_computed_one_by_one(case, axes):
     images, kernels, geometry = arrays(case, 3)
@@ -123,8 +126,9 @@ def test_same_over_eight_devices_and_in_a_scan(case):
 
 
 @needs_onednn
-def test_two_runs_are_equal_bit_for_bit():
-    image, kernel, geometry = arrays("wide")
+@pytest.mark.parametrize("case", ["wide", "large even"])
+def test_two_runs_are_equal_bit_for_bit(case):
+    image, kernel, geometry = arrays(case)
     step = jax.jit(loss_and_gradients(convolution, geometry))
     first = step(image, kernel)
     for _ in range(100):
@@ -192,6 +196,18 @@ def test_what_is_missing_is_said_and_xla_computes(fault, reason, monkeypatch, tm
     found = onednn.status.__wrapped__()
     assert not found.ready and found.text.startswith("XLA (")
     assert re.search(reason, found.text), found.text
+
+
+@needs_onednn
+@pytest.mark.slow
+@pytest.mark.parametrize("threads", ["1", "3"])
+def test_kernel_gradients_by_products_of_matrices(threads):
+    """As with AVX2, for which oneDNN's own are slow, on any processor."""
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", __file__,
+               "-k", "large and lax"]
+    out = subprocess.run(command, capture_output=True, text=True, timeout=200, env=os.environ | {
+        "ONEDNN_MAX_CPU_ISA": "AVX2", "OMP_NUM_THREADS": threads}).stdout
+    assert "3 passed" in out, out[-500:]
 
 
 PROGRAM = """

@@ -5,6 +5,7 @@ float32 the bounds are those that rounding allows (Adam turns noise in tiny grad
 """
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -61,6 +62,19 @@ def trajectory(configs, mesh, members="vmap", steps=STEPS, steps_per_epoch=3, be
         losses.append(np.asarray(out["loss"]))
     assert train_step._cache_size() == 1
     return np.stack(losses), jax.device_get(state)
+
+
+def compiled_step(config):
+    """The program of one member on one device."""
+    spec = make_spec([config])
+    init = functools.partial(init_state, spec, image_shape=(SIZE, SIZE, 4))
+    state = jax.eval_shape(init, traced_values(config, spec, 3))
+    one = lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype)
+    batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, BATCH, *x.shape[1:]), x.dtype),
+                         source(np.random.default_rng(0)))
+    batch |= {"id": jax.ShapeDtypeStruct((1, BATCH), np.int32),
+              "weight": jax.ShapeDtypeStruct((1, BATCH), np.float32)}
+    return map_train(spec, mesh_of(1, 1)).lower(jax.tree.map(one, state), batch, None).compile()
 
 
 def configs_of(name, precision, count=1):
@@ -195,21 +209,17 @@ def test_less_kept_for_the_backward_pass_gives_the_same_steps_in_less_memory():
     again, other = trajectory([less], mesh_of(1, 1), steps=4)
     np.testing.assert_allclose(again, losses, atol=1e-6)
     assert_close(other, state, 1e-5)
-    sizes = []
-    for config in (whole, less):
-        spec = make_spec([config])
-        values = traced_values(config, spec, 3)
-        init = functools.partial(init_state, spec, image_shape=(SIZE, SIZE, 4))
-        state = jax.eval_shape(init, values)
-        one = lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype)
-        batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, BATCH, *x.shape[1:]), x.dtype),
-                             source(np.random.default_rng(0)))
-        batch |= {"id": jax.ShapeDtypeStruct((1, BATCH), np.int32),
-                  "weight": jax.ShapeDtypeStruct((1, BATCH), np.float32)}
-        compiled = map_train(spec, mesh_of(1, 1)).lower(
-            jax.tree.map(one, state), batch, None).compile()
-        sizes.append(compiled.memory_analysis().temp_size_in_bytes)
+    sizes = [compiled_step(config).memory_analysis().temp_size_in_bytes
+             for config in (whole, less)]
     assert sizes[1] < 0.95 * sizes[0]
+
+
+@pytest.mark.slow
+def test_one_cpu_overwrites_the_state_without_a_copy():
+    """Selected number by number, moments were copied first; and so were summed gradients."""
+    program = compiled_step(tiny_config(optimizer__name="adam", model__channels=(4, 8))).as_text()
+    assert not re.findall(r"= f32\[1,3,3,\d+,[48]\].* copy\(", program)
+    assert not re.findall(r"f32\[3,3,.* all-reduce\(", program)
 
 
 @pytest.mark.slow
