@@ -17,7 +17,8 @@ from cellseg_jax.models.resample import max_pool, pad_to_multiple, stretch_by_on
 GEOMETRIES = {
     "3x3": ((9, 8), (3, 3, 4, 5), dict(stride=1, dilation=1, pads=((1, 1), (1, 1)))),
     "1x1": ((5, 4), (1, 1, 4, 5), dict(stride=1, dilation=1, pads=((0, 0), (0, 0)))),
-    "wide": ((6, 4), (3, 3, 128, 130), dict(stride=1, dilation=1, pads=((1, 1), (1, 1)))),
+    "wide": ((12, 11), (3, 3, 128, 130), dict(stride=1, dilation=1, pads=((1, 1), (1, 1)))),
+    "few pixels": ((6, 4), (3, 3, 128, 130), dict(stride=1, dilation=1, pads=((1, 1), (1, 1)))),
     "stride even": ((8, 10), (3, 3, 4, 5), dict(stride=2, dilation=1, pads=((1, 1), (1, 1)))),
     "stride odd": ((9, 7), (3, 3, 4, 5), dict(stride=2, dilation=1, pads=((1, 1), (1, 1)))),
     "stride 1x1": ((8, 7), (1, 1, 4, 5), dict(stride=2, dilation=1, pads=((0, 0), (0, 0)))),

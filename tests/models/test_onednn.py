@@ -26,7 +26,8 @@ GEOMETRIES = {  # sizes of image and kernel, and the rest
     "1x1": ((5, 4), (1, 1, 4, 5), dict(pads=((0, 0), (0, 0)))),
     "even": ((5, 4), (2, 2, 3, 5), dict(pads=((0, 1), (0, 1)))),
     "rectangle": ((7, 9), (1, 3, 3, 5), dict(pads=((0, 0), (1, 1)))),
-    "wide": ((6, 4), (3, 3, 128, 130), dict(pads=((1, 1), (1, 1)))),
+    "wide": ((12, 11), (3, 3, 128, 130), dict(pads=((1, 1), (1, 1)))),
+    "few pixels": ((6, 4), (3, 3, 128, 130), dict(pads=((1, 1), (1, 1)))),
     "large": ((25, 40), (3, 3, 16, 17), dict(pads=((1, 1), (1, 1)))),
     "large even": ((24, 26), (2, 2, 65, 130), dict(pads=((0, 1), (1, 0)))),
     "large 5x3": ((30, 28), (5, 3, 20, 18), dict(pads=((0, 2), (0, 0)))),
@@ -74,7 +75,7 @@ def calls(function, *arguments):
 def test_values_and_gradients_are_those_of_lax(case):
     image, kernel, geometry = arrays(case)
     ours = loss_and_gradients(convolution, geometry)
-    assert calls(ours, image, kernel) == 3
+    assert calls(ours, image, kernel) == (2 if case == "few pixels" else 3)
     assert_close(jax.jit(ours)(image, kernel), exact(image, kernel, geometry))
 
 
@@ -142,7 +143,7 @@ def test_operations_are_counted_as_xla_counts_its_own():
     geometry = dict(stride=1, dilation=1, pads=((0, 0), (0, 0)))
     compiled = [jax.jit(partial(form, **geometry)).lower(image, kernel).compile()
                 for form in (convolution, plain_convolution)]
-    assert memory.flops(compiled[0]) == memory.flops(compiled[1]) == 2 * 2 * 4 * 2 * 9 * 128 * 130
+    assert memory.flops(compiled[0]) == memory.flops(compiled[1]) == 2 * 2 * 10 * 9 * 9 * 128 * 130
 
 
 @needs_onednn
