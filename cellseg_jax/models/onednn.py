@@ -163,7 +163,7 @@ def _built(library: pathlib.Path) -> pathlib.Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with files.atomic_file(path) as part:
-            for threads in (["-fopenmp"], []):  # oneDNN itself has some, where the compiler has none
+            for threads in (["-fopenmp"], []):  # without, oneDNN's own are used
                 done = subprocess.run(
                     [*command, *threads, "-o", str(part)], capture_output=True, text=True)
                 if not done.returncode:

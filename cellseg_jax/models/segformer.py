@@ -18,7 +18,7 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Float
 
 from cellseg_jax.errors import InputError, pick
-from cellseg_jax.models.conv import Conv, at_least_float32
+from cellseg_jax.models.conv import Conv, at_least_float32, vary_alike
 from cellseg_jax.models.dropout import Dropout
 from cellseg_jax.models.norm import BatchNorm
 from cellseg_jax.models.resample import pad_to_multiple
@@ -45,13 +45,34 @@ def depthwise(
     Args:
       kernel: correlated with the image (not turned over).
     """
+    # Replicated parameters become varying out here, so that autodiff sums their gradients.
+    return _depthwise(*vary_alike(image, kernel))
+
+
+def _shifted(image):
+    """The nine images that a 3x3 kernel sees, row by row."""
     height, width = image.shape[1:3]
     padded = jnp.pad(image, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    output = sum(
-        padded[:, u : u + height, v : v + width] * kernel[u, v] for u in range(3) for v in range(3)
-    )
-    # Else each of the nine sums of the kernel's gradient computes the cotangent by itself.
-    return lax.optimization_barrier(output)
+    return [padded[:, u : u + height, v : v + width] for u in range(3) for v in range(3)]
+
+
+@jax.custom_vjp
+def _depthwise(image, kernel):
+    taps = kernel.reshape(9, -1)
+    return sum(pixels * taps[i] for i, pixels in enumerate(_shifted(image)))
+
+
+def _depthwise_backward(arrays, cotangent):
+    """The gradient of the image in the same nine products; derived, it is nine padded images."""
+    image, kernel = arrays
+    # The barriers keep XLA from computing these within what reads them, again and again.
+    cotangent = lax.optimization_barrier(cotangent)
+    gradient = jnp.stack([(pixels * cotangent).sum((0, 1, 2)) for pixels in _shifted(image)])
+    turned = _depthwise(cotangent, jnp.flip(kernel, (0, 1)))
+    return lax.optimization_barrier(turned), gradient.reshape(kernel.shape)
+
+
+_depthwise.defvjp(lambda *arrays: (_depthwise(*arrays), arrays), _depthwise_backward)
 
 
 def resize_bilinear(
