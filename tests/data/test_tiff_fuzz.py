@@ -124,14 +124,16 @@ def save(rng, path, kind, axes, stored, options, planar):
     named = axes if known else "Q" * len(axes)
     rgb, photometric = options["photometric"] == "rgb", options["photometric"]
     extra, shown = options.get("extrasamples", []), stored
+    alpha = len(extra) == 1 and extra[0] > 0
     refused = stored.dtype.kind == "c"
     if photometric == "palette":
         shown = (options["colormap"] >> 8).astype(np.uint8).T[stored[..., 0]]
         rgb = True
     if photometric == "miniswhite":
         refused |= stored.dtype.kind not in "bu"
-        shown = ~stored if stored.dtype.kind in "bu" else stored
-    alpha = len(extra) == 1 and extra[0] > 0
+        shown = np.array(stored)
+        if stored.dtype.kind in "bu":  # alpha is no colour
+            shown[..., : stored.shape[-1] - alpha] = ~stored[..., : stored.shape[-1] - alpha]
     return Written(options | many | {"kind": kind, "axes": axes, "levels": levels}, named, stored,
                    shown, rgb, alpha, refused)
 
