@@ -26,6 +26,7 @@ from cellseg_jax.runs.names import (
     RESULT_FILE,
     TIMING_LOG,
 )
+from cellseg_jax.runs.names import is_run as is_run
 from cellseg_jax.runs.names import scores_file as scores_file
 from cellseg_jax.runs.provenance import arithmetic, environment
 
@@ -156,11 +157,6 @@ class RunFolder:
         """Let others write."""
         if self.writer:
             self._lock.close()
-
-
-def is_run(path) -> bool:
-    """Whether the folder is that of a run, begun or done."""
-    return (pathlib.Path(path) / CONFIG_FILE).is_file()
 
 
 def read_config(path, key: str = "--workdir"):

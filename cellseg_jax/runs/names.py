@@ -10,6 +10,11 @@ TIMING_LOG = "timing.jsonl"  # the one log that is not deterministic
 EVAL = "eval"
 
 
+def is_run(path) -> bool:
+    """Whether the folder is that of a run, begun or done."""
+    return (pathlib.Path(path) / CONFIG_FILE).is_file()
+
+
 def scores_file(workdir, name: str = "test") -> pathlib.Path:
     """The scores of a split, or of other data by its name."""
     return pathlib.Path(workdir) / EVAL / f"{name}.json"

@@ -16,6 +16,7 @@ from cellseg_jax.runs.names import (
     METRICS_LOG,
     RESULT_FILE,
     TIMING_LOG,
+    is_run,
     scores_file,
 )
 
@@ -98,7 +99,7 @@ def run_folders(folder, depth: int = DEPTH) -> Iterator[pathlib.Path]:
     with os.scandir(folder) as entries:
         below = [pathlib.Path(entry) for entry in entries if entry.is_dir(follow_symlinks=False)]
     for path in below:
-        if (path / CONFIG_FILE).is_file():
+        if is_run(path):
             yield path
         elif depth > 1:
             yield from run_folders(path, depth - 1)

@@ -18,7 +18,7 @@ from cellseg_jax import config as config_lib
 from cellseg_jax.files import read_json, read_jsonl, system_lock, write_atomic
 from cellseg_jax.report import terminal
 from cellseg_jax.runs.lock import TAKEN
-from cellseg_jax.runs.names import CONFIG_FILE, METRICS_LOG, RESULT_FILE, scores_file
+from cellseg_jax.runs.names import CONFIG_FILE, METRICS_LOG, RESULT_FILE, is_run, scores_file
 from cellseg_jax.runs.status import run_folders
 from cellseg_jax.runs.trackers import About, tracker
 
@@ -57,7 +57,7 @@ def tracking(name: str, project: str, folder, *, root=None, again: bool = False)
 
 def _runs_of(folder) -> list[pathlib.Path]:
     """The run that a folder is, or those below it."""
-    if (folder / CONFIG_FILE).is_file():
+    if is_run(folder):
         return [folder]
     return list(run_folders(folder)) if folder.is_dir() else []
 
@@ -152,6 +152,6 @@ def _numbers(line: dict) -> dict[str, float]:
 def _times(folder) -> tuple:
     """When the files that are sent were written; () where there is no run."""
     files = (folder / METRICS_LOG, folder / RESULT_FILE, scores_file(folder))
-    if not (folder / CONFIG_FILE).is_file():
+    if not is_run(folder):
         return ()
     return tuple(file.stat().st_mtime_ns if file.is_file() else 0 for file in files)

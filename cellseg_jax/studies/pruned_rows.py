@@ -36,10 +36,10 @@ class Curves(NamedTuple):
 def runs_of(folder) -> list[pathlib.Path]:
     """The runs of a row's folder by repeat; of a run's folder itself, that run."""
     folder = pathlib.Path(folder)
-    if (folder / CONFIG_FILE).is_file() or not folder.is_dir():
+    if is_run(folder) or not folder.is_dir():
         return [folder]
     return sorted((run for run in folder.iterdir()
-                   if run.name.isdigit() and (run / CONFIG_FILE).is_file()),
+                   if run.name.isdigit() and is_run(run)),
                   key=lambda run: int(run.name)) or [folder]
 
 

@@ -25,6 +25,7 @@ from cellseg_jax.runs.folder import (
     RESULT_FILE,
     SPLIT_FILE,
     changes,
+    is_run,
     scores_file,
 )
 from cellseg_jax.runs.resources import RESOURCES
@@ -148,7 +149,7 @@ def _read_row(study, name, repeats, workdir, smoke, left_out) -> list[Found]:
 def _read(run, expected, full_config, left_out, with_course) -> Found:
     """What one run folder holds, against its row's {dotted key: value} and ConfigDict of now."""
     folder = pathlib.Path(run.workdir)
-    if not (folder / CONFIG_FILE).is_file():
+    if not is_run(folder):
         return Found(run)
     try:
         stored, environment, result, test, split = (_json(file) for file in (
