@@ -25,6 +25,7 @@ from cellseg_jax.data.dependencies import depends_on
 from cellseg_jax.data.image_planes import COLOURS, INDICES, STORED, WHITE_NOTE
 from cellseg_jax.data.limits import check_pixels
 from cellseg_jax.data.microscopes import OIF_FOLDER, microscope_stacks
+from cellseg_jax.data.nnunet_channels import by_number, names, root_of
 from cellseg_jax.data.stacks import (
     AS_IT_IS,
     Pixels,
@@ -78,17 +79,20 @@ def pixels_of(path, options: ReadOptions = AS_IT_IS, as_mask: bool = False) -> l
     """The images of a file or OME-Zarr folder, of any dtype, not yet read.
 
     Where several channels are chosen that NAME_0000 lacks, and NAME_0001, ... lie beside it, these
-    are its other channels, as in nnU-Net's folders.
+    are its other channels; in a dataset of nnU-Net they always are.
 
     Raises: InputError, in one line that names the file.
     """
     path = pathlib.Path(path)
-    stacks = _stacks(path, options, as_mask)
+    options = options if as_mask else by_number(path, options)
+    files = () if as_mask else _channel_files(path, options)
     made = lambda of: [image for one in of for image in images_of(one, options, as_mask)]
+    if len(files) > 1 and root_of(path):
+        return named(path, lambda: made(_joined(files, options)))
+    stacks = _stacks(path, options, as_mask)
     try:
         return named(path, lambda: made(stacks))
     except InputError:
-        files = () if as_mask else _channel_files(path, options)
         try:
             joined = _joined(files, options) if len(files) > 1 else []
         except InputError:
@@ -99,16 +103,24 @@ def pixels_of(path, options: ReadOptions = AS_IT_IS, as_mask: bool = False) -> l
 
 
 def _channel_files(path, options) -> tuple[pathlib.Path, ...]:
-    """NAME_0000, NAME_0001, ... in order, if several channels are chosen; () for other names."""
-    if len(chosen_channels(options.channel_index)) < 2 or not path.stem.endswith("_0000"):
+    """NAME_0000, NAME_0001, ... in order, if several channels are chosen; () for other names.
+
+    In a dataset of nnU-Net, where they can be nothing else, as many as dataset.json says.
+    """
+    root = root_of(path)
+    if not path.stem.endswith("_0000") or not (
+            root or len(chosen_channels(options.channel_index)) > 1):
         return ()
-    numbered = (path.with_name(f"{path.stem[:-4]}{n:04d}{path.suffix}") for n in range(10_000))
+    numbers = range(len(names(root)) if root else 10_000)
+    numbered = (path.with_name(f"{path.stem[:-4]}{n:04d}{path.suffix}") for n in numbers)
     return tuple(itertools.takewhile(pathlib.Path.is_file, numbered))
 
 
 def other_channels(path, options: ReadOptions) -> tuple[pathlib.Path, ...]:
     """The files that `pixels_of` reads as further channels of a file; () where it needs none."""
     files = _channel_files(path, options)
+    if root_of(path):
+        return files[1:]
     try:
         for stack in _stacks(path, options, False) if len(files) > 1 else ():
             images_of(stack, options)

@@ -5,14 +5,14 @@ as pictures in colour do. Labels are classes, numbered in dataset.json; the clas
 pixels that are not annotated: config.data.ignore names it.
 """
 
-import json
 import re
 
 from cellseg_jax.data.decode import MASK_SUFFIXES, SUFFIXES
 from cellseg_jax.data.dependencies import depends_on
+from cellseg_jax.data.nnunet_channels import described, names
 from cellseg_jax.data.read import entries, pixels_of
 from cellseg_jax.data.records import Finding
-from cellseg_jax.data.stacks import AS_IT_IS, chosen_channels
+from cellseg_jax.data.stacks import AS_IT_IS
 from cellseg_jax.errors import InputError
 
 CHANNEL = re.compile("(.+)_([0-9]{4})")
@@ -25,7 +25,7 @@ def is_raw(root) -> bool:
 
 def listed(root) -> tuple[dict, list[Finding]]:
     """({name: (image files by channel, label file)}, errors of files that belong to none)."""
-    channels = len(_channels(root))
+    channels = len(names(root))
     labels, images, bad = {}, {}, []
     for path in entries(root / "labelsTr"):
         if path.suffix.lower() in MASK_SUFFIXES:
@@ -75,7 +75,7 @@ def _add(files, key, path, bad) -> None:
 
 def check(root, options) -> None:
     """InputError unless the options of the dataset are what dataset.json says of the labels."""
-    named = _described(root, "labels")
+    named = described(root, "labels")
     values = {name: value for name, value in named.items() if isinstance(value, int)}
     unknown = values.pop("ignore", None)
     ignore = "" if unknown is None else str(unknown)
@@ -88,41 +88,6 @@ def check(root, options) -> None:
         raise InputError(f"config.data.ignore: got {options.ignore!r}; dataset.json of '{root}' "
                          f"says that {ignore or 'nothing'} is not annotated: set "
                          f"config.data.ignore={ignore!r}")
-
-
-def numbers(root, channel_index: str) -> str:
-    """config.data.channel_index with the names of dataset.json as numbers of the files.
-
-    Raises: InputError for a name that is not there, with those that are.
-    """
-    if not channel_index:
-        return ""
-    channels, out = _channels(root), []
-    for one in chosen_channels(channel_index):
-        # Names may be those of normalisations, the same for all channels.
-        named = [number for number, name in channels.items() if str(name).lower() == one.lower()]
-        if one not in channels and len(named) != 1:
-            raise InputError(f"config.data.channel_index: dataset.json of '{root}' has "
-                             f"{len(named) or 'no'} channel{'s' * bool(named)} {one!r}; its "
-                             "channels are "
-                             + ", ".join(f"{n} {name}" for n, name in channels.items()))
-        out.append(one if one in channels else named[0])
-    return ",".join(out)
-
-
-def _channels(root) -> dict[str, str]:
-    return _described(root, "channel_names", "modality")
-
-
-def _described(root, *keys) -> dict:
-    path = depends_on(root / "dataset.json")
-    try:
-        content = json.loads(path.read_bytes())
-        found = next(content[key] for key in keys if key in content)
-        return dict(found)
-    except (OSError, ValueError, TypeError, StopIteration) as error:
-        raise InputError(f"{path}: has no {' or '.join(keys)} ({error!r}); expected the "
-                         "dataset.json of nnU-Net") from error
 
 
 def _strange(path) -> Finding:

@@ -22,6 +22,7 @@ import numpy as np
 from cellseg_jax.data.annotations import FORMATS, geojson, layouts, masks, nnunet, outlines
 from cellseg_jax.data.annotations.pairing import Pair, listing
 from cellseg_jax.data.annotations.raster import Drawn, Plane
+from cellseg_jax.data.nnunet_channels import numbers
 from cellseg_jax.data.ome_sets import set_of
 from cellseg_jax.data.read import (
     check_root,
@@ -96,7 +97,7 @@ def records(root, **chosen) -> Records:
     root = check_root(root, layouts.LAYOUT)
     if not options.folders and nnunet.is_raw(root):
         nnunet.check(root, options)
-        options = options._replace(channel_index=nnunet.numbers(root, options.channel_index))
+        options = options._replace(channel_index=numbers(root, options.channel_index))
     read = functools.partial(_read, options=options, colours=masks.packed(options.colours),
                              ignore=value)
     pairs, bad, findings = _pairs(root, options, suffix)

@@ -11,10 +11,12 @@ import tifffile
 from PIL import Image
 
 from cellseg_jax import config
+from cellseg_jax.data import lazy
 from cellseg_jax.data.datasets import folder
 from cellseg_jax.data.fingerprint import content_fingerprint
 from cellseg_jax.data.quality.examine import examine
 from cellseg_jax.data.records import BadFiles
+from cellseg_jax.data.stacks import ReadOptions
 from cellseg_jax.errors import InputError
 from cellseg_jax.inference import images_in, outputs
 from cellseg_jax.inference.images_in import COLUMNS_FILE, NOTE
@@ -422,6 +424,23 @@ def test_channels_of_nnunet_are_chosen_by_their_names(tmp_path):
     with pytest.raises(InputError, match="has 2 channels 'zscore'; its channels are 0 zscore"):
         pixel("zscore")
     assert pixel("0,1") == [7, 17] and pixel("1,2") == [17, 27]
+
+
+@pytest.mark.parametrize("chosen, pixel", [
+    ("GFP", [17]), ("0", [7]), ("gfp,DAPI", [17, 7]), ("", [7, 17, 27])])
+def test_images_of_nnunet_are_predicted_as_they_are_trained_on(tmp_path, chosen, pixel):
+    nnunet(tmp_path, channels=3, channel_names={"0": "DAPI", "1": "GFP", "2": "bright field"})
+    labelled = dict(labels="classes", num_classes=2, ignore="2")
+    trained = folder.records(tmp_path, channel_index=chosen, **labelled)[0].read().image
+    assert trained[0, 0].tolist() == pixel
+    (tmp_path / "imagesTr").rename(tmp_path / "imagesTs")
+    options = ReadOptions(channel_index=chosen)
+    jobs = images_in.without_channels(images_in.find([str(tmp_path / "imagesTs")], "out"), options)
+    assert [path.name for path, _ in jobs] == ["case_1_0000.png", "case_2_0000.png"]
+    image, = lazy.open_images(jobs[0][0], options)
+    np.testing.assert_array_equal(image.read(), trained)
+    with pytest.raises(InputError, match="no channel 'RFP'; its channels are 0 DAPI, 1 GFP, 2 br"):
+        lazy.open_images(jobs[0][0], ReadOptions(channel_index="RFP"))
 
 
 def test_files_of_one_name_in_nnunets_folders_are_ambiguous(tmp_path):
