@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cellseg_jax.studies import stats
+from cellseg_jax.studies import comparable, stats
 from cellseg_jax.studies.gaps import gaps_of
 from cellseg_jax.studies.runs import values_of
 from cellseg_jax.studies.study import Claim, metrics_of
@@ -32,6 +32,7 @@ class JudgedClaim(NamedTuple):
     needed: float  # repeats that decide it with a power of 0.8, if what was seen is the truth;
     #   inf: none do; NaN: judged already, or not known
     lacking: str = ""  # repeats that keep it from being judged: "2 of 5 of unet diverged"
+    apart: bool = False  # scores of its rows are of other pixels or classes, see comparable.basis
 
 
 class _Pairs(NamedTuple):
@@ -55,13 +56,15 @@ def judge_claims(study, found, ratio: float) -> list[JudgedClaim]:
     pairs = [_pairs(study, claim, found, ratio) for claim in study.claims]
     adjusted = stats.holm([_p(one) for one in pairs]).tolist()
     judged = sum(map(math.isfinite, adjusted))
-    return [_judged(claim, one, p, stats.ALPHA / max(1, judged), ratio)
+    return [_judged(claim, one, p, stats.ALPHA / max(1, judged), ratio)._replace(
+                apart=_apart(study, claim, found))
             for claim, one, p in zip(study.claims, pairs, adjusted, strict=True)]
 
 
 def _pairs(study, claim, found, ratio) -> _Pairs | None:
-    """None where a row of the claim has no folder."""
-    if not all(name in found for name in (*claim.better, *claim.worse)):
+    """None where a row of the claim has no folder, or scores do not compare."""
+    if not all(name in found for name in (*claim.better, *claim.worse)) or _apart(
+            study, claim, found):
         return None
     ahead, behind = metrics_of(study, claim)
     values = lambda name, metric: values_of(found[name], metric)
@@ -77,6 +80,15 @@ def _pairs(study, claim, found, ratio) -> _Pairs | None:
     lacking = tuple(_lacking(found, rows, metric) for rows, metric in (
         (claim.better, ahead), (claim.worse, behind)))
     return _Pairs(compared, names, p[:, 0], p[:, 1], up, lacking)
+
+
+def _apart(study, claim, found) -> bool:
+    """Whether rows of the claim that are compared are of other pixels or classes."""
+    if not all(name in found for name in (*claim.better, *claim.worse)):
+        return False
+    groups = claim.pairs if claim.matched else [(*claim.better, *claim.worse)]
+    return not all(comparable.compare(found, rows, metric) for rows in groups
+                   for metric in metrics_of(study, claim))
 
 
 def _lacking(found, rows, metric) -> str:

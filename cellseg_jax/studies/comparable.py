@@ -17,6 +17,7 @@ from cellseg_jax.studies.study import metrics_named
 DATA_KEYS = ("data.name", "data.only_size", "data.mix", "data.blank_images")
 # Keys that decide of which pixels scores at data.size are.
 SEEN_KEYS = ("data.size", "data.fit", "data.diameter", "data.pixel_size")
+ORIGINAL = "original size"  # dice_mean[original size]: of the whole images, the same for all rows
 SHOWN = 6  # runs that a note names
 
 
@@ -101,6 +102,31 @@ def one_meaning(found, study, notes) -> dict:
     return found
 
 
+def basis(runs, metric) -> tuple | None:
+    """Of which pixels and classes a score of a row's Found is; None: of objects, or not known.
+
+    Rows of another basis are not compared in it: halved images have easier outlines, and a mean of
+    classes is lower than the score of all of them together.
+    """
+    one = next((one for one in runs if one.run.counts), None)
+    name, _, part = metric.partition("[")
+    if one is None or name not in one.test.get("metrics", {}):
+        return None
+    seen = () if part == f"{ORIGINAL}]" else tuple(repr(one.config[key]) for key in SEEN_KEYS)
+    return seen, "" if part.rstrip("]") in one.run.outputs else _classes(one)
+
+
+def compare(found, rows, metric) -> bool:
+    """Whether a score of rows is of one basis; a row without runs fits any."""
+    return len({basis(found[row], metric) for row in rows} - {None}) <= 1
+
+
+def _classes(one) -> str:
+    """What the pixel scores of a run are of."""
+    return (f"the mean of {one.config['data.num_classes'] - 1} classes"
+            if one.config["data.target"] == "classes" else "the foreground as a whole")
+
+
 def notes(study, found) -> list[str]:
     """What a reader needs to know beside the numbers of {row: [runs.Found of each repeat]}."""
     lines = []
@@ -144,28 +170,29 @@ def _note_other_pixels(study, found, notes) -> None:
     counted = {name: [one for one in runs if one.run.counts] for name, runs in found.items()}
     first = {name: runs[0] for name, runs in counted.items() if runs}
     base = first.get(study.baseline)
-    columns = [m for m in study.metrics if base and m.partition("[")[0] in base.test["metrics"]]
+    columns = [m for m in study.metrics if base and m.partition("[")[0] in base.test["metrics"]
+               and not m.endswith(f"[{ORIGINAL}]")]
     seen = lambda one: {key: one.config[key] for key in SEEN_KEYS}
     for names in _unlike(first, base, seen) if columns else ():
         how = [f"{key} {value}, not {seen(base)[key]}"
                for key, value in seen(first[names[0]]).items() if value != seen(base)[key]]
         text = (f"{', '.join(columns)} of {_some(names)} are of images with {'; '.join(how)} as in "
-                f"{study.baseline}: they do not compare")
+                f"{study.baseline}: they do not compare, and have no verdict")
         original = [f"{value:.3f} in {name}" for name in (*names[:SHOWN], study.baseline)
                     if (value := _at_original_size(counted[name], columns[0])) is not None]
-        notes.append(text + (f". At the original size {columns[0]} is {', '.join(original)}"
-                             if original else ""))
+        notes.append(text + (
+            f". At the original size {columns[0]} is {', '.join(original)}; METRICS or a claim of "
+            f"'{columns[0].partition('[')[0]}[{ORIGINAL}]' has it judged" if original else ""))
 
 
 def _note_other_classes(study, found, notes) -> None:
     """A mean over classes beside the foreground as a whole, or over another number of classes."""
     first = {name: one for name, runs in found.items() for one in runs[::-1] if one.run.counts}
     base = first.get(study.baseline)
-    of = lambda one: (f"the mean of {one.config['data.num_classes'] - 1} classes"
-                      if one.config["data.target"] == "classes" else "the foreground as a whole")
-    for names in _unlike(first, base, of) if base else ():
-        notes.append(f"pixel scores such as dice_mean are {of(first[names[0]])} in {_some(names)} "
-                     f"and {of(base)} in {study.baseline}: they do not compare")
+    for names in _unlike(first, base, _classes) if base else ():
+        notes.append(f"pixel scores such as dice_mean are {_classes(first[names[0]])} in "
+                     f"{_some(names)} and {_classes(base)} in {study.baseline}: they do not "
+                     "compare, and have no verdict")
 
 
 def _unlike(first, base, of) -> list[list[str]]:

@@ -28,9 +28,10 @@ class Point(NamedTuple):
 
 
 def points(table, metric: str, cost: str) -> list[Point]:
-    """Of all rows of a table.Table with a score and a cost, in their order."""
+    """Of the rows of a table.Table that compare and have a score and a cost, in their order."""
     rows = [row for row in table.rows
-            if math.isfinite(row.mean[metric]) and math.isfinite(row.mean[cost])]
+            if (row.compared[metric] or row.name == table.study.baseline)
+            and math.isfinite(row.mean[metric]) and math.isfinite(row.mean[cost])]
     whole = [row for row in rows if not row.gaps[metric]]
     ratio = table.test_train_ratio
     return [Point(row.name, row.mean[cost], row.mean[metric], row.sd[metric],

@@ -191,10 +191,14 @@ def _read(run, expected, full_config, left_out, with_course) -> Found:
 def _scores(test, outputs) -> dict[str, float]:
     """{metric: value} of eval/test.json.
 
-    "dice_mean[stained]" is of one stratum, [0] of a class by its number, [nucleus] by its name.
+    "dice_mean[stained]" is of one stratum, [0] of a class by its number, [nucleus] by its name,
+    [original size] of what has that name at data.size too.
     """
     found = {k: v for part in ("report2", "metrics_original_size", "metrics")
              for k, v in test.get(part, {}).items()}
+    seen = test.get("metrics", ())
+    found |= {f"{k}[{comparable.ORIGINAL}]": v
+              for k, v in test.get("metrics_original_size", {}).items() if k in seen}
     classes = test.get("per_class", {})
     named = dict(zip(outputs, classes.values(), strict=False))
     for parts in (named, classes, test.get("per_stratum", {})):

@@ -10,7 +10,7 @@ from cellseg_jax import config as config_lib
 from cellseg_jax.data.split import MIXED
 from cellseg_jax.errors import InputError, pick
 from cellseg_jax.runs.resources import RESOURCES
-from cellseg_jax.studies import learning_curve, stats
+from cellseg_jax.studies import comparable, learning_curve, stats
 from cellseg_jax.studies.claims import JudgedClaim, judge_claims
 from cellseg_jax.studies.confounders import Differs, differences
 from cellseg_jax.studies.course import COURSE, LOSS_METRICS
@@ -60,7 +60,8 @@ class Row(NamedTuple):
     mean: dict[str, float]  # of the repeats that count, NaN = none
     sd: dict[str, float]  # over repeats (n - 1), NaN = fewer than two
     reference: Mapping[str, float]  # {metric: published value}
-    compared: dict[str, stats.Comparison | None]  # this row minus the baseline; None: baseline
+    compared: dict[str, stats.Comparison | None]  # this row minus the baseline; None: baseline, or
+    #   another loss, other pixels or classes
     adjusted_p: dict[str, float]  # Holm over the rows, for each metric by itself
     verdicts: dict[str, str]  # one of stats.VERDICTS; "" for the baseline and what is not ranked
     per_image: dict[str, stats.Comparison | None]  # secondary; None: not the same test images
@@ -149,7 +150,9 @@ def _definitions(stored, metrics) -> dict[str, str]:
     """{metric: text} of all columns; of one stratum or class as of all."""
     known = {**stored, **COURSE, **{name: one.definition for name, one in RESOURCES.items()}}
     parts = {m: m.partition("[") for m in metrics if "[" in m}
-    return known | {m: f"{known[base]}; of {part.rstrip(']')} alone"
+    words = lambda part: ("at the original size" if part == comparable.ORIGINAL
+                          else f"of {part} alone")
+    return known | {m: f"{known[base]}; {words(part.rstrip(']'))}"
                     for m, (base, _, part) in parts.items() if base in known}
 
 
@@ -157,8 +160,9 @@ def _row(study, name, found, values, ratio) -> Row:
     """A row without its verdicts, which depend on the other rows."""
     mine, base = values[name], values[study.baseline]
     known = {m: x[np.isfinite(x)] for m, x in mine.items()}
-    ranked = [m for m in mine if name != study.baseline and _same_loss(study, m, (
-        name, study.baseline))]
+    both = (name, study.baseline)
+    ranked = [m for m in mine if name != study.baseline and _same_loss(study, m, both)
+              and comparable.compare(found, both, m)]
     return Row(
         name, study.rows[name], [one.run for one in found[name]], mine,
         {m: float(x.mean()) if len(x) else math.nan for m, x in known.items()},
@@ -231,12 +235,16 @@ def _best(study, metric, rows, ratio) -> tuple[str, tuple[str, ...]] | None:
     The best row has to be better than each other one, which needs no adjustment: also than those
     without a run that ended well, but for rows that have ended and have no such score (the cost of
     what is not trained). A row of which a repeat diverged or is missing cannot be best; None where
-    there is no other one.
+    there is no other one. Rows that are not compared with the baseline do not take part.
     """
     rows = [row for row in rows if np.isfinite(row.mean[metric])
             or not any(run.counts for run in row.runs)]
+    if not _same_loss(study, metric, [row.name for row in rows]):
+        return None
+    alone, rows = len(rows) == 1, [row for row in rows if row.name == study.baseline
+                                   or row.compared[metric]]
     whole = [row for row in rows if not row.gaps[metric]]
-    if not whole or not _same_loss(study, metric, [row.name for row in rows]):
+    if not whole or len(rows) == 1 and not alone:
         return None
     up = stats.larger_is_better(metric)
     best = (max if up else min)(whole, key=lambda row: row.mean[metric])

@@ -14,7 +14,10 @@ from cellseg_jax import config as config_lib
 from cellseg_jax import studies
 from cellseg_jax.errors import InputError
 from cellseg_jax.runs.resources import RESOURCES
-from cellseg_jax.studies import stats
+from cellseg_jax.studies import pareto, stats
+from cellseg_jax.studies.output import render
+from cellseg_jax.studies.output.abstract import abstract
+from cellseg_jax.studies.output.summary import summary_sentence
 from cellseg_jax.studies.table import _best, collect
 
 
@@ -112,7 +115,7 @@ def test_best_row_has_to_beat_each_other(whole):
 
 def test_equal_rows_seldom_have_a_best(whole):
     study, rng, wrong = whole[1], np.random.default_rng(0), 0
-    row = row_of(whole[0], "unet_adam")
+    row = row_of(whole[0], "unet_wide")
     for _ in range(400):
         values = rng.normal(0.8, 0.01, (3, 5))
         rows = [row._replace(name=name, values={"dice_mean": v}, mean={"dice_mean": v.mean()})
@@ -337,8 +340,9 @@ def test_scores_at_another_size_are_named_with_those_at_the_original(small):
     note, = (one for one in table.notes if "do not compare" in one)
     assert note == (
         "dice_mean of half are of images with data.size (16, 16), not (32, 32) as in unet_adam: "
-        f"they do not compare. At the original size dice_mean is {original['half']:.3f} in half, "
-        f"{original['unet_adam']:.3f} in unet_adam")
+        "they do not compare, and have no verdict. At the original size dice_mean is "
+        f"{original['half']:.3f} in half, {original['unet_adam']:.3f} in unet_adam; METRICS or a "
+        "claim of 'dice_mean[original size]' has it judged")
     only_objects = study._replace(metrics=("seg",))  # which are scored at the original size
     assert not any("do not compare" in one for one in collect(
         only_objects, folder / "sizes").notes)
@@ -354,7 +358,46 @@ def test_a_mean_of_classes_beside_the_foreground_is_named(tmp_path):
     table = collect(helpers.write_study(tmp_path, study, images=6), tmp_path)
     assert [note for note in table.notes if "do not compare" in note] == [
         "pixel scores such as dice_mean are the foreground as a whole in tissue and the mean of 2 "
-        "classes in classes: they do not compare"]
+        "classes in classes: they do not compare, and have no verdict"]
+    tissue, lr = (row_of(table, name) for name in ("tissue", "lr"))
+    assert tissue.verdicts["dice_mean"] == "" and lr.verdicts["dice_mean"] in stats.VERDICTS
+    assert tissue.verdicts["seg"] in stats.VERDICTS  # of objects
+
+
+def test_what_does_not_compare_wins_nothing(tmp_path):
+    """A row that is scored on halved images leads by far: it is not better, best or dominating."""
+    rows = {"unet_adam": {}, "half": {"data.size": (16, 16)}, "lr": {"optimizer.lr": 1e-4},
+            "half_lr": {"data.size": (16, 16), "optimizer.lr": 1e-4}}
+    claim = lambda *sides: studies.Claim("larger", *((side,) for side in sides))
+    study = helpers.make_study(
+        rows=rows, metrics=("dice_mean", "seg"), reference={}, margin={"dice_mean": 0.05},
+        claims=(claim("half", "unet_adam"), claim("half", "half_lr"),
+                claim("half", "unet_adam")._replace(metric="dice_mean[original size]")))
+    effects = {"half": 0.1, "lr": -0.1}
+    table = collect(helpers.write_study(tmp_path, study, effects=effects), tmp_path)
+    half, lr = (row_of(table, name) for name in ("half", "lr"))
+    assert half.mean["dice_mean"] > lr.mean["dice_mean"] + 0.15
+    assert half.compared["dice_mean"] is None and "dice_mean" not in half.within
+    assert (half.verdicts["dice_mean"], half.verdicts["seg"]) == ("", "better")
+    assert lr.verdicts["dice_mean"] == "worse" and lr.within["dice_mean"].word == "not shown"
+    assert table.best["dice_mean"] == ("unet_adam", ())
+    assert {one.name for one in pareto.points(table, "dice_mean", "train_seconds")} == {
+        "unet_adam", "lr"}
+    assert [one.judgement for one in table.claims] == ["undecided", "supported", "supported"]
+    text = " ".join(abstract(table))
+    assert "shown to be better than" in text and "Shown to be better than" not in text
+    assert "2 settings are not compared, since the score is of another loss, other pixels" in text
+    assert "better than each other setting that is compared" in text
+    assert "2 rows are not compared" in summary_sentence(table)
+    text = render.markdown(table)
+    assert "| half | 0.89" in text and text.count("| - | not compared |") == 2
+    assert "not compared: scores of other pixels or classes" in text
+    assert "judge by dice_mean[original size], if pixels differ" in text
+    original = collect(study._replace(metrics=("dice_mean[original size]",), margin={}), tmp_path)
+    assert row_of(original, "half").verdicts["dice_mean[original size]"] == "better"
+    assert row_of(original, "half").per_image["dice_mean[original size]"].p < 0.05
+    assert original.definitions["dice_mean[original size]"].endswith("; at the original size")
+    assert not any("do not compare" in note for note in original.notes)
 
 
 def test_other_test_images_are_named(small):

@@ -58,6 +58,8 @@ def _better(table, metric, others) -> str:
         named = ", ".join(_difference(row, metric) for row in better[:2])
         more = f" and {len(better) - 2} more" if len(better) > 2 else ""
         return f"Shown to be better than {table.study.baseline}: {named}{more}."
+    if others and all(row.compared[metric] is None for row in others):
+        return "No setting can be judged."
     if not any(row.verdicts[metric] in ("worse", "not distinguishable") for row in others):
         if any(row.verdicts[metric] in ("diverged", "incomplete") for row in others):
             return (f"No setting can be judged: {done_sentence(table)}, and some repeats of the "
@@ -86,13 +88,15 @@ def _rest(table, metric, others) -> str:
              (no_worse, f"not told apart from it and no worse than by {margin:g}", ""),
              (of(level), "not told apart from it", "which shows no equality"),
              (of("diverged"), "not to be called better, since trainings diverged", ""),
-             (of("incomplete") + of("too few repeats"), "without enough repeats to be judged", "")]
+             (of("incomplete") + of("too few repeats"), "without enough repeats to be judged", ""),
+             ([row.name for row in others if row.compared[metric] is None],
+              "not compared, since the score is of another loss, other pixels or classes", "")]
     texts = [f"{count(len(names), 'setting')} {'is' if len(names) == 1 else 'are'} {text} "
              f"({listed_names(names)}{', ' + note if note else ''})"
              for names, text, note in parts if names]
     better = len(of("better"))
     if not texts:
-        return "There is no other setting." if better or not others else "Losses are not compared."
+        return "There is no other setting."
     return f"{'Of the others, ' * bool(better)}{'; '.join(texts)}."
 
 
@@ -114,13 +118,18 @@ def _trust(table, metric, others) -> str:
 
 
 def _choice(table, metric) -> str:
+    others = [row for row in table.rows if not is_baseline(table, row)]
+    apart = [row for row in others if row.compared[metric] is None]
+    if others and len(apart) == len(others):
+        return "No setting can be recommended, since none is compared."
     if metric not in table.best:
         return "No setting can be recommended before all repeats of one have a score."
     name, ties = table.best[metric]
     if len(table.rows) == 1:
         return f"There is one setting, {name}, so that nothing is to be chosen."
     if not ties:
-        return f"The choice is {name}, which is better than each other setting."
+        return (f"The choice is {name}, which is better than each other setting"
+                f"{' that is compared' * bool(apart)}.")
     rows = {row.name: row for row in table.rows}
     best = rows[name]
     level = [best, *(rows[tie] for tie in ties if word_between(

@@ -12,6 +12,7 @@ from cellseg_jax.report import embedded, panels
 from cellseg_jax.report.document import Cell
 from cellseg_jax.runs.folder import images_file, pictures_folder
 from cellseg_jax.runs.page import PICTURE_NAME
+from cellseg_jax.studies.output.image_tables import column_of
 from cellseg_jax.studies.output.summary import counted, headline
 
 LISTED, PICTURED = 15, 6  # images listed, and shown
@@ -20,7 +21,7 @@ TILE = 280  # pixels, longer side of a picture
 
 def image_column(table) -> str:
     """The column of test_images.csv that the headline metric is the mean of, else dice."""
-    name = headline(table).removesuffix("_mean")
+    name = column_of(headline(table))
     for row in table.rows:
         for run in counted(row):
             path = images_file(run.workdir)

@@ -8,6 +8,7 @@ import numpy as np
 
 from cellseg_jax.runs.folder import images_file
 from cellseg_jax.studies import stats
+from cellseg_jax.studies.comparable import ORIGINAL
 
 
 class Images(NamedTuple):
@@ -20,6 +21,9 @@ class Images(NamedTuple):
 
 def column_of(metric: str) -> str:
     """The column of test_images.csv that a metric is the mean of."""
+    name, _, part = metric.partition("[")
+    if part == f"{ORIGINAL}]":
+        return f"{name.removesuffix('_mean')}_original"
     return metric.removesuffix("_mean")
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from cellseg_jax.report import embedded, panels
 from cellseg_jax.studies import stats
 from cellseg_jax.studies.output.disagreement import mean
+from cellseg_jax.studies.output.summary import headline
 
 SHOWN = 3  # images of each side
 PICTURED = 6  # images with pictures, of all rows together
@@ -44,7 +45,7 @@ def extremes(mine, base, larger_is_better: bool = True) -> tuple[list[Image], li
 
 
 def of_rows(table, scores, column) -> dict[str, tuple[list[Image], list[Image]]]:
-    """`extremes` of all rows but the baseline.
+    """`extremes` of all rows that are compared with the baseline.
 
     Args:
       scores: {row: disagreement.run_scores}.
@@ -52,7 +53,7 @@ def of_rows(table, scores, column) -> dict[str, tuple[list[Image], list[Image]]]
     base = scores[table.study.baseline]
     up = stats.larger_is_better(column)
     return {row.name: extremes(scores[row.name], base, up) for row in table.rows
-            if row.name != table.study.baseline}
+            if row.compared[headline(table)]}
 
 
 def strips(table, wins, found) -> list[dict]:

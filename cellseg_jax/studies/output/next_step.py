@@ -4,7 +4,9 @@ import math
 
 from cellseg_jax.runs.resources import RESOURCES
 from cellseg_jax.studies import equivalence, stats
+from cellseg_jax.studies.comparable import ORIGINAL
 from cellseg_jax.studies.confounders import not_named
+from cellseg_jax.studies.course import LOSS_METRICS
 from cellseg_jax.studies.output.sentences import plural
 
 MANY = 100  # repeats beyond which nobody waits for a verdict
@@ -26,6 +28,15 @@ def next_step(table, row) -> str:
     return _of_whole_row(table, row, base, metric) + note
 
 
+def not_compared(metric) -> str:
+    """Why a row has no verdict in a metric."""
+    name, _, part = metric.partition("[")
+    if name in LOSS_METRICS:
+        return "not compared: losses differ"
+    other = "" if part else f": judge by {name}[{ORIGINAL}], if pixels differ"
+    return f"not compared: its {metric} is of other pixels or classes{other}"
+
+
 def _lacking(row, metric) -> str:
     gaps = row.gaps[metric]
     if gaps.diverged:
@@ -44,7 +55,7 @@ def _lacking(row, metric) -> str:
 def _of_whole_row(table, row, base, metric) -> str:
     one, word = row.compared[metric], row.verdicts[metric]
     if one is None or word == "":
-        return "not compared: losses differ"
+        return not_compared(metric)
     if word == "too few repeats":
         return (f"{plural(stats.MIN_PAIRS - one.n, 'more repeat')} of both rows for a verdict"
                 if one.n < stats.MIN_PAIRS else

@@ -92,6 +92,8 @@ def verdict_text(table, row, metric) -> str:
         return "(baseline)"
     if _nothing(row, metric):
         return "no result"
+    if row.compared[metric] is None:
+        return "not compared"
     word, mine, other = row.verdicts[metric], gap_text(row, metric), gap_text(base, metric)
     said = [mine] if mine else []
     if other and word in ("diverged", "incomplete"):
@@ -130,7 +132,8 @@ def _best(table, metric) -> list[str]:
             scored and all(row.gaps[metric] for row in table.rows))
     name, ties = table.best[metric]
     if not ties:
-        return [f"{name} is best, and better than each other row."]
+        apart = sum(row.compared[metric] is None for row in table.rows) > 1
+        return [f"{name} is best, and better than each other row{' that is compared' * apart}."]
     return [f"No row can be called best: {name} has the best mean, and {ties_text(table, metric)}."]
 
 
@@ -313,6 +316,8 @@ def p_text(value) -> str:
 def repeats_text(one) -> str:
     """The repeats that decide a claims.JudgedClaim, "" where it is decided or nothing is known."""
     needed = one.needed
+    if one.apart:
+        return "not compared: scores of other pixels or classes"
     if math.isnan(needed):
         return f"not before all have a score ({one.lacking})" if one.lacking else ""
     return "no number is enough" if math.isinf(needed) else f"{needed}"

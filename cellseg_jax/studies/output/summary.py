@@ -43,14 +43,21 @@ def summary_sentence(table) -> str:
     metric = headline(table)
     others = [row for row in table.rows if not is_baseline(table, row)]
     compared = [row for row in others if is_compared(row, metric)]
+    if others and all(row.compared.get(metric) is None for row in others):
+        return (f"No row is compared with the baseline {table.study.baseline} in {metric}, see the "
+                "notes.")
     if not compared:
         return (f"No row can be compared with the baseline {table.study.baseline} in {metric} yet: "
                 f"{done_sentence(table)}.")
     needed = [line for curve in table.curves if curve.fit is not None
               for line in curve_sentences(curve)[: len(curve.needed)]]
     sentences = [*needed, *_verdicts(table, metric, compared)]
-    if waiting := len(others) - len(compared):
+    apart = sum(row.compared.get(metric) is None for row in others)
+    if waiting := len(others) - len(compared) - apart:
         sentences.append(f"{count(waiting, 'row')} cannot be compared yet.")
+    if apart:
+        sentences.append(f"{count(apart, 'row')} {'is' if apart == 1 else 'are'} not compared, "
+                         "see the notes.")
     return " ".join(filter(None, [*sentences, _noise(table), repeats_sentence(table),
                                   claims_sentence(table)]))
 

@@ -73,7 +73,8 @@ def comparison(table, row, metric) -> list:
     word, reading = row.verdicts.get(metric), row.by_rank.get(metric)
     ranked = (f"by rank: {reading.verdict}",) if reading else ()
     return [Cell(*difference(row.compared.get(metric), metric)),
-            Cell(f"{MARKS[word]}\u00a0{word}", kind=f"v {word}", below=ranked) if word else NONE,
+            Cell(f"{MARKS[word]}\u00a0{word}", kind=f"v {word}", below=ranked) if word else
+            "not compared",
             number(row.adjusted_p.get(metric), ".3g")]
 
 
