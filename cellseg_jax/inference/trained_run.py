@@ -33,6 +33,7 @@ from cellseg_jax.inference.options import AS_TRAINED, GIVEN, IN_MEMORY_PIXELS, P
 from cellseg_jax.inference.outputs import table
 from cellseg_jax.inference.outputs.files import objects
 from cellseg_jax.inference.predictor import check_read
+from cellseg_jax.report import terminal
 from cellseg_jax.runs.folder import scores_file
 
 
@@ -180,8 +181,9 @@ class TrainedRun:
                     out[n] = values
                     if wanted == "tiff":
                         notes.add(picture, values)
-            notes.log()
             self.notes = [without_dashes(line) for line in notes.lines()]
+        for line in self.notes:
+            terminal.log(line)
         return [out[n] for n, _ in numbered] if several else out[0]
 
     def _runs(self, *, halo="", uncertain=False, **options) -> segment.Runs:

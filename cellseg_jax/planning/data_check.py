@@ -105,8 +105,9 @@ def _squashed(data_config, facts):
 
 
 def _of_target(config):
-    """Findings on what the target loses of a few labels; of cells alone, not of classes."""
-    if derived.is_classical(config) or config.data.target == "classes":
+    """Findings on what the target loses of a few labels; of cells, where labels tell them apart."""
+    told_apart = config.data.get("labels", "instances") == "instances"
+    if derived.is_classical(config) or config.data.target == "classes" or not told_apart:
         return ()
     found = target_survival.survival(config, data.load_few(config.data))
     return target_survival.findings(config, found)

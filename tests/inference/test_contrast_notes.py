@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tifffile
 
+import cellseg_jax
 from cellseg_jax import cli, normalize, predict, train
 from cellseg_jax import config as config_lib
 from cellseg_jax.data.lazy import from_array
@@ -93,3 +94,15 @@ def test_a_run_keeps_the_contrast_of_its_images_and_prediction_compares(tmp_path
     words = [f"--workdir={tmp_path}/run", f"--images={tmp_path}/images", f"--out={tmp_path}/out"]
     assert cli.run_command(predict.main, predict.define_flags, ["predict", *words]) == 0
     assert "1 of 1 images have less contrast than any training image" in capsys.readouterr().err
+
+
+def test_notes_name_options_as_python_has_them(tmp_path, capsys, monkeypatch):
+    config = config_lib.changed(config_lib.default(), {
+        "model.name": "otsu", "data.name": "synthetic", "data.count": 12, "data.size": (48, 48),
+        "data.channels": "gray"})
+    train.train([config], [tmp_path])
+    capsys.readouterr()
+    monkeypatch.setattr(ContrastNotes, "lines", lambda notes: iter(["dark. Pass --scale"]))
+    run = cellseg_jax.load(tmp_path)
+    run.predict(np.zeros((48, 48), np.uint8))
+    assert run.notes == ["dark. Pass scale"] and capsys.readouterr().err == "dark. Pass scale\n"

@@ -75,6 +75,16 @@ def test_the_doctor_says_what_a_target_loses(root):
         "that touch")
 
 
+def test_binary_masks_have_no_cells_to_lose(root):
+    """All cells have one value: three squares decoded from it are no cell that was split."""
+    label = np.zeros((64, 64), np.uint8)
+    label[8:20, 8:20] = label[8:20, 30:42] = label[40:52, 30:42] = 1
+    for path in (root / "masks").iterdir():
+        Image.fromarray(label).save(path)
+    report = data_check.check(config_of(root, labels="binary"))
+    assert not [line for line in report.lines if line.where == "config.data.target"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("size, fit, expected", [
     ((56, 64), "resize", []), ((80, 64), "random_crop", []), ((40, 64), "resize", [

@@ -152,8 +152,9 @@ def _leaks(arrays, place, pairs) -> list[Finding]:
         named = some((f"{arrays.names[p.first]} ({place[p.first]}) and {arrays.names[p.second]} "
                       f"({place[p.second]}) {p.similarity:.2f}" for p in across), limit=3)
         found.append(Finding("warning", SPLIT, f"leak: {_many(len(across), 'near-duplicate pair')} "
-                             f"across the parts (1 is a copy): {named}; scores will be too good: "
-                             "give such images one group, or remove one of each"))
+                             f"across the parts, with their correlation (1.00: a copy): {named}; "
+                             "scores will be too good: give such images one group, or remove one "
+                             "of each"))
     if within:
         found.append(Finding("note", SPLIT, f"{_many(within, 'near-duplicate pair')} within one "
                              "part"))

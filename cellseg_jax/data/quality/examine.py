@@ -345,7 +345,8 @@ def _ignored_files(root):
     """System files that listing leaves out."""
     if not root or not pathlib.Path(root).expanduser().is_dir():
         return
-    names = [name for _, _, files in os.walk(pathlib.Path(root).expanduser()) for name in files
+    names = [name for folder, _, files in os.walk(pathlib.Path(root).expanduser())
+             if ".zarr" not in folder.lower() for name in files  # .zattrs and the like are read
              if name.startswith(".") or name.lower() in JUNK]
     if names:
         yield Finding("note", str(root), f"{len(names)} hidden or system files are ignored "

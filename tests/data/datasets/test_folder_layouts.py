@@ -14,7 +14,7 @@ from cellseg_jax import config
 from cellseg_jax.data import lazy
 from cellseg_jax.data.datasets import folder
 from cellseg_jax.data.fingerprint import content_fingerprint
-from cellseg_jax.data.quality.examine import examine
+from cellseg_jax.data.quality.examine import _ignored_files, examine
 from cellseg_jax.data.records import BadFiles
 from cellseg_jax.data.stacks import ReadOptions
 from cellseg_jax.errors import InputError
@@ -618,6 +618,10 @@ def test_ome_zarr_images_with_labels_inside_or_beside(tmp_path, place):
         assert record.name == name
         np.testing.assert_array_equal(sample.label, LABEL)
         np.testing.assert_array_equal(sample.image[..., 0], image)
+    (tmp_path / f"{place}a.zarr/.zattrs").write_text("{}")
+    (tmp_path / f"{place}.DS_Store").write_text("")
+    note, = _ignored_files(tmp_path)  # what belongs to Zarr is read
+    assert note.what == "1 hidden or system files are ignored (.DS_Store)"
     first = content_fingerprint(found, tmp_path / "cache", "folder", {})
     zarr.open_group(tmp_path / f"{place}b.zarr/labels/cells")["0"][0, 0] = 9
     assert content_fingerprint(found, tmp_path / "cache", "folder", {}) != first

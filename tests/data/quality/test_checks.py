@@ -142,9 +142,9 @@ def test_of_split_names_near_duplicates_across_parts():
     arrays.image[8] = arrays.image[2][::-1]  # both in test
     pairs = duplicates.near_duplicates(arrays.image)
     assert told(of_split(arrays, third(), pairs)) == [
-        Finding("warning", SPLIT, "leak: 1 near-duplicate pair across the parts (1 is a copy): i0 "
-                "(train) and i4 (val) 1.00; scores will be too good: give such images one group, "
-                "or remove one of each"),
+        Finding("warning", SPLIT, "leak: 1 near-duplicate pair across the parts, with their "
+                "correlation (1.00: a copy): i0 (train) and i4 (val) 1.00; scores will be too "
+                "good: give such images one group, or remove one of each"),
         Finding("note", SPLIT, "1 near-duplicate pair within one part")]
 
 
