@@ -15,6 +15,11 @@ def num_channels(channels: str, channel_index: str = "") -> int:
                                                        "config.data.channels")
 
 
+def has_alpha(channels: str, channel_index: str = "") -> bool:
+    """Whether the last of these channels is alpha: the fourth of four chosen ones is not."""
+    return channels == "rgba" and not channel_index
+
+
 def to_channels(image: np.ndarray, channels: str, channel_index: str = "") -> np.ndarray:
     """The channels that a network takes of an (H, W, C) image, same dtype.
 
@@ -34,8 +39,8 @@ def to_channels(image: np.ndarray, channels: str, channel_index: str = "") -> np
     if found > 4:
         raise InputError(f"image has {found} channels; expected 1 to 4, or a choice of them with "
                          "config.data.channel_index (predict: --channels)")
-    has_alpha = found in (2, 4)
-    colour = image[..., :-1] if has_alpha else image
+    with_alpha = found in (2, 4)
+    colour = image[..., :-1] if with_alpha else image
     if wanted == 1:
         if colour.shape[-1] == 3:
             colour = np.rint(colour @ np.array(LUMINANCE))[..., None].astype(image.dtype)
@@ -45,4 +50,4 @@ def to_channels(image: np.ndarray, channels: str, channel_index: str = "") -> np
     if wanted == 3:
         return colour
     opaque = np.full(image.shape[:2] + (1,), np.iinfo(image.dtype).max, image.dtype)
-    return np.concatenate([colour, image[..., -1:] if has_alpha else opaque], axis=-1)
+    return np.concatenate([colour, image[..., -1:] if with_alpha else opaque], axis=-1)

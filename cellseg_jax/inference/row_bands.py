@@ -11,7 +11,7 @@ import numpy as np
 
 from cellseg_jax.crops import mirrored
 from cellseg_jax.data import resize
-from cellseg_jax.data.colours import num_channels, to_channels
+from cellseg_jax.data.colours import has_alpha, num_channels, to_channels
 from cellseg_jax.data.lazy import Image
 from cellseg_jax.errors import InputError
 
@@ -35,7 +35,7 @@ def with_channels(image: Image, data_config) -> Image:
                          "--channels")
     to_channels(np.zeros((1, 1, count), image.dtype), *wanted)  # raises before a read
     return image._replace(
-        shape=(*image.shape[:2], num_channels(*wanted)), alpha=wanted == ("rgba", ""),
+        shape=(*image.shape[:2], num_channels(*wanted)), alpha=has_alpha(*wanted),
         rows=lambda start, stop: to_channels(image.rows(start, stop), *wanted))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from cellseg_jax import data
 from cellseg_jax.config import derived
-from cellseg_jax.data import scale
+from cellseg_jax.data import colours, scale
 from cellseg_jax.data.arrays import Arrays
 from cellseg_jax.data.quality import annotation, checks, duplicates
 from cellseg_jax.data.select import BLANK
@@ -31,6 +31,7 @@ class TrainingData:
 
     arrays: Arrays
     findings: list  # on the samples, whatever the split
+    alpha: bool = False  # the last channel is alpha
     pairs: list | None = None  # near-duplicate images, None until they are looked for
     reported: set = dataclasses.field(default_factory=set)  # findings on runs, shown already
 
@@ -49,11 +50,12 @@ def load(config) -> TrainingData:
     with terminal.counting("reading images") as progress:
         arrays = data.load(config.data, progress)
     classes = config.data.num_classes if config.data.target == "classes" else None
-    findings = checks.of_samples(_read_in_training(arrays), num_classes=classes)
+    alpha = colours.has_alpha(config.data.channels, config.data.channel_index)
+    findings = checks.of_samples(_read_in_training(arrays), num_classes=classes, alpha=alpha)
     findings += checks.of_ranges(arrays, config.data)
     findings += annotation.of_arrays(arrays, config.data)
     checks.raise_errors(findings)
-    return TrainingData(arrays, findings)
+    return TrainingData(arrays, findings, alpha)
 
 
 def _read_in_training(arrays: Arrays):
@@ -73,7 +75,7 @@ def split_findings(training: TrainingData, parts: dict) -> list:
     arrays = training.arrays
     images = Images(arrays.image_names, arrays.image_groups, arrays.image_strata)
     if training.pairs is None:
-        training.pairs = duplicates.pairs_of(arrays)
+        training.pairs = duplicates.pairs_of(arrays, alpha=training.alpha)
     found = checks.of_split(images, {part: np.unique(indices // arrays.grid**2)
                                      for part, indices in parts.items()}, training.pairs)
     return training.unreported(found)

@@ -34,8 +34,13 @@ def quick(arrays, parts, *, num_classes=None, pairs: Pairs | None = None) -> lis
     return sorted(found, key=lambda finding: LEVELS.index(finding.level))
 
 
-def of_samples(arrays, *, num_classes=None) -> list[Finding]:
-    """What single images and masks are like: labels nothing can be learned from are errors."""
+def of_samples(arrays, *, num_classes=None, alpha=False) -> list[Finding]:
+    """What single images and masks are like: labels nothing can be learned from are errors.
+
+    Args:
+      num_classes: as of quick.
+      alpha: whether the last channel is alpha, which says nothing.
+    """
     names, foreground = np.asarray(arrays.names), np.asarray(arrays.foreground)
     if not foreground.any():
         return [Finding("error", ROOT, "all masks are empty, there is no cell to learn from; "
@@ -50,7 +55,8 @@ def of_samples(arrays, *, num_classes=None) -> list[Finding]:
         if chosen.any():  # a few may be the truth; if most are, something went wrong
             found.append(Finding("warning" if chosen.mean() > 0.5 else "note", ROOT,
                                  f"{_of(chosen)} masks {what}: {some(names[chosen])}"))
-    constant = np.array([_is_constant(image) and not name.startswith(BLANK)
+    colours = slice(-1 if alpha else None)
+    constant = np.array([_is_constant(image[..., colours]) and not name.startswith(BLANK)
                          for name, image in zip(names, arrays.image, strict=True)])
     if constant.any():
         found.append(Finding("warning", ROOT, f"{_of(constant)} images have one value everywhere, "
@@ -132,9 +138,8 @@ def _classes(arrays, num_classes) -> list[Finding]:
 
 
 def _is_constant(image) -> bool:
-    colour = image[..., :3] if image.shape[-1] == 4 else image  # alpha says nothing
-    first = colour[0, 0]
-    return bool((colour[::16, ::16] == first).all() and (colour == first).all())
+    first = image[0, 0]
+    return bool((image[::16, ::16] == first).all() and (image == first).all())
 
 
 def _leaks(arrays, place, pairs) -> list[Finding]:

@@ -35,7 +35,7 @@ BLOCK = 512  # images compared with as many others at once
 MAX_PAIRS = 100_000  # images of one scene would give nearly all pairs
 MAX_IMAGES = 10_000  # to compare all pairs of more takes too long for every start of a run
 # Pairs that were found by another method are searched again; first its version.
-METHOD = [1, FINE, COARSE, DEGREE, CANDIDATE, THRESHOLD, MIN_COMMON, SAME_REST, MAX_PAIRS]
+METHOD = [2, FINE, COARSE, DEGREE, CANDIDATE, THRESHOLD, MIN_COMMON, SAME_REST, MAX_PAIRS]
 KEPT_FILE = "near_duplicates.json"  # in the folder of decoded arrays
 
 
@@ -55,11 +55,12 @@ class Pairs(list):
         self.common = common
 
 
-def pairs_of(arrays) -> Pairs | None:
+def pairs_of(arrays, *, alpha=False) -> Pairs | None:
     """The near-duplicates among decoded images, searched once and kept in their cache folder.
 
     Args:
       arrays: data.Arrays; patches count as their whole image.
+      alpha: as of fingerprints.
     Returns: None for more than MAX_IMAGES images.
     """
     if len(arrays.image_names) > MAX_IMAGES:
@@ -70,7 +71,7 @@ def pairs_of(arrays) -> Pairs | None:
             kept = read_json(file, {"method": None})
             if kept["method"] == METHOD:
                 return Pairs([Pair(*pair) for pair in kept["pairs"]], kept["common"])
-    pairs = near_duplicates(arrays.whole_images())
+    pairs = near_duplicates(arrays.whole_images(), alpha=alpha)
     if file:
         with contextlib.suppress(OSError):  # a read-only cache: searched again at the next start
             write_atomic(file, json.dumps(
@@ -78,21 +79,24 @@ def pairs_of(arrays) -> Pairs | None:
     return pairs
 
 
-def near_duplicates(images, *, threshold=THRESHOLD, symmetries=True, prints=None) -> Pairs:
+def near_duplicates(
+    images, *, threshold=THRESHOLD, symmetries=True, prints=None, alpha=False
+) -> Pairs:
     """The near-duplicates among images; at most MAX_PAIRS pairs, then the search ends.
 
     `common` is the median correlation of an image with the median thumbnail. Near 1, all images
     show one scene or one frame, and only what changes between them was compared.
 
     Args:
-      images: (n, H, W, C) integers, indexed one at a time, so memory-mapped arrays may be large;
-        the fourth of four channels, alpha, is not looked at. Images of one colour have no
-        duplicates.
+      images: (n, H, W, C) integers, indexed one at a time, so memory-mapped arrays may be large.
+        Images of one colour have no duplicates.
       threshold: of the similarity, in (0, 1].
       symmetries: find turned (by 90 degrees) and flipped copies too.
       prints: fingerprints(images), if known; the images are not looked at then.
+      alpha: as of fingerprints.
     """
-    fine, common = _without_common(fingerprints(images) if prints is None else prints.copy())
+    fine, common = _without_common(
+        fingerprints(images, alpha=alpha) if prints is None else prints.copy())
     coarse = _unit(_pool(fine))
     best = {}
     starts = range(0, len(fine), BLOCK)
@@ -117,20 +121,24 @@ def near_duplicates(images, *, threshold=THRESHOLD, symmetries=True, prints=None
     return Pairs(pairs[:MAX_PAIRS], common)
 
 
-def fingerprints(images) -> np.ndarray:
-    """(n, FINE, FINE) float32: thumbnails without slow variation, of norm 1, or 0 if flat."""
+def fingerprints(images, *, alpha=False) -> np.ndarray:
+    """(n, FINE, FINE) float32: thumbnails without slow variation, of norm 1, or 0 if flat.
+
+    Args:
+      alpha: whether the last channel is alpha, which is not looked at.
+    """
     out = np.empty((len(images), FINE * FINE), np.float32)
     for i in range(len(images)):
-        out[i] = _thumbnail(images[i]).reshape(-1)
+        out[i] = _thumbnail(images[i][..., : -1 if alpha else None]).reshape(-1)
     slow = _slow()
     out -= (out @ slow) @ slow.T
     return _unit(out.reshape(-1, FINE, FINE))
 
 
 def _thumbnail(image) -> np.ndarray:
-    """(FINE, FINE) float32 sums over colours of area averages, less the first pixel's value."""
+    """(FINE, FINE) float32 sums over channels of area averages, less the first pixel's value."""
     gray = image[..., 0].astype(np.float32)
-    for channel in range(1, image.shape[-1] if image.shape[-1] != 4 else 3):
+    for channel in range(1, image.shape[-1]):
         gray += image[..., channel]
     gray -= gray[0, 0]  # so that an image of one colour is 0 without rounding
     height, width = gray.shape

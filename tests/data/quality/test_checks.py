@@ -102,14 +102,17 @@ def test_of_samples_names_full_masks_unless_there_are_classes():
     assert found not in of_samples(arrays, num_classes=4)
 
 
-@pytest.mark.parametrize("channels", [1, 3, 4])
-def test_of_samples_names_constant_images(channels):
+@pytest.mark.parametrize("channels,alpha", [(1, False), (3, False), (4, True), (4, False)])
+def test_of_samples_names_constant_images(channels, alpha):
     image = np.random.default_rng(0).integers(0, 256, (12, 40, 40, channels), dtype=np.uint8)
-    image[4, ..., :3] = 0  # alpha may vary
-    image[5, ..., :3] = np.arange(7, 7 + channels)[:3]
+    constant = 3 if alpha else channels  # alpha may vary
+    image[4, ..., :constant] = 0
+    image[5, ..., :constant] = np.arange(7, 7 + constant)
+    if channels == 4 and not alpha:
+        image[7, ..., :3] = 0  # cells in the last channel alone
     image[6] = 9
     image[6, 37, 31] = 8
-    [found] = told(of_samples(made(image=image)))
+    [found] = told(of_samples(made(image=image), alpha=alpha))
     assert found.level == "warning"
     assert found.what.startswith("2 of 12 images have one value everywhere") and "i4, i5;" in (
         found.what)

@@ -34,11 +34,19 @@ COPIES = {
     "low contrast": lambda image: (image * 0.4 + 50).astype(np.uint8),
     "16 bit": lambda image: image.astype(np.uint16) * 257,
     "gray": lambda image: image.mean(-1, keepdims=True).astype(np.uint8),
-    "alpha": lambda image: np.concatenate([image, image[::-1, :, :1]], -1),
     "half size": lambda image: image[::2, ::2],
     "turned": lambda image: np.rot90(image),
     "flipped and turned": lambda image: np.rot90(image[::-1], 3),
 }
+
+
+def test_near_duplicates_looks_at_the_last_channel_unless_it_is_alpha():
+    last = [image[..., :1] for image in IMAGES]
+    same = [np.concatenate([IMAGES[0], one], -1) for one in last]
+    assert len(near_duplicates(same, alpha=True)) == 18 * 17 // 2
+    only = [np.concatenate([np.full_like(IMAGES[0], 9), one], -1) for one in [*last, last[7]]]
+    assert [pair[:2] for pair in near_duplicates(only)] == [(7, 18)]
+    assert near_duplicates(only, alpha=True) == []
 
 
 @pytest.mark.parametrize("copy", COPIES)
