@@ -9,7 +9,8 @@
 Leaves one file per format for every image, and for every plane of a stack. `<image>_label.tif`, at
 its own height and width, holds instance ids (0 background), uint16, or uint32 above 65535
 instances; class numbers instead if the run's target is classes. `<image>_overlay.png` shows their
-outlines over the image. Folders below --images are kept below --out. Started again it continues
+outlines over the image. `--format=coco` also joins what lies in a folder in `predict.coco.json`.
+Folders below --images are kept below --out. Started again it continues
 with the images that are not finished; what predict wrote, into whichever folder, is never read as
 an image; nor are masks beside images (x_masks.png, a folder masks/ beside images/), which are
 counted.

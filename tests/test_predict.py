@@ -20,6 +20,7 @@ import cellseg_jax
 from cellseg_jax import cli, predict, train
 from cellseg_jax.data.annotations import geojson, imagej
 from cellseg_jax.data.annotations.raster import Plane
+from cellseg_jax.data.datasets import folder
 from cellseg_jax.data.read import image_axes
 from cellseg_jax.data.stacks import AS_IT_IS
 from cellseg_jax.errors import InputError
@@ -354,6 +355,31 @@ def test_objects_of_a_stack_come_together_on_their_planes(run, tmp_path, axes, s
         for n, label in enumerate(labels):
             drawn = reader.read(out / name, label.shape, Plane(n, stack))
             np.testing.assert_array_equal(drawn.label, label)
+
+
+def test_the_objects_of_a_folder_come_together_in_one_coco_file(run, tmp_path):
+    names = ["in/a.png", "in/b.png", "in/sub/c.png"]
+    for n, name in enumerate(names):
+        write_image(tmp_path / name, seed=n)
+    assert run(format="tiff,coco")[0] == 0
+    write_image(tmp_path / "in/d.png", seed=4)  # comes later
+    code, out, err = run(format="tiff,coco")
+    assert code == 0 and "left out" not in err
+    content = json.loads((tmp_path / "out/predict.coco.json").read_text())
+    assert [image["file_name"] for image in content["images"]] == ["a.png", "b.png", "d.png"]
+    assert [image["name"] for image in content["images"]] == ["a", "b", "d"]
+    ids = [one["id"] for one in content["annotations"]]
+    assert ids == list(range(1, len(ids) + 1)) and len(ids) > 3
+    assert len(json.loads((tmp_path / "out/sub/predict.coco.json").read_text())["images"]) == 1
+    for path in (tmp_path / "in").glob("*.png"):
+        path.rename(tmp_path / "out" / path.name)
+    found = folder.records(tmp_path / "out", annotations="coco")
+    assert [record.name for record in found] == ["a", "b", "d"]
+    for number, record in enumerate(found, 1):
+        label = tifffile.imread(tmp_path / f"out/{record.name}_label.tif")
+        of_label = {one["label_id"]: one["id"] for one in content["annotations"]
+                    if one["image_id"] == number} | {0: 0}
+        np.testing.assert_array_equal(record.read().label, np.vectorize(of_label.get)(label))
 
 
 def test_masks_beside_images_are_counted_and_not_segmented(run, tmp_path):

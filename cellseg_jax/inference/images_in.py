@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from cellseg_jax.data import lazy
+from cellseg_jax.data.annotations.coco import OF_FOLDER
 from cellseg_jax.data.decode import kind_of
 from cellseg_jax.data.microscopes import OIF_FOLDER
 from cellseg_jax.data.ome_sets import COMPANION, set_of
@@ -127,7 +128,7 @@ def _matching(pattern: pathlib.Path) -> tuple[pathlib.Path, list[pathlib.Path]]:
 
 def _log_others(text: str, files, out: pathlib.Path) -> None:
     """One line on the files that are no images, if there are some beside our own outputs."""
-    others = sum(path.name not in (NOTE, COLUMNS_FILE) and not _is_inside(path, out)
+    others = sum(path.name not in (NOTE, COLUMNS_FILE, OF_FOLDER) and not _is_inside(path, out)
                  and not path.name.endswith((*outputs.SUFFIXES, COMPANION)) for path in files)
     if others:
         terminal.log(f"{others} files in {text} are no PNG, TIFF, BMP, JPEG, OME-Zarr "

@@ -18,7 +18,7 @@ from cellseg_jax.data.records import some
 from cellseg_jax.data.stacks import ReadOptions, chosen_channels
 from cellseg_jax.errors import InputError, print_error
 from cellseg_jax.files import write_atomic
-from cellseg_jax.inference import images_in, outputs, stacks_out, stitch_labels, tune
+from cellseg_jax.inference import coco_out, images_in, outputs, stacks_out, stitch_labels, tune
 from cellseg_jax.inference.ensemble import Ensemble
 from cellseg_jax.inference.image_notes import ImageNotes
 from cellseg_jax.inference.options import IN_MEMORY_PIXELS, PredictOptions, check
@@ -179,6 +179,8 @@ def segment(runs: Runs, work: Work) -> int:
                 bad += failed
                 progress(done, len(waiting))
         stacks_out.write(stacks, options)
+        if "coco" in work.formats:
+            coco_out.write(dict.fromkeys(plane.stem.parent for plane in planes))
     except OSError as error:
         raise InputError(f"--out: cannot write {error.filename or work.out}: {error.strerror}; "
                          "the images before it are finished, start again to continue") from error

@@ -28,6 +28,8 @@ from cellseg_jax.data.annotations import raster
 from cellseg_jax.data.records import Finding, some
 from cellseg_jax.errors import InputError
 
+# Our own: of the objects of an image, and of all images of a folder.
+OF_IMAGE, OF_FOLDER = "_coco.json", "predict.coco.json"
 IMAGE_ID = re.compile(rb'"image_id"\s*:\s*("(?:[^"\\]|\\.)*"|[^\s,}\]]+)')
 SEGMENTATION = re.compile(rb'"segmentation"\s*:')
 IMAGES = re.compile(rb'"images"\s*:\s*(?=\[)')

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from cellseg_jax.data.annotations import (
     FORMATS,
     REFUSED,
+    coco,
     coco_images,
     format_of,
     image_folders,
@@ -204,6 +205,7 @@ def _sorted_out(folder, places, wanted) -> tuple[dict, _Found]:
             found.bad.append(_foreign(path, folder, SUFFIXES))
     for place in places:
         _add_annotations(found, place, wanted, images, folder)
+        _leave_out_parts(found, place)
     if not wanted or wanted == "zarr":  # of an OME-Zarr image the labels may be inside
         found.inside.update({stem: path for stem, path in images.items()
                              if path.is_dir() and depends_on(path / "labels").is_dir()})
@@ -235,6 +237,15 @@ def _add_annotations(found, place, wanted, images, folder) -> None:
             found.coco.append(path)
         else:
             found.annotations[path] = kind
+
+
+def _leave_out_parts(found, place) -> None:
+    """Our COCO files of single images go where one of all images in the folder is."""
+    if place / coco.OF_FOLDER in found.coco:
+        parts = [path for path in found.coco
+                 if path.parent == place and path.name.endswith(coco.OF_IMAGE)]
+        found.coco[:] = [path for path in found.coco if path not in parts]
+        found.left_out.extend(parts)
 
 
 def _stem(path) -> str:
