@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cellseg_jax.studies import comparable, stats
-from cellseg_jax.studies.gaps import gaps_of
+from cellseg_jax.studies.gaps import gaps_of, undefined
 from cellseg_jax.studies.runs import values_of
 from cellseg_jax.studies.study import Claim, metrics_of
 
@@ -77,8 +77,10 @@ def _pairs(study, claim, found, ratio) -> _Pairs | None:
     compared = [stats.paired(a, b, test_train_ratio=ratio) for a, b in sides]
     up = stats.larger_is_better(ahead)
     p = np.array([stats.p_of_claim(one, claim.equal_within, up) for one in compared])
-    lacking = tuple(_lacking(found, rows, metric) for rows, metric in (
-        (claim.better, ahead), (claim.worse, behind)))
+    sides = (claim.better, ahead), (claim.worse, behind)
+    shared = np.all([undefined(values(row, metric), [one.run for one in found[row]])
+                     for rows, metric in sides for row in rows], axis=0).sum()
+    lacking = tuple(_lacking(found, *side, int(shared)) for side in sides)
     return _Pairs(compared, names, p[:, 0], p[:, 1], up, lacking)
 
 
@@ -91,9 +93,14 @@ def _apart(study, claim, found) -> bool:
                    for metric in metrics_of(study, claim))
 
 
-def _lacking(found, rows, metric) -> str:
-    """'a: 2 of 5 diverged; b: 1 of 5 missing', "" where all repeats have the metric."""
+def _lacking(found, rows, metric, shared: int) -> str:
+    """'a: 2 of 5 diverged; b: 1 of 5 missing', "" where all repeats have the metric.
+
+    Args:
+      shared: repeats in which it is undefined in all rows of the claim, see gaps.
+    """
     gaps = {row: gaps_of(found[row], metric) for row in rows}
+    gaps = {row: gap._replace(undefined=gap.undefined - shared) for row, gap in gaps.items()}
     return "; ".join(f"{row}: {gap}" for row, gap in gaps.items() if gap)
 
 

@@ -19,7 +19,6 @@ import numpy as np
 from scipy import stats as scipy_stats
 
 from cellseg_jax.studies import stats
-from cellseg_jax.studies.gaps import Gaps
 
 WORDS = ("equal", "no worse", "not shown")
 STEPS = 400  # of the numerical integral in power_to_equal
@@ -81,7 +80,7 @@ def posterior(comparison: stats.Comparison, margin: float,
     return Posterior(worse, 1 - below - above, better)
 
 
-def within(compared, gaps, base_gaps: Gaps, margin: float, larger_is_better: bool) -> list[Within]:
+def within(compared, gaps, margin: float, larger_is_better: bool) -> list[Within]:
     """The readings of rows in one metric; their p adjusted for the number of rows.
 
     A row of which a repeat diverged or is missing is not shown to be no worse, and equal to none;
@@ -89,18 +88,19 @@ def within(compared, gaps, base_gaps: Gaps, margin: float, larger_is_better: boo
 
     Args:
       compared: stats.Comparison of each row with the baseline.
-      gaps: gaps.Gaps of each row.
+      gaps: (of the row, of the baseline) of each comparison, by gaps.own_gaps.
     """
     p = [one_sided(one, margin, larger_is_better) for one in compared]
     no_worse, equal = (stats.holm([pair[k] for pair in p]).tolist() for k in (0, 1))
     two_sided = stats.holm([one.p for one in compared])
     found = []
-    for one, gap, a, b, p in zip(compared, gaps, no_worse, equal, two_sided, strict=True):
+    for one, (gap, base_gap), a, b, p in zip(compared, gaps, no_worse, equal, two_sided,
+                                             strict=True):
         better = stats.verdict(one, p, larger_is_better) == "better"
-        shown = ("equal" if b < stats.ALPHA and not base_gaps else
+        shown = ("equal" if b < stats.ALPHA and not base_gap else
                  "no worse" if a < stats.ALPHA or better else "not shown")
         chances = posterior(one, margin, larger_is_better)
-        if gap or base_gaps:
+        if gap or base_gap:
             chances = Posterior(math.nan, math.nan, math.nan)
         found.append(Within(margin, a, b, chances, "not shown" if gap else shown))
     return found

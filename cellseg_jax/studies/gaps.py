@@ -4,6 +4,9 @@ The mean of a row is of the repeats that ended. Where a repeat diverged, these a
 luckier ones. So a side that lacks a repeat, for whatever reason, wins no comparison: it may be
 worse, else the word is "diverged" or "incomplete". Beside it stands a reading by rank, in which a
 repeat that diverged comes after all others, and which may be decided either way.
+
+A repeat in which the score is undefined in both rows, as where its split has no image of a stratum,
+selects neither and is left out of the comparison alone.
 """
 
 import functools
@@ -51,6 +54,18 @@ def gaps_of(runs, metric) -> Gaps:
     bad, ended = diverged(runs), np.array([one.run.counts for one in runs], bool)
     lacking = ~bad & ~np.isfinite(values_of(runs, metric))
     return Gaps(len(runs), *(int(x.sum()) for x in (bad, lacking & ~ended, lacking & ended)))
+
+
+def undefined(values, runs) -> np.ndarray:
+    """(R,) bool, which of a row's Run ended without a value."""
+    return ~np.isfinite(values) & np.array([run.counts for run in runs], bool)
+
+
+def own_gaps(rows, metric) -> list[Gaps]:
+    """Gaps of table.Rows, but for repeats in which the score is undefined in all of them."""
+    shared = np.all([undefined(row.values[metric], row.runs) for row in rows], axis=0).sum()
+    return [row.gaps[metric]._replace(undefined=row.gaps[metric].undefined - int(shared))
+            for row in rows]
 
 
 def limited(word: str, first: Gaps, second: Gaps) -> str:
@@ -124,7 +139,7 @@ def word_between(first, second, metric: str, test_train_ratio: float) -> str:
 
     Only that way a row can be better than one of which no two repeats have a score.
     """
-    mine, other, up = first.gaps[metric], second.gaps[metric], stats.larger_is_better(metric)
+    (mine, other), up = own_gaps((first, second), metric), stats.larger_is_better(metric)
     if not other.diverged:
         return limited(stats.verdict_of(first.values[metric], second.values[metric], metric,
                                         test_train_ratio), mine, other)

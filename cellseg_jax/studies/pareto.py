@@ -10,7 +10,7 @@ import math
 from typing import NamedTuple
 
 from cellseg_jax.studies import stats
-from cellseg_jax.studies.gaps import word_between
+from cellseg_jax.studies.gaps import own_gaps, word_between
 
 FRONT, DOMINATED, UNSURE, NOT_WHOLE = "on the front", "dominated", "not shown", "lacks repeats"
 SAME_COST = 1.05  # ratio of two costs that counts as none
@@ -32,14 +32,15 @@ def points(table, metric: str, cost: str) -> list[Point]:
     rows = [row for row in table.rows
             if (row.compared[metric] or row.name == table.study.baseline)
             and math.isfinite(row.mean[metric]) and math.isfinite(row.mean[cost])]
-    whole = [row for row in rows if not row.gaps[metric]]
+    gaps = own_gaps(rows, metric) if rows else []
+    whole = [row for row, gap in zip(rows, gaps, strict=True) if not gap]
     ratio = table.test_train_ratio
     return [Point(row.name, row.mean[cost], row.mean[metric], row.sd[metric],
                   _kind(row, whole, metric, cost, ratio)) for row in rows]
 
 
 def _kind(row, whole, metric, cost, ratio) -> str:
-    if row.gaps[metric]:
+    if not any(row is one for one in whole):
         return NOT_WHOLE
     better = [other for other in whole if _dominates(other, row, metric, cost)]
     if not better:

@@ -21,6 +21,7 @@ from cellseg_jax.studies.gaps import (
     diverged,
     gaps_of,
     limited,
+    own_gaps,
     with_last,
     word_between,
 )
@@ -188,7 +189,7 @@ def _with_verdicts(study, rows, images) -> list[Row]:
         out.append(row._replace(
             adjusted_p=p,
             verdicts={m: limited(stats.verdict(one, p[m], stats.larger_is_better(m)),
-                                 row.gaps[m], base.gaps[m]) if one else ""
+                                 *own_gaps((row, base), m)) if one else ""
                       for m, one in row.compared.items()},
             per_image={m: per_image(images[row.name], images[study.baseline], m) if one else None
                        for m, one in row.compared.items()}))
@@ -223,8 +224,9 @@ def _with_margins(study, rows) -> list[Row]:
     for metric, margin in study.margin.items():
         others = [row for row in rows if row.compared[metric]]
         found[metric] = dict(zip((row.name for row in others), within(
-            [row.compared[metric] for row in others], [row.gaps[metric] for row in others],
-            base.gaps[metric], margin, stats.larger_is_better(metric)), strict=True))
+            [row.compared[metric] for row in others],
+            [own_gaps((row, base), metric) for row in others],
+            margin, stats.larger_is_better(metric)), strict=True))
     return [row._replace(within={m: of_row[row.name] for m, of_row in found.items()
                                  if row.name in of_row}) for row in rows]
 
@@ -243,7 +245,7 @@ def _best(study, metric, rows, ratio) -> tuple[str, tuple[str, ...]] | None:
         return None
     alone, rows = len(rows) == 1, [row for row in rows if row.name == study.baseline
                                    or row.compared[metric]]
-    whole = [row for row in rows if not row.gaps[metric]]
+    whole = [row for row, gap in zip(rows, own_gaps(rows, metric), strict=True) if not gap]
     if not whole or len(rows) == 1 and not alone:
         return None
     up = stats.larger_is_better(metric)

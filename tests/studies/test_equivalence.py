@@ -35,7 +35,7 @@ def test_equal_is_what_the_90_percent_interval_says(ratio):
     reach = scipy_stats.t.ppf(0.95, 5) * error
     for shift in np.linspace(-0.02, 0.02, 81):
         one = stats.paired(A + shift, B, test_train_ratio=ratio)
-        found = within([one], [WHOLE], WHOLE, 0.01, True)[0].word
+        found = within([one], [(WHOLE, WHOLE)], 0.01, True)[0].word
         low, high = one.difference - reach, one.difference + reach
         expected = ("equal" if -0.01 < low and high < 0.01 else
                     "no worse" if low > -0.01 else "not shown")
@@ -45,8 +45,8 @@ def test_equal_is_what_the_90_percent_interval_says(ratio):
 def test_better_is_no_worse_by_any_margin():
     one = stats.paired(A + 0.01, B)
     assert stats.verdict(one, one.p) == "better"
-    assert within([one], [WHOLE], WHOLE, 1e-9, True)[0].word == "no worse"
-    assert within([one], [WHOLE], WHOLE, 1e-9, False)[0].word == "not shown"
+    assert within([one], [(WHOLE, WHOLE)], 1e-9, True)[0].word == "no worse"
+    assert within([one], [(WHOLE, WHOLE)], 1e-9, False)[0].word == "not shown"
 
 
 def test_better_is_no_worse_also_beside_rows_that_are_worse():
@@ -55,7 +55,7 @@ def test_better_is_no_worse_also_beside_rows_that_are_worse():
     rows = [stats.paired(base - 0.1 + rng.normal(0, 0.002, 5), base) for _ in range(6)]
     rows.append(stats.paired(base + [0.011, 0.005, 0.019, 0.002, 0.013], base))
     assert stats.verdict(rows[-1], stats.holm([one.p for one in rows])[-1]) == "better"
-    found = within(rows, [WHOLE] * 7, WHOLE, 0.001, True)
+    found = within(rows, [(WHOLE, WHOLE)] * 7, 0.001, True)
     assert [one.word for one in found] == ["not shown"] * 6 + ["no worse"]
 
 
@@ -64,7 +64,7 @@ def test_equal_implies_no_worse_also_after_adjustment():
     for _ in range(50):
         rows = [stats.paired(0.8 + rng.normal(0, 0.004, 5), 0.8 + rng.normal(0, 0.004, 5))
                 for _ in range(4)]
-        for one in within(rows, [WHOLE] * 4, WHOLE, 0.008, True):
+        for one in within(rows, [(WHOLE, WHOLE)] * 4, 0.008, True):
             assert one.p_no_worse <= one.p_equal + 1e-12
 
 
@@ -72,7 +72,7 @@ def test_equal_implies_no_worse_also_after_adjustment():
     (Gaps(6), Gaps(6), "equal"), (Gaps(6, 1), Gaps(6), "not shown"),
     (Gaps(6, 0, 1), Gaps(6), "not shown"), (Gaps(6), Gaps(6, 1), "no worse")])
 def test_a_row_that_lacks_a_repeat_is_not_shown(row, base, word):
-    found = within([stats.paired(A, B)], [row], base, 0.05, True)[0]
+    found = within([stats.paired(A, B)], [(row, base)], 0.05, True)[0]
     assert found.word == word and math.isnan(found.posterior.equal) == bool(row or base)
 
 
@@ -81,7 +81,7 @@ def test_a_row_that_lacks_a_repeat_is_not_shown(row, base, word):
     ([0.8] * 4, [0.79] * 4, "not shown"),  # copies of one run
     ([0.8, 0.81], [0.8, 0.81], "not shown"), ([], [], "not shown")])
 def test_without_spread_or_repeats(a, b, word):
-    found = within([stats.paired(a, b)], [WHOLE], WHOLE, 0.05, True)[0]
+    found = within([stats.paired(a, b)], [(WHOLE, WHOLE)], 0.05, True)[0]
     assert found.word == word
     assert found.posterior.equal == 1 if word == "equal" else math.isnan(found.posterior.equal)
 
@@ -147,7 +147,7 @@ def words(d, margin, ratio):
     no_worse, equal = below(p[0]), below(np.maximum(*p))
     for table in range(5):  # the words are those of the package
         rows = [stats.paired(row, np.zeros(n), test_train_ratio=ratio) for row in d[table]]
-        found = within(rows, [Gaps(n)] * len(rows), Gaps(n), margin, True)
+        found = within(rows, [(Gaps(n), Gaps(n))] * len(rows), margin, True)
         assert [one.word != "not shown" for one in found] == no_worse[table].tolist()
         assert [one.word == "equal" for one in found] == equal[table].tolist()
     return no_worse, equal

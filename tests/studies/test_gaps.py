@@ -13,7 +13,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from cellseg_jax import studies
-from cellseg_jax.studies import stats
+from cellseg_jax.studies import pareto, stats
 from cellseg_jax.studies.gaps import Gaps, by_rank, limited, with_last
 from cellseg_jax.studies.output import render, table_csv
 from cellseg_jax.studies.output.abstract import abstract
@@ -252,6 +252,54 @@ def test_a_score_that_is_not_defined_is_not_a_run_to_come(done, tmp_path):
                 if (line["row"], line["metric"]) == ("unet_wide", metric))
     assert [line[key] for key in ("n", "repeats", "diverged", "missing", "undefined")] == [
         "3", "5", "0", "1", "1"]
+
+
+def test_a_repeat_without_a_score_of_any_row_selects_none(done, tmp_path):
+    """Its split has no image of the stratum: the other four decide, unless one row alone lacks."""
+    study, source = done
+    metric = "dice_mean[fluorescence]"
+    study = study._replace(metrics=(metric,), margin={metric: 0.001}, claims=(
+        studies.Claim("wide", ("unet_wide",), ("unet_adam",)),))
+    damaged((study, source), tmp_path)
+    def forget(row, repeat):
+        path = tmp_path / row / f"{repeat}/eval/test.json"
+        test = json.loads(path.read_text())
+        del test["per_stratum"]["fluorescence"]
+        path.write_text(json.dumps(test))
+    for row in study.rows:
+        forget(row, 4)
+    table = collect(study, tmp_path)
+    wide = row_of(table, "unet_wide")
+    assert wide.gaps[metric] == Gaps(5, 0, 0, 1) and wide.compared[metric].n == 4
+    assert wide.verdicts[metric] == "better" and wide.within[metric].word == "no worse"
+    assert table.best[metric][0] == "unet_wide" and table.claims[0].judgement == "supported"
+    assert next_step(table, wide).startswith("decided: better")
+    assert "1 of 5 undefined" in render.markdown(table)
+    assert {one.kind for one in pareto.points(table, metric, "train_seconds")} != {
+        pareto.NOT_WHOLE}
+    forget("unet_wide", 3)
+    table = collect(study, tmp_path)
+    assert row_of(table, "unet_wide").verdicts[metric] == "incomplete"
+    assert table.best[metric][0] != "unet_wide" and table.claims[0].judgement == "undecided"
+
+
+@pytest.mark.parametrize("why, level", [("split", 0.05), ("both bad", 0.06)])
+def test_leaving_out_repeats_that_both_lack_keeps_the_level(why, level):
+    """20,000 tables of two equal rows, a quarter of whose repeats are undefined together.
+
+    Where it is because both do badly, what is left is not normal, and the test a little liberal.
+    """
+    rng, n, tables = np.random.default_rng(3), 6, 20000
+    scores = rng.normal(0, 1, (2, tables, n))
+    lost = rng.random((tables, n)) < 0.25 if why == "split" else (scores < 0).all(0)
+    scores[:, lost] = math.nan
+    d = scores[0] - scores[1]
+    kept = np.isfinite(d).sum(1)
+    d, kept = d[kept >= stats.MIN_PAIRS], kept[kept >= stats.MIN_PAIRS]
+    t = np.nanmean(d, 1) / (np.nanstd(d, 1, ddof=1) / np.sqrt(kept))
+    p = 2 * scipy_stats.t.sf(np.abs(t), kept - 1)
+    assert p[:20] == pytest.approx([stats.paired(one, np.zeros(n)).p for one in d[:20]])
+    assert np.mean(p < stats.ALPHA) <= scipy_stats.binom.ppf(0.999, len(p), level) / len(p)
 
 
 def test_no_row_is_best_where_none_is_whole(done, tmp_path):

@@ -8,6 +8,7 @@ import numpy as np
 from cellseg_jax.report import front_chart
 from cellseg_jax.report.row_charts import MARKERS
 from cellseg_jax.studies import pareto, stats
+from cellseg_jax.studies.equivalence import Posterior, Within
 from cellseg_jax.studies.output.next_step import next_step
 from cellseg_jax.studies.table import collect
 
@@ -66,6 +67,21 @@ def test_a_row_that_is_the_baseline_over_again_takes_no_more_images(table):
     text = next_step(found, row)
     assert text.startswith("equal in all 5 repeats to the last digit: choose the cheaper")
     assert "more images" not in text
+
+
+def test_a_cheaper_row_that_is_no_worse_is_chosen(table):
+    """That is what a margin is stated for; a dearer one gets the repeats that would decide it."""
+    base = row_of(table, "unet_adam").values["dice_mean"]
+    level = base + np.array([0.004, -0.003, 0.002, 0.005, -0.001])
+    found, row = with_values(table, "unet_sgd", level)
+    within = Within(0.01, 0.01, 0.3, Posterior(0, 0.9, 0.1), "no worse")
+    minutes = row_of(table, "unet_adam").mean["train_seconds"]
+    for word, factor in (("better", 0.5), ("worse", 2.0)):
+        said = next_step(found, row._replace(
+            within={"dice_mean": within}, verdicts=row.verdicts | {"train_seconds": word},
+            mean=row.mean | {"train_seconds": factor * minutes}))
+        assert said.startswith("no worse than by 0.01: choose it, the cheaper (minutes: ") == (
+            word == "better"), said
 
 
 def test_rows_that_lack_repeats_are_mended_first(runs, tmp_path):

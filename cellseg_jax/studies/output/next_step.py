@@ -7,6 +7,7 @@ from cellseg_jax.studies import equivalence, stats
 from cellseg_jax.studies.comparable import ORIGINAL
 from cellseg_jax.studies.confounders import not_named
 from cellseg_jax.studies.course import LOSS_METRICS
+from cellseg_jax.studies.gaps import own_gaps
 from cellseg_jax.studies.output.sentences import plural
 
 MANY = 100  # repeats beyond which nobody waits for a verdict
@@ -19,7 +20,8 @@ def next_step(table, row) -> str:
     """One line about a table.Row in the headline metric; "" for a baseline that lacks nothing."""
     metric = table.study.metrics[0]
     base = next(one for one in table.rows if one.name == table.study.baseline)
-    lacking = _lacking(row, metric) or (row is not base and _lacking(base, metric))
+    mine, other = own_gaps((row, base), metric) if row is not base else (row.gaps[metric], None)
+    lacking = _lacking(row, mine, metric) or (row is not base and _lacking(base, other, metric))
     if lacking or row is base:
         return lacking or ""
     other_keys = not_named(row.differs)
@@ -37,8 +39,7 @@ def not_compared(metric) -> str:
     return f"not compared: its {metric} is of other pixels or classes{other}"
 
 
-def _lacking(row, metric) -> str:
-    gaps = row.gaps[metric]
+def _lacking(row, gaps, metric) -> str:
     if gaps.diverged:
         steps = [run.step for run, bad in zip(row.runs, row.diverged, strict=True) if bad]
         return (f"{row.name}: {gaps.diverged} of {gaps.repeats} runs diverged, the first after "
@@ -65,6 +66,9 @@ def _of_whole_row(table, row, base, metric) -> str:
     shown = row.within.get(metric)
     if shown and shown.word == "equal":
         return f"equal within {shown.margin:g}: choose the cheaper{_cheaper(row, base)}"
+    cost = _cost(row, base)
+    if shown and shown.word == "no worse" and cost and cost[0] == row.name:
+        return f"no worse than by {shown.margin:g}: choose it, the cheaper ({cost[1]}: {cost[2]})"
     return _undecided(table, row, base, metric)
 
 

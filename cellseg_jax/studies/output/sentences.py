@@ -69,8 +69,9 @@ def _gap_rule(table, metric) -> list[str]:
     if not any(row.gaps[metric] for row in table.rows if not _nothing(row, metric)):
         return []
     ranks = any(row.by_rank for row in table.rows)
-    return ["A row of which a repeat diverged (its loss or gradient became non-finite) or is "
-            "missing or undefined cannot be better nor best: the others may be the lucky ones."
+    return ["A row of which a repeat diverged (its loss or gradient became non-finite), is "
+            "missing, or is undefined where another row has a score, cannot be better nor best: "
+            "the others may be the lucky ones."
             + " By rank: a rank-sum test of all repeats in which those that diverged come last, "
               "with Holm's correction; beside the verdict, not part of it." * ranks]
 
@@ -115,7 +116,8 @@ def _noise(table, metric) -> list[str]:
     low, high = noise.interval
     return [f"Noise floor: runs of one config that differ in the {varied} alone have an sd of "
             f"{noise.sd:.4f} (95 % interval {low:.4f} to {high:.4f}, {noise.n} runs), so that two "
-            f"single runs{where} differ by up to {_chance(metric, noise.sd):.3f} by chance."]
+            f"single runs{where} differ by up to {_chance(metric, noise.sd):.3f} by chance, 19 "
+            "times in 20."]
 
 
 def _chance(metric, sd) -> float:
