@@ -52,11 +52,12 @@ def test_cells_that_a_target_gives_back(root, target, back, kinds):
 def test_cells_that_resizing_removes_are_an_error(root):
     config = config_of(root, size=(32, 32), target="distance")
     found = survival_of(config)
-    assert found == Survival(10, 40, 30, 30, (0, 0, 0, 0))
+    assert found == Survival(10, 40, 30, 30, (0, 0, 0, 0), (64, 64))
     report = data_check.check(config)
     assert report.count("error") == 1
     assert ("config.data.size: resizing to 32x32 leaves no pixel of 10 of 40 cells of 10 images; "
-            "set it larger, or config.data.fit=random_crop") in str(report.lines[0])
+            "set it to 64x64, which keeps all, or config.data.fit=random_crop"
+            ) in str(report.lines[0])
 
 
 def test_windows_have_no_cells_to_lose(root):
