@@ -17,6 +17,7 @@ from cellseg_jax.runs.resources import RESOURCES
 from cellseg_jax.studies import pareto, stats
 from cellseg_jax.studies.output import render
 from cellseg_jax.studies.output.abstract import abstract
+from cellseg_jax.studies.output.methods import methods
 from cellseg_jax.studies.output.summary import summary_sentence
 from cellseg_jax.studies.table import _best, collect
 
@@ -389,6 +390,7 @@ def test_what_does_not_compare_wins_nothing(tmp_path):
     assert "2 settings are not compared, since the score is of another loss, other pixels" in text
     assert "better than each other setting that is compared" in text
     assert "2 rows are not compared" in summary_sentence(table)
+    assert "Not compared in dice_mean, which is of other pixels, classes" in methods(table)
     text = render.markdown(table)
     assert "| half | 0.89" in text and text.count("| - | not compared |") == 2
     assert "not compared: scores of other pixels or classes" in text

@@ -106,6 +106,11 @@ def _tests(table) -> str:
     missing = sum(sum(row.gaps[metric][2:]) for row in table.rows)
     if diverged or missing:
         text += f" {plural(diverged, 'run')} diverged, and {plural(missing, 'run')} had no score."
+    apart = [row.name for row in table.rows
+             if not is_baseline(table, row) and row.compared[metric] is None]
+    if apart:
+        text += (f" Not compared in {metric}, which is of other pixels, classes or another loss "
+                 f"there: {', '.join(apart)}.")
     if any(row.by_rank for row in table.rows):
         text += (" Beside it, all repeats were compared by a rank-sum test with those that "
                  "diverged last.")
