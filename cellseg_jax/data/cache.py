@@ -245,12 +245,14 @@ def _label_dtype(label):
 
 def _anchors(label) -> np.ndarray:
     """(ANCHORS, 2) int32: evenly chosen foreground pixels (y, x), or -1 where there are none."""
-    ends = np.cumsum(np.count_nonzero(label > 0, 1))  # places of all would be 8 bytes of each
+    counts = np.count_nonzero(label > 0, 1)
+    ends = np.cumsum(counts)  # of rows: places of all foreground pixels would be 8 bytes of each
     if not ends[-1]:
         return np.full((ANCHORS, 2), -1, np.int32)
     chosen = ((np.arange(ANCHORS) + 0.5) * ends[-1] / ANCHORS).astype(np.int64)
     rows = np.searchsorted(ends, chosen, "right")
-    columns = [np.flatnonzero(label[y] > 0)[n - ends[y]] for y, n in zip(rows, chosen, strict=True)]
+    before = chosen - (ends - counts)[rows]  # foreground pixels of the row before the chosen one
+    columns = (np.cumsum(label[rows] > 0, 1, dtype=np.int32) > before[:, None]).argmax(1)
     return np.stack([rows, columns], -1).astype(np.int32)
 
 

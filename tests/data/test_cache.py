@@ -322,3 +322,14 @@ def test_labels_keep_what_is_not_annotated(tmp_path):
     assert label.original_label(5)[0, 0] == -1 and label.original_label(0).min() == 0
     assert cache._label_dtype(np.array([-1, 32767])) == np.int16
     assert cache._label_dtype(np.array([-1, 32768])) == np.int32
+
+
+@pytest.mark.parametrize("share", [0, 1e-4, 0.02, 1])
+def test_anchors_are_evenly_chosen_among_all_foreground_pixels(share):
+    label = (np.random.default_rng(1).random((70, 130)) < share).astype(np.int16)
+    label[0, 5] = -1  # not annotated
+    inside = np.flatnonzero(label > 0)  # obvious, and 8 bytes for each
+    places = ((np.arange(cache.ANCHORS) + 0.5) * len(inside) / cache.ANCHORS).astype(np.int64)
+    expected = (np.stack(np.divmod(inside[places], 130), -1) if len(inside) else
+                np.full((cache.ANCHORS, 2), -1))
+    np.testing.assert_array_equal(cache._anchors(label), expected)
