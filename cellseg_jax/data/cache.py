@@ -278,7 +278,7 @@ def _write(folder, records, decode, fingerprint, grid, progress) -> None:
     if errors:
         names = [name for name, _ in errors[1:]]
         least = "at least " if done < len(records) else ""
-        more = f"; and {least}{len(names)} more bad images: {', '.join(names)}" if names else ""
+        more = f"; and {least}{len(names)} more bad: {', '.join(names)}" if names else ""
         raise InputError(f"{errors[0][1]}{more}") from errors[0][1]
     for file in files.values():
         file.close()

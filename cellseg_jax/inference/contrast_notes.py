@@ -37,10 +37,10 @@ class ContrastNotes:
         found = contrast(_pixels(with_channels(image, self.config)), self.config.percentiles,
                          each=bool(self.config.channel_index))
         if found.width < FAINT * self.known.width:
-            self.faint.append(f"{image.name} {found.width:.4g}")
+            self.faint.append(f"{image.name}: {found.width:.4g}")
         elif (self.config.normalize.startswith("minmax")
               and found.stretch > STRETCHED * self.known.stretch):
-            self.stretched.append(f"{image.name} {found.stretch:.3g} times")
+            self.stretched.append(f"{image.name}: {found.stretch:.3g} times")
 
     def lines(self) -> Iterator[str]:
         """A line of each kind that there is."""

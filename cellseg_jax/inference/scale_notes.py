@@ -42,14 +42,14 @@ class ScaleNotes:
         own = believed(image.pixel_size)
         if own and factor is not None and self.scale.pixel_size and not self.scale.asked(
                 self.options) and _differ(own / (factor or 1.0), self.scale.pixel_size):
-            self.finer.append(f"{image.name} {own / (factor or 1.0):.3g}")
+            self.finer.append(f"{image.name}: {own / (factor or 1.0):.3g}")
         if not self.compares or factor is None:  # brought to the right scale by its own cells
             return
         diameters = cell_diameters(label) * (factor or 1.0)
         if len(diameters) >= ENOUGH:
             median = float(np.median(diameters))
             if _differ(median, self.scale.diameter):
-                self.others.append(f"{image.name} {median:.1f}")
+                self.others.append(f"{image.name}: {median:.1f}")
 
     def lines(self) -> Iterator[str]:
         """A line of each kind that there is."""

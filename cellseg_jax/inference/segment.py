@@ -217,7 +217,7 @@ def read_options(runs: Runs, channels: str) -> ReadOptions:
 def _log_file_notes(found: dict) -> None:
     """A line for each thing that a user should know of some files."""
     for note, names in found.items():
-        terminal.log(f"{len(names)} images: {some(names)}: {note}")
+        terminal.log(f"{some(names)}: {note}")
 
 
 def _each(runs, work, waiting, notes, opened) -> Iterator[tuple[int, int]]:

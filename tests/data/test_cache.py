@@ -194,7 +194,7 @@ def test_open_cache_names_all_bad_files(root, tmp_path):
     for name in ("s1", "s4"):
         path = root / f"images/{name}.tif"
         path.write_bytes(path.read_bytes()[:500])
-    said = "s1.tif: .*truncated.*; and 1 more bad images: s4$"
+    said = "s1.tif: .*truncated.*; and 1 more bad: s4$"
     with pytest.raises(InputError, match=said) as caught:
         open_(root, tmp_path / "cache")
     assert "\n" not in str(caught.value)
@@ -224,7 +224,7 @@ def test_open_cache_says_when_it_stopped_counting(root, tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "MAX_ERRORS", 2)
     for name in ("s1", "s4", "s5"):
         (root / f"images/{name}.tif").write_text("no image")
-    with pytest.raises(InputError, match="; and at least 1 more bad images: s4$"):
+    with pytest.raises(InputError, match="; and at least 1 more bad: s4$"):
         open_(root, tmp_path / "cache")
 
 

@@ -43,9 +43,9 @@ def hot(value=65000):
 
 @pytest.mark.parametrize("image, name, words", [
     (cells(1), "minmax", []), (cells(1, 0.5), "minmax", []), (cells(1, 3), "minmax", []),
-    (cells(1, 0.1), "minmax", [r"1 of 1 .* less contrast .* by 1\d{3} at .*: a 1\d\d\S*\. An"]),
+    (cells(1, 0.1), "minmax", [r"1 of 1 .* less contrast .* by 1\d{3} at .*: a: 1\d\d\S*\. An"]),
     (cells(1, 0.1), "percentile", ["less contrast"]),
-    (hot(), "minmax", [r"a few pixels that widen .* in training by 1 times .*: a 4\d\.\d times"]),
+    (hot(), "minmax", [r"a few pixels that widen .* in training by 1 times .*: a: 4\d\.\d times"]),
     (hot(), "percentile", []), (hot(2500), "minmax", []),
     (cells(1, 0.1).astype(np.uint8), "minmax", [])])  # of another type: nothing is known of it
 def test_images_unlike_those_of_the_training_are_noted(image, name, words):

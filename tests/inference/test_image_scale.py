@@ -179,18 +179,18 @@ def test_cells_of_another_size_and_missing_pixel_sizes_are_noted_once(predictor)
         label[20 * y : 20 * y + 16, 20 * x : 20 * x + 16] = n  # diameter 18.05
     image = as_image(label[..., None].astype(np.uint8))
     for keys, options, words in [
-            ({}, {}, ["2 of 2 images have cells of another size.* 12.0 pixels .*: a 18.1, a 18.1"]),
+            ({}, {}, ["2 of 2 images have cells of another size.* 12.0 pixels .*: a: 18.1, a: 18"]),
             ({}, {"scale": 0.5}, []),  # 9.03 is within 1.5 times
-            ({}, {"scale": 0.4}, ["a 7.2"]),
-            ({"fit": "resize"}, {}, ["a 19.3"]),
+            ({}, {"scale": 0.4}, ["a: 7.2"]),
+            ({"fit": "resize"}, {}, ["a: 19.3"]),
             ({"diameter": 12.0}, {}, []),  # it found the scale itself
             ({"pixel_size": 0.5}, {}, ["cells of another size",
                                        "2 of 2 images have no pixel size.*trained at 0.5 um"]),
             ({"pixel_size": 0.5}, {"pixel_size": 0.25}, []),
-            ({"um": 0.9}, {}, ["cells of another", "pixels of another.* 0.4 um .*: a 0.9, a 0.9"]),
+            ({"um": 0.9}, {}, ["cells of another", "pixels of another.* 0.4 um .*: a: 0.9, a: 0"]),
             ({"um": 0.5}, {}, ["cells of another size than the training"]),
             ({"um": 0.9}, {"scale": 0.5}, []),
-            ({"um": 0.9, "pixel_size": 0.5, "diameter": 0.0}, {}, ["cells of .* a 32.5, a 32.5"])]:
+            ({"um": 0.9, "pixel_size": 0.5, "diameter": 0.0}, {}, ["cells of .* a: 32.5, a: 3"])]:
         um = keys.pop("um", None)
         shown = image._replace(pixel_size=um and (um, um))
         notes = ScaleNotes(predictor(**keys), PredictOptions(**options))
