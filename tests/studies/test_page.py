@@ -74,9 +74,10 @@ def test_page_holds_the_answer_its_noise_and_what_is_missing(damaged, tmp_path):
 
 def test_summary_counts_rows_by_their_verdict(damaged):
     text = summary_sentence(damaged)
-    assert text.startswith("In dice_mean, 2 of 2 rows differ from the baseline unet_adam: 2 worse "
-                           "(unet_no_augment, otsu). 2 rows cannot be better while repeats are "
-                           "missing or have no score (unet_sgd, unet_wide). Runs of one config")
+    assert text.startswith("In dice_mean, 2 of 2 rows are shown to differ from the baseline "
+                           "unet_adam: 2 worse (unet_no_augment, otsu). 2 rows cannot "
+                           "be better while repeats are missing or have no score "
+                           "(unet_sgd, unet_wide). Runs of one config")
     assert (f"To find a difference of 0.01 in dice_mean in 8 of 10 such studies, "
             f"{damaged.needed[0.01]} repeats of each row are needed; there are 5.") in text
     assert "Of 4 published claims: 1 contradicted, 3 undecided." in text

@@ -63,7 +63,7 @@ def summary_sentence(table) -> str:
 
 
 def _verdicts(table, metric, compared) -> list[str]:
-    """How many of the rows that have a verdict differ from the baseline, and which."""
+    """How many of the rows with a verdict are shown to differ from the baseline, and which."""
     by_word = {w: [r.name for r in compared if r.verdicts[metric] == w] for w in stats.VERDICTS}
     few, lost, waiting = (by_word.pop(word) for word in (
         "too few repeats", "diverged", "incomplete"))
@@ -83,7 +83,7 @@ def _verdicts(table, metric, compared) -> list[str]:
     which = ", ".join(f"{len(by_word[word])} {word} ({listed_names(by_word[word])})"
                       for word in ("better", "worse") if by_word[word])
     sentences = [f"In {metric}, {differ or 'none'} of {count(judged, 'row')} "
-                 f"{'differs' if 1 in (differ, judged) else 'differ'} from the baseline "
+                 f"{'is' if differ < 2 else 'are'} shown to differ from the baseline "
                  f"{table.study.baseline}{': ' if which else ''}{which}."]
     for n, text in ((len(by_word["not distinguishable"]), "not distinguishable from it"),
                     (len(few), "without a verdict: too few repeats")):
