@@ -10,6 +10,7 @@ import tifffile
 import yaml
 
 from cellseg_jax.config import derived
+from cellseg_jax.data.colours import has_alpha
 from cellseg_jax.data.records import some
 from cellseg_jax.files import read_json
 from cellseg_jax.normalize import image_ranges, normalize, range_of
@@ -94,7 +95,7 @@ def preprocessing(config, dtype) -> list[dict] | None:
     """
     range_ = range_of(config.data.normalize, config.data.percentiles)
     each = bool(config.data.channel_index)
-    apart = config.data.channels == "rgba" and range_.alpha_apart and not each
+    apart = has_alpha(config.data.channels, config.data.channel_index) and range_.alpha_apart
     if range_.percentiles is None:  # the same factor and summand for every image of the dtype
         low, high = range_.bounds([], dtype)
         if apart and low != 0:  # alpha begins at 0

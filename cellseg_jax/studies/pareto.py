@@ -32,8 +32,7 @@ def points(table, metric: str, cost: str) -> list[Point]:
     rows = [row for row in table.rows
             if (row.compared[metric] or row.name == table.study.baseline)
             and math.isfinite(row.mean[metric]) and math.isfinite(row.mean[cost])]
-    gaps = own_gaps(rows, metric) if rows else []
-    whole = [row for row, gap in zip(rows, gaps, strict=True) if not gap]
+    whole = [row for row, gap in zip(rows, own_gaps(rows, metric), strict=True) if not gap]
     ratio = table.test_train_ratio
     return [Point(row.name, row.mean[cost], row.mean[metric], row.sd[metric],
                   _kind(row, whole, metric, cost, ratio)) for row in rows]
