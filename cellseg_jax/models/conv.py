@@ -110,11 +110,8 @@ def _onednn_forward(image, kernel, *, shape, stride, dilation, pads):
 
 def _onednn_gradients(image, kernel, cotangent, stride, dilation, pads):
     if dilation == 1:
-        if _is_few_pixels(image, cotangent, stride):
-            gradient = _kernel_gradient(image, kernel, cotangent, stride, dilation, pads)
-        else:
-            gradient = onednn.kernel_gradient(image, cotangent, kernel.shape, stride, pads)
-        return onednn.image_gradient(cotangent, kernel, image.shape, stride, pads), gradient
+        return (onednn.image_gradient(cotangent, kernel, image.shape, stride, pads),
+                onednn.kernel_gradient(image, cotangent, kernel.shape, stride, pads))
     pads, other = _strided_pads(image.shape, kernel.shape, dilation, pads), _flipped(kernel)
     gradient = onednn.kernel_gradient(cotangent, image, other.shape, dilation, pads)
     return (onednn.forward(cotangent, other, image.shape, dilation, pads), _flipped(gradient))
@@ -145,11 +142,6 @@ def _image_gradient(image, kernel, cotangent, stride, dilation, pads):
     ]
     pads = tuple(zip(low, high, strict=True))
     return plain_convolution(cotangent, _flipped(kernel), dilation, stride, pads)
-
-
-def _is_few_pixels(image, cotangent, stride):
-    channels, pixels = min(image.shape[-1], cotangent.shape[-1]), math.prod(cotangent.shape[:-1])
-    return stride == 1 and channels >= 128 and pixels <= FEW_PIXELS
 
 
 def _kernel_gradient(image, kernel, cotangent, stride, dilation, pads):
@@ -185,9 +177,10 @@ def _correlate(image, cotangent, size, stride, pads):
     """
     channels, features = image.shape[-1], cotangent.shape[-1]
     patches = cotangent.size // features * channels * math.prod(size) * image.dtype.itemsize
-    gather = _is_few_pixels(image, cotangent, stride) or stride > 1 and (
+    many = stride == 1 and min(channels, features) >= 128
+    gather = many and math.prod(cotangent.shape[:-1]) <= FEW_PIXELS or stride > 1 and (
         max(size) <= stride or (channels >= 16 and patches <= CACHE_BYTES))
-    per_tap = stride == 1 and (max(size) == 1 or min(channels, features) >= 128)
+    per_tap = many or stride == 1 and max(size) == 1
     if not gather and not per_tap:
         # The barriers keep XLA from folding the transposes back into the slow order.
         swapped = lax.optimization_barrier(image.transpose(3, 1, 2, 0))

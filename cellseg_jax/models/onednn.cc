@@ -18,6 +18,7 @@
 #include <omp.h>
 #endif
 
+#include "winograd.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace ffi = xla::ffi;
@@ -73,15 +74,40 @@ static int Threads() {
 #endif
 }
 
+static int Thread() {
+#ifdef _OPENMP
+  return omp_get_thread_num();
+#else
+  return 0;
+#endif
+}
+
+// Into how many parts the columns of some products are cut, so that there is work for all threads.
+static int64_t Parts(int64_t products, int64_t columns) {
+  int64_t parts = 1;
+  while (products * parts < 4 * Threads() && columns / parts >= 64) parts *= 2;
+  return parts;
+}
+
 static Handle Engine() {
   static Handle engine = [] { Handle e; CHECK_STATUS(dnnl_engine_create(&e, kCpu, 0)); return e; }();
   return engine;
 }
 
-// Whether products give the gradient of a kernel sooner than the primitive, which for AVX2 computes a fourth to a half of
-// what the processor can. Zeros around small images, and short sums, cost the products more.
-static bool FasterByProducts(const std::string& primitive, const Dims& k, const Dims& y) {
-  return primitive == "jit:avx2" && k[0] * k[1] > 1 && std::min(k[2], k[3]) >= 16 && std::min(y[1], y[2]) >= 24;
+enum Way { kPrimitive, kProducts, kWinograd };
+
+// The fastest way to compute a convolution, as measured on a processor with AVX2, where primitives compute gradients of
+// kernels at a fourth to a half of what it can. Few channels, few pixels, and zeros around small images cost the others
+// more.
+static Way Fastest(Kind kind, const std::string& primitive, int64_t stride, const Dims& k, const Dims& y) {
+  int64_t channels = std::min(k[2], k[3]), pixels = y[0] * y[1] * y[2];
+  const std::string avx2 = ":avx2";
+  if (stride > 1 || primitive.size() < avx2.size() || primitive.substr(primitive.size() - avx2.size()) != avx2)
+    return kPrimitive;
+  if (k[0] == 3 && k[1] == 3)
+    return (kind == kKernelGradient ? channels >= 8 : channels >= 24 && pixels >= 256) ? kWinograd : kPrimitive;
+  bool large = k[0] * k[1] > 1 && channels >= 16 && std::min(y[1], y[2]) >= 24;
+  return kind == kKernelGradient && large ? kProducts : kPrimitive;
 }
 
 // One convolution of these shapes, which lives as long as the process. (N, C, H, W) and (K, C, h, w) are the orders
@@ -91,7 +117,7 @@ struct Convolution {
   Handle image, kernel, output, packed, scratchpad;  // descriptions; `packed` is oneDNN's layout of the kernel
   Handle primitive, reorder;
   Dims pads, x, k, y;  // of XLA's order
-  bool by_products = false;  // KernelGradient of them instead of the primitive
+  Way way;
 
   Convolution(Kind kind, int64_t stride, const Dims& pads, const Dims& x, const Dims& k, const Dims& y)
       : kind(kind), pads(pads), x(x), k(k), y(y) {
@@ -118,7 +144,7 @@ struct Convolution {
     bool out = kind == kKernelGradient;  // the kernel is what is computed
     const char* name;
     CHECK_STATUS(dnnl_primitive_desc_query(desc, kQueryName, 0, &name));
-    by_products = out && stride == 1 && FasterByProducts(name, k, y);
+    way = Fastest(kind, name, stride, k, y);
     packed = dnnl_primitive_desc_query_md(desc, out ? kQueryWeightsGradient : kQueryWeights, 0);
     scratchpad = dnnl_primitive_desc_query_md(desc, kQueryScratchpad, 0);
     CHECK_STATUS(dnnl_primitive_create(&primitive, desc));
@@ -177,8 +203,7 @@ static void KernelGradient(const Convolution& op, const float* image, const floa
   auto* x = static_cast<float*>(image_space.AtLeast((height * width + kw - 1) * c * sizeof(float)));
   auto* y = static_cast<float*>(output_space.AtLeast(pixels * f * sizeof(float)));
   std::fill_n(x + height * width * c, (kw - 1) * c, 0.f);
-  int64_t parts = 1;  // of the outputs, so that there is work for all threads
-  while (kh * kw * parts < 4 * Threads() && f / parts >= 64) parts *= 2;
+  int64_t parts = Parts(kh * kw, f);
   int failed = 0;
   #pragma omp parallel reduction(|: failed)
   for (int64_t i = 0; i < n; i++) {
@@ -204,10 +229,7 @@ static void KernelGradient(const Convolution& op, const float* image, const floa
   CHECK_STATUS(failed);
 }
 
-static void Execute(Convolution& op, const void* image, const void* kernel, const void* output) {
-  if (op.by_products)
-    return KernelGradient(op, static_cast<const float*>(image), static_cast<const float*>(output),
-                          static_cast<float*>(const_cast<void*>(kernel)));
+static void Primitive(Convolution& op, const float* image, const float* kernel, const float* output) {
   static Workspace packed_space, scratch_space;
   static Handle stream = [] { Handle s; CHECK_STATUS(dnnl_stream_create(&s, Engine(), 1)); return s; }();
   Memory x(op.image, image), k(op.kernel, kernel), y(op.output, output);
@@ -226,6 +248,93 @@ static void Execute(Convolution& op, const void* image, const void* kernel, cons
   CHECK_STATUS(dnnl_stream_wait(stream));
 }
 
+// The images of a convolution by Winograd's tiles: what is transformed, and what comes of it.
+static std::array<winograd::Image, 2> Tiled(const Convolution& op) {
+  auto& from = op.kind == kImageGradient ? op.y : op.x;
+  auto& to = op.kind == kImageGradient ? op.x : op.y;
+  int64_t rows = (to[1] + 1) / 2, columns = (to[2] + 1) / 2, top = op.pads[0], left = op.pads[1];
+  if (op.kind == kImageGradient) top = 2 - top, left = 2 - left;
+  return {winograd::Image{from[0], from[1], from[2], from[3], rows, columns, top, left},
+          winograd::Image{to[0], to[1], to[2], to[3], rows, columns}};
+}
+
+// Threads share the products of a block of tiles.
+static void WinogradKernelGradient(const Convolution& op, const float* image, const float* output, float* kernel) {
+  static Workspace space;
+  auto [x, y] = Tiled(op);
+  int64_t block = std::min(4 * winograd::kMostTiles, x.tiles()), size = x.channels * y.channels;
+  int64_t x_stride = block * x.channels + winograd::kApart, y_stride = block * y.channels + winograd::kApart;
+  int64_t stride = size + winograd::kApart, parts = Parts(winograd::kProducts, y.channels);
+  auto* products = static_cast<float*>(space.AtLeast(
+      (winograd::kProducts * (stride + x_stride + y_stride) + std::max(x.channels, y.channels)) * sizeof(float)));
+  float *v = products + winograd::kProducts * stride, *u = v + winograd::kProducts * x_stride;
+  float* zeros = u + winograd::kProducts * y_stride;
+  std::fill_n(zeros, std::max(x.channels, y.channels), 0.f);
+  int failed = 0;
+  #pragma omp parallel reduction(|: failed)
+  {
+    for (int64_t first = 0; first < x.tiles(); first += block) {
+      int64_t last = std::min(first + block, x.tiles());
+      #pragma omp for
+      for (int64_t from = first; from < last; from += 8) {
+        int64_t to = std::min(from + 8, last);
+        winograd::OfInputs(x, image, from, to, zeros, v + (from - first) * x.channels, x_stride);
+        winograd::OfOutputs(y, output, from, to, zeros, u + (from - first) * y.channels, y_stride);
+      }
+      #pragma omp for
+      for (int64_t task = 0; task < winograd::kProducts * parts; task++) {
+        int64_t p = task / parts, from = task % parts * y.channels / parts, to = (task % parts + 1) * y.channels / parts;
+        failed |= dnnl_sgemm('T', 'N', x.channels, to - from, last - first, 1, v + p * x_stride, x.channels,
+                             u + p * y_stride + from, y.channels, first ? 1 : 0, products + p * stride + from, y.channels);
+      }
+    }
+    #pragma omp for
+    for (int64_t row = 0; row < x.channels; row++)
+      winograd::ToKernel(products, stride, size, row * y.channels, (row + 1) * y.channels, kernel);
+  }
+  CHECK_STATUS(failed);
+}
+
+// Each thread computes blocks of tiles. The gradient of an image is a convolution with the turned kernel.
+static void WinogradImage(const Convolution& op, const float* image, const float* kernel, float* output) {
+  static Workspace space;
+  bool turned = op.kind == kImageGradient;
+  auto [x, y] = Tiled(op);
+  int64_t rows = op.k[2], columns = op.k[3], size = rows * columns;
+  int64_t block = std::min(winograd::kMostTiles, (x.tiles() + Threads() - 1) / Threads());
+  int64_t x_stride = block * x.channels + winograd::kApart, y_stride = block * y.channels + winograd::kApart;
+  int64_t stride = size + winograd::kApart, widest = std::max(rows, columns);
+  int64_t own = winograd::kProducts * (x_stride + y_stride) + 2 * widest;  // of a thread
+  auto* products = static_cast<float*>(space.AtLeast((winograd::kProducts * stride + Threads() * own) * sizeof(float)));
+  int failed = 0;
+  #pragma omp parallel reduction(|: failed)
+  {
+    float *v = products + winograd::kProducts * stride + Thread() * own, *m = v + winograd::kProducts * x_stride;
+    float *zeros = m + winograd::kProducts * y_stride, *outside = zeros + widest;
+    std::fill_n(zeros, widest, 0.f);
+    #pragma omp for
+    for (int64_t row = 0; row < rows; row++)
+      winograd::OfKernel(kernel, size, turned, row * columns, (row + 1) * columns, products, stride);
+    #pragma omp for schedule(dynamic)
+    for (int64_t first = 0; first < x.tiles(); first += block) {
+      int64_t last = std::min(first + block, x.tiles());
+      winograd::OfInputs(x, image, first, last, zeros, v, x_stride);
+      for (int64_t p = 0; p < winograd::kProducts; p++)
+        failed |= dnnl_sgemm('N', turned ? 'T' : 'N', last - first, y.channels, x.channels, 1, v + p * x_stride, x.channels,
+                             products + p * stride, columns, 0, m + p * y_stride, y.channels);
+      winograd::ToOutputs(y, m, y_stride, first, last, outside, output);
+    }
+  }
+  CHECK_STATUS(failed);
+}
+
+static void Execute(Convolution& op, void* image, void* kernel, void* output) {
+  auto *x = static_cast<float*>(image), *k = static_cast<float*>(kernel), *y = static_cast<float*>(output);
+  if (op.way == kPrimitive) return Primitive(op, x, k, y);
+  if (op.way == kProducts) return KernelGradient(op, x, y, k);
+  if (op.kind == kKernelGradient) return WinogradKernelGradient(op, x, y, k);
+  op.kind == kForward ? WinogradImage(op, x, k, y) : WinogradImage(op, y, k, x);
+}
 // The numbers of one member of an array with leading axes of members, of which some have size 1 and are shared.
 struct Members {
   Dims leading, shape;

@@ -30,7 +30,7 @@ from cellseg_jax import files
 
 PACKAGE = "onednn-cpu-gomp"
 SWITCH = "CELLSEG_ONEDNN"  # an environment variable; "off" leaves XLA's convolutions
-SOURCE = pathlib.Path(__file__).with_suffix(".cc")
+SOURCES = tuple(pathlib.Path(__file__).with_name(name) for name in ("onednn.cc", "winograd.h"))
 TARGET = "cellseg_onednn"
 FORWARD, IMAGE_GRADIENT, KERNEL_GRADIENT = range(3)  # of onednn.cc
 Pads = tuple[tuple[int, int], tuple[int, int]]
@@ -153,13 +153,13 @@ def _library() -> pathlib.Path:
 def _built(library: pathlib.Path) -> pathlib.Path:
     """onednn.cc as a shared library, compiled where it was not before."""
     headers = jax.ffi.include_dir()
-    made_of = [SOURCE.read_text(), jaxlib.__version__, str(library), headers]
+    made_of = [*(path.read_text() for path in SOURCES), jaxlib.__version__, str(library), headers]
     key = hashlib.blake2b("\n".join(made_of).encode(), digest_size=12).hexdigest()
     path = files.user_cache() / f"onednn-{key}.so"
     if path.exists():
         return path
     command = [os.environ.get("CXX", "c++"), "-std=c++17", "-O2", "-w", "-shared", "-fPIC",
-               f"-I{headers}", str(SOURCE), str(library), f"-Wl,-rpath,{library.parent}"]
+               f"-I{headers}", str(SOURCES[0]), str(library), f"-Wl,-rpath,{library.parent}"]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with files.atomic_file(path) as part:
@@ -170,9 +170,9 @@ def _built(library: pathlib.Path) -> pathlib.Path:
                     break
             else:
                 why = [line for line in done.stderr.splitlines() if "error" in line] or [""]
-                raise Unavailable(f"{SOURCE.name} does not compile: {why[0][:200]}")
+                raise Unavailable(f"{SOURCES[0].name} does not compile: {why[0][:200]}")
     except OSError as error:
-        raise Unavailable(f"{command[0]} cannot build {SOURCE.name}: {error}") from None
+        raise Unavailable(f"{command[0]} cannot build {SOURCES[0].name}: {error}") from None
     return path
 
 

@@ -67,7 +67,7 @@ NUMBERS = ("augment", "classical", "config", "crops", "data", "inference", "inte
 
 def number_sources(package=PACKAGE) -> list[pathlib.Path]:
     """The modules that decide a number: those of the rooms NUMBERS, without their pages."""
-    sources = sorted([*package.rglob("*.py"), *package.rglob("*.cc")])
+    sources = sorted(path for kind in ("py", "cc", "h") for path in package.rglob(f"*.{kind}"))
     return [path for path in sources if path.name != "page.py"
             and path.relative_to(package).parts[0].removesuffix(".py") in NUMBERS]
 
