@@ -17,7 +17,7 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Shaped
 
 from cellseg_jax.errors import pick
-from cellseg_jax.models import onednn
+from cellseg_jax.models import onednn, winograd
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")  # the only order that XLA compiles to fast code on a CPU
 CACHE_BYTES = 2**24  # gathered patches beyond this cost more memory traffic than they save
@@ -172,16 +172,18 @@ def _correlate(image, cotangent, size, stride, pads):
     """sum over n, i, j of image[n, i * stride + u, j * stride + v, c] cotangent[n, i, j, k].
 
     Returns: (*size, C, K), for u, v below `size`. Three forms, each the fastest in its place:
-    one matrix product over gathered patches where they stay small, one product per tap for many
+    one matrix product over gathered patches where they stay small, Winograd's tiles for many
     channels, else a convolution with the cotangent as kernel.
     """
     channels, features = image.shape[-1], cotangent.shape[-1]
     patches = cotangent.size // features * channels * math.prod(size) * image.dtype.itemsize
-    many = stride == 1 and min(channels, features) >= 128
-    gather = many and math.prod(cotangent.shape[:-1]) <= FEW_PIXELS or stride > 1 and (
-        max(size) <= stride or (channels >= 16 and patches <= CACHE_BYTES))
-    per_tap = many or stride == 1 and max(size) == 1
-    if not gather and not per_tap:
+    narrow, pixels = min(channels, features), math.prod(cotangent.shape[:-1])
+    gather = (max(size) <= stride or stride == 1 and narrow >= 128 and pixels <= FEW_PIXELS
+              or stride > 1 and channels >= 16 and patches <= CACHE_BYTES)
+    if not gather and size == (3, 3) and stride == 1 and narrow >= 48:
+        wide = (at_least_float32(x) for x in (image, cotangent))
+        return winograd.kernel_gradient(*wide, pads).astype(image.dtype)
+    if not gather:
         # The barriers keep XLA from folding the transposes back into the slow order.
         swapped = lax.optimization_barrier(image.transpose(3, 1, 2, 0))
         window = lax.optimization_barrier(cotangent.transpose(1, 2, 0, 3))
@@ -202,11 +204,8 @@ def _correlate(image, cotangent, size, stride, pads):
         for u in range(size[0])
         for v in range(size[1])
     ]
-    product = partial(jnp.einsum, "nhwc,nhwk->ck")
-    if gather:
-        gradient = product(lax.optimization_barrier(jnp.concatenate(taps, axis=-1)), cotangent)
-    else:
-        gradient = jnp.stack([product(tap, cotangent) for tap in taps])
+    gathered = lax.optimization_barrier(jnp.concatenate(taps, axis=-1))
+    gradient = jnp.einsum("nhwc,nhwk->ck", gathered, cotangent)
     return gradient.reshape(*size, channels, features)
 
 

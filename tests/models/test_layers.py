@@ -19,6 +19,7 @@ GEOMETRIES = {
     "1x1": ((5, 4), (1, 1, 4, 5), dict(stride=1, dilation=1, pads=((0, 0), (0, 0)))),
     "wide": ((12, 11), (3, 3, 128, 130), dict(stride=1, dilation=1, pads=((1, 1), (1, 1)))),
     "few pixels": ((6, 4), (3, 3, 128, 130), dict(stride=1, dilation=1, pads=((1, 1), (1, 1)))),
+    "tiles": ((70, 33), (3, 3, 48, 50), dict(stride=1, dilation=1, pads=((0, 3), (2, 1)))),
     "stride even": ((8, 10), (3, 3, 4, 5), dict(stride=2, dilation=1, pads=((1, 1), (1, 1)))),
     "stride odd": ((9, 7), (3, 3, 4, 5), dict(stride=2, dilation=1, pads=((1, 1), (1, 1)))),
     "stride 1x1": ((8, 7), (1, 1, 4, 5), dict(stride=2, dilation=1, pads=((0, 0), (0, 0)))),
@@ -58,7 +59,7 @@ def assert_close(got, want, atol=1e-10):
 
 
 @pytest.mark.parametrize(
-    "case", slow_but(("3x3", "stride odd", "up 2x2"), list(GEOMETRIES)))
+    "case", slow_but(("3x3", "tiles", "stride odd", "up 2x2"), list(GEOMETRIES)))
 def test_convolution_matches_lax_in_value_and_gradient(case):
     size, kernel_shape, geometry = GEOMETRIES[case]
     image, kernel = normal(0, 2, *size, kernel_shape[2]), normal(1, *kernel_shape)
@@ -66,7 +67,7 @@ def test_convolution_matches_lax_in_value_and_gradient(case):
     assert_close(got, loss_and_gradients(plain_convolution, geometry)(image, kernel))
 
 
-@pytest.mark.parametrize("case", slow_but(("3x3",), ["3x3", "stride odd", "up 3x3"]))
+@pytest.mark.parametrize("case", slow_but(("3x3",), ["3x3", "tiles", "stride odd", "up 3x3"]))
 def test_convolution_same_under_vmap_and_scan(case):
     size, kernel_shape, geometry = GEOMETRIES[case]
     images, kernels = normal(0, 3, 2, *size, kernel_shape[2]), normal(1, 3, *kernel_shape)
@@ -79,7 +80,7 @@ def test_convolution_same_under_vmap_and_scan(case):
     assert_close(scan(images, kernels), want)
 
 
-@pytest.mark.parametrize("case", slow_but(("3x3",), ["3x3", "stride even", "up 3x3"]))
+@pytest.mark.parametrize("case", slow_but(("3x3",), ["3x3", "tiles", "stride even", "up 3x3"]))
 def test_convolution_same_over_eight_devices(case):
     """Replicated kernel, image split over "data", loss summed inside: gradients need no psum."""
     size, kernel_shape, geometry = GEOMETRIES[case]
