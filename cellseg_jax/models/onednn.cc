@@ -260,9 +260,10 @@ static std::array<winograd::Image, 2> Tiled(const Convolution& op) {
 
 // Threads share the products of a block of tiles.
 static void WinogradKernelGradient(const Convolution& op, const float* image, const float* output, float* kernel) {
+  constexpr int64_t kTiles = 512;  // of a block
   static Workspace space;
   auto [x, y] = Tiled(op);
-  int64_t block = std::min(4 * winograd::kMostTiles, x.tiles()), size = x.channels * y.channels;
+  int64_t block = std::min(kTiles, x.tiles()), size = x.channels * y.channels;
   int64_t x_stride = block * x.channels + winograd::kApart, y_stride = block * y.channels + winograd::kApart;
   int64_t stride = size + winograd::kApart, parts = Parts(winograd::kProducts, y.channels);
   auto* products = static_cast<float*>(space.AtLeast(
@@ -297,17 +298,20 @@ static void WinogradKernelGradient(const Convolution& op, const float* image, co
 
 // Each thread computes blocks of tiles. The gradient of an image is a convolution with the turned kernel.
 static void WinogradImage(const Convolution& op, const float* image, const float* kernel, float* output) {
+  constexpr int64_t kFewTiles = 32, kManyTiles = 128, kNumbers = 1 << 16;  // of a block: of fewer, products are slow
   static Workspace space;
   bool turned = op.kind == kImageGradient;
   auto [x, y] = Tiled(op);
   int64_t rows = op.k[2], columns = op.k[3], size = rows * columns;
-  int64_t block = std::min(winograd::kMostTiles, (x.tiles() + Threads() - 1) / Threads());
+  int64_t most = std::clamp(kNumbers / (x.channels + y.channels), kFewTiles, kManyTiles);
+  int64_t block = std::clamp((x.tiles() + Threads() - 1) / Threads(), kFewTiles, most);
+  int workers = std::min<int64_t>(Threads(), (x.tiles() + block - 1) / block);
   int64_t x_stride = block * x.channels + winograd::kApart, y_stride = block * y.channels + winograd::kApart;
   int64_t stride = size + winograd::kApart, widest = std::max(rows, columns);
   int64_t own = winograd::kProducts * (x_stride + y_stride) + 2 * widest;  // of a thread
-  auto* products = static_cast<float*>(space.AtLeast((winograd::kProducts * stride + Threads() * own) * sizeof(float)));
+  auto* products = static_cast<float*>(space.AtLeast((winograd::kProducts * stride + workers * own) * sizeof(float)));
   int failed = 0;
-  #pragma omp parallel reduction(|: failed)
+  #pragma omp parallel reduction(|: failed) num_threads(workers)
   {
     float *v = products + winograd::kProducts * stride + Thread() * own, *m = v + winograd::kProducts * x_stride;
     float *zeros = m + winograd::kProducts * y_stride, *outside = zeros + widest;

@@ -17,8 +17,7 @@ namespace winograd {
 #define AVX2 __attribute__((target("avx2,fma"), optimize("O3")))
 
 constexpr int64_t kProducts = 16;
-constexpr int64_t kMostTiles = 128;  // of a block
-constexpr int64_t kApart = 48;       // numbers between matrices, so that their rows do not share lines of the cache
+constexpr int64_t kApart = 48;  // numbers between matrices, so that their rows do not share lines of the cache
 
 // An image (n, height, width, channels) and its tiles, (n, rows, columns), which begin every two pixels.
 struct Image {
