@@ -5,6 +5,7 @@ import csv
 import functools
 import gzip
 import json
+import shutil
 import subprocess
 import sys
 
@@ -512,11 +513,12 @@ def test_stacks_files_and_folders_together(run, tmp_path):
 @pytest.mark.slow
 def test_several_runs_predict_together(run, workdir, tmp_path):
     write_image(tmp_path / "in/a.png")
-    both = f"{workdir},{workdir}"
+    other = shutil.copytree(workdir, tmp_path / "other")
+    both = f"{workdir},{other}"
     assert run(workdir=both, format="tiff,uncertainty,probability")[0] == 0
     assert run(out=tmp_path / "one", format="probability")[0] == 0
     assert tifffile.imread(tmp_path / "out/a_uncertainty.tif").max() < 1e-6  # they are the same
-    ensemble = cellseg_jax.load([workdir, workdir])
+    ensemble = cellseg_jax.load([workdir, other])
     image = np.asarray(Image.open(tmp_path / "in/a.png"))
     for name in ("uncertainty", "probability"):
         found = ensemble.uncertainty if name == "uncertainty" else ensemble.probabilities

@@ -180,7 +180,7 @@ def _correlate(image, cotangent, size, stride, pads):
     narrow, pixels = min(channels, features), math.prod(cotangent.shape[:-1])
     gather = (max(size) <= stride or stride == 1 and narrow >= 128 and pixels <= FEW_PIXELS
               or stride > 1 and channels >= 16 and patches <= CACHE_BYTES)
-    if not gather and size == (3, 3) and stride == 1 and narrow >= 48:
+    if not gather and size == (3, 3) and stride == 1 and narrow >= 48 and not onednn.is_disabled():
         wide = (at_least_float32(x) for x in (image, cotangent))
         return winograd.kernel_gradient(*wide, pads).astype(image.dtype)
     if not gather:

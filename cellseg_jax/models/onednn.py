@@ -68,7 +68,7 @@ def status() -> Status:
 
 @contextlib.contextmanager
 def disabled():
-    """What is traced within has XLA's convolutions: for files that other programs read."""
+    """What is traced within has XLA's convolutions alone: for files that other programs read."""
     token = _disabled.set(True)
     try:
         yield
@@ -76,11 +76,16 @@ def disabled():
         _disabled.reset(token)
 
 
+def is_disabled() -> bool:
+    """Whether what is traced now has XLA's convolutions alone."""
+    return _disabled.get()
+
+
 def usable(image, kernel) -> bool:
     """Whether these functions take the arrays, which may be traced."""
     return (image.dtype == kernel.dtype == jnp.float32
             and all(isinstance(n, int) and n for n in (*image.shape, *kernel.shape))
-            and not _disabled.get() and status().ready)
+            and not is_disabled() and status().ready)
 
 
 def forward(

@@ -3,11 +3,14 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from cellseg_jax import models
 from cellseg_jax.models import onednn
+from cellseg_jax.models.conv import convolution, plain_convolution
 from cellseg_jax.models.flops import forward_flops
+from cellseg_jax.step import memory
 
 
 class Parts(nn.Module):
@@ -47,3 +50,24 @@ def test_networks_have_about_what_xla_counts(name):
     counted = lowered.cost_analysis()["flops"]
     found = forward_flops(module, (64, 64, 3))
     assert 0.7 < found / counted < 1.3
+
+
+def test_loops_over_tiles_count_as_the_convolution_they_are(monkeypatch):
+    """XLA counts the first block of each loop alone. Its count leaves out what is padding."""
+    monkeypatch.setattr(onednn, "usable", lambda *arrays: False)
+    image, kernel = np.ones((2, 70, 33, 48), np.float32), np.ones((3, 3, 48, 50), np.float32)
+    geometry = dict(stride=1, dilation=1, pads=((1, 1), (1, 1)))
+
+    def step(form):
+        return jax.value_and_grad(lambda x, k: form(x, k, **geometry).sum(), argnums=(0, 1))
+
+    def count(form, *arrays):
+        return memory.flops(jax.jit(form).lower(*arrays).compile())
+
+    plain = count(step(plain_convolution), image, kernel)
+    assert count(step(convolution), image, kernel) == pytest.approx(plain, rel=0.03)
+    three = count(jax.vmap(step(convolution)), *(np.stack([x] * 3) for x in (image, kernel)))
+    assert three == pytest.approx(3 * plain, rel=0.03)
+    with onednn.disabled():  # as plans for GPUs count, before anything is compiled
+        lowered = jax.jit(step(convolution)).lower(image, kernel)
+    assert lowered.cost_analysis()["flops"] == pytest.approx(plain, rel=1e-3)
