@@ -17,6 +17,7 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
@@ -33,6 +34,7 @@ DELETED = ".deleted"  # or not any more
 LEFT = (TEMPORARY[1:], DELETED[1:], "orbax-checkpoint-tmp")  # what a kill leaves, after a number
 # Leaves of the state in checkpoints of before. Now they are in the judgement beside the state.
 JUDGEMENT_LEAVES = ("best", "waited", "previous_loss", "plateau")
+NETWORK = ("params", "batch_stats", "ema")  # fields of the state that are read without the others
 # Errors of the machine, not of a file, as orbax and its storage library word them.
 MACHINE_ERRORS = re.compile(r"RESOURCE_EXHAUSTED|PERMISSION_DENIED|UNAVAILABLE|OS error|Errno|"
                             r"[Oo]ut of memory|Cannot allocate|Too many open files")
@@ -81,7 +83,8 @@ class Checkpoints:
         with self._naming():  # it returns when the state is copied off the devices
             response = ocp.save_checkpointables_async(
                 temporary, {"state": state.replace(values={})},
-                custom_metadata={"judgement": judgement or {}, "score": score})
+                custom_metadata={"judgement": judgement or {}, "score": score,
+                                 "shapes": _shape_table(state)})
         self._saving = self._thread.submit(self._complete, response, temporary, path, score)
 
     def _complete(self, response, temporary: pathlib.Path, path: pathlib.Path, score) -> None:
@@ -297,7 +300,7 @@ def _restored(path: pathlib.Path, state) -> tuple:
     try:
         beside = _beside(path)
         if "judgement" in beside:
-            wanted = {name: getattr(state, name) for name in ("params", "batch_stats", "ema")}
+            wanted = {name: getattr(state, name) for name in NETWORK}
             check_shapes(_shapes(path), wanted, path.parents[1] / CONFIG_FILE)
             return ocp.load_checkpointables(path, {"state": state})["state"], beside["judgement"]
         part = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
@@ -324,10 +327,24 @@ def _part(path: pathlib.Path, part: dict) -> dict:
         return ocp.load_checkpointables(path, {"state": part})["state"]
 
 
+def _shape_table(state) -> dict:
+    """{path of an array of the network: [dtype, *shape]}, kept beside the state for `_shapes`."""
+    leaves = flatten_dict({name: getattr(state, name) for name in NETWORK}, sep="/")
+    return {name: [str(x.dtype), *x.shape] for name, x in leaves.items()}
+
+
 def _shapes(path: pathlib.Path) -> dict:
-    """{field of TrainState: tree of jax.ShapeDtypeStruct} of a saved state."""
-    saved = ocp.checkpointables_metadata(path).metadata["state"]
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), saved)
+    """{field of TrainState: tree of jax.ShapeDtypeStruct} of a saved state.
+
+    Those of `NETWORK`; or all in checkpoints of before, where orbax has to open each array: that
+    takes longer than to load the network, and tensorstore never frees 10 kB of each.
+    """
+    table = _beside(path).get("shapes")
+    if table is None:
+        saved = ocp.checkpointables_metadata(path).metadata["state"]
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), saved)
+    return unflatten_dict({name: jax.ShapeDtypeStruct(shape, dtype)
+                           for name, (dtype, *shape) in table.items()}, sep="/")
 
 
 def check_shapes(shapes: dict, wanted: dict, source) -> None:

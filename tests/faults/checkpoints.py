@@ -51,7 +51,7 @@ def copy_of_saved(place, *, checksummed=True):
         (directory / str(step) / checksums.FILE).unlink()
         file = directory / str(step) / checkpoint.METADATA
         content = json.loads(file.read_text())
-        del content["custom_metadata"]["score"]
+        del content["custom_metadata"]["score"], content["custom_metadata"]["shapes"]
         file.write_text(json.dumps(content))
     return directory
 

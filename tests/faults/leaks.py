@@ -127,9 +127,8 @@ FAULTS = (
           flat(save, 20, 2000, 1.3), 1, whole=True),
     Fault("60 runs of a study", "training", "as above, memory within 5 %",
           flat(train, 5, 15), 1),
-    # tensorstore keeps 10 kB of each array that is read: tensorstore_metrics_are_not_freed.sh.
-    Fault("60 predictions, each opening the run", "predict", "as above, memory within 10 %",
-          flat(predict, 10, 60, 1.1), 1),
+    Fault("60 predictions, each opening the run", "predict", "as above, memory within 5 %",
+          flat(predict, 10, 60), 1),
     Fault("30 evaluations", "eval", "as above, memory within 5 %", flat(evaluate, 5, 30), 1),
     Fault("30 exports", "export", "as above", flat(export, 5, 30), 1),
 )

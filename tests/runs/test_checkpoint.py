@@ -1,6 +1,7 @@
 """Checkpoints: a judgement beside the state, and those made before it was there."""
 
 import dataclasses
+import json
 import shutil
 import time
 
@@ -69,6 +70,20 @@ def test_a_checkpoint_with_the_judgement_among_its_leaves_is_restored(tmp_path, 
         assert judgement.get("plateau", {}) == plateau
         assert [judgement[k] for k in ("best", "waited", "previous_loss")] == [0.25, 2, -0.5]
         assert all(isinstance(judgement[k], (int, float)) for k in ("best", "waited"))
+
+
+def test_shapes_kept_beside_a_state_are_those_of_its_arrays(tmp_path, state):
+    """Orbax opens each array to tell; so it has to in checkpoints of before."""
+    saves = checkpoint.Checkpoints(tmp_path)
+    saves.save(state, 3)
+    saves.close()
+    found, file = checkpoint._shapes(tmp_path / "3"), tmp_path / "3" / checkpoint.METADATA
+    content = json.loads(file.read_text())
+    assert content["custom_metadata"].pop("shapes")
+    file.write_text(json.dumps(content))
+    of_orbax = checkpoint._shapes(tmp_path / "3")
+    assert "opt_state" in of_orbax and set(found) == set(checkpoint.NETWORK)
+    assert found == {name: of_orbax[name] for name in checkpoint.NETWORK}
 
 
 def test_a_save_under_way_is_what_is_restored(tmp_path, state, monkeypatch):
