@@ -11,7 +11,7 @@ import zlib
 import pytest
 
 PARTS = 18  # of the weekly tests
-SLOW_PARTS = 6  # a divisor of PARTS: the number of a part names one of each
+SLOW_PARTS = 9  # a divisor of PARTS: the number of a part names one of each
 ALL = "--slow --part=all"
 SEED = 14330  # of the hash that parts what is not in LONG or LONG_FILES
 

@@ -19,7 +19,7 @@ from cellseg_jax.targets import (
     split_by_distance,
     unet_weight_map,
 )
-from cellseg_jax.targets.geometry import whole
+from cellseg_jax.targets.geometry import basins, whole
 
 foreground, classes = TARGETS["foreground"], TARGETS["classes"]
 contour, boundary = TARGETS["contour"], TARGETS["boundary"]
@@ -70,6 +70,16 @@ def test_watershed_loses_no_pixel_and_stays_within_components(h):
     label, whole = split_by_distance(mask, h), components(mask)
     np.testing.assert_array_equal(label > 0, mask)
     assert len(np.unique(np.stack([label[mask], whole[mask]]), axis=1).T) == label.max()
+
+
+@pytest.mark.parametrize("rows, columns", [
+    ((0, 60), (0, 60)), ((3, 41), (0, 60)), ((0, 7), (9, 60))])
+def test_watershed_looks_only_where_the_mask_is(rows, columns):
+    mask = np.zeros((60, 60), bool)
+    inside = np.s_[slice(*rows), slice(*columns)]
+    mask[inside] = np.random.default_rng(1).random(mask[inside].shape) < 0.8
+    np.testing.assert_array_equal(
+        split_by_distance(mask), basins(ndimage.distance_transform_edt(mask), mask, 1.0))
 
 
 def test_remove_small_renumbers():

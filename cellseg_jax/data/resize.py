@@ -5,6 +5,8 @@ import numpy as np
 from cellseg_jax.crops import mirrored
 from cellseg_jax.errors import InputError
 
+BAND_PIXELS = 2**22  # of a resized image that are computed at once: some arrays of that size
+
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """(*size, C) of an (H, W, C) image, linear between half-pixel centres, without anti-aliasing.
@@ -12,7 +14,15 @@ def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     Output pixel i samples the input at (i + 0.5) H / H_out - 0.5, clamped to the image, as
     torch's interpolate(mode="bilinear", align_corners=False). uint8 and uint16 are rounded.
     """
-    return resize_rows(image, size, (0, size[0]), image.shape[0])
+    height, step = image.shape[0], max(BAND_PIXELS // size[1], 1)
+    if size[0] <= step:
+        return resize_rows(image, size, (0, size[0]), height)
+    parts = []
+    for row in range(0, size[0], step):
+        rows = row, min(row + step, size[0])
+        first, end = rows_needed(rows, size[0], height)
+        parts.append(resize_rows(image[first:end], size, rows, height, first))
+    return np.concatenate(parts)
 
 
 def resize_rows(band, size, rows, height: int, first: int = 0) -> np.ndarray:

@@ -55,7 +55,8 @@ class Ensemble:
                 raise InputError(f"--workdir: classes are {', '.join(mine)} in one run and "
                                  f"{', '.join(its)} in another; expected runs that learned the "
                                  "same, in one order")
-        self.members, self.config, self.decode = members, first.config, first.decode
+        self.members, self.config = members, first.config
+        self.decode, self.decode_bands = first.decode, first.decode_bands
         self.target, self.scale, self.contrast = first.target, first.scale, first.contrast
         self.counts, self.batch_size = first.counts, first.batch_size
 

@@ -1,5 +1,6 @@
 """A trained run that turns images into probabilities, and probabilities into labels."""
 
+import math
 import pathlib
 from collections.abc import Iterator
 
@@ -14,11 +15,11 @@ from cellseg_jax.data.lazy import Image, from_array
 from cellseg_jax.data.scale import scaled_size
 from cellseg_jax.errors import InputError
 from cellseg_jax.files import interpreting, read_json
-from cellseg_jax.inference import row_bands, tile_blending
+from cellseg_jax.inference import row_bands, stitch_labels, tile_blending
 from cellseg_jax.inference.ensemble import mean_of
 from cellseg_jax.inference.image_scale import RunScale
 from cellseg_jax.inference.networks import ClassicalMethod, TrainedNetwork
-from cellseg_jax.inference.options import AS_TRAINED, VIEWS, PredictOptions
+from cellseg_jax.inference.options import AS_TRAINED, IN_MEMORY_PIXELS, VIEWS, PredictOptions
 from cellseg_jax.inference.tile_blending import turns, turns_back
 from cellseg_jax.runs.folder import (
     ENVIRONMENT_FILE,
@@ -249,10 +250,37 @@ class Predictor:
     def decode(self, probs, **options) -> np.ndarray:
         """(H, W, K) probabilities -> (H, W) int32 instances (or classes) by the eval options.
 
-        `options` replace those, by their keys: threshold, decode, min_size, watershed_h, ...
+        Images that `predict` decodes in blocks are decoded so here: scores are of the same labels.
+
+        `options` replace those of the config, by their keys: threshold, decode, min_size, ...
         """
+        size = probs.shape[:2]
+        if math.prod(size) > IN_MEMORY_PIXELS:
+            bands = (probs[slice(*rows)] for rows in row_bands.row_ranges(*size, IN_MEMORY_PIXELS))
+            return self.decode_bands(bands, size, **options).view(np.int32)
         return self.target.decode(self.target.logits(probs),
                                   **derived.decode_options(self.config, **options))
+
+    def decode_bands(self, bands, size, folder=None, **options) -> np.ndarray:
+        """The same, uint32, of an image whose probabilities come in bands: see `stitched`.
+
+        Args:
+          folder: where the label lies on disk, in a file without a name; None: in memory.
+        """
+        options = derived.decode_options(self.config, **options)
+        decode = lambda probs, **changed: self.target.decode(
+            self.target.logits(probs), **options | changed)
+        if self.config.data.target != "classes":
+            return stitch_labels.stitched(
+                bands, size, lambda probs: decode(probs, min_size=0), folder,
+                touching=(options.get("method") == "components"
+                          and self.config.data.target in ("foreground", "boundary")),
+                min_size=options["min_size"])
+        label, row = stitch_labels.zeros(size, folder), 0
+        for probs in bands:
+            label[row : row + len(probs)] = decode(probs)
+            row += len(probs)
+        return label
 
     def counts(self, label, probs) -> metrics.Counts:
         """Of (1, K): Scores.main of one (H, W) label and its (H, W, K) probabilities."""

@@ -18,7 +18,7 @@ from cellseg_jax.data.records import some
 from cellseg_jax.data.stacks import ReadOptions, chosen_channels
 from cellseg_jax.errors import InputError, print_error
 from cellseg_jax.files import write_atomic
-from cellseg_jax.inference import coco_out, images_in, outputs, stacks_out, stitch_labels, tune
+from cellseg_jax.inference import coco_out, images_in, outputs, stacks_out, tune
 from cellseg_jax.inference.ensemble import Ensemble
 from cellseg_jax.inference.image_notes import ImageNotes
 from cellseg_jax.inference.options import IN_MEMORY_PIXELS, PredictOptions, check
@@ -321,25 +321,9 @@ def label_in_bands(runs: Runs, image: lazy.Image, stem: pathlib.Path, formats=()
     """
     with contextlib.ExitStack() as stack:
         bands = _written(runs, image, stem, formats, stack)
-        label = _decoded(runs.predictor, bands, image.shape[:2], stem.parent)
+        label = runs.predictor.decode_bands(bands, image.shape[:2], stem.parent)
         for _ in bands:  # rows that only the last pixels of the margins reach
             pass
-    return label
-
-
-def _decoded(run, bands, size, folder) -> np.memmap:
-    """The label of an image, in a file without a name, from probabilities in bands."""
-    config = run.config
-    if config.data.target != "classes":
-        return stitch_labels.stitched(
-            bands, size, lambda probs: run.decode(probs, min_size=0), folder,
-            touching=(config.eval.decode == "components"
-                      and config.data.target in ("foreground", "boundary")),
-            min_size=config.eval.min_size)
-    label, row = stitch_labels.on_disk(size, folder), 0
-    for probs in bands:
-        label[row : row + len(probs)] = run.decode(probs)
-        row += len(probs)
     return label
 
 

@@ -36,8 +36,8 @@ BLOCKS = Blocks()
 MOST_VALUES = 2**28  # of the maps that are in memory at once: 1 GiB
 
 
-def stitched(bands, size, decode, folder, *, touching: bool, min_size: int = 0,
-             blocks: Blocks = BLOCKS) -> np.memmap:
+def stitched(bands, size, decode, folder=None, *, touching: bool, min_size: int = 0,
+             blocks: Blocks = BLOCKS) -> np.ndarray:
     """The label of an image from its probabilities in bands.
 
     Connected components come out as of the whole image, whatever their size and shape. Objects
@@ -47,14 +47,14 @@ def stitched(bands, size, decode, folder, *, touching: bool, min_size: int = 0,
     Args:
       bands: (n, W, K) probabilities, one after the other; `size` is (H, W).
       decode: (h, w, K) probabilities -> (h, w) label with ids 1, 2, ..., without a least size.
-      folder: where the label lies on disk, in a file without a name that goes with the array.
+      folder: as `zeros` takes it.
       touching: objects that share a pixel in an overlap are one, as components are. Else their
         IoU in the overlap must be above 0.5.
       min_size: objects of fewer pixels, over all blocks, are dropped.
     Returns: (H, W) uint32, 0 background, ids 1, 2, ... in the order of their first pixels.
     """
     height, width = size
-    label, rows, found = on_disk(size, folder), Rows(bands), _Found(width, touching)
+    label, rows, found = zeros(size, folder), Rows(bands), _Found(width, touching)
     values = width * rows(0, 1).shape[-1]
     above = {}  # of each column of blocks, the lowest rows of ids that the next block sees too
     for top, bottom, y0, y1 in blocks.spans(height, values):
@@ -102,9 +102,9 @@ class _Found:
                            np.concatenate(self.pairs, 1), min_size)
 
 
-def on_disk(size, folder) -> np.memmap:
-    """(H, W) uint32 zeros in a file of `folder` that has no name and goes with the array."""
-    return scratch_map(np.uint32, size, folder)
+def zeros(size, folder=None) -> np.ndarray:
+    """(H, W) uint32 zeros; in a file of `folder` that has no name and goes with the array."""
+    return np.zeros(size, np.uint32) if folder is None else scratch_map(np.uint32, size, folder)
 
 
 def _first_pixels(own, number, origin, width) -> np.ndarray:

@@ -17,6 +17,7 @@ from cellseg_jax.metrics.instance import (
     Ids,
     Overlap,
     annotated,
+    bands,
     matching,
     overlap,
 )
@@ -51,15 +52,24 @@ def image_objects(label: Ids, pred: Ids, probs: Real[np.ndarray, "h w"]) -> Imag
     if label.shape == pred.shape and label.min(initial=0) < 0:
         label, pred = annotated(label, pred)
     table = overlap(label, pred)
-    ids, place = np.unique(pred, return_inverse=True)
-    place = place.reshape(-1)
-    score = np.bincount(place, np.ravel(probs), len(ids)) / np.bincount(place, minlength=len(ids))
+    ids, score = _means(pred, np.asarray(probs))
     score = score[ids > 0]
     order = np.argsort(-score, kind="stable")
     pairs = matching(table, 0.5)
     return ImageObjects(
         table.area_true, np.isin(np.arange(len(table.area_true)), table.true[pairs]),
         np.delete(table.area_pred, table.pred[pairs]), score[order], _coco_matched(table, order))
+
+
+def _means(pred, probs) -> tuple[np.ndarray, np.ndarray]:
+    """(ids in their order, the mean of probs over the pixels of each)."""
+    found = []
+    for rows in bands(pred.shape):
+        ids, place, pixels = np.unique(pred[rows], return_inverse=True, return_counts=True)
+        found.append((ids, pixels, np.bincount(place.reshape(-1), np.ravel(probs[rows]), len(ids))))
+    ids, pixels, sums = map(np.concatenate, zip(*found, strict=True))
+    ids, place = np.unique(ids, return_inverse=True)
+    return ids, np.bincount(place, sums, len(ids)) / np.bincount(place, pixels, len(ids))
 
 
 def _coco_matched(table: Overlap, order) -> Bool[np.ndarray, "t j"]:

@@ -16,6 +16,7 @@ from jaxtyping import ArrayLike, Bool, Float64, Integer, Shaped
 
 from cellseg_jax.metrics.pixel import ratio
 
+BAND_PIXELS = 2**22  # whose overlaps are sorted at once
 MAX_ID = 2**32 - 1  # two ids are one number of 64 bits
 Ids = Shaped[ArrayLike, "h w"]  # integers; `overlap` refuses others
 THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
@@ -69,8 +70,8 @@ def overlap(label: Ids, pred: Ids) -> Overlap:
                              f"got {ids.dtype}")
     if label.min(initial=0) < 0:
         label, pred = annotated(label, pred)
-    code = label.astype(np.uint64) << 32 | pred.astype(np.uint64)
-    pairs, pixels = np.unique(code, return_counts=True)
+    pairs, pixels = _counted(label[rows].astype(np.uint64) << 32 | pred[rows].astype(np.uint64)
+                             for rows in bands(label.shape))
     ids_true, true = np.unique(pairs >> 32, return_inverse=True)
     ids_pred, pred = np.unique(pairs & 0xFFFFFFFF, return_inverse=True)
     area_true = np.bincount(true, pixels, len(ids_true)).astype(np.int64)
@@ -83,12 +84,24 @@ def overlap(label: Ids, pred: Ids) -> Overlap:
 
 def annotated(label, pred):
     """Both as background where label is -1, without predictions that lie there for the most."""
-    ids, place = np.unique(pred, return_inverse=True)
-    place = place.reshape(pred.shape)
-    unknown = label < 0
-    inside = np.bincount(place[unknown], minlength=len(ids))
-    kept = 2 * inside <= np.bincount(place.reshape(-1), minlength=len(ids))
-    return np.where(unknown, 0, label), np.where(unknown | ~kept[place], 0, pred)
+    unknown, rows = label < 0, bands(label.shape)
+    ids, pixels = _counted(pred[part] for part in rows)
+    hidden, inside = _counted(pred[part][unknown[part]] for part in rows)
+    lost = hidden[2 * inside > pixels[np.searchsorted(ids, hidden)]]
+    return np.where(unknown, 0, label), np.where(unknown | np.isin(pred, lost), 0, pred)
+
+
+def bands(shape) -> list[slice]:
+    """Rows of an image, one slice at least, by which what is made of it needs little memory."""
+    step = max(BAND_PIXELS // max(shape[1], 1), 1)
+    return [slice(row, row + step) for row in range(0, max(shape[0], 1), step)]
+
+
+def _counted(parts) -> tuple[np.ndarray, Integer[np.ndarray, " n"]]:
+    """(values in order, how often each occurs) in arrays of integers, one at a time."""
+    values, counts = zip(*(np.unique(part, return_counts=True) for part in parts), strict=True)
+    values, place = np.unique(np.concatenate(values), return_inverse=True)
+    return values, np.bincount(place, np.concatenate(counts), len(values)).astype(np.int64)
 
 
 def _assigned(true, pred, gain) -> np.ndarray:

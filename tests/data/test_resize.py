@@ -3,6 +3,7 @@ import fractions
 import numpy as np
 import pytest
 
+from cellseg_jax.data import resize
 from cellseg_jax.data.resize import (
     center_crop,
     resize_image,
@@ -91,10 +92,12 @@ def test_center_crop_rejects_small_image():
 
 
 @pytest.mark.parametrize("size", [(32, 32), (10, 200), (61, 20), (120, 90)])
-def test_rows_of_a_resized_image_need_a_band_of_it(size):
+def test_rows_of_a_resized_image_need_a_band_of_it(size, monkeypatch):
     image = np.random.default_rng(0).integers(0, 2**16, (61, 47, 2)).astype(np.uint16)
     whole = resize_image(image, size)
     for rows in ((0, 3), (2, size[0]), (size[0] - 1, size[0])):
         start, stop = rows_needed(rows, size[0], 61)
         band = resize_rows(image[start:stop], size, rows, 61, start)
         np.testing.assert_array_equal(band, whole[slice(*rows)])
+    monkeypatch.setattr(resize, "BAND_PIXELS", 7 * size[1])  # as a large image is resized
+    np.testing.assert_array_equal(resize_image(image, size), whole)

@@ -234,12 +234,13 @@ def large(place, number):
         "    config.model = dict(name='unet', channels=(4, 8))\n"
         "    config.train.epochs, config.train.batch_size = 1, 2\n    return config\n")
     cache = {"XDG_CACHE_HOME": str(place / "caches")}
-    done = run_command("main", f"--config={place}/config.py", f"--workdir={place}/run", **cache)
+    done = run_command("main", f"--config={place}/config.py", f"--workdir={place}/run", timeout=900,
+                       **cache)
     assert done.returncode == 0, done.stderr
     if number:  # prediction reads no mask
         return
     done = run_command("predict", f"--workdir={place}/run", f"--images={place}/images/0.png",
-                       "--format=tiff", f"--out={place}/out", timeout=600, **cache)
+                       "--format=tiff", f"--out={place}/out", timeout=900, **cache)
     assert done.returncode == 0, done.stderr
     with tifffile.TiffFile(place / "out" / "0_label.tif") as label:
         assert label.pages[0].shape == (20_000, 20_000)

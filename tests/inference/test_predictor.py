@@ -9,16 +9,17 @@ import pytest
 from helpers import tiny_config
 
 from cellseg_jax import config as config_lib
-from cellseg_jax import metrics, normalize, train
+from cellseg_jax import metrics, normalize, targets, train
 from cellseg_jax.data import lazy, resize
 from cellseg_jax.errors import InputError
-from cellseg_jax.inference import segment
+from cellseg_jax.inference import predictor, segment, stitch_labels
 from cellseg_jax.inference.ensemble import Ensemble
 from cellseg_jax.inference.options import PredictOptions
 from cellseg_jax.inference.predictor import Predictor, run_config
 from cellseg_jax.inference.row_bands import Rows
 from cellseg_jax.inference.trained_run import TrainedRun
 from cellseg_jax.step.programs import cached
+from cellseg_jax.targets.geometry import in_reading_order
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
 
@@ -194,6 +195,29 @@ def test_runs_that_decode_in_other_ways_say_whose_counts(capsys):
     assert (out + err).strip() == (
         "config.eval.threshold: is 0.4 in the first run, which counts, and 0.5, 0.6 in others; "
         "pass --config.eval.threshold=... to choose")
+
+
+@pytest.mark.parametrize("target, options, count", [
+    ("foreground", {"decode": "components"}, 87), ("foreground", {"decode": "watershed"}, 88),
+    ("foreground", {"decode": "components", "min_size": 250}, 74), ("classes", {}, 1)])
+def test_large_images_are_decoded_in_blocks(monkeypatch, target, options, count):
+    """88 discs of 200 to 620 pixels, some of them on seams, two of which a bridge joins."""
+    rows, columns = np.mgrid[:400, :300]
+    probs = np.zeros((400, 300, 1 + (target == "classes")), np.float32)
+    for n, (y, x) in enumerate(np.ndindex(11, 8)):
+        radius = 8 + n % 7
+        probs[(rows - 36 * y - 20) ** 2 + (columns - 36 * x - 24) ** 2 <= radius**2, -1] = 0.9
+    probs[120:136, 60:96, -1] = 0.9  # a bridge on a seam
+    run = Predictor.__new__(Predictor)
+    run.config, run.target = tiny_config(), targets.TARGETS[target]
+    run.config.data.target = target
+    whole = run.decode(probs, **options)
+    monkeypatch.setattr(stitch_labels, "MOST_VALUES", 0)
+    monkeypatch.setattr(predictor, "IN_MEMORY_PIXELS", 400 * 300 - 1)
+    blocks = run.decode(probs, **options)
+    np.testing.assert_array_equal(in_reading_order(blocks), in_reading_order(whole))
+    assert blocks.dtype == whole.dtype == np.int32
+    assert whole.max() == count
 
 
 @pytest.mark.parametrize("target, key, value", [

@@ -1,9 +1,11 @@
 """Instance metrics: hand values, empty images, slow twins that try every matching."""
 
+import functools
 import itertools
 import math
 
 import helpers_shapes
+import jax
 import numpy as np
 import pytest
 from jaxtyping import TypeCheckError
@@ -17,6 +19,7 @@ from cellseg_jax.metrics import (
     average_precision,
     det,
     error_kinds,
+    image_objects,
     instance,
     instance_counts,
     instance_scores,
@@ -315,3 +318,21 @@ def test_a_prediction_half_inside_what_is_not_annotated_stays():
     assert match(label, pred).fp == 1
     pred[1, 5] = 5
     assert match(label, pred).fp == 0
+
+
+@pytest.mark.parametrize("ids", [8, 2**32 - 2])
+def test_large_images_are_counted_in_bands(monkeypatch, ids):
+    rng = np.random.default_rng(ids)
+    choices = np.unique(rng.integers(1, ids, 6))
+    label = rng.choice([-1, -1, -1, 0, *choices], (37, 23)).repeat(2, 0)
+    pred, probs = rng.choice([0, *choices], label.shape), rng.random(label.shape)
+    pred[label < 0] = choices[0]  # which lies there for the most
+    whole = instance.overlap(label, pred), image_objects(label, pred, probs)
+    monkeypatch.setattr(instance, "BAND_PIXELS", 100)
+    assert len(instance.bands(label.shape)) == 19
+    bands = instance.overlap(label, pred), image_objects(label, pred, probs)
+    for a, b in zip(whole, bands, strict=True):
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-12), a, b)
+    known = np.where(label < 0, 0, label)
+    kept = np.where((label < 0) | (pred == choices[0]), 0, pred)
+    assert (whole[0].pixels == instance.overlap(known, kept).pixels).all()
