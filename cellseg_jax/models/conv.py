@@ -205,7 +205,8 @@ def _correlate(image, cotangent, size, stride, pads):
         for v in range(size[1])
     ]
     gathered = lax.optimization_barrier(jnp.concatenate(taps, axis=-1))
-    gradient = jnp.einsum("nhwc,nhwk->ck", gathered, cotangent)
+    rows = [x.reshape(-1, x.shape[-1]) for x in (gathered, cotangent)]
+    gradient = lax.dot_general(*rows, (((0,), (0,)), ((), ())))
     return gradient.reshape(*size, channels, features)
 
 

@@ -18,6 +18,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from cellseg_jax.errors import InputError
 from cellseg_jax.models.conv import Conv, at_least_float32
+from cellseg_jax.models.linear import Dense
 from cellseg_jax.models.norm import BatchNorm, conv_norm
 from cellseg_jax.models.resample import pad_to_multiple
 
@@ -150,7 +151,7 @@ class AxialAttention(nn.Module):
         """The rows of an image after attention, in `features` channels."""
         width = self.features // self.num_heads
         start = nn.initializers.normal(image.shape[-1] ** -0.5)
-        joint = nn.Dense(
+        joint = Dense(
             2 * self.features, use_bias=False, dtype=self.dtype, kernel_init=start, name="qkv"
         )(image)
         joint = self._norm(joint, "norm_qkv", 1, train)

@@ -13,13 +13,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float
 
 from cellseg_jax.errors import InputError, pick
-from cellseg_jax.models.conv import Conv, at_least_float32, vary_alike
+from cellseg_jax.models.conv import INITS, Conv, at_least_float32, vary_alike
 from cellseg_jax.models.dropout import Dropout
+from cellseg_jax.models.linear import Dense, matmul
 from cellseg_jax.models.norm import BatchNorm
 from cellseg_jax.models.resample import pad_to_multiple
 
@@ -87,7 +89,7 @@ def resize_bilinear(
 
 def _linear(features, dtype, name):
     start = nn.initializers.normal(0.02)
-    return nn.Dense(features, dtype=dtype, kernel_init=start, name=name)
+    return Dense(features, dtype=dtype, kernel_init=start, name=name)
 
 
 def _norm(dtype, name):
@@ -147,6 +149,29 @@ class MixPerceptron(nn.Module):
         hidden, kernel, bias = nn.dtypes.promote_dtype(hidden, kernel, bias, dtype=self.dtype)
         hidden = jax.nn.gelu(depthwise(hidden, kernel) + bias, approximate=False)
         return _linear(channels, self.dtype, "contract")(hidden)
+
+
+class Fuse(nn.Module):
+    """The 1x1 convolution of maps that are resized to the size of the first and joined.
+
+    Both act on other axes, so that each map is convolved at its own size and then resized: a
+    third of the products, and the joined map is never made.
+    """
+
+    features: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, maps: Sequence[Float[ArrayLike, "n _ _ _"]]) -> Float[Array, "n h w k"]:
+        """(N, H, W, features), H and W of the first map."""
+        channels = [level.shape[-1] for level in maps]
+        start, _ = INITS["kaiming"](sum(channels), self.features)
+        kernel = self.param("kernel", start, (1, 1, sum(channels), self.features), jnp.float32)
+        *maps, kernel = nn.dtypes.promote_dtype(*maps, kernel, dtype=self.dtype)
+        parts = jnp.split(kernel[0, 0], np.cumsum(channels)[:-1])
+        size = maps[0].shape[1:3]
+        return sum(resize_bilinear(matmul(level, part), *size)
+                   for level, part in zip(maps, parts, strict=True))
 
 
 class SegFormer(nn.Module):
@@ -226,16 +251,11 @@ class SegFormer(nn.Module):
             image = _norm(self.dtype, f"norm_{stage}")(image)
             maps.append(image)
 
-        size = maps[0].shape[1:3]
         levels = [
-            resize_bilinear(_linear(decoder_width, self.dtype, f"level_{stage}")(level), *size)
+            _linear(decoder_width, self.dtype, f"level_{stage}")(level)
             for stage, level in enumerate(maps)
         ]
-        fuse = Conv(
-            decoder_width, kernel_size=1, padding=0, use_bias=False, dtype=self.dtype,
-            weights_init="kaiming", name="fuse",
-        )
-        fused = fuse(jnp.concatenate(levels, axis=-1))
+        fused = Fuse(decoder_width, self.dtype, name="fuse")(levels)
         fused = nn.relu(
             BatchNorm(self.axis_name, dtype=self.dtype, name="norm_fuse")(fused, train=train)
         )

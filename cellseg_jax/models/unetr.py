@@ -14,6 +14,7 @@ from jaxtyping import Array, ArrayLike, Float
 from cellseg_jax.errors import InputError
 from cellseg_jax.models.conv import Conv, ConvTranspose, at_least_float32, torch_uniform
 from cellseg_jax.models.dropout import Dropout
+from cellseg_jax.models.linear import Dense, matmul
 from cellseg_jax.models.norm import conv_norm, leaky_relu
 from cellseg_jax.models.resample import pad_to_multiple
 
@@ -108,7 +109,7 @@ class TransformerBlock(nn.Module):
 
         def linear(inputs, features, name, use_bias=True):
             start = torch_uniform(inputs.shape[-1])
-            return nn.Dense(
+            return Dense(
                 features, use_bias, self.dtype, kernel_init=start, bias_init=start, name=name
             )(inputs)
 
@@ -187,7 +188,7 @@ class UNETR(nn.Module):
         )
         patches = image.reshape(n, rows, PATCH, columns, PATCH, channels).swapaxes(2, 3)
         patches = patches.reshape(n, rows, columns, -1)
-        tokens = patches @ kernel.reshape(-1, self.hidden_size) + bias + position
+        tokens = matmul(patches, kernel.reshape(-1, self.hidden_size)) + bias + position
         return Dropout(self.dropout, self.axis_name)(tokens, train=train)
 
     @nn.compact
