@@ -14,15 +14,25 @@ def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     Output pixel i samples the input at (i + 0.5) H / H_out - 0.5, clamped to the image, as
     torch's interpolate(mode="bilinear", align_corners=False). uint8 and uint16 are rounded.
     """
-    height, step = image.shape[0], max(BAND_PIXELS // size[1], 1)
-    if size[0] <= step:
-        return resize_rows(image, size, (0, size[0]), height)
+    if image.shape[:2] == tuple(size):
+        return image
+    step = max(BAND_PIXELS // size[1], 1)
+    rows = lambda start, stop: image[start:stop]
+    return resize_in_bands(rows, size, (0, size[0]), image.shape[0], step)
+
+
+def resize_in_bands(read, size, rows, height: int, step: int) -> np.ndarray:
+    """As `resize_rows`, `step` rows at a time: memory holds little beside the result.
+
+    Args:
+      read: (start, stop) -> those rows of the image.
+    """
     parts = []
-    for row in range(0, size[0], step):
-        rows = row, min(row + step, size[0])
-        first, end = rows_needed(rows, size[0], height)
-        parts.append(resize_rows(image[first:end], size, rows, height, first))
-    return np.concatenate(parts)
+    for start in range(*rows, step):
+        part = start, min(start + step, rows[1])
+        first, end = rows_needed(part, size[0], height)
+        parts.append(resize_rows(read(first, end), size, part, height, first))
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def resize_rows(band, size, rows, height: int, first: int = 0) -> np.ndarray:

@@ -44,15 +44,10 @@ def resized(image: Image, size: tuple[int, int], pixels: int) -> Image:
     if image.shape[:2] == tuple(size):
         return image
     height = image.shape[0]
+    step = max(1, pixels * size[0] // (height * image.shape[1]))
 
     def rows(start, stop):
-        out = []
-        step = max(1, pixels * size[0] // (height * image.shape[1]))
-        for first in range(start, stop, step):
-            part = first, min(first + step, stop)
-            needed = resize.rows_needed(part, size[0], height)
-            out.append(resize.resize_rows(image.rows(*needed), size, part, height, needed[0]))
-        return np.concatenate(out)
+        return resize.resize_in_bands(image.rows, size, (start, stop), height, step)
 
     return image._replace(shape=(*size, image.shape[2]), rows=rows)
 
