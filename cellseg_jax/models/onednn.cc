@@ -83,10 +83,10 @@ static int Thread() {
 }
 
 // Into how many parts the columns of some products are cut, so that there is work for all threads.
-static int64_t Parts(int64_t products, int64_t columns) {
-  int64_t parts = 1;
-  while (products * parts < 4 * Threads() && columns / parts >= 64) parts *= 2;
-  return parts;
+static int64_t Cuts(int64_t products, int64_t columns) {
+  int64_t cuts = 1;
+  while (products * cuts < 4 * Threads() && columns / cuts >= 64) cuts *= 2;
+  return cuts;
 }
 
 static Handle Engine() {
@@ -104,8 +104,10 @@ static Way Fastest(Kind kind, const std::string& primitive, int64_t stride, cons
   const std::string avx2 = ":avx2";
   if (stride > 1 || primitive.size() < avx2.size() || primitive.substr(primitive.size() - avx2.size()) != avx2)
     return kPrimitive;
-  if (k[0] == 3 && k[1] == 3)
-    return (kind == kKernelGradient ? channels >= 8 : channels >= 24 && pixels >= 256) ? kWinograd : kPrimitive;
+  if (k[0] == k[1] && (k[0] == 3 || k[0] == 4)) {
+    bool faster = kind == kKernelGradient ? channels >= (k[0] == 3 ? 8 : 16) : channels >= 24 && pixels >= 256;
+    return faster ? kWinograd : kPrimitive;
+  }
   bool large = k[0] * k[1] > 1 && channels >= 16 && std::min(y[1], y[2]) >= 24;
   return kind == kKernelGradient && large ? kProducts : kPrimitive;
 }
@@ -203,7 +205,7 @@ static void KernelGradient(const Convolution& op, const float* image, const floa
   auto* x = static_cast<float*>(image_space.AtLeast((height * width + kw - 1) * c * sizeof(float)));
   auto* y = static_cast<float*>(output_space.AtLeast(pixels * f * sizeof(float)));
   std::fill_n(x + height * width * c, (kw - 1) * c, 0.f);
-  int64_t parts = Parts(kh * kw, f);
+  int64_t cuts = Cuts(kh * kw, f);
   int failed = 0;
   #pragma omp parallel reduction(|: failed)
   for (int64_t i = 0; i < n; i++) {
@@ -218,8 +220,8 @@ static void KernelGradient(const Convolution& op, const float* image, const floa
       std::fill_n(to, (width - ow) * f, 0.f);
     }
     #pragma omp for
-    for (int64_t task = 0; task < kh * kw * parts; task++) {
-      int64_t at = task / parts, from = task % parts * f / parts, to = (task % parts + 1) * f / parts;
+    for (int64_t task = 0; task < kh * kw * cuts; task++) {
+      int64_t at = task / cuts, from = task % cuts * f / cuts, to = (task % cuts + 1) * f / cuts;
       for (int64_t pixel = 0; pixel < pixels; pixel += kBlock)
         failed |= dnnl_sgemm(
             'T', 'N', c, to - from, std::min(kBlock, pixels - pixel), 1, x + (at / kw * width + at % kw + pixel) * c, c,
@@ -249,23 +251,26 @@ static void Primitive(Convolution& op, const float* image, const float* kernel, 
 }
 
 // The images of a convolution by Winograd's tiles: what is transformed, and what comes of it.
+template <int size>
 static std::array<winograd::Image, 2> Tiled(const Convolution& op) {
+  constexpr int64_t step = winograd::Outputs(size);
   auto& from = op.kind == kImageGradient ? op.y : op.x;
   auto& to = op.kind == kImageGradient ? op.x : op.y;
-  int64_t rows = (to[1] + 1) / 2, columns = (to[2] + 1) / 2, top = op.pads[0], left = op.pads[1];
-  if (op.kind == kImageGradient) top = 2 - top, left = 2 - left;
-  return {winograd::Image{from[0], from[1], from[2], from[3], rows, columns, top, left},
-          winograd::Image{to[0], to[1], to[2], to[3], rows, columns}};
+  int64_t rows = (to[1] + step - 1) / step, columns = (to[2] + step - 1) / step, top = op.pads[0], left = op.pads[1];
+  if (op.kind == kImageGradient) top = size - 1 - top, left = size - 1 - left;
+  return {winograd::Image{from[0], from[1], from[2], from[3], rows, columns, step, top, left},
+          winograd::Image{to[0], to[1], to[2], to[3], rows, columns, step}};
 }
 
 // Threads share the products of a block of tiles.
+template <int size>
 static void WinogradKernelGradient(const Convolution& op, const float* image, const float* output, float* kernel) {
-  constexpr int64_t kTiles = 512;  // of a block
+  constexpr int64_t kTiles = 512, kParts = winograd::Parts(size) * winograd::Parts(size);  // of a block, of a kernel
   static Workspace space;
-  auto [x, y] = Tiled(op);
-  int64_t block = std::min(kTiles, x.tiles()), size = x.channels * y.channels;
-  int64_t x_stride = block * x.channels + winograd::kApart, y_stride = block * y.channels + winograd::kApart;
-  int64_t stride = size + winograd::kApart, parts = Parts(winograd::kProducts, y.channels);
+  auto [x, y] = Tiled<size>(op);
+  int64_t block = std::min(kTiles, x.tiles()), rows = kParts * x.channels, numbers = x.channels * y.channels;
+  int64_t x_stride = block * rows + winograd::kApart, y_stride = block * y.channels + winograd::kApart;
+  int64_t stride = rows * y.channels + winograd::kApart, cuts = Cuts(winograd::kProducts, y.channels);
   auto* products = static_cast<float*>(space.AtLeast(
       (winograd::kProducts * (stride + x_stride + y_stride) + std::max(x.channels, y.channels)) * sizeof(float)));
   float *v = products + winograd::kProducts * stride, *u = v + winograd::kProducts * x_stride;
@@ -279,35 +284,39 @@ static void WinogradKernelGradient(const Convolution& op, const float* image, co
       #pragma omp for
       for (int64_t from = first; from < last; from += 8) {
         int64_t to = std::min(from + 8, last);
-        winograd::OfInputs(x, image, from, to, zeros, v + (from - first) * x.channels, x_stride);
-        winograd::OfOutputs(y, output, from, to, zeros, u + (from - first) * y.channels, y_stride);
+        winograd::OfInputs<size>(x, image, from, to, zeros, v + (from - first) * rows, x_stride);
+        winograd::OfOutputs<size>(y, output, from, to, zeros, u + (from - first) * y.channels, y_stride);
       }
       #pragma omp for
-      for (int64_t task = 0; task < winograd::kProducts * parts; task++) {
-        int64_t p = task / parts, from = task % parts * y.channels / parts, to = (task % parts + 1) * y.channels / parts;
-        failed |= dnnl_sgemm('T', 'N', x.channels, to - from, last - first, 1, v + p * x_stride, x.channels,
+      for (int64_t task = 0; task < winograd::kProducts * cuts; task++) {
+        int64_t p = task / cuts, from = task % cuts * y.channels / cuts, to = (task % cuts + 1) * y.channels / cuts;
+        failed |= dnnl_sgemm('T', 'N', rows, to - from, last - first, 1, v + p * x_stride, rows,
                              u + p * y_stride + from, y.channels, first ? 1 : 0, products + p * stride + from, y.channels);
       }
     }
     #pragma omp for
     for (int64_t row = 0; row < x.channels; row++)
-      winograd::ToKernel(products, stride, size, row * y.channels, (row + 1) * y.channels, kernel);
+      winograd::ToKernel<size>(products + row * y.channels, stride, numbers, numbers, row * y.channels,
+                               (row + 1) * y.channels, kernel);
   }
   CHECK_STATUS(failed);
 }
 
 // Each thread computes blocks of tiles. The gradient of an image is a convolution with the turned kernel.
+template <int size>
 static void WinogradImage(const Convolution& op, const float* image, const float* kernel, float* output) {
   constexpr int64_t kFewTiles = 32, kManyTiles = 128, kNumbers = 1 << 16;  // of a block: of fewer, products are slow
+  constexpr int64_t kParts = winograd::Parts(size) * winograd::Parts(size);
   static Workspace space;
   bool turned = op.kind == kImageGradient;
-  auto [x, y] = Tiled(op);
-  int64_t rows = op.k[2], columns = op.k[3], size = rows * columns;
-  int64_t most = std::clamp(kNumbers / (x.channels + y.channels), kFewTiles, kManyTiles);
+  auto [x, y] = Tiled<size>(op);
+  int64_t rows = op.k[2], columns = op.k[3], numbers = rows * columns, inputs = kParts * x.channels;
+  int64_t ld = turned ? kParts * columns : columns, apart = turned ? columns : numbers;  // of parts of kernels
+  int64_t most = std::clamp(kNumbers / (inputs + y.channels), kFewTiles, kManyTiles);
   int64_t block = std::clamp((x.tiles() + Threads() - 1) / Threads(), kFewTiles, most);
   int workers = std::min<int64_t>(Threads(), (x.tiles() + block - 1) / block);
-  int64_t x_stride = block * x.channels + winograd::kApart, y_stride = block * y.channels + winograd::kApart;
-  int64_t stride = size + winograd::kApart, widest = std::max(rows, columns);
+  int64_t x_stride = block * inputs + winograd::kApart, y_stride = block * y.channels + winograd::kApart;
+  int64_t stride = kParts * numbers + winograd::kApart, widest = std::max(rows, columns);
   int64_t own = winograd::kProducts * (x_stride + y_stride) + 2 * widest;  // of a thread
   auto* products = static_cast<float*>(space.AtLeast((winograd::kProducts * stride + workers * own) * sizeof(float)));
   int failed = 0;
@@ -318,27 +327,34 @@ static void WinogradImage(const Convolution& op, const float* image, const float
     std::fill_n(zeros, widest, 0.f);
     #pragma omp for
     for (int64_t row = 0; row < rows; row++)
-      winograd::OfKernel(kernel, size, turned, row * columns, (row + 1) * columns, products, stride);
+      winograd::OfKernel<size>(kernel, numbers, turned, row * columns, (row + 1) * columns, products + row * ld, stride,
+                               apart);
     #pragma omp for schedule(dynamic)
     for (int64_t first = 0; first < x.tiles(); first += block) {
       int64_t last = std::min(first + block, x.tiles());
-      winograd::OfInputs(x, image, first, last, zeros, v, x_stride);
+      winograd::OfInputs<size>(x, image, first, last, zeros, v, x_stride);
       for (int64_t p = 0; p < winograd::kProducts; p++)
-        failed |= dnnl_sgemm('N', turned ? 'T' : 'N', last - first, y.channels, x.channels, 1, v + p * x_stride, x.channels,
-                             products + p * stride, columns, 0, m + p * y_stride, y.channels);
-      winograd::ToOutputs(y, m, y_stride, first, last, outside, output);
+        failed |= dnnl_sgemm('N', turned ? 'T' : 'N', last - first, y.channels, inputs, 1, v + p * x_stride, inputs,
+                             products + p * stride, ld, 0, m + p * y_stride, y.channels);
+      winograd::ToOutputs<size>(y, m, y_stride, first, last, outside, output);
     }
   }
   CHECK_STATUS(failed);
+}
+
+template <int size>
+static void Winograd(const Convolution& op, float* image, float* kernel, float* output) {
+  if (op.kind == kKernelGradient) return WinogradKernelGradient<size>(op, image, output, kernel);
+  op.kind == kForward ? WinogradImage<size>(op, image, kernel, output) : WinogradImage<size>(op, output, kernel, image);
 }
 
 static void Execute(Convolution& op, void* image, void* kernel, void* output) {
   auto *x = static_cast<float*>(image), *k = static_cast<float*>(kernel), *y = static_cast<float*>(output);
   if (op.way == kPrimitive) return Primitive(op, x, k, y);
   if (op.way == kProducts) return KernelGradient(op, x, y, k);
-  if (op.kind == kKernelGradient) return WinogradKernelGradient(op, x, y, k);
-  op.kind == kForward ? WinogradImage(op, x, k, y) : WinogradImage(op, y, k, x);
+  op.k[0] == 3 ? Winograd<3>(op, x, k, y) : Winograd<4>(op, x, k, y);
 }
+
 // The numbers of one member of an array with leading axes of members, of which some have size 1 and are shared.
 struct Members {
   Dims leading, shape;
