@@ -17,12 +17,12 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Shaped
 
 from cellseg_jax.errors import pick
-from cellseg_jax.models import onednn, winograd
+from cellseg_jax.models import kernel_gradient, onednn
+from cellseg_jax.models.onednn import Pads
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")  # the only order that XLA compiles to fast code on a CPU
-CACHE_BYTES = 2**24  # gathered patches beyond this cost more memory traffic than they save
+CACHE_BYTES = 2**23  # gathered patches beyond this cost more memory traffic than they save
 FEW_PIXELS = 256  # of a batch; kernels are then larger than images, and moving them costs most
-Pads = tuple[tuple[int, int], tuple[int, int]]
 
 
 def _on_cpu(cpu_form: Callable, plain_form: Callable, *arrays):
@@ -173,24 +173,19 @@ def _correlate(image, cotangent, size, stride, pads):
 
     Returns: (*size, C, K), for u, v below `size`. Three forms, each the fastest in its place:
     one matrix product over gathered patches where they stay small, Winograd's tiles for many
-    channels, else a convolution with the cotangent as kernel.
+    channels, else shifted copies of both, block by block.
     """
     channels, features = image.shape[-1], cotangent.shape[-1]
     patches = cotangent.size // features * channels * math.prod(size) * image.dtype.itemsize
     narrow, pixels = min(channels, features), math.prod(cotangent.shape[:-1])
     gather = (max(size) <= stride or stride == 1 and narrow >= 128 and pixels <= FEW_PIXELS
-              or stride > 1 and channels >= 16 and patches <= CACHE_BYTES)
-    if not gather and size == (3, 3) and stride == 1 and narrow >= 48 and not onednn.is_disabled():
-        wide = (at_least_float32(x) for x in (image, cotangent))
-        return winograd.kernel_gradient(*wide, pads).astype(image.dtype)
+              or stride > 1 and patches <= CACHE_BYTES)
     if not gather:
-        # The barriers keep XLA from folding the transposes back into the slow order.
-        swapped = lax.optimization_barrier(image.transpose(3, 1, 2, 0))
-        window = lax.optimization_barrier(cotangent.transpose(1, 2, 0, 3))
-        gradient = lax.conv_general_dilated(
-            swapped, window, (1, 1), pads, rhs_dilation=(stride, stride), dimension_numbers=LAYOUT
-        )
-        return lax.optimization_barrier(gradient).transpose(1, 2, 0, 3)
+        wide = [at_least_float32(x) for x in (image, cotangent)]
+        tiles = size == (3, 3) and stride == 1 and narrow >= 48
+        gradient = (kernel_gradient.by_winograd(*wide, pads) if tiles else
+                    kernel_gradient.by_shifts(*wide, size, stride, pads))
+        return gradient.astype(image.dtype)
     borders = ((0, 0, 0), *((*pad, 0) for pad in pads), (0, 0, 0))
     padded = lax.pad(image, jnp.zeros((), image.dtype), borders)
     n, height, width, _ = cotangent.shape
@@ -223,6 +218,8 @@ def convolution(
       kernel: correlated with the image (not flipped).
       pads: ((low, high), (low, high)) zeros around the dilated image.
     """
+    if onednn.is_disabled():
+        return plain_convolution(image, kernel, stride, dilation, pads)
     # Replicated parameters become varying out here, so that autodiff sums their gradients.
     image, kernel = vary_alike(image, kernel)
     form = _form(image, kernel, stride, dilation, pads)

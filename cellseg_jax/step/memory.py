@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 
 from cellseg_jax.errors import InputError
-from cellseg_jax.models import onednn, winograd
+from cellseg_jax.models import kernel_gradient, onednn
 
 GIB = 2**30
 RESIDENT_SHARE = 0.3  # of a device's memory that resident images may take
@@ -124,12 +124,12 @@ def flops(compiled, accumulate: int = 1) -> float:
     """Floating-point operations of one call on one device.
 
     XLA counts the body of the loop over micro-batches, which has nearly all of them, once, that of
-    Winograd's loops too, and nothing of oneDNN's convolutions.
+    the loops over blocks too, and nothing of oneDNN's convolutions.
     """
     counted = (compiled.cost_analysis() or {}).get("flops", 0.0)
     if jax.default_backend() == "cpu":  # the text of a large program takes a while to write
         text = compiled.as_text()
-        counted += onednn.flops(text) + winograd.flops(text)
+        counted += onednn.flops(text) + kernel_gradient.flops(text)
     return counted * accumulate
 
 
