@@ -3,7 +3,7 @@
 Question: how far does a run of an hour on two CPU cores come?
 Run: python -m cellseg_jax.main --config=configs/nuclei_instances.py --config.data.root=DIR
 Fluorescence alone: --config.data.strata="('fluorescence',)" --config.data.channels=gray
-Reaches: all modalities, 1,800 steps (36 CPU minutes, one run), AP at IoU 0.5 of 0.754 and Dice
+Reaches: all modalities, 3,000 steps (86 CPU minutes, one run), AP at IoU 0.5 of 0.771 and Dice
 0.917 on the 56 test images; fluorescence alone, as it is (76 CPU minutes, one run), 0.831 and 0.935
 on 46; after 1,400 steps (18 CPU minutes with the extra cpu), over five splits, 0.832, where
 StarDist trained beside it for 30 minutes has 0.747. See docs/benchmarks.md, docs/results/peers.md.

@@ -54,7 +54,7 @@ PARTS = {"torch_networks", "measuring", "run"}  # of other benchmarks
 
 def front(*arguments):
     return subprocess.run([sys.executable, "benchmarks/run.py", *arguments], cwd=ROOT,
-                          env=child_environment(), capture_output=True, text=True, timeout=600)
+                          env=child_environment(), capture_output=True, text=True, timeout=1200)
 
 
 def test_no_benchmark_is_left_out():
