@@ -25,6 +25,7 @@ if str(ROOT) not in sys.path:  # run as a script
     sys.path[0] = str(ROOT)
 
 from benchmarks import measuring  # noqa: E402
+from cellseg_jax import cli  # noqa: E402
 
 PAGE, KEPT = ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "benchmarks"
 
@@ -117,6 +118,7 @@ def main() -> int:
         left &= set(others)
     if left:
         parser.error(f"no benchmark of these has {' '.join(sorted(left))}; see --list NAME")
+    cli.set_xla_flags()  # as commands do
     return int(not all([run(name, options[name], args.out) for name in args.names]))
 
 

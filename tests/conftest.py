@@ -17,6 +17,10 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 helpers_shapes.install()  # must run before the package is imported
 
+from cellseg_jax import cli  # noqa: E402
+
+cli.set_xla_flags()  # as commands do
+
 jax.config.update("jax_num_cpu_devices", 8)  # must run before the first array exists
 # Many tests train the same tiny network: it is compiled once per session, in the tests' child
 # processes and in the workers of pytest-xdist too, which inherit the folder. It is keyed by the

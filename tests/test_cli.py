@@ -11,6 +11,7 @@ import tomllib
 import types
 
 import jax
+import numpy as np
 import pytest
 from helpers import ROOT, child_environment, tiny_config
 
@@ -19,6 +20,7 @@ from cellseg_jax import config as config_lib
 from cellseg_jax.cli import stopping
 from cellseg_jax.errors import InputError
 from cellseg_jax.inference.outputs import FORMATS
+from cellseg_jax.models.conv import plain_convolution
 
 CHILD = """
 import sys
@@ -27,7 +29,7 @@ from cellseg_jax import cli
 def main(args, overrides):
     import os, jax
     print(jax.devices()[0].platform, os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION"),
-          os.environ.get("XLA_PYTHON_CLIENT_PREALLOCATE"))
+          os.environ.get("XLA_PYTHON_CLIENT_PREALLOCATE"), os.environ["XLA_FLAGS"].split("=")[-1])
     return 0
 
 sys.exit(cli.run_command(main, cli.define_device_flags, sys.argv))
@@ -45,8 +47,9 @@ def child(*words, **environment):
 @pytest.mark.slow
 def test_device_and_memory_are_set_before_jax_starts():
     done = child("--device=cpu", "--memory=0.5")
-    assert done.returncode == 0 and done.stdout.split() == ["cpu", "0.5", "None"]
-    assert child("--memory=grow").stdout.split()[1:] == ["None", "false"]
+    assert done.returncode == 0 and done.stdout.split() == [
+        "cpu", "0.5", "None", "-individual_convolution"]
+    assert child("--memory=grow").stdout.split()[1:3] == ["None", "false"]
     wrong = child("--device=cuda:2", CUDA_VISIBLE_DEVICES="4,5")
     assert wrong.returncode == 2 and "expected a number below 2" in wrong.stderr
     absent = child("--device=tpu", JAX_PLATFORMS="")
@@ -55,6 +58,20 @@ def test_device_and_memory_are_set_before_jax_starts():
     absent = child("--device=gpu", CUDA_VISIBLE_DEVICES="-1")
     assert absent.returncode == 2 and absent.stderr.startswith("error: --device: gpu is not here")
     assert len(absent.stderr.splitlines()) == 1
+
+
+def test_convolutions_are_not_left_to_one_core(monkeypatch):
+    """And what XLA_FLAGS says of it already stays."""
+    form = lambda image, kernel: plain_convolution(image, kernel, 1, 1, ((1, 1), (1, 1)))
+    program = jax.jit(form).lower(np.zeros((44, 32, 32, 32)), np.zeros((3, 3, 32, 32))).compile()
+    assert "convolution(" in program.as_text() and "__ynn_fusion" not in program.as_text()
+    for before, after in {"": f"{cli.YNNPACK}=-individual_convolution",
+                          "--other=1": f"--other=1 {cli.YNNPACK}=-individual_convolution",
+                          f"{cli.YNNPACK}= --other=1": f"{cli.YNNPACK}= --other=1"}.items():
+        monkeypatch.setenv("XLA_FLAGS", before)
+        cli.set_xla_flags()
+        assert os.environ["XLA_FLAGS"] == after
+
 
 
 def test_one_gpu_is_chosen_of_those_that_are_visible(monkeypatch):

@@ -545,9 +545,9 @@ def test_tuned_options_are_used_when_asked_for_and_said(run, workdir, tmp_path):
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_height_of_an_image(workdir, tmp_path):
     """Under 1 GiB of private memory; the same pixels at once need more."""
-    image = np.lib.format.open_memmap(tmp_path / "image.npy", "w+", np.uint16, (6000, 4000))
+    image = np.lib.format.open_memmap(tmp_path / "image.npy", "w+", np.uint16, (12000, 4000))
     rng = np.random.default_rng(0)
-    for top in range(0, 6000, 500):
+    for top in range(0, 12000, 500):
         image[top : top + 500] = rng.integers(0, 2**16, (20, 160)).repeat(25, 0).repeat(25, 1)
     tifffile.imwrite(tmp_path / "large.tif", image, tile=(256, 256), compression="zlib")
     words = [f"--workdir={workdir}", f"--images={tmp_path / 'large.tif'}", "--scale=1",
@@ -560,7 +560,7 @@ def test_memory_does_not_grow_with_the_height_of_an_image(workdir, tmp_path):
             env=child_environment() | {"MALLOC_ARENA_MAX": "2"}, timeout=900)
         print(done.stdout.splitlines()[-1:])
         assert (done.returncode != 0) == code, done.stderr[-2000:]
-    assert tifffile.imread(tmp_path / f"{2**20}/large_label.tif").shape == (6000, 4000)
+    assert tifffile.imread(tmp_path / f"{2**20}/large_label.tif").shape == (12000, 4000)
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ EXAMPLE_CONFIG = "configs/quickstart.py"
 CHECKPOINTS = ("best", "last")  # that a run keeps
 # The values of --device as names of JAX platforms; some work is always done on the CPU.
 PLATFORMS = {"cpu": "cpu", "gpu": "cuda,cpu", "cuda": "cuda,cpu", "tpu": "tpu,cpu"}
+YNNPACK = "--xla_cpu_experimental_ynn_fusion_type"  # what XLA gives to that library on a CPU
 BACKENDS = {"cpu": "cpu", "gpu": "gpu", "cuda": "gpu", "tpu": "tpu"}  # what JAX then starts
 
 
@@ -228,11 +229,22 @@ def _exit_code(main: Callable, define: Callable, argv: list[str]) -> int:
 
 
 def prepare_jax() -> None:
-    """Before JAX starts: the compile cache, and grain's flags marked as read."""
+    """Before JAX starts: XLA's flags, the compile cache, and grain's flags marked as read."""
+    set_xla_flags()
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(files.user_cache() / "xla"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
+
+
+def set_xla_flags() -> None:
+    """YNNPACK computes no convolutions on a CPU, if XLA_FLAGS says nothing of it.
+
+    It computes some of them on one core (findings/xla_cpu_convolutions_on_one_core.sh).
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if YNNPACK not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} {YNNPACK}=-individual_convolution".strip()
 
 
 def _silence_libraries() -> None:
