@@ -343,7 +343,8 @@ def agenda(tiny: bool) -> list[Cell]:
         Cell("bits", bits),
         Cell("report0_unet_adam", functools.partial(report_0, "unet_adam")),
         Cell("population", lambda options: of(
-            population, "Runs at once", options, slots=slots, backends=["unroll", "vmap"])),
+            population, "Runs at once", options, slots=slots, backends=["unroll", "vmap"],
+            **(dict(steps=1) if tiny else {}))),
         Cell("transposed", transposed),
         Cell("pooling", pooling),
         Cell("members", lambda options: of(

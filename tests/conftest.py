@@ -38,12 +38,12 @@ if not flags.FLAGS.is_parsed():
 
 # A file runs in one worker. These take longest and are begun first, so that no worker waits for
 # another that has just begun one of them.
-LONGEST = ("studies/test_smoke.py", "train/test_devices.py", "faults/test_faults.py",
-           "faults/test_fuzz.py", "train/test_slots.py", "test_study.py", "train/test_train.py",
-           "step/test_step.py", "studies/test_work_queue.py", "parity/test_models.py",
-           "targets/test_distance.py", "test_main.py", "train/test_from_arrays.py",
-           "train/test_processes.py", "models/test_models.py", "test_analyze.py",
-           "inference/test_predictor.py", "test_benchmarks.py", "planning/test_plan.py",
+LONGEST = ("test_benchmarks.py", "studies/test_smoke.py", "train/test_devices.py",
+           "faults/test_faults.py", "faults/test_fuzz.py", "train/test_slots.py", "test_study.py",
+           "train/test_train.py", "step/test_step.py", "studies/test_work_queue.py",
+           "parity/test_models.py", "targets/test_distance.py", "test_main.py",
+           "train/test_from_arrays.py", "train/test_processes.py", "models/test_models.py",
+           "test_analyze.py", "inference/test_predictor.py", "planning/test_plan.py",
            "interop/test_exported_programs.py", "train/test_memory.py", "test_launch.py",
            "models/test_learning.py", "test_augment.py", "test_predict.py")
 

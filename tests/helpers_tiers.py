@@ -42,6 +42,7 @@ LONG = {
     "tests/targets/test_distance.py::test_300_images_of_separated_cells_come_back": 75,
     "tests/targets/test_distance.py::test_an_image_of_3000_pixels_is_equal_to_its_parts": 45,
     "tests/test_analyze.py::test_every_analysis_leaves_tables_pictures_and_its_section": 120,
+    "tests/test_benchmarks.py::test_benchmark_prints_its_numbers[on_gpu]": 600,
     "tests/test_channels.py::test_a_network_of_stains_predicts_in_bands_what_it_does_at_once": 45,
     "tests/test_doctor.py::test_a_thousand_pairs_take_seconds": 60,
     "tests/test_launch.py::test_slurm_array_of_a_real_study_survives": 100,
@@ -59,7 +60,7 @@ LONG = {
     "tests/train/test_train.py::test_killed_at_ten_random_moments_it_ends_bit_for_bit_the_same":
         120,
     **{_ROW.format(row): seconds for row, seconds in {
-        "a PNG of 20,000 x 20,000 pixels, training, predict": 240,
+        "a PNG of 20,000 x 20,000 pixels, training, predict": 900,
         "300 saves with 256 descriptors, training": 60,
         "60 runs of a study, training": 40,
         "60 predictions, each opening the run, predict": 30,

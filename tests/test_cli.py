@@ -67,7 +67,8 @@ def test_convolutions_are_not_left_to_one_core(monkeypatch):
     assert "convolution(" in program.as_text() and "__ynn_fusion" not in program.as_text()
     for before, after in {"": f"{cli.YNNPACK}=-individual_convolution",
                           "--other=1": f"--other=1 {cli.YNNPACK}=-individual_convolution",
-                          f"{cli.YNNPACK}= --other=1": f"{cli.YNNPACK}= --other=1"}.items():
+                          f"{cli.YNNPACK}= --other=1": f"{cli.YNNPACK}= --other=1",
+                          "flags.txt": "flags.txt"}.items():
         monkeypatch.setenv("XLA_FLAGS", before)
         cli.set_xla_flags()
         assert os.environ["XLA_FLAGS"] == after

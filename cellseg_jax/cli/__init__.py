@@ -242,9 +242,10 @@ def set_xla_flags() -> None:
 
     It computes some of them on one core (findings/xla_cpu_convolutions_on_one_core.sh).
     """
-    flags = os.environ.get("XLA_FLAGS", "")
-    if YNNPACK not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} {YNNPACK}=-individual_convolution".strip()
+    given = os.environ.get("XLA_FLAGS", "")
+    is_file = given and not given.lstrip().startswith("-")  # of flags, which XLA reads too
+    if not is_file and YNNPACK not in given:
+        os.environ["XLA_FLAGS"] = f"{given} {YNNPACK}=-individual_convolution".strip()
 
 
 def _silence_libraries() -> None:
