@@ -9,8 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import skimage  # whose modules are imported where they are first used
-from jaxtyping import ArrayLike, Bool, Int32, Integer, Num, Shaped
+from jaxtyping import ArrayLike, Bool, Float64, Int32, Integer, Num, Shaped
 from scipy import ndimage
+
+try:
+    import edt  # of the extra cpu
+except ImportError:
+    edt = None
 
 
 def neighbours(x: Shaped[ArrayLike, "... h w"]) -> tuple[Shaped[ArrayLike, "... h w"], ...]:
@@ -69,6 +74,20 @@ def components(mask: Shaped[np.ndarray, "h w"]) -> Int32[np.ndarray, "h w"]:
     return ndimage.label(mask)[0].astype(np.int32)
 
 
+def background_distance(mask: Bool[np.ndarray, "h w"]) -> Float64[np.ndarray, "h w"]:
+    """Pixels from each pixel of a mask to the nearest one outside of it; 0 there.
+
+    Exact, by the package edt where it is installed (a fifth of scipy's time), to 4,096 pixels;
+    above these it rounds to float32.
+
+    Args:
+      mask: somewhere False.
+    """
+    if edt is None:
+        return ndimage.distance_transform_edt(mask)
+    return np.sqrt(edt.edtsq(mask), dtype=np.float64)
+
+
 def split_by_distance(mask: Bool[np.ndarray, "h w"], h: float = 1.0) -> Int32[np.ndarray, "h w"]:
     """Instance label of a mask: touching round cells cut at their necks.
 
@@ -83,7 +102,7 @@ def split_by_distance(mask: Bool[np.ndarray, "h w"], h: float = 1.0) -> Int32[np
     label, box = np.zeros(mask.shape, np.int32), _box(mask)
     mask = mask[box]
     if mask.size:
-        label[box] = basins(ndimage.distance_transform_edt(mask), mask, h)
+        label[box] = basins(background_distance(mask), mask, h)
     return label
 
 

@@ -5,6 +5,7 @@ import pytest
 from scipy import ndimage
 from skimage.morphology import local_maxima, reconstruction
 
+from cellseg_jax.targets import geometry
 from cellseg_jax.targets.geometry import peaks
 
 
@@ -52,3 +53,24 @@ def test_peaks_are_those_of_the_whole_image(heights, h):
 def test_peaks_of_flat_heights(mask):
     found = peaks(np.ones(mask.shape), mask, 1.0)
     np.testing.assert_array_equal(found, mask)  # all of it is one peak
+
+
+@pytest.mark.parametrize("package", ["edt", None])
+def test_distances_are_those_of_scipy(monkeypatch, package):
+    if package:
+        pytest.importorskip(package)
+    else:
+        monkeypatch.setattr(geometry, "edt", None)
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        mask = random_mask(rng)[:, ::-1]  # in another order in memory
+        mask[rng.integers(len(mask)), rng.integers(len(mask[0]))] = False
+        np.testing.assert_array_equal(
+            geometry.background_distance(mask), ndimage.distance_transform_edt(mask))
+
+
+@pytest.mark.parametrize("package", ["edt", None])
+def test_a_mask_without_background_is_one_cell(monkeypatch, package):
+    if not package:
+        monkeypatch.setattr(geometry, "edt", None)
+    assert (geometry.split_by_distance(np.ones((9, 30), bool)) == 1).all()
