@@ -18,7 +18,6 @@ Exit codes: 0 done, 2 bad input or config, 75 stopped by SIGTERM after saving, o
 has a run (start it again), 1 anything else.
 """
 
-import os
 import pathlib
 import sys
 
@@ -28,7 +27,7 @@ from cellseg_jax import cli
 from cellseg_jax.errors import InputError
 
 SMOKE_REPEATS = 2
-UNOPTIMISED = "--xla_backend_optimization_level=0"
+UNOPTIMISED = "--xla_backend_optimization_level", "0"
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -66,7 +65,7 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
     if not args.dry_run:
         cli.refuse_without(args, "--dry_run", "measure")
     if args.smoke:  # two steps are no faster when optimised, and compile in half the time
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {UNOPTIMISED}"
+        cli.add_xla_flag(*UNOPTIMISED)
     from cellseg_jax import studies
     from cellseg_jax.runs.track import tracking
     from cellseg_jax.studies import command

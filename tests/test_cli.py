@@ -49,7 +49,7 @@ def test_device_and_memory_are_set_before_jax_starts():
     done = child("--device=cpu", "--memory=0.5")
     assert done.returncode == 0 and done.stdout.split() == [
         "cpu", "0.5", "None", "-individual_convolution"]
-    assert child("--memory=grow").stdout.split()[1:3] == ["None", "false"]
+    assert child("--memory=grow").stdout.split()[1:] == ["None", "false", "-individual_convolution"]
     wrong = child("--device=cuda:2", CUDA_VISIBLE_DEVICES="4,5")
     assert wrong.returncode == 2 and "expected a number below 2" in wrong.stderr
     absent = child("--device=tpu", JAX_PLATFORMS="")
@@ -72,7 +72,6 @@ def test_convolutions_are_not_left_to_one_core(monkeypatch):
         monkeypatch.setenv("XLA_FLAGS", before)
         cli.set_xla_flags()
         assert os.environ["XLA_FLAGS"] == after
-
 
 
 def test_one_gpu_is_chosen_of_those_that_are_visible(monkeypatch):

@@ -242,10 +242,15 @@ def set_xla_flags() -> None:
 
     It computes some of them on one core (findings/xla_cpu_convolutions_on_one_core.sh).
     """
-    given = os.environ.get("XLA_FLAGS", "")
-    is_file = given and not given.lstrip().startswith("-")  # of flags, which XLA reads too
-    if not is_file and YNNPACK not in given:
-        os.environ["XLA_FLAGS"] = f"{given} {YNNPACK}=-individual_convolution".strip()
+    add_xla_flag(YNNPACK, "-individual_convolution")
+
+
+def add_xla_flag(name: str, value: str) -> None:
+    """Add a flag to XLA_FLAGS, which come first, and may be the path of a file instead."""
+    given = os.environ.get("XLA_FLAGS", "").strip()
+    is_file = given and not given.startswith("-")
+    if not is_file and name not in given:
+        os.environ["XLA_FLAGS"] = f"{given} {name}={value}".strip()
 
 
 def _silence_libraries() -> None:

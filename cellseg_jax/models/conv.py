@@ -148,7 +148,7 @@ def _kernel_gradient(image, kernel, cotangent, stride, dilation, pads):
     """The gradient of the kernel in forms that stay fast inside a loop.
 
     JAX derives a convolution in another dimension order, which XLA rewrites for the CPU in the
-    entry computation only: inside a scan it runs 10 to 25 times slower.
+    entry computation only: inside a scan it can take a hundred times as long.
     """
     if dilation > 1:  # a transposed convolution: image and cotangent change places
         sizes = zip(
