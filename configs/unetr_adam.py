@@ -15,5 +15,5 @@ def get_config():
     config.optimizer.name = "adam"
     config.optimizer.lr = 5e-3
     config.optimizer.weight_decay = 3e-5
-    config.train.batch_size = 4  # 85 million parameters at 512x512
+    config.train.batch_size = 4  # 88 million parameters at 512x512
     return config

@@ -18,5 +18,5 @@ def get_config():
     config.optimizer.schedule = "polynomial"
     config.optimizer.schedule_power = 0.9
     config.optimizer.schedule_per = "epoch"
-    config.train.batch_size = 4  # 85 million parameters at 512x512
+    config.train.batch_size = 4  # 88 million parameters at 512x512
     return config

@@ -9,7 +9,7 @@ Published: mean Dice and IoU of the test split, one run per cell; epochs, batch 
 seeds unstated, so that differences of 0.01 say nothing. Curves and pictures are shown without
 numbers. The report's tools scale an RGBA image by the range of all four channels (minmax_joint), so
 that dark images stay dark; here the colours alone decide, and the rows *_joint show the difference.
-Two of its claims need other rows than a table of configs: more images are learning_curve.py.
+One of its claims, that more images help, needs another study: learning_curve.py.
 Result: docs/results/nuclei.md, of nuclei_cpu.py, its small sister; not at this size.
 """
 
@@ -21,7 +21,7 @@ from cellseg_jax.studies import Claim, rows
 BATCH_4 = {"train.batch_size": 4}
 MODELS = {
     "unet": {},
-    # 85 million parameters at 512x512, so that the batch is smaller
+    # 88 million parameters at 512x512, so that the batch is smaller
     "unetr": {"model.name": "unetr", "model.image_size": 0, "model.dropout": 0.2, **BATCH_4},
 }
 OPTIMIZERS = {

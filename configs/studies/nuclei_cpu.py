@@ -3,7 +3,7 @@
 Question: what of report 0's table can be seen without a GPU, and how much of it is noise?
 Run: python -m cellseg_jax.study --study=configs/studies/nuclei_cpu.py --workdir=runs/nuclei_cpu
     --config.data.root=DIR
-Published: as nuclei.py, at 512x512, with a U-Net of 2.7 and a UNETR of 85 million parameters. Here
+Published: as nuclei.py, at 512x512, with a U-Net of 2.7 and a UNETR of 88 million parameters. Here
 they have 0.2 and 0.5 million, the same batch, half of the training images, and windows of native
 pixels in the place of resized images.
 Result: docs/results/nuclei.md.
