@@ -85,7 +85,7 @@ def main(args, overrides: list[tuple[str, str]], in_memory_pixels: int = IN_MEMO
                              halo=args.halo, metric=args.tune)
     if only_tunes:
         return 0
-    segment.read_options(runs, args.channels)
+    segment.read_options(runs.predictor.config, args.channels)
     given = {"--channels": args.channels} if args.channels else {}
     images_in.claim(args.out, runs.made_by | given, jobs, formats)
     bad = segment.segment(

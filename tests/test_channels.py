@@ -137,7 +137,7 @@ def test_a_network_of_stains_predicts_in_bands_what_it_does_at_once(tmp_path):
     np.testing.assert_array_equal(run.image_probs(image.read()), whole)  # an array in memory
     other = lazy.open_images(root / "images/0.tif", ReadOptions(channel_index="noise,cells"))[0]
     assert np.abs(run.image_probs(other) - whole).max() > 1e-3
-    with pytest.raises(InputError, match="image has 3 channels; expected 2, which are"):
+    with pytest.raises(InputError, match="image: image has 3 channels; expected 2, which are"):
         run.image_probs(np.zeros((32, 32, 3), np.uint16))
 
 

@@ -171,6 +171,7 @@ def test_what_arrays_cannot_be_used_is_one_line(workdir, image, options, text):
 
 @pytest.mark.parametrize("label, pixel_size, text", [
     (np.zeros((4, 4)), 0, "label: got float64; expected integers"),
+    (np.full((4, 4), -1), 0, "label: got numbers from -1 to -1; expected ids, from 0"),
     (np.zeros((4, 4), int), -1, "pixel_size: got -1; expected micrometres, or 0"),
     (np.zeros((4, 4), int), "0.5", "pixel_size: got '0.5'; expected micrometres, or 0"),
     (np.zeros((4, 4), int), np.nan, "pixel_size: got nan; expected micrometres, or 0"),
@@ -407,6 +408,12 @@ def test_masks_beside_images_are_counted_and_not_segmented(run, tmp_path):
     assert "images predicted: 3," in run(images=tmp_path / "in/*.tif", out=tmp_path / "g")[1]
     code, _, err = run(images=tmp_path / "in/data/masks")
     assert code == 2 and "is a folder of masks" in err and "in/data/images'" in err
+    counts = np.zeros((40, 50), np.uint8)  # pictures of few photons look like masks
+    counts[::8, :40] = [[1], [2], [3], [4], [5]]
+    (tmp_path / "wells").mkdir()
+    for name in ("well.png", "well_2.png"):
+        Image.fromarray(counts).save(tmp_path / "wells" / name)
+    assert "images predicted: 2," in run(images=tmp_path / "wells", out=tmp_path / "w")[1]
     named = run(images=tmp_path / "in/y_masks.tif", out=tmp_path / "named")
     assert "images predicted: 1," in named[1]  # a user who names a file means it
 

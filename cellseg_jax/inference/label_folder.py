@@ -20,7 +20,7 @@ from cellseg_jax.data.resize import FITS
 from cellseg_jax.data.scale import rescaled
 from cellseg_jax.errors import InputError
 from cellseg_jax.inference.measure import Scores
-from cellseg_jax.inference.original_size import cell_counts
+from cellseg_jax.inference.original_size import cell_counts, surface_scores
 from cellseg_jax.inference.summary import Measured
 from cellseg_jax.report import terminal
 
@@ -58,7 +58,8 @@ class LabelFolder:
         double = [files for files in chosen if len(files) > 1]
         if double:
             raise InputError(f"config.model.folder: {len(double)} images have several labels, such "
-                             f"as {some(path.name for path in double[0])}; keep one of them")
+                             f"as {some(path.name for path in double[0])}; keep one of them, and "
+                             "no images")
         self.files = [files[0] for files in chosen]
 
     def note_others(self) -> None:
@@ -93,7 +94,7 @@ class LabelFolder:
 
     def measured(self) -> Measured:
         """What is scored of all images."""
-        original, small, objects, found = [], [], [], []
+        original, small, objects, found, surfaces = [], [], [], [], []
         cells = self.arrays.grid**2
         for n, i in enumerate(self.indices):
             truth, label = self.arrays.original_label(i), self.label(n)
@@ -102,10 +103,12 @@ class LabelFolder:
             small.append(cell_counts(np.asarray(seen, np.int32), self.as_seen(n, label)))
             objects.append(metrics.instance_counts(truth, label))
             found.append(metrics.image_objects(truth, label, np.ones(label.shape)))
+            if self.config.eval.surface:
+                surfaces.append(surface_scores(truth, label > 0, label, self.config))
         joined = lambda counts: metrics.Counts(
             *(np.concatenate(c).astype(np.float64) for c in zip(*counts, strict=True)))
         small = joined(small)
-        return Measured(Scores(None, small, small), joined(original), objects, [], [], {},
+        return Measured(Scores(None, small, small), joined(original), objects, surfaces, [], {},
                         np.asarray(self.arrays.image_groups)[self.indices],
                         np.asarray(self.arrays.image_strata)[self.indices], found)
 
@@ -160,11 +163,11 @@ def _by_name(folder: pathlib.Path) -> dict[str, list[pathlib.Path]]:
 
 
 def _files_of(folder: pathlib.Path, names) -> dict[str, list[pathlib.Path]]:
-    """{image: its label files}; exact names come before those with an ending."""
+    """{image: its label files}; a file with the exact name of another image is that one's."""
     found, last = _by_name(folder), {name: name.rpartition("/")[2] for name in names}
     count = collections.Counter(last.values())
     chosen = {}
     for name in names:
         files = found.get(name) or (found.get(last[name], []) if count[last[name]] == 1 else [])
-        chosen[name] = [path for path in files if path.stem == last[name]] or files
+        chosen[name] = [path for path in files if path.stem == last[name] or path.stem not in count]
     return chosen

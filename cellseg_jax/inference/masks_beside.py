@@ -139,7 +139,7 @@ def _by_content(path, stem: str, files: dict) -> bool:
     cut = (n for n, letter in enumerate(stem) if letter in "_-. ")
     of = [files[stem[:n]] for n in cut if stem[:n] in files]
     return bool(of) and _is_label(path) and any(
-        _are_pictures({"": path}, {"": other}) for other in of)
+        _are_pictures({"": path}, {"": other}) and not _is_label(other) for other in of)
 
 
 def holds_labels(image: lazy.Image) -> bool:

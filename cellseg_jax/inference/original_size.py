@@ -29,7 +29,7 @@ class OriginalSize:
       found: metrics.ImageObjects of each image, likewise.
       surfaces: `surface_scores` of each image; empty unless eval.surface.
       decodings: DecodingTable of the same images.
-      soft: {metrics.SOFT_SCORES: (1, K)} of each image; empty if nothing learned.
+      soft: {metrics.SOFT_SCORES: (1, K)} of each image; empty if nothing learned, or a share.
       report2: report_compat.report2_scores of each image; empty unless eval.report_compat.
     """
 
@@ -52,16 +52,19 @@ class OriginalSize:
             factors = self.arrays.tables.get("scale")
             options = PredictOptions(scale=0.0 if factors is None else float(factors[i]))
             probs = self.predictor.image_probs(as_image(self._source[i]), options)
-        of_instances = label_kind(config) == "instances"
-        found = self.predictor.decode(probs) if of_instances else None
+        target, of_instances = self.predictor.target, label_kind(config) == "instances"
+        regressed = target.num_binary is not None
+        found = self.predictor.decode(probs) if of_instances or regressed else None
         self._counts.append(pixel_counts(self.predictor, label, probs, found))
         if of_instances:
             self.objects.append(metrics.instance_counts(label, found))
             self.decodings.add(label, probs, self.objects[-1])
             self.found.append(metrics.image_objects(
-                label, found, np.asarray(self.predictor.target.cell_probs(probs))))
+                label, found, np.asarray(target.cell_probs(probs))))
         if config.eval.surface:
-            self.surfaces.append(surface_scores(label, probs, self.predictor))
+            cells = found > 0 if regressed else np.asarray(
+                target.cell_mask(probs, config.eval.threshold))[..., 0]
+            self.surfaces.append(surface_scores(label, cells, found, config))
 
     def _add_as_seen(self, probs, i) -> None:
         """Scores of probabilities and report 2's, which are taken at data.size."""
@@ -71,7 +74,8 @@ class OriginalSize:
         if network.learned:
             self._calibration.append(jax.device_get(
                 network.calibration_counts(seen[None], probs[None])))
-            self.soft.append(jax.device_get(network.soft_scores(seen[None], probs[None])))
+            if not self.predictor.target.is_share:
+                self.soft.append(jax.device_get(network.soft_scores(seen[None], probs[None])))
         if config.eval.report_compat:
             self.report2.append(report_compat.report2_scores(
                 seen > 0, logit(np.clip(probs[..., 0].astype(np.float64), 1e-7, 1 - 1e-7)),
@@ -92,15 +96,15 @@ def _joined(counts) -> list[np.ndarray]:
     return [np.concatenate(c).astype(np.float64) for c in zip(*counts, strict=True)]
 
 
-def pixel_counts(predictor, label, probs, found=None) -> metrics.Counts:
+def pixel_counts(predictor, label, probs, found) -> metrics.Counts:
     """Of (1, K): an image. Where outputs are regressed, a user's mask is that of the cells found.
 
     Args:
-      found: what `probs` are decoded to, if that is known.
+      found: what `probs` are decoded to; read where outputs are regressed.
     """
     if predictor.target.num_binary is None:
         return predictor.counts(label, probs)
-    return cell_counts(label, predictor.decode(probs) if found is None else found)
+    return cell_counts(label, found)
 
 
 def cell_counts(label, found) -> metrics.Counts:
@@ -116,22 +120,23 @@ def label_kind(config) -> str:
     return config.data.get("labels", "instances")
 
 
-def surface_scores(label, probs, predictor) -> dict:
+def surface_scores(label, cells, found, config) -> dict:
     """SURFACE_DEFINITIONS of one image; NaN or inf where the image is excluded.
 
     Pixels that are not annotated are background in both, so that outlines that end there agree.
+
+    Args:
+      label: (H, W) integers.
+      cells: (H, W) bool, what is predicted to be cell.
+      found: (H, W) instance ids; read where labels hold instances.
     """
-    config = predictor.config
-    pred = targets.TARGETS[config.data.target].cell_mask(probs, config.eval.threshold)
     mask, unknown = label > 0, label < 0
-    pred = np.asarray(pred)[..., 0] & ~unknown
+    pred = cells & ~unknown
     out = {"hausdorff95": metrics.hausdorff95(mask, pred),
            "surface_dice": metrics.surface_dice(mask, pred, config.eval.surface)}
     if label_kind(config) == "classes":
         return out
-    if label_kind(config) == "instances":
-        found = predictor.decode(probs)
-    else:
+    if label_kind(config) != "instances":
         if config.data.get("foreground") == "membrane":  # the cells are what it parts
             mask, pred = ~mask, ~pred
         label, found = targets.components(mask), metrics.thin_borders(targets.components(pred))

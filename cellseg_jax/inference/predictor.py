@@ -274,7 +274,7 @@ class Predictor:
             return stitch_labels.stitched(
                 bands, size, lambda probs: decode(probs, min_size=0), folder,
                 touching=(options.get("method") == "components"
-                          and self.config.data.target in ("foreground", "boundary")),
+                          and self.config.data.target in ("foreground", "boundary", "signed")),
                 min_size=options["min_size"])
         label, row = stitch_labels.zeros(size, folder), 0
         for probs in bands:

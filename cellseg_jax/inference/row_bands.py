@@ -33,7 +33,10 @@ def with_channels(image: Image, data_config) -> Image:
         raise InputError(f"{image.path or image.name}: has {count} channels, none of them alpha; "
                          "the run was trained with gray or RGB: choose one or three with predict "
                          "--channels")
-    to_channels(np.zeros((1, 1, count), image.dtype), *wanted)  # raises before a read
+    try:
+        to_channels(np.zeros((1, 1, count), image.dtype), *wanted)  # raises before a read
+    except InputError as error:
+        raise InputError(f"{image.path or image.name}: {error}") from error
     return image._replace(
         shape=(*image.shape[:2], num_channels(*wanted)), alpha=has_alpha(*wanted),
         rows=lambda start, stop: to_channels(image.rows(start, stop), *wanted))

@@ -151,7 +151,7 @@ def segment(runs: Runs, work: Work) -> int:
     """
     started = time.monotonic()
     notes = ImageNotes(runs.predictor, runs.options)
-    options = read_options(runs, work.channels)
+    options = read_options(runs.predictor.config, work.channels)
     jobs = images_in.without_channels(work.jobs, options)
     files = [(*job, images_in.planes(*job, options)) for job in jobs]
     planes = [plane for *_, of_file in files for plane in of_file]
@@ -193,21 +193,22 @@ def segment(runs: Runs, work: Work) -> int:
     return bad
 
 
-def read_options(runs: Runs, channels: str) -> ReadOptions:
+def read_options(config, channels: str) -> ReadOptions:
     """How files become images of these runs.
 
     Args:
+      config: of the runs.
       channels: numbers or names of the channels that take the place of the training's; "": those.
     Raises: InputError where they are not as many as the run takes.
     """
-    config = runs.predictor.config.data
-    options = ReadOptions.of(config)
+    options = ReadOptions.of(config.data)
     if not channels:
         return options
     options = options._replace(channel_index=channels)
     options.check()
     count = len(chosen_channels(channels))
-    wanted = (len(chosen_channels(config.channel_index)),) if config.channel_index else (1, 3)
+    index = config.data.channel_index
+    wanted = (len(chosen_channels(index)),) if index else (1, 3)
     if count not in wanted:
         raise InputError(f"--channels: got {channels!r}, {count} channels; the run takes "
                          f"{' or '.join(map(str, wanted))}")

@@ -133,25 +133,37 @@ class TrainedRun:
         """
         return self._each("uncertainty", images, options | {"uncertain": True})
 
-    def measure(self, label, image=None, *, pixel_size: float = 0.0) -> dict[str, list]:
+    def measure(
+        self, label, image=None, *, pixel_size: float = 0.0, channels=""
+    ) -> dict[str, list]:
         """Measurements of the objects of a label: the columns of `predict --format=csv`.
 
         Args:
           label: (H, W) integers, of `predict`.
-          image: (H, W) or (H, W, C) pixels, for the mean intensities; None leaves them out.
+          image: (H, W) or (H, W, C) pixels as for `predict`, for the mean intensities; None leaves
+            them out.
           pixel_size: micrometres of a pixel, for columns in micrometres; 0 leaves them out.
+          channels: as the flag of `predict`.
         Returns: {column: values}, one value per object; pandas.DataFrame takes it.
         """
-        if np.ndim(label) != 2:
-            raise InputError(f"label: got shape {np.shape(label)}; expected (H, W)")
-        if np.asarray(label).dtype.kind not in "bui":
-            raise InputError(f"label: got {np.asarray(label).dtype}; expected integers")
+        label, classes = np.asarray(label), derived.class_names(self.config)
+        if label.ndim != 2:
+            raise InputError(f"label: got shape {label.shape}; expected (H, W)")
+        if label.dtype.kind not in "bui":
+            raise InputError(f"label: got {label.dtype}; expected integers")
+        label = label.astype(np.uint8) if label.dtype == bool else label
+        most = len(classes) if classes else np.iinfo(np.int64).max
+        if label.min(initial=0) < 0 or label.max(initial=0) > most:
+            expected = f"classes, 0 to {most}" if classes else "ids, from 0"
+            raise InputError(f"label: got numbers from {label.min()} to {label.max()}; expected "
+                             f"{expected}")
         if not (isinstance(pixel_size, numbers.Real) and 0 <= pixel_size < math.inf):
             raise InputError(f"pixel_size: got {pixel_size!r}; expected micrometres, or 0")
-        label, classes = np.asarray(label), derived.class_names(self.config)
         pixels = np.zeros((*label.shape, 0))
         if image is not None:
-            image = as_image(image)
+            with python_words():
+                index = segment.read_options(self.config, str(channels)).channel_index
+            image = chosen(as_image(image), index)
             pixels = table.intensities(image, 0, image.shape[0])
         if pixels.shape[:2] != label.shape:
             raise InputError(f"label: got shape {label.shape}; expected that of its image, "
@@ -168,7 +180,7 @@ class TrainedRun:
         with python_words():
             channels = str(options.pop("channels", ""))
             runs = self._runs(**options)
-            index = segment.read_options(runs, channels).channel_index
+            index = segment.read_options(self.config, channels).channel_index
             notes = ImageNotes(runs.predictor, runs.options)
             for group, error in segment.together(runs, numbered, lambda item: chosen(
                     as_image(item[1], name.format(item[0])), index), self.in_memory_pixels):

@@ -58,7 +58,7 @@ class CalibrationCounts(NamedTuple):
 
     pixels: Float[ArrayLike, "*n bins"]
     probs: Float[ArrayLike, "*n bins"]  # sum of the probabilities of these pixels
-    true: Float[ArrayLike, "*n bins"]  # how many of them are 1 in the truth
+    true: Float[ArrayLike, "*n bins"]  # sum of the truth: how many of them are 1 in it
 
 
 def calibration_counts(target: Maps, probs: Maps, *, bins: int = 15,
@@ -66,7 +66,7 @@ def calibration_counts(target: Maps, probs: Maps, *, bins: int = 15,
     """Pixels of each image and channel in bins of their probability, [0, 1/bins), ..., [.., 1].
 
     Args:
-      target: {0, 1}.
+      target: {0, 1}, or shares in [0, 1].
       probs: in [0, 1].
       bins: number of bins of equal width.
       known: the pixels that are counted; None: all.
@@ -78,10 +78,10 @@ def calibration_counts(target: Maps, probs: Maps, *, bins: int = 15,
     inside = bin_ == jnp.arange(bins)  # fused into the sums, never stored
     if known is not None:
         inside &= known[..., None, None]
-    count = lambda chosen: jnp.sum(chosen, (1, 2)).astype(jnp.float32)
+    total = lambda values: jnp.sum(
+        jnp.where(inside, jnp.asarray(values)[..., None], 0.0), (1, 2), jnp.float32)
     return CalibrationCounts(
-        count(inside), jnp.sum(jnp.where(inside, probs[..., None], 0.0), (1, 2)),
-        count(inside & (target[..., None] > 0.5)))
+        jnp.sum(inside, (1, 2)).astype(jnp.float32), total(probs), total(target))
 
 
 def expected_calibration_error(counts: CalibrationCounts) -> Float[ArrayLike, "..."]:

@@ -175,7 +175,7 @@ def without_gaps(
     Args:
       label: integers of at least 0, 0 background.
     """
-    highest = label.max(initial=0)
+    highest = int(label.max(initial=0))
     if highest < label.size:
         return np.arange(highest + 1), label
     ids, dense = np.unique(np.append(label.dtype.type(0), label), return_inverse=True)

@@ -90,7 +90,7 @@ def cell_mask(maps: Float[ArrayLike, "... h w k"], threshold=0.5) -> Bool[ArrayL
     At the rim of a cell it is small, one divided by the cell's radius, so that the rims of cells
     of radius 20 count, of larger ones not all. What the decoded label covers is not known here.
     """
-    return maps[..., :1] > threshold / 10
+    return maps[..., :1] >= threshold / 10
 
 
 def decode(
@@ -174,4 +174,4 @@ STAR = Target(
     names=names, encode=encode, probs=first_sigmoid, mask=first_above, cell_mask=cell_mask,
     decode=decode, num_binary=1, reach=lambda **_: math.inf,  # lengths and shares of whole objects
     regression_weight=lambda target: target[..., 0], turned=turned, rescaled=rescaled,
-    of_objects=True, losses={"bce": 1.0, "mae": 0.2})
+    of_objects=True, is_share=True, losses={"bce": 1.0, "mae": 0.2})

@@ -45,6 +45,8 @@ class Target(NamedTuple):
       are the same whatever lies in its pixels that are not annotated, -1.
     of_objects: whether outputs follow from all of an object, such as where its centre is; then a
       piece that looks like a whole object has to be one.
+    is_share: whether what encode gives as a probability lies between 0 and 1 in cells, so that it
+      is not that of a pixel being in a cell and has no soft overlap.
     losses: {name: weight} that config.loss has unless others are chosen; empty: its defaults.
     """
 
@@ -62,6 +64,7 @@ class Target(NamedTuple):
     reach: Callable = lambda **options: 0
     regression_known: Callable = whole
     of_objects: bool = False
+    is_share: bool = False
     losses: Mapping[str, float] = MappingProxyType({})
 
     def num_outputs(self, **options) -> int:

@@ -3,6 +3,7 @@
 import csv
 import json
 import types
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from cellseg_jax.runs import page
 from cellseg_jax.step.batches import eval_batches, resident_source
 from cellseg_jax.step.mesh import all_devices
 from cellseg_jax.step.programs import check_model
+from cellseg_jax.targets import TARGETS
 
 
 @pytest.fixture(scope="module")
@@ -314,6 +316,28 @@ def test_surface_and_partition_scores_equal_their_functions(run):
     evaluate.evaluate(config, folder)
 
 
+@pytest.mark.parametrize("target", ["foreground", "distance", "star", "flow", "signed"])
+def test_all_scores_of_an_image_are_of_the_cells_that_are_found(monkeypatch, target):
+    """Of a perfect network whose smallest object is left out."""
+    config = config_lib.changed(config_lib.default(), {
+        "data.name": "synthetic", "data.target": target, "eval.surface": 1.0, "eval.min_size": 30})
+    y, x = np.mgrid[:128, :128]
+    label = ((y - 60) ** 2 + (x - 64) ** 2 <= 45**2).astype(np.int32)
+    drawn = np.where((y > 122) & (x > 122), 2, label)  # 25 pixels
+    monkeypatch.setattr(original_size, "DecodingTable", mock.Mock())
+    predictor = object.__new__(Predictor)
+    predictor.config, predictor.target = config, TARGETS[target]
+    predictor.network = types.SimpleNamespace(learned=False)
+    arrays = types.SimpleNamespace(grid=1, label=label[None], original_label=lambda i: label)
+    scores = original_size.OriginalSize(predictor, arrays, [0])
+    scores.add(np.asarray(TARGETS[target].encode(drawn), np.float32))
+    dice, surface = float(metrics.dice(scores.counts)[0, 0]), scores.surfaces[0]["surface_dice"]
+    if target == "foreground":  # whose mask is that of all pixels above the threshold
+        assert scores.surfaces[0]["hausdorff95"] == metrics.hausdorff95(label > 0, drawn > 0)
+        return
+    assert dice > 0.99 and surface > 0.99 and scores.surfaces[0]["hausdorff95"] <= 1
+
+
 @pytest.mark.parametrize("foreground", ["cell", "membrane"])
 def test_partition_scores_of_membranes_are_those_of_the_cells_between(foreground):
     membrane = np.zeros((20, 21), bool)
@@ -329,8 +353,7 @@ def test_partition_scores_of_membranes_are_those_of_the_cells_between(foreground
     for pred in (thick, hole):
         draw = (lambda m: m) if foreground == "membrane" else np.logical_not
         scores.append(original_size.surface_scores(
-            draw(membrane).astype(np.int32), draw(pred)[..., None].astype(np.float32),
-            types.SimpleNamespace(config=config)))
+            draw(membrane).astype(np.int32), draw(pred), None, config))
     assert scores[0]["rand_error"] < 0.05 and scores[0]["surface_dice"] > 0.95
     assert scores[0]["variation_of_information"] < 0.1 and scores[0]["hausdorff95"] < 1.5
     assert scores[1]["rand_error"] > 0.1 and scores[1]["information_error"] > 0.1

@@ -10,6 +10,7 @@ from helpers import tiny_config
 from cellseg_jax import cli, data, main, metrics, predict
 from cellseg_jax import config as config_lib
 from cellseg_jax.errors import InputError
+from cellseg_jax.inference import label_folder
 from cellseg_jax.inference.label_folder import LabelFolder, read_label
 from cellseg_jax.studies import launch, load
 from cellseg_jax.studies.study import row_config
@@ -62,6 +63,34 @@ def test_files_are_found_by_name_and_scored_at_original_size(arrays, folder):
     assert sum(one.tp[-1] for one in measured.objects) == n_true - len(labels.files)
     i = labels.indices[0]
     assert labels.as_seen(0, arrays[1].original_label(i)).tolist() == arrays[1].label[i].tolist()
+
+
+def test_an_image_beside_its_labels_is_no_label(arrays, folder):
+    """Cellpose writes x_cp_masks.tif beside x.png: the name alone does not say which is which."""
+    labels = opened(arrays, folder)
+    stem = labels.files[0].name.partition("_cp_masks")[0]
+    np.save(folder / f"{stem}.npy", np.arange(40 * 48).reshape(40, 48))
+    with pytest.raises(InputError, match=f"several labels, such as {stem}.npy, {stem}_cp_masks.tif;"
+                                         " keep one of them, and no images"):
+        opened(arrays, folder)
+
+
+def test_a_file_with_the_name_of_another_image_is_that_ones(tmp_path):
+    for name in ("x.tif", "x_mask.tif", "y_mask.tif"):
+        (tmp_path / name).touch()
+    found = label_folder._files_of(tmp_path, ("x", "x_mask", "y"))
+    assert {name: [path.name for path in files] for name, files in found.items()} == {
+        "x": ["x.tif"], "x_mask": ["x_mask.tif"], "y": ["y_mask.tif"]}
+
+
+def test_outlines_are_scored_as_those_of_a_run(arrays, folder):
+    assert opened(arrays, folder).measured().surfaces == []
+    labels = opened(arrays, folder, **{"eval.surface": 1.0})
+    surfaces = labels.measured().surfaces
+    truth, label = arrays[1].original_label(labels.indices[0]), labels.label(0)
+    assert len(surfaces) == len(labels.files) and surfaces[0]["surface_dice"] < 1
+    assert surfaces[0]["hausdorff95"] == metrics.hausdorff95(truth > 0, label > 0)
+    assert surfaces[0]["rand_error"] == metrics.rand_error(truth, label)
 
 
 def test_missing_double_and_other_files_are_named(arrays, folder, capsys):

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from cellseg_jax import config as config_lib
 from cellseg_jax import targets
 from cellseg_jax.inference import stitch_labels
+from cellseg_jax.inference.predictor import Predictor
 from cellseg_jax.inference.stitch_labels import Blocks, stitched
 
 
@@ -41,6 +43,20 @@ def test_components_are_those_of_the_whole_image(tmp_path, block, margin):
                      tmp_path, touching=True, min_size=9, blocks=Blocks(block, margin))
     np.testing.assert_array_equal(label, whole)
     assert whole.max() > 20 and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("target", ["foreground", "boundary", "signed"])
+def test_a_component_of_many_blocks_is_one_object(target):
+    config = config_lib.changed(config_lib.default(), {
+        "data.name": "synthetic", "data.target": target, "eval.decode": "components"})
+    predictor = object.__new__(Predictor)
+    predictor.config, predictor.target = config, targets.TARGETS[target]
+    comb = np.zeros((1500, 600), bool)
+    comb[100:140, 40:560] = comb[100:1400, 40:560:52] = True
+    maps = np.stack([np.where(comb, 0.9, 0.1), np.where(comb, 1.0, -1.0)], -1).astype(np.float32)
+    maps = maps if target == "signed" else maps[..., :1]
+    assert predictor.decode(maps).max() == 1
+    assert predictor.decode_bands(iter([maps]), comb.shape).max() == 1
 
 
 @pytest.mark.parametrize("method, most_values", [

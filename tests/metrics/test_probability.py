@@ -46,6 +46,12 @@ def test_calibration_counts_match_brute_force():
     np.testing.assert_allclose(errors, np.reshape(gaps, (3, 2)), rtol=1e-5)
 
 
+def test_shares_are_calibrated_where_they_are_predicted():
+    shares = np.linspace(0, 1, 60).reshape(1, 10, 6, 1)
+    counts = metrics.calibration_counts(shares, shares)
+    np.testing.assert_allclose(metrics.expected_calibration_error(counts), 0, atol=1e-7)
+
+
 def test_expected_calibration_error_equals_hand_value():
     # Of 10 pixels at 0.8, 6 are true; 10 pixels at 0.1, none is: (2 + 1) / 20.
     probs = np.repeat([0.8, 0.1], 10).reshape(1, 4, 5, 1)

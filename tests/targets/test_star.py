@@ -177,6 +177,12 @@ def test_the_more_probable_of_two_is_kept_and_lies_on_top():
     assert star.decode(maps * 0).shape == (30, 40)
 
 
+def test_rims_of_cells_of_radius_20_count():
+    y, x = np.mgrid[:50, :50]
+    label = ((y - 25) ** 2 + (x - 25) ** 2 <= 19.5**2).astype(np.int32)  # 20 from the background
+    np.testing.assert_array_equal(star.cell_mask(star.encode(label), 0.5)[..., 0], label > 0)
+
+
 @pytest.mark.parametrize("view", range(8))
 def test_turned_maps_are_those_of_the_image(view):
     label = star_stardist.cells(3).astype(np.int32)

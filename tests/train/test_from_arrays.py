@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import types
 
 import matplotlib
 import numpy as np
@@ -130,6 +131,38 @@ def test_channels_that_a_run_chose_are_chosen_of_arrays():
         np.testing.assert_array_equal(found.read(), wanted)
     with pytest.raises(InputError, match="image: got 3 channels; expected 2, which are 0,5"):
         trained_run.chosen(image, "0,5")
+
+
+def measuring(**changes):
+    """A run that can only measure."""
+    run = object.__new__(trained_run.TrainedRun)
+    run._members = [types.SimpleNamespace(config=config_lib.changed(config_lib.default(), {
+        "data.name": "folder"} | {name.replace("__", "."): value
+                                  for name, value in changes.items()}))]
+    return run
+
+
+@pytest.mark.parametrize("index, options, wanted", [
+    ("2,0", {}, (30, 10)), ("2,0", {"channels": "1,2"}, (20, 30)), ("", {}, (10, 20, 30))])
+def test_intensities_are_of_the_channels_that_a_run_sees(index, options, wanted):
+    image = np.broadcast_to(np.array([10, 20, 30, 40][: 4 if index else 3], np.uint8),
+                            (5, 6, 4 if index else 3))
+    columns = measuring(data__channel_index=index).measure(np.eye(5, 6) > 0, image, **options)
+    assert [columns[name] for name in columns if name.startswith("mean_intensity")] == [
+        [one] for one in wanted]
+
+
+def test_ids_of_any_integer_type_are_measured():
+    label = np.eye(5, 6).astype(np.uint64) * 7
+    assert measuring().measure(label)["id"] == [7] and measuring().measure(label)["area_px"] == [5]
+    classes = measuring(
+        data__labels="classes", data__target="classes", data__num_classes=3,
+        data__classes=("a", "b"))
+    assert classes.measure(np.eye(5, 6, dtype=np.uint8))["class"] == ["a"]
+    for run, wrong, expected in ((measuring(), -label.astype(int), "ids, from 0"),
+                                 (classes, label, "classes, 0 to 2")):
+        with pytest.raises(InputError, match=f"label: got numbers from .*; expected {expected}"):
+            run.measure(wrong)
 
 
 @pytest.mark.parametrize("images, labels, text", [
