@@ -27,8 +27,6 @@ from cellseg_jax.errors import InputError, pick, refuse_urls, shortened
 LAYER_COUNTS = ("num_res_units", "num_layers", "blocks", "depths", "convs", "blocks_per_stage")
 MOST_LAYERS = 1000
 OF_OBJECTS = tuple(name for name, target in targets.TARGETS.items() if target.of_objects)
-# Targets whose probabilities may be anything from 0 to 1, where others are 0 or 1.
-OF_SHARES = ("star",)
 
 
 def check(config, default) -> None:
@@ -207,11 +205,15 @@ def _loss(c, rule):
     rule(len(c.loss.class_weights) in (0, outputs) and min(c.loss.class_weights, default=0) >= 0,
          "loss.class_weights", f"() or {outputs} numbers of at least 0, one per output of "
          f"data.target={c.data.target!r}")
+    rule(not c.loss.class_weights or max(c.loss.class_weights) > 0, "loss.class_weights",
+         "one of them above 0, or nothing is learned")
+    rule(not c.loss.tversky or c.loss.tversky_alpha + c.loss.tversky_beta > 0,
+         "loss.tversky_alpha", "it or loss.tversky_beta above 0, or nothing is learned")
     for name in ("cross_entropy", "lovasz_softmax"):
         rule(not c.loss[name] or outputs >= 2, f"loss.{name}",
              "none with one output; data.target='contour' or 'classes' have more")
     for name in losses.OF_MASKS:
-        rule(not c.loss[name] or c.data.target not in OF_SHARES, f"loss.{name}",
+        rule(not c.loss[name] or not targets.TARGETS[c.data.target].is_share, f"loss.{name}",
              f"0: it is of masks, and probabilities of data.target={c.data.target!r} lie between "
              "0 and 1")
     wanted = " and ".join(name for name in targets.TARGETS[c.data.target].losses

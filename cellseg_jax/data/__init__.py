@@ -7,6 +7,7 @@ else its change is not noticed within a process. COUNT and PIXELS of the file ar
 where there is no data.
 """
 
+import collections
 import inspect
 import os
 import pathlib
@@ -85,6 +86,7 @@ def records_of(data_config) -> Records:
     records = _records(data_config["name"], data_config["root"], _chosen(data_config))
     if data_config["only_size"]:
         records = select.of_size(records, tuple(data_config["only_size"]))
+    mixed_before = collections.Counter()
     for text in data_config["mix"]:
         name, _, root = text.partition(":")
         pick(DATASETS, name, "config.data.mix")
@@ -94,7 +96,9 @@ def records_of(data_config) -> Records:
                              f"{data_config['name']} {kind}; expected datasets with equal labels")
         shared = {key: data_config[key] for key in ReadOptions._fields[1:] if key in options(name)}
         mixed = _mixed(name, root, options(name) | shared)
-        prefix = f"{split.MIXED}{name}/"
+        mixed_before[name] += 1
+        again = f"_{mixed_before[name]}" if mixed_before[name] > 1 else ""
+        prefix = f"{split.MIXED}{name}{again}/"
         records = Records(
             [*records, *(r._replace(name=prefix + r.name, group=prefix + r.group, part="train")
                          for r in mixed)], (*records.findings, *mixed.findings))
@@ -255,8 +259,9 @@ def _scorable(data_config, arrays, images, part: str) -> np.ndarray:
     kept = images[annotated(data_config, arrays)[images]]
     if len(images) and not len(kept):
         raise InputError(f"{split.KEY}: got {data_config['split']!r}, but of the {len(images)} "
-                         f"images of {part} none has an annotated pixel, so that nothing can be "
-                         "scored; expected some: choose another data.split or data.split_seed")
+                         f"images of {part} none has an annotated pixel (where windows are cut: in "
+                         "the middle one), so that nothing can be scored; expected some: choose "
+                         "another data.split or data.split_seed")
     return kept
 
 

@@ -121,8 +121,10 @@ def open_cache(records, options: CacheOptions, directory,
     directory = pathlib.Path(directory).expanduser()
     fingerprint = content_fingerprint(records, directory, options.dataset, options.options)
     folder = directory / options.key(fingerprint)
+    # The parts of the dataset's own split are no content: they may change while the cache stays.
+    parts = tuple(record.part for record in records)
     if _is_complete(folder):
-        return _open(folder)
+        return dataclasses.replace(_open(folder), image_parts=parts)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with locked(folder.with_suffix(".lock")) as alone:
@@ -132,7 +134,7 @@ def open_cache(records, options: CacheOptions, directory,
         raise InputError(f"config.data.cache: cannot write to '{directory}' "
                          f"({error.strerror or error}); pass --config.data.cache=DIR with a "
                          "folder of yours") from error
-    return _open(folder)
+    return dataclasses.replace(_open(folder), image_parts=parts)
 
 
 def _make(folder, records, options, fingerprint, progress, alone: bool) -> None:

@@ -36,6 +36,7 @@ class Record(NamedTuple):
     part: str = ""  # "train" | "val" | "test" in the dataset's own split
     # () -> (height, width) of a pixel in micrometres or None; None: that of the first file
     pixel_size: Callable | None = None
+    size: Callable | None = None  # () -> (height, width) of the image; None: as the first file's
 
 
 class BadFiles(InputError):

@@ -20,8 +20,8 @@ def of_size(records: Records, size: tuple[int, int]) -> Records:
 
     Raises: InputError if there are none, with the sizes that there are.
     """
-    sizes = [image_size(record.files[0]) if record.files else record.read().image.shape[:2]
-             for record in records]
+    sizes = [record.size() if record.size else image_size(record.files[0]) if record.files
+             else record.read().image.shape[:2] for record in records]
     kept = [record for record, found in zip(records, sizes, strict=True) if found == size]
     if records and not kept:
         counts = collections.Counter(f"{height}x{width}" for height, width in sizes)

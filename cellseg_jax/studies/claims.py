@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cellseg_jax.studies import comparable, stats
+from cellseg_jax.studies import comparable, equivalence, stats
 from cellseg_jax.studies.gaps import gaps_of, undefined
 from cellseg_jax.studies.runs import values_of
 from cellseg_jax.studies.study import Claim, metrics_of
@@ -140,7 +140,13 @@ def _repeats_needed(claim, pairs, alpha, ratio) -> float:
         return math.nan
     failing = [k for k, size in enumerate(margin) if size < 0]
     level = alpha / len(margin) if failing else alpha
-    repeats = [stats.repeats_needed(stats.sd_of(pairs.comparisons[k], ratio), margin[k],
-                                    alpha=level, test_train_ratio=ratio)
-               for k in failing or range(len(margin))]
+    def needed(k):
+        one, how = pairs.comparisons[k], {"alpha": level, "test_train_ratio": ratio}
+        sd = stats.sd_of(one, ratio)
+        if claim.equal_within and not failing:
+            return equivalence.repeats_to_equal(
+                sd, claim.equal_within, abs(one.difference), **how)
+        return stats.repeats_needed(sd, margin[k], **how)
+
+    repeats = [needed(k) for k in failing or range(len(margin))]
     return min(repeats) if failing else max(repeats)

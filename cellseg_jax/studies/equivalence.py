@@ -107,26 +107,29 @@ def within(compared, gaps, margin: float, larger_is_better: bool) -> list[Within
 
 
 @functools.cache
-def repeats_to_equal(sd: float, margin: float, *, power: float = 0.8, alpha: float = stats.ALPHA,
-                     test_train_ratio: float = 0.0) -> float:
-    """Repeats with which two equal rows are shown to be equal within the margin; inf: none do.
+def repeats_to_equal(
+    sd: float, margin: float, difference: float = 0.0, *, power: float = 0.8,
+    alpha: float = stats.ALPHA, test_train_ratio: float = 0.0,
+) -> float:
+    """Repeats with which two rows are shown to be equal within the margin; inf: none do.
 
     Args:
       sd: of the paired differences.
+      difference: the true one, whose size is below the margin.
       alpha: of each of the two one-sided tests, divided by the number of rows.
     """
     if math.isnan(sd):
         return math.nan
     if sd <= 0:
         return stats.MIN_PAIRS
-    enough = lambda n: power_to_equal(n, sd, margin, alpha=alpha,
+    enough = lambda n: power_to_equal(n, sd, margin, difference, alpha=alpha,
                                       test_train_ratio=test_train_ratio) >= power
     return stats.smallest(enough)
 
 
-def power_to_equal(n: int, sd: float, margin: float, *, alpha: float = stats.ALPHA,
-                   test_train_ratio: float = 0.0) -> float:
-    """The chance that two rows without a true difference are shown to be equal.
+def power_to_equal(n: int, sd: float, margin: float, difference: float = 0.0, *,
+                   alpha: float = stats.ALPHA, test_train_ratio: float = 0.0) -> float:
+    """The chance that two rows of that true difference are shown to be equal within the margin.
 
     The mean difference is normal, its spread a chi-square; both tests pass where
     |mean| < margin - t s sqrt(1/n + ratio), integrated over quantiles of the spread. Differences
@@ -136,5 +139,6 @@ def power_to_equal(n: int, sd: float, margin: float, *, alpha: float = stats.ALP
     limit = float(scipy_stats.t.ppf(1 - alpha, n - 1))
     quantiles = (np.arange(STEPS) + 0.5) / STEPS
     spread = np.sqrt(scipy_stats.chi2.ppf(quantiles, n - 1) / (n - 1))
-    room = np.maximum(margin / sd - limit * spread * scale, 0) / scale
-    return float((2 * scipy_stats.norm.cdf(room) - 1).mean())
+    room = np.maximum(margin / sd - limit * spread * scale, 0)
+    below = lambda mean: scipy_stats.norm.cdf((mean - difference / sd) / scale)
+    return float((below(room) - below(-room)).mean())

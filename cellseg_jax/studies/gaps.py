@@ -113,7 +113,9 @@ def by_rank(a, b, test_train_ratio: float = 0.0) -> stats.Comparison:
     p = _permuted_p(ranks, n)
     if test_train_ratio:
         corrected = stats.paired(x, y, test_train_ratio=test_train_ratio).p
-        p = max(p, 1.0 if math.isnan(corrected) else corrected)
+        if math.isnan(corrected):  # all differences of ranks are equal: runs apart, or copies
+            corrected = 1.0 if np.ptp(x) == np.ptp(y) == 0 else 0.0
+        p = max(p, corrected)
     return stats.Comparison(difference, unknown, p, difference / n, n, "rank-sum test")
 
 

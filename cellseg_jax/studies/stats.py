@@ -67,9 +67,9 @@ def paired(a, b, *, test_train_ratio: float = 0.0) -> Comparison:
     images corrects for it. 0 is the plain test, for repeats that vary in the seed alone: the
     result then holds for this test set.
 
-    Where all differences are equal and not 0, they are not random (a method without randomness,
-    a seed that nothing reads): the repeats are copies of one, p is NaN, and the verdict is
-    "too few repeats". Differences that are all 0 have p = 1.
+    Where all differences are equal and not 0, their spread is not known, and they may be no
+    repeats at all (a method without randomness, a seed that nothing reads): p is NaN, and the
+    verdict is "too few repeats". Differences that are all 0 have p = 1.
 
     Args:
       a, b: (R,) scores of the repeats in the same order; a pair with a NaN is left out.
@@ -90,7 +90,7 @@ def paired(a, b, *, test_train_ratio: float = 0.0) -> Comparison:
         if abs(mean) <= ROUNDING * scale:
             return Comparison(0.0, (0.0, 0.0), 1.0, 0.0, n, f"{test}: equal in all repeats")
         return Comparison(mean, unknown, math.nan, math.nan, n,
-                          f"{test}: the same difference in all repeats, so they are copies")
+                          f"{test}: the same difference in all repeats, whose spread is not known")
     error = sd * math.sqrt(1 / n + test_train_ratio)
     half = error * float(stats.t.ppf(1 - ALPHA / 2, n - 1))
     p = 2 * float(stats.t.sf(abs(mean) / error, n - 1))
@@ -224,7 +224,7 @@ def verdict(comparison: Comparison | None, adjusted_p: float,
             larger_is_better: bool = True) -> str:
     """One of VERDICTS on the first of two, from the repeats that both have.
 
-    "too few repeats": fewer than three pairs, or pairs that are copies of one (p is NaN).
+    "too few repeats": fewer than three pairs, or pairs of one difference (p is NaN).
     "better", "worse": adjusted_p < 0.05. Else "not distinguishable", which is no proof of
     equality: see `judge` with equal_within.
     """

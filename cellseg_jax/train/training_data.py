@@ -51,9 +51,10 @@ def load(config) -> TrainingData:
         arrays = data.load(config.data, progress)
     classes = config.data.num_classes if config.data.target == "classes" else None
     alpha = colours.has_alpha(config.data.channels, config.data.channel_index)
-    findings = checks.of_samples(_read_in_training(arrays), num_classes=classes, alpha=alpha)
+    seen = _read_in_training(arrays)
+    findings = checks.of_samples(seen, num_classes=classes, alpha=alpha)
     findings += checks.of_ranges(arrays, config.data)
-    findings += annotation.of_arrays(arrays, config.data)
+    findings += annotation.of_arrays(arrays, config.data, seen.foreground)
     checks.raise_errors(findings)
     return TrainingData(arrays, findings, alpha)
 

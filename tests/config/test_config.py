@@ -8,7 +8,7 @@ import pytest
 
 from cellseg_jax import config as config_lib
 from cellseg_jax import data, losses, models, targets
-from cellseg_jax.config import compare, rules
+from cellseg_jax.config import compare
 from cellseg_jax.errors import InputError
 
 QUICKSTART = """
@@ -218,6 +218,14 @@ def test_losses_of_masks_are_refused_where_probabilities_are_shares(loss):
         config_lib.changed(base, {f"loss.{loss}": 1.0})
 
 
+@pytest.mark.parametrize("values", [
+    {"loss.class_weights": (0.0,)}, {"loss.tversky": 1.0, "loss.tversky_alpha": 0.0,
+                                     "loss.tversky_beta": 0.0}])
+def test_losses_without_a_gradient_are_refused(values):
+    with pytest.raises(InputError, match="above 0, or nothing is learned"):
+        config_lib.changed(config_lib.default(), values)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", targets.TARGETS)
 def test_targets_whose_probabilities_are_shares_are_known(name):
@@ -225,7 +233,7 @@ def test_targets_whose_probabilities_are_shares_are_known(name):
     label[0, 2:14, 3:12] = 1
     target = targets.TARGETS[name]
     values = np.unique(target.encode(label)[..., : target.num_binary])
-    assert (set(values.tolist()) <= {0, 1}) == (name not in rules.OF_SHARES)
+    assert (set(values.tolist()) <= {0, 1}) == (not target.is_share)
 
 
 @pytest.mark.parametrize("name, key, before, after, by, other", [

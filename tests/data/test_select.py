@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 import tifffile
 from helpers import data_config, tiny_config
+from PIL import Image
 
 from cellseg_jax import config as config_lib
 from cellseg_jax import data
+from cellseg_jax.data import select
+from cellseg_jax.data.datasets import folder as folders
 from cellseg_jax.data.order import order_of
 from cellseg_jax.data.quality.checks import of_samples
 from cellseg_jax.data.read import image_size
@@ -59,6 +62,30 @@ def test_only_size_reads_the_images_of_that_size_alone(tmp_path):
     with pytest.raises(InputError, match=r"only_size: got \(9, 9\), but no image has that size; "
                                          r"there are .*\(. images\)"):
         data.load(config | {"only_size": (9, 9)})
+
+
+def test_planes_of_a_file_have_sizes_of_their_own(tmp_path):
+    for place in ("images", "masks"):
+        (tmp_path / place).mkdir()
+        with tifffile.TiffWriter(tmp_path / place / "x.tif") as file:
+            for size in ((64, 64), (32, 48)):
+                file.write(np.eye(*size, dtype=np.uint8), metadata=None)
+    found = folders.records(tmp_path, labels="binary", z="slices")
+    for size in ((64, 64), (32, 48)):
+        one, = select.of_size(found, size)
+        assert one.read().image.shape[:2] == size
+
+
+def test_two_folders_that_are_mixed_in_keep_their_names_apart(tmp_path):
+    for place in ("a", "b"):
+        for kind in ("images", "masks"):
+            (tmp_path / place / kind).mkdir(parents=True)
+            Image.fromarray(np.eye(9, dtype=np.uint8)).save(tmp_path / place / kind / "k.png")
+    config = data_config(name="folder", root=str(tmp_path / "a"), cache=str(tmp_path),
+                         **data.options("folder"),
+                         mix=(f"folder:{tmp_path / 'a'}", f"folder:{tmp_path / 'b'}"))
+    names = [record.name for record in data.records_of(config)]
+    assert names == ["k", "mixed/folder/k", "mixed/folder_2/k"]
 
 
 def test_blank_images_are_background_and_for_training_alone(tmp_path):

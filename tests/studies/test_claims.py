@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from cellseg_jax.studies import Claim, claims_about, stats
+from cellseg_jax.studies import Claim, claims_about, equivalence, stats
 from cellseg_jax.studies.claims import judge_claims
 from cellseg_jax.studies.course import course
 from cellseg_jax.studies.runs import Found, Run
@@ -107,6 +107,9 @@ def test_repeats_that_decide_are_those_of_the_power_of_the_test():
     noisy["c"] = 0.799 + 10 * OTHER
     assert judged(noisy, Claim("", ("a",), ("b", "c"), every=True))[0].needed > one.needed
     assert math.isinf(judged({"a": SPREAD, "b": SPREAD[::-1]}, Claim("", ("a",), ("b",)))[0].needed)
+    equal = judged(noisy, Claim("", ("a",), ("b",), equal_within=0.01))[0]
+    assert equal.judgement == "undecided" and equal.needed == equivalence.repeats_to_equal(
+        d.std(ddof=1), 0.01, abs(d.mean()))
 
 
 def test_claims_about_some_rows_are_those_that_still_compare_something():

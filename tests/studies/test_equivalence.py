@@ -188,13 +188,15 @@ def test_rows_at_the_margin_are_seldom_shown_on_other_splits(tables):
     assert np.mean(shown) <= scipy_stats.binom.ppf(0.999, tables, stats.ALPHA) / tables
 
 
+@pytest.mark.parametrize("difference", [0.0, 0.004, -0.012])
 @pytest.mark.parametrize("n, ratio, alpha", [(5, 0.0, 0.05), (8, 0.0, 0.0125), (20, 0.125, 0.05)])
-def test_equal_rows_are_shown_to_be_equal_with_the_stated_power(n, ratio, alpha):
+def test_rows_are_shown_to_be_equal_with_the_stated_power(n, ratio, alpha, difference):
     rng, sd, margin, tables = np.random.default_rng(31), 0.01, 0.016, 20000
-    d = rng.normal(0, sd * math.sqrt(ratio), (tables, 1)) + rng.normal(0, sd, (tables, n))
+    d = rng.normal(0, sd * math.sqrt(ratio), (tables, 1)) + rng.normal(difference, sd, (tables, n))
     error = d.std(1, ddof=1) * math.sqrt(1 / n + ratio)
     shown = np.mean(margin - np.abs(d.mean(1)) > scipy_stats.t.ppf(1 - alpha, n - 1) * error)
-    stated = equivalence.power_to_equal(n, sd, margin, alpha=alpha, test_train_ratio=ratio)
+    stated = equivalence.power_to_equal(n, sd, margin, difference, alpha=alpha,
+                                        test_train_ratio=ratio)
     assert abs(shown - stated) < 4 * math.sqrt(stated * (1 - stated) / tables) + 1e-3
 
 

@@ -122,6 +122,15 @@ def test_a_row_that_diverged_always_is_worse_by_rank():
     assert by_rank(hole, LAST).n == 4
 
 
+@pytest.mark.parametrize("order", [*itertools.permutations(range(3))])
+def test_rows_wholly_apart_are_told_apart_in_any_order_of_their_repeats(order):
+    """Repeats share their splits, and are often in one order in both rows."""
+    below = np.array([WORSE, 0.81, 0.85, 0.86, 0.88])
+    above = np.array([0.90, 0.93, 0.95, 0.96, 0.97])[[*order, 3, 4]]
+    assert by_rank(above, below, 0.125).p == pytest.approx(2 / math.comb(10, 5))
+    assert by_rank(np.full(5, 0.9), np.full(5, 0.8), 0.125).p == 1  # copies of one run
+
+
 def test_overlapping_splits_never_decide_more_by_rank():
     rng = np.random.default_rng(1)
     for _ in range(5):

@@ -86,7 +86,7 @@ def test_summary_counts_rows_by_their_verdict(damaged):
         for row in damaged.rows], claims=[], needed={0.01: math.inf}, noise={})
     assert summary_sentence(few) == (
         "In dice_mean, no row can be told from the baseline unet_adam yet: too few repeats for a "
-        "verdict, which takes 3 of both rows that are not copies of one. No number of repeats "
+        "verdict, which takes 3 of both rows, with differences that vary. No number of repeats "
         "would find a difference of 0.01 in dice_mean reliably: that takes more images.")
 
 

@@ -141,6 +141,11 @@ def test_rejects_a_search_of_a_study_without_one_and_rungs_without_validations(t
     few = found._replace(search=found.search._replace(rungs=5))
     with pytest.raises(InputError, match="train.epochs of at least 16"):
         search.plan_of_study(few, "halving")
+    rows = dict(found.rows)
+    started = found._replace(rows=rows | {
+        found.baseline: rows[found.baseline] | {"train.weights": "row:other"}, "other": {}})
+    with pytest.raises(InputError, match="starts from the weights of row:other, a row that a sear"):
+        search.plan_of_study(started, "halving")
 
 
 # --- who trains for how long ----------------------------------------------------------------------

@@ -54,6 +54,23 @@ def test_masks_are_judged_by_all_that_windows_are_cut_of(tmp_path):
         training_data.load(config_lib.changed(config, {"data.num_classes": 4}))
 
 
+@pytest.mark.parametrize("fit", ["random_crop", "resize"])
+def test_what_covers_the_masks_is_found_outside_of_the_middle_too(tmp_path, fit):
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    for number in range(6):
+        label = np.full((96, 96), 255, np.uint8)
+        label[24:72, 24:72] = 0
+        label[30:34, 30:34], label[50:56, 50:56] = 1, 2
+        iio.imwrite(tmp_path / f"masks/{number}.png", label)
+        iio.imwrite(tmp_path / f"images/{number}.png", np.roll(label, number))
+    config = config_lib.changed(config_lib.default(), {
+        "data.name": "folder", "data.root": str(tmp_path), "data.cache": str(tmp_path / "cache"),
+        "data.fit": fit, "data.size": (32, 32)})
+    with pytest.raises(InputError, match="id 255 covers 75% of 6 masks"):
+        training_data.load(config)
+
+
 @pytest.mark.parametrize("changes, words", [
     ({}, []),
     ({"loss.gamma": 3.0, "loss.focal": 0.0},

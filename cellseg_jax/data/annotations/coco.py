@@ -154,7 +154,9 @@ def draw(path, annotations, categories: dict[str, str], shape: tuple[int, int]) 
       shape: (H, W) of the image.
     """
     masks, problems = _masks(annotations, *shape)
-    names = [id_text(one.get("id", n + 1)) for n, one in enumerate(annotations)]
+    # label_id: of our own files, which number the objects of a folder anew in id.
+    names = [id_text(one.get("label_id", one.get("id", n + 1)))
+             for n, one in enumerate(annotations)]
     kinds = [categories.get(id_text(one.get("category_id", "")), "") for one in annotations]
     shapes = [raster.Shape(names[n], kinds[n], *masks[n]) for n in sorted(masks)]
     drawn = raster.drawn(path, shapes, [f"{names[n]} ({why})" for n, why in problems.items()],

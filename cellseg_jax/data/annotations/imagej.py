@@ -106,7 +106,7 @@ def _files(path):
     try:
         with zipfile.ZipFile(path) as archive:
             files = [(name, archive.read(name)) for name in archive.namelist()
-                     if name.lower().endswith(".roi")]
+                     if name.lower().endswith(".roi") and not _of_finder(name)]
             others = len(archive.namelist()) - len(files)
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError) as error:
         raise InputError(f"{path}: is no zip file, truncated or damaged ({error})") from error
@@ -114,6 +114,11 @@ def _files(path):
         raise InputError(f"{path}: holds {others} files, none of them a .roi; expected a zip of "
                          "ImageJ's ROI Manager, unpack other archives")
     return files
+
+
+def _of_finder(name: str) -> bool:
+    """Whether a file in an archive is one that macOS adds to each."""
+    return name.startswith("__MACOSX/") or name.rpartition("/")[2].startswith("._")
 
 
 def _pixels(roi, shape):

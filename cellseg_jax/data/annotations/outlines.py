@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from cellseg_jax.data.annotations.raster import painted
 from cellseg_jax.data.records import Finding, some
 from cellseg_jax.errors import InputError
 
@@ -54,9 +55,14 @@ def label(path, found, options) -> tuple[np.ndarray, tuple[Finding, ...]]:
             findings += (_left_out(path, found, others, "of classes that config.data.classes does "
                                    "not name"),)
     values |= {n: -1 for n, kind in found.kinds.items() if kind == unknown}
+    drawn = found.label
+    if len(values) < len(found.kinds):  # what is left out covers nothing
+        size = drawn.shape
+        before = painted(path, found.shapes, size)[1]
+        drawn, overlaps = painted(path, {n: found.shapes[n] for n in values}, size)
+        findings = (*(one for one in findings if one not in before), *overlaps)
     ids, of_ids = np.array([(0, 0), *sorted(values.items())], np.int64).T
-    at = np.searchsorted(ids, found.label).clip(max=len(ids) - 1)
-    label = np.where(ids[at] == found.label, of_ids[at], 0).astype(np.int32)
+    label = of_ids[np.searchsorted(ids, drawn)].astype(np.int32)
     for region in found.regions:
         if region.kind == unknown:
             inside = label[region.window]

@@ -90,26 +90,20 @@ def listing(root: pathlib.Path, wanted: str = "", mask_suffix: str = "", ignored
             return in_folders
     folder, places = layouts.places(root, named)
     try:
-        images, found = _sorted_out(folder, places, wanted.partition(":")[0])
+        images, found = _sorted_out(folder, places, wanted.partition(":")[0], ignored)
     except layouts.NoLayout:
         in_folders = None if named else _in_folders(root, wanted, mask_suffix, ignored)
         if not in_folders:
             raise
         return in_folders
-    wanted, _, name = wanted.partition(":")
+    name = wanted.partition(":")[2]
+    beside = _ignore_masks(images, found, ignored) if ignored else {}
     if found.coco and not found.annotations:
-        return _of_coco(folder, images, found)
+        return _of_coco(folder, images, found, beside)
     if found.coco:
         raise InputError(f"{found.coco[0]}: lists images that also have annotations of their own, "
                          f"such as {some(p.name for p in found.annotations)}; choose one, such as "
                          "config.data.annotations=coco")
-    beside = {}
-    if ignored:  # an image may have such a name too: then its mask is a mask
-        beside = {_stem(path): path for path in found.annotations if _stem(path) not in images
-                  and _stem(path).endswith(ignored)
-                  and _stem(path).removesuffix(ignored) in images}
-        for path in beside.values():
-            del found.annotations[path]
     chosen, lone = _matched(images, found.annotations, mask_suffix, found.bad)
     for stem, path in () if mask_suffix else found.inside.items():
         chosen[stem].append(path)
@@ -122,9 +116,25 @@ def listing(root: pathlib.Path, wanted: str = "", mask_suffix: str = "", ignored
         if len(files) > 1:
             found.bad.append(_several(images[stem], stem, files, found.annotations))
             continue
-        extra = (beside[stem + ignored],) if stem + ignored in beside else ()
-        pairs[stem] = _pair(images[stem], files[0], found.annotations[files[0]], name, extra)
+        pairs[stem] = _pair(images[stem], files[0], found.annotations[files[0]], name,
+                            beside.get(stem, ()))
     return Listing(dict(sorted(pairs.items())), found.bad, found.notes())
+
+
+def _ignore_masks(images, found, ignored) -> dict[str, tuple]:
+    """{stem of an image: the mask of what is not annotated in it}, taken out of the annotations.
+
+    An image may have such a name too: then its mask is a mask.
+    """
+    stems = {key: stem for stem in images for key in _keys(stem, IMAGE_ENDINGS)[1:]}
+    stems |= {stem: stem for stem in images}
+    beside = {}
+    for path in [path for path in found.annotations if _stem(path).endswith(ignored)]:
+        stem = stems.get(_stem(path).removesuffix(ignored))
+        if stem and _stem(path) not in images and stem not in beside:
+            beside[stem] = (path,)
+            del found.annotations[path]
+    return beside
 
 
 def _pair(image, annotation, kind, name, beside) -> Pair:
@@ -182,7 +192,7 @@ class _Found(NamedTuple):
                         f"annotation: {names}")]
 
 
-def _sorted_out(folder, places, wanted) -> tuple[dict, _Found]:
+def _sorted_out(folder, places, wanted, ignored) -> tuple[dict, _Found]:
     """({stem: image}, the rest) of a folder of images and those of their annotations."""
     found, images = _Found({}, [], [], [], {}, set()), {}
     alone = folder not in places
@@ -204,7 +214,7 @@ def _sorted_out(folder, places, wanted) -> tuple[dict, _Found]:
         elif alone and path not in places and not is_companion(path):
             found.bad.append(_foreign(path, folder, SUFFIXES))
     for place in places:
-        _add_annotations(found, place, wanted, images, folder)
+        _add_annotations(found, place, wanted, images, folder, ignored)
         _leave_out_parts(found, place)
     if not wanted or wanted == "zarr":  # of an OME-Zarr image the labels may be inside
         found.inside.update({stem: path for stem, path in images.items()
@@ -215,7 +225,7 @@ def _sorted_out(folder, places, wanted) -> tuple[dict, _Found]:
     return images, found
 
 
-def _add_annotations(found, place, wanted, images, folder) -> None:
+def _add_annotations(found, place, wanted, images, folder, ignored) -> None:
     """Sorts what lies in a folder; what is no annotation is an error where nothing else belongs."""
     beside_images, around_images = place == folder, place in folder.parents
     strict = not beside_images and not around_images
@@ -231,7 +241,8 @@ def _add_annotations(found, place, wanted, images, folder) -> None:
             continue  # the root over images/: a COCO file may lie there, and anything else
         if not kind and (strict or path.suffix.lower() in SUFFIXES):
             found.bad.append(_foreign(path, path.parent, MASK_SUFFIXES))
-        elif not kind or (wanted and kind != wanted):
+        elif not kind or (wanted and kind != wanted
+                          and not (ignored and _stem(path).endswith(ignored))):
             found.left_out.append(path)
         elif kind == "coco":
             found.coco.append(path)
@@ -371,7 +382,7 @@ def _several(image, stem, files, kinds) -> Finding:
                                            f"{names}; {fix}")
 
 
-def _of_coco(folder, images, found) -> Listing:
+def _of_coco(folder, images, found, beside) -> Listing:
     """Pairs of images and COCO files that list them."""
     listed, bad = coco_images.listed(found.coco, folder, images)
     unlisted = sorted(images.keys() - listed.keys())
@@ -380,5 +391,5 @@ def _of_coco(folder, images, found) -> Listing:
         notes.append(Finding("warning", str(folder), f"{len(unlisted)} images are not listed in "
                      f"{some(path.name for path in found.coco)} and are left out: "
                      f"{some(unlisted)}"))
-    return Listing({stem: Pair((images[stem],), path, read)
+    return Listing({stem: Pair((images[stem],), path, read, beside=beside.get(stem, ()))
                     for stem, (path, read) in sorted(listed.items())}, found.bad + bad, notes)

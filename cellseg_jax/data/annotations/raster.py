@@ -8,6 +8,7 @@ through centres, of GDAL (rasterio.features.rasterize).
 """
 
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -42,6 +43,7 @@ class Drawn(NamedTuple):
     kinds: dict[int, str]  # id -> class, "" if it has none; hidden ones too
     findings: tuple[Finding, ...]
     regions: tuple[Shape, ...] = ()  # drawn around objects, and no objects themselves
+    shapes: dict[int, Shape] = MappingProxyType({})  # id -> its pixels
 
 
 def filled(rings: Sequence[np.ndarray], shape: tuple[int, int]):
@@ -122,13 +124,11 @@ def drawn(path, shapes: Sequence[Shape], problems: Sequence[str], shape: tuple[i
       empty, or most lie outside of the image: then they were drawn on another one.
     """
     empty = {n for n, one in enumerate(shapes) if not one.mask.any()}
-    masks = {n: one[2:] for n, one in enumerate(shapes) if n not in empty}
-    label, overlap = paint(masks, shape)
-    ids = ids_of([one.name for one in shapes])
-    hidden = np.setdiff1d(np.array([*masks], int), np.unique(label) - 1)
+    ids = ids_of([one.name for one in shapes]).tolist()
+    by_id = {ids[n]: one for n, one in enumerate(shapes) if n not in empty}
     left_out = [*problems, *(f"{shapes[n].name} (no pixel in the image)" for n in sorted(empty))]
     findings = []
-    if left_out and not masks:
+    if left_out and not by_id:
         raise InputError(f"{path}: none of its {len(left_out)} annotations can be drawn: "
                          f"{some(left_out)}; expected areas in pixels of an image of "
                          f"{shape[0]}x{shape[1]}; remove the file's annotations if there is no "
@@ -143,14 +143,28 @@ def drawn(path, shapes: Sequence[Shape], problems: Sequence[str], shape: tuple[i
         findings.append(Finding("warning", str(path), f"{len(left_out)} of "
                                 f"{count} annotations are left out: "
                                 f"{some(left_out)}"))
-    if overlap:
-        covered = some(shapes[n].name for n in hidden)
-        findings.append(Finding("note", str(path), (
-            f"{overlap} pixels ({overlap / label.size:.2%}) belong to two or more objects; the "
-            "smaller one keeps them" + (
-                f", {len(hidden)} objects keep none: {covered}" if len(hidden) else ""))))
-    kinds = {int(ids[n]): shapes[n].kind for n in masks}
-    return Drawn(np.append(0, ids).astype(np.int32)[label], kinds, tuple(findings))
+    label, overlaps = painted(path, by_id, shape)
+    kinds = {i: one.kind for i, one in by_id.items()}
+    return Drawn(label, kinds, (*findings, *overlaps), shapes=by_id)
+
+
+def painted(path, shapes: dict[int, Shape], shape: tuple[int, int]):
+    """((H, W) int32 ids, a note if objects overlap) of objects, small ones over large ones.
+
+    Args:
+      path: of the annotation file, for the note.
+      shapes: by their ids.
+      shape: (H, W) of the image.
+    """
+    label, overlap = paint({i - 1: one[2:] for i, one in shapes.items()}, shape)
+    if not overlap:
+        return label, ()
+    hidden = sorted(shapes.keys() - set(np.unique(label).tolist()))
+    covered = some(shapes[i].name for i in hidden)
+    return label, (Finding("note", str(path), (
+        f"{overlap} pixels ({overlap / label.size:.2%}) belong to two or more objects; the "
+        "smaller one keeps them" + (
+            f", {len(hidden)} objects keep none: {covered}" if hidden else ""))),)
 
 
 def check_planes(path, places, axes: StackAxes) -> None:

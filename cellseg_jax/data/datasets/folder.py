@@ -94,10 +94,12 @@ def records(root, **chosen) -> Records:
     options = Options(**chosen)
     find_group, (value, suffix) = _grouping(options.group), _ignored(options.ignore)
     _check(options)
-    root = check_root(root, layouts.LAYOUT)
+    root, described = check_root(root, layouts.LAYOUT), ()
     if not options.folders and nnunet.is_raw(root):
         nnunet.check(root, options)
-        options = options._replace(channel_index=numbers(root, options.channel_index))
+        index = numbers(root, options.channel_index)
+        described = (root / "dataset.json",) if index != options.channel_index else ()
+        options = options._replace(channel_index=index)
     read = functools.partial(_read, options=options, colours=masks.packed(options.colours),
                              ignore=value)
     pairs, bad, findings = _pairs(root, options, suffix)
@@ -112,12 +114,15 @@ def records(root, **chosen) -> Records:
             bad.append(Finding("error", where, what))
             continue
         first = pair.images[0]
-        files = pair.files + set_of(first).others(first)
+        files = pair.files + set_of(first).others(first) + described
         for n in range(count):
             name, number = (stem, None) if count == 1 else (f"{stem}_{n:04d}", n)
-            size = None if count == 1 else functools.partial(_pixel_size, first, options, n)
+            of_plane = {} if count == 1 else {
+                "pixel_size": functools.partial(_pixel_size, first, options, n),
+                "size": functools.partial(_size, first, options, n)}
             good.append(Record(name, case, files,
-                               functools.partial(read, pair, number, condition), pixel_size=size))
+                               functools.partial(read, pair, number, condition), **of_plane))
+    bad += _named_twice(good)
     good = Records(sorted(good, key=lambda record: record.name), findings)
     if bad:
         raise BadFiles(bad, good)
@@ -229,6 +234,19 @@ def _grouping(pattern: str):
 def _pixel_size(path, options, number):
     """Of an image of a file, whose others may be of another magnification."""
     return pixels_of(path, ReadOptions.of(options._asdict()))[number].pixel_size
+
+
+def _size(path, options, number):
+    """(height, width) of an image of a file."""
+    return pixels_of(path, ReadOptions.of(options._asdict()))[number].shape[:2]
+
+
+def _named_twice(found) -> list[Finding]:
+    """An error for each record with the name of another, which a split file could not tell."""
+    first = {}
+    return [Finding("error", str(one.files[0]), f"would be called {one.name}, as one of "
+                    f"{first[one.name].files[0]} is; rename one of the two")
+            for one in found if first.setdefault(one.name, one) is not one]
 
 
 def _num_samples(pair: Pair, options: ReadOptions) -> int:

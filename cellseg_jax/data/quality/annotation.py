@@ -89,11 +89,15 @@ def of_covering(found, data_config) -> list[Finding]:
                     f"{ids.count(commonest)} masks (of {len(found)}): not annotated? {fix}")]
 
 
-def of_arrays(arrays, data_config) -> list[Finding]:
-    """`of_covering` of decoded data, where labels are instances."""
+def of_arrays(arrays, data_config, foreground) -> list[Finding]:
+    """`of_covering` of decoded data, where labels are instances.
+
+    Args:
+      foreground: share of each sample, of windows that of its whole image.
+    """
     if data_config.get("labels", "instances") != "instances":
         return []
-    foreground = arrays.foreground.reshape(len(arrays.image_names), -1).mean(1)
+    foreground = foreground.reshape(len(arrays.image_names), -1).mean(1)
     return of_covering([covering(arrays.original_label(i)) if share > 0.25 else Covering()
                         for i, share in enumerate(foreground)], data_config)
 

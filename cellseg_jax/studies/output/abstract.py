@@ -65,7 +65,7 @@ def _better(table, metric, others) -> str:
             return (f"No setting can be judged: {done_sentence(table)}, and some repeats of the "
                     f"settings or of {table.study.baseline} have no score.")
         return (f"No setting can be judged yet: {done_sentence(table)}, and a verdict takes "
-                f"{stats.MIN_PAIRS} repeats of both that have a score.")
+                f"{stats.MIN_PAIRS} repeats of both that have a score, with differences that vary.")
     return f"No setting is shown to be better than {table.study.baseline}."
 
 

@@ -60,7 +60,8 @@ def _of_whole_row(table, row, base, metric) -> str:
     if word == "too few repeats":
         return (f"{plural(stats.MIN_PAIRS - one.n, 'more repeat')} of both rows for a verdict"
                 if one.n < stats.MIN_PAIRS else
-                "its repeats are copies of one: let them vary something, such as data.split_seed")
+                "the same difference in all repeats, so that its spread is not known: more "
+                "repeats, or let them vary something, such as data.split_seed")
     if word in ("better", "worse"):
         return f"decided: {word}{_price(row, base)}"
     shown = row.within.get(metric)

@@ -77,8 +77,8 @@ def _verdicts(table, metric, compared) -> list[str]:
                       if few else [])
     if len(few) == len(compared):
         return [f"In {metric}, no row can be told from the baseline {table.study.baseline} yet: "
-                f"too few repeats for a verdict, which takes {stats.MIN_PAIRS} of both rows that "
-                "are not copies of one."]
+                f"too few repeats for a verdict, which takes {stats.MIN_PAIRS} of both rows, with "
+                "differences that vary."]
     judged, differ = len(compared) - unjudged, len(by_word["better"]) + len(by_word["worse"])
     which = ", ".join(f"{len(by_word[word])} {word} ({listed_names(by_word[word])})"
                       for word in ("better", "worse") if by_word[word])

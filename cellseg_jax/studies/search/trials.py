@@ -96,6 +96,10 @@ def plan_of_study(study, method: str, smoke: bool = False):
     if study.baseline == FOUND:
         raise InputError(f"--search: the baseline is called {FOUND!r}, as the row of what a search "
                          "finds is; rename it")
+    weights = config_of(study, study.baseline, 0).train.weights
+    if weights.startswith("row:"):
+        raise InputError(f"--search: the baseline starts from the weights of {weights}, a row that "
+                         "a search does not train; set its train.weights to the folder of a run")
     options, wanted = study.base.train, study.search
     if smoke:  # two steps each: as few trials as there are decisions
         few = min(wanted.trials, wanted.eta ** (wanted.rungs - 1))

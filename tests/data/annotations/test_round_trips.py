@@ -9,7 +9,7 @@ from skimage import draw
 
 from cellseg_jax.data import lazy
 from cellseg_jax.data.datasets import folder
-from cellseg_jax.inference import outputs
+from cellseg_jax.inference import coco_out, outputs
 
 
 def cells(count=500, shape=(700, 800), seed=0):
@@ -65,6 +65,21 @@ def test_classes_come_back(tmp_path, label, name, classes):
     outputs.write(name, tmp_path / "a", semantic, image, classes=("living", "dead"))
     record, = folder.records(tmp_path, labels="classes", num_classes=3, classes=classes)
     np.testing.assert_array_equal(record.read().label, semantic)
+
+
+def test_ids_come_back_from_the_file_of_a_folder(tmp_path):
+    """predict.coco.json numbers the objects of all images anew, and keeps the ids of each."""
+    labels = {"a": np.diag([1, 2, 3]), "b": np.diag([5, 0, 9])}
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "images").mkdir()
+    for name, label in labels.items():
+        Image.fromarray(label.astype(np.uint8)).save(tmp_path / f"images/{name}.png")
+        image = lazy.from_array(label[..., None].astype(np.uint8), name,
+                                path=tmp_path / f"images/{name}.png")
+        outputs.write("coco", tmp_path / "masks" / name, label, image)
+    coco_out.write([tmp_path / "masks"])
+    for record in folder.records(tmp_path):
+        np.testing.assert_array_equal(record.read().label, labels[record.name])
 
 
 def test_our_coco_file_names_the_file(tmp_path):

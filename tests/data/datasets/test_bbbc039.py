@@ -3,6 +3,8 @@ import pytest
 import tifffile
 from PIL import Image
 
+from cellseg_jax import config as config_lib
+from cellseg_jax import data
 from cellseg_jax.data.datasets import bbbc039
 from cellseg_jax.errors import InputError
 
@@ -50,6 +52,18 @@ def test_records_have_parts_and_instances(root):
     expected[6:8, 1:3], expected[6:, 6:] = 3, 4 * (expected[6:, 6:] > 0)
     np.testing.assert_array_equal(sample.label, expected)
     assert sample.label.dtype == np.int32 and sample.findings == ()
+
+
+def test_the_official_split_is_read_though_images_are_decoded(root):
+    """metadata.zip may come after a first start, and its lists may be corrected."""
+    config = config_lib.default().data.to_dict() | data.options("bbbc039") | dict(
+        name="bbbc039", root=str(root), cache=str(root / "cache"), size=(8, 8), channels="gray",
+        fit="center_crop", split="official")
+    (root / "metadata").rename(root / "later")
+    assert set(data.load(config).image_parts) == {""}
+    (root / "later").rename(root / "metadata")
+    parts = data.split_of(config, data.load(config))
+    assert [parts[name].tolist() for name in ("train", "val", "test")] == [[0, 1], [2], [3]]
 
 
 def test_records_equal_slow_flood_fill(root):

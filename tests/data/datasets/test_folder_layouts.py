@@ -10,7 +10,7 @@ import roifile
 import tifffile
 from PIL import Image
 
-from cellseg_jax import config
+from cellseg_jax import config, data
 from cellseg_jax.data import lazy
 from cellseg_jax.data.datasets import folder
 from cellseg_jax.data.fingerprint import content_fingerprint
@@ -426,6 +426,17 @@ def test_channels_of_nnunet_are_chosen_by_their_names(tmp_path):
     assert pixel("0,1") == [7, 17] and pixel("1,2") == [17, 27]
 
 
+def test_corrected_names_of_channels_are_read_anew(tmp_path):
+    def pixel(*names):
+        nnunet(tmp_path, channels=2, channel_names=dict(enumerate(names)))
+        return data.load(config.default().data.to_dict() | data.options("folder") | dict(
+            name="folder", root=str(tmp_path), cache=str(tmp_path / "cache"), size=(8, 8),
+            fit="center_crop", labels="classes", num_classes=2, ignore="2",
+            channel_index="DAPI")).image[0, 0, 0].tolist()
+
+    assert pixel("DAPI", "GFP") == [7] and pixel("GFP", "DAPI") == [17]
+
+
 @pytest.mark.parametrize("chosen, pixel", [
     ("GFP", [17]), ("0", [7]), ("gfp,DAPI", [17, 7]), ("", [7, 17, 27])])
 def test_images_of_nnunet_are_predicted_as_they_are_trained_on(tmp_path, chosen, pixel):
@@ -821,3 +832,68 @@ def test_the_doctor_reads_annotations(tmp_path):
     examined = examine(config.complete(chosen).data)
     assert [fact.num_objects for fact in examined.facts] == [1] * 4
     assert not [f for f in examined.findings if f.level == "error"]
+
+
+# --- pixels of objects that are not read, and of what is not annotated ----------------------------
+
+
+def rectangle(x0, y0, x1, y1, kind):
+    ring = [[x0, y0], [x1, y0], [x1, y1], [x0, y1], [x0, y0]]
+    return {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]},
+            "properties": {"classification": {"name": kind}}}
+
+
+@pytest.mark.parametrize("labels", ["instances", "binary"])
+def test_objects_that_are_left_out_take_no_pixels_from_others(tmp_path, labels):
+    save(tmp_path / "images/x.png")
+    write(tmp_path / "masks/x.geojson", [
+        rectangle(1, 1, 11, 9, "cell"), rectangle(3, 3, 6, 6, "nucleus"),
+        rectangle(2, 2, 5, 5, "Region*"), rectangle(12, 1, 15, 4, "cell"),
+        rectangle(12, 1, 14, 3, "cell")])
+    record, = folder.records(tmp_path, labels=labels, classes=("cell",))
+    label, findings = record.read().label, " ".join(f.what for f in record.read().findings)
+    expected = np.zeros(SHAPE, int)
+    expected[1:9, 1:11] = 1
+    expected[1:4, 12:15], expected[1:3, 12:14] = (1, 1) if labels == "binary" else (4, 5)
+    np.testing.assert_array_equal(label, expected)
+    assert "4 pixels (2.08%) belong to two or more objects" in findings  # not the nucleus'
+
+
+@pytest.mark.parametrize("names, chosen", [
+    (("x", "x"), "geojson"), (("x", "x"), ""), (("x", "all"), "coco"), (("x", "all"), ""),
+    (("x_image", "x_mask"), "")])
+def test_annotations_of_any_format_have_masks_of_what_is_not_annotated(tmp_path, names, chosen):
+    image, annotation = names
+    save(tmp_path / f"images/{image}.png")
+    if annotation == "all":
+        write(tmp_path / "masks/all.json", coco((f"{image}.png",), (1,), (1,)))
+    elif annotation == "x":
+        write(tmp_path / "masks/x.geojson", [rectangle(2, 2, 7, 6, "")])
+    else:
+        save(tmp_path / f"masks/{annotation}.png", np.where(LABEL == 1, 1, 0).astype(np.uint8))
+    unknown = np.zeros(SHAPE, np.uint8)
+    unknown[:, 12:] = 255
+    save(tmp_path / "masks/x_ignore.png", unknown)
+    record, = folder.records(tmp_path, ignore="suffix:_ignore", annotations=chosen)
+    np.testing.assert_array_equal(
+        record.read().label, np.where(unknown, -1, np.where(LABEL == 1, 1, 0)))
+
+
+def test_two_samples_of_one_name_are_refused(tmp_path):
+    for place in ("images", "masks"):
+        save(tmp_path / f"{place}/x.tif", np.stack([LABEL, LABEL]))
+        save(tmp_path / f"{place}/x_0001.tif", LABEL)
+    with pytest.raises(InputError, match="x_0001.tif: would be called x_0001, as one of .*x.tif is"
+                                         "; rename one of the two"):
+        folder.records(tmp_path, pages="slices")
+
+
+def test_a_zip_of_the_finder_holds_its_rois(tmp_path):
+    save(tmp_path / "images/x.png")
+    (tmp_path / "masks").mkdir()
+    roi = roifile.ImagejRoi.frompoints(np.array(SQUARE, float)).tobytes()
+    with zipfile.ZipFile(tmp_path / "masks/x.zip", "w") as archive:
+        archive.writestr("7.roi", roi)
+        archive.writestr("__MACOSX/._7.roi", b"\0\5\26\7")
+    record, = folder.records(tmp_path)
+    np.testing.assert_array_equal(record.read().label, LABEL == 1)
