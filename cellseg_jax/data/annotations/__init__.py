@@ -9,6 +9,7 @@ To add a format: a file with `read`, and a line in FORMATS.
 
 import mmap
 import pathlib
+import re
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -37,8 +38,9 @@ FORMATS = {
     "labelme": Format((".json",), labelme.read),
     "coco": Format((".json",), None),  # one file for many images: see `pairing`
 }
-# Words by which a json file shows whose it is, the first that occurs.
-JSON_WORDS = ((b'"shapes"', "labelme"), (b'"Feature', "geojson"), (b'"images"', "coco"))
+# Keys by which a json file shows whose it is, the first that occurs; classes may be called so too.
+JSON_KEYS = ((rb'"shapes"\s*:', "labelme"), (rb'"type"\s*:\s*"Feature', "geojson"),
+             (rb'"images"\s*:', "coco"))
 REFUSED = {  # suffix -> what it is, and how to get what is read
     ".xml": "an XML file: of CVAT or VOC? Export from CVAT as COCO 1.0 instead",
     ".txt": "a text file: of YOLO? Export as COCO or as masks instead",
@@ -69,9 +71,8 @@ def _of_json(path) -> str:
         if not path.stat().st_size:
             raise InputError(f"{path}: is empty (0 bytes)")
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            has = lambda word: data.find(word) >= 0
-            name = next((name for word, name in JSON_WORDS if has(word)), "")
-            if not name and has(b'"from_name"'):
+            name = next((name for key, name in JSON_KEYS if re.search(key, data)), "")
+            if not name and data.find(b'"from_name"') >= 0:
                 raise InputError(f"{path}: is an export of Label Studio; export as COCO instead, "
                                  "or as PNG masks")
     except OSError as error:

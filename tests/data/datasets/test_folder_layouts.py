@@ -879,6 +879,21 @@ def test_annotations_of_any_format_have_masks_of_what_is_not_annotated(tmp_path,
         record.read().label, np.where(unknown, -1, np.where(LABEL == 1, 1, 0)))
 
 
+@pytest.mark.parametrize("name", ["shapes", "Feature", "images"])
+def test_a_class_may_be_called_as_another_format_has_it(tmp_path, name):
+    save(tmp_path / "images/a.png")
+    content = coco(("a.png",), (1,), (1,))
+    content["categories"][0]["name"] = name
+    write(tmp_path / "masks/all.json", content)
+    save(tmp_path / "images/b.png")
+    assert [record.name for record in folder.records(tmp_path)] == ["a"]
+    (tmp_path / "masks/all.json").unlink()
+    (tmp_path / "images/b.png").unlink()
+    write(tmp_path / "masks/a.json", [rectangle(2, 2, 7, 6, name)])
+    record, = folder.records(tmp_path)
+    np.testing.assert_array_equal(record.read().label, LABEL == 1)
+
+
 def test_two_samples_of_one_name_are_refused(tmp_path):
     for place in ("images", "masks"):
         save(tmp_path / f"{place}/x.tif", np.stack([LABEL, LABEL]))
