@@ -272,6 +272,8 @@ def test_sigterm_is_handled_in_the_block_alone():
     (["--train.epochs=2"], "--train.epochs: no such flag; .*--config.train.epochs=50"),
     (["--noconfig.data.balance=x"], "expected --noconfig.data.balance, or --config.data.balance="),
     (["there"], "'there': not a flag"),
+    (["--config.data.cache", "--count=2"], "--config.data.cache: no value; expected"),
+    (["--config.data.cache"], "--config.data.cache: no value"),
 ])
 def test_flags_are_typed_and_known(words, message):
     def define(values):
@@ -279,8 +281,9 @@ def test_flags_are_typed_and_known(words, message):
         cli.switch(values, "loud", "or not")
 
     assert cli.parse(["x"], define)[0].count == 1
-    args, overrides = cli.parse(["x", "--count=3", "--config.a.b=4", "--noconfig.c"], define)
-    assert args.count == 3 and overrides == [("a.b", "4"), ("c", "false")]
+    args, overrides = cli.parse(["x", "--count=3", "--config.a.b=4", "--noconfig.c",
+                                 "--config.d", "-1"], define)
+    assert args.count == 3 and overrides == [("a.b", "4"), ("c", "false"), ("d", "-1")]
     with pytest.raises(InputError, match=message):
         cli.parse(["x", *words], define)
 

@@ -362,6 +362,10 @@ def test_usage_mirrors_an_image_below_a_tile_as_prediction_does(tmp_path, form, 
     pixels = np.random.default_rng(0).integers(99, 200, (21, 13)).astype(np.uint8)
     made = made_example(pixels, tmp_path, tmp_path / "out/usage.py", monkeypatch)
     np.testing.assert_allclose(made, run.predictor.image_probs(pixels[..., None]), atol=1e-5)
+    wide = 200 * pixels.astype(np.uint16)
+    np.save(tmp_path / "big.npy", wide.astype(">u2"))  # as ImageJ writes
+    made = made_example(wide, tmp_path, tmp_path / "out/usage.py", monkeypatch, "big.npy")
+    np.testing.assert_allclose(made, run.predictor.image_probs(wide[..., None]), atol=1e-5)
 
 
 def test_usage_refuses_images_that_it_would_read_otherwise_than_the_run(

@@ -125,6 +125,10 @@ def test_a_study_runs_is_done_and_grows(file, tmp_path, capsys):
     assert run(f"--study={file}", f"--workdir={folder}", "--repeats=3", "--rows=slow,base") == 0
     assert "2 of 6 runs to do, in 1 program" in capsys.readouterr().err
     assert changed_times(folder).items() >= before.items()
+    # what decides scores alone is scored anew, and not trained
+    assert run(f"--study={file}", f"--workdir={folder}", "--config.eval.surface=1") == 0
+    assert "6 of 6 runs to do" in capsys.readouterr().err
+    assert "surface_dice" in (folder / "slow/0/eval/test.json").read_text()
     # a row that now says something else is not mixed with what it said before
     file.write_text(FILE.replace("1e-4", "2e-4"))
     assert run(f"--study={file}", f"--workdir={folder}") == 2

@@ -42,7 +42,9 @@ def parse(argv: list[str], define: Callable) -> tuple[flags.FlagValues, list[tup
                 raise InputError(f"{word}: expected --{key}, or --{key[2:]}=True or False")
             overrides.append((key.removeprefix("noconfig."), "false"))
         else:
-            text = text if given else next(words, "")
+            text = text if given else next(words, "--")
+            if text.startswith("--") and not given:
+                raise InputError(f"--{key}: no value; expected --{key}=VALUE")
             overrides.append((key.removeprefix("config."), text))
     try:
         stray = values(rest)[1:]

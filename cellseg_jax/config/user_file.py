@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import inspect
 import json
+import os
 import pathlib
 import traceback
 
@@ -58,7 +59,8 @@ def blame(file: str):
     except InputError as error:
         raise InputError(f"{file}: {str(error).removeprefix(f'{file}: ')}") from error
     except Exception as error:
-        frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)]
+        own = os.path.abspath(file)  # as frames have it
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == own]
         line, text = frames[-1].lineno if frames else 0, " ".join(str(error).split())
         if isinstance(error, SyntaxError) and not frames:  # of the file itself, not of an import
             line, text = error.lineno, error.msg

@@ -38,6 +38,7 @@ from cellseg_jax.runs.folder import (
     SPLIT_FILE,
     changes,
     check_same_config,
+    check_same_split,
     counts_file,
     images_file,
     objects_file,
@@ -64,6 +65,8 @@ def evaluate(config, workdir, *, split: str = "test", which: str = "best") -> di
     started, cpu_started = time.monotonic(), time.process_time()
     arrays = data.load(config.data)
     name = result_name(workdir, config, split, arrays.fingerprint)
+    if name == split:
+        check_same_split(workdir, arrays, data.split_of(config.data, arrays))
     indices = images_of(config, arrays, split)
     if derived.is_labels(config):
         made = _of_labels(config, arrays, indices)

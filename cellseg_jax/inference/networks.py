@@ -128,12 +128,12 @@ class TrainedNetwork:
         """
         options = {k: v for k, v in self.spec.model.items()
                    if k not in ("name", "num_outputs", "dtype")}
-        field = models.receptive_field(self.config.model.name, **options)
-        if field is None:
+        reach = models.reach(self.config.model.name, **options)
+        if reach is None:
             raise InputError(f"--halo: {self.config.model.name} looks at more than 512 pixels "
                              "around each, or at the whole image; leave --halo out (tiles are "
                              "blended), or give a number of pixels")
-        return round_up(-(-field // 2), self.stride())
+        return round_up(reach, self.stride())
 
 
 class ClassicalMethod:

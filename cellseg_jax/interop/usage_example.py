@@ -44,6 +44,7 @@ else:
         sys.exit(f"{{sys.argv[1]}} has colours of 16 bit, of which Pillow reads 8; expected them "
                  "as an .npy file (height, width, channels)")
     image = np.asarray(file)
+image = image.astype(image.dtype.newbyteorder("="))
 if image.dtype not in (np.uint8, np.uint16):
     sys.exit(f"{{sys.argv[1]}} has pixels of {{image.dtype}}; expected uint8 or uint16")
 image = image.reshape(*image.shape[:2], -1)

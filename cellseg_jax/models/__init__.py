@@ -140,27 +140,45 @@ def receptive_field(name: str, *, largest: int = 512, **model_options) -> int | 
 
     Measured, not derived: a NaN in one pixel reaches exactly the logits that depend on it,
     through any layer and any weights. Strides make neighbouring logits differ, so that all rows
-    of a stride of 32 are tried; the largest window counts.
+    of a stride are tried; the largest window counts.
 
     Returns: pixels; None where images of `largest` pixels are too small to measure it, as for
       networks whose logits depend on the whole image (attention, instance norm).
     Raises: InputError as `make`.
     """
+    found = _dependence(name, largest, model_options)
+    return found and found[0]
+
+
+def reach(name: str, *, largest: int = 512, **model_options) -> int | None:
+    """How far, in pixels along one axis, the farthest pixel is that a logit can depend on.
+
+    A window may reach farther to one side than to the other. Measured as `receptive_field`, whose
+    arguments, None and errors it has.
+    """
+    found = _dependence(name, largest, model_options)
+    return found and found[1]
+
+
+def _dependence(name, largest, model_options) -> tuple[int, int] | None:
+    """(receptive_field, reach)."""
     module = make(name, num_outputs=1, **model_options)
     apply = jax.jit(lambda v, x: module.apply(v, x, train=False))
     with jax.default_device(jax.devices("cpu")[0]):  # elsewhere, fast convolutions mix pixels
         image = jnp.zeros((1, 32, 32, 1))
         shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), image, train=False))
         variables = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        size = 64
+        period = max(32, stride(module, 1))
+        size = 2 * period
         while size <= largest:
-            rows = size // 2 + np.arange(-16, 16)
+            rows = size // 2 + np.arange(-period // 2, period // 2)
             images = np.zeros((len(rows), size, 32, 1), np.float32)
             images[np.arange(len(rows)), rows, 16] = np.nan
             reached = np.isnan(apply(variables, images)).any((2, 3))
             if not reached[:, [0, -1]].any():
                 source, logit = np.nonzero(reached)
-                offset, phase = rows[source] - logit, logit % len(rows)
-                return 1 + max(int(np.ptp(offset[phase == p])) for p in range(len(rows)))
+                offset, phase = rows[source] - logit, logit % period
+                return (1 + max(int(np.ptp(offset[phase == p])) for p in range(period)),
+                        int(np.abs(offset).max()))
             size *= 2
     return None

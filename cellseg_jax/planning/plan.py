@@ -14,6 +14,7 @@ import numpy as np
 from cellseg_jax import config as config_lib
 from cellseg_jax import data
 from cellseg_jax.config import derived
+from cellseg_jax.data.scale import ScaleOptions, scaled_size
 from cellseg_jax.errors import InputError
 from cellseg_jax.planning import shapes
 from cellseg_jax.planning.search import (
@@ -160,9 +161,9 @@ def _cost(programs, config, mesh, target, resident) -> dict:
 
 def images_of(config) -> tuple[shapes.Images, list[str]]:
     """How many images the dataset has and how large they are, and notes on how that is known."""
-    options = config.data
+    options, scale = config.data, ScaleOptions(config.data.diameter, config.data.pixel_size)
     height, width = options.size
-    if options.name == "synthetic":
+    if options.name == "synthetic" and not scale.used:
         return shapes.Images(options.count, math.prod(options.get("image_size", options.size))), []
     try:
         records = data.records_of(options)
@@ -175,8 +176,10 @@ def images_of(config) -> tuple[shapes.Images, list[str]]:
     pixels = height * width
     if options.fit == "random_crop":  # only then do images lie on the device at their own size
         chosen = np.linspace(0, len(records) - 1, min(len(records), SAMPLED_IMAGES)).astype(int)
-        sizes = [math.prod(records[i].read().image.shape[:2]) for i in chosen]
-        pixels = round(float(np.mean(sizes)))
+        labels = [(records[i], records[i].read().label) for i in chosen]
+        pixels = round(float(np.mean([
+            math.prod(scaled_size(label.shape, scale.factor(record, label)))
+            for record, label in labels])))
     return shapes.Images(len(records), pixels), []
 
 

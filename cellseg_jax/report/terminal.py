@@ -68,7 +68,7 @@ def print_table(title: str, columns, rows) -> None:
 
 def clock(seconds: float) -> str:
     """1:02:03 or 2:03; days are hours."""
-    minutes, seconds = divmod(int(min(seconds, 1e7)), 60)
+    minutes, seconds = divmod(int(min(max(seconds, 0), 1e7)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 

@@ -28,7 +28,7 @@ from cellseg_jax.runs.names import (
 )
 from cellseg_jax.runs.names import is_run as is_run
 from cellseg_jax.runs.names import scores_file as scores_file
-from cellseg_jax.runs.provenance import arithmetic, environment
+from cellseg_jax.runs.provenance import arithmetic, code_hash, environment
 
 # Names in the folder, beside those of runs.names; no other module spells them.
 TRAINING_CELLS = "training_cells"  # its key with how large cells and pixels of the training are
@@ -89,6 +89,7 @@ class RunFolder:
         self.path = pathlib.Path(path)
         self.writer = writer
         self.extended = ""  # what was made longer, in words
+        self._config = config
         strangers.check(path)
         self._lock = Lock(path) if writer else None
         try:
@@ -98,7 +99,20 @@ class RunFolder:
             raise
         if writer:
             remove_leftovers([self.path, self.path / EVAL])
-            write_atomic(self.path / CONFIG_FILE, config_lib.to_json(config))
+            if not self.extended:
+                self._write_config()
+
+    def _write_config(self) -> None:
+        write_atomic(self.path / CONFIG_FILE, config_lib.to_json(self._config))
+
+    def begin(self) -> None:
+        """Before the first step: the run has not ended, and of an extended one this is the config.
+
+        In this order: a run that is killed between is extended once more.
+        """
+        if self.writer:
+            (self.path / RESULT_FILE).unlink(missing_ok=True)
+            self._write_config()
 
     def _compare(self, config, fingerprint):
         if not (self.path / CONFIG_FILE).exists():
@@ -123,14 +137,30 @@ class RunFolder:
         return ("continues with other arithmetic, so that last bits may differ: "
                 + "; ".join(changed)) if changed else ""
 
+    def other_code(self) -> str:
+        """That steps before were computed by other code, in words; "" if they were not."""
+        with interpreting(self.path / ENVIRONMENT_FILE):
+            before = read_json(self.path / ENVIRONMENT_FILE, {}).get("code", "")
+        now = code_hash()
+        return "" if before in ("", now) else (
+            f"continues with other code ({before[:8]} -> {now[:8]}), so that results may differ "
+            "from those of either")
+
     def write_environment(self, program: dict, fingerprint: str, images: dict) -> None:
         """Keep what made the run: command, packages, code, devices, program and data.
+
+        Hashes of other code that computed steps before stay, as earlier_code.
 
         Args:
           images: what prediction compares its images with, by TRAINING_CELLS and so on.
         """
         if self.writer:
             record = environment() | {"program": program, "data_fingerprint": fingerprint, **images}
+            with interpreting(self.path / ENVIRONMENT_FILE):
+                before = read_json(self.path / ENVIRONMENT_FILE, {})
+                earlier = [*before.get("earlier_code", []), before.get("code", record["code"])]
+            earlier = [code for code in dict.fromkeys(earlier) if code != record["code"]]
+            record |= {"earlier_code": earlier} if earlier else {}
             write_atomic(self.path / ENVIRONMENT_FILE, json.dumps(record, indent=1))
 
     def cut_logs(self, step: int) -> None:
@@ -190,7 +220,10 @@ def changes(path, config) -> dict:
 
 def check_same_config(path, config) -> None:
     """InputError with the difference, if the run was made with another config."""
-    changed = changes(path, config)
+    _refuse(path, changes(path, config))
+
+
+def _refuse(path, changed) -> None:
     if changed:
         shown = "; ".join(f"{k} was {a!r}, is {b!r}" for k, (a, b) in changed.items())
         raise InputError(f"--workdir: {path} holds a run of another config: {shown}; use the old "
@@ -202,13 +235,39 @@ def check_continues(path, config) -> str:
     changed = changes(path, config)
     length = "train.steps" if config.train.steps else "train.epochs"
     before, now = changed.get(length, (0, 0))
+    if changed or not (pathlib.Path(path) / RESULT_FILE).exists():  # it goes on
+        # When and how it is validated decides its best step, early stopping and the plateaus.
+        changed |= {k: v for k, v in config_lib.diff(read_config(path), config).items()
+                    if k in ("eval.every", "eval.threshold")}
     if set(changed) != {length} or not now > before > 0:
-        check_same_config(path, config)
+        _refuse(path, changed)
         return ""
     extended = f"extended: {length} {before} -> {now}"
     if config.optimizer.schedule in optim.OF_LENGTH:
         extended += f"; the {config.optimizer.schedule} schedule spans the new length"
     return extended
+
+
+def names_of_parts(arrays, parts: dict) -> dict[str, list[str]]:
+    """{part: names of its images}, of indices of samples; patches follow their image."""
+    cells = arrays.grid**2
+    return {part: list(dict.fromkeys(arrays.image_names[i // cells] for i in indices))
+            for part, indices in parts.items()}
+
+
+def check_same_split(path, arrays, parts: dict) -> None:
+    """InputError if the run was trained on other parts of its data, as by another split file."""
+    path = pathlib.Path(path)
+    if not ((path / SPLIT_FILE).exists() and (path / ENVIRONMENT_FILE).exists()):
+        return
+    now = names_of_parts(arrays, parts)
+    with interpreting(path / SPLIT_FILE):
+        before = {part: list(read_json(path / SPLIT_FILE)[part]) for part in now}
+    moved = [name for part in now for name in sorted(set(before[part]) ^ set(now[part]))]
+    if moved:
+        raise InputError(f"--workdir: {path} was trained on another split ({SPLIT_FILE}): "
+                         f"{some(list(dict.fromkeys(moved)))} are in another part now; restore the "
+                         "file that config.data.split names, or use another --workdir")
 
 
 def check_same_data(path, fingerprint: str) -> None:

@@ -134,9 +134,10 @@ def _progress(folder, name, config) -> Seen:
     lines, times = read_jsonl(folder / METRICS_LOG, []), read_jsonl(folder / TIMING_LOG, [])
     if not lines:
         return Seen(name, "")
-    step, epoch = lines[-1]["step"], next((s["epoch"] for s in lines[::-1] if "epoch" in s), 0)
-    train = config["train"]
-    num_steps = train["steps"] or round(train["epochs"] * step / epoch if epoch else 0)
+    step, train = lines[-1]["step"], config["train"]
+    known = next((s for s in lines[::-1] if s.get("epoch")), None)
+    num_steps = train["steps"] or round(
+        train["epochs"] * known["step"] / known["epoch"] if known else 0)
     recent = times[-RECENT - 1 :]
     steps = recent[-1]["step"] - (recent[0]["step"] if len(recent) > 1 else 0) if recent else 0
     seconds = sum(s["seconds"] for s in recent[1:] or recent)

@@ -29,6 +29,7 @@ from cellseg_jax.studies.live_page import LivePage
 from cellseg_jax.studies.output import render, table_csv
 from cellseg_jax.studies.output.methods import methods
 from cellseg_jax.studies.output.page import write_study_page
+from cellseg_jax.studies.runs import other_scoring
 from cellseg_jax.studies.study import located
 
 
@@ -157,9 +158,11 @@ def train_and_score(runs: list[PlannedRun], backend: str = "", slots: int = 0) -
 def is_done(config: ConfigDict, folder: pathlib.Path) -> bool:
     """Whether the run has ended and, if it has something to be scored on, was scored."""
     scores, scored = scores_file(folder), derived.has_part(config, "test")
-    if scored and scores.exists() and (
-            read_json(scores).get("config_hash") == config_lib.identity(config)):
-        return True
+    if scored and scores.exists():
+        test, made_with = read_json(scores), config_lib.identity(config)
+        if test.get("config_hash") == made_with and not other_scoring(
+                test, made_with, config_lib.flatten(config)):
+            return True
     result = read_json(folder / RESULT_FILE, {})
     return bool(result) and (not scored or result.get("status") == "non-finite")
 

@@ -36,7 +36,8 @@ from cellseg_jax.studies.grid import Grid
 from cellseg_jax.studies.study import metrics_named
 
 # Keys of eval that change scores.
-SCORING = ("threshold", "decode", "watershed_h", "min_size", "overlap")
+SCORING = ("threshold", "decode", "watershed_h", "min_size", "overlap", "nms", "star_grid",
+           "flow_error", "smooth", "seed_depth", "surface", "report_compat")
 UNKNOWN = math.nan
 SHOWN_CHANGES = 3  # of a config, that a note names
 
@@ -161,7 +162,7 @@ def _read(run, expected, full_config, left_out, with_course) -> Found:
     changed, made_with = "", config_lib.identity(stored)
     if made_with != config_lib.identity(expected):
         changed = _other_config(folder, full_config())
-    stale = "" if changed or not test else _other_scoring(test, made_with, expected)
+    stale = "" if changed or not test else other_scoring(test, made_with, expected)
     if changed or stale:
         left_out[changed or stale].append(run)
         test = {}
@@ -182,7 +183,8 @@ def _read(run, expected, full_config, left_out, with_course) -> Found:
     run = run._replace(
         status=status, scores=scores, step=result.get("step") or _last_step(folder),
         mark="other config" if changed else "",
-        code=environment.get("code", ""), commit=environment.get("commit", ""),
+        code="+".join((*environment.get("earlier_code", ()), environment.get("code", ""))),
+        commit=environment.get("commit", ""),
         fingerprint=environment.get("data_fingerprint", ""), outputs=outputs,
         **{k: number(k) for k in RESOURCES})
     return Found(run, expected, environment, test, split)
@@ -237,8 +239,14 @@ def _other_config(folder, config) -> str:
     return f"made with another config than the study has now: {shown}{more}"
 
 
-def _other_scoring(test, made_with, expected) -> str:
-    """How the scores were taken with another config or other eval options than now, or ""."""
+def other_scoring(test: dict, made_with: str, expected: dict) -> str:
+    """How scores were taken with another config or other eval options than now, or "".
+
+    Args:
+      test: eval/test.json.
+      made_with: the hash of the run's config.
+      expected: {dotted key: value} of the config now.
+    """
     if test.get("config_hash", "") not in ("", made_with):
         return "scored with another config; run the study again"
     options = test.get("eval_options", {})

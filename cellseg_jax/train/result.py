@@ -4,7 +4,13 @@ import json
 from typing import NamedTuple
 
 from cellseg_jax.files import write_atomic
-from cellseg_jax.runs.folder import RESULT_FILE, SPLIT_FILE, RunFolder, check_continues
+from cellseg_jax.runs.folder import (
+    RESULT_FILE,
+    SPLIT_FILE,
+    RunFolder,
+    check_continues,
+    names_of_parts,
+)
 from cellseg_jax.step.memory import peak_memory
 from cellseg_jax.step.state import NON_FINITE, RUNNING, STOPPED_EARLY
 
@@ -47,7 +53,4 @@ def write_result(folder: RunFolder, result: Result, num_steps: int, timing: list
 
 def write_split(folder: RunFolder, arrays, parts: dict) -> None:
     """split.json: the names of the images of each part."""
-    cells = arrays.grid**2  # patches follow their image
-    split = {part: list(dict.fromkeys(arrays.image_names[i // cells] for i in indices))
-             for part, indices in parts.items()}
-    write_atomic(folder.path / SPLIT_FILE, json.dumps(split, indent=1))
+    write_atomic(folder.path / SPLIT_FILE, json.dumps(names_of_parts(arrays, parts), indent=1))

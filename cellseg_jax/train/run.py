@@ -31,6 +31,7 @@ from cellseg_jax.runs.folder import (
     RESULT_FILE,
     TIMING_LOG,
     RunFolder,
+    check_same_split,
     no_checkpoint,
 )
 from cellseg_jax.step import preview
@@ -107,6 +108,7 @@ class Run:
         if began.exists() and not saves.is_dir():
             raise InputError(f"--workdir: {saves} is missing, although the run was begun "
                              f"({began.name}); restore it, or use another --workdir")
+        check_same_split(self.folder.path, self.arrays, self.parts)
         self.checkpoints = Checkpoints(saves, self.folder.check)
         if not self.checkpoints.steps():
             self._refuse_restart()
@@ -135,7 +137,7 @@ class Run:
             self.step = self.saved = fetch(state.step).item()
             self.stop = fetch(state.stop).item()
             self.judgement = Judgement.restored(judgement)
-            if changed := self.folder.other_arithmetic():
+            for changed in filter(None, (self.folder.other_code(), self.folder.other_arithmetic())):
                 terminal.log(f"{self.folder.path}: {changed}")
             if self.folder.extended and self.stop == STOPPED_EARLY:
                 self.judgement = dataclasses.replace(self.judgement, waited=0)
@@ -159,7 +161,7 @@ class Run:
         if self.folder.writer:
             known = known_of(self.config, self.arrays, self.parts["train"])
             self.folder.write_environment(program, self.arrays.fingerprint, known)
-            (self.folder.path / RESULT_FILE).unlink(missing_ok=True)
+            self.folder.begin()
             write_split(self.folder, self.arrays, self.parts)
             if not (self.folder.path / AUGMENTED_PICTURE).exists():
                 panels.write_png(self.folder.path / AUGMENTED_PICTURE, preview.augmented_sheet(

@@ -218,6 +218,14 @@ def test_losses_of_masks_are_refused_where_probabilities_are_shares(loss):
         config_lib.changed(base, {f"loss.{loss}": 1.0})
 
 
+def test_whole_numbers_of_a_file_give_way_to_fractions():
+    config = config_lib.default()
+    config.data.target, config.loss.class_weights = "contour", (1, 2, 2)
+    changed = config_lib.override(config_lib.complete(config), [
+        ("loss.class_weights", "(0.5, 1.0, 1.0)")])
+    assert changed.loss.class_weights == (0.5, 1.0, 1.0)
+
+
 @pytest.mark.parametrize("values", [
     {"loss.class_weights": (0.0,)}, {"loss.tversky": 1.0, "loss.tversky_alpha": 0.0,
                                      "loss.tversky_beta": 0.0}])

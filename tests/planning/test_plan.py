@@ -11,7 +11,7 @@ import jax
 import pytest
 from helpers import ROOT, child_environment, run_command, tiny_config
 
-from cellseg_jax import cli, train
+from cellseg_jax import cli, data, train
 from cellseg_jax import plan as command
 from cellseg_jax.config import changed
 from cellseg_jax.errors import InputError
@@ -162,6 +162,15 @@ def test_a_device_that_runs_out_of_memory_is_one_line():
     with pytest.raises(memory_lib.DoesNotFit, match=wanted):
         with preflight.refusing(tiny_config(), "train.batch_size"):
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
+
+
+@pytest.mark.parametrize("diameter", [0.0, 30.0])
+def test_images_are_counted_as_they_are_stored(tmp_path, diameter):
+    config = tiny_config(data__count=4, data__fit="random_crop", data__diameter=diameter,
+                         data__cache=str(tmp_path))
+    images, _ = images_of(config)
+    stored = data.load(config.data).flat["label"].size
+    assert images.count * images.pixels == pytest.approx(stored, abs=images.count)
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import time
+from unittest import mock
 
 import jax
 import numpy as np
@@ -22,7 +23,7 @@ from helpers import (
 from cellseg_jax import cli, data, main, train
 from cellseg_jax.errors import InputError
 from cellseg_jax.files import read_json, read_jsonl
-from cellseg_jax.inference import measure
+from cellseg_jax.inference import evaluate, measure
 from cellseg_jax.inference.predictor import Predictor
 from cellseg_jax.runs import checkpoint
 from cellseg_jax.runs import lock as lock_lib
@@ -331,6 +332,57 @@ def test_longer_training_extends_a_finished_run(tmp_path, capsys):
     assert "extended" in capsys.readouterr().err
     train.train([tiny_config(train__epochs=3)], [tmp_path / "at once"])
     assert_same_run(tmp_path / "run", tmp_path / "at once")
+
+
+def test_a_kill_before_the_first_step_of_an_extension_loses_nothing(tmp_path, monkeypatch):
+    train.train([tiny_config(train__epochs=1)], [tmp_path / "run"])
+    longer = tiny_config(train__epochs=2)
+    with monkeypatch.context() as killed:
+        killed.setattr(RunFolder, "begin", mock.Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train.train([longer], [tmp_path / "run"])
+    assert train.train([longer], [tmp_path / "run"])[0].step == 8
+
+
+def test_training_images_never_become_test_images_of_a_run(tmp_path):
+    config = tiny_config(train__epochs=1)
+    train.train([config], [tmp_path / "first"])
+    split = read_json(tmp_path / "first/split.json")
+    file = tmp_path / "split.json"
+    file.write_text(json.dumps(split))
+    config = tiny_config(train__epochs=1, data__split=str(file))
+    train.train([config], [tmp_path / "run"])
+    moved = split["train"][:2]
+    file.write_text(json.dumps(split | {"train": split["train"][2:],
+                                        "test": split["test"] + moved}))
+    wanted = f"trained on another split .split.json.: {moved[0]}, {moved[1]} are in another part"
+    for epochs in (1, 2):
+        with pytest.raises(InputError, match=wanted):
+            train.train([tiny_config(train__epochs=epochs, data__split=str(file))],
+                        [tmp_path / "run"])
+    with pytest.raises(InputError, match=wanted):
+        evaluate.evaluate(config, tmp_path / "run")
+    assert read_json(tmp_path / "run/split.json") == split
+
+
+def test_how_a_run_is_validated_stays_until_it_has_ended(tmp_path):
+    RunFolder(tmp_path / "run", tiny_config(), "data").close()
+    (tmp_path / "run" / ENVIRONMENT_FILE).write_text('{"data_fingerprint": "data"}')
+    for key, value in (("eval__every", 3), ("eval__threshold", 0.3)):
+        with pytest.raises(InputError, match=f"{key.replace('__', '.')} was .*, is {value}"):
+            RunFolder(tmp_path / "run", tiny_config(**{key: value}), "data")
+    (tmp_path / "run" / "result.json").write_text("{}")
+    RunFolder(tmp_path / "run", tiny_config(eval__threshold=0.3), "data").close()
+
+
+def test_code_of_earlier_steps_is_kept_and_named(tmp_path, capsys):
+    train.train([tiny_config(train__epochs=1)], [tmp_path / "run"])
+    file = tmp_path / "run" / ENVIRONMENT_FILE
+    now = read_json(file)["code"]
+    file.write_text(json.dumps(read_json(file) | {"code": "0" * 32}))
+    train.train([tiny_config(train__epochs=2)], [tmp_path / "run"])
+    assert f"continues with other code (00000000 -> {now[:8]})" in capsys.readouterr().err
+    assert read_json(file)["code"] == now and read_json(file)["earlier_code"] == ["0" * 32]
 
 
 def test_early_stopping_ends_the_run_and_stays_ended(tmp_path):
