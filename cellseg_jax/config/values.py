@@ -39,17 +39,17 @@ def set_value(config: ConfigDict, key: str, value) -> None:
     if not isinstance(node, ConfigDict) or leaf not in node or isinstance(node[leaf], ConfigDict):
         raise InputError(f"config.{key}: no such key{nearest_key(key, config)}")
     old = node[leaf]
-    entries = ENTRIES.get(key) or old  # a user's file may hold whole numbers where any are meant
     if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
         value = _float(value, key)
     if isinstance(old, tuple) and isinstance(value, (tuple, list)):
-        value = _floats_as_in(entries, value, key)
+        # Of a user's file the entries may be whole numbers where any are meant.
+        value = _floats_as_in(ENTRIES.get(key) or old, value, key)
     if key == "data.split" and isinstance(value, str):
         old = value  # "official" or a file, in place of fractions
     elif key == "data.split" and isinstance(value, tuple) and isinstance(old, str):
         old = value = _floats_as_in((0.0,), value, key)
     if type(value) is not type(old) or (
-            isinstance(old, tuple) and not _same_types(entries, value)):
+            isinstance(old, tuple) and not _same_types(ENTRIES.get(key) or old, value)):
         pair = key.removeprefix("augment.") in augment.AUGMENTATIONS
         example = ("(probability, strength)" if pair else EXAMPLES.get(key, repr(old)))
         in_shell = (f"; in a shell with quotes: --config.{key}=\"{example}\""

@@ -392,13 +392,12 @@ def test_receptive_field_is_what_a_brighter_pixel_changes(name, options, size):
 def test_windows_reach_farther_to_one_side_than_to_the_other():
     """Keras's transposed convolutions do; a halo of half of the window would be too small."""
     options = dict(channels=(2, 2, 2))
-    assert models.receptive_field("small_unet", **options) == 48
-    assert models.reach("small_unet", **options) == 26
-    assert models.reach("unet", **options) >= models.receptive_field("unet", **options) // 2
+    assert models.reach("small_unet", **options) == 26 > 48 / 2
 
 
 @pytest.mark.slow
 def test_receptive_field_of_a_stride_of_64_is_one_window():
+    assert models.receptive_field("small_unet", channels=(2, 2, 2)) == 48
     assert models.receptive_field("unet", channels=(2,) * 7) == 5 * 64 - 1
 
 

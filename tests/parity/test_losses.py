@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden import losses_ours
+from helpers_tiers import slow_but
 
 from cellseg_jax.losses import bce, cldice, cross_entropy, dice, focal
 
@@ -13,7 +14,11 @@ monai = pytest.importorskip("monai.losses")
 losses_monai = pytest.importorskip("golden.losses_monai")
 
 
-@pytest.mark.parametrize("name", losses_monai.LOSSES)
+LONG = {"cldice", "lovasz_softmax", "boundary"}
+
+
+@pytest.mark.parametrize("name", slow_but(
+    set(losses_monai.LOSSES) - LONG, [*losses_monai.LOSSES]))
 def test_loss_matches_torch_on_200_batches(name):
     logits, target, one_hot = cases = losses_monai.cases(200, seed=1)
     value, gradient = losses_monai.references(name, *cases)

@@ -344,6 +344,7 @@ def test_a_kill_before_the_first_step_of_an_extension_loses_nothing(tmp_path, mo
     assert train.train([longer], [tmp_path / "run"])[0].step == 8
 
 
+@pytest.mark.slow
 def test_training_images_never_become_test_images_of_a_run(tmp_path):
     config = tiny_config(train__epochs=1)
     train.train([config], [tmp_path / "first"])
@@ -375,6 +376,7 @@ def test_how_a_run_is_validated_stays_until_it_has_ended(tmp_path):
     RunFolder(tmp_path / "run", tiny_config(eval__threshold=0.3), "data").close()
 
 
+@pytest.mark.slow
 def test_code_of_earlier_steps_is_kept_and_named(tmp_path, capsys):
     train.train([tiny_config(train__epochs=1)], [tmp_path / "run"])
     file = tmp_path / "run" / ENVIRONMENT_FILE
