@@ -24,6 +24,7 @@ CHECKPOINTS = ("best", "last")  # that a run keeps
 # The values of --device as names of JAX platforms; some work is always done on the CPU.
 PLATFORMS = {"cpu": "cpu", "gpu": "cuda,cpu", "cuda": "cuda,cpu", "tpu": "tpu,cpu"}
 YNNPACK = "--xla_cpu_experimental_ynn_fusion_type"  # what XLA gives to that library on a CPU
+PROGRAMS_VARIABLE = "CELLSEG_PROGRAMS"  # the folder of step.kept; "off" keeps none
 BACKENDS = {"cpu": "cpu", "gpu": "gpu", "cuda": "gpu", "tpu": "tpu"}  # what JAX then starts
 
 
@@ -231,10 +232,12 @@ def _exit_code(main: Callable, define: Callable, argv: list[str]) -> int:
 
 
 def prepare_jax() -> None:
-    """Before JAX starts: XLA's flags, the compile cache, and grain's flags marked as read."""
+    """Before JAX starts: XLA's flags, the caches of programs, and grain's flags marked as read."""
     set_xla_flags()
+    if huge_pages.is_command():
+        os.environ.setdefault(PROGRAMS_VARIABLE, str(files.user_cache() / "programs"))
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(files.user_cache() / "xla"))
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
 

@@ -135,7 +135,7 @@ def _validation(config, spec, mesh, given, extra, quick) -> int:
               scoring_values(traced_values(config, spec)).items()}
     batch = {k: jax.ShapeDtypeStruct((count, *shape), dtype, sharding=rows)
              for k, (shape, dtype) in batches.eval_layout(config, resident).items()}
-    program = eval_program(spec, mesh, config.eval.threshold)
+    program = eval_program(spec, mesh, config.eval.threshold).function
     compiled = _compiled(program, (values, variables, batch), mesh, quick)
     memory = compiled.memory_analysis()
     held = held_bytes(given)

@@ -1,7 +1,6 @@
 """What made a number: command, packages, devices, commit, and a hash of the code."""
 
 import hashlib
-import os
 import pathlib
 import platform
 import shlex
@@ -10,8 +9,8 @@ import sys
 from importlib import metadata
 
 import jax
-import psutil
 
+from cellseg_jax.cli import machine
 from cellseg_jax.models import onednn
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[1]
@@ -38,9 +37,7 @@ def arithmetic() -> dict:
     """What decides in which order a CPU adds, and so the last bits of a result."""
     if jax.default_backend() != "cpu":
         return {"jaxlib": metadata.version("jaxlib")}
-    cores = len(psutil.Process().cpu_affinity() if hasattr(psutil.Process, "cpu_affinity")
-                else range(os.cpu_count() or 1))
-    return {"jaxlib": metadata.version("jaxlib"), "cores": cores,
+    return {"jaxlib": metadata.version("jaxlib"), "cores": machine.cores(),
             "convolutions": onednn.status().text}
 
 

@@ -56,7 +56,7 @@ def map_eval(spec: Spec, mesh: Mesh, threshold: float) -> Callable:
         return eval_step(spec, values, variables, batch, threshold)
 
     return jax.jit(jax.shard_map(
-        per_device, mesh=mesh, in_specs=(P(), P(), rows), out_specs=rows))
+        per_device, mesh=mesh, in_specs=(P(), P(), rows), out_specs=rows), keep_unused=True)
 
 
 def map_probs(spec: Spec, mesh: Mesh) -> Callable:
@@ -68,4 +68,4 @@ def map_probs(spec: Spec, mesh: Mesh) -> Callable:
         return targets.TARGETS[spec.target].probs(logits).astype(jnp.float32)
 
     return jax.jit(jax.shard_map(
-        per_device, mesh=mesh, in_specs=(P(), rows, rows), out_specs=rows))
+        per_device, mesh=mesh, in_specs=(P(), rows, rows), out_specs=rows), keep_unused=True)

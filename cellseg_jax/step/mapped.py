@@ -58,7 +58,8 @@ def map_train(spec: Spec, mesh: Mesh, members: str = "vmap") -> Callable:
 
     # Explicit, since jit would mark a member axis of one device as replicated, and the returned
     # state would compile the step again.
-    return jax.jit(mapped, donate_argnums=0, out_shardings=NamedSharding(mesh, P("member")))
+    return jax.jit(mapped, donate_argnums=0, out_shardings=NamedSharding(mesh, P("member")),
+                   keep_unused=True)
 
 
 def gather(source: dict, index: dict, window: tuple[int, int] | None, grid: int = 1) -> dict:

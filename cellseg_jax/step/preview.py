@@ -11,6 +11,7 @@ from cellseg_jax.data import pipeline
 from cellseg_jax.data.order import order_of
 from cellseg_jax.report import panels
 from cellseg_jax.step import inputs
+from cellseg_jax.step.kept import Program
 from cellseg_jax.step.spec import Spec, make_spec, traced_values
 
 COUNT, COLUMNS = 12, 6  # pairs on a sheet, and side by side
@@ -59,15 +60,17 @@ def preview(config) -> UInt8[np.ndarray, "h w 3"]:
 def augmented_program(spec: Spec) -> Callable:
     """augmented(config, batch): the batch as step 0 of the config's run trains on it."""
 
-    @jax.jit
-    def made(values, batch):
+    cpu = jax.local_devices(backend="cpu")[0]  # whatever the run is on: it is a small program
+
+    def augment(values, batch):
         key = inputs.step_keys(values["seed"], 0)[0]
         return inputs.augmented(spec, spec.hparams(values), key, batch,
                                 np.arange(len(batch["id"])))
 
+    made = Program(jax.jit(augment, keep_unused=True), [cpu], "preview", spec)
+
     def augmented(config, batch):
-        # Whatever the run is on: this is one small program.
-        with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        with jax.default_device(cpu):
             return jax.device_get(made(traced_values(config, spec), batch))
 
     return augmented

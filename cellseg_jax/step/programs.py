@@ -15,6 +15,7 @@ from cellseg_jax import classical, metrics
 from cellseg_jax.config import derived
 from cellseg_jax.errors import InputError
 from cellseg_jax.step.eval_step import map_eval, map_probs
+from cellseg_jax.step.kept import Program
 from cellseg_jax.step.spec import Spec, make_spec, traced_values
 from cellseg_jax.step.state import TrainState, building, init_state, init_variables
 
@@ -27,14 +28,14 @@ def cached(make: Callable, *arguments):
     return make(*arguments)
 
 
-def eval_program(spec: Spec, mesh: Mesh, threshold: float) -> Callable:
+def eval_program(spec: Spec, mesh: Mesh, threshold: float) -> Program:
     """map_eval, one for all runs of the same network, losses and target."""
-    return cached(map_eval, scoring_spec(spec), mesh, threshold)
+    return cached(_kept_eval, scoring_spec(spec), mesh, threshold)
 
 
-def probs_program(spec: Spec, mesh: Mesh) -> Callable:
+def probs_program(spec: Spec, mesh: Mesh) -> Program:
     """map_probs, one for all runs of the same network."""
-    return cached(map_probs, _network(spec), mesh)
+    return cached(_kept_probs, _network(spec), mesh)
 
 
 def calibration_program(spec: Spec) -> Callable:
@@ -95,6 +96,15 @@ def _network(spec: Spec) -> Spec:
 def scoring_values(values: dict) -> dict:
     """Those of a run's traced values that eval_program takes."""
     return {k: v for k, v in values.items() if k.startswith("loss.")}
+
+
+def _kept_eval(spec: Spec, mesh: Mesh, threshold: float) -> Program:
+    function = map_eval(spec, mesh, threshold)
+    return Program(function, mesh.devices.flat, "eval", spec, threshold)
+
+
+def _kept_probs(spec: Spec, mesh: Mesh) -> Program:
+    return Program(map_probs(spec, mesh), mesh.devices.flat, "probs", spec)
 
 
 def _calibration(spec: Spec) -> Callable:

@@ -70,7 +70,7 @@ def check_validation(states: SlotStates, program, arguments: tuple, config) -> N
     batch = {k: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype, sharding=x.sharding)
              for k, x in batch.items()}
     with refusing(config, "eval.batch_size"):
-        memory = program.lower(values, variables, batch).compile().memory_analysis()
+        memory = program.compiled(values, variables, batch).memory_analysis()
     training = states.compiled.memory_analysis()
     if memory is not None and training is not None:
         loaded = sum(shard_bytes(x) for x in batch.values())

@@ -3,13 +3,13 @@
 import collections
 import contextlib
 
-import jax
 import numpy as np
 
 from cellseg_jax.report import terminal
 from cellseg_jax.runs.checkpoint import abstract
 from cellseg_jax.runs.lock import InUse
 from cellseg_jax.step.mesh import put
+from cellseg_jax.step.programs import abstract_state
 from cellseg_jax.step.spec import traced_values
 from cellseg_jax.step.state import TrainState
 from cellseg_jax.train import initial_weights
@@ -71,7 +71,9 @@ class Queue:
         everywhere = self._states.replicated
         values = traced_values(run.config, self._states.spec, run.steps_per_epoch)
         values = {k: put(v, everywhere) for k, v in values.items()}
-        state = run.restore(abstract(jax.eval_shape(self._init, values), everywhere))
+        shape = self._arrays.image.shape[1:]
+        state = run.restore(abstract(abstract_state(run.config, self._states.spec, shape),
+                                     everywhere))
         if state is None:
             return initial_weights.apply(run.config, self._init(values), everywhere,
                                          run.task.workdir)

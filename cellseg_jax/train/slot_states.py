@@ -13,14 +13,13 @@ Which is fastest depends on network, batch and device, so it is measured (choose
 the work ahead is worth it.
 """
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from cellseg_jax.step.kept import Program
 from cellseg_jax.step.mapped import map_train
 from cellseg_jax.step.mesh import fetch, make_mesh, put
 from cellseg_jax.step.spec import Spec
@@ -31,11 +30,13 @@ from cellseg_jax.train.execution import Execution
 QUICK_COMPILE = {"xla_backend_optimization_level": 0}
 
 
-def init_program(spec: Spec, image_shape, sharding) -> Callable:
+def init_program(spec: Spec, image_shape, sharding) -> Program:
     """The compiled init(values) -> TrainState of one run, placed by `sharding`."""
-    return jax.jit(lambda values: init_state(spec, values, image_shape),
-                   out_shardings=sharding,
-                   compiler_options=QUICK_COMPILE if jax.default_backend() == "cpu" else None)
+    options = QUICK_COMPILE if jax.default_backend() == "cpu" else None
+    function = jax.jit(lambda values: init_state(spec, values, image_shape), keep_unused=True,
+                       out_shardings=sharding, compiler_options=options)
+    devices = sorted(sharding.device_set, key=lambda device: device.id)
+    return Program(function, devices, "init", spec, image_shape, sharding, options)
 
 
 class SlotStates:
@@ -54,14 +55,14 @@ class SlotStates:
         self.chunks = [range(k, k + width) for k in range(0, execution.slots, width)]
         self.states = [None] * len(self.chunks)
         how = "unroll" if execution.backend == "loop" else execution.backend
-        self._step = map_train(spec, self.mesh, how)
+        self._step = Program(map_train(spec, self.mesh, how), self.mesh.devices.flat,
+                             "train", spec, how)
         by_member = NamedSharding(self.mesh, P("member"))
         self._spread = jax.jit(lambda state: _spread(state, width), out_shardings=by_member)
         self._place = jax.jit(_place, out_shardings=by_member, donate_argnums=0)
-        self._take = jax.jit(lambda states, k: jax.tree.map(lambda x: x[k], states),
-                             out_shardings=self.replicated)
+        self._take = jax.jit(_take, out_shardings=self.replicated)
 
-    def init(self, image_shape) -> Callable:
+    def init(self, image_shape) -> Program:
         """`init_program` of this program's runs, made once."""
         if image_shape not in self._inits:
             self._inits[image_shape] = init_program(self.spec, image_shape, self.replicated)
@@ -70,7 +71,7 @@ class SlotStates:
     def compile(self, arguments) -> None:
         """Compile the step for the arguments (Batches.next) of any chunk, once."""
         if self.compiled is None:
-            self.compiled = self._step.lower(self.states[0], *arguments).compile()
+            self.compiled = self._step.compiled(self.states[0], *arguments)
 
     def step(self, chunk: int, arguments) -> dict:
         """One step of the runs of a chunk; {"loss", "lr", "grad_norm", "stop"}, each (width,)."""
@@ -118,9 +119,19 @@ def _spread(state: TrainState, width: int) -> TrainState:
     """`width` copies of a state; of several slots, stopped until a run takes them."""
     if width > 1:
         state = state.replace(stop=jnp.int32(STOPPED_EARLY))
-    return jax.tree.map(lambda x: jnp.broadcast_to(x, (width, *x.shape)), state)
+    return jax.tree.map(lambda x: jax.lax.broadcast(x, (width,)), state)
+
+
+# In operations of lax: indexing of jax.numpy takes many times as long to trace, for each leaf.
+
+
+def _take(states, k):
+    """The state of the run at index k."""
+    return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(
+        x, k, keepdims=False, allow_negative_indices=False), states)
 
 
 def _place(states, state, k):
     """The states with that of one run at index k."""
-    return jax.tree.map(lambda x, new: x.at[k].set(new), states, state)
+    return jax.tree.map(lambda x, new: jax.lax.dynamic_update_index_in_dim(
+        x, new, k, 0, allow_negative_indices=False), states, state)
