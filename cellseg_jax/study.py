@@ -68,8 +68,6 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
         cli.add_xla_flag(*UNOPTIMISED)
     from cellseg_jax import studies
     from cellseg_jax.runs.track import tracking
-    from cellseg_jax.studies import command
-    from cellseg_jax.studies.search import trials as search
     from cellseg_jax.studies.smoke import prepare_smoke
     from cellseg_jax.train.execution import BACKENDS
 
@@ -82,7 +80,10 @@ def main(args, overrides: list[tuple[str, str]]) -> int:
     repeats = args.repeats or (SMOKE_REPEATS if args.smoke else study.repeats)
     if args.smoke:
         study = prepare_smoke(study, workdir / "twins")
-    function = search.command if args.search else command.run
+    if args.search:
+        from cellseg_jax.studies.search.trials import command as function
+    else:
+        from cellseg_jax.studies.command import run as function
     with tracking(args.track, study.name, workdir, again=args.collect):
         return function(study, workdir, args, repeats)
 

@@ -93,8 +93,14 @@ def has_ignored(config) -> bool:
 
 def has_cells(config) -> bool:
     """Whether labels hold instances, of which the run learns something."""
-    return config.data.get("labels", "instances") == "instances" and (
-        config.data.target != "classes")
+    return label_kind(config) == "instances"
+
+
+def label_kind(config) -> str:
+    """What labels hold: instances | binary | classes."""
+    if config.data.target == "classes":
+        return "classes"
+    return config.data.get("labels", "instances")
 
 
 def has_part(config, part: str) -> bool:

@@ -5,6 +5,7 @@ import numpy as np
 from scipy.special import logit
 
 from cellseg_jax import crops, data, metrics, targets
+from cellseg_jax.config import derived
 from cellseg_jax.data.scale import as_image
 from cellseg_jax.inference.decoding_table import DecodingTable
 from cellseg_jax.inference.options import PredictOptions
@@ -52,7 +53,7 @@ class OriginalSize:
             factors = self.arrays.tables.get("scale")
             options = PredictOptions(scale=0.0 if factors is None else float(factors[i]))
             probs = self.predictor.image_probs(as_image(self._source[i]), options)
-        target, of_instances = self.predictor.target, label_kind(config) == "instances"
+        target, of_instances = self.predictor.target, derived.has_cells(config)
         regressed = target.num_binary is not None
         found = self.predictor.decode(probs) if of_instances or regressed else None
         self._counts.append(pixel_counts(self.predictor, label, probs, found))
@@ -113,13 +114,6 @@ def cell_counts(label, found) -> metrics.Counts:
                                 annotated(label))
 
 
-def label_kind(config) -> str:
-    """What labels hold: instances | binary | classes."""
-    if config.data.target == "classes":
-        return "classes"
-    return config.data.get("labels", "instances")
-
-
 def surface_scores(label, cells, found, config) -> dict:
     """SURFACE_DEFINITIONS of one image; NaN or inf where the image is excluded.
 
@@ -134,9 +128,9 @@ def surface_scores(label, cells, found, config) -> dict:
     pred = cells & ~unknown
     out = {"hausdorff95": metrics.hausdorff95(mask, pred),
            "surface_dice": metrics.surface_dice(mask, pred, config.eval.surface)}
-    if label_kind(config) == "classes":
+    if derived.label_kind(config) == "classes":
         return out
-    if label_kind(config) != "instances":
+    if not derived.has_cells(config):
         if config.data.get("foreground") == "membrane":  # the cells are what it parts
             mask, pred = ~mask, ~pred
         label, found = targets.components(mask), metrics.thin_borders(targets.components(pred))

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from cellseg_jax.config import derived
 from cellseg_jax.data.micrometres import believed
 from cellseg_jax.data.records import some
 from cellseg_jax.data.scale import cell_diameters
-from cellseg_jax.inference.original_size import label_kind
 
 RATIO = 1.5  # of diameters, from which cells are too large or small for what was trained
 ENOUGH = 5  # cells; the median of fewer says little
@@ -28,7 +28,7 @@ class ScaleNotes:
 
     def __init__(self, predictor, options):
         self.scale, self.options = predictor.scale, options
-        self.compares = label_kind(predictor.config) == "instances" and self.scale.diameter > 0
+        self.compares = derived.has_cells(predictor.config) and self.scale.diameter > 0
         self.count, self.others, self.without, self.finer = 0, [], [], []
 
     def add(self, image, label) -> None:

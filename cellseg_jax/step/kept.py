@@ -81,6 +81,20 @@ class Program:
         return program
 
 
+def number(make: Callable[[], float], *made_from) -> float:
+    """make(), kept likewise: a number that follows from the sources and what it is made from."""
+    if _folder() is None or " at 0x" in repr(made_from):
+        return make()
+    path = _folder() / _digest(_sources(), repr(made_from))
+    try:
+        os.utime(path)
+        return float(path.read_text())
+    except (OSError, ValueError):
+        made = make()
+        _write(path, repr(float(made)).encode())
+        return made
+
+
 def _layout(arguments) -> tuple:
     leaves, tree = jax.tree.flatten(arguments)
     return tree, tuple(

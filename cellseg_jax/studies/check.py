@@ -11,7 +11,6 @@ from ml_collections import ConfigDict
 from cellseg_jax import config as config_lib
 from cellseg_jax.config import derived
 from cellseg_jax.errors import InputError, nearest, shortened
-from cellseg_jax.inference.original_size import label_kind
 from cellseg_jax.inference.score_definitions import SCORES
 from cellseg_jax.runs.resources import RESOURCES
 from cellseg_jax.studies.course import COURSE
@@ -113,9 +112,10 @@ def _check_rows(study) -> None:
             raise InputError(f"ROWS[{row!r}]: differs from {other!r} in capitals alone, which is "
                              "one folder on some systems; rename one")
         config = smoke_config(row_config(study.base, table, row), study.smoke, row)
-        if study.folds and study.folds.tune and label_kind(config) != "instances":
+        if study.folds and study.folds.tune and not derived.has_cells(config):
             raise InputError(f"REPEATS: got tune={study.folds.tune!r}, but the labels of row {row} "
-                             f"are {label_kind(config)}, without instances to match; leave it out")
+                             f"are {derived.label_kind(config)}, without instances to match; "
+                             "leave it out")
         if first := derived.first_row(config):
             _check_first_row(study, row, first)
 

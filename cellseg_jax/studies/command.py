@@ -7,7 +7,6 @@ import sys
 
 from cellseg_jax.cli.stopping import stopping_at_sigterm
 from cellseg_jax.errors import InputError, nearest
-from cellseg_jax.studies import launch, work_queue
 from cellseg_jax.studies.cost import estimate, print_estimate
 
 
@@ -25,6 +24,8 @@ def run(study, workdir: pathlib.Path, args, repeats: int) -> int:
         print_estimate(study, estimate(study, rows=rows, repeats=repeats, smoke=args.smoke,
                                        measure_seconds=args.measure), task or (0, 1))
         return 0
+    from cellseg_jax.studies import launch, work_queue  # an estimate does without their imports
+
     if not args.collect:
         options = dict(smoke=args.smoke, backend=args.backend, slots=args.slots)
         with stopping_at_sigterm():  # while no training, which handles it itself, is under way

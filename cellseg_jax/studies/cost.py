@@ -16,6 +16,7 @@ from cellseg_jax.config import derived
 from cellseg_jax.errors import InputError
 from cellseg_jax.models.flops import forward_flops
 from cellseg_jax.report import terminal
+from cellseg_jax.step import kept
 from cellseg_jax.studies.file import config_of
 from cellseg_jax.studies.study import representatives
 from cellseg_jax.train import measure
@@ -124,6 +125,10 @@ def _cost(config, row, runs, images) -> Cost:
 @functools.lru_cache(maxsize=256)
 def _forward_flop_per_pixel(model, channels) -> float:
     """At TRACED_SIZE pixels, which are cheap to trace."""
+    return kept.number(lambda: _traced_flop_per_pixel(model, channels), "FLOP", model, channels)
+
+
+def _traced_flop_per_pixel(model, channels) -> float:
     options = dict(model)
     options.pop("dropout", None)
     if "image_size" in options:

@@ -131,7 +131,7 @@ def run(study, workdir: pathlib.Path, rows, repeats: int, task: tuple[int, int],
 
 
 def train_and_score(runs: list[PlannedRun], backend: str = "", slots: int = 0) -> set[str]:
-    """Train and score runs of one program: their train.Result.status, "in use" among them.
+    """Train and score runs of one program: their result.Result.status, "in use" among them.
 
     After an interruption nothing is scored, so that the process ends soon; runs that ended are
     scored when the study goes on.

@@ -29,7 +29,7 @@ from cellseg_jax.files import read_csv, read_json, write_atomic, write_csv
 from cellseg_jax.inference import outputs, tune
 from cellseg_jax.inference.ensemble import Ensemble
 from cellseg_jax.inference.evaluate import images_of
-from cellseg_jax.inference.original_size import label_kind, pixel_counts
+from cellseg_jax.inference.original_size import pixel_counts
 from cellseg_jax.inference.predictor import Predictor
 from cellseg_jax.report import terminal
 from cellseg_jax.runs import provenance
@@ -141,7 +141,7 @@ def _scored(predictor, truth, probs, options=None) -> tuple[np.ndarray, ImageSco
     label = predictor.decode(probs, **(options or {}))
     pixels = pixel_counts(predictor, truth, probs, label)
     objects = (metrics.instance_counts(truth, label)
-               if label_kind(predictor.config) == "instances" else None)
+               if derived.has_cells(predictor.config) else None)
     return label, ImageScore(pixels, objects)
 
 
