@@ -72,7 +72,7 @@ def parse(config: ConfigDict, key: str, text: str):
     try:
         value = ast.literal_eval(text.strip() if text.lower() not in ("true", "false")
                                  else text.title())
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # see its docs
         value = text
     if isinstance(value, tuple) and isinstance(old, (int, float)):
         raise InputError(f"config.{key}: got {text!r}; expected {_type_text(old)} (stray comma?)")

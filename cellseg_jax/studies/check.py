@@ -54,6 +54,16 @@ FORMS = {
     "BASELINE": (str, '"unet_adam", the name of a row'),
     "SMOKE": (Mapping, '{"train.steps": 2}'),
 }
+CLAIM_FORMS = {  # likewise the fields of a Claim
+    "text": (str, "a text"),
+    "better": ((str, tuple, list), '"row" or ("row", "row")'),
+    "worse": ((str, tuple, list), '"row" or ("row", "row")'),
+    "metric": (str, '"dice_mean"'),
+    "equal_within": ((int, float), "a number such as 0.01"),
+    "every": (bool, "True or False"),
+    "matched": (bool, "True or False"),
+    "worse_metric": (str, '"dice_mean"'),
+}
 
 
 def check_forms(found: Mapping) -> None:
@@ -74,12 +84,18 @@ def check_literals(path) -> None:
             seen.add((type(key.value), key.value) if isinstance(key, ast.Constant) else key)
 
 
-def checked_claim(claim) -> Claim:
-    """A claim with tuples of rows, also where the file gives one name. Raises InputError."""
-    if not isinstance(claim, Claim):
-        raise InputError(f"CLAIMS: got {claim!r}; expected Claim('text', better, worse)")
+def checked_claims(claims) -> tuple[Claim, ...]:
+    """The claims with tuples of rows, also where the file gives one name. Raises InputError."""
     as_rows = lambda rows: (rows,) if isinstance(rows, str) else tuple(rows)
-    return claim._replace(better=as_rows(claim.better), worse=as_rows(claim.worse))
+    for i, claim in enumerate(claims):
+        if not isinstance(claim, Claim):
+            raise InputError(f"CLAIMS[{i}]: got {claim!r}; expected Claim('text', better, worse)")
+        for field, value in claim._asdict().items():
+            form, example = CLAIM_FORMS[field]
+            if not isinstance(value, form) or (form is not bool and isinstance(value, bool)):
+                raise InputError(f"CLAIMS[{i}]: got {field}={shortened(value)}; expected {example}")
+    return tuple(claim._replace(better=as_rows(claim.better), worse=as_rows(claim.worse))
+                 for claim in claims)
 
 
 def check(study: Study) -> None:

@@ -140,6 +140,7 @@ def _repeats_needed(claim, pairs, alpha, ratio) -> float:
         return math.nan
     failing = [k for k, size in enumerate(margin) if size < 0]
     level = alpha / len(margin) if failing else alpha
+
     def needed(k):
         one, how = pairs.comparisons[k], {"alpha": level, "test_train_ratio": ratio}
         sd = stats.sd_of(one, ratio)

@@ -30,7 +30,13 @@ from ml_collections import ConfigDict
 
 from cellseg_jax import config as config_lib
 from cellseg_jax.errors import InputError, nearest
-from cellseg_jax.studies.check import check, check_forms, check_literals, check_names, checked_claim
+from cellseg_jax.studies.check import (
+    check,
+    check_forms,
+    check_literals,
+    check_names,
+    checked_claims,
+)
 from cellseg_jax.studies.grid import Grid
 from cellseg_jax.studies.search.space import searched
 from cellseg_jax.studies.smoke import smoke_config
@@ -114,7 +120,7 @@ def _study(name, found, overrides) -> Study:
     return Study(
         name=name, title=str(found["TITLE"]), base=base,
         rows=table, reference=dict(settings["REFERENCE"]),
-        claims=tuple(map(checked_claim, settings["CLAIMS"])),
+        claims=checked_claims(settings["CLAIMS"]),
         repeats=folds.count if folds else repeats,
         varies=tuple(settings["VARIES"]), metrics=tuple(settings["METRICS"]),
         baseline=settings["BASELINE"] or next(iter(table)), smoke=dict(settings["SMOKE"]),

@@ -18,7 +18,7 @@ class Judgement:
 
     best: float = -math.inf  # score
     waited: int = 0  # validations since the best
-    previous_loss: float = math.inf  # of the last validation, negated
+    previous_loss: float = math.inf  # of the last validation
     plateau: dict = dataclasses.field(default_factory=lambda: dict(optim.PLATEAU))
 
     @classmethod

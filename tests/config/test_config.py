@@ -110,6 +110,7 @@ def test_identity_of_a_run_made_before_a_key_came_is_that_of_its_default(file):
     (("optimizer.weigth_decay", "1"), ["did you mean config.optimizer.weight_decay?"]),
     (("optimiser.lr", "1"), ["no such key", "did you mean config.optimizer.lr?"]),
     (("optimizer.lr", "1e-3,"), ["config.optimizer.lr", "stray comma"]),
+    (("train.steps", "{[]: 1}"), ["config.train.steps", "got '{[]: 1}'"]),
     (("optimizer.lr", "abc"), ["config.optimizer.lr", "'abc'", "a number"]),
     (("train.epochs", "1.5"), ["config.train.epochs", "1.5", "an integer"]),
     (("optimizer.name", "adm"), ["config.optimizer.name", "adam, sgd, adamax", "mean adam"]),

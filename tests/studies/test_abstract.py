@@ -38,6 +38,12 @@ def test_there_are_five_sentences_whatever_there_is(runs, table, tmp_path):
             assert text[0].isupper() or text[0].isdigit()
 
 
+def test_of_one_setting_alone_nothing_is_to_be_judged(table):
+    _, better, rest, *_ = abstract(table._replace(rows=table.rows[:1]))
+    assert better == "With one setting alone nothing is judged."
+    assert rest == "There is no other setting."
+
+
 def test_words_are_those_of_the_verdicts(table):
     """Every assignment of words to rows that was drawn: a row is called what its verdict says."""
     rng, names = np.random.default_rng(0), [row.name for row in table.rows[1:]]

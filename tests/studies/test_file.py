@@ -145,6 +145,11 @@ def test_smoke_is_a_value_or_a_function_and_skips_what_other_models_have(study_f
     ('CLAIMS = (Claim("t", ("slow", "base"), "base", matched=True),)', "there are 2 and 1"),
     ('CLAIMS = (Claim("t", "slow", "base", worse_metric="epochs_to"),)',
      "no metric 'epochs_to'; did you mean epochs_to_95"),
+    ('CLAIMS = (Claim("t", "slow", "base", equal_within="0.01"),)',
+     r"CLAIMS\[0\]: got equal_within='0.01'; expected a number"),
+    ('CLAIMS = (Claim("t", "slow", "base", every="no"),)', "got every='no'; expected True or"),
+    ('CLAIMS = (Claim("t", 3, "base"),)', "got better=3; expected"),
+    ('CLAIMS = (Claim("t", "slow", "base", 3),)', "got metric=3; expected"),
     ('CLAIMS = (Claim("t", "slow", ()),)', r"CLAIMS\[0\]: expected rows on both sides"),
     ('ROWS["b"] = {"train.weights": "row:bse"}', r"ROWS\['b'\]: train.weights: there is no row "
      "'bse'; did you mean base"),

@@ -58,7 +58,9 @@ def _better(table, metric, others) -> str:
         named = ", ".join(_difference(row, metric) for row in better[:2])
         more = f" and {len(better) - 2} more" if len(better) > 2 else ""
         return f"Shown to be better than {table.study.baseline}: {named}{more}."
-    if others and all(row.compared[metric] is None for row in others):
+    if not others:
+        return "With one setting alone nothing is judged."
+    if all(row.compared[metric] is None for row in others):
         return "No setting can be judged."
     if not any(row.verdicts[metric] in ("worse", "not distinguishable") for row in others):
         if any(row.verdicts[metric] in ("diverged", "incomplete") for row in others):
