@@ -87,7 +87,11 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="the benchmarks, or options of some")
     parser.add_argument("--tables", action="store_true", help="write the tables of the page")
     parser.add_argument("--out", default="", help="a folder for NAME.json")
-    args, rest = parser.parse_known_args()
+    # argparse would take an option that it does not know for a name, where its value has a space.
+    known = {option for action in parser._actions for option in action.option_strings}
+    rest = [word for word in sys.argv[1:] if word.startswith("--")
+            and word.partition("=")[0] not in known]
+    args = parser.parse_args([word for word in sys.argv[1:] if word not in rest])
     found = summaries()
     if unknown := set(args.names) - found.keys():
         parser.error(f"got {', '.join(sorted(unknown))}; expected some of {', '.join(found)}")

@@ -77,6 +77,8 @@ def test_the_front_lists_and_refuses_in_one_line(monkeypatch, capsys):
     for arguments, wanted in {("nothing",): "got nothing; expected some of augment, ",
                               ("member_convolution", "--rounds=2", "--sides=3"):
                               "no benchmark of these has --sides=3",
+                              ("member_convolution", "--sides=a b"):
+                              "no benchmark of these has --sides=a b",
                               (): "expected the name of a benchmark"}.items():
         code, out = call(*arguments)
         assert code == 2 and wanted in out.err.splitlines()[-1]
