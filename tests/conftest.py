@@ -30,6 +30,7 @@ if not CACHE:
     CACHE = tempfile.mkdtemp(prefix="cellseg_jax_tests_")
     atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
 os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE
+os.environ[cli.PROGRAMS_VARIABLE] = "off"  # step.kept would compile again what is in that folder
 jax.config.update("jax_compilation_cache_dir", CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 if not flags.FLAGS.is_parsed():

@@ -44,6 +44,7 @@ LONG = {
     "tests/targets/test_distance.py::test_an_image_of_3000_pixels_is_equal_to_its_parts": 45,
     "tests/test_analyze.py::test_every_analysis_leaves_tables_pictures_and_its_section": 120,
     "tests/test_benchmarks.py::test_benchmark_prints_its_numbers[on_gpu]": 600,
+    "tests/test_benchmarks.py::test_benchmark_prints_its_numbers[partly_annotated]": 390,
     "tests/test_channels.py::test_a_network_of_stains_predicts_in_bands_what_it_does_at_once": 45,
     "tests/test_doctor.py::test_a_thousand_pairs_take_seconds": 60,
     "tests/test_launch.py::test_slurm_array_of_a_real_study_survives": 100,

@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator
 from importlib import metadata
 
@@ -19,6 +20,7 @@ from cellseg_jax.cli import huge_pages, stopping
 from cellseg_jax.cli.stopping import CTRL_C, ending_in_time
 from cellseg_jax.errors import InputError
 
+STARTED = time.time()  # of this process: commands import this first
 EXAMPLE_CONFIG = "configs/quickstart.py"
 CHECKPOINTS = ("best", "last")  # that a run keeps
 # The values of --device as names of JAX platforms; some work is always done on the CPU.

@@ -5,6 +5,7 @@ initialised as torch does, unless `weights_init` names another way. This is the 
 networks that chooses a form of an operation by platform.
 """
 
+import itertools
 import math
 from collections.abc import Callable
 from functools import partial
@@ -132,7 +133,11 @@ def xla_gradients(
 
 
 def _image_gradient(image, kernel, cotangent, stride, dilation, pads):
-    """A forward convolution with the kernel flipped; stride and dilation change places."""
+    """A forward convolution with the kernel flipped; stride and dilation change places.
+
+    Where kernels are larger than images, a sum of products, one for each place of the kernel: XLA
+    takes as long to flip such a kernel as to convolve with it.
+    """
     low = [size - 1 - pad for size, (pad, _) in zip(kernel.shape[:2], pads, strict=True)]
     high = [
         (image.shape[axis + 1] - 1) * dilation
@@ -141,7 +146,30 @@ def _image_gradient(image, kernel, cotangent, stride, dilation, pads):
         for axis in (0, 1)
     ]
     pads = tuple(zip(low, high, strict=True))
+    if stride == dilation == 1 and _has_few_pixels(image, cotangent):
+        return _sum_of_products(image, kernel, cotangent, pads)
     return plain_convolution(cotangent, _flipped(kernel), dilation, stride, pads)
+
+
+def _has_few_pixels(image, cotangent) -> bool:
+    """Whether a batch has few pixels and many channels: then most of what is moved is kernel."""
+    narrow = min(image.shape[-1], cotangent.shape[-1])
+    return narrow >= 128 and math.prod(cotangent.shape[:-1]) <= FEW_PIXELS
+
+
+def _sum_of_products(image, kernel, cotangent, pads):
+    (height, width), (n, rows, columns, channels) = kernel.shape[:2], image.shape
+    borders = ((0, 0, 0), *((*pad, 0) for pad in pads), (0, 0, 0))
+    padded = lax.pad(cotangent, jnp.zeros((), cotangent.dtype), borders)
+    gradient = 0.0
+    for u, v in itertools.product(range(height), range(width)):
+        top, left = height - 1 - u, width - 1 - v
+        shifted = padded[:, top : top + rows, left : left + columns].reshape(
+            n * rows * columns, -1)
+        gradient += lax.dot_general(
+            shifted, kernel[u, v], (((1,), (1,)), ((), ())),
+            preferred_element_type=jnp.promote_types(kernel.dtype, jnp.float32))
+    return gradient.astype(image.dtype).reshape(n, rows, columns, channels)
 
 
 def _kernel_gradient(image, kernel, cotangent, stride, dilation, pads):
@@ -177,12 +205,11 @@ def _correlate(image, cotangent, size, stride, pads):
     """
     channels, features = image.shape[-1], cotangent.shape[-1]
     patches = cotangent.size // features * channels * math.prod(size) * image.dtype.itemsize
-    narrow, pixels = min(channels, features), math.prod(cotangent.shape[:-1])
-    gather = (max(size) <= stride or stride == 1 and narrow >= 128 and pixels <= FEW_PIXELS
+    gather = (max(size) <= stride or stride == 1 and _has_few_pixels(image, cotangent)
               or stride > 1 and patches <= CACHE_BYTES)
     if not gather:
         wide = [at_least_float32(x) for x in (image, cotangent)]
-        tiles = size == (3, 3) and stride == 1 and narrow >= 48
+        tiles = size == (3, 3) and stride == 1 and min(channels, features) >= 48
         gradient = (kernel_gradient.by_winograd(*wide, pads) if tiles else
                     kernel_gradient.by_shifts(*wide, size, stride, pads))
         return gradient.astype(image.dtype)

@@ -7,30 +7,39 @@ arguments, and what it is compiled with: flags of JAX and XLA, compiler, devices
 cores. Where that is new, it is found by its lowered text in place of the sources, so that a change
 of the code that leaves a program as it is compiles nothing.
 
-Commands keep programs (`cli.prepare_jax` names the folder in the environment). Calls from Python do
-not, since functions of this package may have been replaced there.
+Commands keep programs for CPUs (`cli.prepare_jax` names the folder in the environment), unless
+sources have changed since the start, or a config file has put a function of its own into this
+package. Calls from Python do not.
 """
 
+import contextlib
 import functools
 import hashlib
 import importlib.util
 import os
 import pathlib
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+import sys
+import sysconfig
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
+import numpy as np
 from jax.experimental import serialize_executable
+from jax.experimental.compilation_cache import compilation_cache
 
-from cellseg_jax import augment, files, losses, models, optim, targets
-from cellseg_jax.cli import PROGRAMS_VARIABLE, machine
+from cellseg_jax import cli, files
+from cellseg_jax.cli import machine
 from cellseg_jax.models import onednn
 
-MOST = 400  # files; those that were not used for the longest time are deleted
+KEY, PROGRAM, NUMBER = ".key", ".program", ".number"  # ends of the names of the files
+MOST = 600  # files; those that were not used for the longest time are deleted
+_WRAPPERS = (types.FunctionType, functools.partial, staticmethod, classmethod,
+             type(jax.jit(lambda: 0)))
 PACKAGE = pathlib.Path(__file__).resolve().parents[1]
 TRACING, COMPILING = ("jax", "flax", "optax", "numpy"), ("jaxlib",)
-REGISTRIES = (augment.AUGMENTATIONS, losses.LOSSES, losses.REGRESSION, models.MODELS,
-              optim.SCHEDULES, targets.TARGETS)
 
 
 class Program:
@@ -50,7 +59,9 @@ class Program:
 
     def __call__(self, *arguments):
         """What the function returns."""
-        return (self.compiled(*arguments) if self._is_kept() else self.function)(*arguments)
+        traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(arguments))
+        kept = self._is_kept() and not traced
+        return (self.compiled(*arguments) if kept else self.function)(*arguments)
 
     def compiled(self, *arguments) -> jax.stages.Compiled:
         """The program for arguments, or shapes, like these."""
@@ -62,19 +73,19 @@ class Program:
         return self._compiled[layout]
 
     def _is_kept(self) -> bool:
-        return _folder() is not None and not onednn.is_disabled()
+        on_cpu = all(device.platform == "cpu" for device in self.devices)  # elsewhere never tried
+        return on_cpu and _folder() is not None and not onednn.is_disabled()
 
     def _found(self, layout, arguments) -> jax.stages.Compiled:
         tree = jax.tree.structure((arguments, {}))
         asked = repr((self.made_from, [(d.id, d.device_kind) for d in self.devices], layout))
         if " at 0x" in asked:  # the address of an object, which says nothing of what it is
             return self.function.lower(*arguments).compile()
-        key = _folder() / _digest(_sources(), _compiler(), asked)
+        key = _file(KEY, _sources(), _compiler(), asked)
         program = _load(_read(key), tree, self.devices)
         if program is None:
             lowered = self.function.lower(*arguments)
-            path = _folder() / _digest(_compiler(), asked, repr(lowered.out_info),
-                                       lowered.as_text())
+            path = _file(PROGRAM, _compiler(), asked, repr(lowered.out_info), lowered.as_text())
             program = _load(path, tree, self.devices) or _compile(lowered, path)
             if path.exists():
                 _write(key, path.name.encode())
@@ -85,10 +96,9 @@ def number(make: Callable[[], float], *made_from) -> float:
     """make(), kept likewise: a number that follows from the sources and what it is made from."""
     if _folder() is None or " at 0x" in repr(made_from):
         return make()
-    path = _folder() / _digest(_sources(), repr(made_from))
+    path = _file(NUMBER, _sources(), repr(made_from))
     try:
-        os.utime(path)
-        return float(path.read_text())
+        return float(_used(path).read_text())
     except (OSError, ValueError):
         made = make()
         _write(path, repr(float(made)).encode())
@@ -98,24 +108,30 @@ def number(make: Callable[[], float], *made_from) -> float:
 def _layout(arguments) -> tuple:
     leaves, tree = jax.tree.flatten(arguments)
     return tree, tuple(
-        (x.shape, str(x.dtype), getattr(x, "weak_type", False), getattr(x, "committed", True),
-         getattr(x, "sharding", None)) for x in leaves)
+        (np.shape(x), str(getattr(x, "dtype", type(x))), getattr(x, "weak_type", False),
+         getattr(x, "committed", True), getattr(x, "sharding", None)) for x in leaves)
 
 
 def _compile(lowered, path: pathlib.Path) -> jax.stages.Compiled:
     """The compiled program, kept at `path`.
 
-    Unless JAX's compile cache has it: what XLA has read it cannot write again, the file would lack
-    the program's functions.
+    Not by JAX's compile cache: what XLA has read it cannot write again, the file would lack the
+    program's functions.
     """
-    found = _found_in_compile_cache()
-    program = lowered.compile()
-    if _found_in_compile_cache() == found:
-        try:
-            content, _, out_tree = serialize_executable.serialize(program)
-            _write(path, pickle.dumps((content, out_tree)))
-        except Exception:  # of many kinds: not every device's programs can be written
-            pass
+    enabled = jax.config.jax_enable_compilation_cache
+    try:
+        jax.config.update("jax_enable_compilation_cache", False)
+        compilation_cache.reset_cache()  # else the change is not seen
+        program = lowered.compile()
+    finally:
+        jax.config.update("jax_enable_compilation_cache", enabled)
+        compilation_cache.reset_cache()
+    try:
+        content, _, out_tree = serialize_executable.serialize(program)
+        content = pickle.dumps((content, out_tree))
+    except Exception:  # of many kinds: not every program can be written
+        return program
+    _write(path, content)
     return program
 
 
@@ -126,8 +142,7 @@ def _load(path: pathlib.Path | None, tree, devices) -> jax.stages.Compiled | Non
       tree: of (arguments, {}).
     """
     try:
-        content, out_tree = pickle.loads(path.read_bytes())
-        os.utime(path)
+        content, out_tree = pickle.loads(_used(path).read_bytes())
         return serialize_executable.deserialize_and_load(
             content, tree, out_tree, devices[0].client, devices)
     except Exception:  # of many kinds, where a file is damaged: the program is compiled anew
@@ -137,10 +152,16 @@ def _load(path: pathlib.Path | None, tree, devices) -> jax.stages.Compiled | Non
 def _read(key: pathlib.Path) -> pathlib.Path | None:
     """The file of the program that a key names."""
     try:
-        os.utime(key)
-        return key.with_name(key.read_text())
+        return key.with_name(_used(key).read_text())
     except (OSError, ValueError):
         return None
+
+
+def _used(path: pathlib.Path) -> pathlib.Path:
+    """The path, now used last of all files."""
+    with contextlib.suppress(OSError):  # of a folder that can be read alone
+        os.utime(path)
+    return path
 
 
 def _write(path: pathlib.Path, content: bytes) -> None:
@@ -148,7 +169,8 @@ def _write(path: pathlib.Path, content: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with files.atomic_file(path) as part:
             part.write_bytes(content)
-        newest = sorted(path.parent.iterdir(), key=lambda file: -file.stat().st_mtime)
+        kept = [file for file in path.parent.iterdir() if file.suffix in (KEY, PROGRAM, NUMBER)]
+        newest = sorted(kept, key=lambda file: -file.stat().st_mtime)
         for old in newest[MOST:]:
             old.unlink(missing_ok=True)
     except OSError:  # a full disk, or another process that deletes: the next start takes longer
@@ -157,33 +179,38 @@ def _write(path: pathlib.Path, content: bytes) -> None:
 
 def _folder() -> pathlib.Path | None:
     """Where programs are kept; None where they are not."""
-    folder = os.environ.get(PROGRAMS_VARIABLE, "off")
-    if folder == "off" or jax.process_count() > 1 or not _all_own():
-        return None
-    return pathlib.Path(folder)
+    folder = os.environ.get(cli.PROGRAMS_VARIABLE)
+    off = folder in (None, "", "off") or jax.process_count() > 1
+    return None if off or not _sources() or not _all_own() else pathlib.Path(folder)
+
+
+def _file(end: str, *texts: str) -> pathlib.Path:
+    digest = hashlib.blake2b("\n".join(texts).encode(), digest_size=16)
+    return _folder() / f"{digest.hexdigest()}{end}"
 
 
 # --- what a program is made from and compiled with ------------------------------------------------
 
 
 @functools.cache
-def _all_own() -> bool:
-    """Whether all functions that a config can name are this package's: no config file adds one."""
-    functions = [f for registry in REGISTRIES for f in registry.values()]
-    return all(getattr(getattr(f, "encode", f), "__module__", "").startswith(f"{PACKAGE.name}.")
-               for f in functions)
-
-
-@functools.cache
 def _sources() -> str:
-    return _digest(repr((
-        [path.read_bytes() for path in sorted(PACKAGE.rglob("*.py"))],
-        [sorted(_installed(library)) for library in TRACING])))
+    """What programs are traced by; "" where it has changed since the start of this process."""
+    own = sorted(PACKAGE.rglob("*.py"))
+    installed = [sorted(_installed(library)) for library in TRACING]
+    changed = [os.stat(path).st_ctime for path in own]
+    changed += [file.changed for library in installed for file in library]
+    if max(changed) >= cli.STARTED:
+        return ""
+    return repr(([hashlib.blake2b(path.read_bytes()).hexdigest() for path in own], installed))
 
 
 @functools.cache
 def _compiler() -> str:
-    flags = {k: v for k, v in os.environ.items() if k.startswith(("XLA_", "LIBTPU_", "TPU_"))}
+    """What programs are compiled with and for."""
+    flags = {k: v for k, v in os.environ.items()
+             if k.startswith(("XLA_", "LIBTPU_", "TPU_")) or k == "NPROC"}
+    with contextlib.suppress(OSError):  # the variable may name a file of flags
+        flags["file"] = pathlib.Path(flags.get("XLA_FLAGS", "")).read_text()
     return repr((
         sorted(flags.items()), sorted((k, repr(v)) for k, v in jax.config.values.items()),
         [sorted(_installed(library)) for library in COMPILING], jax.__version__,
@@ -191,32 +218,52 @@ def _compiler() -> str:
         machine.processor(), machine.cores(), onednn.status()))
 
 
-def _installed(library: str) -> Iterator[tuple[str, int, int]]:
-    """(path, bytes, time of change) of each source and binary of a library."""
+class _File(NamedTuple):
+    """A source or binary of a library."""
+
+    path: str
+    size: int
+    modified: int
+    changed: float
+
+
+def _installed(library: str) -> Iterator[_File]:
     for folder in importlib.util.find_spec(library).submodule_search_locations:
         for above, _, names in os.walk(folder):
             for name in names:
                 if name.endswith((".py", ".so", ".dylib", ".pyd")):
                     path = os.path.join(above, name)
                     status = os.stat(path)
-                    yield path, status.st_size, status.st_mtime_ns
-
-
-def _digest(*texts: str) -> str:
-    return hashlib.blake2b("\n".join(texts).encode(), digest_size=16).hexdigest()
-
-
-def _found_in_compile_cache() -> int:
-    """Programs that JAX's compile cache had, since this was asked first."""
-    return _hits()[0]
+                    yield _File(path, status.st_size, status.st_mtime_ns, status.st_ctime)
 
 
 @functools.cache
-def _hits() -> list[int]:
-    hits = [0]
+def _all_own() -> bool:
+    """Whether all functions in the modules of this package are its own or an installed one's.
 
-    def count(event, **_):
-        hits[0] += event == "/jax/compilation_cache/cache_hits"
+    A config file is Python, and may put others into tables, classes and modules.
+    """
+    known = (str(PACKAGE), *map(sysconfig.get_path, ("stdlib", "purelib", "platlib")), "<")
+    modules = [vars(module) for name, module in list(sys.modules.items())
+               if name.partition(".")[0] == PACKAGE.name]
+    return all(function.__code__.co_filename.startswith(known)
+               for function in _functions(modules, set()))
 
-    jax.monitoring.register_event_listener(count)
-    return hits
+
+def _functions(value, seen: set) -> Iterator[types.FunctionType]:
+    """All functions in a value: in dicts, tuples, classes of this package, and what is wrapped."""
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    if isinstance(value, types.FunctionType):
+        yield value
+    inside = [getattr(value, name) for name in ("__wrapped__", "__func__", "func")
+              if isinstance(value, _WRAPPERS) and hasattr(value, name)]
+    if isinstance(value, Mapping):
+        inside += value.values()
+    elif isinstance(value, (tuple, list)):
+        inside += value
+    elif isinstance(value, type) and value.__module__.startswith(PACKAGE.name):
+        inside += vars(value).values()
+    for one in inside:
+        yield from _functions(one, seen)

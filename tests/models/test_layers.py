@@ -19,6 +19,7 @@ GEOMETRIES = {
     "1x1": ((5, 4), (1, 1, 4, 5), dict(stride=1, dilation=1, pads=((0, 0), (0, 0)))),
     "wide": ((12, 11), (3, 3, 128, 130), dict(stride=1, dilation=1, pads=((1, 1), (1, 1)))),
     "few pixels": ((6, 4), (3, 3, 128, 130), dict(stride=1, dilation=1, pads=((1, 1), (1, 1)))),
+    "few, uneven": ((4, 6), (2, 3, 130, 128), dict(stride=1, dilation=1, pads=((0, 2), (1, 0)))),
     "tiles": ((70, 33), (3, 3, 48, 50), dict(stride=1, dilation=1, pads=((0, 3), (2, 1)))),
     "stride even": ((8, 10), (3, 3, 4, 5), dict(stride=2, dilation=1, pads=((1, 1), (1, 1)))),
     "stride odd": ((9, 7), (3, 3, 4, 5), dict(stride=2, dilation=1, pads=((1, 1), (1, 1)))),

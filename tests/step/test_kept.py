@@ -1,6 +1,6 @@
 """Programs that are kept between processes: found again, never for another one, damaged or not."""
 
-import itertools
+import functools
 import os
 import subprocess
 import sys
@@ -11,8 +11,9 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from cellseg_jax import losses
+from cellseg_jax import augment, losses, targets
 from cellseg_jax.cli import PROGRAMS_VARIABLE
+from cellseg_jax.models.conv import Conv
 from cellseg_jax.step import kept
 from cellseg_jax.step.kept import Program
 from cellseg_jax.step.mesh import make_mesh
@@ -134,7 +135,8 @@ def test_sources_and_libraries_are_part_of_the_key(tmp_path, monkeypatch):
     listed = {library: list(kept._installed(library)) for library in ("jaxlib", "optax")}
     assert any(path.endswith(".so") for path, *_ in listed["jaxlib"])
     assert any(path.endswith("transform.py") for path, *_ in listed["optax"])
-    before = kept._sources()
+    monkeypatch.setattr(kept.cli, "STARTED", kept.cli.STARTED + 1e6)
+    before = kept._sources.__wrapped__()
     (tmp_path / "one.py").write_text("x = 1\n")
     monkeypatch.setattr(kept, "PACKAGE", tmp_path)
     one = kept._sources.__wrapped__()
@@ -151,43 +153,87 @@ def test_a_damaged_file_is_compiled_anew(folder, number):
         assert np.array_equal(again(ARRAY), ARRAY * np.float32(number))
 
 
-def test_what_jax_has_read_from_its_cache_is_not_written(folder, number, monkeypatch):
-    """XLA writes it without its functions, so that it would fail when it is called."""
-    lowered = jax.jit(lambda x: x * number).lower(ARRAY)
-    hit = itertools.count()
-    monkeypatch.setattr(kept, "_found_in_compile_cache", lambda: next(hit))
-    kept._compile(lowered, folder / "name")
-    assert not folder.exists()
+def test_jax_compile_cache_takes_no_part_and_is_on_again(folder, number):
+    """What XLA has read from it, it writes without its functions: it would fail when called."""
+    events = []
+    jax.monitoring.register_event_listener(lambda event, **_: events.append(event))
+    Start(lambda x: x * number, "f")(ARRAY)
+    assert not any("compile_requests_use_cache" in event for event in events)
+    jax.jit(lambda x: x - number)(ARRAY)
+    assert any("compile_requests_use_cache" in event for event in events)
 
 
-def test_hits_of_the_compile_cache_are_counted():
-    found = kept._found_in_compile_cache()
-    jax.monitoring.record_event("/jax/compilation_cache/cache_hits")
-    assert kept._found_in_compile_cache() == found + 1
-
-
-def test_the_oldest_files_are_deleted(folder, monkeypatch):
+def test_the_oldest_files_are_deleted_and_no_others(folder, monkeypatch):
     monkeypatch.setattr(kept, "MOST", 3)
-    for name in "abcde":
-        kept._write(folder / name, b"")
-        os.utime(folder / name, (0, ord(name)))
-    kept._write(folder / "f", b"")
-    assert sorted(file.name for file in folder.iterdir()) == ["d", "e", "f"]
+    folder.mkdir()
+    (folder / "image.tif").touch()
+    ends = (kept.KEY, kept.PROGRAM, kept.NUMBER, kept.KEY, kept.PROGRAM)
+    for name, end in zip("abcde", ends, strict=True):
+        kept._write(folder / f"{name}{end}", b"")
+        os.utime(folder / f"{name}{end}", (0, ord(name)))
+    kept._write(folder / f"f{kept.KEY}", b"")
+    assert sorted(file.name[0] for file in folder.iterdir()) == ["d", "e", "f", "i"]
 
 
-def test_nothing_is_kept_outside_of_commands_or_with_functions_of_others(
-        tmp_path, number, monkeypatch):
+def test_sources_that_changed_since_the_start_keep_nothing(folder, number, monkeypatch, tmp_path):
+    """What was imported is not what is hashed then."""
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "module.py").touch()
+    monkeypatch.setattr(kept, "PACKAGE", tmp_path / "package")
+    assert kept._sources.__wrapped__() == ""
+    monkeypatch.setattr(kept.cli, "STARTED", kept.cli.STARTED + 1e6)
+    assert kept._sources.__wrapped__()
+    monkeypatch.setattr(kept, "_sources", lambda: "")
+    assert kept._folder() is None
+
+
+def test_nothing_is_kept_outside_of_commands(tmp_path, number, monkeypatch):
     monkeypatch.delenv(PROGRAMS_VARIABLE, raising=False)
     assert kept._folder() is None
-    monkeypatch.setenv(PROGRAMS_VARIABLE, "off")
-    assert kept._folder() is None
+    for off in ("off", ""):
+        monkeypatch.setenv(PROGRAMS_VARIABLE, off)
+        assert kept._folder() is None
     monkeypatch.setenv(PROGRAMS_VARIABLE, str(tmp_path))
     assert kept._folder() == tmp_path
-    monkeypatch.setitem(losses.LOSSES, "mine", lambda logits, target: 0)
-    assert not kept._all_own.__wrapped__()
     monkeypatch.setattr(kept, "_all_own", lambda: False)
     Start(lambda x: x * number, "f")(ARRAY)
     assert kept._folder() is None and not list(tmp_path.iterdir())
+
+
+def mine(*arguments, **options):
+    """Of no file of the package."""
+
+
+@pytest.mark.parametrize("table, name, function", [
+    (losses.LOSSES, "mine", mine), (losses.LOSSES, "dice", functools.partial(mine, 1)),
+    (losses.LOSSES, "dice", functools.wraps(losses.LOSSES["dice"])(lambda *a, **k: mine(*a, **k))),
+    (augment.INTENSITY, "noise", mine), (losses.LOSSES, "dice", jax.jit(mine)),
+    (targets.TARGETS, "foreground", targets.TARGETS["foreground"]._replace(probs=mine)),
+    (vars(Conv), "__call__", mine), (vars(kept), "_write", mine)])
+def test_functions_that_others_put_into_the_package_are_seen(table, name, function, monkeypatch):
+    assert kept._all_own.__wrapped__()
+    if isinstance(table, dict) and table is not vars(kept):
+        monkeypatch.setitem(table, name, function)
+    else:
+        monkeypatch.setattr(Conv if name == "__call__" else kept, name, function)
+    assert not kept._all_own.__wrapped__()
+
+
+def test_what_is_traced_goes_through(folder, number):
+    program = Start(lambda x: (x * x).sum() * number, "f").program
+    assert np.allclose(jax.grad(lambda x: program(x))(ARRAY), 2 * ARRAY * number)
+    assert np.isclose(jax.jit(lambda x: program(x))(ARRAY), program(ARRAY))
+    assert np.isclose(program(3.0), 9 * number)
+
+
+def test_a_file_of_flags_counts_by_its_content(tmp_path, monkeypatch):
+    found = []
+    for content in ("--xla_a=1", "--xla_a=2"):
+        (tmp_path / "flags.txt").write_text(content)
+        monkeypatch.setenv("XLA_FLAGS", str(tmp_path / "flags.txt"))
+        found.append(kept._compiler.__wrapped__())
+    monkeypatch.setenv("NPROC", "1")
+    assert len({*found, kept._compiler.__wrapped__()}) == 3
 
 
 def test_a_full_or_missing_disk_stops_nothing(tmp_path, number, monkeypatch):
@@ -233,10 +279,10 @@ def test_runs_with_kept_programs_are_bit_for_bit_those_without(tmp_path):
         return (tmp_path / name / "metrics.jsonl").read_text(), done.stderr
 
     folder = tmp_path / "programs"
+    off, _ = train("off", "off")  # fills the compile cache of JAX
     metrics, log = train("first", str(folder))
     files = sorted(folder.iterdir())
     again, log_again = train("second", str(folder))
-    off, _ = train("off", "off")
     assert metrics == again == off and metrics.count("\n") == 2
     assert len(files) >= 8 and sorted(folder.iterdir()) == files
     for name in ("jit(mapped)", "jit(per_device)"):
