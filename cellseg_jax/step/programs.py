@@ -100,11 +100,11 @@ def scoring_values(values: dict) -> dict:
 
 def _kept_eval(spec: Spec, mesh: Mesh, threshold: float) -> Program:
     function = map_eval(spec, mesh, threshold)
-    return Program(function, mesh.devices.flat, "eval", spec, threshold, dict(mesh.shape))
+    return Program(function, mesh.devices.flat, "eval", spec, mesh, threshold)
 
 
 def _kept_probs(spec: Spec, mesh: Mesh) -> Program:
-    return Program(map_probs(spec, mesh), mesh.devices.flat, "probs", spec, dict(mesh.shape))
+    return Program(map_probs(spec, mesh), mesh.devices.flat, "probs", spec, mesh)
 
 
 def _calibration(spec: Spec) -> Callable:

@@ -30,7 +30,8 @@ class Queue:
         self.results: dict[int, Result] = {}
         self._waiting = collections.deque(tasks)
         self._arrays, self._states, self._opened = arrays, states, opened
-        self._init = states.init(arrays.image.shape[1:])
+        self._shape = arrays.image.shape[1:]
+        self._init = states.init(self._shape)
 
     def next(self) -> tuple[Run, TrainState] | None:
         """The next run that has steps to do, open, and its state; None where there is none.
@@ -71,9 +72,8 @@ class Queue:
         everywhere = self._states.replicated
         values = traced_values(run.config, self._states.spec, run.steps_per_epoch)
         values = {k: put(v, everywhere) for k, v in values.items()}
-        shape = self._arrays.image.shape[1:]
-        state = run.restore(abstract(abstract_state(run.config, self._states.spec, shape),
-                                     everywhere))
+        wanted = abstract_state(run.config, self._states.spec, self._shape)
+        state = run.restore(abstract(wanted, everywhere))
         if state is None:
             return initial_weights.apply(run.config, self._init(values), everywhere,
                                          run.task.workdir)

@@ -56,7 +56,7 @@ class SlotStates:
         self.states = [None] * len(self.chunks)
         how = "unroll" if execution.backend == "loop" else execution.backend
         self._step = Program(map_train(spec, self.mesh, how), self.mesh.devices.flat,
-                             "train", spec, how, dict(self.mesh.shape))
+                             "train", spec, how, self.mesh)
         by_member = NamedSharding(self.mesh, P("member"))
         self._spread = jax.jit(lambda state: _spread(state, width), out_shardings=by_member)
         self._place = jax.jit(_place, out_shardings=by_member, donate_argnums=0)
